@@ -1,0 +1,190 @@
+"""What the Management API manages, as frozen values: HTTP endpoints, functions, sinks, backfills, API keys, tables.
+
+Parsing of request bodies and rendering of answers are here too, both pure; HTTP is in `api.py`, persistence in `store.py`.
+Shapes follow Sequin 0.14.6 as recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+SinkStatus = Literal["active", "paused", "disabled"]
+BackfillState = Literal["active", "paused", "completed", "cancelled", "failed"]
+Action = Literal["insert", "update", "delete"]
+TableName = tuple[str, str]
+"""(schema, table)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table as pg_catalog shows it."""
+
+    name: str
+    type_oid: int
+    type_mod: int
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table of the publication: its columns in order and its primary key's columns in order (empty without one)."""
+
+    schema: str
+    name: str
+    columns: tuple[Column, ...]
+    primary_key: tuple[str, ...]
+    replica_identity: str
+    """`d` default, `f` full, `i` index, `n` nothing (pg_class.relreplident)"""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpEndpoint:
+    """Where webhooks go."""
+
+    id: str
+    name: str
+    scheme: str
+    host: str
+    port: int
+    path: str | None = None
+    query: str | None = None
+    fragment: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    encrypted_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A filter or transform function; `code` is Elixir source."""
+
+    id: str
+    name: str
+    type: str
+    code: str
+    description: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnFilter:
+    """One entry of a sink's `filters`, the shape that Sequin 0.9.4 took; all entries of a sink are ANDed.
+
+    `operator` is one of == != > < >= <= in not_in, "is null", "is not null"; `value` is normalised to the column's type
+    (float for numbers, datetime text for timestamps, list for in / not_in, None for the null tests).
+    """
+
+    column_name: str
+    operator: str
+    value: Any = None
+    field_path: str | None = None
+    field_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Which tables a sink reads; None means no restriction of that kind. Tables are (schema, name)."""
+
+    include_schemas: tuple[str, ...] | None = None
+    exclude_schemas: tuple[str, ...] | None = None
+    include_tables: tuple[TableName, ...] | None = None
+    exclude_tables: tuple[TableName, ...] | None = None
+
+    def covers(self, schema: str, table: str) -> bool:
+        """Whether changes of this table belong to the source."""
+        if self.include_schemas is not None and schema not in self.include_schemas:
+            return False
+        if self.exclude_schemas is not None and schema in self.exclude_schemas:
+            return False
+        if self.include_tables is not None and (schema, table) not in self.include_tables:
+            return False
+        return self.exclude_tables is None or (schema, table) not in self.exclude_tables
+
+
+@dataclass(frozen=True, slots=True)
+class SinkTable:
+    """Grouping of one table's messages: the columns whose values name the group; none means no group, no order."""
+
+    table: TableName
+    group_column_names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sink:
+    """A webhook sink: which changes go to which endpoint, in which shape."""
+
+    id: str
+    name: str
+    endpoint_id: str
+    status: SinkStatus = "active"
+    actions: tuple[Action, ...] = ("insert", "update", "delete")
+    path: str | None = None
+    batch: bool = True
+    batch_size: int = 1
+    filter: str | None = None
+    """name of a filter function; None passes all rows"""
+    filters: tuple[ColumnFilter, ...] | None = None
+    """column filters of the 0.9.4 body; such a sink is answered in 0.9.4's shape"""
+    transform: str | None = None
+    source: Source = Source()
+    tables: tuple[SinkTable, ...] = ()
+    message_grouping: bool = True
+    max_retry_count: int | None = None
+    load_shedding_policy: str = "pause_on_full"
+    timestamp_format: Literal["iso8601", "unix_microsecond"] = "iso8601"
+    annotations: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Backfill:
+    """One reading of a table for one sink; times are UTC ISO 8601 text as the API shows them."""
+
+    id: str
+    sink_id: str
+    table: TableName
+    state: BackfillState
+    inserted_at: str
+    updated_at: str
+    rows_initial_count: int | None = None
+    rows_processed_count: int = 0
+    rows_ingested_count: int = 0
+    completed_at: str | None = None
+    canceled_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A token by its SHA-256 (hex); the token itself is kept nowhere."""
+
+    id: str
+    name: str
+    token_sha256: str = field(repr=False)
+    inserted_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """The one database that this engine reads, as `postgres_databases` shows it."""
+
+    id: str
+    name: str
+    hostname: str
+    port: int
+    database: str
+    username: str
+    password: str = field(repr=False)
+    slot_id: str
+    slot_name: str
+    publication_name: str
+
+
+@dataclass
+class Catalog:
+    """All resources by id, plus the tables of the publication; only `app.Engine` writes to it."""
+
+    database: Database
+    endpoints: dict[str, HttpEndpoint] = field(default_factory=dict)
+    functions: dict[str, Function] = field(default_factory=dict)
+    sinks: dict[str, Sink] = field(default_factory=dict)
+    backfills: dict[str, Backfill] = field(default_factory=dict)
+    api_keys: dict[str, ApiKey] = field(default_factory=dict)
+    tables: dict[TableName, Table] = field(default_factory=dict)

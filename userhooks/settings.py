@@ -1,0 +1,95 @@
+"""The environment variables, read once into one frozen object; what they lead to is decided elsewhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from userhooks.errors import ConfigurationError
+
+_PORTS = {
+    "server": ("USERHOOKS_SERVER_PORT", 3333),
+    "sequin": ("USERHOOKS_SEQUIN_PORT", 7376),
+    "metrics": ("USERHOOKS_METRICS_PORT", 8376),
+    "inspector": ("USERHOOKS_INSPECTOR_PORT", 3334),
+    "postgres": ("USERHOOKS_POSTGRES_PORT", 5433),
+}
+
+PORT_VARIABLES: Mapping[str, str] = {part: variable for part, (variable, _) in _PORTS.items()}
+"""Part -> the environment variable that sets its port; error messages name it."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment says, defaults filled in.
+
+    `ports` maps `server`, `sequin`, `metrics`, `inspector` and `postgres` to a port; 0 means "a free one, chosen once and kept in the home".
+    Tokens, and URLs that may hold a password, stay out of the repr.
+    """
+
+    home: Path
+    database_url: str | None = field(default=None, repr=False)
+    sequin_url: str | None = None
+    sequin_api_token: str | None = field(default=None, repr=False)
+    sequin_database: str = "postgres"
+    ports: Mapping[str, int] = field(default_factory=lambda: {part: port for part, (_, port) in _PORTS.items()})
+    inspector_bind: str = "127.0.0.1"
+    inspector_public_url: str | None = None
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> Settings:
+        """Read the variables of the README's table; raises ConfigurationError naming the variable that is wrong."""
+        env = os.environ if environ is None else environ
+        sequin_url = env.get("SEQUIN_URL") or None
+        database_url = env.get("DATABASE_URL") or None
+        token = env.get("SEQUIN_API_TOKEN") or None
+        if sequin_url and not database_url:
+            raise ConfigurationError(
+                "SEQUIN_URL is set and DATABASE_URL is not.",
+                "Set DATABASE_URL to the Postgres database that this Sequin server reads, or unset SEQUIN_URL.",
+            )
+        if sequin_url and not token:
+            raise ConfigurationError(
+                "SEQUIN_URL is set and SEQUIN_API_TOKEN is not.",
+                "Set SEQUIN_API_TOKEN to a token of that server (its console lists them), or unset SEQUIN_URL.",
+            )
+        if sequin_url and not sequin_url.startswith(("http://", "https://")):
+            raise ConfigurationError(
+                f"SEQUIN_URL is {sequin_url!r}, which is no http:// or https:// address.",
+                "Set it like SEQUIN_URL=http://127.0.0.1:7376",
+            )
+        home = Path(env["USERHOOKS_HOME"]) if env.get("USERHOOKS_HOME") else _default_home(cwd or Path.cwd())
+        return cls(
+            home=home.expanduser().resolve(),
+            database_url=database_url,
+            sequin_url=sequin_url.rstrip("/") if sequin_url else None,
+            sequin_api_token=token,
+            sequin_database=env.get("SEQUIN_DATABASE") or "postgres",
+            ports={part: _port(env, variable, default) for part, (variable, default) in _PORTS.items()},
+            inspector_bind=env.get("USERHOOKS_INSPECTOR_BIND") or "127.0.0.1",
+            inspector_public_url=(env.get("USERHOOKS_INSPECTOR_PUBLIC_URL") or "").rstrip("/") or None,
+        )
+
+
+def _port(env: Mapping[str, str], variable: str, default: int) -> int:
+    text = env.get(variable) or str(default)
+    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+        raise ConfigurationError(
+            f"{variable} is {text!r}, which is no port.",
+            f"Set it to a number from 1 to 65535, or to 0 for a free port, like {variable}=0",
+        )
+    return int(text)
+
+
+def _default_home(cwd: Path) -> Path:
+    """`.userhooks` beside the nearest parent pyproject.toml of this project, else in the working directory.
+
+    Notebooks run in `notebooks/`, commands anywhere in the checkout: both must find the same home.
+    """
+    for folder in (cwd, *cwd.parents):
+        project = folder / "pyproject.toml"
+        if project.is_file() and 'name = "userhooks"' in project.read_text(encoding="utf-8"):
+            return folder / ".userhooks"
+    return cwd / ".userhooks"
