@@ -1,0 +1,365 @@
+"""The HTTP client that delivers webhooks: it can only POST, and trusts nobody. What to send and what follows is decided in `delivery.py`.
+
+It follows no redirect, never decompresses, reads no more than `MAX_ANSWER` of an answer, has one deadline for everything from the request's first
+byte to the answer's last, connects only to addresses that `userhooks.addresses` lets pass (judged after name resolution, at every new connection),
+ignores proxy variables, verifies TLS, and never repeats a request by itself. A connection carries one request at a time and is reused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import httptools
+
+from userhooks.addresses import forbidden
+
+MAX_ANSWER = 64 * 1024
+"""Bytes of an answer's body that are read; what is longer counts by its status, and the connection is closed."""
+IDLE_SECONDS = 4.0
+"""Idle connections are closed before common receivers do so (uvicorn and Node after 5 s), so that no request runs into a closing connection."""
+CONNECT_SECONDS = 10.0
+CONNECTIONS_PER_ORIGIN = 100
+
+OriginKey = tuple[str, str, int]
+"""(scheme, host, port): connections are shared between all sinks that send there"""
+
+
+class Delivery(Protocol):
+    """One request on its way; `answered` is called exactly once."""
+
+    def answered(self, status: int | None, error: str, retry_after: float | None) -> None:
+        """Take the outcome: an HTTP status, or None and what went wrong in words that may be shown to the subscriber."""
+
+
+class Sender(Protocol):
+    """Something that has requests for an origin when it is its turn."""
+
+    def next_request(self) -> tuple[bytes, Delivery] | None:
+        """Return the bytes of one request, or None when there is nothing to send now."""
+
+    def has_more(self) -> bool:
+        """Whether another turn is wanted."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection to an origin, speaking HTTP/1.1."""
+
+    __slots__ = (
+        "_answer_size",
+        "_begun",
+        "_complete",
+        "_delivery",
+        "_framed",
+        "_parser",
+        "_retry_after",
+        "_status",
+        "_transport",
+        "deadline",
+        "idle_since",
+        "origin",
+    )
+
+    def __init__(self, origin: Origin) -> None:
+        self.origin = origin
+        self.deadline = 0.0
+        self.idle_since = 0.0
+        self._transport: Any = None
+        self._delivery: Delivery | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self._status: int | None = None
+        self._framed = False
+        self._retry_after: float | None = None
+        self._answer_size = 0
+        self._begun = 0
+        self._complete = False
+
+    # --- asyncio -------------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if self._delivery is None:
+            self.close()  # nobody asked: not a receiver that can be trusted with the next request
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._fail("the answer is not HTTP/1.1")
+            return
+        if self._complete:
+            if self._begun > 1 or not self._parser.should_keep_alive():
+                self.close()  # bytes beyond the answer must not be taken for the answer to somebody else's request
+            self._finish(self._status)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.origin.lost(self)
+        if self._delivery is None:
+            return
+        if exc is None and self._status is not None and self._status >= 200 and not self._framed:
+            self._finish(self._status)  # an answer without a length ends with the connection (RFC 9112, 6.3)
+        else:
+            self._fail("the connection was closed before the answer was complete")
+
+    # --- httptools -----------------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._begun += 1
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        size = len(name)
+        if size == 14 or size == 17:
+            self._framed = self._framed or name.lower() in (b"content-length", b"transfer-encoding")
+        elif size == 11 and name.lower() == b"retry-after":
+            self._retry_after = _seconds(value)
+
+    def on_headers_complete(self) -> None:
+        self._status = self._parser.get_status_code()
+
+    def on_body(self, body: bytes) -> None:
+        self._answer_size += len(body)
+        if self._answer_size > MAX_ANSWER and self._delivery is not None:
+            self.close()
+            self._finish(self._status)
+
+    def on_message_complete(self) -> None:
+        if self._status is not None and self._status < 200:
+            self._prepare()  # an interim answer; the final one follows
+        else:
+            self._complete = True
+
+    # --- requests ------------------------------------------------------------------------------------------------------
+
+    def send(self, request: bytes, delivery: Delivery, deadline: float) -> None:
+        """Write one request; its outcome goes to `delivery`, at the latest at `deadline` (loop time)."""
+        self._prepare()
+        self._delivery = delivery
+        self.deadline = deadline
+        self._transport.write(request)
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        self._fail("no complete answer within the time limit")
+
+    def close(self) -> None:
+        """Close at once; what is unfinished fails through `connection_lost`."""
+        self.origin.lost(self)
+        self._transport.abort()
+
+    def _finish(self, status: int | None) -> None:
+        delivery, self._delivery = self._delivery, None
+        retry_after = self._retry_after
+        self.origin.free(self)
+        if delivery is not None:
+            delivery.answered(status, "", retry_after)
+        self.origin.pump()
+
+    def _fail(self, error: str) -> None:
+        delivery, self._delivery = self._delivery, None
+        self.close()
+        if delivery is not None:
+            delivery.answered(None, error, None)
+        self.origin.pump()
+
+
+class Origin:
+    """The connections to one (scheme, host, port), and the senders that take turns on them."""
+
+    def __init__(self, key: OriginKey, client: HttpClient) -> None:
+        self.key = key
+        self._client = client
+        self._open: set[Connection] = set()
+        self._idle: list[Connection] = []
+        self._connecting = 0
+        self._turns: deque[Sender] = deque()
+        self._waiting: set[int] = set()
+        self._pumping = False
+
+    def offer(self, sender: Sender) -> None:
+        """The sender has something to send: give it a turn."""
+        if id(sender) not in self._waiting:
+            self._waiting.add(id(sender))
+            self._turns.append(sender)
+        self.pump()
+
+    def pump(self) -> None:
+        """Hand free connections to the senders in turn; open more connections while there is more to send."""
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            now = self._client.loop.time()
+            while self._turns:
+                if not self._idle:
+                    self._connect_more()
+                    return
+                sender = self._turns.popleft()
+                self._waiting.discard(id(sender))
+                request = sender.next_request()
+                if request is None:
+                    continue
+                connection = self._idle.pop()
+                connection.send(request[0], request[1], now + self._client.timeout)
+                if sender.has_more() and id(sender) not in self._waiting:
+                    self._waiting.add(id(sender))
+                    self._turns.append(sender)
+        finally:
+            self._pumping = False
+
+    def _connect_more(self) -> None:
+        """Double the connections at most: one quick receiver needs few, a far one gets many within a few round trips."""
+        opened = len(self._open)
+        wanted = min(max(1, opened) - self._connecting, len(self._turns) + 1, CONNECTIONS_PER_ORIGIN - opened - self._connecting)
+        for _ in range(wanted):
+            self._connecting += 1
+            self._client.spawn(self._connect())
+
+    async def _connect(self) -> None:
+        error = ""
+        try:
+            connection = await self._client.connect(self)
+        except ConnectError as exc:
+            error = str(exc)
+        finally:
+            self._connecting -= 1
+        if not error:
+            self._open.add(connection)
+            self.free(connection)
+            self.pump()
+        elif not self._open and not self._connecting:
+            self._refuse(error)
+
+    def _refuse(self, error: str) -> None:
+        """No connection can be had: whatever waits for one has failed."""
+        turns, self._turns = self._turns, deque()
+        self._waiting.clear()
+        for sender in turns:
+            while (request := sender.next_request()) is not None:
+                request[1].answered(None, error, None)
+
+    def free(self, connection: Connection) -> None:
+        """The connection can carry the next request."""
+        if connection in self._open:
+            connection.deadline = 0.0
+            connection.idle_since = self._client.loop.time()
+            self._idle.append(connection)
+
+    def lost(self, connection: Connection) -> None:
+        """The connection is gone."""
+        self._open.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def sweep(self, now: float) -> None:
+        """End requests that are past their deadline, and connections that have been idle for long."""
+        for connection in list(self._open):
+            if connection.deadline and now > connection.deadline:
+                connection.expire()
+        for connection in [c for c in self._idle if now - c.idle_since > IDLE_SECONDS]:
+            connection.close()
+
+    @property
+    def unused(self) -> bool:
+        """Whether nothing is open and nobody waits."""
+        return not self._open and not self._connecting and not self._turns
+
+
+class ConnectError(Exception):
+    """No connection was made; the text may be shown to the subscriber, so it holds no address."""
+
+
+class HttpClient:
+    """All origins. `timeout` is one deadline in seconds for a whole request; `tls` verifies certificates."""
+
+    def __init__(self, *, allow_private: bool, timeout: float = 30.0, tls: ssl.SSLContext | None = None) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.timeout = timeout
+        self._allow_private = allow_private
+        self._tls = tls or ssl.create_default_context()
+        self._origins: dict[OriginKey, Origin] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sweeper = self.loop.call_later(0.25, self._sweep)
+
+    def origin(self, key: OriginKey) -> Origin:
+        """Return the origin for this (scheme, host, port), made on first use."""
+        origin = self._origins.get(key)
+        if origin is None:
+            origin = self._origins[key] = Origin(key, self)
+        return origin
+
+    async def connect(self, origin: Origin) -> Connection:
+        """Open a connection to a vetted address; raises ConnectError in words that are fit for the subscriber."""
+        scheme, host, port = origin.key
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                found = await self.loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                addresses = [info[4][0] for info in found]
+                if any(forbidden(str(address), allow_private=self._allow_private) for address in addresses):
+                    raise ConnectError("the webhook URL leads to a forbidden address")
+                return await self._connect_any(addresses, port, origin, host if scheme == "https" else None)
+        except TimeoutError:
+            raise ConnectError("no connection within the time limit") from None
+        except ssl.SSLCertVerificationError as exc:
+            raise ConnectError(f"the TLS certificate does not verify: {exc.verify_message}") from None
+        except ssl.SSLError:
+            raise ConnectError("the TLS handshake failed") from None
+        except ConnectionRefusedError:
+            raise ConnectError("the connection was refused") from None
+        except OSError as exc:
+            raise ConnectError("the host name does not resolve" if isinstance(exc, socket.gaierror) else "the connection failed") from None
+        except UnicodeError:
+            raise ConnectError("the host name does not resolve") from None
+
+    async def _connect_any(self, addresses: list[Any], port: int, origin: Origin, server_name: str | None) -> Connection:
+        last: OSError | None = None
+        for address in dict.fromkeys(addresses):
+            try:
+                _, connection = await self.loop.create_connection(
+                    self._maker(origin), str(address), port, ssl=self._tls if server_name else None, server_hostname=server_name
+                )
+                return connection
+            except ssl.SSLError:
+                raise
+            except OSError as exc:
+                last = exc
+        raise last or OSError("no address")
+
+    @staticmethod
+    def _maker(origin: Origin) -> Callable[[], Connection]:
+        return lambda: Connection(origin)
+
+    def spawn(self, coroutine: Any) -> None:
+        """Run a coroutine and keep it from being collected."""
+        task = self.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _sweep(self) -> None:
+        now = self.loop.time()
+        for key, origin in list(self._origins.items()):
+            origin.sweep(now)
+            if origin.unused:
+                del self._origins[key]
+        self._sweeper = self.loop.call_later(0.25, self._sweep)
+
+    def close(self) -> None:
+        """Close every connection; unfinished requests fail."""
+        self._sweeper.cancel()
+        for task in self._tasks:
+            task.cancel()
+        for origin in self._origins.values():
+            for connection in list(origin._open):
+                connection.close()
+
+
+def _seconds(value: bytes) -> float | None:
+    """Read Retry-After in its form as a number of seconds (RFC 9110, 10.2.3); a date is not honoured."""
+    return float(value) if value.isdigit() and len(value) < 8 else None

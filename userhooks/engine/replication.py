@@ -1,0 +1,165 @@
+"""The replication slot's stream: bytes in, confirmations out. What the bytes mean is in `pgoutput.py` and `stream.py`.
+
+The messages are those of the streaming replication protocol (Postgres documentation, 54.4): XLogData, keepalives and standby status updates.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import time
+from collections.abc import Callable
+from typing import Any
+
+from psycopg import AsyncConnection, OperationalError, sql
+from psycopg.pq import ExecStatus
+
+_SLICE_SECONDS = 0.004
+"""How long one turn may read before deliveries get theirs: it bounds what reading adds to a webhook's latency."""
+_POSTGRES_EPOCH_US = 946_684_800_000_000
+_XLOG_DATA = ord("w")
+_KEEPALIVE = ord("k")
+_KEEPALIVE_FIELDS = struct.Struct(">xQqB").unpack_from
+_STATUS = struct.Struct(">cQQQqB").pack
+_HEADER = 25
+
+
+class ReplicationEnded(Exception):
+    """The stream ended; the text says how."""
+
+
+class SlotStream:
+    """One running START_REPLICATION on `connection` (opened with replication="database").
+
+    `on_data` gets each payload of the output plugin, `on_keepalive` the server's WAL end; both run in the event loop. Reading stops while it is
+    paused, so that a transaction of any size passes through bounded memory.
+    """
+
+    def __init__(self, connection: AsyncConnection[Any], *, on_data: Callable[[bytes], None], on_keepalive: Callable[[int], None]) -> None:
+        self._connection = connection
+        self._pgconn = connection.pgconn
+        self._on_data = on_data
+        self._on_keepalive = on_keepalive
+        self._loop = asyncio.get_running_loop()
+        self._socket = connection.pgconn.socket
+        self._reading = False
+        self._again: asyncio.Handle | None = None
+        self._confirmed = 0
+        self._received = 0
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+
+    async def start(self, command: sql.Composed, confirmed: int) -> None:
+        """Send the START_REPLICATION command and begin to read; raises OperationalError when the server refuses it."""
+        self._confirmed = self._received = confirmed
+        pgconn = self._pgconn
+        pgconn.nonblocking = 1
+        pgconn.send_query(command.as_bytes(self._connection))
+        while pgconn.flush():
+            await asyncio.sleep(0.01)
+        while pgconn.is_busy():
+            await self._readable()
+            pgconn.consume_input()
+        result = pgconn.get_result()
+        if result is None or result.status != ExecStatus.COPY_BOTH:
+            raise OperationalError(result.get_error_message() if result else "START_REPLICATION was not answered")
+        self.resume()
+
+    async def _readable(self) -> None:
+        ready = self._loop.create_future()
+        self._loop.add_reader(self._socket, lambda: ready.done() or ready.set_result(None))
+        try:
+            await ready
+        finally:
+            self._loop.remove_reader(self._socket)
+
+    # --- reading -------------------------------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Read no more until `resume`; what has been read is not lost."""
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._socket)
+            if self._again is not None:
+                self._again.cancel()
+                self._again = None
+
+    def resume(self) -> None:
+        """Read on."""
+        if not self._reading and not self.ended.done():
+            self._reading = True
+            self._loop.add_reader(self._socket, self._read)
+            self._again = self._loop.call_soon(self._drain)
+
+    def _read(self) -> None:
+        try:
+            self._pgconn.consume_input()
+        except OperationalError as exc:
+            self._end(f"the connection to Postgres was lost: {exc}")
+            return
+        self._drain()
+
+    def _drain(self) -> None:
+        """Handle what libpq has buffered; after a slice of time let the deliveries have a turn."""
+        self._again = None
+        get_copy_data = self._pgconn.get_copy_data
+        until = time.perf_counter() + _SLICE_SECONDS
+        handled = 0
+        try:
+            while self._reading:
+                size, data = get_copy_data(1)
+                if size <= 0:
+                    if size < 0:
+                        self._end("Postgres ended the replication stream")
+                    return
+                if data[0] == _XLOG_DATA:
+                    self._on_data(bytes(data[_HEADER:]))
+                elif data[0] == _KEEPALIVE:
+                    self._keepalive(data)
+                handled += 1
+                if not handled & 63 and time.perf_counter() > until:
+                    self._again = self._loop.call_soon(self._drain)
+                    return
+        except OperationalError as exc:
+            self._end(f"the connection to Postgres was lost: {exc}")
+        except Exception as exc:  # whatever it is: the stream must not go on past a change that was not handled
+            self.pause()
+            if not self.ended.done():
+                self.ended.set_exception(exc)
+
+    def _keepalive(self, data: Any) -> None:
+        wal_end, _, reply = _KEEPALIVE_FIELDS(data)
+        self._received = max(self._received, wal_end)
+        self._on_keepalive(wal_end)
+        if reply:
+            self.send_status()
+
+    def _end(self, reason: str) -> None:
+        self.pause()
+        if not self.ended.done():
+            self.ended.set_exception(ReplicationEnded(reason))
+
+    # --- confirming ----------------------------------------------------------------------------------------------------
+
+    def confirm(self, lsn: int) -> None:
+        """Tell Postgres that nothing before `lsn` is needed any more."""
+        self._confirmed = lsn
+        self._received = max(self._received, lsn)
+        self.send_status()
+
+    def send_status(self) -> None:
+        """Send a standby status update; the server expects one within its wal_sender_timeout."""
+        if self.ended.done():
+            return
+        now = time.time_ns() // 1000 - _POSTGRES_EPOCH_US
+        try:
+            self._pgconn.put_copy_data(_STATUS(b"r", self._received, self._confirmed, self._confirmed, now, 0))
+            self._pgconn.flush()
+        except OperationalError as exc:
+            self._end(f"the connection to Postgres was lost: {exc}")
+
+    async def close(self) -> None:
+        """Stop reading and close the connection."""
+        self.pause()
+        if not self.ended.done():
+            self.ended.cancel()
+        await self._connection.close()

@@ -1,0 +1,112 @@
+"""What the engine asks Postgres' catalogs: tables of the publication, types, the slot, positions. Queries only; nothing is decided here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import AsyncConnection, sql
+
+from userhooks.engine.resources import Column, Table, TableName
+
+_TABLES = """
+select n.nspname, c.relname, c.relreplident::text,
+       array_agg(array[a.attname, a.atttypid::text, a.atttypmod::text] order by a.attnum),
+       coalesce((select array_agg(k.attname order by array_position(i.indkey::int2[], k.attnum))
+                   from pg_index i join pg_attribute k on k.attrelid = c.oid and k.attnum = any (i.indkey)
+                  where i.indrelid = c.oid and i.indisprimary), '{}')
+  from pg_publication_tables p
+  join pg_namespace n on n.nspname = p.schemaname
+  join pg_class c on c.relnamespace = n.oid and c.relname = p.tablename
+  join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+ where p.pubname = %s
+ group by n.nspname, c.relname, c.relreplident, c.oid
+"""
+
+_TYPES = "select oid::int8, typname, typtype::text, typcategory::text, typelem::int8, typbasetype::int8 from pg_type"
+
+_SLOT = """
+select active, restart_lsn - '0/0'::pg_lsn, confirmed_flush_lsn - '0/0'::pg_lsn, wal_status::text, database::text, plugin::text,
+       pg_current_wal_insert_lsn() - restart_lsn
+  from pg_replication_slots where slot_name = %s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotState:
+    """One row of pg_replication_slots; LSNs are integers, `retained` is the WAL in bytes that the slot keeps."""
+
+    active: bool
+    restart_lsn: int
+    confirmed_lsn: int
+    wal_status: str | None
+    database: str | None
+    plugin: str | None
+    retained: int
+
+
+async def connect(database_url: str, *, replication: bool = False, settings: Mapping[str, str] | None = None) -> AsyncConnection[Any]:
+    """Connect with autocommit, and with the session settings that fix how values look as text."""
+    options = " ".join(f"-c {name}={value}" for name, value in (settings or {}).items())
+    more: dict[str, Any] = {"replication": "database"} if replication else {}
+    return await AsyncConnection.connect(database_url, autocommit=True, options=options, application_name="userhooks-engine", **more)
+
+
+async def read_tables(connection: AsyncConnection[Any], publication: str) -> dict[TableName, Table]:
+    """Return the publication's tables by (schema, name)."""
+    rows = await (await connection.execute(_TABLES, (publication,))).fetchall()
+    return {
+        (schema, name): Table(schema, name, tuple(Column(c[0], int(c[1]), int(c[2])) for c in columns), tuple(key), identity)
+        for schema, name, identity, columns, key in rows
+    }
+
+
+async def read_types(connection: AsyncConnection[Any]) -> list[tuple[int, str, str, str, int, int]]:
+    """Return (oid, name, typtype, typcategory, element oid, base oid) of every type."""
+    return await (await connection.execute(_TYPES)).fetchall()
+
+
+async def read_slot(connection: AsyncConnection[Any], slot: str) -> SlotState | None:
+    """Return the slot's state, or None when there is no such slot."""
+    row = await (await connection.execute(_SLOT, (slot,))).fetchone()
+    if row is None:
+        return None
+    active, restart, confirmed, *rest, retained = row
+    return SlotState(active, int(restart or 0), int(confirmed or 0), *rest, int(retained or 0))
+
+
+async def insert_lsn(connection: AsyncConnection[Any]) -> int:
+    """Return the current WAL insert position: every change committed from now on has a commit LSN at or above it."""
+    row = await (await connection.execute("select pg_current_wal_insert_lsn() - '0/0'::pg_lsn")).fetchone()
+    assert row is not None  # noqa: S101  # a select without from answers one row
+    return int(row[0])
+
+
+async def identity(connection: AsyncConnection[Any], slot: str) -> dict[str, str]:
+    """Return what the engine's state is bound to: the cluster, the database, the slot."""
+    row = await (await connection.execute("select system_identifier::text, current_database()::text from pg_control_system()")).fetchone()
+    assert row is not None  # noqa: S101
+    return {"system_identifier": row[0], "database": row[1], "slot": slot}
+
+
+async def publication_exists(connection: AsyncConnection[Any], publication: str) -> bool:
+    """Whether the publication is there."""
+    row = await (await connection.execute("select 1 from pg_publication where pubname = %s", (publication,))).fetchone()
+    return row is not None
+
+
+async def create_slot(connection: AsyncConnection[Any], slot: str) -> int:
+    """Create the logical slot and return the LSN from which it delivers."""
+    row = await (
+        await connection.execute("select lsn - '0/0'::pg_lsn from pg_create_logical_replication_slot(%s, 'pgoutput')", (slot,))
+    ).fetchone()
+    assert row is not None  # noqa: S101
+    return int(row[0])
+
+
+def start_replication(slot: str, publication: str, lsn: int) -> sql.Composed:
+    """The command that starts streaming (Postgres documentation, 54.4 and 54.5), with logical messages, protocol version 1."""
+    return sql.SQL("START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', publication_names {}, messages 'true')").format(
+        sql.Identifier(slot), sql.SQL(f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"), sql.Literal(sql.Identifier(publication).as_string())
+    )
