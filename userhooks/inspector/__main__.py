@@ -1,0 +1,26 @@
+"""Run the inspector: `python -m userhooks.inspector`; only the configuration is read here, everything else is in api.py, ingest.py and store.py."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from userhooks.inspector.api import Addresses, build_app
+from userhooks.inspector.store import Store
+from userhooks.program import read_config, serve
+from userhooks.settings import PORT_VARIABLES
+
+
+def main() -> None:
+    """Config keys: `bind`, `port`, `public_url` (or null), `store` (path of the SQLite file), `home_key` (hex)."""
+    config = read_config()
+    bind, port = config["bind"], config["port"]
+    host = "127.0.0.1" if bind in ("0.0.0.0", "::", "localhost") else f"[{bind}]" if ":" in bind else bind  # noqa: S104
+    local = f"http://{host}:{port}"
+    addresses = Addresses(local, (config["public_url"] or local).rstrip("/"))
+    app = build_app(Store(Path(config["store"])), addresses, bytes.fromhex(config["home_key"]), lambda: time.time_ns() // 1000)
+    serve(app, bind, port, variable=PORT_VARIABLES["inspector"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,310 @@
+"""The inspector's API and pages for people, and the whole app put together.
+
+Receiving webhooks lives in ingest.py, keeping them in store.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import codecs
+import hashlib
+import re
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import orjson
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from userhooks.errors import InvalidInput, NotFound
+from userhooks.guard import App, HostGuard
+from userhooks.inspector.answers import parse_setting
+from userhooks.inspector.ingest import Ingest
+from userhooks.inspector.judgement import judge_secret, urls_as_requested
+from userhooks.inspector.store import Inbox, Recorded, Store
+
+DEFAULT_LIMIT = 100
+HIGHEST_LIMIT = 10_000
+PAGE_BYTES = 16 << 20
+"""Bodies in one answer; a reader asks again with the last seq for the rest."""
+
+EVENT_ROWS = 200
+EVENT_BODY = 64 << 10
+"""A longer body is cut in events (`"truncated": true`); the requests call has it in full."""
+
+EVENT_PAUSE = 0.05
+"""Seconds between two looks at a busy inbox, so that watching does not slow receiving."""
+
+HEARTBEAT = 15.0
+"""Seconds after which a silent event stream says that it is alive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """What the inspector is called: `local` by people on this machine, `public` by senders; both like `http://127.0.0.1:3334`."""
+
+    local: str
+    public: str
+
+    def own_bases(self) -> list[str]:
+        """Every beginning that the URL of an inbox may have been given with."""
+        port = self.local.rsplit(":", 1)[1]
+        return list(dict.fromkeys([self.public, self.local, f"http://127.0.0.1:{port}", f"http://localhost:{port}"]))
+
+
+def build_app(store: Store, addresses: Addresses, home_key: bytes, clock: Callable[[], int]) -> App:
+    """The whole inspector as one ASGI app; it opens the store when the server starts and closes it when it ends."""
+    api = _Api(store, addresses, home_key)
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        await store.open()
+        yield
+        await store.close()
+
+    starlette = Starlette(
+        routes=[
+            Route("/health", api.health),
+            Route("/api/inboxes", api.create, methods=["POST"]),
+            Route("/api/inboxes", api.index),
+            Route("/api/inboxes/{id}", api.show),
+            Route("/api/inboxes/{id}/requests", api.requests, methods=["GET"]),
+            Route("/api/inboxes/{id}/requests", api.clear, methods=["DELETE"]),
+            Route("/api/inboxes/{id}/events", api.events),
+            Route("/api/inboxes/{id}/response", api.respond, methods=["PUT"]),
+            Route("/", api.page),
+            Route("/inboxes/{id}", api.page),
+        ],
+        exception_handlers={HTTPException: _http_error, InvalidInput: _invalid, NotFound: _not_found, sqlite3.Error: _broken_store},
+        lifespan=lifespan,
+    )
+    ingest = Ingest(starlette, store, clock)
+    return HostGuard(ingest, [addresses.local, addresses.public], json_paths=("/api/",))
+
+
+class _Api:
+    def __init__(self, store: Store, addresses: Addresses, home_key: bytes) -> None:
+        self.store = store
+        self.addresses = addresses
+        self.own_bases = addresses.own_bases()
+        self.home_key = home_key
+
+    async def health(self, _request: Request) -> Response:
+        return _json({"status": "ok"})
+
+    async def create(self, request: Request) -> Response:
+        payload = await _json_body(request)
+        if not isinstance(payload, dict):
+            raise InvalidInput("body", "The body is no JSON object.", 'Send {} or {"name": "ada"}.')
+        for key in payload:
+            if key != "name":
+                raise InvalidInput(str(key), f"{key!r} is no field of an inbox.", 'The one field is "name".')
+        name = payload.get("name")
+        if name is not None and not (isinstance(name, str) and 0 < len(name.strip()) == len(name) <= 100 and name.isprintable()):
+            raise InvalidInput(
+                "name", f"name is {name!r}.", "It must be a text of 1 to 100 printable characters, without blanks around it."
+            )
+        inbox, created = await self.store.create(name)
+        return _json(self._inbox(inbox), 201 if created else 200)
+
+    async def index(self, _request: Request) -> Response:
+        return _json({"inboxes": [self._inbox(inbox) for inbox in self.store.by_id.values()]})
+
+    async def show(self, request: Request) -> Response:
+        return _json(self._inbox(self._wanted(request)))
+
+    async def requests(self, request: Request) -> Response:
+        inbox = self._wanted(request)
+        after = _whole(request, "after", 0, 0, 1 << 40)
+        limit = _whole(request, "limit", DEFAULT_LIMIT, 1, HIGHEST_LIMIT)
+        last, dropped = inbox.stored, inbox.dropped
+        rendered = await run_in_threadpool(self._render, inbox, after, limit)
+        parts = (b'{"requests":[', b",".join(rendered), b'],"dropped":%d,"last_seq":%d}' % (dropped, last))
+        return Response(b"".join(parts), media_type="application/json")
+
+    async def clear(self, request: Request) -> Response:
+        await self.store.clear(self._wanted(request))
+        return Response(status_code=204)
+
+    async def respond(self, request: Request) -> Response:
+        inbox = self._wanted(request)
+        await self.store.set_response(inbox, parse_setting(await _json_body(request)))
+        return _json(inbox.response.as_json())
+
+    async def events(self, request: Request) -> Response:
+        """Server-sent events: `request` (data as in the requests call, id = seq; again when a late answer is sent) and `inbox` (its counts).
+
+        A client resumes with Last-Event-ID, which browsers do by themselves, or begins at `?after=SEQ`.
+        """
+        inbox = self._wanted(request)
+        after = _whole(request, "after", 0, 0, 1 << 40)
+        resumed = request.headers.get("last-event-id", "")
+        if resumed.isascii() and resumed.isdigit() and len(resumed) < 20:
+            after = int(resumed)
+        return StreamingResponse(self._stream(inbox, after), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+    async def page(self, request: Request) -> Response:
+        unknown = "id" in request.path_params and request.path_params["id"] not in self.store.by_id
+        return HTMLResponse(PAGE, 404 if unknown else 200, headers=PAGE_HEADERS)
+
+    async def _stream(self, inbox: Inbox, after: int) -> AsyncIterator[bytes]:
+        unanswered: set[int] = set()
+        yield b"retry: 1000\n\n"
+        while True:
+            changed = self.store.next_change(inbox)
+            if unanswered:
+                still = await run_in_threadpool(self.store.unanswered, inbox)
+                for seq in sorted(unanswered - still):
+                    yield b"".join((await run_in_threadpool(self._events, inbox, seq - 1, 1, unanswered)).values())
+                unanswered &= still
+            while events := await run_in_threadpool(self._events, inbox, after, EVENT_ROWS, unanswered):
+                yield b"".join(events.values())
+                after = max(events)
+            yield b"event: inbox\ndata: " + orjson.dumps(self._inbox(inbox)) + b"\n\n"
+            while not changed.done():
+                await asyncio.wait([changed], timeout=HEARTBEAT)
+                if not changed.done():
+                    yield b": nothing new\n\n"
+            await asyncio.sleep(EVENT_PAUSE)
+
+    def _events(self, inbox: Inbox, after: int, limit: int, unanswered: set[int]) -> dict[int, bytes]:
+        events = {}
+        for recorded in self.store.read(inbox, after, limit, PAGE_BYTES):
+            if recorded.status is None and not recorded.note:
+                unanswered.add(recorded.seq)
+            data = orjson.dumps(self._as_json(inbox, recorded, EVENT_BODY))
+            events[recorded.seq] = b"id: %d\nevent: request\ndata: %b\n\n" % (recorded.seq, data)
+        return events
+
+    def _render(self, inbox: Inbox, after: int, limit: int) -> list[bytes]:
+        return [orjson.dumps(self._as_json(inbox, recorded, None)) for recorded in self.store.read(inbox, after, limit, PAGE_BYTES)]
+
+    def _as_json(self, inbox: Inbox, recorded: Recorded, body_limit: int | None) -> dict[str, Any]:
+        urls = urls_as_requested(recorded.headers, recorded.path, recorded.query, f"/in/{inbox.id}", self.own_bases)
+        verdict = judge_secret(self.home_key, recorded.headers, recorded.body, urls)
+        body, encoding = _text(recorded.body, body_limit)
+        return {
+            "seq": recorded.seq,
+            "received_at": _iso(recorded.received_at),
+            "method": recorded.method,
+            "path": recorded.path,
+            "query": recorded.query,
+            "headers": recorded.headers,
+            "body": body,
+            "body_encoding": encoding,
+            "response_status": recorded.status,
+            "size": len(recorded.body),
+            "truncated": body_limit is not None and len(recorded.body) > body_limit,
+            "secret": verdict.secret,
+            "secret_reason": verdict.reason,
+            "note": recorded.note,
+        }
+
+    def _inbox(self, inbox: Inbox) -> dict[str, Any]:
+        return {
+            "id": inbox.id,
+            "name": inbox.name,
+            "url": f"{self.addresses.public}/in/{inbox.id}",
+            "page": f"{self.addresses.local}/inboxes/{inbox.id}",
+            "count": inbox.count,
+            "first_seq": inbox.floor + 1,
+            "last_seq": inbox.stored,
+            "dropped": inbox.dropped,
+            "response": inbox.response.as_json(),
+        }
+
+    def _wanted(self, request: Request) -> Inbox:
+        inbox = self.store.by_id.get(request.path_params["id"])
+        if inbox is None:
+            raise NotFound("There is no inbox with this id.", "GET /api/inboxes lists them; POST /api/inboxes creates one.")
+        return inbox
+
+
+async def _json_body(request: Request) -> object:
+    body = await request.body()
+    try:
+        return orjson.loads(body) if body else {}
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput("body", f"The body is no JSON: {error}.", "Send a JSON object.") from None
+
+
+def _whole(request: Request, name: str, default: int, lowest: int, highest: int) -> int:
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and lowest <= int(text) <= highest):
+        raise InvalidInput(name, f"{name} is {text!r}.", f"It must be a whole number from {lowest} to {highest}.")
+    return int(text)
+
+
+def _text(body: bytes, limit: int | None) -> tuple[str, str]:
+    """The body, or its beginning, as text where it is UTF-8 (a character that the limit cuts is left out), else as base64."""
+    cut = body[:limit]
+    try:
+        return codecs.getincrementaldecoder("utf-8")().decode(cut, final=len(cut) == len(body)), "utf-8"
+    except UnicodeDecodeError:
+        return base64.b64encode(cut).decode(), "base64"
+
+
+def _iso(microseconds: int) -> str:
+    return (_EPOCH + timedelta(microseconds=microseconds)).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _json(payload: object, status: int = 200) -> Response:
+    return Response(orjson.dumps(payload), status, media_type="application/json")
+
+
+def _invalid(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, InvalidInput)  # noqa: S101
+    return _json({"error": f"{error.what} {error.remedy}", "field": error.field}, 400)
+
+
+def _not_found(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, NotFound)  # noqa: S101
+    return _json({"error": f"{error.what} {error.remedy}"}, 404)
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    texts = {404: f"There is nothing at {request.url.path}.", 405: f"{request.method} is not possible at {request.url.path}."}
+    return _json({"error": texts.get(error.status_code, error.detail)}, error.status_code)
+
+
+def _broken_store(_request: Request, error: Exception) -> Response:
+    return _json({"error": f"The inspector's store failed: {error}. Is the disk full?"}, 500)
+
+
+def _page_headers(page: str) -> dict[str, str]:
+    """Let the page run its own script and style, by their hashes, and talk to this server; nothing else, whatever a payload holds."""
+    allowed = {tag: re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL) for tag in ("script", "style")}
+    hashes = {
+        tag: " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in texts)
+        for tag, texts in allowed.items()
+    }
+    policy = (
+        f"default-src 'none'; script-src {hashes['script']}; style-src {hashes['style']}; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    )
+    return {
+        "Content-Security-Policy": policy,
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-store",
+    }
+
+
+PAGE = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+PAGE_HEADERS = _page_headers(PAGE)

@@ -1,0 +1,424 @@
+"""Where received requests are kept: SQLite behind one writer that stores in batches, and a ring per inbox; no HTTP here.
+
+`Store.record` returns once the request is committed to SQLite's write-ahead log, and only then does ingest.py answer. So a request that was
+answered 2xx survives `kill -9` of this process: the bound on what is lost is zero requests. (A power cut may take what was written since the
+log was last synced, because `synchronous=NORMAL`; a test bench for webhooks need not pay an fsync for each.) Waiting for the commit costs a
+fraction of a millisecond, since whatever arrives during one commit goes into the next one together.
+
+A row's key is `inbox number << 40 | seq`: one B-tree without a second index, in which each inbox is one range in the order of arrival.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import secrets
+import sqlite3
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from userhooks.inspector.answers import ResponseSetting
+
+RING = 200_000
+"""Requests that one inbox keeps; older ones are dropped, and counted as dropped."""
+
+HOME_BYTES = 1 << 30
+"""What all inboxes together may take on disk; beyond it the oldest requests of all go first."""
+
+_SEQ_BITS = 40
+_SEQ_MASK = (1 << _SEQ_BITS) - 1
+_TRIM_ROWS = 2_000
+_PAGE_BYTES = 4096
+_CHECKPOINT_PAGES = 4_000
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS inboxes (
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    name TEXT NOT NULL UNIQUE,
+    cleared INTEGER NOT NULL DEFAULT 0,
+    status INTEGER NOT NULL DEFAULT 200,
+    delay REAL NOT NULL DEFAULT 0,
+    fail_first INTEGER NOT NULL DEFAULT 0,
+    set_at INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE IF NOT EXISTS requests (
+    key INTEGER PRIMARY KEY,
+    received_at INTEGER NOT NULL,
+    method TEXT NOT NULL,
+    path BLOB NOT NULL,
+    query BLOB NOT NULL,
+    headers BLOB NOT NULL,
+    body BLOB NOT NULL,
+    status INTEGER,
+    note TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS unanswered ON requests (key) WHERE status IS NULL AND note = '';
+"""
+_COLUMNS = "key, received_at, method, path, query, headers, body, status, note"
+_INSERTS = [
+    (rows, f"INSERT INTO requests ({_COLUMNS}) VALUES " + ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?)"] * rows))  # noqa: S608
+    for rows in (256, 16, 1)
+]
+_SELECT = f"SELECT {_COLUMNS} FROM requests WHERE key BETWEEN ? AND ? ORDER BY key"  # noqa: S608
+_ANSWERED = "UPDATE requests SET status = ?, note = ? WHERE key = ?"
+_UNANSWERED = "SELECT key FROM requests WHERE status IS NULL AND note = '' AND key BETWEEN ? AND ?"
+_STOPPED = "UPDATE requests SET note = 'the inspector was stopped before the answer' WHERE status IS NULL AND note = ''"
+_DELETE = "DELETE FROM requests WHERE key BETWEEN ? AND ?"
+_FIRST = "SELECT received_at FROM requests WHERE key BETWEEN ? AND ? ORDER BY key LIMIT 1"
+_SIZES = "SELECT key, length(headers) + length(body) + 100 FROM requests WHERE key BETWEEN ? AND ? ORDER BY key"
+_INBOXES = "SELECT number, id, name, cleared, status, delay, fail_first, set_at FROM inboxes ORDER BY number"
+_ENDS = "SELECT (SELECT min(key) FROM requests WHERE key BETWEEN ?1 AND ?2), (SELECT max(key) FROM requests WHERE key BETWEEN ?1 AND ?2)"
+
+
+class Recorded(NamedTuple):
+    """One received request as it is kept.
+
+    `received_at` is in microseconds since 1970 (UTC). `path` and `query` are as they stood in the request line, decoded as Latin-1, which
+    loses nothing; so are `headers`, in their order, names in lower case (HTTP names have no case; the server hands them over like this).
+    `status` is None when no answer was sent, yet or ever; `note` then says why, where that is known.
+    """
+
+    seq: int
+    received_at: int
+    method: str
+    path: str
+    query: str
+    headers: list[tuple[str, str]]
+    body: bytes
+    status: int | None
+    note: str
+
+
+@dataclass(slots=True, eq=False)
+class Inbox:
+    """An inbox's state in memory; the event loop's thread alone changes it.
+
+    `last` is the seq handed out last, `stored` the last one committed, `cleared` the last one that a person removed, `floor` the last one
+    that is gone for whatever reason; `removed` is how far rows were really deleted. `set_at` is `last` when the response setting was made.
+    """
+
+    number: int
+    id: str
+    name: str
+    response: ResponseSetting = field(default_factory=ResponseSetting)
+    set_at: int = 0
+    last: int = 0
+    stored: int = 0
+    cleared: int = 0
+    floor: int = 0
+    removed: int = 0
+    waiting: list[asyncio.Future[None]] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        return self.stored - self.floor
+
+    @property
+    def dropped(self) -> int:
+        """Requests since the inbox was last cleared that the ring let go."""
+        return self.floor - self.cleared
+
+    def next_seq(self) -> int:
+        """Hand out the number of a request that is recorded at once, before anything else gets to run."""
+        self.last += 1
+        return self.last
+
+    def key(self, seq: int) -> int:
+        return self.number << _SEQ_BITS | seq
+
+
+class _Job(NamedTuple):
+    """One piece of work for the writer: a row to insert, or a statement to run in its place in the order."""
+
+    inbox: Inbox
+    row: tuple[Any, ...] | None
+    statement: str
+    parameters: tuple[Any, ...]
+    done: asyncio.Future[None]
+
+
+class Store:
+    """The requests of all inboxes of one home.
+
+    `await open()` first, `await close()` last. All methods belong to one event loop, except those that say "for any thread".
+    """
+
+    def __init__(self, path: Path, *, ring: int = RING, home_bytes: int = HOME_BYTES) -> None:
+        self.path = path
+        self.ring = ring
+        self.home_bytes = home_bytes
+        self.by_id: dict[str, Inbox] = {}
+        self.by_name: dict[str, Inbox] = {}
+        self._jobs: list[_Job] = []
+        self._behind: set[Inbox] = set()
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._connection: sqlite3.Connection | None = None
+        self._writer: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Open or create the file, and take up every inbox where it stood."""
+        loop = asyncio.get_running_loop()
+        self._connection = await loop.run_in_executor(self._thread, _connect, self.path)
+        for inbox in await loop.run_in_executor(self._thread, _load, self._connection):
+            self._add(inbox)
+            self._let_go(inbox)
+        self._writer = loop.create_task(self._write_forever())
+
+    async def close(self) -> None:
+        """Store what is waiting, then close the file."""
+        self._closing = True
+        self._wake.set()
+        if self._writer is not None:
+            await self._writer
+        if self._connection is not None:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.close)
+        self._thread.shutdown()
+
+    async def create(self, name: str | None) -> tuple[Inbox, bool]:
+        """The inbox of that name and whether it is new; without a name, a new one called `inbox-N`."""
+        number = len(self.by_id) + 1
+        if name is None:
+            name = next(free for n in itertools.count(number) if (free := f"inbox-{n}") not in self.by_name)
+        known = self.by_name.get(name)
+        if known is not None:
+            return known, False
+        inbox = Inbox(number, secrets.token_urlsafe(16), name)
+        self._add(inbox)
+        await self._do(inbox, "INSERT INTO inboxes (number, id, name) VALUES (?, ?, ?)", (number, inbox.id, name))
+        return inbox, True
+
+    async def record(
+        self,
+        inbox: Inbox,
+        seq: int,
+        received_at: int,
+        method: str,
+        path: bytes,
+        query: bytes,
+        headers: Sequence[tuple[bytes, bytes]],
+        body: bytes,
+        status: int | None,
+        note: str = "",
+    ) -> None:
+        """Keep one request; returns when it is committed. Raises sqlite3.Error when that failed: then it must not be answered 2xx."""
+        row = (inbox.key(seq), received_at, method, path, query, b"\n".join([b":".join(header) for header in headers]), body, status, note)
+        await self._enqueue(inbox, row, "", ())
+
+    async def answered(self, inbox: Inbox, seq: int, status: int | None, note: str = "") -> None:
+        """Add to a request that was recorded without an answer what became of it."""
+        await self._do(inbox, _ANSWERED, (status, note, inbox.key(seq)))
+
+    async def set_response(self, inbox: Inbox, setting: ResponseSetting) -> None:
+        """Answer like this from the next request on, also after a restart."""
+        inbox.response, inbox.set_at = setting, inbox.last
+        parameters = (setting.status, setting.delay, setting.fail_first, inbox.set_at, inbox.number)
+        await self._do(inbox, "UPDATE inboxes SET status = ?, delay = ?, fail_first = ?, set_at = ? WHERE number = ?", parameters)
+
+    async def clear(self, inbox: Inbox) -> None:
+        """Remove every request received so far; their numbers are not used again."""
+        inbox.cleared = inbox.floor = inbox.last
+        inbox.stored = max(inbox.stored, inbox.last)
+        self._let_go(inbox)
+        await self._do(inbox, "UPDATE inboxes SET cleared = ? WHERE number = ?", (inbox.cleared, inbox.number))
+
+    def next_change(self, inbox: Inbox) -> asyncio.Future[None]:
+        """A future that is done after the next change to this inbox."""
+        future = asyncio.get_running_loop().create_future()
+        inbox.waiting = [waiting for waiting in inbox.waiting if not waiting.done()]
+        inbox.waiting.append(future)
+        return future
+
+    def read(self, inbox: Inbox, after: int, limit: int, max_bytes: int) -> list[Recorded]:
+        """Up to `limit` requests with a seq above `after`, fewer when their bodies exceed `max_bytes`, but one at least. For any thread."""
+        first = max(after, inbox.floor) + 1
+        found: list[Recorded] = []
+        size = 0
+        with self._reading() as connection:
+            for row in connection.execute(_SELECT, (inbox.key(first), inbox.key(inbox.stored))):
+                found.append(_recorded(row))
+                size += len(found[-1].body)
+                if len(found) == limit or size >= max_bytes:
+                    break
+        return found
+
+    def unanswered(self, inbox: Inbox) -> set[int]:
+        """The seqs of the requests whose answer is still to come. For any thread."""
+        with self._reading() as connection:
+            return {key & _SEQ_MASK for (key,) in connection.execute(_UNANSWERED, (inbox.key(0), inbox.key(_SEQ_MASK)))}
+
+    def _reading(self) -> contextlib.closing[sqlite3.Connection]:
+        return contextlib.closing(sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True))
+
+    def _add(self, inbox: Inbox) -> None:
+        self.by_id[inbox.id] = self.by_name[inbox.name] = inbox
+
+    async def _do(self, inbox: Inbox, statement: str, parameters: tuple[Any, ...]) -> None:
+        await self._enqueue(inbox, None, statement, parameters)
+
+    def _enqueue(self, inbox: Inbox, row: tuple[Any, ...] | None, statement: str, parameters: tuple[Any, ...]) -> asyncio.Future[None]:
+        done = asyncio.get_running_loop().create_future()
+        self._jobs.append(_Job(inbox, row, statement, parameters, done))
+        self._wake.set()
+        return done
+
+    async def _write_forever(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            if not self._jobs and not self._behind:
+                if self._closing:
+                    return
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            jobs, self._jobs = self._jobs, []
+            doomed = self._next_doomed()
+            try:
+                used = await loop.run_in_executor(self._thread, self._write, jobs, doomed)
+            except sqlite3.Error as error:
+                for job in jobs:
+                    if not job.done.done():
+                        job.done.set_exception(error)
+                self._behind.clear()  # what was to be removed is met again when its inbox next receives something
+                continue
+            self._committed(jobs)
+            if doomed is not None:
+                doomed[0].removed = doomed[1]
+                self._let_go(doomed[0])
+            if used > self.home_bytes and not self._behind:
+                ranges = [(inbox, inbox.floor + 1, inbox.stored - 1) for inbox in self.by_id.values() if inbox.count > 1]
+                oldest = await loop.run_in_executor(self._thread, self._oldest, used - self.home_bytes, ranges)
+                if oldest is not None:
+                    oldest[0].floor = max(oldest[0].floor, oldest[1])
+                    self._let_go(oldest[0])
+
+    def _next_doomed(self) -> tuple[Inbox, int] | None:
+        """Which rows are removed with the next batch: of which inbox, up to which seq; a bounded number, so that no commit takes long."""
+        if not self._behind:
+            return None
+        inbox = self._behind.pop()
+        return inbox, min(inbox.floor, inbox.removed + _TRIM_ROWS)
+
+    def _committed(self, jobs: list[_Job]) -> None:
+        touched = {job.inbox for job in jobs}
+        for job in jobs:
+            if job.row is not None:
+                job.inbox.stored = max(job.inbox.stored, job.row[0] & _SEQ_MASK)
+            if not job.done.done():
+                job.done.set_result(None)
+        for inbox in touched:
+            self._let_go(inbox)
+            waiting, inbox.waiting = inbox.waiting, []
+            for future in waiting:
+                if not future.done():
+                    future.set_result(None)
+
+    def _let_go(self, inbox: Inbox) -> None:
+        inbox.floor = max(inbox.floor, inbox.stored - self.ring)
+        if inbox.removed < inbox.floor:
+            self._behind.add(inbox)
+
+    def _write(self, jobs: list[_Job], doomed: tuple[Inbox, int] | None) -> int:
+        """In the writer's thread: do the jobs in their order and remove what is doomed, in one transaction; returns the bytes in use."""
+        connection = self._connection
+        assert connection is not None  # noqa: S101
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            rows: list[tuple[Any, ...]] = []
+            for job in jobs:
+                if job.row is not None:
+                    rows.append(job.row)
+                    continue
+                _insert(connection, rows)
+                rows = []
+                connection.execute(job.statement, job.parameters)
+            _insert(connection, rows)
+            if doomed is not None:
+                inbox, upto = doomed
+                connection.execute(_DELETE, (inbox.key(0), inbox.key(upto)))
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        pages: int = connection.execute("PRAGMA page_count").fetchone()[0] - connection.execute("PRAGMA freelist_count").fetchone()[0]
+        return pages * _PAGE_BYTES
+
+    def _oldest(self, excess: int, ranges: list[tuple[Inbox, int, int]]) -> tuple[Inbox, int] | None:
+        """In the writer's thread: whose requests go when the home is full (the inbox that holds the oldest one), and up to which seq."""
+        connection = self._connection
+        assert connection is not None  # noqa: S101
+        oldest: tuple[int, Inbox, int, int] | None = None
+        for inbox, first, last in ranges:
+            found = connection.execute(_FIRST, (inbox.key(first), inbox.key(last))).fetchone()
+            if found is not None and (oldest is None or found[0] < oldest[0]):
+                oldest = (found[0], inbox, first, last)
+        if oldest is None:
+            return None
+        _, inbox, first, last = oldest
+        upto = first
+        for key, size in connection.execute(_SIZES, (inbox.key(first), inbox.key(min(last, first + _TRIM_ROWS)))):
+            upto = key & _SEQ_MASK
+            excess -= size
+            if excess <= 0:
+                break
+        return inbox, upto
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.touch(mode=0o600)  # received headers hold secrets; SQLite gives its log the same mode
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+    connection.executescript(_SCHEMA)
+    connection.execute(_STOPPED)
+    return connection
+
+
+def _load(connection: sqlite3.Connection) -> list[Inbox]:
+    inboxes = []
+    for number, ident, name, cleared, status, delay, fail_first, set_at in connection.execute(_INBOXES).fetchall():
+        inbox = Inbox(number, ident, name, ResponseSetting(status, delay, fail_first), set_at, cleared=cleared)
+        lowest, highest = connection.execute(_ENDS, (inbox.key(0), inbox.key(_SEQ_MASK))).fetchone()
+        inbox.last = inbox.stored = max(cleared, (highest or 0) & _SEQ_MASK)
+        inbox.removed = (lowest & _SEQ_MASK) - 1 if lowest is not None else inbox.last
+        inbox.floor = max(cleared, inbox.removed)
+        inboxes.append(inbox)
+    return inboxes
+
+
+def _insert(connection: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> None:
+    """Insert rows in statements of many rows each.
+
+    Python's lock is given up once per statement; with one statement per row this thread would queue for it behind the event loop each time.
+    """
+    start = 0
+    for size, statement in _INSERTS:
+        while len(rows) - start >= size:
+            connection.execute(statement, list(itertools.chain.from_iterable(rows[start : start + size])))
+            start += size
+
+
+def _recorded(row: tuple[Any, ...]) -> Recorded:
+    key, received_at, method, path, query, headers, body, status, note = row
+    pairs = [tuple(line.split(":", 1)) for line in headers.decode("latin-1").split("\n")] if headers else []
+    return Recorded(
+        key & _SEQ_MASK,
+        received_at,
+        method,
+        path.decode("latin-1"),
+        query.decode("latin-1"),
+        cast("list[tuple[str, str]]", pairs),
+        body,
+        status,
+        note,
+    )
