@@ -647,6 +647,11 @@ class Engine:
         covered = [t for t in self.catalog.tables.values() if sink.source.covers(t.schema, t.name)]
         return "notice" if any(t.replica_identity != "f" for t in covered) else "healthy"
 
+    @property
+    def changes(self) -> int:
+        """Changes read from the slot since the start."""
+        return self._stream.changes if self._stream is not None else 0
+
     def backlog(self) -> int:
         """Messages of sinks that keep up which are not delivered yet."""
         return self._load.waiting

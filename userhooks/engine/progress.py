@@ -14,15 +14,15 @@ class Transaction:
     """One committed transaction: what it still owes, and which of its deliveries were acknowledged.
 
     `acknowledged` holds (index in the transaction, sink number) pairs; it is what a restart needs in order not to send again what lies above the
-    confirmed position. `flushed` counts those of them that are already in the store.
+    confirmed position. `flushed` counts those of them that are already in the store. `before` is the position that may be confirmed while this one is not settled.
     """
 
-    __slots__ = ("acknowledged", "commit_lsn", "end_lsn", "flushed", "owed", "xid")
+    __slots__ = ("acknowledged", "before", "commit_lsn", "flushed", "owed", "xid")
 
-    def __init__(self, commit_lsn: int, xid: int) -> None:
+    def __init__(self, commit_lsn: int, xid: int, before: int) -> None:
         self.commit_lsn = commit_lsn
         self.xid = xid
-        self.end_lsn = 0
+        self.before = before
         self.owed = 0
         self.acknowledged: list[tuple[int, int]] = []
         self.flushed = 0
@@ -41,14 +41,13 @@ class Progress:
     """The confirmable position over a stream of transactions; `start` is the LSN up to which everything was settled before."""
 
     def __init__(self, start: int) -> None:
-        self._position = start
         self._end = start
         self._open: Transaction | None = None
         self._unsettled: deque[Transaction] = deque()
 
     def begin(self, commit_lsn: int, xid: int) -> Transaction:
         """A transaction starts in the stream; it ends with `commit`."""
-        self._open = Transaction(commit_lsn, xid)
+        self._open = Transaction(commit_lsn, xid, self._end)
         return self._open
 
     def commit(self, end_lsn: int) -> None:
@@ -57,7 +56,6 @@ class Progress:
         if transaction is None:
             raise ValueError("commit without begin")
         self._open = None
-        transaction.end_lsn = end_lsn
         self._end = end_lsn
         if transaction.owed:
             self._unsettled.append(transaction)
@@ -76,10 +74,8 @@ class Progress:
         """Return the LSN that may be confirmed now; it never goes back."""
         unsettled = self._unsettled
         while unsettled and not unsettled[0].owed:
-            self._position = unsettled.popleft().end_lsn
-        if not unsettled:
-            self._position = self._end  # an open transaction commits later in the WAL than all that `_end` stands for
-        return self._position
+            unsettled.popleft()
+        return unsettled[0].before if unsettled else self._end
 
     def unsettled(self) -> Iterator[Transaction]:
         """Every transaction read so far whose end lies above the confirmable position, the open one included."""

@@ -1,0 +1,227 @@
+"""The client that delivers webhooks, against real sockets that behave well and badly."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import trustme
+
+from userhooks.engine.http import MAX_ANSWER, HttpClient
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+class Requests:
+    """A sender with a list of requests, which notes the outcomes."""
+
+    def __init__(self, count: int = 1) -> None:
+        self.left = count
+        self.outcomes: list[tuple[int | None, str, float | None]] = []
+        self.total = count
+        self.done = asyncio.Event()
+
+    def next_request(self) -> tuple[bytes, Requests] | None:
+        if not self.left:
+            return None
+        self.left -= 1
+        return b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nhi", self
+
+    def has_more(self) -> bool:
+        return self.left > 0
+
+    def answered(self, status: int | None, error: str, retry_after: float | None) -> None:
+        self.outcomes.append((status, error, retry_after))
+        if len(self.outcomes) == self.total:
+            self.done.set()
+
+
+@asynccontextmanager
+async def server(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    writers: list[asyncio.StreamWriter] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        try:
+            await handler(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    listener = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=tls)
+    try:
+        yield listener.sockets[0].getsockname()[1]
+    finally:
+        listener.close()
+        for writer in writers:
+            writer.transport.abort()
+        await asyncio.sleep(0)
+
+
+async def read_request(reader: asyncio.StreamReader) -> bytes:
+    return await reader.readuntil(b"\r\n\r\n") + await reader.readexactly(2)
+
+
+def answering(*parts: bytes, close: bool = False) -> Handler:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await read_request(reader)
+            for part in parts:
+                writer.write(part)
+                await writer.drain()
+            if close:
+                return
+
+    return handler
+
+
+async def outcomes(
+    handler: Handler,
+    count: int = 1,
+    *,
+    timeout: float = 5.0,  # noqa: ASYNC109  # the client's own deadline
+    scheme: str = "http",
+    host: str = "127.0.0.1",
+    server_tls: ssl.SSLContext | None = None,
+    client_tls: ssl.SSLContext | None = None,
+    allow_private: bool = True,
+) -> list[tuple[int | None, str, float | None]]:
+    async with server(handler, server_tls) as port:
+        client = HttpClient(allow_private=allow_private, timeout=timeout, tls=client_tls)
+        requests = Requests(count)
+        try:
+            client.origin((scheme, host, port)).offer(requests)
+            async with asyncio.timeout(10):
+                await requests.done.wait()
+        finally:
+            client.close()
+    return requests.outcomes
+
+
+def test_a_plain_answer_is_the_status() -> None:
+    assert asyncio.run(outcomes(answering(OK))) == [(200, "", None)]
+
+
+def test_many_requests_share_few_connections() -> None:
+    connections = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        await answering(OK)(reader, writer)
+
+    assert asyncio.run(outcomes(handler, 500)) == [(200, "", None)] * 500
+    assert 1 <= len(connections) <= 100
+
+
+def test_an_answer_in_single_bytes_is_read_to_its_end() -> None:
+    assert asyncio.run(outcomes(answering(*[bytes([b]) for b in OK]))) == [(200, "", None)]
+
+
+def test_chunked_answers_and_interim_answers_are_understood() -> None:
+    chunked = b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 202 Accepted\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+    assert asyncio.run(outcomes(answering(chunked), 3)) == [(202, "", None)] * 3
+
+
+def test_an_answer_without_a_length_ends_with_the_connection() -> None:
+    assert asyncio.run(outcomes(answering(b"HTTP/1.1 200 OK\r\n\r\nsome", close=True))) == [(200, "", None)]
+
+
+def test_an_answer_cut_short_is_a_failure_and_is_not_repeated() -> None:
+    seen = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await read_request(reader))
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nok")
+        await writer.drain()
+
+    [(status, error, _)] = asyncio.run(outcomes(handler))
+    assert status is None
+    assert "closed before the answer was complete" in error
+    assert len(seen) == 1
+
+
+def test_a_redirect_is_not_followed() -> None:
+    assert asyncio.run(outcomes(answering(b"HTTP/1.1 307 Go\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n"))) == [(307, "", None)]
+
+
+def test_retry_after_in_seconds_is_reported_and_a_date_is_not() -> None:
+    busy = b"HTTP/1.1 429 Busy\r\nretry-after: %b\r\ncontent-length: 0\r\n\r\n"
+    assert asyncio.run(outcomes(answering(busy % b"7"))) == [(429, "", 7.0)]
+    assert asyncio.run(outcomes(answering(busy % b"Wed, 21 Oct 2026 07:28:00 GMT"))) == [(429, "", None)]
+
+
+def test_an_oversized_answer_counts_by_its_status_and_is_not_read_to_the_end() -> None:
+    big = b"x" * (MAX_ANSWER * 4)
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n"
+    assert asyncio.run(outcomes(answering(head, big))) == [(200, "", None)]
+
+
+@pytest.mark.parametrize("garbage", [b"SSH-2.0-OpenSSH\r\n", b"\x00" * 50, b"HTTP/1.1 2x0 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: -5\r\n\r\n"])
+def test_an_answer_that_is_not_http_is_a_failure(garbage: bytes) -> None:
+    [(status, error, _)] = asyncio.run(outcomes(answering(garbage)))
+    assert status is None
+    assert error
+
+
+def test_a_receiver_that_hangs_or_drips_fails_at_the_one_deadline() -> None:
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
+        while True:
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+    [(status, error, _)] = asyncio.run(outcomes(drip, timeout=0.3))
+    assert (status, error) == (None, "no complete answer within the time limit")
+
+
+def test_bytes_after_an_answer_are_never_taken_for_the_next_answer() -> None:
+    connections = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        await answering(OK + b"HTTP/1.1 204 No Content\r\n\r\n")(reader, writer)
+
+    assert asyncio.run(outcomes(handler, 3)) == [(200, "", None)] * 3
+    assert len(connections) == 3
+
+
+def test_a_closed_port_is_a_failure_for_everything_that_waits() -> None:
+    async def run() -> list[tuple[int | None, str, float | None]]:
+        async with server(answering(OK)) as port:
+            pass
+        client = HttpClient(allow_private=True)
+        requests = Requests(3)
+        client.origin(("http", "127.0.0.1", port)).offer(requests)
+        async with asyncio.timeout(5):
+            await requests.done.wait()
+        client.close()
+        return requests.outcomes
+
+    assert asyncio.run(run()) == [(None, "the connection was refused", None)] * 3
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_private_address_is_refused_after_name_resolution_without_naming_it(host: str) -> None:
+    [(status, error, _)] = asyncio.run(outcomes(answering(OK), host=host, allow_private=False))
+    assert (status, error) == (None, "the webhook URL leads to a forbidden address")
+
+
+def test_tls_is_verified_against_the_host_name() -> None:
+    authority = trustme.CA()
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(serving)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    good = outcomes(answering(OK), scheme="https", host="localhost", server_tls=serving, client_tls=trusting)
+    assert asyncio.run(good) == [(200, "", None)]
+    for tls, host in ((trusting, "127.0.0.1"), (None, "localhost")):
+        [(status, error, _)] = asyncio.run(outcomes(answering(OK), scheme="https", host=host, server_tls=serving, client_tls=tls))
+        assert status is None
+        assert "certificate does not verify" in error

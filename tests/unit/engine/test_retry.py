@@ -1,0 +1,51 @@
+"""What follows a failed attempt."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from userhooks.engine.retry import Again, Discard, Halve, Schedule, after_failure
+
+
+@pytest.mark.parametrize(
+    ("failures", "seconds"),
+    [(1, 1), (2, 2), (3, 4), (4, 8), (5, 16), (6, 32), (7, 64), (8, 128), (9, 256), (10, 600), (11, 600), (500, 600)],
+)
+def test_the_waits_are_sequins(failures: int, seconds: float) -> None:
+    assert Schedule().wait(failures, 0.5) == pytest.approx(seconds)
+
+
+@given(failures=st.integers(1, 40), luck=st.floats(0, 1, exclude_max=True))
+def test_waits_are_spread_by_fifteen_percent_and_never_above_the_cap(failures: int, luck: float) -> None:
+    middle = Schedule(spread=0).wait(failures, 0)
+    wait = Schedule().wait(failures, luck)
+    assert 0.85 * middle - 1e-9 <= wait <= min(600, 1.15 * middle) + 1e-9
+
+
+def decide(**given: object) -> Again | Halve | Discard:
+    arguments = {"size": 1, "attempts": 1, "max_attempts": None, "retry_after": None, "luck": 0.5} | given
+    return after_failure(Schedule(), **arguments)  # type: ignore[arg-type]
+
+
+def test_a_single_message_is_tried_again() -> None:
+    assert decide(attempts=3) == Again(4.0)
+
+
+def test_a_batch_is_halved_and_its_halves_do_not_wait_for_the_offender() -> None:
+    assert decide(size=100, attempts=7) == Halve(1.0)
+
+
+def test_the_retry_limit_counts_attempts_in_total() -> None:
+    assert decide(attempts=2, max_attempts=3) == Again(2.0)
+    assert decide(attempts=3, max_attempts=3) == Discard()
+
+
+def test_a_batch_is_split_before_anything_in_it_is_discarded() -> None:
+    assert isinstance(decide(size=2, attempts=9, max_attempts=3), Halve)
+
+
+@pytest.mark.parametrize(("asked", "wait"), [(None, 1.0), (0, 1.0), (7, 7.0), (10_000, 600.0)])
+def test_retry_after_lengthens_the_wait_within_bounds(asked: float | None, wait: float) -> None:
+    assert decide(retry_after=asked) == Again(wait)

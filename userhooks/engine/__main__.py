@@ -1,0 +1,40 @@
+"""The engine as a program: configuration on stdin, the Management API and the metrics page on two ports. What it does is in `app.py`."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from userhooks.engine.api import create_app
+from userhooks.engine.app import Config, Engine
+from userhooks.engine.metrics import metrics_app
+from userhooks.engine.store import StoreMismatch
+from userhooks.program import fail, listen, read_config, run, serve_until_stopped
+from userhooks.settings import PORT_VARIABLES
+
+
+def main() -> None:
+    """Read the configuration line and run until the supervisor stops us or is gone."""
+    given = read_config()
+    config = Config(**{**given, "store": Path(given["store"])})
+    api = listen("127.0.0.1", config.port, PORT_VARIABLES["sequin"])
+    metrics = listen("127.0.0.1", config.metrics_port, PORT_VARIABLES["metrics"])
+    run(_serve(config, api, metrics))
+
+
+async def _serve(config: Config, api: socket.socket, metrics: socket.socket) -> None:
+    engine = Engine(config)
+    try:
+        await engine.start()
+    except StoreMismatch as exc:
+        fail(
+            f"The engine's state in {config.store} belongs to another database: {exc}. Use the home it was made with, or remove that file."
+        )
+    try:
+        await serve_until_stopped([(create_app(engine), api), (metrics_app(engine), metrics)])
+    finally:
+        await engine.close()
+
+
+if __name__ == "__main__":
+    main()
