@@ -1,0 +1,54 @@
+"""What several tests need: a real Postgres server for the session, and a fresh database in it for each test that asks."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from tests.ports import free_port
+from tests.waiting import eventually
+from userhooks.postgres import PostgresServer
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A throw-away Postgres server; nothing of it is left after the session, the system folder that root uses included."""
+    with tempfile.TemporaryDirectory(prefix="userhooks-tests-") as folder:
+        server = PostgresServer(Path(folder), port=free_port(), password=secrets.token_hex(16), log=Path(folder) / "postgres.log")
+        try:
+            server.start()
+            yield server
+        finally:
+            server.remove()
+
+
+@pytest.fixture
+def database_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """The address of a fresh, empty database; dropped afterwards with the replication slots that the test left in it."""
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(postgres_server.url(), autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    yield postgres_server.url(name)
+    with psycopg.connect(postgres_server.url(), autocommit=True) as admin:
+        _drop_slots(admin, name)
+        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def _drop_slots(admin: psycopg.Connection, database: str) -> None:
+    """Drop every slot of the database; a slot that is in use is freed first by ending who uses it."""
+    mine = "FROM pg_replication_slots WHERE database = %s"
+
+    def none_active() -> bool:
+        return not admin.execute(f"SELECT pg_terminate_backend(active_pid) {mine} AND active", [database]).fetchall()
+
+    eventually(none_active, what=f"the slots of {database} to become inactive")
+    admin.execute(f"SELECT pg_drop_replication_slot(slot_name) {mine}", [database])

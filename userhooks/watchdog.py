@@ -1,0 +1,39 @@
+"""A tiny program that ends a Postgres server when its own parent is gone; `postgres.py` starts it beside each server it starts.
+
+Postgres itself does not notice that its parent died, so this child holds a pipe from that parent and acts at EOF. Nothing else is watched
+here: our own programs watch their stdin themselves (`program.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+GRACE = 10.0
+"""Seconds for a fast shutdown before the server is killed."""
+
+
+def main(pid: int, started: float) -> None:
+    """Wait for EOF on stdin, then stop the process `pid`, if it is still the one that was started at `started` (psutil's create_time)."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the whole group; the pipe alone decides
+    while os.read(0, 4096):
+        pass
+    import psutil
+
+    try:
+        server = psutil.Process(pid)
+        if server.create_time() != started:
+            return
+        server.send_signal(signal.SIGINT)
+        try:
+            server.wait(GRACE)
+        except psutil.TimeoutExpired:
+            server.send_signal(signal.SIGQUIT)
+    except psutil.NoSuchProcess:
+        pass
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), float(sys.argv[2]))
