@@ -1,7 +1,7 @@
 """The ASGI middleware in front of every port of this project: which `Host`, `Origin` and content type are let in.
 
-A web page must not read an inbox or create a sink through DNS rebinding or a cross-site form, so a request is refused unless it names a host that
-we serve and, where a browser says where it comes from, an origin that we serve.
+A web page must not read an inbox or create a sink through DNS rebinding or a cross-site form, so a request is refused unless it names a
+host that we serve and, where a browser says where it comes from, an origin that we serve.
 """
 
 from __future__ import annotations

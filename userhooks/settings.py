@@ -25,8 +25,8 @@ PORT_VARIABLES: Mapping[str, str] = {part: variable for part, (variable, _) in _
 class Settings:
     """What the environment says, defaults filled in.
 
-    `ports` maps `server`, `sequin`, `metrics`, `inspector` and `postgres` to a port; 0 means "a free one, chosen once and kept in the home".
-    Tokens, and URLs that may hold a password, stay out of the repr.
+    `ports` maps `server`, `sequin`, `metrics`, `inspector` and `postgres` to a port; 0 means "a free one, chosen once and kept in the
+    home". Tokens, and URLs that may hold a password, stay out of the repr.
     """
 
     home: Path

@@ -1,7 +1,8 @@
 """A receiver that does as little as possible: it answers 200 and counts, so that the sender is what is measured.
 
-Run as a program it listens on a free port, prints it, and answers one-line commands on stdin with one line of JSON: `count` gives the requests and
-messages so far with the time of the last; `latencies` the commit-to-receipt times in seconds since the last such command; `reset` starts anew.
+Run as a program it listens on a free port, prints it, and answers one-line commands on stdin with one line of JSON: `count` gives the
+requests and messages so far with the time of the last; `latencies` the commit-to-receipt times in seconds since the last such command;
+`reset` starts anew.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ import httpx
 import psutil
 import psycopg
 import uvloop
-
 from userhooks.database import Database
+
 from userhooks.engine.http import HttpClient
 from userhooks.postgres import PostgresServer, find_binaries
 
@@ -159,7 +159,7 @@ def setup() -> Iterator[Setup]:
 
 
 def _spawn(module: str, log: Any = None) -> subprocess.Popen[str]:
-    return subprocess.Popen(  # noqa: S603
+    return subprocess.Popen(
         [sys.executable, "-m", module], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
     )
 
@@ -182,8 +182,8 @@ def insert(url: str, rows: int, per_transaction: int = 1000) -> float:
         began = time.time()
         for start in range(0, rows, per_transaction):
             connection.execute(
-                "insert into notifications (user_id, message) select 1 + n %% 100, 'Notification ' || n from generate_series(%s::int, %s::int) n",
-                (start + 1, min(rows, start + per_transaction)),
+                "insert into notifications (user_id, message) select 1 + n %% 100, 'Notification ' || n from generate_series(%s::int,
+                %s::int) n", (start + 1, min(rows, start + per_transaction)),
             )
     return began
 
@@ -270,7 +270,7 @@ def recvlogical(s: Setup, rows: int) -> float:
         insert(s.url, rows)
         end = connection.execute("select pg_current_wal_lsn()::text").fetchone()
         began = time.perf_counter()
-        subprocess.run(  # noqa: S603
+        subprocess.run(
             [
                 find_binaries().program("pg_recvlogical"),
                 "-d",

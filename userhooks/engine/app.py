@@ -376,8 +376,8 @@ class Engine:
     async def save_sink(self, sink: Sink) -> None:
         """Create or replace a sink by id; raises DatabaseUnavailable, and then nothing has changed.
 
-        A new or re-enabled sink enters routing first, then the WAL insert position is read, then this returns: the sink owes every change with a
-        commit LSN at or above that position and none below.
+        A new or re-enabled sink enters routing first, then the WAL insert position is read, then this returns: the sink owes every change
+        with a commit LSN at or above that position and none below.
         """
         async with self._sink_lock:
             before = self.catalog.sinks.get(sink.id)

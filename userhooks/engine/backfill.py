@@ -1,8 +1,9 @@
-"""Backfills: reading a table for one sink beside live changes. Snapshots are judged in `snapshot.py`; messages go out through `delivery.py`.
+"""Backfills: reading a table for one sink beside live changes. Snapshots are judged in `snapshot.py`; messages go out through
+`delivery.py`.
 
-A page is read by primary key together with its snapshot; then a transactional logical message, the watermark, is written. When that comes by in the
-slot's stream, the page is released at that position. A row of it that changed in a transaction which the page's snapshot does not see would be stale:
-it is dropped when the sink was owed that change (the change tells the newer story), and read again when it was not.
+A page is read by primary key together with its snapshot; then a transactional logical message, the watermark, is written. When that comes
+by in the slot's stream, the page is released at that position. A row of it that changed in a transaction which the page's snapshot does
+not see would be stale: it is dropped when the sink was owed that change (the change tells the newer story), and read again when it was not.
 """
 
 from __future__ import annotations

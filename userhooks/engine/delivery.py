@@ -1,7 +1,7 @@
 """The messages that each sink still owes: their order, batches, attempts and retries. Sockets are in `http.py`, waits in `retry.py`.
 
-One `SinkDelivery` per sink. A message's group (by default its row) has at most one batch on its way; later messages of the group wait for it, also while
-it is in backoff, so order per group is kept under failure, and other groups pass by.
+One `SinkDelivery` per sink. A message's group (by default its row) has at most one batch on its way; later messages of the group wait for
+it, also while it is in backoff, so order per group is kept under failure, and other groups pass by.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class SinkDelivery:
         for message in list(self._waiting()):
             self._forgive(message)
         self._ready.clear()
-        self._busy = {group: None for group in self._busy}
+        self._busy = dict.fromkeys(self._busy)
         self._retries.clear()
 
     def withdraw(self, mine: Callable[[Owed], bool]) -> None:
@@ -410,8 +410,8 @@ class Attempt:
 def request_head(endpoint: HttpEndpoint, sink_path: str | None) -> tuple[bytes, bytes]:
     """Return what stands before and after the content length in a request to this endpoint.
 
-    The order is Sequin's (recorded): content-length, host, all others by name, in lower case. The sink's path is joined to the endpoint's URL as text,
-    also behind a query string.
+    The order is Sequin's (recorded): content-length, host, all others by name, in lower case. The sink's path is joined to the endpoint's
+    URL as text, also behind a query string.
     """
     target = endpoint.path or ""
     if endpoint.query:

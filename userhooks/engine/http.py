@@ -1,8 +1,9 @@
 """The HTTP client that delivers webhooks: it can only POST, and trusts nobody. What to send and what follows is decided in `delivery.py`.
 
-It follows no redirect, never decompresses, reads no more than `MAX_ANSWER` of an answer, has one deadline for everything from the request's first
-byte to the answer's last, connects only to addresses that `userhooks.addresses` lets pass (judged after name resolution, at every new connection),
-ignores proxy variables, verifies TLS, and never repeats a request by itself. A connection carries one request at a time and is reused.
+It follows no redirect, never decompresses, reads no more than `MAX_ANSWER` of an answer, has one deadline for everything from the
+request's first byte to the answer's last, connects only to addresses that `userhooks.addresses` lets pass (judged after name resolution,
+at every new connection), ignores proxy variables, verifies TLS, and never repeats a request by itself. A connection carries one request
+at a time and is reused.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from userhooks.addresses import forbidden
 MAX_ANSWER = 64 * 1024
 """Bytes of an answer's body that are read; what is longer counts by its status, and the connection is closed."""
 IDLE_SECONDS = 4.0
-"""Idle connections are closed before common receivers do so (uvicorn and Node after 5 s), so that no request runs into a closing connection."""
+"""Idle connections are closed before common receivers do so (uvicorn and Node after 5 s), so that no request runs into a closing
+connection."""
 CONNECT_SECONDS = 10.0
 CONNECTIONS_PER_ORIGIN = 100
 

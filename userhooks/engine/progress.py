@@ -1,7 +1,7 @@
 """Which LSN may be confirmed to Postgres. Pure; the slot is in `replication.py`, the store in `store.py`.
 
-Transactions come in commit order. Each is settled when all that it owes is delivered (or safely stored); the position that may be confirmed is the
-end of the longest prefix of settled transactions, so nothing that is still owed can be forgotten by the slot.
+Transactions come in commit order. Each is settled when all that it owes is delivered (or safely stored); the position that may be
+confirmed is the end of the longest prefix of settled transactions, so nothing that is still owed can be forgotten by the slot.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from collections.abc import Iterator
 class Transaction:
     """One committed transaction: what it still owes, and which of its deliveries were acknowledged.
 
-    `acknowledged` holds (index in the transaction, sink number) pairs; it is what a restart needs in order not to send again what lies above the
-    confirmed position. `flushed` counts those of them that are already in the store. `before` is the position that may be confirmed while this one is not settled.
+    `acknowledged` holds (index in the transaction, sink number) pairs; it is what a restart needs in order not to send again what lies
+    above the confirmed position. `flushed` counts those of them that are already in the store. `before` is the position that may be
+    confirmed while this one is not settled.
     """
 
     __slots__ = ("acknowledged", "before", "commit_lsn", "flushed", "owed", "xid")

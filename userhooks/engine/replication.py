@@ -1,6 +1,7 @@
 """The replication slot's stream: bytes in, confirmations out. What the bytes mean is in `pgoutput.py` and `stream.py`.
 
-The messages are those of the streaming replication protocol (Postgres documentation, 54.4): XLogData, keepalives and standby status updates.
+The messages are those of the streaming replication protocol (Postgres documentation, 54.4): XLogData, keepalives and standby status
+updates.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ class ReplicationEnded(Exception):
 class SlotStream:
     """One running START_REPLICATION on `connection` (opened with replication="database").
 
-    `on_data` gets each payload of the output plugin, `on_keepalive` the server's WAL end; both run in the event loop. Reading stops while it is
-    paused, so that a transaction of any size passes through bounded memory.
+    `on_data` gets each payload of the output plugin, `on_keepalive` the server's WAL end; both run in the event loop. Reading stops while
+    it is paused, so that a transaction of any size passes through bounded memory.
     """
 
     def __init__(self, connection: AsyncConnection[Any], *, on_data: Callable[[bytes], None], on_keepalive: Callable[[int], None]) -> None:

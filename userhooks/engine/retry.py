@@ -37,7 +37,8 @@ class Again:
 
 @dataclass(frozen=True, slots=True)
 class Halve:
-    """Send the first and the second half of the batch on their own after `wait` seconds, so that only the offending message's group waits on."""
+    """Send the first and the second half of the batch on their own after `wait` seconds, so that only the offending message's group waits
+    on."""
 
     wait: float
 
@@ -53,8 +54,8 @@ def after_failure(
     """Decide what follows the failed attempt number `attempts` of a batch of `size` messages.
 
     `max_attempts` counts attempts in total (Sequin's `max_retry_count`), None is for ever. `retry_after` is what the receiver asked for in
-    seconds; it can lengthen the wait up to the schedule's cap, never shorten it. A batch is split before any of it is given up, and its halves do not wait
-    longer than a first failure would: the other messages in it have done nothing wrong.
+    seconds; it can lengthen the wait up to the schedule's cap, never shorten it. A batch is split before any of it is given up, and its
+    halves do not wait longer than a first failure would: the other messages in it have done nothing wrong.
     """
     if size > 1:
         return Halve(_at_least(schedule.wait(1, luck), retry_after, schedule.cap))

@@ -1,6 +1,7 @@
 """The engine's state on disk: resources, the confirmed LSN, acknowledgements above it. One SQLite file with one writer; no decisions.
 
-Everything here blocks; the engine calls the writing methods on one thread of their own. A method that returns has committed with `synchronous=FULL`.
+Everything here blocks; the engine calls the writing methods on one thread of their own. A method that returns has committed with
+`synchronous=FULL`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """From the slot's payloads to messages owed: transactions, table shapes, routing, backfill watermarks. No I/O, and no waiting.
 
-`commit_idx` counts inserts, updates, deletes, truncates and logical messages of a transaction from 0, as Sequin does (recorded), so gaps are normal.
+`commit_idx` counts inserts, updates, deletes, truncates and logical messages of a transaction from 0, as Sequin does (recorded), so gaps
+are normal.
 """
 
 from __future__ import annotations
