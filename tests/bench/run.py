@@ -159,9 +159,7 @@ def setup() -> Iterator[Setup]:
 
 
 def _spawn(module: str, log: Any = None) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", module], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
-    )
+    return subprocess.Popen([sys.executable, "-m", module], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
 
 
 def _until_healthy(api: str) -> None:
@@ -182,8 +180,9 @@ def insert(url: str, rows: int, per_transaction: int = 1000) -> float:
         began = time.time()
         for start in range(0, rows, per_transaction):
             connection.execute(
-                "insert into notifications (user_id, message) select 1 + n %% 100, 'Notification ' || n from generate_series(%s::int,
-                %s::int) n", (start + 1, min(rows, start + per_transaction)),
+                "insert into notifications (user_id, message)"
+                " select 1 + n %% 100, 'Notification ' || n from generate_series(%s::int, %s::int) n",
+                (start + 1, min(rows, start + per_transaction)),
             )
     return began
 
@@ -214,9 +213,8 @@ def latency(s: Setup, rate: int, seconds: float) -> None:
     s.until(int(rate * seconds))
     values = sorted(s.receiver.ask("latencies")["latencies"])
     p50, p99 = (values[int(len(values) * q)] * 1000 for q in (0.5, 0.99))
-    print(
-        f"{f'latency at {rate}/s':24} {p50:10.2f} ms p50, {p99:.2f} ms p99, {values[-1] * 1000:.2f} ms max (commit to receipt, {len(values)} rows)"
-    )
+    worst = values[-1] * 1000
+    print(f"{f'latency at {rate}/s':24} {p50:10.2f} ms p50, {p99:.2f} ms p99, {worst:.2f} ms max (commit to receipt, {len(values)} rows)")
     s.remove_sinks()
 
 
@@ -271,19 +269,8 @@ def recvlogical(s: Setup, rows: int) -> float:
         end = connection.execute("select pg_current_wal_lsn()::text").fetchone()
         began = time.perf_counter()
         subprocess.run(
-            [
-                find_binaries().program("pg_recvlogical"),
-                "-d",
-                s.url,
-                "-S",
-                slot,
-                "--start",
-                "--endpos",
-                end[0] if end else "",
-                "-f",
-                "/dev/null",
-            ]
-            + ["-o", "proto_version=1", "-o", "publication_names=bench_pub"],
+            [find_binaries().program("pg_recvlogical"), "-d", s.url, "-S", slot, "--start", "-f", "/dev/null"]
+            + ["--endpos", end[0] if end else "", "-o", "proto_version=1", "-o", "publication_names=bench_pub"],
             check=True,
             stderr=subprocess.DEVNULL,
         )

@@ -55,8 +55,7 @@ class SlotStream:
         pgconn = self._pgconn
         pgconn.nonblocking = 1
         pgconn.send_query(command.as_bytes(self._connection))
-        while pgconn.flush():
-            await asyncio.sleep(0.01)
+        pgconn.flush()  # a command of one line fits the socket's buffer
         while pgconn.is_busy():
             await self._readable()
             pgconn.consume_input()
