@@ -1,4 +1,4 @@
-"""Run the inspector: `python -m userhooks.inspector`; only the configuration is read here, everything else is in api.py, ingest.py and store.py."""
+"""Run the inspector: `python -m userhooks.inspector`; only its configuration is read here, the app is put together in api.py."""
 
 from __future__ import annotations
 

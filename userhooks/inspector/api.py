@@ -29,7 +29,7 @@ from starlette.routing import Route
 from userhooks.errors import InvalidInput, NotFound
 from userhooks.guard import App, HostGuard
 from userhooks.inspector.answers import parse_setting
-from userhooks.inspector.ingest import Ingest
+from userhooks.inspector.ingest import BODY_LIMIT, Ingest
 from userhooks.inspector.judgement import judge_secret, urls_as_requested
 from userhooks.inspector.store import Inbox, Recorded, Store
 
@@ -127,8 +127,9 @@ class _Api:
         inbox = self._wanted(request)
         after = _whole(request, "after", 0, 0, 1 << 40)
         limit = _whole(request, "limit", DEFAULT_LIMIT, 1, HIGHEST_LIMIT)
+        body_limit = _whole(request, "body_limit", BODY_LIMIT, 0, BODY_LIMIT)
         last, dropped = inbox.stored, inbox.dropped
-        rendered = await run_in_threadpool(self._render, inbox, after, limit)
+        rendered = await run_in_threadpool(self._render, inbox, after, limit, body_limit)
         parts = (b'{"requests":[', b",".join(rendered), b'],"dropped":%d,"last_seq":%d}' % (dropped, last))
         return Response(b"".join(parts), media_type="application/json")
 
@@ -142,9 +143,10 @@ class _Api:
         return _json(inbox.response.as_json())
 
     async def events(self, request: Request) -> Response:
-        """Server-sent events: `request` (data as in the requests call, id = seq; again when a late answer is sent) and `inbox` (its counts).
+        """Server-sent events: `request` (data as in the requests call, id = seq) and `inbox` (its counts).
 
-        A client resumes with Last-Event-ID, which browsers do by themselves, or begins at `?after=SEQ`.
+        A request that was announced without an answer is sent again, without an id, when the answer was given. A client resumes with
+        Last-Event-ID, which browsers do by themselves, or begins at `?after=SEQ`.
         """
         inbox = self._wanted(request)
         after = _whole(request, "after", 0, 0, 1 << 40)
@@ -165,10 +167,10 @@ class _Api:
             if unanswered:
                 still = await run_in_threadpool(self.store.unanswered, inbox)
                 for seq in sorted(unanswered - still):
-                    yield b"".join((await run_in_threadpool(self._events, inbox, seq - 1, 1, unanswered)).values())
+                    yield b"".join((await run_in_threadpool(self._announce, inbox, seq - 1, 1, unanswered)).values())
                 unanswered &= still
-            while events := await run_in_threadpool(self._events, inbox, after, EVENT_ROWS, unanswered):
-                yield b"".join(events.values())
+            while events := await run_in_threadpool(self._announce, inbox, after, EVENT_ROWS, unanswered):
+                yield b"".join([b"id: %d\n%b" % announced for announced in events.items()])
                 after = max(events)
             yield b"event: inbox\ndata: " + orjson.dumps(self._inbox(inbox)) + b"\n\n"
             while not changed.done():
@@ -177,19 +179,20 @@ class _Api:
                     yield b": nothing new\n\n"
             await asyncio.sleep(EVENT_PAUSE)
 
-    def _events(self, inbox: Inbox, after: int, limit: int, unanswered: set[int]) -> dict[int, bytes]:
+    def _announce(self, inbox: Inbox, after: int, limit: int, unanswered: set[int]) -> dict[int, bytes]:
+        """The `request` events after a seq, by seq; adds to `unanswered` those that are to be sent again."""
         events = {}
         for recorded in self.store.read(inbox, after, limit, PAGE_BYTES):
             if recorded.status is None and not recorded.note:
                 unanswered.add(recorded.seq)
             data = orjson.dumps(self._as_json(inbox, recorded, EVENT_BODY))
-            events[recorded.seq] = b"id: %d\nevent: request\ndata: %b\n\n" % (recorded.seq, data)
+            events[recorded.seq] = b"event: request\ndata: %b\n\n" % data
         return events
 
-    def _render(self, inbox: Inbox, after: int, limit: int) -> list[bytes]:
-        return [orjson.dumps(self._as_json(inbox, recorded, None)) for recorded in self.store.read(inbox, after, limit, PAGE_BYTES)]
+    def _render(self, inbox: Inbox, after: int, limit: int, body_limit: int) -> list[bytes]:
+        return [orjson.dumps(self._as_json(inbox, recorded, body_limit)) for recorded in self.store.read(inbox, after, limit, PAGE_BYTES)]
 
-    def _as_json(self, inbox: Inbox, recorded: Recorded, body_limit: int | None) -> dict[str, Any]:
+    def _as_json(self, inbox: Inbox, recorded: Recorded, body_limit: int) -> dict[str, Any]:
         urls = urls_as_requested(recorded.headers, recorded.path, recorded.query, f"/in/{inbox.id}", self.own_bases)
         verdict = judge_secret(self.home_key, recorded.headers, recorded.body, urls)
         body, encoding = _text(recorded.body, body_limit)
@@ -204,7 +207,7 @@ class _Api:
             "body_encoding": encoding,
             "response_status": recorded.status,
             "size": len(recorded.body),
-            "truncated": body_limit is not None and len(recorded.body) > body_limit,
+            "truncated": len(recorded.body) > body_limit,
             "secret": verdict.secret,
             "secret_reason": verdict.reason,
             "note": recorded.note,
@@ -247,7 +250,7 @@ def _whole(request: Request, name: str, default: int, lowest: int, highest: int)
     return int(text)
 
 
-def _text(body: bytes, limit: int | None) -> tuple[str, str]:
+def _text(body: bytes, limit: int) -> tuple[str, str]:
     """The body, or its beginning, as text where it is UTF-8 (a character that the limit cuts is left out), else as base64."""
     cut = body[:limit]
     try:

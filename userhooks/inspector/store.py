@@ -1,9 +1,9 @@
 """Where received requests are kept: SQLite behind one writer that stores in batches, and a ring per inbox; no HTTP here.
 
-`Store.record` returns once the request is committed to SQLite's write-ahead log, and only then does ingest.py answer. So a request that was
-answered 2xx survives `kill -9` of this process: the bound on what is lost is zero requests. (A power cut may take what was written since the
-log was last synced, because `synchronous=NORMAL`; a test bench for webhooks need not pay an fsync for each.) Waiting for the commit costs a
-fraction of a millisecond, since whatever arrives during one commit goes into the next one together.
+`Store.record` returns once the request is committed to SQLite's write-ahead log, and only then does ingest.py answer. So a request that
+was answered 2xx survives `kill -9` of this process: the bound on what is lost is zero requests. (A power cut may take what was written
+since the log was last synced, because `synchronous=NORMAL`; a test bench for webhooks need not pay an fsync for each.) Waiting for the
+commit costs a fraction of a millisecond, since whatever arrives during one commit goes into the next one together.
 
 A row's key is `inbox number << 40 | seq`: one B-tree without a second index, in which each inbox is one range in the order of arrival.
 """

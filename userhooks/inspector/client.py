@@ -1,0 +1,353 @@
+"""The inspector from Python: inboxes, what they received, and waiting for it; synchronous, as notebook cells are.
+
+Nothing here listens for webhooks; that is the inspector's own program, which this asks over HTTP.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import httpx
+import orjson
+
+from userhooks.errors import DeliveriesMissing, InvalidInput, NotFound, NotRunning, UserhooksError
+from userhooks.messages import Message, parse_body
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+POLL = 0.05
+"""Seconds between two looks while waiting: short, so that a notebook's Stop button works at once."""
+
+_PAGE = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One request that an inbox received, in full.
+
+    `received_at` is aware (UTC). `headers` keep order and duplicates; names are in lower case. `response_status` is None when no answer was
+    sent, yet or ever. `secret` is `ok`, `wrong`, `missing` or `not applicable`, and `secret_reason` says why.
+    """
+
+    seq: int
+    received_at: datetime
+    method: str
+    path: str
+    query: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes = field(repr=False)
+    response_status: int | None
+    secret: str
+    secret_reason: str
+    note: str
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the sender was told that its request has arrived (2xx)."""
+        return self.response_status is not None and 200 <= self.response_status < 300
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether the answer is still to come."""
+        return self.response_status is None and not self.note
+
+    def messages(self) -> list[Message]:
+        """The Sequin messages in the body; none when it holds something else."""
+        try:
+            return parse_body(self.body)
+        except (ValueError, UserhooksError):
+            return []
+
+    def __str__(self) -> str:
+        answer = "not answered" if self.response_status is None else f"answered {self.response_status}"
+        return f"{self.method} {self.path}, {answer}, secret {self.secret}"
+
+
+class InspectorClient:
+    """The inspector at `url`, for example `http://127.0.0.1:3334`.
+
+    Every call raises NotRunning when nothing answers there.
+
+        inspector = InspectorClient("http://127.0.0.1:3334")
+        inbox = inspector.inbox("ada")
+        inbox.wait_for(1)
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._http = httpx.Client(base_url=self.url, trust_env=False, timeout=httpx.Timeout(60.0, connect=5.0))
+
+    def inbox(self, name: str) -> Inbox:
+        """The inbox of that name, created when there is none; raises InvalidInput when the name cannot be used."""
+        return self._known(self.call("POST", "/api/inboxes", {"name": name}))
+
+    def inboxes(self) -> list[Inbox]:
+        """Every inbox, oldest first."""
+        return [self._known(entry) for entry in self.call("GET", "/api/inboxes")["inboxes"]]
+
+    def call(self, method: str, path: str, payload: object = None, **query: int) -> Any:
+        """One call of the inspector's API; returns the decoded answer, raises what its status means."""
+        content = None if payload is None else orjson.dumps(payload)
+        headers = {} if payload is None else {"content-type": "application/json"}
+        try:
+            response = self._http.request(method, path, content=content, headers=headers, params=query)
+        except httpx.TransportError as error:
+            raise NotRunning(f"The inspector does not answer at {self.url} ({error}).", "Start it with: userhooks up") from None
+        if response.is_success:
+            return orjson.loads(response.content) if response.content else None
+        try:
+            problem = orjson.loads(response.content)
+            text = str(problem["error"])
+        except (ValueError, TypeError, KeyError):
+            raise NotRunning(
+                f"What answers at {self.url} is not the inspector (status {response.status_code}).",
+                "Stop the other program or set USERHOOKS_INSPECTOR_PORT to another port, then: userhooks up",
+            ) from None
+        if response.status_code == 404:
+            raise NotFound(text)
+        if "field" in problem:
+            raise InvalidInput(problem["field"], text)
+        raise UserhooksError(f"The inspector answered {response.status_code}: {text}")
+
+    def close(self) -> None:
+        """Close the connections; the inspector and its inboxes stay."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return "InspectorClient()"
+
+    def _known(self, entry: dict[str, Any]) -> Inbox:
+        return Inbox(self, entry["id"], entry["name"], entry["url"], entry["page"])
+
+
+class Inbox:
+    """One inbox: senders post to `url`, people look at `page`. Made by `InspectorClient.inbox`.
+
+    Iterating over an inbox yields the messages that are delivered from then on, without end; interrupt it with Stop or `break`.
+
+        inbox.wait_for(3, match=lambda message: message.action == "insert")
+        inbox.messages().groupby("action").size()
+        inbox.respond(fail_first=2)
+    """
+
+    def __init__(self, inspector: InspectorClient, ident: str, name: str, url: str, page: str) -> None:
+        self._inspector = inspector
+        self.id = ident
+        self.name = name
+        self.url = url
+        self.page = page
+
+    def count(self) -> int:
+        """How many requests the inbox holds, whatever they were answered."""
+        return int(self._state()["count"])
+
+    def received(self, after: int = 0) -> Iterator[Received]:
+        """The requests with a `seq` above `after`, oldest first, as far as there are any now."""
+        while True:
+            page = self._inspector.call("GET", f"/api/inboxes/{self.id}/requests", after=after, limit=_PAGE)
+            for entry in page["requests"]:
+                yield _received(entry)
+            if not page["requests"]:
+                return
+            after = page["requests"][-1]["seq"]
+            if after >= page["last_seq"]:
+                return
+
+    def requests(self) -> pd.DataFrame:
+        """Every request in the inbox, one row each, oldest first.
+
+        Columns: `seq`, `received_at` (UTC), `method`, `path`, `query`, `headers` (pairs in order), `body` (bytes), `response_status` (missing
+        when no answer was sent), `secret`, `secret_reason`, `note`.
+        """
+        columns = {
+            "seq": "int64", "received_at": _UTC, "method": "str", "path": "str", "query": "str", "headers": "object", "body": "object",
+            "response_status": "Int64", "secret": "str", "secret_reason": "str", "note": "str",
+        }  # fmt: skip
+        return _frame(columns, [tuple(getattr(received, column) for column in columns) for received in self.received()])
+
+    def messages(self) -> pd.DataFrame:
+        """Every Sequin message in the inbox, one row each, in the order of arrival; a batch gives as many rows as it has messages.
+
+        Columns: `seq`, `received_at` (UTC), `response_status` and `secret` of the request; `action`, `table`, `user_id`, `sink_name`,
+        `record`, `changes`, `commit_timestamp` (UTC), `lsn`, `idx`, `idempotency_key` of the message; `latency_ms`, from commit to receipt.
+        """
+        columns = {
+            "seq": "int64", "received_at": _UTC, "response_status": "Int64", "secret": "str", "action": "str", "table": "str",
+            "user_id": "Int64", "sink_name": "str", "record": "object", "changes": "object", "commit_timestamp": _UTC, "lsn": "Int64",
+            "idx": "Int64", "idempotency_key": "str",
+        }  # fmt: skip
+        of_request = ("seq", "received_at", "response_status", "secret")
+        rows = [
+            tuple(getattr(received if column in of_request else message, column) for column in columns)
+            for received in self.received()
+            for message in received.messages()
+        ]
+        frame = _frame(columns, rows)
+        frame["latency_ms"] = (frame["received_at"] - frame["commit_timestamp"]).dt.total_seconds() * 1000
+        return frame
+
+    def wait_for(self, n: int, match: Callable[[Message], object] | None = None, timeout: float = 10.0) -> list[Message]:
+        """Wait until `n` messages were delivered, and return the first `n`; those that had come before the call count as well.
+
+        Delivered means answered 2xx: a failed attempt and its repetition are not two. `match` picks which messages count; `timeout` is in
+        seconds. Raises DeliveriesMissing, which says what came instead.
+        """
+        if n < 0:
+            raise InvalidInput("n", f"n is {n}.", "Wait for 0 or more messages.")
+        deadline = time.monotonic() + timeout
+        tally = _Tally(match)
+        while True:
+            tally.add(self.received(tally.settled))
+            if len(tally.wanted) >= n:
+                return [message for _, message in sorted(tally.wanted, key=lambda found: found[0])][:n]
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise DeliveriesMissing(
+                    f"{len(tally.wanted)} of {_many(n, 'message')} came to the inbox {self.name!r} within {timeout:g} s.",
+                    tally.what_came_instead(),
+                )
+            time.sleep(min(POLL, left))
+
+    def clear(self) -> None:
+        """Remove every request received so far."""
+        self._inspector.call("DELETE", f"/api/inboxes/{self.id}/requests")
+
+    def respond(self, status: int = 200, delay: float = 0.0, fail_first: int = 0) -> None:
+        """Answer from now on with `status` after `delay` seconds, but 500 to the first `fail_first` requests; raises InvalidInput."""
+        setting = {"status": status, "delay": delay, "fail_first": fail_first}
+        self._inspector.call("PUT", f"/api/inboxes/{self.id}/response", setting)
+
+    def __iter__(self) -> Iterator[Message]:
+        return self._follow(_Tally(None, settled=int(self._state()["last_seq"])))
+
+    def _follow(self, tally: _Tally) -> Iterator[Message]:
+        while True:
+            tally.add(self.received(tally.settled))
+            found, tally.wanted = tally.wanted, []
+            for _, message in found:
+                yield message
+            if not found:
+                time.sleep(POLL)
+
+    def __repr__(self) -> str:
+        return f"Inbox({self.name!r})"
+
+    def _repr_html_(self) -> str:
+        try:
+            state = self._state()
+        except UserhooksError as error:
+            return f"<table><caption>Inbox {html.escape(self.name)}</caption><tr><td>{html.escape(error.what)}</td></tr></table>"
+        setting = state["response"]
+        answer = f"{setting['status']}, after {setting['delay']:g} s" if setting["delay"] else str(setting["status"])
+        if setting["fail_first"]:
+            answer += f", but 500 to the first {setting['fail_first']}"
+        rows = [("requests", str(state["count"])), ("dropped", str(state["dropped"])), ("answers", answer)]
+        cells = "".join(f"<tr><th>{html.escape(label)}</th><td>{html.escape(value)}</td></tr>" for label, value in rows)
+        return f"<table><caption>Inbox {html.escape(self.name)}</caption>{cells}</table>"
+
+    def _state(self) -> dict[str, Any]:
+        state: dict[str, Any] = self._inspector.call("GET", f"/api/inboxes/{self.id}")
+        return state
+
+
+class _Tally:
+    """What came since `settled`, a seq: the wanted messages, and how many requests and messages were something else.
+
+    Requests whose answer is still to come are looked at again: `settled` stays below the first of them.
+    """
+
+    def __init__(self, match: Callable[[Message], object] | None, settled: int = 0) -> None:
+        self.match = match
+        self.settled = settled
+        self.wanted: list[tuple[int, Message]] = []
+        self._counted: set[int] = set()
+        self._unanswered = 0
+        self._refused: Counter[str] = Counter()
+        self._foreign = self._other = 0
+        self._last: Received | None = None
+
+    def add(self, received: Iterator[Received]) -> None:
+        self._unanswered = 0
+        settled = self.settled
+        for request in received:
+            self._last = request
+            if request.unanswered:
+                self._unanswered += 1
+                continue
+            if not self._unanswered:
+                settled = request.seq
+            if request.seq not in self._counted:
+                self._counted.add(request.seq)
+                self._count(request)
+        self.settled = settled
+        self._counted = {seq for seq in self._counted if seq > settled}
+
+    def _count(self, request: Received) -> None:
+        if not request.accepted:
+            self._refused[f"answered {request.response_status}" if request.response_status else "given up by their sender"] += 1
+            return
+        messages = request.messages()
+        self._foreign += not messages
+        for message in messages:
+            if self.match is None or self.match(message):
+                self.wanted.append((request.seq, message))
+            else:
+                self._other += 1
+
+    def what_came_instead(self) -> str:
+        if self._last is None:
+            return "No request came at all: is this inbox's URL subscribed, and was a row of that user written?"
+        parts = [f"{_many(count, 'request')} {what}" for what, count in sorted(self._refused.items())]
+        parts += [f"{_many(self._unanswered, 'request')} not answered yet"] if self._unanswered else []
+        parts += [f"{_many(self._other, 'message')} without a match"] if self._other else []
+        parts += [f"{_many(self._foreign, 'request')} without a Sequin message"] if self._foreign else []
+        return f"Besides: {', '.join(parts) or 'nothing else'}. The last request: {self._last}."
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+_UTC = "datetime64[us, UTC]"
+
+
+def _frame(columns: dict[str, str], rows: list[tuple[Any, ...]]) -> pd.DataFrame:
+    import pandas as pd
+
+    by_column = zip(*rows, strict=True) if rows else [()] * len(columns)
+    series = {}
+    for (column, dtype), values in zip(columns.items(), by_column, strict=True):
+        series[column] = pd.Series(list(values), dtype=dtype)
+    return pd.DataFrame(series)
+
+
+def _received(entry: dict[str, Any]) -> Received:
+    body = entry["body"].encode() if entry["body_encoding"] == "utf-8" else base64.b64decode(entry["body"])
+    return Received(
+        entry["seq"],
+        datetime.fromisoformat(entry["received_at"]),
+        entry["method"],
+        entry["path"],
+        entry["query"],
+        tuple((name, value) for name, value in entry["headers"]),
+        body,
+        entry["response_status"],
+        entry["secret"],
+        entry["secret_reason"],
+        entry["note"],
+    )
