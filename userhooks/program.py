@@ -46,13 +46,6 @@ def stop_with_parent(stop: Callable[[], object]) -> None:
         loop.add_signal_handler(number, stop)
 
 
-async def until_stopped() -> None:
-    """Return when stdin ends, or on SIGTERM or SIGINT."""
-    stopped = asyncio.Event()
-    stop_with_parent(stopped.set)
-    await stopped.wait()
-
-
 def listen(host: str, port: int, variable: str) -> socket.socket:
     """Bind and listen; when the port is taken, one line on stderr that names `port` and the environment `variable`, and exit code 2."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
