@@ -19,7 +19,8 @@ from typing import cast
 import httpx
 import uvloop
 
-from tests.inspector.program import free_port, running
+from tests.ports import free_port
+from tests.inspector.program import running
 from tests.waiting import eventually
 
 BODY = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,16 +12,10 @@ from typing import Any
 
 import httpx
 
+from tests.ports import free_port
 from tests.waiting import eventually
 
 HOME_KEY = bytes(range(32))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Program:
@@ -62,8 +55,10 @@ class Program:
 
     def kill(self) -> None:
         assert self.process is not None
+        assert self.process.stdin is not None
         self.process.kill()
         self.process.wait(10)
+        self.process.stdin.close()
 
     def _answers(self) -> bool:
         assert self.process is not None

@@ -224,6 +224,7 @@ class _Api:
             "last_seq": inbox.stored,
             "dropped": inbox.dropped,
             "response": inbox.response.as_json(),
+            "fails_left": max(0, inbox.response.fail_first - (inbox.last - inbox.set_at)),
         }
 
     def _wanted(self, request: Request) -> Inbox:

@@ -64,7 +64,7 @@ class Received:
         """The Sequin messages in the body; none when it holds something else."""
         try:
             return parse_body(self.body)
-        except (ValueError, UserhooksError):
+        except InvalidInput:
             return []
 
     def __str__(self) -> str:
@@ -92,7 +92,8 @@ class InspectorClient:
 
     def inboxes(self) -> list[Inbox]:
         """Every inbox, oldest first."""
-        return [self._known(entry) for entry in self.call("GET", "/api/inboxes")["inboxes"]]
+        listed: list[dict[str, Any]] = self.call("GET", "/api/inboxes")["inboxes"]
+        return [self._known(entry) for entry in listed]
 
     def call(self, method: str, path: str, payload: object = None, **query: int) -> Any:
         """One call of the inspector's API; returns the decoded answer, raises what its status means."""
@@ -171,8 +172,8 @@ class Inbox:
     def requests(self) -> pd.DataFrame:
         """Every request in the inbox, one row each, oldest first.
 
-        Columns: `seq`, `received_at` (UTC), `method`, `path`, `query`, `headers` (pairs in order), `body` (bytes), `response_status` (missing
-        when no answer was sent), `secret`, `secret_reason`, `note`.
+        Columns: `seq`, `received_at` (UTC), `method`, `path`, `query`, `headers` (pairs in order), `body` (bytes), `response_status`
+        (missing when no answer was sent), `secret`, `secret_reason`, `note`.
         """
         columns = {
             "seq": "int64", "received_at": _UTC, "method": "str", "path": "str", "query": "str", "headers": "object", "body": "object",
@@ -254,8 +255,8 @@ class Inbox:
             return f"<table><caption>Inbox {html.escape(self.name)}</caption><tr><td>{html.escape(error.what)}</td></tr></table>"
         setting = state["response"]
         answer = f"{setting['status']}, after {setting['delay']:g} s" if setting["delay"] else str(setting["status"])
-        if setting["fail_first"]:
-            answer += f", but 500 to the first {setting['fail_first']}"
+        if state["fails_left"]:
+            answer += f", but 500 to the next {state['fails_left']}"
         rows = [("requests", str(state["count"])), ("dropped", str(state["dropped"])), ("answers", answer)]
         cells = "".join(f"<tr><th>{html.escape(label)}</th><td>{html.escape(value)}</td></tr>" for label, value in rows)
         return f"<table><caption>Inbox {html.escape(self.name)}</caption>{cells}</table>"

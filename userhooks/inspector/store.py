@@ -41,6 +41,7 @@ CREATE TABLE IF NOT EXISTS inboxes (
     id TEXT NOT NULL UNIQUE,
     name TEXT NOT NULL UNIQUE,
     cleared INTEGER NOT NULL DEFAULT 0,
+    floor INTEGER NOT NULL DEFAULT 0,
     status INTEGER NOT NULL DEFAULT 200,
     delay REAL NOT NULL DEFAULT 0,
     fail_first INTEGER NOT NULL DEFAULT 0,
@@ -71,7 +72,7 @@ _STOPPED = "UPDATE requests SET note = 'the inspector was stopped before the ans
 _DELETE = "DELETE FROM requests WHERE key BETWEEN ? AND ?"
 _FIRST = "SELECT received_at FROM requests WHERE key BETWEEN ? AND ? ORDER BY key LIMIT 1"
 _SIZES = "SELECT key, length(headers) + length(body) + 100 FROM requests WHERE key BETWEEN ? AND ? ORDER BY key"
-_INBOXES = "SELECT number, id, name, cleared, status, delay, fail_first, set_at FROM inboxes ORDER BY number"
+_INBOXES = "SELECT number, id, name, cleared, floor, status, delay, fail_first, set_at FROM inboxes ORDER BY number"
 _ENDS = "SELECT (SELECT min(key) FROM requests WHERE key BETWEEN ?1 AND ?2), (SELECT max(key) FROM requests WHERE key BETWEEN ?1 AND ?2)"
 
 
@@ -292,7 +293,7 @@ class Store:
                 doomed[0].removed = doomed[1]
                 self._let_go(doomed[0])
             if used > self.home_bytes and not self._behind:
-                ranges = [(inbox, inbox.floor + 1, inbox.stored - 1) for inbox in self.by_id.values() if inbox.count > 1]
+                ranges = [(inbox, inbox.floor + 1, inbox.stored) for inbox in self.by_id.values() if inbox.count]
                 oldest = await loop.run_in_executor(self._thread, self._oldest, used - self.home_bytes, ranges)
                 if oldest is not None:
                     oldest[0].floor = max(oldest[0].floor, oldest[1])
@@ -342,6 +343,7 @@ class Store:
             if doomed is not None:
                 inbox, upto = doomed
                 connection.execute(_DELETE, (inbox.key(0), inbox.key(upto)))
+                connection.execute("UPDATE inboxes SET floor = ? WHERE number = ?", (upto, inbox.number))
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
@@ -386,12 +388,12 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _load(connection: sqlite3.Connection) -> list[Inbox]:
     inboxes = []
-    for number, ident, name, cleared, status, delay, fail_first, set_at in connection.execute(_INBOXES).fetchall():
+    for number, ident, name, cleared, floor, status, delay, fail_first, set_at in connection.execute(_INBOXES).fetchall():
         inbox = Inbox(number, ident, name, ResponseSetting(status, delay, fail_first), set_at, cleared=cleared)
         lowest, highest = connection.execute(_ENDS, (inbox.key(0), inbox.key(_SEQ_MASK))).fetchone()
-        inbox.last = inbox.stored = max(cleared, (highest or 0) & _SEQ_MASK)
+        inbox.last = inbox.stored = max(cleared, floor, (highest or 0) & _SEQ_MASK)
         inbox.removed = (lowest & _SEQ_MASK) - 1 if lowest is not None else inbox.last
-        inbox.floor = max(cleared, inbox.removed)
+        inbox.floor = max(cleared, floor)
         inboxes.append(inbox)
     return inboxes
 

@@ -1,0 +1,1 @@
+"""The inspector, judged over real HTTP in its own process."""

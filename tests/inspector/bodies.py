@@ -1,0 +1,53 @@
+"""Webhook bodies in the shape that a Sequin 0.14.6 was recorded to send; the senders in these tests use them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from userhooks.bearer import subscription_secret
+
+from tests.inspector.program import HOME_KEY
+
+
+def message(user_id: int = 1, row: int = 10, text: str = "hello", action: str = "insert", annotated: Any = ...) -> dict[str, Any]:
+    """One message about a row of that user; `annotated` is the sink's `user_id` annotation, by default the same user, None for no annotation."""
+    annotation = user_id if annotated is ... else annotated
+    return {
+        "record": {"created_at": "2026-11-23T17:45:03.606092Z", "id": row, "message": text, "user_id": user_id},
+        "metadata": {
+            "consumer": {
+                "id": "dae14c53-a03c-4067-b1fd-df7dc8e4d4f9",
+                "name": f"user-{user_id}-notifications",
+                "annotations": {} if annotation is None else {"user_id": annotation},
+            },
+            "database": {
+                "id": "b08b1ff1-6ac3-4d63-8580-18475785ba97",
+                "name": "postgres",
+                "hostname": "127.0.0.1",
+                "database": "postgres",
+                "annotations": {},
+            },
+            "table_name": "notifications",
+            "commit_idx": 0,
+            "commit_lsn": 47691256 + row,
+            "commit_timestamp": "2026-11-23T17:45:03.606834Z",
+            "idempotency_key": "NDc2OTEyNTY6MA==",
+            "table_schema": "public",
+            "transaction_annotations": None,
+            "record_pks": [str(row)],
+            "enrichment": None,
+            "database_name": "postgres",
+        },
+        "action": action,
+        "changes": None,
+    }
+
+
+def batch(*messages: dict[str, Any]) -> dict[str, Any]:
+    """The body of a sink with `batch: true`."""
+    return {"data": list(messages)}
+
+
+def bearer(user_id: int, url: str) -> dict[str, str]:
+    """The header that the subscription of this user to this URL sends."""
+    return {"authorization": f"Bearer {subscription_secret(HOME_KEY, user_id, url)}"}

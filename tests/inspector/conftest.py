@@ -1,0 +1,34 @@
+"""What the inspector's tests share: one real inspector for each module, a fresh inbox in it for each test."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.inspector.program import Program, running
+from userhooks.inspector.client import Inbox, InspectorClient
+
+_names = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def inspector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    with running(tmp_path_factory.mktemp("inspector")) as program:
+        yield program
+
+
+@pytest.fixture
+def http(inspector: Program) -> Iterator[httpx.Client]:
+    """Whoever sends webhooks and calls the API."""
+    with httpx.Client(base_url=inspector.url, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture
+def inbox(inspector: Program) -> Iterator[Inbox]:
+    with InspectorClient(inspector.url) as client:
+        yield client.inbox(f"test-{next(_names)}")

@@ -1,0 +1,199 @@
+"""What is stored stays: over `kill -9`, within the ring, and within what a home may take on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sqlite3
+import stat
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.inspector.program import Program, running
+from tests.waiting import eventually
+from userhooks.inspector.client import InspectorClient
+from userhooks.inspector.store import Inbox, Store
+
+EVERYTHING = 1 << 40
+
+
+def in_store(path: Path, work: Callable[[Store], Awaitable[None]], **limits: int) -> None:
+    """Open the store, do the work, close it."""
+
+    async def run() -> None:
+        store = Store(path, **limits)
+        await store.open()
+        await work(store)
+        await store.close()
+
+    asyncio.run(run())
+
+
+async def receive(store: Store, inbox: Inbox, body: bytes = b"") -> None:
+    await store.record(inbox, inbox.next_seq(), 0, "POST", b"/", b"", [], body, 200)
+
+
+def seqs(store: Store, inbox: Inbox) -> list[int]:
+    return [recorded.seq for recorded in store.read(inbox, 0, 1_000_000, EVERYTHING)]
+
+
+def test_whatever_was_answered_is_there_after_kill_9(tmp_path: Path) -> None:
+    with running(tmp_path) as program, InspectorClient(program.url) as client:
+        inbox = client.inbox("ada")
+        answered: list[int] = []
+        senders = [threading.Thread(target=send_until_it_dies, args=(program, inbox.id, n, answered)) for n in range(4)]
+        for sender in senders:
+            sender.start()
+        eventually(lambda: len(answered) > 2_000)
+        program.kill()
+        for sender in senders:
+            sender.join()
+        program.start()
+        kept = [int(received.body) for received in inbox.received()]
+        assert len(answered) > 2_000
+        assert not set(answered) - set(kept)
+        assert len(kept) == len(set(kept)) <= len(answered) + len(senders)
+        assert client.inbox("ada").id == inbox.id
+        assert httpx.post(inbox.url, trust_env=False).status_code == 200
+        assert [received.seq for received in inbox.received()] == list(range(1, len(kept) + 2))
+
+
+def send_until_it_dies(program: Program, ident: str, sender: int, answered: list[int]) -> None:
+    number = sender
+    with socket.create_connection(("127.0.0.1", program.port), timeout=10) as connection, contextlib.suppress(ConnectionError):
+        while True:
+            body = b"%d" % number
+            connection.sendall(
+                b"POST /in/%b HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Length: %d\r\n\r\n%b"
+                % (ident.encode(), program.port, len(body), body)
+            )
+            if not connection.recv(1000).startswith(b"HTTP/1.1 200"):
+                return
+            answered.append(number)
+            number += 4
+
+
+def test_a_request_that_was_waiting_for_its_answer_says_so_after_kill_9(tmp_path: Path) -> None:
+    with running(tmp_path) as program, InspectorClient(program.url) as client:
+        inbox = client.inbox("ada")
+        inbox.respond(delay=60)
+        with pytest.raises(httpx.RemoteProtocolError), httpx.Client(trust_env=False) as sender:
+            killer = threading.Thread(target=lambda: (eventually(inbox.count), program.kill()))
+            killer.start()
+            sender.post(inbox.url)
+        killer.join()
+        program.start()
+        (received,) = inbox.received()
+        assert (received.response_status, received.note) == (None, "the inspector was stopped before the answer")
+
+
+def test_the_ring_lets_the_oldest_go_and_counts_them(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        ada, bob = (await store.create("ada"))[0], (await store.create("bob"))[0]
+        await receive(store, bob)
+        for _ in range(25):
+            await receive(store, ada)
+        assert (seqs(store, ada), ada.count, ada.dropped) == (list(range(16, 26)), 10, 15)
+        assert (seqs(store, bob), bob.dropped) == ([1], 0)
+        await store.clear(ada)
+        assert (seqs(store, ada), ada.count, ada.dropped) == ([], 0, 0)
+        await receive(store, ada)
+        assert (seqs(store, ada), ada.count, ada.dropped) == ([26], 1, 0)
+
+    in_store(tmp_path / "i.db", work, ring=10)
+
+
+def test_what_the_ring_dropped_is_remembered_and_removed_from_disk(tmp_path: Path) -> None:
+    async def fill(store: Store) -> None:
+        inbox = (await store.create("ada"))[0]
+        await asyncio.gather(*(receive(store, inbox) for _ in range(5_000)))
+
+    async def look(store: Store) -> None:
+        (inbox,) = store.by_id.values()
+        assert (inbox.last, inbox.count, inbox.dropped) == (5_000, 10, 4_990)
+
+    in_store(tmp_path / "i.db", fill, ring=10)
+    in_store(tmp_path / "i.db", look, ring=10)
+    with contextlib.closing(sqlite3.connect(tmp_path / "i.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM requests").fetchone() == (10,)
+
+
+def test_a_cleared_inbox_stays_cleared_and_its_numbers_are_not_used_again(tmp_path: Path) -> None:
+    async def fill(store: Store) -> None:
+        inbox = (await store.create("ada"))[0]
+        for _ in range(3):
+            await receive(store, inbox)
+        await store.clear(inbox)
+
+    async def look(store: Store) -> None:
+        (inbox,) = store.by_id.values()
+        assert (inbox.last, inbox.count, inbox.dropped, seqs(store, inbox)) == (3, 0, 0, [])
+
+    in_store(tmp_path / "i.db", fill)
+    in_store(tmp_path / "i.db", look)
+
+
+def test_clearing_takes_what_is_being_stored_with_it(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        inbox = (await store.create("ada"))[0]
+        await asyncio.gather(*(receive(store, inbox) for _ in range(100)), store.clear(inbox), receive(store, inbox))
+        assert seqs(store, inbox) == [101]
+
+    in_store(tmp_path / "i.db", work)
+
+
+def test_a_full_home_drops_the_oldest_requests_of_all_and_stays_within_its_limit(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        ada, bob = (await store.create("ada"))[0], (await store.create("bob"))[0]
+        await store.record(ada, ada.next_seq(), 1, "POST", b"/", b"", [], b"x" * 100_000, 200)
+        for n in range(60):
+            await store.record(bob, bob.next_seq(), 2 + n, "POST", b"/", b"", [], b"x" * 100_000, 200)
+        await store.record(ada, ada.next_seq(), 99, "POST", b"/", b"", [], b"", 200)
+        await store.record(bob, bob.next_seq(), 100, "POST", b"/", b"", [], b"", 200)
+        assert (ada.count, ada.dropped) == (1, 1)
+        assert bob.dropped > 40
+        assert 5 < bob.count < 20
+
+    in_store(tmp_path / "i.db", work, home_bytes=1_500_000)
+    assert (tmp_path / "i.db").stat().st_size < 4_000_000
+
+
+def test_a_failing_disk_fails_the_request_and_not_the_store(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        inbox = (await store.create("ada"))[0]
+        with contextlib.closing(sqlite3.connect(tmp_path / "i.db", isolation_level=None)) as other:
+            other.execute("ALTER TABLE requests RENAME TO elsewhere")
+            with pytest.raises(sqlite3.Error):
+                await receive(store, inbox)
+            other.execute("ALTER TABLE elsewhere RENAME TO requests")
+        await receive(store, inbox, b"after")
+        assert [recorded.body for recorded in store.read(inbox, 0, 10, EVERYTHING)] == [b"after"]
+
+    in_store(tmp_path / "i.db", work)
+
+
+def test_an_inspector_that_cannot_store_does_not_say_that_it_did(tmp_path: Path) -> None:
+    with running(tmp_path) as program, InspectorClient(program.url) as client:
+        inbox = client.inbox("ada")
+        with contextlib.closing(sqlite3.connect(tmp_path / "inspector.db", isolation_level=None)) as other:
+            other.execute("ALTER TABLE requests RENAME TO elsewhere")
+            failed = httpx.post(inbox.url, trust_env=False)
+            other.execute("ALTER TABLE elsewhere RENAME TO requests")
+        assert failed.status_code == 500
+        assert failed.json()["error"].startswith("The inspector could not store the request")
+        assert "could not be stored" in program.log.read_text()
+        assert httpx.post(inbox.url, trust_env=False).status_code == 200
+
+
+def test_only_the_owner_may_read_the_file(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        await receive(store, (await store.create("ada"))[0])
+        for file in (tmp_path / "home").iterdir():
+            assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+    in_store(tmp_path / "home" / "i.db", work)
