@@ -95,10 +95,16 @@ def cluster_folder(home: Path) -> Path:
     return SYSTEM_FOLDER / hashlib.sha256(os.fsencode(real)).hexdigest()[:16]
 
 
+def server_url(port: int, password: str, database: str = "postgres") -> str:
+    """The address of a database of an embedded server."""
+    return f"postgresql://{USER}:{password}@127.0.0.1:{port}/{database}"
+
+
 class PostgresServer:
     """One Postgres server on 127.0.0.1, its data in `data_dir`; whoever calls `start` is its parent, and it ends with that parent."""
 
     def __init__(self, home: Path, *, port: int, password: str, log: Path) -> None:
+        self._home = home.resolve()
         self.folder = cluster_folder(home)
         self.data_dir = self.folder / "data"
         self.port = port
@@ -109,7 +115,7 @@ class PostgresServer:
 
     def url(self, database: str = "postgres") -> str:
         """The address of a database of this server, password included."""
-        return f"postgresql://{USER}:{self._password}@127.0.0.1:{self.port}/{database}"
+        return server_url(self.port, self._password, database)
 
     @property
     def pid(self) -> int | None:
@@ -122,10 +128,12 @@ class PostgresServer:
         A server or its children that an earlier parent left behind are ended first. Raises ConfigurationError with the log's last lines.
         """
         if self.pid is not None:
+            self.watch()
             return
         self._end_watchdog()
         binaries = self._prepare()
         self._end_leftovers()
+        before = self.log.stat().st_size if self.log.exists() else 0
         settings = [part for name, value in {**SETTINGS, "port": str(self.port)}.items() for part in ("-c", f"{name}={value}")]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -139,15 +147,14 @@ class PostgresServer:
                 **_as_nobody(),
             )
         self.watch()
-        self._await_ready(self._process, timeout)
+        self._await_ready(self._process, timeout, log_from=before)
 
     def watch(self) -> None:
         """Start the watchdog, which ends the server when this process is gone, unless it runs already."""
         if self._process is None or (self._watchdog is not None and self._watchdog.poll() is None):
             return
-        started = psutil.Process(self._process.pid).create_time()
         self._watchdog = subprocess.Popen(
-            [sys.executable, "-m", "userhooks.watchdog", str(self._process.pid), repr(started)],
+            [sys.executable, "-m", "userhooks.watchdog", str(self._process.pid)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -166,6 +173,12 @@ class PostgresServer:
         self._process = None
         self._end_watchdog()
 
+    def kill(self) -> None:
+        """End the server as a crash would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
     def remove(self) -> None:
         """Stop the server and delete its cluster, and as root the system folder."""
         self.stop()
@@ -178,6 +191,7 @@ class PostgresServer:
             self._watchdog = None
 
     def _prepare(self) -> Binaries:
+        self._check_place()
         binaries = find_binaries()
         if self.folder.parent == SYSTEM_FOLDER:
             SYSTEM_FOLDER.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -185,6 +199,7 @@ class PostgresServer:
         if runs_as_root():
             shutil.chown(self.folder, UNPRIVILEGED)
             binaries = _copy_binaries(binaries, self.folder / "binaries")
+            self._pointer.write_text(f"{self.folder}\n", encoding="utf-8")
         if not self.data_dir.exists():
             self._initdb(binaries)
         version = (self.data_dir / "PG_VERSION").read_text(encoding="ascii").strip()
@@ -194,6 +209,26 @@ class PostgresServer:
                 "Run make clean to begin anew without this data, or install the release it was made with.",
             )
         return binaries
+
+    @property
+    def _pointer(self) -> Path:
+        """The file in the home that names a cluster outside it."""
+        return self._home / "postgres.path"
+
+    def _check_place(self) -> None:
+        """Refuse to begin an empty cluster where the home has one elsewhere: moved homes, and homes used by root and by a user in turn."""
+        if self._pointer.exists():
+            place = self._pointer.read_text(encoding="utf-8").strip()
+            if place != str(self.folder):
+                raise ConfigurationError(
+                    f"The home {self._home} was moved or copied: its data is in {place}, under the name of the old place.",
+                    "Move it back, or set USERHOOKS_HOME to a new folder.",
+                )
+        elif runs_as_root() and (self._home / "postgres").exists():
+            raise ConfigurationError(
+                f"The home {self._home} belongs to a user, and now root would use it.",
+                "Run as the user who made it, or set USERHOOKS_HOME to a new folder.",
+            )
 
     def _initdb(self, binaries: Binaries) -> None:
         # Built beside its final name: a cluster that initdb did not finish is never taken for one.
@@ -249,13 +284,13 @@ class PostgresServer:
                 break
         lock.unlink(missing_ok=True)
 
-    def _await_ready(self, process: subprocess.Popen[bytes], timeout: float) -> None:
+    def _await_ready(self, process: subprocess.Popen[bytes], timeout: float, *, log_from: int) -> None:
         deadline = time.monotonic() + timeout
         lock = self.data_dir / "postmaster.pid"
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 raise ConfigurationError(
-                    f"Postgres did not start (exit code {process.returncode}): {_last_line(self.log)}", f"Its log is {self.log}"
+                    f"Postgres did not start (exit code {process.returncode}): {_reason(self.log, log_from)}", f"Its log is {self.log}"
                 )
             with suppress(FileNotFoundError):
                 # Line 1 is the pid, line 8 the state; the same that pg_ctl reads (src/include/utils/pidfile.h).
@@ -333,6 +368,8 @@ def _initdb_error(stderr: str) -> ConfigurationError:
     )
 
 
-def _last_line(log: Path) -> str:
-    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if "FATAL" in line or "ERROR" in line]
-    return lines[-1] if lines else "it said nothing"
+def _reason(log: Path, start: int) -> str:
+    """What the server complained about last, in the log from byte `start` on."""
+    text = log.read_bytes()[start:].decode("utf-8", "replace")
+    complaints = [line for line in text.splitlines() if "FATAL" in line or "ERROR" in line]
+    return complaints[-1] if complaints else "it said nothing"

@@ -9,31 +9,28 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
+
+import psutil
 
 GRACE = 10.0
-"""Seconds for a fast shutdown before the server is killed."""
+"""Seconds for a fast shutdown before the server is told to quit at once."""
 
 
-def main(pid: int, started: float) -> None:
-    """Wait for EOF on stdin, then stop the process `pid`, if it is still the one that was started at `started` (psutil's create_time)."""
+def main(pid: int) -> None:
+    """Wait for EOF on stdin, then stop the process `pid`, unless the pid has gone to another process meanwhile (psutil knows)."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the whole group; the pipe alone decides
-    while os.read(0, 4096):
-        pass
-    import psutil
-
-    try:
+    with suppress(psutil.NoSuchProcess):
         server = psutil.Process(pid)
-        if server.create_time() != started:
-            return
+        while os.read(0, 4096):
+            pass
         server.send_signal(signal.SIGINT)
         try:
             server.wait(GRACE)
         except psutil.TimeoutExpired:
             server.send_signal(signal.SIGQUIT)
-    except psutil.NoSuchProcess:
-        pass
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), float(sys.argv[2]))
+    main(int(sys.argv[1]))
