@@ -19,6 +19,7 @@ from typing import Any
 from psycopg import AsyncConnection, sql
 
 from userhooks.engine.delivery import Message, SinkDelivery
+from userhooks.engine.pgoutput import Value
 from userhooks.engine.rendering import Change, TableShape
 from userhooks.engine.resources import Backfill, Table
 from userhooks.engine.snapshot import Snapshot
@@ -29,7 +30,8 @@ log = logging.getLogger(__name__)
 PAGE_ROWS = 1000
 PAGES_IN_DELIVERY = 3
 
-Key = tuple[bytes | None, ...]
+Key = tuple[Value, ...]
+"""values of the primary key's columns in text form; never UNCHANGED, since a key is always in the log"""
 
 
 class Page:
@@ -197,8 +199,8 @@ class BackfillRun:
 
     async def _read(self, connection: AsyncConnection[Any], again: Iterable[Key]) -> Page | None:
         key = sql.SQL(", ").join(sql.Identifier(name) for name in self._table.primary_key)
-        keys = [tuple(None if v is None else v.decode() for v in one) for one in again]
-        where, params = sql.SQL(""), list[Any]()
+        keys = [_texts(one) for one in again]
+        where, params = sql.SQL("").format(), list[Any]()
         if keys:
             where = sql.SQL("where ({}) in ({})").format(key, sql.SQL(", ").join(_row_of_parameters(one) for one in keys))
             params = [value for one in keys for value in one]
@@ -220,7 +222,7 @@ class BackfillRun:
         snapshot = Snapshot.parse((value(0, 0) or b"").decode())
         last_key = tuple(rows[-1][i] for i in self._key_positions)
         if not keys:
-            self._position = tuple((v or b"").decode() for v in last_key)
+            self._position = _texts(last_key)
         return Page(rows, snapshot, None if keys else last_key, self._page_done)
 
     async def _count(self) -> None:
@@ -242,7 +244,7 @@ class BackfillRun:
         while pages and pages[0].released.done() and not pages[0].owed:
             done = pages.popleft()
             if done.last_key is not None:
-                self._cursor = tuple((v or b"").decode() for v in done.last_key)
+                self._cursor = _texts(done.last_key)
                 count = self.backfill.rows_processed_count + done.size
                 self.backfill = replace(self.backfill, rows_processed_count=count, rows_ingested_count=count, updated_at=self._now_text())
             self._dirty = True
@@ -265,6 +267,10 @@ class BackfillRun:
     def owns(self, owed: object) -> bool:
         """Whether a message's `owed` is one of this run's pages."""
         return isinstance(owed, Page) and owed in self._pages
+
+
+def _texts(key: Key) -> tuple[str, ...]:
+    return tuple(value.decode() if isinstance(value, bytes) else "" for value in key)
 
 
 def _row_of_parameters(values: Iterable[object]) -> sql.Composed:

@@ -59,6 +59,7 @@ class Connection(asyncio.Protocol):
         "_framed",
         "_parser",
         "_retry_after",
+        "_reusable",
         "_status",
         "_transport",
         "deadline",
@@ -82,6 +83,7 @@ class Connection(asyncio.Protocol):
         self._answer_size = 0
         self._begun = 0
         self._complete = False
+        self._reusable = False
 
     # --- asyncio -------------------------------------------------------------------------------------------------------
 
@@ -98,7 +100,7 @@ class Connection(asyncio.Protocol):
             self._fail("the answer is not HTTP/1.1")
             return
         if self._complete:
-            if self._begun > 1 or not self._parser.should_keep_alive():
+            if self._begun > 1 or not self._reusable:
                 self.close()  # bytes beyond the answer must not be taken for the answer to somebody else's request
             self._finish(self._status)
 
@@ -124,7 +126,8 @@ class Connection(asyncio.Protocol):
             self._retry_after = _seconds(value)
 
     def on_headers_complete(self) -> None:
-        self._status = self._parser.get_status_code()
+        if not self._complete:
+            self._status = self._parser.get_status_code()
 
     def on_body(self, body: bytes) -> None:
         self._answer_size += len(body)
@@ -135,8 +138,9 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._status is not None and self._status < 200:
             self._prepare()  # an interim answer; the final one follows
-        else:
+        elif not self._complete:
             self._complete = True
+            self._reusable = self._parser.should_keep_alive()
 
     # --- requests ------------------------------------------------------------------------------------------------------
 

@@ -65,10 +65,10 @@ class SlotStream:
         self.resume()
 
     async def _readable(self) -> None:
-        ready = self._loop.create_future()
-        self._loop.add_reader(self._socket, lambda: ready.done() or ready.set_result(None))
+        ready = asyncio.Event()
+        self._loop.add_reader(self._socket, ready.set)
         try:
-            await ready
+            await ready.wait()
         finally:
             self._loop.remove_reader(self._socket)
 

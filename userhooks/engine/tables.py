@@ -72,8 +72,8 @@ async def read_slot(connection: AsyncConnection[Any], slot: str) -> SlotState | 
     row = await (await connection.execute(_SLOT, (slot,))).fetchone()
     if row is None:
         return None
-    active, restart, confirmed, *rest, retained = row
-    return SlotState(active, int(restart or 0), int(confirmed or 0), *rest, int(retained or 0))
+    active, restart, confirmed, status, database, plugin, retained = row
+    return SlotState(active, int(restart or 0), int(confirmed or 0), status, database, plugin, int(retained or 0))
 
 
 async def insert_lsn(connection: AsyncConnection[Any]) -> int:

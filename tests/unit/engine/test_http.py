@@ -161,8 +161,10 @@ def test_an_oversized_answer_counts_by_its_status_and_is_not_read_to_the_end() -
     assert asyncio.run(outcomes(answering(head, big))) == [(200, "", None)]
 
 
-@pytest.mark.parametrize("garbage", [b"SSH-2.0-OpenSSH\r\n", b"\x00" * 50, b"HTTP/1.1 2x0 OK\r\n\r\n", b"HTTP/1.1 200
-OK\r\ncontent-length: -5\r\n\r\n"]) def test_an_answer_that_is_not_http_is_a_failure(garbage: bytes) -> None:
+@pytest.mark.parametrize(
+    "garbage", [b"SSH-2.0-OpenSSH\r\n", b"\x00" * 50, b"HTTP/1.1 2x0 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: -5\r\n\r\n"]
+)
+def test_an_answer_that_is_not_http_is_a_failure(garbage: bytes) -> None:
     [(status, error, _)] = asyncio.run(outcomes(answering(garbage)))
     assert status is None
     assert error
