@@ -1,0 +1,263 @@
+"""The app's database: is it fit for logical replication, its set-up from `sql/`, users, notifications, and the rows of subscriptions.
+
+Every method opens a connection of its own and closes it. What a subscription means beyond its row lives in `subscriptions.py`; starting
+the embedded server lives in `postgres.py`; the replication slot belongs to Sequin, or to the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, LiteralString, NoReturn
+from uuid import UUID
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from userhooks.errors import ConfigurationError, DatabaseUnavailable, DatabaseUnsuitable, InvalidInput, NotFound
+
+_SQL = Path(__file__).resolve().parent.parent / "sql"
+_MIN_VERSION = 14
+_CONNECT_TIMEOUT_S = 5
+_LOCK_TIMEOUT_MS = 60_000
+
+_NOT_OURS = "UH001"  # the SQLSTATE that sql/ raises for an object that is not marked as ours
+
+# On managed services the right to replicate is a role to be a member of, not the attribute of the user.
+_MAY_REPLICATE = """
+select rolsuper or rolreplication or exists (
+         select from pg_roles r
+          where r.rolname in ('rds_replication', 'rds_superuser', 'azure_pg_admin') and pg_has_role(current_user, r.oid, 'member'))
+  from pg_roles where rolname = current_user
+"""
+_SLOTS = """
+select (select count(*) from pg_replication_slots where slot_name <> %(slot)s) < current_setting('max_replication_slots')::int,
+       (select count(*) from pg_stat_activity where backend_type = 'walsender') < current_setting('max_wal_senders')::int,
+       exists (select from pg_replication_slots where slot_name = %(slot)s)
+"""
+_MAY_CREATE = "select has_database_privilege(current_database(), 'create') and has_schema_privilege('public', 'create')"
+
+_IS_SET_UP = "select to_regclass('public.notifications') is not null"
+
+_ADD_USER = "List the users with SELECT id, name FROM users; and add one with INSERT INTO users (name) VALUES ('User 4');"
+
+_LOCK = "select pg_advisory_xact_lock(hashtextextended(%s, 0))"
+_INSERT_NOTIFICATIONS = """
+insert into public.notifications (user_id, message)
+select user_id, message from unnest(%s::int[], %s::text[]) with ordinality as given (user_id, message, position) order by position
+returning id
+"""
+_SUBSCRIPTIONS = "select user_id, endpoint, sequin_sink_id from public.webhook_subscriptions"
+
+
+@dataclass(frozen=True)
+class SubscriptionRow:
+    """A row of webhook_subscriptions: whose, the webhook's URL, and the sink's id in Sequin."""
+
+    user_id: int
+    url: str
+    sink_id: str
+
+
+class LockedUser:
+    """An open transaction that holds the lock on one user's subscriptions: reads and writes their rows."""
+
+    def __init__(self, connection: psycopg.Connection[Any], user_id: int) -> None:
+        self._connection = connection
+        self._user_id = user_id
+
+    def subscriptions(self) -> list[SubscriptionRow]:
+        """Return the user's subscriptions, oldest first."""
+        rows = self._connection.execute(f"{_SUBSCRIPTIONS} where user_id = %s order by id", [self._user_id])
+        return [SubscriptionRow(user_id, url, str(sink_id)) for user_id, url, sink_id in rows]
+
+    def add(self, url: str, sink_id: str) -> None:
+        """Add the row of a new subscription."""
+        insert = "insert into public.webhook_subscriptions (user_id, endpoint, sequin_sink_id) values (%s, %s, %s)"
+        self._connection.execute(insert, [self._user_id, url, UUID(sink_id)])
+
+    def remove(self, sink_id: str) -> None:
+        """Remove the row of the subscription with this sink."""
+        delete = "delete from public.webhook_subscriptions where user_id = %s and sequin_sink_id = %s"
+        self._connection.execute(delete, [self._user_id, UUID(sink_id)])
+
+    def commit(self) -> None:
+        """Make the changes last, and let go of the lock."""
+        self._connection.commit()
+
+
+class Database:
+    """The database at `url`, a libpq connection string; raises ConfigurationError when it is none.
+
+    All methods raise DatabaseUnavailable when Postgres does not answer or breaks off, and DatabaseUnsuitable when something that they
+    need is missing in it. No message holds the password.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._parts = conninfo_to_dict(url)
+        except psycopg.ProgrammingError:
+            remedy = "Set it like DATABASE_URL=postgresql://user:password@127.0.0.1:5432/userhooks"
+            raise ConfigurationError("DATABASE_URL is no Postgres address.", remedy) from None
+        self._conninfo = make_conninfo(url, application_name="userhooks")
+        if "connect_timeout" not in self._parts:
+            self._conninfo = make_conninfo(self._conninfo, connect_timeout=_CONNECT_TIMEOUT_S)
+
+    def check(self, slot: str | None = None) -> None:
+        """Raise what is missing for logical replication: version, wal_level, rights and, for the engine's own `slot`, room for it.
+
+        Without `slot` the role's right to replicate and the slots are not looked at: a Sequin server elsewhere has its own of both.
+        """
+        with self.connect() as connection:
+            if connection.info.server_version < _MIN_VERSION * 10_000:
+                found = connection.info.parameter_status("server_version")
+                what = f"Postgres {found} is too old: version {_MIN_VERSION} or newer is needed."
+                raise DatabaseUnsuitable(what, "Upgrade the server, or unset DATABASE_URL to use the embedded one.")
+            wal_level = _one(connection, "show wal_level")
+            if wal_level != "logical":
+                remedy = "Run ALTER SYSTEM SET wal_level = 'logical'; and restart Postgres (managed services have a parameter for it)."
+                raise DatabaseUnsuitable(f"wal_level is {wal_level}, and logical replication needs logical.", remedy)
+            if not _one(connection, _MAY_CREATE) and not _one(connection, _IS_SET_UP):
+                remedy = f"Run GRANT CREATE ON DATABASE {self._name()} TO {self._user()}; GRANT CREATE ON SCHEMA public TO {self._user()};"
+                raise DatabaseUnsuitable(f"The role {self._user()} may not create tables and publications in {self._name()}.", remedy)
+            if slot is not None:
+                self._check_replication(connection, slot)
+
+    def _check_replication(self, connection: psycopg.Connection[Any], slot: str) -> None:
+        if not _one(connection, _MAY_REPLICATE):
+            remedy = f"Run ALTER ROLE {self._user()} REPLICATION; as a superuser (on RDS: GRANT rds_replication TO {self._user()};)."
+            raise DatabaseUnsuitable(f"The role {self._user()} may not replicate.", remedy)
+        row = connection.execute(_SLOTS, {"slot": slot}).fetchone()
+        slot_free, sender_free, slot_exists = row or (False, False, False)
+        if not slot_free and not slot_exists:
+            remedy = (
+                "Drop one that is not needed (SELECT pg_drop_replication_slot('…')), or raise max_replication_slots and restart Postgres."
+            )
+            raise DatabaseUnsuitable("All replication slots of this Postgres server are taken.", remedy)
+        if not sender_free and not slot_exists:
+            raise DatabaseUnsuitable("All WAL senders of this Postgres server are taken.", "Raise max_wal_senders and restart Postgres.")
+
+    def set_up(self, publication: str | None) -> None:
+        """Apply `sql/`: tables, replica identity, the publication unless it is None, and test users when there are no users.
+
+        All or nothing, and safe to call from several processes at once. Raises DatabaseUnsuitable, before anything is written, when an
+        object of one of these names exists that we did not make.
+        """
+        files = ["tables.sql", "replica_identity.sql", *(["publication.sql"] if publication else []), "test_users.sql"]
+        scripts = [_read_sql(name) for name in files]
+        with self.connect() as connection:
+            connection.execute(_LOCK, ["userhooks set-up"])
+            connection.execute("select set_config('userhooks.publication', %s, true)", [publication or ""])
+            for script in scripts:
+                connection.execute(script)
+
+    def tear_down(self) -> None:
+        """Apply `sql/teardown.sql`: drop the marked tables and publications."""
+        script = _read_sql("teardown.sql")
+        with self.connect() as connection:
+            connection.execute(_LOCK, ["userhooks set-up"])
+            connection.execute(script)
+
+    def create_user(self, name: str) -> int:
+        """Add a user and return the new id."""
+        with self.connect() as connection:
+            return int(_one(connection, "insert into public.users (name) values (%s) returning id", [name]))
+
+    def users(self) -> list[tuple[int, str]]:
+        """Return (id, name) of all users, by id."""
+        with self.connect() as connection:
+            return connection.execute("select id, name from public.users order by id").fetchall()
+
+    def user_exists(self, user_id: int) -> bool:
+        """Say whether there is a user with this id."""
+        with self.connect() as connection:
+            return bool(_one(connection, "select exists (select from public.users where id = %s)", [user_id]))
+
+    def insert_notifications(self, rows: Sequence[tuple[int, str]]) -> list[int]:
+        """Insert (user id, message) rows with one statement and return their ids in order; raises NotFound for an unknown user."""
+        with self.connect() as connection:
+            found = connection.execute(_INSERT_NOTIFICATIONS, [[user for user, _ in rows], [message for _, message in rows]])
+            return [row_id for (row_id,) in found]
+
+    def subscriptions(self) -> list[SubscriptionRow]:
+        """Return the rows of all subscriptions, by user."""
+        with self.connect() as connection:
+            rows = connection.execute(f"{_SUBSCRIPTIONS} where user_id is not null order by user_id, id").fetchall()
+        return [SubscriptionRow(user_id, url, str(sink_id)) for user_id, url, sink_id in rows]
+
+    @contextmanager
+    def locked_user(self, user_id: int) -> Iterator[LockedUser]:
+        """Hold the lock on one user's subscriptions, which all processes heed, in a transaction that is committed at the end.
+
+        Raises NotFound for an unknown user; the user cannot be deleted meanwhile.
+        """
+        with self.connect() as connection:
+            connection.execute(f"set local lock_timeout = {_LOCK_TIMEOUT_MS}")
+            connection.execute(_LOCK, [f"userhooks user {user_id}"])
+            if connection.execute("select from public.users where id = %s for key share", [user_id]).fetchone() is None:
+                raise unknown_user(user_id)
+            yield LockedUser(connection, user_id)
+
+    @contextmanager
+    def connect(self) -> Iterator[psycopg.Connection[Any]]:
+        """Open a connection for one transaction, committed at the end and rolled back by an exception; errors become ours."""
+        try:
+            with psycopg.connect(self._conninfo) as connection:
+                yield connection
+        except psycopg.Error as error:
+            self._translate(error)
+
+    def _translate(self, error: psycopg.Error) -> NoReturn:
+        """Raise our error for one of psycopg's; without `from`, since libpq's text may quote the connection string."""
+        message = " ".join((error.diag.message_primary or str(error)).split())
+        password = self._parts.get("password")
+        if password:
+            message = message.replace(str(password), "…")
+        if error.sqlstate == _NOT_OURS:
+            raise DatabaseUnsuitable(message, error.diag.message_hint or "") from None
+        match error:
+            case psycopg.errors.UndefinedTable():
+                raise DatabaseUnsuitable(f"The database is not set up: {message}.", "Run userhooks up, which applies sql/.") from None
+            case psycopg.errors.InsufficientPrivilege():
+                raise DatabaseUnsuitable(f"Postgres refused: {message}.", "Use a role that owns these tables in DATABASE_URL.") from None
+            case psycopg.errors.ForeignKeyViolation():
+                raise NotFound(f"There is no such user: {error.diag.message_detail or message}", _ADD_USER) from None
+            case psycopg.errors.LockNotAvailable():
+                what = "Another call for the same user has been busy for a minute."
+                raise DatabaseUnavailable(what, "Try again, or look for a stuck process in pg_stat_activity.") from None
+            case psycopg.DataError():
+                raise InvalidInput("value", f"Postgres cannot store this value: {message}.", "Correct it and try again.") from None
+            case psycopg.OperationalError():
+                remedy = "Start it with userhooks up, or correct DATABASE_URL."
+                raise DatabaseUnavailable(f"The database at {self._place()} is not available: {message}", remedy) from None
+        raise DatabaseUnsuitable(f"Postgres refused: {message}.", "Is DATABASE_URL the database that userhooks set up?") from None
+
+    def _place(self) -> str:
+        return f"{self._parts.get('host') or 'localhost'}:{self._parts.get('port') or 5432}"
+
+    def _name(self) -> str:
+        return str(self._parts.get("dbname") or self._user())
+
+    def _user(self) -> str:
+        return str(self._parts.get("user") or "postgres")
+
+
+def unknown_user(user_id: int) -> NotFound:
+    """The error for a user id that is in no row of users."""
+    return NotFound(f"There is no user {user_id}.", _ADD_USER)
+
+
+def _read_sql(name: str) -> str:
+    try:
+        return (_SQL / name).read_text(encoding="utf-8")
+    except OSError as error:
+        remedy = "Run from a checkout of the project in which make install was run; sql/ lies beside the package."
+        raise ConfigurationError(f"The file sql/{name} cannot be read: {error.strerror}.", remedy) from None
+
+
+def _one(connection: psycopg.Connection[Any], query: LiteralString, params: Sequence[object] = ()) -> Any:
+    """The first column of the query's one row."""
+    row = connection.execute(query, params or None).fetchone()
+    return row[0] if row else None
