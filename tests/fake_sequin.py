@@ -1,0 +1,183 @@
+"""A Sequin in memory behind `httpx.MockTransport`: the API's answers as recorded on 0.14.6, with state, and faults on demand.
+
+It stands in for Sequin where a test needs a fault at one exact step; what the real API does is held against the engine elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import yaml
+
+TOKEN = "s3cret-token"
+Fault = Callable[[httpx.Request, Callable[[], httpx.Response]], httpx.Response]
+
+
+class FakeSequin:
+    """`calls` lists what was asked (`"POST /api/sinks"`), `fault` may answer, delay or break a call instead of the handler."""
+
+    def __init__(self) -> None:
+        self.endpoints: dict[str, dict[str, Any]] = {}
+        self.sinks: dict[str, dict[str, Any]] = {}
+        self.backfills: dict[str, dict[str, Any]] = {}
+        self.functions: dict[str, dict[str, Any]] = {}
+        self.secrets: dict[str, dict[str, str]] = {}
+        self.tables = {"public.notifications"}
+        self.calls: list[str] = []
+        self.fault: Fault | None = None
+        self.transport = httpx.MockTransport(self._handle)
+
+    def _handle(self, request: httpx.Request) -> httpx.Response:
+        self.calls.append(f"{request.method} {request.url.raw_path.decode()}")
+
+        def answer() -> httpx.Response:
+            return self._answer(request)
+
+        return self.fault(request, answer) if self.fault else answer()
+
+    def _answer(self, request: httpx.Request) -> httpx.Response:
+        parts = [part for part in request.url.path.split("/") if part]
+        if parts == ["health"]:
+            return httpx.Response(200, content=b'{"ok":true,"rev":"v0.14.6"}')
+        if parts == ["info", "version"]:
+            assert request.headers["accept"] == "*/*"
+            return httpx.Response(200, json={"version": "v0.14.6"})
+        if request.headers.get("authorization") != f"Bearer {TOKEN}":
+            summary = (
+                "The API token you provided is invalid or has expired. Your token may have been revoked or deleted in the Sequin console.\n"
+            )
+            return httpx.Response(401, json={"summary": summary})
+        body = json.loads(request.content) if request.content else {}
+        assert request.method in ("GET", "DELETE") or request.headers["content-type"] == "application/json"
+        match [request.method, *parts[1:]]:
+            case [method, "destinations", "http_endpoints", *name]:
+                return self._endpoint(method, name, body)
+            case [method, "sinks", sink, "backfills", *backfill_id]:
+                return self._backfill(method, sink, backfill_id, body)
+            case [method, "sinks", *name]:
+                return self._sink(method, name, body)
+            case ["POST", "postgres_databases", "postgres", "refresh_tables" | "test_connection"]:
+                return httpx.Response(200, json={"success": True})
+            case ["POST", "postgres_databases", _, _]:
+                return _not_found("database")
+            case ["GET", "config", "export"]:
+                config = {"databases": [], "functions": list(self.functions.values()), "http_endpoints": [], "sinks": []}
+                return httpx.Response(200, json={"yaml": "---\n" + yaml.safe_dump(config)})
+            case ["POST", "config", "apply"]:
+                for function in yaml.safe_load(body["yaml"])["functions"]:
+                    self.functions[function["name"]] = {**function, "description": None}
+                return httpx.Response(200, json={"resources": [{"password": "postgres", "hostname": "127.0.0.1"}]})
+        return httpx.Response(404, text="Not Found")
+
+    def _endpoint(self, method: str, name: list[str], body: dict[str, Any]) -> httpx.Response:
+        if not name:
+            if method == "GET":
+                return httpx.Response(200, json={"data": list(self.endpoints.values())})
+            if body["name"] in self.endpoints:
+                return _invalid({"name": ["has already been taken"]})
+            found = {"id": str(uuid.uuid4()), "name": body["name"], "headers": {}, "url": body["url"], "encrypted_headers": {}}
+            self.endpoints[body["name"]] = found
+        else:
+            endpoint = _find(self.endpoints, name[0])
+            if endpoint is None:
+                return _not_found("http endpoint")
+            found = endpoint
+            if method == "DELETE":
+                users = sum(sink["destination"]["http_endpoint"] == found["name"] for sink in self.sinks.values())
+                if users:
+                    text = f"Cannot delete HTTP endpoint {found['name']} ({found['id']}), as it is in use by {users} sink consumer(s)"
+                    return httpx.Response(400, json={"summary": text})
+                del self.endpoints[found["name"]]
+                return httpx.Response(200, json={"id": found["id"], "deleted": True})
+        if "url" in body:
+            found["url"] = body["url"]
+        if body.get("encrypted_headers"):
+            self.secrets[found["name"]] = body["encrypted_headers"]
+            found["encrypted_headers"] = dict.fromkeys(body["encrypted_headers"], "***")
+        return httpx.Response(200, json=found)
+
+    def _sink(self, method: str, name: list[str], body: dict[str, Any]) -> httpx.Response:
+        if not name:
+            if method == "GET":
+                return httpx.Response(200, json={"data": [{**sink, "health": _HEALTH} for sink in self.sinks.values()]})
+            return self._create_sink(body)
+        found = _find(self.sinks, name[0])
+        if found is None:
+            return _not_found("consumer")
+        if method == "GET":
+            return httpx.Response(200, json={**found, "health": _HEALTH})
+        if method == "DELETE":
+            del self.sinks[found["name"]]
+            return httpx.Response(200, json={"id": found["id"], "deleted": True})
+        found.update(body)
+        return httpx.Response(200, json=found)
+
+    def _create_sink(self, body: dict[str, Any]) -> httpx.Response:
+        if "filters" in body:
+            return httpx.Response(422, json={"code": None, "summary": "Unknown field: filters", "validation_errors": {}})
+        if body["database"] != "postgres":
+            return _not_found("database")
+        if body["destination"]["http_endpoint"] not in self.endpoints:
+            return _not_found("http endpoint")
+        for table in body["source"]["include_tables"]:
+            if table not in self.tables:
+                summary = f"Table '{table}' not found in database 'postgres'"
+                return httpx.Response(422, json={"code": None, "summary": summary, "validation_errors": {}})
+        if body["filter"] != "none" and body["filter"] not in self.functions:
+            return httpx.Response(422, json={"code": None, "summary": f"Function '{body['filter']}' not found.", "validation_errors": {}})
+        if body["name"] in self.sinks:
+            return _invalid({"name": ["has already been taken"]})
+        source = {"include_schemas": None, "exclude_schemas": None, "exclude_tables": None, **body["source"]}
+        more = {"tables": [], "transform": "none", "routing": "none", "enrichment": "none", "active_backfills": [], "max_retry_count": None}
+        self.sinks[body["name"]] = {"id": str(uuid.uuid4()), **body, **more, "source": source}
+        return httpx.Response(200, json=self.sinks[body["name"]])
+
+    def _backfill(self, method: str, sink_name: str, backfill_id: list[str], body: dict[str, Any]) -> httpx.Response:
+        sink = _find(self.sinks, sink_name)
+        if sink is None:
+            return _not_found("consumer")
+        mine = [b for b in self.backfills.values() if b["sink_consumer"] == sink["name"]]
+        if not backfill_id:
+            if method == "GET":
+                return httpx.Response(200, json={"data": mine[::-1]})
+            if any(b["state"] in ("active", "paused") for b in mine):
+                return _invalid({"sink_consumer_id": ["already has an active backfill"]})
+            created = {"id": str(uuid.uuid4()), "table": "public.notifications", "state": "active", "sink_consumer": sink["name"]}
+            counts = {"rows_initial_count": None, "rows_processed_count": 0, "rows_ingested_count": 0}
+            self.backfills[str(created["id"])] = {**created, **counts, "completed_at": None, "canceled_at": None, "sort_column": None}
+            return httpx.Response(200, json=self.backfills[str(created["id"])])
+        found = next((b for b in mine if b["id"] == backfill_id[0]), None)
+        if found is None:
+            return _not_found("backfill")
+        if method == "PATCH":
+            if found["state"] not in ("active", "paused"):
+                text = f"Invalid state transition from {found['state']} to {body['state']}. Valid transitions: none"
+                return _invalid({"state": [text]})
+            found["state"] = body["state"]
+        return httpx.Response(200, json=found)
+
+
+_HEALTH = {
+    "name": "Consumer health",
+    "status": "error",
+    "checks": [
+        {"name": "Sink configuration", "status": "healthy"},
+        {"name": "Message delivery", "status": "error", "error": "[http_endpoint]: Unexpected status code: 500"},
+    ],
+}
+
+
+def _find(resources: dict[str, dict[str, Any]], name_or_id: str) -> dict[str, Any] | None:
+    return resources.get(name_or_id) or next((found for found in resources.values() if found["id"] == name_or_id), None)
+
+
+def _not_found(kind: str) -> httpx.Response:
+    return httpx.Response(404, json={"summary": f"Not found: No `{kind}` found matching the provided ID or name"})
+
+
+def _invalid(errors: dict[str, Any]) -> httpx.Response:
+    return httpx.Response(422, json={"summary": "Validation failed", "validation_errors": errors})
