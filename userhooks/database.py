@@ -68,6 +68,12 @@ class LockedUser:
         self._connection = connection
         self._user_id = user_id
 
+    def require(self) -> None:
+        """Raise NotFound for an unknown user; a known one cannot be deleted before the transaction ends."""
+        query = "select from public.users where id = %s for key share"
+        if self._connection.execute(query, [self._user_id]).fetchone() is None:
+            raise NotFound(f"There is no user {self._user_id}.", _ADD_USER)
+
     def subscriptions(self) -> list[SubscriptionRow]:
         """Return the user's subscriptions, oldest first."""
         rows = self._connection.execute(f"{_SUBSCRIPTIONS} where user_id = %s order by id", [self._user_id])
@@ -191,13 +197,11 @@ class Database:
     def locked_user(self, user_id: int) -> Iterator[LockedUser]:
         """Hold the lock on one user's subscriptions, which all processes heed, in a transaction that is committed at the end.
 
-        Raises NotFound for an unknown user; the user cannot be deleted meanwhile.
+        It does not ask whether the user exists: what is left of a deleted one can be taken away under the same lock.
         """
         with self.connect() as connection:
             connection.execute(f"set local lock_timeout = {_LOCK_TIMEOUT_MS}")
             connection.execute(_LOCK, [f"userhooks user {user_id}"])
-            if connection.execute("select from public.users where id = %s for key share", [user_id]).fetchone() is None:
-                raise unknown_user(user_id)
             yield LockedUser(connection, user_id)
 
     @contextmanager
@@ -242,11 +246,6 @@ class Database:
 
     def _user(self) -> str:
         return str(self._parts.get("user") or "postgres")
-
-
-def unknown_user(user_id: int) -> NotFound:
-    """The error for a user id that is in no row of users."""
-    return NotFound(f"There is no user {user_id}.", _ADD_USER)
 
 
 def _read_sql(name: str) -> str:

@@ -312,9 +312,12 @@ def test_subscription_rows_last_only_when_the_block_ends_well(database: Database
     assert database.subscriptions() == []
 
 
-def test_the_lock_of_an_unknown_user(database: Database) -> None:
-    with pytest.raises(NotFound, match="There is no user 99"), database.locked_user(99):
-        pass
+def test_a_user_can_be_required_under_the_lock(database: Database) -> None:
+    with database.locked_user(1) as user:
+        user.require()
+    for unknown in (99, 10**30):
+        with database.locked_user(unknown) as user, pytest.raises(NotFound, match=f"There is no user {unknown}"):
+            user.require()
 
 
 def test_one_users_lock_is_held_by_one_at_a_time_and_leaves_others_alone(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
