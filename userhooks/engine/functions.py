@@ -1,833 +1,735 @@
-"""Filter functions: a subset of Elixir, parsed, specialised for a sink and evaluated with Elixir's semantics. Pure; who is asked is in
-`routing.py`.
+"""Filters: functions in a part of Elixir, and the column filters of Sequin 0.9.4; both become a `Bound`, which judges changes. Pure.
 
-Supported: one `def filter(action, record, changes, metadata)`, local bindings, literals, `record["column"]`, `changes["column"]`, fields
-of `metadata`, comparisons, `and`, `or`, `not`, `in`, `not in`, `is_nil/1`, `to_string/1`. Anything else is refused with its line, so that
-a filter which would behave differently here than on Sequin cannot come into force. Column filters of Sequin 0.9.4 bodies end in the same
-`Bound`.
+A filter function is parsed once (`parse`), bound to a sink's constants (`Program.bind`), then asked about each change (`Bound.accepts`).
+What Elixir's operators do with values is in `terms.py`; how many sinks are matched at once in `routing.py`.
 
-Terms are Python values: None is nil, and strings, integers, floats, booleans, lists and maps are themselves; other atoms are `Atom`.
+The supported part of Elixir: comparisons, `and`/`or`/`not`, `in`, `record["column"]`, `a.b`, `to_string`, `is_nil`, literals, variables.
+A filter function sees values as the message shows them (a numeric is text, a timestamp ISO 8601 text), where Sequin's has structs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+import operator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from typing import Any, Final, Literal
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
+import tree_sitter
 import tree_sitter_elixir
-from tree_sitter import Language, Node, Parser
 
-from userhooks.engine.rendering import Change
+from userhooks.engine import terms
+from userhooks.engine.rendering import METADATA_FIELDS, Change, changes_of, metadata_of, record_of
 from userhooks.engine.resources import ColumnFilter, Table
+from userhooks.engine.terms import Atom, Raised
+from userhooks.engine.values import BOOLEAN, DATES, EXACT_TEXTS, INTEGERS, NUMERIC
 
-_PARSER: Final = Parser(Language(tree_sitter_elixir.language()))
-_PARAMETERS: Final = ("action", "record", "changes", "metadata")
+MAX_CODE_BYTES = 10_240
+_MAX_DEPTH = 100
 
 
-class FunctionError(ValueError):
-    """The code is refused; `line` counts from 1."""
+class FunctionError(Exception):
+    """A function's code cannot be used; `line` counts from 1."""
 
     def __init__(self, line: int, message: str) -> None:
         super().__init__(f"line {line}: {message}")
         self.line = line
+        self.message = message
 
 
 class FunctionRaised(Exception):
-    """The function raised, or answered something that is no boolean."""
+    """A filter raised, or answered neither true nor false."""
 
 
-@dataclass(frozen=True)
-class Atom:
-    """An atom other than nil, true and false."""
+class Equality(NamedTuple):
+    """What must hold for a filter to accept: `record[column] == value`, or `to_string(record[column]) == value`.
 
-    name: str
+    Provided that the columns in `scalars` hold no lists and maps, a filter whose equality does not hold is false and cannot raise.
+    """
 
-
-# --- terms -------------------------------------------------------------------------------------------------------------
-
-
-def compare(left: Any, right: Any) -> int:
-    """Order two terms as Erlang does: number < atom < map < list < string; returns -1, 0 or 1, and 1 equals 1.0."""
-    a, b = _rank(left), _rank(right)
-    if a != b:
-        return -1 if a < b else 1
-    if a == _LIST:
-        for x, y in zip(left, right, strict=False):
-            if order := compare(x, y):
-                return order
-        return _sign(len(left), len(right))
-    if a == _MAP:
-        return _compare_maps(left, right)
-    if a == _ATOM:
-        return _sign(_atom_name(left), _atom_name(right))
-    if a == _STRING:
-        return _sign(left.encode(), right.encode())
-    return _sign(left, right)  # numbers
+    column: str
+    value: Any
+    as_text: bool
+    scalars: frozenset[str]
 
 
-_NUMBER, _ATOM, _MAP, _LIST, _STRING = range(5)
+Judge: TypeAlias = Callable[[Change], bool]
 
 
-def _rank(term: Any) -> int:
-    if term is None or isinstance(term, (bool, Atom)):
-        return _ATOM
-    if isinstance(term, (int, float)):
-        return _NUMBER
-    if isinstance(term, dict):
-        return _MAP
-    return _LIST if isinstance(term, list) else _STRING
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A filter of one sink: `accepts` raises FunctionRaised. `rest` is what is left to ask when `equality` holds, None when nothing is.
+
+    `never` is set when no change can pass, whatever it holds.
+    """
+
+    accepts: Judge
+    equality: Equality | None = None
+    rest: Judge | None = None
+    never: bool = False
 
 
-def _sign(a: Any, b: Any) -> int:
-    return int(a > b) - int(a < b)
+# --- expressions -----------------------------------------------------------------------------------------------------------
 
 
-def _compare_maps(left: Mapping[str, Any], right: Mapping[str, Any]) -> int:
-    """By size, then by keys in order, then by values in the order of keys (Erlang reference manual, 9.10)."""
-    if order := _sign(len(left), len(right)):
-        return order
-    if order := _sign(sorted(left), sorted(right)):
-        return order
-    return next((order for key in sorted(left) if (order := compare(left[key], right[key]))), 0)
-
-
-def _atom_name(term: Any) -> str:
-    return {None: "nil", True: "true", False: "false"}[term] if not isinstance(term, Atom) else term.name
-
-
-def identical(left: Any, right: Any) -> bool:
-    """`===`: like `==`, but 1 is not 1.0."""
-    return isinstance(left, float) == isinstance(right, float) and compare(left, right) == 0
-
-
-def to_string(term: Any) -> str:
-    """`to_string/1`; raises FunctionRaised for a map, and for a list, which Elixir would read as characters."""
-    if term is None:
-        return ""
-    if isinstance(term, (bool, Atom)):
-        return _atom_name(term)
-    if isinstance(term, str):
-        return term
-    if isinstance(term, int):
-        return str(term)
-    if isinstance(term, float):
-        return _float_text(term)
-    raise FunctionRaised(f"to_string of a {'map' if isinstance(term, dict) else 'list'}")
-
-
-def _float_text(value: float) -> str:
-    digits, _, exponent = repr(value).partition("e")
-    if not exponent:
-        return digits
-    return f"{digits if '.' in digits else digits + '.0'}e{int(exponent)}"
-
-
-# --- expressions -------------------------------------------------------------------------------------------------------
-
-Locals = list[Any]
-
-
-@dataclass(frozen=True)
-class Expression:
-    """One node. `total` means that it cannot raise; `boolean` that it then is true or false."""
-
-    def evaluate(self, change: Change, local: Locals) -> Any:
-        """Return the term, or raise FunctionRaised."""
-        raise NotImplementedError
-
-    def bind(self, constants: Mapping[str, Any], local: Sequence[Expression]) -> Expression:
-        """Return the expression with all that `constants` determines worked out."""
-        return self
-
-    @property
-    def total(self) -> bool:
-        return True
-
-    @property
-    def boolean(self) -> bool:
-        return False
-
-
-@dataclass(frozen=True)
-class Const(Expression):
-    """A term that does not depend on the change."""
+@dataclass(frozen=True, slots=True)
+class Const:
+    """A value that is known."""
 
     value: Any
 
-    def evaluate(self, change: Change, local: Locals) -> Any:
-        return self.value
 
-    @property
-    def boolean(self) -> bool:
-        return isinstance(self.value, bool)
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One of the function's four arguments as a whole."""
 
-
-@dataclass(frozen=True)
-class Action(Expression):
-    """`action`."""
-
-    def evaluate(self, change: Change, local: Locals) -> Any:
-        return change.action
-
-
-@dataclass(frozen=True)
-class Column(Expression):
-    """`record["name"]` or `changes["name"]`."""
-
-    of: Literal["record", "changes"]
     name: str
 
-    def evaluate(self, change: Change, local: Locals) -> Any:
-        return change.record(self.name) if self.of == "record" else change.changes(self.name)
+
+@dataclass(frozen=True, slots=True)
+class ColumnOf:
+    """`record["column"]` or `changes["column"]`."""
+
+    argument: str
+    column: str
 
 
-@dataclass(frozen=True)
-class Local(Expression):
-    """A name that was bound before, by its position among the bindings."""
+@dataclass(frozen=True, slots=True)
+class Local:
+    """A variable, by its number."""
 
-    position: int
-
-    def evaluate(self, change: Change, local: Locals) -> Any:
-        return local[self.position]
-
-    def bind(self, constants: Mapping[str, Any], local: Sequence[Expression]) -> Expression:
-        bound = local[self.position]
-        return bound if isinstance(bound, (Const, Column)) else self
+    number: int
 
 
-@dataclass(frozen=True)
-class Metadata(Expression):
-    """`metadata`, or a path of fields below it."""
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """An operator or function of `_OPERATIONS` on its operands."""
 
-    path: tuple[str, ...] = ()
-
-    def evaluate(self, change: Change, local: Locals) -> Any:
-        if self.path == ("table_name",):
-            return change.shape.name
-        if self.path == ("table_schema",):
-            return change.shape.schema
-        raise FunctionRaised(f"metadata has no field {'.'.join(self.path)}")
-
-    def bind(self, constants: Mapping[str, Any], local: Sequence[Expression]) -> Expression:
-        term: Any = constants
-        for field in self.path:
-            if not isinstance(term, Mapping) or field not in term:
-                return self
-            term = term[field]
-        return Const(term)
-
-    @property
-    def total(self) -> bool:
-        return self.path in (("table_name",), ("table_schema",))
+    operation: str
+    operands: tuple[Expr, ...]
 
 
-@dataclass(frozen=True)
-class Access(Expression):
-    """`target["key"]` of anything but record and changes: nil of nil, the value of a map, a raise otherwise."""
-
-    target: Expression
-    key: str
-
-    def evaluate(self, change: Change, local: Locals) -> Any:
-        term = self.target.evaluate(change, local)
-        if term is None:
-            return None
-        if isinstance(term, Mapping):
-            return term.get(self.key)
-        raise FunctionRaised(f"[{self.key!r}] of something that is no map")
-
-    def bind(self, constants: Mapping[str, Any], local: Sequence[Expression]) -> Expression:
-        return _fold(Access(self.target.bind(constants, local), self.key))
-
-    @property
-    def total(self) -> bool:
-        return False
-
-
-@dataclass(frozen=True)
-class Compare(Expression):
-    """`== != === !== < > <= >=`, in term order."""
+@dataclass(frozen=True, slots=True)
+class Logic:
+    """Two or more operands joined by `and` or `or`; all but the last have to be booleans."""
 
     operator: str
-    left: Expression
-    right: Expression
-
-    def evaluate(self, change: Change, local: Locals) -> Any:
-        return _COMPARISONS[self.operator](self.left.evaluate(change, local), self.right.evaluate(change, local))
-
-    def bind(self, constants: Mapping[str, Any], local: Sequence[Expression]) -> Expression:
-        return _fold(Compare(self.operator, self.left.bind(constants, local), self.right.bind(constants, local)))
-
-    @property
-    def total(self) -> bool:
-        return self.left.total and self.right.total
-
-    @property
-    def boolean(self) -> bool:
-        return True
+    operands: tuple[Expr, ...]
 
 
-_COMPARISONS: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
-    "==": lambda a, b: compare(a, b) == 0,
-    "!=": lambda a, b: compare(a, b) != 0,
-    "===": identical,
-    "!==": lambda a, b: not identical(a, b),
-    "<": lambda a, b: compare(a, b) < 0,
-    ">": lambda a, b: compare(a, b) > 0,
-    "<=": lambda a, b: compare(a, b) <= 0,
-    ">=": lambda a, b: compare(a, b) >= 0,
+Expr: TypeAlias = Const | Argument | ColumnOf | Local | Apply | Logic
+
+_OPERATIONS: dict[str, Callable[..., Any]] = {
+    "==": terms.equal,
+    "!=": lambda a, b: not terms.equal(a, b),
+    "===": terms.identical,
+    "!==": lambda a, b: not terms.identical(a, b),
+    "<": lambda a, b: terms.compare(a, b) < 0,
+    ">": lambda a, b: terms.compare(a, b) > 0,
+    "<=": lambda a, b: terms.compare(a, b) <= 0,
+    ">=": lambda a, b: terms.compare(a, b) >= 0,
+    "in": terms.is_member,
+    "not in": lambda a, b: not terms.is_member(a, b),
+    "not": lambda a: not terms.boolean(a, "right of `not`"),
+    "is_nil": lambda a: a is None,
+    "to_string": terms.to_string,
+    "access": terms.access,
+    "field": terms.field,
+    "list": lambda *items: list(items),
 }
+_COMPARISONS = frozenset({"==", "!=", "===", "!==", "<", ">", "<=", ">="})
+_BOOLEAN = _COMPARISONS | {"in", "not in", "not", "is_nil"}
 
 
-@dataclass(frozen=True)
-class Logic(Expression):
-    """`and`, `or`: the left side must be a boolean, and decides alone where it can."""
-
-    operator: Literal["and", "or"]
-    left: Expression
-    right: Expression
-
-    def evaluate(self, change: Change, local: Locals) -> Any:
-        left = self.left.evaluate(change, local)
-        if not isinstance(left, bool):
-            raise FunctionRaised(f"the left side of {self.operator!r} is not a boolean")
-        return left if left == (self.operator == "or") else self.right.evaluate(change, local)
-
-    def bind(self, constants: Mapping[str, Any], local: Sequence[Expression]) -> Expression:
-        left = self.left.bind(constants, local)
-        if isinstance(left, Const) and isinstance(left.value, bool):
-            return left if left.value == (self.operator == "or") else self.right.bind(constants, local)
-        return Logic(self.operator, left, self.right.bind(constants, local))
-
-    @property
-    def total(self) -> bool:
-        return self.left.total and self.left.boolean and self.right.total
-
-    @property
-    def boolean(self) -> bool:
-        return self.right.boolean
-
-
-@dataclass(frozen=True)
-class Not(Expression):
-    """`not`: of booleans only."""
-
-    operand: Expression
-
-    def evaluate(self, change: Change, local: Locals) -> Any:
-        term = self.operand.evaluate(change, local)
-        if not isinstance(term, bool):
-            raise FunctionRaised("the operand of 'not' is not a boolean")
-        return not term
-
-    def bind(self, constants: Mapping[str, Any], local: Sequence[Expression]) -> Expression:
-        return _fold(Not(self.operand.bind(constants, local)))
-
-    @property
-    def total(self) -> bool:
-        return self.operand.total and self.operand.boolean
-
-    @property
-    def boolean(self) -> bool:
-        return True
-
-
-@dataclass(frozen=True)
-class IsNil(Expression):
-    """`is_nil/1`."""
-
-    operand: Expression
-
-    def evaluate(self, change: Change, local: Locals) -> Any:
-        return self.operand.evaluate(change, local) is None
-
-    def bind(self, constants: Mapping[str, Any], local: Sequence[Expression]) -> Expression:
-        return _fold(IsNil(self.operand.bind(constants, local)))
-
-    @property
-    def total(self) -> bool:
-        return self.operand.total
-
-    @property
-    def boolean(self) -> bool:
-        return True
-
-
-@dataclass(frozen=True)
-class ToString(Expression):
-    """`to_string/1`."""
-
-    operand: Expression
-
-    def evaluate(self, change: Change, local: Locals) -> Any:
-        return to_string(self.operand.evaluate(change, local))
-
-    def bind(self, constants: Mapping[str, Any], local: Sequence[Expression]) -> Expression:
-        return _fold(ToString(self.operand.bind(constants, local)))
-
-    @property
-    def total(self) -> bool:
-        return False
-
-
-@dataclass(frozen=True)
-class In(Expression):
-    """`in` a list that is written out; its elements are compared with `===`, as `Enum.member?/2` does."""
-
-    left: Expression
-    elements: tuple[Expression, ...]
-
-    def evaluate(self, change: Change, local: Locals) -> Any:
-        term = self.left.evaluate(change, local)
-        return any(identical(term, element.evaluate(change, local)) for element in self.elements)
-
-    def bind(self, constants: Mapping[str, Any], local: Sequence[Expression]) -> Expression:
-        elements = tuple(element.bind(constants, local) for element in self.elements)
-        return _fold(In(self.left.bind(constants, local), elements))
-
-    @property
-    def total(self) -> bool:
-        return self.left.total and all(element.total for element in self.elements)
-
-    @property
-    def boolean(self) -> bool:
-        return True
-
-
-@dataclass(frozen=True)
-class ListOf(Expression):
-    """A list that is written out."""
-
-    elements: tuple[Expression, ...]
-
-    def evaluate(self, change: Change, local: Locals) -> Any:
-        return [element.evaluate(change, local) for element in self.elements]
-
-    def bind(self, constants: Mapping[str, Any], local: Sequence[Expression]) -> Expression:
-        return _fold(ListOf(tuple(element.bind(constants, local) for element in self.elements)))
-
-    @property
-    def total(self) -> bool:
-        return all(element.total for element in self.elements)
-
-
-def _fold(expression: Expression) -> Expression:
-    """Work out an expression whose operands are all constants; one that would raise is left to raise for each change."""
-    operands = [value for value in vars(expression).values() if isinstance(value, (Expression, tuple))]
-    flat = [one for value in operands for one in (value if isinstance(value, tuple) else (value,))]
-    if not all(isinstance(one, Const) for one in flat):
-        return expression
-    try:
-        return Const(expression.evaluate(None, []))  # type: ignore[arg-type]  # constants do not look at the change
-    except FunctionRaised:
-        return expression
-
-
-# --- programs ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Equality:
-    """A condition that every accepted change meets: the column, as it is or through `to_string`, equals `key`."""
-
-    column: str
-    key: Any
-    via_to_string: bool
-
-
-@dataclass(frozen=True)
-class Bound:
-    """A filter with a sink's constants worked in. `equality` is set when changes that do not meet it need not be looked at."""
-
-    check: Callable[[Change], Any]
-    equality: Equality | None
-
-    def accepts(self, change: Change) -> bool:
-        """Ask the filter about a change; raises FunctionRaised when it raises or answers no boolean."""
-        answer = self.check(change)
-        if not isinstance(answer, bool):
-            raise FunctionRaised("the filter answered something that is no boolean")
-        return answer
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Program:
-    """A parsed filter function."""
+    """A parsed filter function: `steps` are evaluated in order into variables, `result` is what it answers."""
 
-    bindings: tuple[Expression, ...]
-    result: Expression
+    steps: tuple[Expr, ...]
+    result: Expr
 
     def bind(self, constants: Mapping[str, Any]) -> Bound:
-        """Specialise for a sink; `constants` is the part of `metadata` that is the same for all its messages."""
-        local: list[Expression] = []
-        for binding in self.bindings:
-            local.append(binding.bind(constants, local))
-        result = self.result.bind(constants, local)
-        needed = [one for one in local if not isinstance(one, (Const, Column))]
+        """Fix the part of `metadata` that is the same for all changes of a sink: maps, in which `annotations` holds plain JSON."""
+        metadata = _metadata_terms(constants)
+        known: list[Expr] = []
+        steps: list[Expr | None] = []
+        for step in self.steps:
+            folded = _fold(step, metadata, known)
+            known.append(folded if isinstance(folded, (Const, ColumnOf)) or _is_text_of_column(folded) else Local(len(known)))
+            steps.append(None if isinstance(folded, (Const, ColumnOf)) else folded)
+        result = _fold(self.result, metadata, known)
+        if not any(steps) and isinstance(result, Const) and result.value is False:
+            return Bound(lambda _: False, never=True)
+        accepts = _judge(steps, result, metadata)
+        split = _split_equality(steps, result)
+        if split is None:
+            return Bound(accepts)
+        equality, rest = split
+        return Bound(accepts, equality, None if rest is None else _judge(steps, rest, metadata))
 
-        def check(change: Change) -> Any:
-            if not needed:
-                return result.evaluate(change, [])
-            values: Locals = []
-            for one in local:
-                values.append(one.evaluate(change, values))
-            return result.evaluate(change, values)
 
-        return Bound(check, _equality(result) if all(one.total for one in needed) else None)
+def _metadata_terms(constants: Mapping[str, Any]) -> dict[Atom, Any]:
+    """Turn the constants into Elixir's maps: atoms as keys, but in `annotations`, which are JSON."""
+
+    def to_term(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {Atom(k): v if k == "annotations" else to_term(v) for k, v in value.items()}
+        return value
+
+    return {Atom(name): to_term(value) for name, value in constants.items()}
 
 
-def _equality(result: Expression) -> Equality | None:
-    """Find an equality that must hold and that nothing before it can raise ahead of; `and` does not look at what comes after a false."""
-    for conjunct in _conjuncts(result):
-        if isinstance(conjunct, Compare) and conjunct.operator == "==":
-            for one, other in ((conjunct.left, conjunct.right), (conjunct.right, conjunct.left)):
-                via = isinstance(one, ToString)
-                column = one.operand if isinstance(one, ToString) else one
-                if isinstance(column, Column) and column.of == "record" and isinstance(other, Const) and _is_key(other.value):
-                    return Equality(column.name, other.value, via)
-        if not (conjunct.total and conjunct.boolean):
+def _fold(expr: Expr, metadata: Mapping[Atom, Any], known: Sequence[Expr]) -> Expr:
+    """Replace what is known by its value."""
+    match expr:
+        case Local(number):
+            return known[number]
+        case Logic(name, operands):
+            return _fold_logic(name, [_fold(operand, metadata, known) for operand in operands])
+        case Apply(operation, operands):
+            return _fold_apply(Apply(operation, tuple(_fold(operand, metadata, known) for operand in operands)), metadata)
+    return expr
+
+
+def _fold_apply(expr: Apply, metadata: Mapping[Atom, Any]) -> Expr:
+    match expr:
+        case Apply("access", (Argument("record" | "changes" as name), Const(key))):
+            return ColumnOf(name, key) if isinstance(key, str) else Const(None)
+        case Apply("field", (Argument("metadata"), Const(name))) if Atom(name) in metadata:
+            return Const(metadata[Atom(name)])
+    if all(isinstance(operand, Const) for operand in expr.operands):
+        try:
+            return Const(_OPERATIONS[expr.operation](*(operand.value for operand in expr.operands if isinstance(operand, Const))))
+        except Raised:
+            return expr  # and raises for every change
+    return expr
+
+
+def _fold_logic(name: str, operands: list[Expr]) -> Expr:
+    """Leave out operands that decide nothing, and what comes after one that decides all."""
+    neutral = name == "and"
+    kept: list[Expr] = []
+    for i, operand in enumerate(operands):
+        if isinstance(operand, Const) and operand.value is neutral and i + 1 < len(operands):
+            continue
+        kept.append(operand)
+        if isinstance(operand, Const) and operand.value is (not neutral):
+            if all(_is_total(before) == frozenset() and _is_boolean(before) for before in kept):
+                return operand
+            break
+    return kept[0] if len(kept) == 1 else Logic(name, tuple(kept))
+
+
+def _is_boolean(expr: Expr) -> bool:
+    """Whether the value can only be true or false."""
+    match expr:
+        case Const(value):
+            return isinstance(value, bool)
+        case Apply(operation, _):
+            return operation in _BOOLEAN
+        case Logic(_, operands):
+            return _is_boolean(operands[-1])
+    return False
+
+
+def _is_text_of_column(expr: Expr) -> bool:
+    match expr:
+        case Apply("to_string", (ColumnOf(),)):
+            return True
+    return False
+
+
+def _is_total(expr: Expr) -> frozenset[str] | None:
+    """Return the columns that must not hold lists and maps for the expression never to raise; None when it may raise anyway."""
+    match expr:
+        case Const() | Argument() | ColumnOf() | Local():
+            return frozenset()
+        case Apply("to_string", (ColumnOf(_, column),)):
+            return frozenset({column})
+        case Apply("field", (Argument("metadata"), Const(name))) if name in METADATA_FIELDS:
+            return frozenset()
+        case Apply("not", (operand,)) if not _is_boolean(operand):
+            return None
+        case Apply("in" | "not in", (_, right)) if not _is_list(right):
+            return None
+        case Apply("to_string" | "access" | "field", _):
+            return None
+        case Logic(_, operands) if not all(map(_is_boolean, operands[:-1])):
+            return None
+    columns: frozenset[str] = frozenset()
+    for operand in expr.operands:
+        needed = _is_total(operand)
+        if needed is None:
+            return None
+        columns |= needed
+    return columns
+
+
+def _is_list(expr: Expr) -> bool:
+    return isinstance(expr.value, list) if isinstance(expr, Const) else isinstance(expr, Apply) and expr.operation == "list"
+
+
+def _split_equality(steps: Iterable[Expr | None], result: Expr) -> tuple[Equality, Expr | None] | None:
+    """Find an equality that has to hold, before which nothing can raise; returns it and what else has to hold."""
+    scalars: frozenset[str] = frozenset()
+    for step in steps:
+        needed = frozenset() if step is None else _is_total(step)
+        if needed is None:
+            return None
+        scalars |= needed
+    conjuncts = result.operands if isinstance(result, Logic) and result.operator == "and" else (result,)
+    for i, conjunct in enumerate(conjuncts):
+        needed = _is_total(conjunct)
+        if needed is None:
+            return None
+        scalars |= needed
+        equality = _equality(conjunct, scalars)
+        if equality is not None:
+            rest = (*conjuncts[:i], *conjuncts[i + 1 :])
+            return equality, None if not rest else rest[0] if len(rest) == 1 else Logic("and", rest)
+        if not _is_boolean(conjunct):
             return None
     return None
 
 
-def _conjuncts(expression: Expression) -> list[Expression]:
-    if isinstance(expression, Logic) and expression.operator == "and":
-        return [*_conjuncts(expression.left), *_conjuncts(expression.right)]
-    return [expression]
+def _equality(expr: Expr, scalars: frozenset[str]) -> Equality | None:
+    match expr:
+        case Apply("==", (ColumnOf("record", column), Const(value)) | (Const(value), ColumnOf("record", column))):
+            return Equality(column, value, False, scalars)
+        case Apply(
+            "==",
+            (Apply("to_string", (ColumnOf("record", column),)), Const(value))
+            | (Const(value), Apply("to_string", (ColumnOf("record", column),))),
+        ):
+            return Equality(column, value, True, scalars)
+    return None
 
 
-def _is_key(term: Any) -> bool:
-    return term is None or isinstance(term, (str, int, float))
+# --- evaluation ------------------------------------------------------------------------------------------------------------
+
+_Evaluate: TypeAlias = Callable[[Change, list[Any]], Any]
+"""Takes the change and the variables"""
 
 
-# --- parsing -----------------------------------------------------------------------------------------------------------
+def _judge(steps: Sequence[Expr | None], result: Expr, metadata: Mapping[Atom, Any]) -> Judge:
+    """Compile to a function that answers true or false, or raises FunctionRaised."""
+    compiled = [None if step is None else _compile(step, metadata) for step in steps]
+    answer = _compile(result, metadata)
+    plain = not any(compiled)
+
+    def judge(change: Change) -> bool:
+        try:
+            variables: list[Any] = []
+            if not plain:
+                for step in compiled:  # each sees the variables before it
+                    variables.append(None if step is None else step(change, variables))
+            value = answer(change, variables)
+        except (Raised, ValueError, RecursionError) as exc:
+            raise FunctionRaised(str(exc)) from exc
+        if value is True or value is False:
+            return value is True
+        raise FunctionRaised(f"the function answered {terms.inspect(value)}, which is neither true nor false")
+
+    return judge
 
 
-def parse(code: str, type: str) -> Program:  # noqa: A002  # Sequin's own word
-    """Read a function of Sequin's `type`; raises FunctionError with the line and what is not supported."""
-    if type != "filter":
-        raise FunctionError(1, f"functions of type {type!r} are not supported by the local engine")
-    root = _PARSER.parse(code.encode()).root_node
+def _compile(expr: Expr, metadata: Mapping[Atom, Any]) -> _Evaluate:
+    match expr:
+        case Const(value):
+            return lambda change, variables: value
+        case Local(number):
+            return lambda change, variables: variables[number]
+        case ColumnOf("record", column):
+            return lambda change, variables: _column(change, column)
+        case ColumnOf(_, column):
+            return lambda change, variables: _old_column(change, column)
+        case Argument(name):
+            return _ARGUMENTS[name] if name != "metadata" else lambda change, variables: _all_metadata(change, metadata)
+        case Logic(name, operands):
+            return _compile_logic(name, [_compile(operand, metadata) for operand in operands])
+    run = _OPERATIONS[expr.operation]
+    if len(expr.operands) == 1:
+        only = _compile(expr.operands[0], metadata)
+        return lambda change, variables: run(only(change, variables))
+    if len(expr.operands) == 2:
+        left, right = (_compile(operand, metadata) for operand in expr.operands)
+        return lambda change, variables: run(left(change, variables), right(change, variables))
+    many = [_compile(operand, metadata) for operand in expr.operands]
+    return lambda change, variables: run(*[operand(change, variables) for operand in many])
+
+
+def _compile_logic(name: str, operands: list[_Evaluate]) -> _Evaluate:
+    *first, last = operands
+    going_on = name == "and"
+    where = f"left of `{name}`"
+
+    def evaluate(change: Change, variables: list[Any]) -> Any:
+        for operand in first:
+            if terms.boolean(operand(change, variables), where) is not going_on:
+                return not going_on
+        return last(change, variables)
+
+    return evaluate
+
+
+def _column(change: Change, column: str) -> Any:
+    shape = change.shape
+    position = shape.positions.get(column)
+    return None if position is None else shape.decode(position, change.raw(position))
+
+
+def _old_column(change: Change, column: str) -> Any:
+    if change.action != "update":
+        return None
+    old = change.replaced_row
+    shape = change.shape
+    position = shape.positions.get(column)
+    if old is None or position is None or old[position] == change.row[position]:
+        return None
+    return shape.decode(position, old[position])
+
+
+def _all_metadata(change: Change, constants: Mapping[Atom, Any]) -> dict[Atom, Any]:
+    own = {Atom(name): value for name, value in metadata_of(change).items()}
+    return {**own, **constants}
+
+
+_ARGUMENTS: dict[str, _Evaluate] = {
+    "action": lambda change, variables: change.action,
+    "record": lambda change, variables: record_of(change),
+    "changes": lambda change, variables: changes_of(change),
+}
+
+
+# --- parsing ---------------------------------------------------------------------------------------------------------------
+
+_PARSER = tree_sitter.Parser(tree_sitter.Language(tree_sitter_elixir.language()))
+_PARAMETERS = ("action", "record", "changes", "metadata")
+_SHAPE = "a filter is one `def filter(action, record, changes, metadata) do … end`"
+
+
+def parse(code: str, function_type: str) -> Program:
+    """Parse the code of a filter function; raises FunctionError with the line and what is wrong or not supported there."""
+    if function_type != "filter":
+        raise FunctionError(1, f"{function_type} functions are not supported yet, only filter functions are")
+    source = code.encode(errors="replace")
+    if len(source) > MAX_CODE_BYTES:
+        raise FunctionError(1, f"the code is longer than {MAX_CODE_BYTES} bytes")
+    root = _PARSER.parse(source).root_node
     if root.has_error:
-        raise FunctionError(_first_error(root).start_point[0] + 1, "this is not valid Elixir")
-    definitions = [node for node in root.named_children if node.type != "comment"]
+        raise FunctionError(_first_error(root), "this is not Elixir")
+    definitions = _children(root)
     if len(definitions) != 1:
-        raise FunctionError(1, "exactly one function definition is needed: def filter(action, record, changes, metadata) do … end")
-    return _definition(definitions[0])
+        raise FunctionError(_line(definitions[1]) if definitions else 1, _SHAPE)
+    parameters, body = _definition(definitions[0])
+    return _Body(parameters).read(body)
 
 
-def _first_error(node: Node) -> Node:
-    for child in node.children:
-        if child.has_error or child.is_missing:
-            return _first_error(child)
-    return node
+def _line(node: tree_sitter.Node) -> int:
+    return node.start_point[0] + 1
 
 
-def _definition(node: Node) -> Program:
-    wanted = FunctionError(_line(node), "def filter(action, record, changes, metadata) do … end is needed")
-    body = next((child for child in node.children if child.type == "do_block"), None)
-    arguments = next((child for child in node.children if child.type == "arguments"), None)
-    if node.type != "call" or _target(node) != "def" or body is None or arguments is None:
-        raise wanted
-    head = arguments.named_children
-    if len(head) != 1 or head[0].type != "call" or _target(head[0]) != "filter":
-        raise wanted
-    parameters = next((child for child in head[0].children if child.type == "arguments"), None)
-    given = [_text(p) for p in parameters.named_children] if parameters is not None else []
-    if len(given) != 4 or any(g.removeprefix("_") != p for g, p in zip(given, _PARAMETERS, strict=True)):
-        raise FunctionError(_line(node), f"the parameters must be {', '.join(_PARAMETERS)}, each with or without a leading underscore")
-    scope = _Scope(dict(zip(given, _PARAMETERS, strict=True)))
-    statements = [child for child in body.named_children if child.type != "comment"]
-    if not statements:
-        raise FunctionError(_line(node), "the function has no body")
-    bindings: list[Expression] = []
-    for statement in statements[:-1]:
-        name, value = _binding(statement, scope)
-        bindings.append(value)
-        scope.local[name] = len(bindings) - 1
-    return Program(tuple(bindings), _expression(statements[-1], scope))
+def _children(node: tree_sitter.Node) -> list[tree_sitter.Node]:
+    return [child for child in node.named_children if child.type != "comment"]
 
 
-class _Scope:
-    def __init__(self, parameters: Mapping[str, str]) -> None:
-        self.parameters = dict(parameters)
-        self.local: dict[str, int] = {}
+def _text(node: tree_sitter.Node) -> str:
+    return (node.text or b"").decode(errors="replace")
 
 
-def _binding(node: Node, scope: _Scope) -> tuple[str, Expression]:
-    if node.type == "binary_operator" and _operator(node) == "=":
-        left, right = _sides(node)
-        if left.type == "identifier":
-            return _text(left), _expression(right, scope)
-    raise FunctionError(_line(node), "only bindings like `name = …` may stand before the last expression")
+def _first_error(root: tree_sitter.Node) -> int:
+    nodes = [root]
+    while nodes:
+        node = nodes.pop()
+        if node.is_error or node.is_missing:
+            return _line(node)
+        nodes.extend(child for child in reversed(node.children) if child.has_error or child.is_missing)
+    return _line(root)
 
 
-def _expression(node: Node, scope: _Scope) -> Expression:
-    handler = _NODES.get(node.type)
-    if handler is None:
-        raise FunctionError(_line(node), f"`{_text(node)[:60]}` is not supported")
-    return handler(node, scope)
+def _definition(node: tree_sitter.Node) -> tuple[dict[str, Expr], list[tree_sitter.Node]]:
+    """Take `def filter(…) do … end` or `def filter(…), do: …` apart; returns the names in scope and the body's expressions."""
+    wrong = FunctionError(_line(node), _SHAPE)
+    parts = _children(node)
+    if node.type != "call" or not parts or _text(parts[0]) != "def" or len(parts) < 2 or parts[1].type != "arguments":
+        raise wrong
+    head, *keywords = _children(parts[1])
+    if head.type != "call":
+        raise wrong
+    name, *arguments = _children(head)
+    names = [_text(n) for n in _children(arguments[0])] if len(arguments) == 1 else []
+    if _text(name) != "filter" or [n.removeprefix("_") for n in names] != list(_PARAMETERS):
+        raise wrong
+    if len(parts) == 3 and parts[2].type == "do_block" and not keywords:
+        body = _children(parts[2])
+    elif len(parts) == 2 and len(keywords) == 1 and keywords[0].type == "keywords":
+        pairs = [_children(pair) for pair in _children(keywords[0])]
+        if len(pairs) != 1 or _text(pairs[0][0]).rstrip() != "do:":
+            raise wrong
+        body = [pairs[0][1]]
+    else:
+        raise wrong
+    return {n: Argument(n.removeprefix("_")) for n in names}, body
 
 
-def _identifier(node: Node, scope: _Scope) -> Expression:
-    name = _text(node)
-    if name in scope.local:
-        return Local(scope.local[name])
-    match scope.parameters.get(name):
-        case "action":
-            return Action()
-        case "metadata":
-            return Metadata()
-        case "record" | "changes":
-            raise FunctionError(_line(node), f'{name} as a whole is not supported; use {name}["column"]')
-    raise FunctionError(_line(node), f"`{name}` is not defined")
+class _Body:
+    """Turns the expressions of a function's body into steps and a result."""
+
+    def __init__(self, scope: dict[str, Expr]) -> None:
+        self._scope = scope
+        self._steps: list[Expr] = []
+
+    def read(self, body: list[tree_sitter.Node]) -> Program:
+        """Read the whole body; the value of its last expression is the result."""
+        result: Expr = Const(None)
+        for node in body:
+            target, value = self._assignment(node)
+            result = self._expression(value, 0)
+            if target is not None or node is not body[-1]:
+                self._steps.append(result)
+                result = Local(len(self._steps) - 1)
+            if target is not None:
+                self._scope[target] = result
+        return Program(tuple(self._steps), result)
+
+    def _assignment(self, node: tree_sitter.Node) -> tuple[str | None, tree_sitter.Node]:
+        if node.type != "binary_operator" or _operator(node) != "=":
+            return None, node
+        left, right = _children(node)
+        if left.type != "identifier":
+            raise FunctionError(_line(node), f"only a variable can be assigned to, not `{_text(left)[:40]}`")
+        return _text(left), right
+
+    def _expression(self, node: tree_sitter.Node, depth: int) -> Expr:
+        if depth > _MAX_DEPTH:
+            raise FunctionError(_line(node), "this is nested too deeply")
+        read = self._READERS.get(node.type)
+        if read is None:
+            raise _unsupported(node)
+        return read(self, node, depth + 1)
+
+    def _identifier(self, node: tree_sitter.Node, depth: int) -> Expr:
+        name = _text(node)
+        if name not in self._scope:
+            raise FunctionError(_line(node), f"the variable `{name}` is not defined")
+        return self._scope[name]
+
+    def _block(self, node: tree_sitter.Node, depth: int) -> Expr:
+        inside = _children(node)
+        if len(inside) != 1:
+            raise _unsupported(node)
+        return self._expression(inside[0], depth)
+
+    def _unary(self, node: tree_sitter.Node, depth: int) -> Expr:
+        (operand,) = _children(node)
+        sign = _operator(node)
+        if sign == "not":
+            return Apply("not", (self._expression(operand, depth),))
+        if sign in ("-", "+") and operand.type in ("integer", "float"):
+            number = _number(operand)
+            return Const(-number if sign == "-" else number)
+        raise _unsupported(node)
+
+    def _binary(self, node: tree_sitter.Node, depth: int) -> Expr:
+        name = _operator(node)
+        if name in ("and", "or"):
+            return Logic(name, tuple(self._expression(operand, depth) for operand in _chain(node, name)))
+        if name not in _COMPARISONS and name not in ("in", "not in"):
+            raise _unsupported(node, f"the operator `{name}`")
+        left, right = _children(node)
+        return Apply(name, (self._expression(left, depth), self._expression(right, depth)))
+
+    def _access(self, node: tree_sitter.Node, depth: int) -> Expr:
+        container, key = _children(node)
+        return Apply("access", (self._expression(container, depth), self._expression(key, depth)))
+
+    def _call(self, node: tree_sitter.Node, depth: int) -> Expr:
+        target, *rest = _children(node)
+        if target.type == "dot" and not rest:
+            container, name = _children(target)
+            if name.type != "identifier":
+                raise _unsupported(node)
+            return Apply("field", (self._expression(container, depth), Const(_text(name))))
+        if target.type == "identifier" and len(rest) == 1 and rest[0].type == "arguments":
+            arguments = _children(rest[0])
+            if _text(target) in ("is_nil", "to_string") and len(arguments) == 1:
+                return Apply(_text(target), (self._expression(arguments[0], depth),))
+            raise _unsupported(node, f"the function `{_text(target)}/{len(arguments)}`")
+        raise _unsupported(node, f"`{_text(target)[:40]}`")
+
+    def _list(self, node: tree_sitter.Node, depth: int) -> Expr:
+        return Apply("list", tuple(self._expression(item, depth) for item in _children(node)))
+
+    _READERS: Mapping[str, Callable[[_Body, tree_sitter.Node, int], Expr]] = {
+        "identifier": _identifier,
+        "block": _block,
+        "unary_operator": _unary,
+        "binary_operator": _binary,
+        "access_call": _access,
+        "call": _call,
+        "list": _list,
+        "integer": lambda body, node, depth: Const(_number(node)),
+        "float": lambda body, node, depth: Const(_number(node)),
+        "string": lambda body, node, depth: Const(_string(node)),
+        "atom": lambda body, node, depth: Const(_WORDS.get(_text(node)[1:], Atom(_text(node)[1:]))),
+        "boolean": lambda body, node, depth: Const(_WORDS[_text(node)]),
+        "nil": lambda body, node, depth: Const(None),
+    }
 
 
-def _access(node: Node, scope: _Scope) -> Expression:
-    target, key = node.child_by_field_name("target"), node.child_by_field_name("key")
-    if target is None or key is None or key.type != "string":
-        raise FunctionError(_line(node), "only texts are supported as keys in [ ]")
-    name = _string_value(key)
-    if target.type == "identifier" and _text(target) not in scope.local:
-        of = scope.parameters.get(_text(target))
-        if of == "record":
-            return Column("record", name)
-        if of == "changes":
-            return Column("changes", name)
-    inner = _expression(target, scope)
-    if isinstance(inner, Metadata) and not inner.path:
-        raise FunctionError(_line(node), "metadata has atom keys; use metadata.field")
-    return Access(inner, name)
+def _unsupported(node: tree_sitter.Node, what: str | None = None) -> FunctionError:
+    what = what or f"`{_text(node).splitlines()[0][:40]}`"
+    return FunctionError(
+        _line(node), f'{what} is not supported in a filter; use comparisons, and/or/not, in, record["column"], to_string, is_nil'
+    )
 
 
-def _call(node: Node, scope: _Scope) -> Expression:
-    target = node.child_by_field_name("target")
-    arguments = next((child for child in node.children if child.type == "arguments"), None)
-    given = arguments.named_children if arguments is not None else []
-    if target is not None and target.type == "dot" and arguments is None:
-        left, right = target.child_by_field_name("left"), target.child_by_field_name("right")
-        inner = _expression(left, scope) if left is not None else None
-        if isinstance(inner, Metadata) and right is not None and right.type == "identifier":
-            path = (*inner.path, _text(right))
-            if path[0] not in _METADATA:
-                raise FunctionError(_line(node), f"metadata.{path[0]} is not supported; there are: {', '.join(sorted(_METADATA))}")
-            return Metadata(path)
-    if target is not None and target.type == "identifier" and len(given) == 1:
-        if _text(target) == "is_nil":
-            return IsNil(_expression(given[0], scope))
-        if _text(target) == "to_string":
-            return ToString(_expression(given[0], scope))
-    raise FunctionError(_line(node), f"`{_text(node)[:60]}` is not supported; functions: is_nil/1, to_string/1")
+def _operator(node: tree_sitter.Node) -> str:
+    sign = node.child_by_field_name("operator")
+    return " ".join(_text(sign).split()) if sign is not None else ""
 
 
-_METADATA: Final = frozenset({"consumer", "database", "database_name", "table_name", "table_schema"})
+def _chain(node: tree_sitter.Node, name: str) -> Iterator[tree_sitter.Node]:
+    """Yield the operands of `a and b and c`, which is (a and b) and c: a long chain is not a deep one."""
+    operands = []
+    while node.type == "binary_operator" and _operator(node) == name:
+        node, right = _children(node)
+        operands.append(right)
+    operands.append(node)
+    return reversed(operands)
 
 
-def _binary(node: Node, scope: _Scope) -> Expression:
-    operator = _operator(node)
-    left, right = _sides(node)
-    if operator in _COMPARISONS:
-        return Compare(operator, _expression(left, scope), _expression(right, scope))
-    if operator == "and":
-        return Logic("and", _expression(left, scope), _expression(right, scope))
-    if operator == "or":
-        return Logic("or", _expression(left, scope), _expression(right, scope))
-    if operator in ("in", "not in"):
-        if right.type != "list":
-            raise FunctionError(_line(node), "`in` needs a list that is written out")
-        found = In(_expression(left, scope), tuple(_expression(one, scope) for one in right.named_children))
-        return found if operator == "in" else Not(found)
-    raise FunctionError(_line(node), f"the operator `{operator}` is not supported")
+def _number(node: tree_sitter.Node) -> int | float:
+    digits = _text(node).replace("_", "")
+    if node.type == "integer":
+        return int(digits, 0) if digits[:2] in ("0x", "0b", "0o") else int(digits)
+    number = float(digits)
+    if math.isinf(number):
+        raise FunctionError(_line(node), f"{digits} is too large for a float")
+    return number
 
 
-def _unary(node: Node, scope: _Scope) -> Expression:
-    operand = node.child_by_field_name("operand")
-    operator = _operator(node)
-    if operand is not None and operator == "not":
-        return Not(_expression(operand, scope))
-    if operand is not None and operator == "-":
-        inner = _expression(operand, scope)
-        if isinstance(inner, Const) and isinstance(inner.value, (int, float)):
-            return Const(-inner.value)
-    raise FunctionError(_line(node), f"the operator `{operator}` is not supported here")
+_WORDS: dict[str, bool | None] = {"true": True, "false": False, "nil": None}
+_ESCAPES = dict(zip("abdefnrstv0\n", ["\a", "\b", "\x7f", "\x1b", "\f", "\n", "\r", " ", "\t", "\v", "\0", ""], strict=True))
+_CODEPOINT = re.compile(r"[xu]\{?([0-9A-Fa-f]+)\}?").fullmatch
 
 
-def _block(node: Node, scope: _Scope) -> Expression:
-    inside = node.named_children
-    if len(inside) != 1:
-        raise FunctionError(_line(node), "only one expression may stand in parentheses")
-    return _expression(inside[0], scope)
-
-
-def _string_value(node: Node) -> str:
+def _string(node: tree_sitter.Node) -> str:
+    start = node.child_by_field_name("quoted_start")
+    if start is None or _text(start) != '"':
+        raise _unsupported(node)
     parts = []
-    for child in node.named_children:
+    for child in _children(node):
         if child.type == "quoted_content":
             parts.append(_text(child))
-        elif child.type == "escape_sequence" and _text(child) in _ESCAPES:
-            parts.append(_ESCAPES[_text(child)])
+        elif child.type == "escape_sequence":
+            parts.append(_escape(child))
         else:
-            raise FunctionError(_line(child), "interpolation and this escape are not supported in texts")
+            raise _unsupported(child)
     return "".join(parts)
 
 
-_ESCAPES: Final = {"\\n": "\n", "\\t": "\t", "\\r": "\r", '\\"': '"', "\\\\": "\\", "\\s": " ", "\\0": "\0"}
+def _escape(node: tree_sitter.Node) -> str:
+    escaped = _text(node)[1:]
+    match = _CODEPOINT(escaped)
+    if match is None:
+        return _ESCAPES.get(escaped, escaped)
+    number = int(match[1], 16)
+    if number > 0x10FFFF or 0xD800 <= number <= 0xDFFF or (escaped[0] == "x" and number > 0x7F):
+        raise FunctionError(_line(node), f"\\{escaped} is no character")
+    return chr(number)
 
 
-def _integer(node: Node, scope: _Scope) -> Expression:
-    return Const(int(_text(node), 0))
+# --- column filters of Sequin 0.9.4 ------------------------------------------------------------------------------------------
 
-
-def _list(node: Node, scope: _Scope) -> Expression:
-    return ListOf(tuple(_expression(child, scope) for child in node.named_children))
-
-
-_NODES: Final[Mapping[str, Callable[[Node, _Scope], Expression]]] = {
-    "identifier": _identifier,
-    "access_call": _access,
-    "call": _call,
-    "binary_operator": _binary,
-    "unary_operator": _unary,
-    "block": _block,
-    "string": lambda node, _: Const(_string_value(node)),
-    "integer": _integer,
-    "float": lambda node, _: Const(float(_text(node).replace("_", ""))),
-    "boolean": lambda node, _: Const(_text(node) == "true"),
-    "nil": lambda node, _: Const(None),
-    "atom": lambda node, _: Const(Atom(_text(node).removeprefix(":"))),
-    "list": _list,
-}
-
-
-def _text(node: Node) -> str:
-    return (node.text or b"").decode()
-
-
-def _line(node: Node) -> int:
-    return int(node.start_point[0]) + 1
-
-
-def _target(node: Node) -> str:
-    target = node.child_by_field_name("target")
-    return _text(target) if target is not None else ""
-
-
-def _operator(node: Node) -> str:
-    operator = node.child_by_field_name("operator")
-    return " ".join(_text(operator).split()) if operator is not None else ""
-
-
-def _sides(node: Node) -> tuple[Node, Node]:
-    left, right = node.child_by_field_name("left"), node.child_by_field_name("right")
-    if left is None or right is None:
-        raise FunctionError(_line(node), "an operand is missing")
-    return left, right
-
-
-# --- column filters of Sequin 0.9.4 ------------------------------------------------------------------------------------
+_INDEXABLE = {**dict.fromkeys(INTEGERS, (int, float)), BOOLEAN: (bool,), **dict.fromkeys(EXACT_TEXTS, (str,))}
+"""Column types whose values equal a filter's value exactly when the index says so, and the types of such values"""
 
 
 def bind_column_filters(filters: Sequence[ColumnFilter], table: Table | None) -> Bound:
-    """Combine column filters by AND (Sequin contract 3.5); NULL, and a column that is not there, match only the null tests."""
-    checks = [_column_check(one) for one in filters]
-    equality = next(
-        (
-            Equality(one.column_name, one.value, False)
-            for one in filters
-            if one.operator == "==" and one.field_path is None and (_is_number(one.value) or isinstance(one.value, str))
-        ),
-        None,
-    )
-    if equality is not None and isinstance(equality.key, str):
-        equality = None  # texts may stand for instants or ignore case; only numbers are the same key in every type
-    names = {column.name for column in table.columns} if table is not None else set()
-    if any(one.column_name not in names for one in filters):
-        return Bound(lambda _: False, None)
-    return Bound(lambda change: all(check(change) for check in checks), equality)
+    """Make the filter that a list of column filters means: all have to hold (Sequin contract, 3.5). `table` is what the sink reads.
+
+    A column that the row does not have matches nothing. The filter raises only for a JSON value that cannot be read.
+    """
+    types = {column.name: column.type_oid for column in table.columns} if table is not None else {}
+    accepts = partial(_all_hold, tuple(filters))
+    for i, one in enumerate(filters):
+        allowed = _INDEXABLE.get(types.get(one.column_name, 0), ())
+        if one.operator == "==" and not one.field_path and one.field_type != "cistring" and type(one.value) in allowed:
+            rest = (*filters[:i], *filters[i + 1 :])
+            return Bound(accepts, Equality(one.column_name, one.value, False, frozenset()), partial(_all_hold, rest) if rest else None)
+    return Bound(accepts)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _all_hold(filters: tuple[ColumnFilter, ...], change: Change) -> bool:
+    try:
+        return all(_column_filter_holds(one, change) for one in filters)
+    except (ValueError, RecursionError) as exc:
+        raise FunctionRaised(f"a column cannot be read: {exc}") from exc
 
 
-def _column_check(one: ColumnFilter) -> Callable[[Change], bool]:
-    path = one.field_path.split(".") if one.field_path else []
+def _column_filter_holds(one: ColumnFilter, change: Change) -> bool:
+    shape = change.shape
+    position = shape.positions.get(one.column_name)
+    if position is None:
+        return False
+    value = shape.decode(position, change.raw(position))
+    for key in one.field_path.split(".") if one.field_path else ():
+        value = value.get(key) if isinstance(value, dict) else None
+    match one.operator:
+        case "is null":
+            return value is None
+        case "is not null":
+            return value is not None
+        case "in":
+            return _is_listed(value, one.value) is True
+        case "not_in":
+            return _is_listed(value, one.value) is False
+    base = shape.types.base(shape.columns[position].type_oid)
+    if base in DATES or one.field_type == "datetime":
+        moment, other = _moment(value), _moment(one.value)
+        return moment is not None and other is not None and _ORDERS[one.operator](moment, other)
+    if base == NUMERIC and isinstance(value, str) and isinstance(one.value, (int, float)):
+        return _ORDERS[one.operator](Decimal(value), Decimal(one.value)) if value != "NaN" else one.operator == "!="
+    wanted = one.value
+    if isinstance(value, str) and isinstance(wanted, str) and (one.field_type == "cistring" or shape.types.name(base) == "citext"):
+        value, wanted = value.lower(), wanted.lower()
+    return bool(_OPERATIONS[one.operator](value, wanted))
 
-    def value(change: Change) -> Any:
-        term = change.record(one.column_name)
-        for field in path:
-            term = term.get(field) if isinstance(term, dict) else None
-        return term
 
-    if one.operator in ("is null", "is not null"):
-        return lambda change: (value(change) is None) == (one.operator == "is null")
-    if one.operator in ("in", "not_in"):
-        listed = list(one.value) if isinstance(one.value, (list, tuple)) else [one.value]
-        inside = one.operator == "in"
-        return lambda change: (term := value(change)) is not None and _listed(term, listed) == inside
-    test = _ORDERS[one.operator]
-
-    def check(change: Change) -> bool:
-        term = value(change)
-        if term is None:
-            return False
-        pair = _comparable(term, one.value, one.field_type)
-        return pair is not None and test(_sign(*pair))
-
-    return check
+def _is_listed(value: Any, items: Any) -> bool | None:
+    """Whether the value, or its text, is among the items or their texts; None for what has no text."""
+    try:
+        return terms.is_member(value, items) or terms.to_string(value) in map(terms.to_string, items)
+    except Raised:
+        return None
 
 
-_ORDERS: Final[Mapping[str, Callable[[int], bool]]] = {
-    "==": lambda order: order == 0,
-    "!=": lambda order: order != 0,
-    ">": lambda order: order > 0,
-    "<": lambda order: order < 0,
-    ">=": lambda order: order >= 0,
-    "<=": lambda order: order <= 0,
+_ORDERS: dict[str, Callable[[Any, Any], bool]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    ">": operator.gt,
+    "<": operator.lt,
+    ">=": operator.ge,
+    "<=": operator.le,
 }
 
 
-def _listed(term: Any, listed: Sequence[Any]) -> bool:
-    text = to_string(term) if not isinstance(term, (dict, list)) else None
-    return any(identical(term, one) or (text is not None and text == one) for one in listed)
-
-
-def _comparable(term: Any, wanted: Any, field_type: str | None) -> tuple[Any, Any] | None:
-    """Bring both sides to one type, or None when they have none in common."""
-    if isinstance(wanted, bool) or isinstance(term, bool):
-        return (term, wanted) if isinstance(wanted, bool) and isinstance(term, bool) else None
-    if _is_number(wanted):
-        number = _number(term)
-        return None if number is None else (number, wanted)
-    if not isinstance(wanted, str):
-        return None
-    text = to_string(term) if not isinstance(term, (dict, list)) else None
-    if text is None:
-        return None
-    if field_type == "cistring":
-        return text.lower(), wanted.lower()
-    instants = _instant(text), _instant(wanted)
-    if field_type == "datetime" or (field_type is None and None not in instants):
-        return None if None in instants else instants
-    return text, wanted
-
-
-def _number(term: Any) -> float | int | None:
-    if _is_number(term):
-        return term  # type: ignore[no-any-return]
+def _moment(value: Any) -> float | None:
+    """Return the microseconds since 1970 of ISO 8601 text: a date is its midnight, a time without zone is UTC; None for anything else."""
+    if value in ("infinity", "-infinity"):
+        return math.inf if value == "infinity" else -math.inf
     try:
-        return float(term)
+        moment = datetime.fromisoformat(value)
     except (TypeError, ValueError):
         return None
+    moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    return (moment - _EPOCH) // _MICROSECOND
 
 
-def _instant(text: str) -> datetime | None:
-    if len(text) < 10 or not text[:4].isdigit():
-        return None
-    try:
-        parsed = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=timezone.utc)  # noqa: UP017
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)

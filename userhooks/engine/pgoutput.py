@@ -1,34 +1,52 @@
-"""The bytes of Postgres' logical replication (output plugin pgoutput, protocol version 1) as events. Pure; sockets are in `replication.py`.
+"""What Postgres' output plugin `pgoutput` sends, decoded: bytes of one logical replication message in, one value out. Pure.
 
-Layouts: Postgres documentation, 54.9 "Logical Replication Message Formats". A row is a list with the text form of each column as bytes,
-None for NULL, and UNCHANGED for a TOASTed value that an update did not touch and the log does not carry.
+Protocol version 1 (Postgres documentation, 55.9 "Logical Replication Message Formats"). Values stay in Postgres' text form; what they mean
+is in `values.py`, the streaming protocol around the messages in `replication.py`.
+
+Rows are decoded when they are looked at: most changes are nobody's, and for these one column is all that routing asks for.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from enum import Enum
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, TypeAlias, TypeVar
 
-_POSTGRES_EPOCH_US: Final = 946_684_800_000_000
+T = TypeVar("T")
+
+_POSTGRES_EPOCH_US = 946_684_800_000_000
+"""2000-01-01 in microseconds since 1970; Postgres counts from there"""
+
+_NULL, _TEXT, _UNCHANGED = b"ntu"
+_KEY, _OLD, _NEW = b"KON"
+_U16 = struct.Struct(">H").unpack_from
+_U32 = struct.Struct(">I").unpack_from
+_BEGIN = struct.Struct(">xQqI").unpack
+_COMMIT = struct.Struct(">xBQQq").unpack
+_RELATION_COLUMN = struct.Struct(">Ii").unpack_from
+_MESSAGE = struct.Struct(">xBQ").unpack_from
 
 
-class _Marker(Enum):
-    UNCHANGED = "unchanged"
-
-
-UNCHANGED: Final = _Marker.UNCHANGED
-Value = bytes | None | Literal[_Marker.UNCHANGED]
-Row = list[Value]
-
-
-class DecodeError(ValueError):
+class DecodeError(Exception):
     """The bytes are not a pgoutput message of protocol version 1."""
 
 
+class Unchanged(Enum):
+    """The type of `UNCHANGED`."""
+
+    UNCHANGED = "unchanged_toast"
+
+
+UNCHANGED: Final = Unchanged.UNCHANGED
+"""Stands for a large value that an update did not touch: it is stored apart (TOAST), and the WAL does not repeat it."""
+
+Value: TypeAlias = bytes | Literal[Unchanged.UNCHANGED] | None
+Row: TypeAlias = list[Value]
+
+
 class Begin(NamedTuple):
-    """A transaction starts; `final_lsn` is the LSN of its commit, `commit_time_us` microseconds since 1970."""
+    """A transaction starts; `final_lsn` is the LSN of its commit, the time is microseconds since 1970."""
 
     final_lsn: int
     commit_time_us: int
@@ -36,15 +54,22 @@ class Begin(NamedTuple):
 
 
 class Commit(NamedTuple):
-    """The transaction ends; `end_lsn` is what may be confirmed once it is settled."""
+    """A transaction ends; `end_lsn` is the first position after it."""
 
     commit_lsn: int
     end_lsn: int
     commit_time_us: int
 
 
+class Origin(NamedTuple):
+    """The transaction was replicated from elsewhere."""
+
+    commit_lsn: int
+    name: str
+
+
 class RelationColumn(NamedTuple):
-    """One column of a table; `is_key` says that it belongs to the replica identity."""
+    """One column of a table as the stream describes it; `is_key` when it belongs to the replica identity."""
 
     name: str
     type_oid: int
@@ -53,51 +78,13 @@ class RelationColumn(NamedTuple):
 
 
 class Relation(NamedTuple):
-    """What the following rows of this table look like; `replica_identity` is d, n, f or i."""
+    """What a table looks like from here on. `replica_identity` is pg_class.relreplident: `d`, `f`, `i` or `n`."""
 
     oid: int
     schema: str
     name: str
     replica_identity: str
     columns: tuple[RelationColumn, ...]
-
-
-class Insert(NamedTuple):
-    """A new row."""
-
-    relation_oid: int
-    new: Row
-
-
-class Update(NamedTuple):
-    """A changed row; `old` is whole when `old_is_whole` (REPLICA IDENTITY FULL), the old key when that changed, else None."""
-
-    relation_oid: int
-    old: Row | None
-    old_is_whole: bool
-    new: Row
-
-
-class Delete(NamedTuple):
-    """A deleted row: whole under REPLICA IDENTITY FULL, else with NULL for all columns but the key."""
-
-    relation_oid: int
-    old: Row
-
-
-class Truncate(NamedTuple):
-    """Tables were emptied."""
-
-    relation_oids: tuple[int, ...]
-
-
-class LogicalMessage(NamedTuple):
-    """What pg_logical_emit_message wrote."""
-
-    transactional: bool
-    lsn: int
-    prefix: str
-    content: bytes
 
 
 class Type(NamedTuple):
@@ -108,172 +95,306 @@ class Type(NamedTuple):
     name: str
 
 
-class Origin(NamedTuple):
-    """Where a replicated transaction comes from."""
+class Truncate(NamedTuple):
+    """Tables were emptied."""
 
+    relation_oids: tuple[int, ...]
+    options: int
+
+
+class LogicalMessage(NamedTuple):
+    """What somebody wrote with pg_logical_emit_message."""
+
+    transactional: bool
     lsn: int
-    name: str
+    prefix: str
+    content: bytes
 
 
-Event = Begin | Commit | Relation | Insert | Update | Delete | Truncate | LogicalMessage | Type | Origin
+class RowChange:
+    """A change of one row: `new` and `old` decode the rows, `value` only one column; all three raise DecodeError for malformed bytes.
 
-_BEGIN = struct.Struct(">xQqI").unpack
-_COMMIT = struct.Struct(">xBQQq").unpack
-_OID = struct.Struct(">xI").unpack_from
-_LENGTH = struct.Struct(">I").unpack_from
-_COLUMN = struct.Struct(">Ii").unpack_from
-_MESSAGE = struct.Struct(">xBQ").unpack_from
-_LSN = struct.Struct(">xQ").unpack_from
+    `old` is None when the WAL does not carry the row as it was; with a replica identity other than FULL it has only the key, all else null.
+    """
 
-_N, _U, _T, _O, _K, _NEW = b"nutOKN"
+    __slots__ = ("_data", "relation_oid")
+    action: Literal["insert", "update", "delete"]
+
+    def __init__(self, relation_oid: int, data: bytes) -> None:
+        self.relation_oid = relation_oid
+        self._data = data
+
+    @property
+    def new(self) -> Row | None:
+        """The row as it is now; None for a delete."""
+        raise NotImplementedError
+
+    @property
+    def old(self) -> Row | None:
+        """The row as it was, or its key."""
+        raise NotImplementedError
+
+    @property
+    def old_is_whole(self) -> bool:
+        """Whether `old` has all columns (REPLICA IDENTITY FULL), not only the key."""
+        return self._data[5] == _OLD
+
+    def value(self, position: int) -> Value:
+        """One column of the row that the change is about: the new one, or of a delete the old one."""
+        raise NotImplementedError
+
+
+class Insert(RowChange):
+    """A new row."""
+
+    __slots__ = ()
+    action = "insert"
+
+    @property
+    def new(self) -> Row:
+        """The new row."""
+        return _last_row(self._data, 6)
+
+    @property
+    def old(self) -> None:
+        """There was no row before."""
+        return None
+
+    def value(self, position: int) -> Value:
+        """One column of the new row."""
+        return _column(self._data, 6, position)
+
+
+class Update(RowChange):
+    """A changed row."""
+
+    __slots__ = ()
+    action = "update"
+
+    @property
+    def new(self) -> Row:
+        """The row after the update; a value that is UNCHANGED is taken from `old` when that has it."""
+        row = _last_row(self._data, self._start_of_new())
+        if UNCHANGED in row:
+            old = self.old
+            if old is not None and len(old) == len(row):
+                whole = self.old_is_whole
+                row = [b if a is UNCHANGED and (whole or b is not None) else a for a, b in zip(row, old, strict=True)]
+        return row
+
+    @property
+    def old(self) -> Row | None:
+        """The row before the update (FULL), its key when that changed (otherwise), or None."""
+        return _row(self._data, 6)[0] if self._has_old() else None
+
+    def value(self, position: int) -> Value:
+        """One column of the new row."""
+        value = _column(self._data, self._start_of_new(), position)
+        return self.new[position] if value is UNCHANGED else value
+
+    def _has_old(self) -> bool:
+        return self._data[5] != _NEW
+
+    def _start_of_new(self) -> int:
+        data = self._data
+        if not self._has_old():
+            return 6
+        end = _end_of_row(data, 6)
+        if data[end : end + 1] != b"N":
+            raise DecodeError("an update without its new row")
+        return end + 1
+
+
+class Delete(RowChange):
+    """A row that is gone."""
+
+    __slots__ = ()
+    action = "delete"
+
+    @property
+    def new(self) -> None:
+        """There is no row any more."""
+        return None
+
+    @property
+    def old(self) -> Row:
+        """The row before the delete (FULL), or its key."""
+        return _last_row(self._data, 6)
+
+    def value(self, position: int) -> Value:
+        """One column of the old row."""
+        return _column(self._data, 6, position)
+
+
+Event: TypeAlias = Begin | Commit | Origin | Relation | Type | Insert | Update | Delete | Truncate | LogicalMessage
 
 
 def decode(data: bytes) -> Event:
-    """Return the event in one payload; raises DecodeError, and nothing else, when the bytes make none."""
+    """Decode one message; raises DecodeError and nothing else. The rows of a change are checked when they are looked at."""
     try:
-        decoder = _DECODERS[data[0]]
-    except (IndexError, KeyError):
-        raise DecodeError(f"unknown message {data[:1]!r}") from None
-    try:
+        kind = data[0]
+        if kind == 73:  # I
+            if data[5] != _NEW:
+                raise DecodeError("an insert without its row")
+            return Insert(_U32(data, 1)[0], data)
+        decoder = _DECODERS.get(kind)
+        if decoder is None:
+            raise DecodeError(f"a message of the unknown kind {data[:1]!r}")
         return decoder(data)
-    except (struct.error, IndexError, ValueError) as exc:
-        raise DecodeError(f"malformed {data[:1]!r} message: {exc}") from exc
-
-
-def _begin(data: bytes) -> Begin:
-    lsn, time, xid = _BEGIN(data)
-    return Begin(lsn, time + _POSTGRES_EPOCH_US, xid)
-
-
-def _commit(data: bytes) -> Commit:
-    _, lsn, end, time = _COMMIT(data)
-    return Commit(lsn, end, time + _POSTGRES_EPOCH_US)
-
-
-def _insert(data: bytes) -> Insert:
-    (oid,) = _OID(data)
-    if data[5] != _NEW:
-        raise DecodeError("an insert without a new row")
-    row, end = _row(data, 6)
-    _must_end(data, end)
-    return Insert(oid, row)
+    except (struct.error, IndexError, UnicodeDecodeError) as exc:
+        raise DecodeError(f"a malformed message of kind {data[:1]!r}: {exc}") from exc
 
 
 def _update(data: bytes) -> Update:
-    (oid,) = _OID(data)
-    old: Row | None = None
-    kind, at = data[5], 6
-    whole = kind == _O
-    if whole or kind == _K:
-        old, at = _row(data, at)
-        kind, at = data[at], at + 1
-    if kind != _NEW:
-        raise DecodeError("an update without a new row")
-    row, end = _row(data, at)
-    _must_end(data, end)
-    return Update(oid, old, whole, row)
+    if data[5] not in b"KON":
+        raise DecodeError("an update without its new row")
+    return Update(_U32(data, 1)[0], data)
 
 
 def _delete(data: bytes) -> Delete:
-    (oid,) = _OID(data)
-    if data[5] not in (_O, _K):
-        raise DecodeError("a delete without an old row")
-    row, end = _row(data, 6)
-    _must_end(data, end)
-    return Delete(oid, row)
+    if data[5] not in b"KO":
+        raise DecodeError("a delete without its old row")
+    return Delete(_U32(data, 1)[0], data)
 
 
-def _row(data: bytes, at: int) -> tuple[Row, int]:
-    row: Row = []
-    add = row.append
-    count = data[at] << 8 | data[at + 1]
-    at += 2
-    for _ in range(count):
-        kind = data[at]
-        if kind == _T:
-            start = at + 5
-            at = start + _LENGTH(data, at + 1)[0]
-            add(data[start:at])
-        elif kind == _N:
-            add(None)
-            at += 1
-        elif kind == _U:
-            add(UNCHANGED)
-            at += 1
-        else:
-            raise DecodeError(f"unknown kind of value {kind}")
-    if at > len(data):
-        raise DecodeError("a value longer than the message")
-    return row, at
+def _begin(data: bytes) -> Begin:
+    final_lsn, time, xid = _BEGIN(data)
+    return Begin(final_lsn, time + _POSTGRES_EPOCH_US, xid)
 
 
-def _must_end(data: bytes, at: int) -> None:
-    if at != len(data):
-        raise DecodeError("bytes after the message")
+def _commit(data: bytes) -> Commit:
+    _, commit_lsn, end_lsn, time = _COMMIT(data)
+    return Commit(commit_lsn, end_lsn, time + _POSTGRES_EPOCH_US)
 
 
-def _text(data: bytes, at: int) -> tuple[str, int]:
-    end = data.index(b"\0", at)
-    return data[at:end].decode(), end + 1
+def _origin(data: bytes) -> Origin:
+    (lsn,) = struct.unpack_from(">xQ", data)
+    name, end = _string(data, 9)
+    return _whole(Origin(lsn, name), data, end)
 
 
 def _relation(data: bytes) -> Relation:
-    (oid,) = _OID(data)
-    schema, at = _text(data, 5)
-    name, at = _text(data, at)
+    oid = _U32(data, 1)[0]
+    schema, at = _string(data, 5)
+    name, at = _string(data, at)
     identity = chr(data[at])
-    count = data[at + 1] << 8 | data[at + 2]
+    count = _U16(data, at + 1)[0]
     at += 3
     columns = []
     for _ in range(count):
         is_key = bool(data[at] & 1)
-        column, at = _text(data, at + 1)
-        type_oid, type_mod = _COLUMN(data, at)
-        at += 8
+        column, at = _string(data, at + 1)
+        type_oid, type_mod = _RELATION_COLUMN(data, at)
         columns.append(RelationColumn(column, type_oid, type_mod, is_key))
-    _must_end(data, at)
-    return Relation(oid, schema or "pg_catalog", name, identity, tuple(columns))
-
-
-def _truncate(data: bytes) -> Truncate:
-    (count,) = _OID(data)
-    if len(data) != 6 + 4 * count:
-        raise DecodeError("a truncate of another length")
-    return Truncate(struct.unpack_from(f">{count}I", data, 6))
-
-
-def _message(data: bytes) -> LogicalMessage:
-    flags, lsn = _MESSAGE(data)
-    prefix, at = _text(data, 10)
-    (length,) = _LENGTH(data, at)
-    _must_end(data, at + 4 + length)
-    return LogicalMessage(bool(flags & 1), lsn, prefix, data[at + 4 :])
+        at += 8
+    # the schema pg_catalog is sent as an empty string
+    return _whole(Relation(oid, schema or "pg_catalog", name, identity, tuple(columns)), data, at)
 
 
 def _type(data: bytes) -> Type:
-    (oid,) = _OID(data)
-    schema, at = _text(data, 5)
-    name, at = _text(data, at)
-    _must_end(data, at)
-    return Type(oid, schema or "pg_catalog", name)
+    schema, at = _string(data, 5)
+    name, at = _string(data, at)
+    return _whole(Type(_U32(data, 1)[0], schema or "pg_catalog", name), data, at)
 
 
-def _origin(data: bytes) -> Origin:
-    (lsn,) = _LSN(data)
-    name, at = _text(data, 9)
-    _must_end(data, at)
-    return Origin(lsn, name)
+def _truncate(data: bytes) -> Truncate:
+    count, options = struct.unpack_from(">xIB", data)
+    if len(data) != 6 + 4 * count:
+        raise DecodeError("a truncate of another length than it says")
+    return Truncate(struct.unpack_from(f">{count}I", data, 6), options)
 
 
-_DECODERS: Final[Mapping[int, Callable[[bytes], Event]]] = {
-    ord("I"): _insert,
+def _logical_message(data: bytes) -> LogicalMessage:
+    flags, lsn = _MESSAGE(data)
+    prefix, at = _string(data, 10)
+    end = at + 4 + _U32(data, at)[0]
+    return _whole(LogicalMessage(bool(flags & 1), lsn, prefix, data[at + 4 : end]), data, end)
+
+
+_DECODERS: dict[int, Callable[[bytes], Event]] = {
     ord("U"): _update,
     ord("D"): _delete,
     ord("B"): _begin,
     ord("C"): _commit,
     ord("R"): _relation,
-    ord("T"): _truncate,
-    ord("M"): _message,
-    ord("Y"): _type,
     ord("O"): _origin,
+    ord("Y"): _type,
+    ord("T"): _truncate,
+    ord("M"): _logical_message,
 }
+
+
+def _string(data: bytes, at: int) -> tuple[str, int]:
+    """Read text that ends with a zero byte; returns it and the position behind it."""
+    end = data.find(b"\0", at)
+    if end < 0:
+        raise DecodeError("text without an end")
+    return data[at:end].decode(), end + 1
+
+
+def _whole(message: T, data: bytes, end: int) -> T:
+    """Return the message if it ended where the data does."""
+    if end != len(data):
+        raise DecodeError(f"a message of {end} bytes in {len(data)} bytes")
+    return message
+
+
+def _row(data: bytes, at: int) -> tuple[Row, int]:
+    """Decode a row; returns it and the position behind it."""
+    try:
+        row: Row = []
+        append = row.append
+        (count,) = _U16(data, at)
+        at += 2
+        for _ in range(count):
+            kind = data[at]
+            if kind == _TEXT:
+                start = at + 5
+                at = start + _U32(data, at + 1)[0]
+                append(data[start:at])
+            else:
+                at += 1
+                if kind == _NULL:
+                    append(None)
+                elif kind == _UNCHANGED:
+                    append(UNCHANGED)
+                else:
+                    raise DecodeError(f"a value of the unknown kind {kind}")
+    except (struct.error, IndexError) as exc:
+        raise DecodeError(f"a malformed row: {exc}") from exc
+    if at > len(data):
+        raise DecodeError("a row that is cut off")
+    return row, at
+
+
+def _last_row(data: bytes, at: int) -> Row:
+    """Decode the row that ends the message."""
+    row, end = _row(data, at)
+    return _whole(row, data, end)
+
+
+def _column(data: bytes, at: int, position: int) -> Value:
+    """Decode one column of a row, and step over those before it."""
+    try:
+        if position >= _U16(data, at)[0]:
+            raise DecodeError(f"a row without column {position}")
+        at += 2
+        for _ in range(position):
+            at += 5 + _U32(data, at + 1)[0] if data[at] == _TEXT else 1
+        kind = data[at]
+        if kind == _TEXT:
+            end = at + 5 + _U32(data, at + 1)[0]
+            if end <= len(data):
+                return data[at + 5 : end]
+        elif kind == _NULL:
+            return None
+        elif kind == _UNCHANGED:
+            return UNCHANGED
+    except (struct.error, IndexError) as exc:
+        raise DecodeError(f"a malformed row: {exc}") from exc
+    raise DecodeError("a malformed row")
+
+
+def _end_of_row(data: bytes, at: int) -> int:
+    """Step over a row."""
+    return _row(data, at)[1]

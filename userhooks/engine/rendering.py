@@ -1,108 +1,148 @@
-"""A change and a sink as the bytes of one message, shaped as Sequin 0.14.6 sends it (recorded). Pure.
+"""Changes, and the messages that sinks send of them: one change and one sink in, the bytes of one message out. Pure.
 
-What does not depend on the sink is rendered once per change and shared by all sinks that are owed it.
+The message is that of Sequin 0.14.6 (recorded), its keys in the recorded order and the columns by name. What single values look like is in
+`values.py`; which sink gets which change is decided in `routing.py`; requests are put together in `delivery.py`.
+
+The fast path: a `TableShape` holds for its table what all messages have in common; a `Change` renders its part once for all sinks; a
+`SinkForm` holds the sink's part; `render` joins these.
 """
 
 from __future__ import annotations
 
-import binascii
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from binascii import b2a_base64
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import orjson
 
-from userhooks.engine.pgoutput import UNCHANGED, Delete, Insert, Relation, RelationColumn, Row, Update
-from userhooks.engine.resources import Table
-from userhooks.engine.values import TimestampFormat, TypeCatalog
+from userhooks.engine.pgoutput import UNCHANGED, DecodeError, Relation, Row, RowChange, Value
+from userhooks.engine.resources import Column, Table, TableName
+from userhooks.engine.values import Decoder, Encoder, TimestampFormat, TypeCatalog, text, verbatim
 
-Action = Literal["insert", "update", "delete", "read"]
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_TOAST = b'"unchanged_toast"'
+ChangeAction: TypeAlias = Literal["insert", "update", "delete", "read"]
+
+_UNCHANGED_JSON = b'"unchanged_toast"'
+"""What Sequin shows for a value that the WAL does not carry (recorded)"""
+
+
+class _ColumnForm(NamedTuple):
+    """How one column gets into a record."""
+
+    name: bytes
+    """the JSON of the name, with the colon"""
+    position: int
+    encode: Encoder | None
+    """None for values that are JSON already"""
 
 
 class TableShape:
-    """The columns of a table as the stream (or the catalog) describes them, with what is needed to render its rows.
+    """What a table looks like to changes of it: names, types, and key, as of one moment. `columns` keep the table's order."""
 
-    `key` are the positions of the primary key's columns, empty without one.
-    """
+    __slots__ = (
+        "_decoders",
+        "_forms",
+        "_templates",
+        "columns",
+        "key_positions",
+        "metadata",
+        "name",
+        "positions",
+        "schema",
+        "table",
+        "types",
+    )
 
-    def __init__(self, relation: Relation, primary_key: tuple[str, ...], types: TypeCatalog) -> None:
+    def __init__(self, relation: Relation | Table, primary_key: Sequence[str], types: TypeCatalog) -> None:
         self.schema = relation.schema
         self.name = relation.name
-        self.table = (relation.schema, relation.name)
-        self.columns = relation.columns
+        self.table: TableName = (relation.schema, relation.name)
         self.types = types
-        self.positions = {column.name: position for position, column in enumerate(relation.columns)}
-        self.key = tuple(self.positions[name] for name in primary_key)
-        self._plans: dict[TimestampFormat, list[tuple[bytes, int, Callable[[bytes], bytes]]]] = {}
-        self._decoders: dict[str, Callable[[bytes], Any]] = {}
-        self._names = (
-            b'"table_name":%b,"commit_idx":' % orjson.dumps(self.name),
-            b',"table_schema":%b,"transaction_annotations":' % orjson.dumps(self.schema),
+        self.columns = tuple(Column(c.name, c.type_oid, c.type_mod) for c in relation.columns)
+        self.positions = {column.name: i for i, column in enumerate(self.columns)}
+        self.key_positions = tuple(sorted(self.positions[name] for name in primary_key))
+        self.metadata = b"".join(
+            [
+                b'"table_name":',
+                _in_template(relation.name),
+                b',"commit_idx":%b,"commit_lsn":%b,"commit_timestamp":"%b","idempotency_key":"%b","table_schema":',
+                _in_template(relation.schema),
+                b',"transaction_annotations":%b,"record_pks":[%b],"enrichment":null,"database_name":',
+            ]
         )
+        self._forms: dict[TimestampFormat, list[_ColumnForm]] = {}
+        self._templates: dict[TimestampFormat, bytes] = {}
+        self._decoders: dict[int, Decoder] = {}
 
     @classmethod
     def of_table(cls, table: Table, types: TypeCatalog) -> TableShape:
-        """The shape of a table that is read rather than streamed."""
-        columns = tuple(RelationColumn(c.name, c.type_oid, c.type_mod, c.name in table.primary_key) for c in table.columns)
-        return cls(Relation(0, table.schema, table.name, table.replica_identity, columns), table.primary_key, types)
+        """Make the shape of a table as the catalog shows it, for rows that are read with SELECT."""
+        return cls(table, table.primary_key, types)
 
-    def row_json(self, row: Row, timestamps: TimestampFormat, only: frozenset[int] | None = None) -> bytes:
-        """Render a row as a JSON object with its columns by name; `only` limits it to some positions."""
-        plan = self._plans.get(timestamps)
-        if plan is None:
-            plan = self._plans[timestamps] = self._plan(timestamps)
-        parts = []
-        for prefix, position, encode in plan:
-            if only is not None and position not in only:
-                continue
-            value = row[position]
-            if value is None:
-                parts.append(prefix + b"null")
-            elif value is UNCHANGED:
-                parts.append(prefix + _TOAST)
+    def record(self, row: Sequence[Value], timestamp_format: TimestampFormat) -> bytes:
+        """Return the JSON object of a whole row, columns by name."""
+        forms = self._forms.get(timestamp_format)
+        if forms is None:
+            forms = self._column_forms(timestamp_format)
+        values: list[bytes] = []
+        append = values.append
+        for _, position, encode in forms:
+            raw = row[position]
+            if raw is None:
+                append(b"null")
+            elif raw is UNCHANGED:
+                append(_UNCHANGED_JSON)
             else:
-                parts.append(prefix + encode(value))
-        return b"{" + b",".join(parts) + b"}"
+                append(raw if encode is None else encode(raw))
+        return self._templates[timestamp_format] % tuple(values)
 
-    def _plan(self, timestamps: TimestampFormat) -> list[tuple[bytes, int, Callable[[bytes], bytes]]]:
-        named = sorted((column.name, position, column.type_oid) for position, column in enumerate(self.columns))
-        return [(orjson.dumps(name) + b":", position, self.types.json_encoder(oid, timestamps)) for name, position, oid in named]
+    def changes(self, new: Sequence[Value], old: Sequence[Value], timestamp_format: TimestampFormat) -> bytes:
+        """Return the JSON object of the old values that differ from the new ones."""
+        forms = self._forms.get(timestamp_format) or self._column_forms(timestamp_format)
+        parts = []
+        for name, position, encode in forms:
+            raw = old[position]
+            if raw != new[position] and raw is not UNCHANGED:
+                parts.append(name + (b"null" if raw is None else raw if encode is None else encode(raw)))
+        return b"{%b}" % b",".join(parts)
 
-    def value(self, row: Row, name: str) -> Any:
-        """Return one column's value as filter functions see it; an unknown column is nil there, so None here."""
-        position = self.positions.get(name)
-        raw = None if position is None else row[position]
-        if raw is None or position is None:
+    def _column_forms(self, timestamp_format: TimestampFormat) -> list[_ColumnForm]:
+        forms = []
+        for name, position in sorted(self.positions.items(), key=lambda item: item[0].encode()):
+            encode = self.types.json_encoder(self.columns[position].type_oid, timestamp_format)
+            forms.append(_ColumnForm(orjson.dumps(name) + b":", position, None if encode is verbatim else encode))
+        self._templates[timestamp_format] = b"{%b}" % b",".join([form.name.replace(b"%", b"%%") + b"%b" for form in forms])
+        self._forms[timestamp_format] = forms
+        return forms
+
+    def decode(self, position: int, raw: Value) -> Any:
+        """Return the value that a filter function sees; raises ValueError or RecursionError for JSON that Python cannot read."""
+        if raw is None:
             return None
         if raw is UNCHANGED:
-            return "unchanged_toast"
-        decode = self._decoders.get(name)
-        if decode is None:
-            decode = self._decoders[name] = self.types.decoder(self.columns[position].type_oid)
-        return decode(raw)
+            return UNCHANGED.value
+        decoder = self._decoders.get(position)
+        if decoder is None:
+            decoder = self._decoders[position] = self.types.decoder(self.columns[position].type_oid)
+        return decoder(raw)
 
-    def middle(self, index: bytes, lsn: bytes, stamp: bytes, key: bytes, annotations: bytes, pks: bytes) -> bytes:
-        """The part of `metadata` that is the same for all sinks."""
-        first, second = self._names
-        return b'%b%b,"commit_lsn":%b,"commit_timestamp":"%b","idempotency_key":"%b"%b%b,"record_pks":%b,"enrichment":null,' % (
-            first,
-            index,
-            lsn,
-            stamp,
-            key,
-            second,
-            annotations,
-            pks,
-        )
+
+def _in_template(name: str) -> bytes:
+    return orjson.dumps(name).replace(b"%", b"%%")
 
 
 class Change:
-    """One change of one row. `new` is None for a delete; `old` is None for an insert and a read, whole only under REPLICA IDENTITY FULL."""
+    """One change of one row, or one row that a backfill read (`backfill_id` is set, and there is neither LSN nor index).
+
+    `new` and `old` are the rows in Postgres' text form, decoded when asked for: an insert has no `old`, a delete no `new`; an update has
+    `old` with REPLICA IDENTITY FULL, or when its key changed. Reading them raises DecodeError when the stream's bytes are malformed.
+    """
 
     __slots__ = (
+        "_event",
+        "_new",
+        "_old",
         "_parts",
         "action",
         "annotations",
@@ -110,139 +150,212 @@ class Change:
         "commit_idx",
         "commit_lsn",
         "commit_us",
-        "differing",
-        "new",
-        "old",
-        "row",
         "shape",
     )
 
     def __init__(
-        self,
-        shape: TableShape,
-        event: Insert | Update | Delete,
-        commit_lsn: int,
-        commit_idx: int,
-        commit_us: int,
-        annotations: bytes | None,
+        self, shape: TableShape, event: RowChange, commit_lsn: int, commit_idx: int, commit_us: int, annotations: bytes | None
     ) -> None:
         self.shape = shape
+        self.action: ChangeAction = event.action
         self.commit_lsn = commit_lsn
         self.commit_idx = commit_idx
         self.commit_us = commit_us
         self.annotations = annotations
         self.backfill_id: str | None = None
-        self.action: Action
-        self.new: Row | None
-        self.old: Row | None
-        self.differing: frozenset[int] = frozenset()
-        """positions whose old value differs and is known"""
+        self._event: RowChange | None = event
+        self._new: Sequence[Value] | None = None
+        self._old: Sequence[Value] | None = None
         self._parts: dict[TimestampFormat, tuple[bytes, bytes, bytes]] | None = None
-        if isinstance(event, Insert):
-            self.action, self.new, self.old, self.row = "insert", event.new, None, event.new
-        elif isinstance(event, Update):
-            self.action, self.new, self.old, self.row = "update", event.new, event.old, event.new
-            if event.old is not None and event.old_is_whole:
-                self._compare(event.new, event.old)
-        else:
-            self.action, self.new, self.old, self.row = "delete", None, event.old, event.old
-
-    def _compare(self, new: Row, old: Row) -> None:
-        """Fill in what the log leaves out of the new row, and note what has changed."""
-        if UNCHANGED in new:
-            for position, value in enumerate(new):
-                if value is UNCHANGED:
-                    new[position] = old[position]
-        if new != old:
-            self.differing = frozenset(position for position, value in enumerate(new) if value != old[position])
 
     @classmethod
-    def read(cls, shape: TableShape, row: tuple[bytes | None, ...], backfill_id: str, read_us: int) -> Change:
-        """A row that a backfill read at `read_us` microseconds since 1970."""
-        change = cls(shape, Insert(0, list(row)), 0, 0, read_us, None)
+    def read(cls, shape: TableShape, row: Sequence[bytes | None], backfill_id: str, read_us: int) -> Change:
+        """Make the change for a row of a backfill, read at `read_us` (microseconds since 1970)."""
+        change = cls.__new__(cls)
+        change.shape = shape
         change.action = "read"
+        change.commit_lsn = change.commit_idx = 0
+        change.commit_us = read_us
+        change.annotations = None
         change.backfill_id = backfill_id
+        change._event = None
+        change._new = row
+        change._old = None
+        change._parts = None
         return change
 
-    def record(self, name: str) -> Any:
-        """`record[name]` of a filter function."""
-        return self.shape.value(self.row, name)
+    @property
+    def new(self) -> Sequence[Value] | None:
+        """The row as it is after the change; None for a delete."""
+        if self._new is None and self._event is not None and self.action != "delete":
+            self._new = self._checked(self._event.new)
+        return self._new
 
-    def changes(self, name: str) -> Any:
-        """`changes[name]` of a filter function: the old value of a column that an update changed, else nil."""
-        position = self.shape.positions.get(name)
-        if self.old is None or position not in self.differing:
-            return None
-        return self.shape.value(self.old, name)
+    @property
+    def old(self) -> Sequence[Value] | None:
+        """The row as it was before the change, as far as the WAL carries it."""
+        if self._old is None and self._event is not None and self.action != "insert":
+            self._old = self._checked(self._event.old)
+        return self._old
 
-    def parts(self, timestamps: TimestampFormat) -> tuple[bytes, bytes, bytes]:
-        """Return the record, the sink-independent metadata, and the end of the message."""
-        if self._parts is None:
-            self._parts = {}
-        parts = self._parts.get(timestamps)
-        if parts is None:
-            parts = self._parts[timestamps] = self._render(timestamps)
-        return parts
+    def _checked(self, row: Row | None) -> Row | None:
+        if row is not None and len(row) != len(self.shape.columns):
+            raise DecodeError(f"a row of {len(row)} columns for {self.shape.schema}.{self.shape.name}, which has {len(self.shape.columns)}")
+        return row
 
-    def _render(self, timestamps: TimestampFormat) -> tuple[bytes, bytes, bytes]:
-        shape, row = self.shape, self.row
-        record = shape.row_json(row, timestamps)
-        pks = [value.decode() if isinstance(value := row[position], bytes) else "" for position in shape.key]
-        if self.backfill_id is None:
-            index, lsn = b"%d" % self.commit_idx, b"%d" % self.commit_lsn
-            key = lsn + b":" + index
-        else:
-            index = lsn = b"null"
-            key = ":".join([self.backfill_id, *pks]).encode()
-        middle = shape.middle(
-            index,
-            lsn,
-            iso_microseconds(self.commit_us),
-            binascii.b2a_base64(key, newline=False),
-            self.annotations or b"null",
-            orjson.dumps(pks),
-        )
-        changes = b"null"
-        if self.action == "update":
-            changes = shape.row_json(self.old, timestamps, self.differing) if self.differing and self.old is not None else b"{}"
-        return record, middle, b',"action":"%b","changes":%b}' % (self.action.encode(), changes)
+    @property
+    def row(self) -> Sequence[Value]:
+        """The row that the message shows: the new one, or of a delete the old one."""
+        row = self.old if self.action == "delete" else self.new
+        if row is None:
+            raise DecodeError("a change without a row")
+        return row
 
+    def raw(self, position: int) -> Value:
+        """Return one column of `row`; of a row that nobody has asked for yet, no more than this is decoded."""
+        if self._event is None or self._new is not None or self._old is not None:
+            return self.row[position]
+        return self._event.value(position)
 
-@lru_cache(maxsize=64)
-def iso_microseconds(us: int) -> bytes:
-    """Microseconds since 1970 as ISO 8601 in UTC with six digits."""
-    return (_EPOCH + timedelta(microseconds=us)).strftime("%Y-%m-%dT%H:%M:%S.%fZ").encode()
+    @property
+    def replaced_row(self) -> Sequence[Value] | None:
+        """The whole row before an update, which only REPLICA IDENTITY FULL provides."""
+        event = self._event
+        return self.old if event is not None and self.action == "update" and event.old_is_whole else None
 
 
 class SinkForm:
-    """What messages of one sink have in common: `consumer` and `database` as they stand in `metadata`."""
+    """The part of a message that is the same for all changes of a sink: `consumer` and `database` of the metadata."""
 
-    __slots__ = ("after", "before", "timestamps")
+    __slots__ = ("database_name", "head", "timestamp_format")
 
-    def __init__(self, consumer: Mapping[str, Any], database: Mapping[str, Any], timestamps: TimestampFormat) -> None:
-        self.timestamps: TimestampFormat = timestamps
-        self.before = b',"metadata":{"consumer":%b,"database":%b,' % (orjson.dumps(consumer), orjson.dumps(database))
-        self.after = b'"database_name":%b}' % orjson.dumps(database["name"])
+    def __init__(self, consumer: Mapping[str, Any], database: Mapping[str, Any], timestamp_format: TimestampFormat) -> None:
+        self.head = b',"metadata":{"consumer":%b,"database":%b,' % (
+            _in_order(consumer, "id", "name", "annotations"),
+            _in_order(database, "id", "name", "hostname", "database", "annotations"),
+        )
+        self.database_name = orjson.dumps(database["name"])
+        self.timestamp_format = timestamp_format
+
+
+def _in_order(value: Mapping[str, Any], *keys: str) -> bytes:
+    return orjson.dumps({key: value[key] for key in keys})
 
 
 def render(change: Change, form: SinkForm) -> bytes:
-    """Return one message: record, metadata, action, changes, in the order in which Sequin writes them."""
-    record, middle, end = change.parts(form.timestamps)
-    return b'{"record":' + record + form.before + middle + form.after + end
+    """Return the JSON of one message; what does not depend on the sink is rendered once per change."""
+    parts = change._parts
+    if parts is None:
+        parts = change._parts = {}
+    cached = parts.get(form.timestamp_format)
+    if cached is None:
+        cached = parts[form.timestamp_format] = _render_parts(change, form.timestamp_format)
+    record, metadata, end = cached
+    return b"".join((record, form.head, metadata, form.database_name, end))
 
 
-def group_key(change: Change, columns: tuple[str, ...] | None) -> object:
-    """Return what names the message's group: the values of these columns, by default of the primary key; None when there are none.
+def _render_parts(change: Change, timestamp_format: TimestampFormat) -> tuple[bytes, bytes, bytes]:
+    """Render what comes before the sink's part, between that and the database's name, and after it."""
+    shape = change.shape
+    row = change.row
+    if change.action == "update":
+        old = change.replaced_row
+        end = b'},"action":"update","changes":%b}' % (b"{}" if old is None else shape.changes(row, old, timestamp_format))
+    else:
+        end = _ENDS[change.action]
+    return b'{"record":' + shape.record(row, timestamp_format), _metadata(change), end
 
-    A column that the table does not have counts as NULL, so that order is kept rather than lost.
+
+def _metadata(change: Change) -> bytes:
+    """Render the metadata between the sink's two parts."""
+    shape = change.shape
+    row = change.row
+    keys = [raw if isinstance(raw := row[i], bytes) else b"" for i in shape.key_positions]
+    if change.backfill_id is None:
+        index, lsn = b"%d" % change.commit_idx, b"%d" % change.commit_lsn
+        identity = b"%b:%b" % (lsn, index)
+    else:
+        index = lsn = b"null"
+        identity = b":".join([change.backfill_id.encode(), *keys])
+    return shape.metadata % (
+        index,
+        lsn,
+        timestamp(change.commit_us),
+        b2a_base64(identity, newline=False),
+        change.annotations or b"null",
+        b",".join(map(text, keys)),
+    )
+
+
+_ENDS = {action: b'},"action":"%b","changes":null}' % action.encode() for action in ("insert", "delete", "read")}
+
+
+def timestamp(microseconds: int) -> bytes:
+    """Return microseconds since 1970 as ISO 8601 in UTC with six digits, like 2026-11-23T17:44:38.478467Z."""
+    seconds, fraction = divmod(microseconds, 1_000_000)
+    return b"%b.%06dZ" % (_second(seconds), fraction)
+
+
+@lru_cache(maxsize=64)
+def _second(seconds: int) -> bytes:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
+
+
+def group_key(change: Change, columns: Sequence[str] | None) -> tuple[object, ...] | None:
+    """Return what names the message's group: table and values of `columns`, by default of the primary key; None without any column.
+
+    A column that the table does not have counts as null. (Sequin contract, 7.3)
     """
     shape = change.shape
     row = change.row
     if columns is None:
-        key = shape.key
-        if len(key) == 1:
-            return (shape.table, row[key[0]])
-        return (shape.table, *(row[position] for position in key)) if key else None
+        positions = shape.key_positions
+        if len(positions) == 1:
+            return (shape.table, row[positions[0]])
+        return (shape.table, *[row[i] for i in positions]) if positions else None
     if not columns:
         return None
-    return (shape.table, *(row[p] if (p := shape.positions.get(name)) is not None else None for name in columns))
+    return (shape.table, *[row[shape.positions[name]] if name in shape.positions else None for name in columns])
+
+
+# --- what a filter function sees -------------------------------------------------------------------------------------------
+
+
+def record_of(change: Change) -> dict[str, Any]:
+    """Return the record as a filter function sees it."""
+    shape = change.shape
+    return {column.name: shape.decode(i, raw) for i, (column, raw) in enumerate(zip(shape.columns, change.row, strict=True))}
+
+
+def changes_of(change: Change) -> dict[str, Any] | None:
+    """Return `changes` as a filter function sees it: None but for an update."""
+    if change.action != "update":
+        return None
+    old = change.replaced_row
+    if old is None:
+        return {}
+    shape, row = change.shape, change.row
+    return {column.name: shape.decode(i, old[i]) for i, column in enumerate(shape.columns) if old[i] != row[i]}
+
+
+METADATA_FIELDS = frozenset(
+    {
+        "table_name",
+        "commit_idx",
+        "commit_lsn",
+        "commit_timestamp",
+        "idempotency_key",
+        "table_schema",
+        "transaction_annotations",
+        "record_pks",
+        "enrichment",
+    }
+)
+"""The part of `metadata` that depends on the change"""
+
+
+def metadata_of(change: Change) -> dict[str, Any]:
+    """Return METADATA_FIELDS with their values as a filter function sees them."""
+    fields: dict[str, Any] = orjson.loads(b"{%bnull}" % _metadata(change))
+    del fields["database_name"]
+    return fields

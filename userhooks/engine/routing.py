@@ -1,172 +1,187 @@
-"""Which sinks a change belongs to. Pure; what they do with it is in `delivery.py`.
+"""Which sinks a change is owed to. Pure.
 
-Sinks whose filter demands `column == constant` stand in an index by that constant, so a change costs one look-up per distinct column,
-however many sinks there are. The others are asked one by one.
+A sink whose filter demands that a column has one value is found by that value: a change costs one look-up, however many such sinks there
+are. Every other sink's filter is asked about each change of its tables. What filters are is in `functions.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeAlias
 
-from userhooks.engine.functions import Bound, Equality, FunctionRaised, to_string
+from userhooks.engine.functions import Bound, Equality, FunctionRaised
+from userhooks.engine.pgoutput import UNCHANGED, Value
 from userhooks.engine.rendering import Change, TableShape
 from userhooks.engine.resources import Action, Source, TableName
+from userhooks.engine.values import BOOLEAN, INTEGERS
+
+Failed: TypeAlias = tuple["Route", str]
+"""A sink whose filter raised, and what it said: it is owed the message, which fails visibly and is not delivered."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Route:
-    """One sink as routing sees it: `target` is handed back for every change that the sink is owed.
+    """One sink as routing sees it: `target` is whatever takes its messages; changes with a commit LSN below `start_lsn` are not its own.
 
-    `bound` None means no filter; `broken` says why a named filter cannot be used. Changes that committed before `start_lsn` are not the
-    sink's.
+    `broken` says why the sink's filter is not usable; then it gets nothing, and every change fails.
     """
 
-    sink_id: str
-    target: Any
-    source: Source
-    actions: tuple[Action, ...]
-    start_lsn: int
-    bound: Bound | None
-    broken: str | None
+    __slots__ = ("actions", "bound", "broken", "sink_id", "source", "start_lsn", "target")
 
-
-Failed = list[tuple[Route, str]]
+    def __init__(
+        self,
+        sink_id: str,
+        target: Any,
+        source: Source,
+        actions: Iterable[Action],
+        start_lsn: int,
+        bound: Bound | None,
+        broken: str | None,
+    ) -> None:
+        self.sink_id = sink_id
+        self.target = target
+        self.source = source
+        self.actions = frozenset(actions)
+        self.start_lsn = start_lsn
+        self.bound = bound
+        self.broken = broken
 
 
 class Router:
-    """All routes; tables are learnt as they come by."""
+    """All routes, by sink."""
 
     def __init__(self) -> None:
         self._routes: dict[str, Route] = {}
         self._tables: dict[TableName, TableRoutes] = {}
 
     def add(self, route: Route) -> None:
-        """Put a sink in force, in place of what was in force for it."""
+        """Add a sink's route, or replace the one it has."""
         self.remove(route.sink_id)
         self._routes[route.sink_id] = route
-        for table, routes in self._tables.items():
-            if route.source.covers(*table):
-                routes.add(route)
+        for table in self._tables.values():
+            table.add(route)
 
     def remove(self, sink_id: str) -> None:
-        """Take a sink out of force; one that is not there is fine."""
+        """Remove a sink's route, if it has one."""
         route = self._routes.pop(sink_id, None)
         if route is not None:
-            for routes in self._tables.values():
-                routes.remove(route)
+            for table in self._tables.values():
+                table.remove(route)
 
     def for_table(self, shape: TableShape) -> TableRoutes:
-        """Return the routes of a table as it looks now."""
-        routes = self._tables.get(shape.table)
-        if routes is None or routes.shape is not shape:
-            routes = self._tables[shape.table] = TableRoutes(shape)
-            for route in self._routes.values():
-                if route.source.covers(*shape.table):
-                    routes.add(route)
-        return routes
+        """Return the routes that concern a table; they stay up to date for as long as its shape is this one."""
+        found = self._tables.get(shape.table)
+        if found is None or found.shape is not shape:
+            found = self._tables[shape.table] = TableRoutes(shape, self._routes.values())
+        return found
 
 
 class TableRoutes:
-    """The routes that one table's changes may take."""
+    """The routes of one table: those that are found by a column's value, and those that have to be asked."""
 
-    def __init__(self, shape: TableShape) -> None:
+    __slots__ = ("_asked", "_found", "shape")
+
+    def __init__(self, shape: TableShape, routes: Iterable[Route]) -> None:
         self.shape = shape
-        self._indexes: dict[tuple[str, bool], _Index] = {}
-        self._general: dict[str, Route] = {}
+        self._found: dict[int, dict[Value, dict[str, Route]]] = {}
+        """by the column's position, then by its text in the WAL, then by sink"""
+        self._asked: dict[str, Route] = {}
+        for route in routes:
+            self.add(route)
 
     def add(self, route: Route) -> None:
-        """Add a route, to an index when its filter allows."""
-        index = self._index_of(route)
-        if index is None:
-            self._general[route.sink_id] = route
-        else:
-            index.routes.setdefault(_typed(_equality(route).key), {})[route.sink_id] = route
+        """Add a route, if it concerns the table."""
+        if not route.source.covers(*self.shape.table) or (route.bound is not None and route.bound.never):
+            return
+        place = self._place(route)
+        if place is None:
+            self._asked[route.sink_id] = route
+            return
+        position, forms = place
+        for form in forms:
+            self._found.setdefault(position, {}).setdefault(form, {})[route.sink_id] = route
 
     def remove(self, route: Route) -> None:
-        """Remove a route that was added."""
-        index = self._index_of(route)
-        if index is None:
-            self._general.pop(route.sink_id, None)
+        """Remove a route that may have been added."""
+        self._asked.pop(route.sink_id, None)
+        place = self._place(route)
+        if place is None:
             return
-        key = _typed(_equality(route).key)
-        listed = index.routes.get(key, {})
-        listed.pop(route.sink_id, None)
-        if not listed:
-            index.routes.pop(key, None)
+        position, forms = place
+        index = self._found.get(position, {})
+        for form in forms:
+            bucket = index.get(form, {})
+            bucket.pop(route.sink_id, None)
+            if not bucket:
+                index.pop(form, None)
+        if not index:
+            self._found.pop(position, None)
 
-    def _index_of(self, route: Route) -> _Index | None:
+    def _place(self, route: Route) -> tuple[int, tuple[Value, ...]] | None:
+        """Return the column and its texts by which the route is found; None when its filter has to be asked."""
         equality = route.bound.equality if route.bound is not None else None
         position = self.shape.positions.get(equality.column) if equality is not None else None
-        if equality is None or position is None or route.broken is not None:
+        if equality is None or position is None:
             return None
-        if equality.via_to_string and not self.shape.types.is_scalar(self.shape.columns[position].type_oid):
-            return None
-        name = (equality.column, equality.via_to_string)
-        index = self._indexes.get(name)
-        if index is None:
-            index = self._indexes[name] = _Index(self._key(equality, position), {})
-        return index
+        forms = wal_forms(self.shape, position, equality)
+        return None if forms is None else (position, forms)
 
-    def _key(self, equality: Equality, position: int) -> Callable[[Change], Any]:
-        shape, column, via = self.shape, equality.column, equality.via_to_string
-        if via and shape.types.is_text_itself(shape.columns[position].type_oid):
-
-            def text(change: Change) -> Any:
-                raw = change.row[position]
-                return raw.decode() if isinstance(raw, bytes) else _of(shape.value(change.row, column), via=True)
-
-            return text
-        return lambda change: _of(shape.value(change.row, column), via=via)
-
-    def match(self, change: Change) -> tuple[list[Route], Failed]:
-        """Return the routes that are owed the change, and those whose filter failed on it, with what it said."""
-        matched: list[Route] = []
-        failed: Failed = []
-        for index in self._indexes.values():
-            candidates = index.routes.get(index.key(change))
-            if candidates:
-                for route in candidates.values():
-                    _try(route, change, matched, failed)
-        for route in self._general.values():
-            _try(route, change, matched, failed)
-        return matched, failed
+    def match(self, change: Change) -> tuple[list[Route], list[Failed]]:
+        """Return the routes that a change is owed to, and those whose filter raised; raises DecodeError for malformed rows."""
+        routes: list[Route] = []
+        failed: list[Failed] = []
+        for position, index in self._found.items():
+            bucket = index.get(change.raw(position))
+            if bucket is not None:
+                for route in bucket.values():
+                    _judge(route, change, routes, failed, found=True)
+        for route in self._asked.values():
+            _judge(route, change, routes, failed, found=False)
+        return routes, failed
 
 
-@dataclass(slots=True)
-class _Index:
-    key: Callable[[Change], Any]
-    routes: dict[Any, dict[str, Route]]
-
-
-def _try(route: Route, change: Change, matched: list[Route], failed: Failed) -> None:
+def _judge(route: Route, change: Change, routes: list[Route], failed: list[Failed], *, found: bool) -> None:
+    """Put the route where it belongs: when it was `found` by its equality, only the rest of its filter is asked."""
     if change.action not in route.actions or change.commit_lsn < route.start_lsn:
         return
     if route.broken is not None:
         failed.append((route, route.broken))
-    elif route.bound is None:
-        matched.append(route)
-    else:
-        try:
-            if route.bound.accepts(change):
-                matched.append(route)
-        except FunctionRaised as exc:
-            failed.append((route, str(exc)))
+        return
+    bound = route.bound
+    judge = None if bound is None else bound.rest if found else bound.accepts
+    try:
+        if judge is None or judge(change):
+            routes.append(route)
+    except FunctionRaised as exc:
+        failed.append((route, str(exc)))
 
 
-def _equality(route: Route) -> Equality:
-    if route.bound is None or route.bound.equality is None:
-        raise ValueError("the route has no equality")
-    return route.bound.equality
+def wal_forms(shape: TableShape, position: int, equality: Equality) -> tuple[Value, ...] | None:
+    """Return every text (or null) of the column in the WAL for which the equality holds; None when they cannot be listed.
 
-
-def _of(term: Any, *, via: bool) -> Any:
-    return to_string(term) if via else _typed(term)
-
-
-def _typed(term: Any) -> Any:
-    """A term as a dictionary key: true is not 1, while 1 is 1.0 as in Elixir; what is no scalar equals no constant."""
-    if isinstance(term, bool):
-        return (term,)
-    return ("no scalar",) if isinstance(term, (dict, list)) else term
+    They can when the column's type has one text for each value. Kinds stay apart: the text "1", the number 1 and true are three things.
+    """
+    types = shape.types
+    scalars = [shape.columns[shape.positions[name]].type_oid for name in equality.scalars if name in shape.positions]
+    type_oid = shape.columns[position].type_oid
+    if not all(map(types.is_scalar, [*scalars, type_oid])):
+        return None
+    wanted = equality.value
+    base = types.base(type_oid)
+    if not equality.as_text and wanted is None:
+        return (None,)
+    nulls: tuple[Value, ...] = (None,) if equality.as_text and wanted == "" else ()
+    if base in INTEGERS and not equality.as_text:
+        is_whole = type(wanted) is int or (type(wanted) is float and wanted.is_integer())
+        return (b"%d" % int(wanted),) if is_whole else ()
+    if base == BOOLEAN:
+        words = {"true": True, "false": False}
+        flag = words.get(wanted) if equality.as_text and isinstance(wanted, str) else wanted
+        return (b"t" if flag else b"f",) if isinstance(flag, bool) else nulls
+    if base in INTEGERS or types.is_text(type_oid):
+        if not isinstance(wanted, str):
+            return ()
+        if "\ufffd" in wanted:
+            return None  # also stands for bytes that are no UTF-8
+        unchanged: tuple[Value, ...] = (UNCHANGED,) if wanted == UNCHANGED.value else ()
+        return (wanted.encode(errors="surrogatepass"), *nulls, *unchanged)
+    return None

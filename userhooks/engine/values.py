@@ -1,91 +1,60 @@
-"""Postgres' text form of values as JSON bytes, as Sequin writes them, and as what a filter function sees. Pure.
+"""Postgres values: from their text form to JSON as Sequin writes it, and to what a filter function sees. Pure.
 
-Which type becomes what: Sequin contract 6.4, held against recorded webhooks. The live form holds for reads, too: a row looks the same
-whether it comes as a change or from a backfill. Dates and times need the session settings below.
+The text form is that of sessions with `SESSION_SETTINGS`. The JSON form is that of Sequin's live changes (recorded from 0.14.6); rows of a
+backfill get the same form here, where Sequin's differ for some types. How values become messages is in `rendering.py`.
+
+Encoders work on bytes: they rearrange Postgres' text, and make no dates or decimals of it, since they run for each value of each message.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Literal, TypeAlias
 
 import orjson
 
-SESSION_SETTINGS: Mapping[str, str] = {
+SESSION_SETTINGS = {
     "TimeZone": "UTC",
     "DateStyle": "ISO",
-    "IntervalStyle": "iso_8601",
+    "IntervalStyle": "postgres",
     "extra_float_digits": "1",
     "bytea_output": "hex",
+    "client_encoding": "UTF8",
 }
-"""What every session that reads values sets, so that the text forms are those that this module knows."""
+"""What every session that reads values has to set, so that their text form is the one expected here"""
 
-TimestampFormat = Literal["iso8601", "unix_microsecond"]
-Encoder = Callable[[bytes], bytes]
+TimestampFormat: TypeAlias = Literal["iso8601", "unix_microsecond"]
+Encoder: TypeAlias = Callable[[bytes], bytes]
+Decoder: TypeAlias = Callable[[bytes], Any]
+TypeRow: TypeAlias = tuple[int, str, str, str, int, int]
+"""(oid, typname, typtype, typcategory, typelem, typbasetype) of pg_type"""
 
-
-class TypeCatalog:
-    """What is known of Postgres' types; `rows` are (oid, name, typtype, typcategory, element oid, base oid) of pg_type."""
-
-    def __init__(self, rows: Iterable[tuple[int, str, str, str, int, int]]) -> None:
-        self._types: dict[int, tuple[str, str, str, int, int]] = {}
-        self.update(rows)
-
-    def update(self, rows: Iterable[tuple[int, str, str, str, int, int]]) -> None:
-        """Learn types, or learn them anew."""
-        self._types.update({oid: (name, kind, category, element, base) for oid, name, kind, category, element, base in rows})
-
-    def knows(self, oid: int) -> bool:
-        """Whether the type is known; an unknown one is shown as text."""
-        return oid in self._types
-
-    def json_encoder(self, oid: int, timestamps: TimestampFormat = "iso8601") -> Encoder:
-        """Return the function from a value's text form to its JSON."""
-        name, kind, category, element, base = self._types.get(oid, ("text", "b", "S", 0, 0))
-        if kind == "d":
-            return self.json_encoder(base, timestamps)
-        if category == "A" and element and name not in ("int2vector", "oidvector"):
-            return _array_encoder(self.json_encoder(element, timestamps))
-        if kind != "b":
-            return _string
-        if timestamps == "unix_microsecond" and name in ("timestamp", "timestamptz"):
-            return _unix_microseconds
-        return _ENCODERS.get(name, _string)
-
-    def decoder(self, oid: int) -> Callable[[bytes], Any]:
-        """Return the function from a value's text form to the value that a filter function sees: the one that stands in the JSON."""
-        encode = self.json_encoder(oid)
-        if encode is _integer:
-            return int
-        if encode is _string:
-            return bytes.decode
-        return lambda raw: orjson.loads(encode(raw))
-
-    def is_scalar(self, oid: int) -> bool:
-        """Whether `to_string` of such a value cannot fail: it is a number, a boolean or text, never a map or a list."""
-        return self.json_encoder(oid) in _SCALARS
-
-    def is_text_itself(self, oid: int) -> bool:
-        """Whether `to_string` of such a value is its text form in Postgres."""
-        return self.json_encoder(oid) in (_integer, _string, _quoted)
+_INFINITIES = (b"infinity", b"-infinity")
+_POINT, _C = b".C"
 
 
-def _string(raw: bytes) -> bytes:
-    return orjson.dumps(raw.decode())
+# --- text and numbers ----------------------------------------------------------------------------------------------------
 
 
-def _quoted(raw: bytes) -> bytes:
-    """For text forms in which nothing needs an escape."""
-    return b'"' + raw + b'"'
+def text(raw: bytes) -> bytes:
+    """Any text, as a JSON string; bytes that are no UTF-8 (a database in SQL_ASCII) become replacement characters."""
+    try:
+        return orjson.dumps(raw.decode())
+    except UnicodeDecodeError:
+        return orjson.dumps(raw.decode(errors="replace"))
 
 
-def _integer(raw: bytes) -> bytes:
+def verbatim(raw: bytes) -> bytes:
+    """What is JSON already: integers of any size, json, jsonb, and pgvector's vectors."""
     return raw
 
 
-def _raw_json(raw: bytes) -> bytes:
-    return raw
+def _plain(raw: bytes) -> bytes:
+    """Text that cannot hold a character which JSON escapes."""
+    return b'"%b"' % raw
 
 
 def _boolean(raw: bytes) -> bytes:
@@ -93,130 +62,225 @@ def _boolean(raw: bytes) -> bytes:
 
 
 def _float(raw: bytes) -> bytes:
-    return raw if raw[-1:].isdigit() else b'"' + raw + b'"'  # NaN, Infinity, -Infinity
+    """Postgres' shortest form of a float is a JSON number, but for NaN and the infinities."""
+    return raw if raw[-1:].isdigit() else b'"%b"' % raw
 
 
 def _bytea(raw: bytes) -> bytes:
-    return b'"\\' + raw + b'"'
+    return b'"\\%b"' % raw  # one backslash for JSON before the one that is there
 
 
-def _timestamptz(raw: bytes) -> bytes:
-    if raw[-3:] != b"+00":
-        return b'"' + raw + b'"'  # infinity, -infinity, or a year BC, which ISO 8601 has no common form for
-    return b'"' + _six_digits(raw[:-3]) + b'Z"'
+# --- dates and times -----------------------------------------------------------------------------------------------------
 
 
-def _timestamp(raw: bytes) -> bytes:
-    return b'"' + (_six_digits(raw) if raw[-1:].isdigit() else raw) + b'"'
+def _year(date: bytes) -> bytes:
+    """Turn `0044-03-15 BC` into ISO 8601's `-0043-03-15`, where the year before 1 is 0; other dates stay as they are."""
+    if not date.endswith(b" BC"):
+        return date
+    year, rest = date[:-3].split(b"-", 1)
+    before = int(year) - 1
+    return b"%b%04d-%b" % (b"-" if before else b"", before, rest)
 
 
-def _six_digits(raw: bytes) -> bytes:
-    whole, _, fraction = raw.partition(b".")
-    return whole.replace(b" ", b"T") + b"." + fraction.ljust(6, b"0")
+def _date(raw: bytes) -> bytes:
+    return b'"%b"' % _year(raw)
 
 
-_STAMP = re.compile(rb"(\d{4,})-(\d\d)-(\d\d) (\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:\+00)?")
+def _split_timestamp(raw: bytes) -> tuple[bytes, bytes]:
+    """Return date (years before 1 as ISO 8601 has them) and time with six digits, of `2026-11-23 17:44:38.4784+00 BC` or without a zone."""
+    date, time, *era = raw.split(b" ")
+    time, _, fraction = time.removesuffix(b"+00").partition(b".")
+    return _year(b" ".join([date, *era])), b"%b.%b" % (time, fraction.ljust(6, b"0"))
+
+
+def _timestamp_with(suffix: bytes) -> Encoder:
+    """Make the encoder for timestamp (no suffix) or timestamptz (`Z`)."""
+    common = len(b"2026-11-23 17:44:38.478467") + (3 if suffix else 0)
+
+    def encode(raw: bytes) -> bytes:
+        if len(raw) == common and raw[19] == _POINT and raw[-1] != _C:  # most: a year of four digits, a fraction of six, not BC
+            return b'"%bT%b%b"' % (raw[:10], raw[11:26], suffix)
+        if raw in _INFINITIES:
+            return b'"%b"' % raw
+        return b'"%bT%b%b"' % (*_split_timestamp(raw), suffix)
+
+    return encode
 
 
 def _unix_microseconds(raw: bytes) -> bytes:
-    """Microseconds since 1970, a timestamp without zone taken as UTC."""
-    found = _STAMP.fullmatch(raw)
-    if found is None:
-        return b'"' + raw + b'"'
-    year, month, day, hour, minute, second = (int(part) for part in found.groups()[:6])
-    fraction = int((found.group(7) or b"").ljust(6, b"0"))
-    seconds = _days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second
-    return b"%d" % (seconds * 1_000_000 + fraction)
+    """timestamp and timestamptz as microseconds since 1970; infinities stay text."""
+    if raw in _INFINITIES:
+        return b'"%b"' % raw
+    return b"%d" % unix_microseconds(raw)
 
 
-def _days(year: int, month: int, day: int) -> int:
-    """Days since 1970-01-01 in the Gregorian calendar, for any year from 1 (Python's own dates end with 9999)."""
-    year -= month <= 2
-    era, of_era = divmod(year, 400)
-    of_year = (153 * (month + (-3 if month > 2 else 9)) + 2) // 5 + day - 1
-    return era * 146_097 + of_era * 365 + of_era // 4 - of_era // 100 + of_year - 719_468
+def unix_microseconds(raw: bytes) -> int:
+    """Read a finite timestamp or timestamptz of any year that Postgres knows."""
+    date, time = _split_timestamp(raw)
+    head, month, day = date.rsplit(b"-", 2)
+    seconds = days_since_1970(int(head), int(month), int(day)) * 86400
+    seconds += int(time[:2]) * 3600 + int(time[3:5]) * 60 + int(time[6:8])
+    return seconds * 1_000_000 + int(time[9:])
+
+
+def days_since_1970(year: int, month: int, day: int) -> int:
+    """Count days in the proleptic Gregorian calendar, years before 1 as ISO 8601 numbers them; `datetime` ends at 9999."""
+    year -= month < 3  # a year that begins in March has its leap day at the end
+    return 365 * year + year // 4 - year // 100 + year // 400 + (153 * ((month + 9) % 12) + 2) // 5 + day - 719_469
 
 
 def _time(raw: bytes) -> bytes:
-    return b'"' + raw[:8] + b'"'  # Sequin drops the fraction and the zone of live values (recorded)
+    """time and timetz: neither fraction nor zone, as recorded."""
+    return b'"%b"' % raw[:8]
 
 
-_INTERVAL = re.compile(rb"P(?:(-?\d+)Y)?(?:(-?\d+)M)?(?:(-?\d+)D)?(?:T(?:(-?\d+)H)?(?:(-?\d+)M)?(?:(-?)(\d+)(?:\.(\d+))?S)?)?")
+_INTERVAL = re.compile(
+    rb"(?:([+-]?\d+) years? ?)?(?:([+-]?\d+) mons? ?)?(?:([+-]?\d+) days? ?)?(?:([+-]?)(\d+):(\d\d):(\d\d)(?:\.(\d+))?)?"
+).fullmatch
 
 
 def _interval(raw: bytes) -> bytes:
-    found = _INTERVAL.fullmatch(raw)
-    if found is None:
-        return _string(raw)
-    years, months, days, hours, minutes, sign, seconds, fraction = found.groups()
-    micro = int(seconds or 0) * 1_000_000 + int((fraction or b"").ljust(6, b"0"))
-    micro = -micro if sign else micro
-    micro += (int(hours or 0) * 3600 + int(minutes or 0) * 60) * 1_000_000
-    return b'{"days":%d,"microseconds":%d,"months":%d}' % (int(days or 0), micro, int(years or 0) * 12 + int(months or 0))
+    match = _INTERVAL(raw)
+    if match is None:
+        return text(raw)  # the infinities of Postgres 17
+    years, months, days, sign, hours, minutes, seconds, fraction = match.groups(b"0")
+    micro = (int(hours) * 3600 + int(minutes) * 60 + int(seconds)) * 1_000_000 + int(fraction.ljust(6, b"0"))
+    if sign == b"-":
+        micro = -micro
+    return b'{"days":%d,"microseconds":%d,"months":%d}' % (int(days), micro, int(years) * 12 + int(months))
 
 
-def _array_encoder(encode: Encoder) -> Encoder:
-    """Postgres documentation, 8.15.6: braces, commas, NULL, quotes with backslashes, and sometimes the bounds first."""
+# --- arrays --------------------------------------------------------------------------------------------------------------
 
-    def array(raw: bytes) -> bytes:
-        at = raw.index(b"=") + 1 if raw[:1] == b"[" else 0
-        out: list[bytes] = []
-        size = len(raw)
-        while at < size:
-            char = raw[at : at + 1]
-            if char == b"{":
-                out.append(b"[")
-                at += 1
-            elif char == b"}":
-                out.append(b"]")
-                at += 1
-            elif char == b",":
-                out.append(b",")
-                at += 1
-            elif char == b'"':
-                end = at + 1
-                while raw[end] != 0x22:
-                    end += 2 if raw[end] == 0x5C else 1
-                out.append(encode(_unescaped(raw[at + 1 : end])))
-                at = end + 1
-            else:
-                end = at
-                while raw[end] not in b",}":
-                    end += 1
-                text = raw[at:end]
-                out.append(b"null" if text == b"NULL" else encode(text))
-                at = end
-        return b"".join(out)
-
-    return array
+_DELIMITERS = {"box": b";", "geometry": b":", "geography": b":"}
+"""Element types whose arrays are not delimited by commas (pg_type.typdelim)"""
 
 
-_ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
+def _array(delimiter: bytes, tokens: Callable[[bytes], Any], element: Encoder, raw: bytes) -> bytes:
+    """An array of any depth as JSON arrays; bounds that do not start at 1 are left out."""
+    if raw[:1] == b"[":
+        raw = raw[raw.index(b"=") + 1 :]
+    if b'"' not in raw and raw.find(b"{", 1) < 0 and b"NULL" not in raw.upper():
+        inside = raw[1:-1]
+        return b"[%b]" % b",".join([element(item) for item in inside.split(delimiter)]) if inside else b"[]"
+    parts: list[bytes] = []
+    for brace, quoted, bare in tokens(raw):
+        if brace == b"{":
+            parts.append(b"[")
+        elif brace == b"}":
+            parts.append(b"]")
+        elif brace:
+            parts.append(b",")
+        elif bare:
+            parts.append(b"null" if bare.upper() == b"NULL" else element(bare))
+        else:
+            parts.append(element(_UNESCAPE(rb"\1", quoted[1:-1])))
+    return b"".join(parts)
 
 
-def _unescaped(text: bytes) -> bytes:
-    return _ESCAPE.sub(rb"\1", text) if b"\\" in text else text
+_UNESCAPE = re.compile(rb"\\(.)", re.DOTALL).sub
 
 
-_ENCODERS: Mapping[str, Encoder] = {
-    "bool": _boolean,
-    "int2": _integer,
-    "int4": _integer,
-    "int8": _integer,
-    "oid": _integer,
-    "float4": _float,
-    "float8": _float,
-    "numeric": _quoted,
-    "uuid": _quoted,
-    "date": _quoted,
-    "timestamp": _timestamp,
-    "timestamptz": _timestamptz,
-    "time": _time,
-    "timetz": _time,
-    "interval": _interval,
-    "json": _raw_json,
-    "jsonb": _raw_json,
-    "bytea": _bytea,
-    "vector": _raw_json,
+def _array_of(element: Encoder, delimiter: bytes) -> Encoder:
+    tokens = re.compile(rb'([{}%b])|("(?:[^"\\]|\\.)*")|([^{}"%b]+)' % (delimiter, delimiter), re.DOTALL).findall
+    return partial(_array, delimiter, tokens, element)
+
+
+# --- types ---------------------------------------------------------------------------------------------------------------
+
+BOOLEAN, _BYTEA, _INT8, _INT2, _INT4, _OID, _JSON, _JSONB = 16, 17, 20, 21, 23, 26, 114, 3802
+_FLOAT4, _FLOAT8, NUMERIC, _UUID, _DATE, _TIME, _TIMETZ, _INTERVAL_OID = 700, 701, 1700, 2950, 1082, 1083, 1266, 1186
+TIMESTAMP, TIMESTAMPTZ = 1114, 1184
+INTEGERS = frozenset({_INT2, _INT4, _INT8, _OID})
+DATES = frozenset({_DATE, TIMESTAMP, TIMESTAMPTZ})
+EXACT_TEXTS = frozenset({25, 1043, _UUID})
+"""text, varchar and uuid: a string that is equal to another is the same bytes"""
+_SPACE_SEPARATED = frozenset({22, 30})
+"""int2vector and oidvector: in category A, yet not arrays in their text form"""
+
+_ENCODERS: dict[int, Encoder] = {
+    BOOLEAN: _boolean,
+    _BYTEA: _bytea,
+    **dict.fromkeys((_INT2, _INT4, _INT8, _OID, _JSON, _JSONB), verbatim),
+    **dict.fromkeys((_FLOAT4, _FLOAT8), _float),
+    **dict.fromkeys((NUMERIC, _UUID), _plain),
+    _DATE: _date,
+    **dict.fromkeys((_TIME, _TIMETZ), _time),
+    TIMESTAMP: _timestamp_with(b""),
+    TIMESTAMPTZ: _timestamp_with(b"Z"),
+    _INTERVAL_OID: _interval,
 }
-_SCALARS = frozenset({_string, _quoted, _integer, _boolean, _timestamp, _timestamptz, _time, _bytea})
+"""Built-in types whose form is not the plain text; their oids are fixed (pg_type.dat)."""
+_AS_VECTOR = frozenset({"vector", "halfvec"})
+
+
+class TypeCatalog:
+    """The types of a database, from rows of pg_type; a type that is not in it is taken for text."""
+
+    def __init__(self, rows: Iterable[TypeRow]) -> None:
+        self._types: dict[int, TypeRow] = {}
+        self.update(rows)
+
+    def update(self, rows: Iterable[TypeRow]) -> None:
+        """Take over newer rows; encoders that were handed out before stay as they are."""
+        self._types.update({row[0]: row for row in rows})
+
+    def knows(self, type_oid: int) -> bool:
+        """Whether the type was among the rows."""
+        return type_oid in self._types
+
+    def base(self, type_oid: int) -> int:
+        """Return the type under a domain, or the type itself."""
+        row = self._types.get(type_oid)
+        while row is not None and row[2] == "d":
+            type_oid = row[5]
+            row = self._types.get(type_oid)
+        return type_oid
+
+    def name(self, type_oid: int) -> str:
+        """Return the name of the type under a domain, or of the type itself; empty for an unknown one."""
+        row = self._types.get(self.base(type_oid))
+        return row[1] if row is not None else ""
+
+    def json_encoder(self, type_oid: int, timestamp_format: TimestampFormat = "iso8601") -> Encoder:
+        """Return what turns the type's text form into JSON."""
+        base = self.base(type_oid)
+        if timestamp_format == "unix_microsecond" and base in (TIMESTAMP, TIMESTAMPTZ):
+            return _unix_microseconds
+        encoder = _ENCODERS.get(base)
+        if encoder is not None:
+            return encoder
+        row = self._types.get(base)
+        if row is None:
+            return text
+        _, name, kind, category, element, _ = row
+        if category == "A" and element and base not in _SPACE_SEPARATED:
+            return _array_of(self.json_encoder(element, timestamp_format), _DELIMITERS.get(self.name(element), b","))
+        if kind == "b" and name in _AS_VECTOR:
+            return verbatim
+        return text
+
+    def is_scalar(self, type_oid: int) -> bool:
+        """Whether the JSON of the type is never a list or an object."""
+        encoder = self.json_encoder(type_oid)
+        return self.base(type_oid) in INTEGERS or not (encoder in (verbatim, _interval) or isinstance(encoder, partial))
+
+    def is_text(self, type_oid: int) -> bool:
+        """Whether the JSON of the type is its text as a string."""
+        return self.json_encoder(type_oid) in (text, _plain)
+
+    def decoder(self, type_oid: int) -> Decoder:
+        """Return what turns the type's text form into the value that a filter function sees: that of the JSON form.
+
+        It raises ValueError or RecursionError for a JSON document that Python cannot read.
+        """
+        encoder = self.json_encoder(type_oid)
+        if encoder is text:
+            return _decode_text
+        if encoder is verbatim and self.base(type_oid) in INTEGERS:
+            return int
+        return lambda raw: json.loads(encoder(raw))
+
+
+def _decode_text(raw: bytes) -> str:
+    return raw.decode(errors="replace")

@@ -1,0 +1,193 @@
+"""Elixir's values and how its operators treat them: order, equality, truth, access, text. Pure; the language itself is in `functions.py`.
+
+Numbers are int and float, strings str, `true`, `false` and `nil` are True, False and None, other atoms `Atom`, lists list, maps dict with
+str or Atom keys. Sources: the Erlang reference manual, 9.14 "Term Comparisons"; Elixir's documentation of Kernel, Access and String.Chars.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+class Raised(Exception):
+    """What Elixir would raise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Atom:
+    """An atom other than true, false and nil."""
+
+    name: str
+
+
+_NUMBER, _ATOM, _MAP, _LIST, _STRING = range(5)
+_KINDS = {int: _NUMBER, float: _NUMBER, bool: _ATOM, type(None): _ATOM, Atom: _ATOM, dict: _MAP, list: _LIST, str: _STRING}
+_NAMES = {True: "true", False: "false", None: "nil"}
+
+
+def compare(a: Any, b: Any) -> int:
+    """Return a negative number, 0 or a positive number: number < atom < map < list < string, and within a kind by value."""
+    kind, other = _KINDS[type(a)], _KINDS[type(b)]
+    if kind != other:
+        return kind - other
+    if kind == _MAP:
+        return _compare_maps(a, b)
+    if kind == _LIST:
+        for x, y in zip(a, b, strict=False):
+            order = compare(x, y)
+            if order:
+                return order
+        return len(a) - len(b)
+    if kind == _ATOM:
+        a, b = _atom_name(a), _atom_name(b)
+    return int(a > b) - int(a < b)
+
+
+def _compare_maps(a: dict[Any, Any], b: dict[Any, Any]) -> int:
+    """By size, then by keys in order, then by the values of the keys in order."""
+    if len(a) != len(b):
+        return len(a) - len(b)
+    keys, others = (sorted(m, key=lambda k: (isinstance(k, str), k if isinstance(k, str) else k.name)) for m in (a, b))
+    return compare(keys, others) or compare([a[k] for k in keys], [b[k] for k in others])
+
+
+def equal(a: Any, b: Any) -> bool:
+    """`==`: 1 equals 1.0, and nothing else equals a value of another kind."""
+    if type(a) is type(b):
+        if isinstance(a, list):
+            return len(a) == len(b) and all(map(equal, a, b))
+        if isinstance(a, dict):
+            return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+        return bool(a == b)
+    return _is_number(a) and _is_number(b) and bool(a == b)
+
+
+def identical(a: Any, b: Any) -> bool:
+    """`===`: like `==`, and 1 is not 1.0 either."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(identical, a, b))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(identical(a[k], b[k]) for k in a)
+    return bool(a == b)
+
+
+def is_member(item: Any, of: Any) -> bool:
+    """`in`: whether a list holds an identical value; a map holds pairs, so none of these values."""
+    if isinstance(of, list):
+        return any(identical(item, other) for other in of)
+    if isinstance(of, dict):
+        return False
+    raise Raised(f"`in` needs a list on its right, got {inspect(of)}")
+
+
+def access(container: Any, key: Any) -> Any:
+    """`container[key]`: nil for a key that is not there, and for nil itself."""
+    if container is None:
+        return None
+    if isinstance(container, dict):
+        return container.get(key) if isinstance(key, (str, Atom)) else None
+    if isinstance(container, list) and _KINDS[type(key)] == _ATOM:
+        return None  # a keyword list would hold pairs; JSON has none
+    raise Raised(f"{inspect(container)} has no keys to look up {inspect(key)} in")
+
+
+def field(container: Any, name: str) -> Any:
+    """`container.name`: the atom key of a map, which has to be there."""
+    if isinstance(container, dict):
+        key = Atom(name)
+        if key in container:
+            return container[key]
+        raise Raised(f"the key :{name} is not in {inspect(container)}")
+    raise Raised(f"{inspect(container)} has no field {name}")
+
+
+def to_string(value: Any) -> str:
+    """`to_string`: nil is empty, a list is text given as characters and strings, a map has none."""
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return _float_text(value)
+    if _is_number(value):
+        return str(value)
+    if isinstance(value, list):
+        return "".join(map(_characters, value))
+    if isinstance(value, dict):
+        raise Raised(f"to_string of the map {inspect(value)}")
+    return _atom_name(value)
+
+
+def _characters(value: Any) -> str:
+    if isinstance(value, (str, list)):
+        return to_string(value)
+    if type(value) is int and 0 <= value <= 0x10FFFF and not 0xD800 <= value <= 0xDFFF:
+        return chr(value)
+    raise Raised(f"to_string of a list that holds {inspect(value)}")
+
+
+def _float_text(value: float) -> str:
+    """The shortest digits that read back as the float, with an exponent where that is shorter, or the number above 2^53 (Erlang/OTP 25)."""
+    mantissa, _, exponent = f"{value!r}e0".partition("e")
+    sign = "-" * mantissa.startswith("-")
+    whole, _, fraction = mantissa.removeprefix("-").partition(".")
+    point = len(whole) + int(exponent.partition("e")[0])
+    unpadded = (whole + fraction).lstrip("0")
+    point -= len(whole + fraction) - len(unpadded)
+    digits = unpadded.rstrip("0")
+    if not digits:
+        return sign + "0.0"
+    scientific = f"{digits[0]}.{digits[1:] or '0'}e{point - 1}"
+    if point <= 0:
+        plain = "0." + "0" * -point + digits
+    elif point >= len(digits):
+        plain = digits.ljust(point, "0") + ".0"
+    else:
+        return sign + digits[:point] + "." + digits[point:]
+    if point == 0 or (len(plain) <= len(scientific) and abs(value) < 2**53):
+        return sign + plain
+    return sign + scientific
+
+
+def boolean(value: Any, where: str) -> bool:
+    """Return a value that has to be true or false; `where` says who asks."""
+    if value is True or value is False:
+        return value is True
+    raise Raised(f"expected true or false {where}, got {inspect(value)}")
+
+
+def inspect(value: Any) -> str:
+    """Return the value for an error message, cut short; written as Elixir would."""
+    text = _inspect(value, 3)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _inspect(value: Any, depth: int) -> str:
+    if isinstance(value, str):
+        return '"' + value[:80].replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+    if isinstance(value, float):
+        return _float_text(value)
+    if _is_number(value):
+        return str(value)
+    if isinstance(value, (list, dict)):
+        start, end = ("[", "]") if isinstance(value, list) else ("%{", "}")
+        if value and not depth:
+            return f"{start}...{end}"
+        items = (
+            [_inspect(item, depth - 1) for item in value[:10]]
+            if isinstance(value, list)
+            else [f"{_inspect(k, 0)} => {_inspect(value[k], depth - 1)}" for k in list(value)[:10]]
+        )
+        return start + ", ".join(items) + end
+    return ":" + value.name if isinstance(value, Atom) else _atom_name(value)
+
+
+def _atom_name(value: Any) -> str:
+    return value.name if isinstance(value, Atom) else _NAMES[value]
+
+
+def _is_number(value: Any) -> bool:
+    return _KINDS[type(value)] == _NUMBER
