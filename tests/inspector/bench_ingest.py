@@ -19,8 +19,8 @@ from typing import cast
 import httpx
 import uvloop
 
-from tests.ports import free_port
 from tests.inspector.program import running
+from tests.ports import free_port
 from tests.waiting import eventually
 
 BODY = (
@@ -81,7 +81,7 @@ async def load(url: str, seconds: float, connections: int, pause: float = 0.0) -
     transports = []
     start = time.perf_counter()
     for _ in range(connections):
-        transport, _protocol = await loop.create_connection(lambda: Sender(request, took, pause), parts.host, parts.port)
+        transport, _protocol = await loop.create_connection(lambda: Sender(request, took, pause), parts.host, parts.port or 80)
         transports.append(transport)
     await asyncio.sleep(seconds)
     rate = len(took) / (time.perf_counter() - start)

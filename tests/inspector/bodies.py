@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from userhooks.bearer import subscription_secret
-
 from tests.inspector.program import HOME_KEY
+from userhooks.bearer import subscription_secret
 
 
 def message(user_id: int = 1, row: int = 10, text: str = "hello", action: str = "insert", annotated: Any = ...) -> dict[str, Any]:
-    """One message about a row of that user; `annotated` is the sink's `user_id` annotation, by default the same user, None for no annotation."""
+    """One message about a row of that user; `annotated` is the sink's `user_id` annotation: by default the same user, None for none."""
     annotation = user_id if annotated is ... else annotated
     return {
         "record": {"created_at": "2026-11-23T17:45:03.606092Z", "id": row, "message": text, "user_id": user_id},

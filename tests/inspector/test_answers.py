@@ -45,11 +45,11 @@ def test_every_status_is_a_well_formed_answer(http: httpx.Client, inbox: Inbox, 
         assert (response.status_code, response.content) == (status, b"")
 
 
-def test_a_delayed_answer_is_shown_as_not_answered_until_it_is_given(http: httpx.Client, inbox: Inbox) -> None:
+def test_a_delayed_answer_is_shown_as_not_answered_until_it_is_given(inspector: Program, inbox: Inbox) -> None:
     inbox.respond(delay=0.3)
-    with socket.create_connection(("127.0.0.1", http.base_url.port or 80), timeout=10) as sender:
+    with socket.create_connection(("127.0.0.1", inspector.port), timeout=10) as sender:
         started = time.monotonic()
-        sender.sendall(b"POST /in/%b HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Length: 0\r\n\r\n" % (inbox.id.encode(), http.base_url.port))
+        sender.sendall(b"POST /in/%b HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Length: 0\r\n\r\n" % (inbox.id.encode(), inspector.port))
         assert eventually(lambda: statuses(inbox)) == [None]
         assert sender.recv(100).startswith(b"HTTP/1.1 200")
         assert time.monotonic() - started >= 0.3
@@ -103,7 +103,7 @@ def test_a_malformed_setting_is_refused_by_the_name_of_its_field(http: httpx.Cli
 
 
 def test_python_gets_the_same_error(inbox: Inbox) -> None:
-    with pytest.raises(InvalidInput, match="status is 99. It must be a whole number from 200 to 599.") as caught:
+    with pytest.raises(InvalidInput, match=r"status is 99\. It must be a whole number from 200 to 599\.") as caught:
         inbox.respond(status=99)
     assert caught.value.field == "status"
 

@@ -73,8 +73,10 @@ def test_waiting_says_what_came_instead(http: httpx.Client, inbox: Inbox) -> Non
         inbox.wait_for(3, match=lambda message: message.action == "insert", timeout=0.1)
     assert str(caught.value).splitlines() == [
         f"1 of 3 messages came to the inbox {inbox.name!r} within 0.1 s.",
-        f"Besides: 2 requests answered 500, 1 message without a match, 1 request without a Sequin message. "
-        f"The last request: POST /in/{inbox.id}/last, answered 200, secret not applicable.",
+        (
+            "Besides: 2 requests answered 500, 1 message without a match, 1 request without a Sequin message. "
+            f"The last request: POST /in/{inbox.id}/last, answered 200, secret not applicable."
+        ),
     ]
 
 
@@ -211,7 +213,7 @@ def test_an_inspector_that_is_not_there_is_one_clear_error() -> None:
 
 
 def test_an_inbox_that_is_gone_is_one_clear_error(inspector: Program) -> None:
-    with InspectorClient(inspector.url) as client, pytest.raises(NotFound, match="There is no inbox with this id."):
+    with InspectorClient(inspector.url) as client, pytest.raises(NotFound, match="There is no inbox with this id"):
         Inbox(client, "gone", "ada", "", "").count()
 
 

@@ -82,10 +82,15 @@ def test_a_request_that_was_waiting_for_its_answer_says_so_after_kill_9(tmp_path
     with running(tmp_path) as program, InspectorClient(program.url) as client:
         inbox = client.inbox("ada")
         inbox.respond(delay=60)
-        with pytest.raises(httpx.RemoteProtocolError), httpx.Client(trust_env=False) as sender:
-            killer = threading.Thread(target=lambda: (eventually(inbox.count), program.kill()))
-            killer.start()
-            sender.post(inbox.url)
+
+        def kill_when_received() -> None:
+            eventually(inbox.count)
+            program.kill()
+
+        killer = threading.Thread(target=kill_when_received)
+        killer.start()
+        with pytest.raises(httpx.RemoteProtocolError):
+            httpx.post(inbox.url, trust_env=False, timeout=30)
         killer.join()
         program.start()
         (received,) = inbox.received()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import html
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -213,7 +214,7 @@ class Inbox:
         deadline = time.monotonic() + timeout
         tally = _Tally(match)
         while True:
-            tally.add(self.received(tally.settled))
+            tally.add(self.received(tally.settled), enough=n)
             if len(tally.wanted) >= n:
                 return [message for _, message in sorted(tally.wanted, key=lambda found: found[0])][:n]
             left = deadline - time.monotonic()
@@ -282,10 +283,13 @@ class _Tally:
         self._foreign = self._other = 0
         self._last: Received | None = None
 
-    def add(self, received: Iterator[Received]) -> None:
+    def add(self, received: Iterator[Received], enough: float = math.inf) -> None:
+        """Count further requests, until there are `enough` wanted messages."""
         self._unanswered = 0
         settled = self.settled
         for request in received:
+            if len(self.wanted) >= enough:
+                break
             self._last = request
             if request.unanswered:
                 self._unanswered += 1

@@ -1,0 +1,347 @@
+"""The inspector's pages in a real Chromium: what a person sees and does there, and that no payload is ever more than text."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import httpx
+import orjson
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+
+from tests.inspector.bodies import batch, bearer, message
+from tests.inspector.program import Program, running
+from tests.waiting import eventually
+from userhooks.inspector.client import Inbox, InspectorClient
+
+CHROMIUM = "/usr/bin/chromium"
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "</script><script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "<svg onload=alert(1)>",
+    "<svg><script>alert(1)</script></svg>",
+    "<iframe src=javascript:alert(1)></iframe>",
+    '<iframe srcdoc="<script>parent.alert(1)</script>">',
+    '"><script>alert(1)</script>',
+    "'-alert(1)-'",
+    "javascript:alert(1)",
+    "<a href=javascript:alert(1)>x</a>",
+    "<body onload=alert(1)>",
+    "<details open ontoggle=alert(1)>x</details>",
+    "<input autofocus onfocus=alert(1)>",
+    "<video><source onerror=alert(1)></video>",
+    "<math><mtext></form><form><mglyph><style></math><img src onerror=alert(1)>",
+    "<style>@import 'http://127.0.0.1:9/x.css';</style>",
+    "<link rel=stylesheet href=http://127.0.0.1:9/x.css>",
+    "<meta http-equiv=refresh content='0;url=http://127.0.0.1:9/'>",
+    "<base href=http://127.0.0.1:9/>",
+    "<template><img src=x onerror=alert(1)></template>",
+    "{{constructor.constructor('alert(1)')()}}",
+    "${alert(1)}",
+    "`${alert(1)}`",
+    "<!--><img src=x onerror=alert(1)>-->",
+    "<noscript><p title='</noscript><img src=x onerror=alert(1)>'>",
+    "%3Cscript%3Ealert(1)%3C/script%3E",
+    "&lt;script&gt;alert(1)&lt;/script&gt;",
+    "\\u003cscript\\u003ealert(1)\\u003c/script\\u003e",
+    "<scr\x00ipt>alert(1)</scr\x00ipt>",
+    "data: {}\n\nevent: request\ndata: {}",
+    "\u2028\u2029<img src=x onerror=alert(1)>",
+    "\u202egnitaroced\u202c",
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def inspector(tmp_path: Path) -> Iterator[Program]:
+    with running(tmp_path) as program:
+        yield program
+
+
+@pytest.fixture
+def inbox(inspector: Program) -> Iterator[Inbox]:
+    with InspectorClient(inspector.url) as client:
+        yield client.inbox("ada")
+
+
+@contextmanager
+def opened(browser: Browser, url: str, *, dark: bool = False) -> Iterator[Page]:
+    """A page in a context of its own; it must write nothing to the console, raise nothing, and ask nobody else for anything."""
+    complaints: list[str] = []
+    origin = url.split("/inboxes")[0].rstrip("/")
+
+    def listen(said: ConsoleMessage) -> None:
+        complaints.append(said.text)
+
+    with browser.new_context(color_scheme="dark" if dark else "light", viewport={"width": 1300, "height": 800}) as context:
+        page = context.new_page()
+        page.on("console", listen)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: (complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("request", lambda request: complaints.append(request.url) if not request.url.startswith(origin + "/") else None)
+        page.goto(url)
+        yield page
+        assert complaints == []
+
+
+def send(inbox: Inbox, path: str = "", **request: object) -> None:
+    httpx.request(str(request.pop("method", "POST")), inbox.url + path, trust_env=False, **request)  # type: ignore[arg-type]
+
+
+def pipeline(inbox: Inbox, count: int) -> None:
+    """Send many requests on one connection, a hundred at a time."""
+    url = httpx.URL(inbox.url)
+    body = orjson.dumps(batch(message(1)))
+    request = b"POST %b HTTP/1.1\r\nHost: %b\r\nContent-Length: %d\r\n\r\n%b" % (url.raw_path, url.netloc, len(body), body)
+    with socket.create_connection((url.host, url.port or 80), timeout=30) as connection:
+        for _ in range(count // 100):
+            connection.sendall(request * 100)
+            answers = b""
+            while answers.count(b"HTTP/1.1 200") < 100:
+                answers += connection.recv(65536)
+
+
+def test_what_is_sent_appears_at_once_and_can_be_read_with_the_keyboard(browser: Browser, inbox: Inbox) -> None:
+    with opened(browser, inbox.page) as page:
+        expect(page.get_by_role("heading", name="Inbox ada")).to_be_visible()
+        expect(page.locator("#url")).to_have_text(inbox.url)
+        expect(page.locator("#hint")).to_contain_text("Nothing received yet")
+        expect(page.get_by_role("status")).to_have_text("live")
+        send(inbox, json=batch(message(1, 10, "first")), headers=bearer(1, inbox.url))
+        send(inbox, "/deep?x=1", json=batch(message(1, 11, "second"), message(1, 12)), headers=[("x-a", "1"), ("x-b", "2"), ("x-a", "3")])
+        options = page.get_by_role("option")
+        expect(options).to_have_count(2)
+        expect(options.nth(0)).to_contain_text("insert, user 1, row 11 of notifications and 1 more")
+        expect(options.nth(0)).to_contain_text("missing")
+        expect(options.nth(1)).to_contain_text("row 10")
+        page.get_by_role("listbox").focus()
+        page.keyboard.press("ArrowDown")
+        expect(page.locator("#target")).to_have_text(f"POST /in/{inbox.id}/deep?x=1")
+        expect(page.locator("#verdict")).to_have_text("Secret missing.")
+        expect(page.locator("#reason")).to_contain_text("no Authorization header")
+        names = page.locator("#headers td:first-child").all_inner_texts()
+        assert [name for name in names if name.startswith("x-")] == ["x-a", "x-b", "x-a"]
+        page.keyboard.press("ArrowDown")
+        expect(page.locator("#verdict")).to_have_text("Secret ok.")
+        expect(options.nth(1)).to_have_attribute("aria-selected", "true")
+        expect(page.locator("#when")).to_contain_text("answered 200")
+        page.keyboard.press("Home")
+        expect(options.nth(0)).to_have_attribute("aria-selected", "true")
+        expect(options.nth(1)).to_have_attribute("aria-selected", "false")
+
+
+def test_json_is_indented_without_touching_its_values_and_stands_raw_beside_it(browser: Browser, inbox: Inbox) -> None:
+    body = '{"long":12345678901234567890123,"b":1.0,"a":{},"e":[],"list":[1,{"x":"a, {b}: \\"c\\""}],"a":2}'
+    send(inbox, content=body.encode())
+    with opened(browser, inbox.page) as page:
+        page.get_by_role("option").click()
+        expect(page.locator("#pretty")).to_be_visible()
+        assert page.locator("#pretty").text_content() == (
+            '{\n  "long": 12345678901234567890123,\n  "b": 1.0,\n  "a": {},\n  "e": [],\n  "list": [\n    1,\n    {\n'
+            '      "x": "a, {b}: \\"c\\""\n    }\n  ],\n  "a": 2\n}'
+        )
+        assert page.locator("#raw").text_content() == body
+
+
+def test_bodies_that_are_no_json_or_no_text_or_long_are_shown_as_they_are(browser: Browser, inbox: Inbox) -> None:
+    send(inbox, content=b"plain {text")
+    send(inbox, content=b"\x00\xff binary")
+    send(inbox, content=b"x" * (2 << 20))
+    send(inbox)
+    with opened(browser, inbox.page) as page:
+        options = page.get_by_role("option")
+        expect(options).to_have_count(4)
+        options.nth(3).click()
+        expect(page.locator("#raw")).to_have_text("plain {text")
+        expect(page.locator("#pretty")).to_be_hidden()
+        options.nth(2).click()
+        expect(page.locator("#rawTitle")).to_have_text("Body, not UTF-8 text, as hexadecimal")
+        expect(page.locator("#raw")).to_contain_text("00000000  00 ff 20 62 69 6e 61 72 79")
+        options.nth(1).click()
+        expect(page.locator("#cut")).to_have_text("The body has 2,097,152 bytes; this is its beginning.")
+        assert len(page.locator("#raw").text_content() or "") == 65536
+        options.nth(0).click()
+        expect(page.locator("#rawTitle")).to_have_text("Body: empty")
+        expect(page.locator("#cut")).to_be_hidden()
+
+
+def test_answers_are_shown_as_they_are_set_and_as_they_come(browser: Browser, inbox: Inbox) -> None:
+    with opened(browser, inbox.page) as page:
+        inbox.respond(fail_first=1)
+        expect(page.locator("#answers")).to_have_text("answers 500 to the next 1, then 200")
+        send(inbox)
+        expect(page.get_by_role("option").first).to_contain_text("500")
+        expect(page.locator("#answers")).to_have_text("answers 200")
+        inbox.respond(delay=0.7)
+        with httpx.stream("POST", inbox.url, trust_env=False, timeout=10) as response:
+            assert response.status_code == 200
+        expect(page.get_by_role("option").first).to_contain_text("200")
+
+
+def test_a_sender_that_left_is_said_in_words(browser: Browser, inbox: Inbox) -> None:
+    inbox.respond(delay=60)
+    with opened(browser, inbox.page) as page:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(inbox.url, trust_env=False, timeout=0.5)
+        expect(page.get_by_role("option").first).to_contain_text("none")
+        page.get_by_role("option").first.click()
+        expect(page.locator("#note")).to_have_text("the sender left before the answer")
+
+
+def test_clear_empties_the_inbox_and_the_page(browser: Browser, inbox: Inbox) -> None:
+    send(inbox, content=b"gone")
+    with opened(browser, inbox.page) as page:
+        page.get_by_role("option").click()
+        expect(page.locator("#raw")).to_have_text("gone")
+        page.get_by_role("button", name="Clear").click()
+        expect(page.get_by_role("option")).to_have_count(0)
+        expect(page.locator("#shown")).to_be_hidden()
+        expect(page.locator("#hint")).to_contain_text("Nothing received yet")
+        expect(page.locator("#counts")).to_have_text("0 requests")
+    assert inbox.count() == 0
+
+
+def test_the_list_of_inboxes_follows_and_creates(browser: Browser, inspector: Program, inbox: Inbox) -> None:
+    with opened(browser, inspector.url + "/") as page:
+        expect(page.get_by_role("link", name="ada")).to_be_visible()
+        send(inbox)
+        expect(page.get_by_role("row", name="ada").locator("td").nth(1)).to_have_text("1")
+        page.get_by_label("New inbox, name").fill("bob's")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("heading", name="Inbox bob's")).to_be_visible()
+        page.get_by_role("link", name="all inboxes").click()
+        expect(page.get_by_role("link", name="bob's")).to_be_visible()
+
+
+def test_a_page_survives_the_end_of_the_inspector_and_takes_up_where_it_was(browser: Browser, inspector: Program, inbox: Inbox) -> None:
+    send(inbox, content=b"before")
+    with browser.new_page() as page:
+        page.goto(inbox.page)
+        expect(page.get_by_role("option")).to_have_count(1)
+        inspector.kill()
+        expect(page.get_by_role("status")).to_contain_text("does not answer")
+        inspector.start()
+        send(inbox, content=b"after")
+        expect(page.get_by_role("option")).to_have_count(2)
+        expect(page.get_by_role("status")).to_have_text("live")
+
+
+def test_an_unknown_inbox_is_said_in_words(browser: Browser, inspector: Program) -> None:
+    with browser.new_page() as page:
+        page.goto(f"{inspector.url}/inboxes/nobody")
+        expect(page.get_by_role("status")).to_contain_text("There is no inbox with this id.")
+        expect(page.get_by_role("link", name="all inboxes")).to_be_visible()
+
+
+def test_hostile_payloads_are_only_ever_text(browser: Browser, inspector: Program, inbox: Inbox) -> None:
+    for payload in HOSTILE:
+        send(inbox, content=payload.encode())
+        send(inbox, json=batch(message(1, 1, payload) | {"action": payload, "changes": {payload: payload}}))
+        hostile = message(1, 1, payload)
+        hostile["metadata"] |= {"table_name": payload, "record_pks": [payload]}
+        send(inbox, json=batch(hostile))
+        value = re.sub(r"[\x00-\x1f]", " ", payload).encode()
+        send(inbox, f"/{quote(payload)}", headers=[("x-hostile", value)])
+        send(inbox, params={"q": payload}, headers={"authorization": value, "user-agent": value})
+    with opened(browser, inbox.page) as page:
+        options = page.get_by_role("option")
+        expect(options).to_have_count(5 * len(HOSTILE))
+        built = "document.querySelectorAll('script,img,svg,iframe,a,link,meta,base,style,form,input,video,details,math,template').length"
+        before = page.evaluate(built)
+        page.get_by_role("listbox").focus()
+        for number in range(5 * len(HOSTILE), 0, -1):
+            page.keyboard.press("ArrowDown")
+            expect(page.locator("#when")).to_contain_text(f"#{number},")
+            assert page.evaluate(built) == before
+        shown = page.locator("#raw")
+        expect(shown).to_have_text(HOSTILE[0])
+        assert shown.locator("*").count() == 0
+
+
+def test_hostile_names_are_only_ever_text(browser: Browser, inspector: Program) -> None:
+    with InspectorClient(inspector.url) as client:
+        names = [payload[:100].strip() for payload in HOSTILE if payload.isprintable()]
+        hostile = [client.inbox(name) for name in names]
+    with opened(browser, inspector.url + "/") as page:
+        links = page.locator("#rows a")
+        expect(links).to_have_count(len(hostile))
+        assert links.all_text_contents() == names
+        assert page.locator("#rows img, #rows script, #rows svg, #rows iframe").count() == 0
+    with opened(browser, hostile[0].page) as page:
+        expect(page.locator("#title")).to_have_text(f"Inbox {names[0]}")
+
+
+def test_ten_thousand_requests_in_one_go_leave_the_page_usable(browser: Browser, inbox: Inbox) -> None:
+    with opened(browser, inbox.page) as page:
+        expect(page.get_by_role("status")).to_have_text("live")
+        total = 10_500
+        pipeline(inbox, total)
+        eventually(lambda: page.locator("#counts").text_content() == f"{total:,} requests", within=30)
+        expect(page.locator(".entry")).to_have_count(10_000)
+        assert page.locator(".entry").first.get_attribute("data-seq") == str(total)
+        page.get_by_role("listbox").focus()
+        page.keyboard.press("End")
+        expect(page.locator("#when")).to_contain_text(f"#{total - 9_999},")
+        page.keyboard.press("Home")
+        expect(page.locator("#when")).to_contain_text(f"#{total},")
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_every_text_stands_out_from_what_is_behind_it(browser: Browser, inbox: Inbox, dark: bool) -> None:
+    send(inbox, json=batch(message(1)), headers=bearer(1, inbox.url))
+    send(inbox, json=batch(message(1)), headers=bearer(2, inbox.url))
+    inbox.respond(status=503)
+    send(inbox, content=b"text")
+    contrast = """() => {
+      const light = (colour) => {
+        const parts = colour.match(/[\\d.]+/g).map((c) => Number(c) / 255);
+        const [r, g, b] = parts.map((c) => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+      };
+      const behind = (node) => {
+        for (; node; node = node.parentElement) {
+          const colour = getComputedStyle(node).backgroundColor;
+          if (!colour.endsWith(", 0)")) return colour;
+        }
+        return "rgb(255, 255, 255)";
+      };
+      const written = (node) => [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim());
+      const texts = [...document.querySelectorAll("body *")].filter((node) => node.checkVisibility() && written(node));
+      return texts.map((node) => {
+        const [a, b] = [light(getComputedStyle(node).color), light(behind(node))].sort((x, y) => y - x);
+        return [(a + 0.05) / (b + 0.05), node.textContent.slice(0, 40)];
+      });
+    }"""
+    with opened(browser, inbox.page, dark=dark) as page:
+        expect(page.get_by_role("option")).to_have_count(3)
+        for option in range(3):
+            page.get_by_role("option").nth(option).click()
+            expect(page.locator("#when")).to_contain_text(f"#{3 - option},")
+            found = page.evaluate(contrast)
+            assert len(found) > 20
+            assert [entry for entry in found if entry[0] < 4.5] == []
+        background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (background == "rgb(20, 23, 28)") is dark
