@@ -12,18 +12,34 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import tree_sitter
 import tree_sitter_elixir
 
 from userhooks.engine import terms
-from userhooks.engine.rendering import METADATA_FIELDS, Change, changes_of, metadata_of, record_of
+from userhooks.engine.expressions import (
+    COMPARISONS,
+    OPERATIONS,
+    Apply,
+    Argument,
+    ColumnOf,
+    Const,
+    Equality,
+    Expr,
+    Local,
+    Logic,
+    compile_expression,
+    fold,
+    is_text_of_column,
+    split_equality,
+)
+from userhooks.engine.rendering import Change
 from userhooks.engine.resources import ColumnFilter, Table
 from userhooks.engine.terms import Atom, Raised
 from userhooks.engine.values import BOOLEAN, DATES, EXACT_TEXTS, INTEGERS, NUMERIC
@@ -45,18 +61,6 @@ class FunctionRaised(Exception):
     """A filter raised, or answered neither true nor false."""
 
 
-class Equality(NamedTuple):
-    """What must hold for a filter to accept: `record[column] == value`, or `to_string(record[column]) == value`.
-
-    Provided that the columns in `scalars` hold no lists and maps, a filter whose equality does not hold is false and cannot raise.
-    """
-
-    column: str
-    value: Any
-    as_text: bool
-    scalars: frozenset[str]
-
-
 Judge: TypeAlias = Callable[[Change], bool]
 
 
@@ -73,78 +77,6 @@ class Bound:
     never: bool = False
 
 
-# --- expressions -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Const:
-    """A value that is known."""
-
-    value: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Argument:
-    """One of the function's four arguments as a whole."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class ColumnOf:
-    """`record["column"]` or `changes["column"]`."""
-
-    argument: str
-    column: str
-
-
-@dataclass(frozen=True, slots=True)
-class Local:
-    """A variable, by its number."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Apply:
-    """An operator or function of `_OPERATIONS` on its operands."""
-
-    operation: str
-    operands: tuple[Expr, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Logic:
-    """Two or more operands joined by `and` or `or`; all but the last have to be booleans."""
-
-    operator: str
-    operands: tuple[Expr, ...]
-
-
-Expr: TypeAlias = Const | Argument | ColumnOf | Local | Apply | Logic
-
-_OPERATIONS: dict[str, Callable[..., Any]] = {
-    "==": terms.equal,
-    "!=": lambda a, b: not terms.equal(a, b),
-    "===": terms.identical,
-    "!==": lambda a, b: not terms.identical(a, b),
-    "<": lambda a, b: terms.compare(a, b) < 0,
-    ">": lambda a, b: terms.compare(a, b) > 0,
-    "<=": lambda a, b: terms.compare(a, b) <= 0,
-    ">=": lambda a, b: terms.compare(a, b) >= 0,
-    "in": terms.is_member,
-    "not in": lambda a, b: not terms.is_member(a, b),
-    "not": lambda a: not terms.boolean(a, "right of `not`"),
-    "is_nil": lambda a: a is None,
-    "to_string": terms.to_string,
-    "access": terms.access,
-    "field": terms.field,
-    "list": lambda *items: list(items),
-}
-_COMPARISONS = frozenset({"==", "!=", "===", "!==", "<", ">", "<=", ">="})
-_BOOLEAN = _COMPARISONS | {"in", "not in", "not", "is_nil"}
-
-
 @dataclass(frozen=True, slots=True)
 class Program:
     """A parsed filter function: `steps` are evaluated in order into variables, `result` is what it answers."""
@@ -158,14 +90,14 @@ class Program:
         known: list[Expr] = []
         steps: list[Expr | None] = []
         for step in self.steps:
-            folded = _fold(step, metadata, known)
-            known.append(folded if isinstance(folded, (Const, ColumnOf)) or _is_text_of_column(folded) else Local(len(known)))
+            folded = fold(step, metadata, known)
+            known.append(folded if isinstance(folded, (Const, ColumnOf)) or is_text_of_column(folded) else Local(len(known)))
             steps.append(None if isinstance(folded, (Const, ColumnOf)) else folded)
-        result = _fold(self.result, metadata, known)
+        result = fold(self.result, metadata, known)
         if not any(steps) and isinstance(result, Const) and result.value is False:
             return Bound(lambda _: False, never=True)
         accepts = _judge(steps, result, metadata)
-        split = _split_equality(steps, result)
+        split = split_equality(steps, result)
         if split is None:
             return Bound(accepts)
         equality, rest = split
@@ -183,142 +115,10 @@ def _metadata_terms(constants: Mapping[str, Any]) -> dict[Atom, Any]:
     return {Atom(name): to_term(value) for name, value in constants.items()}
 
 
-def _fold(expr: Expr, metadata: Mapping[Atom, Any], known: Sequence[Expr]) -> Expr:
-    """Replace what is known by its value."""
-    match expr:
-        case Local(number):
-            return known[number]
-        case Logic(name, operands):
-            return _fold_logic(name, [_fold(operand, metadata, known) for operand in operands])
-        case Apply(operation, operands):
-            return _fold_apply(Apply(operation, tuple(_fold(operand, metadata, known) for operand in operands)), metadata)
-    return expr
-
-
-def _fold_apply(expr: Apply, metadata: Mapping[Atom, Any]) -> Expr:
-    match expr:
-        case Apply("access", (Argument("record" | "changes" as name), Const(key))):
-            return ColumnOf(name, key) if isinstance(key, str) else Const(None)
-        case Apply("field", (Argument("metadata"), Const(name))) if Atom(name) in metadata:
-            return Const(metadata[Atom(name)])
-    if all(isinstance(operand, Const) for operand in expr.operands):
-        try:
-            return Const(_OPERATIONS[expr.operation](*(operand.value for operand in expr.operands if isinstance(operand, Const))))
-        except Raised:
-            return expr  # and raises for every change
-    return expr
-
-
-def _fold_logic(name: str, operands: list[Expr]) -> Expr:
-    """Leave out operands that decide nothing, and what comes after one that decides all."""
-    neutral = name == "and"
-    kept: list[Expr] = []
-    for i, operand in enumerate(operands):
-        if isinstance(operand, Const) and operand.value is neutral and i + 1 < len(operands):
-            continue
-        kept.append(operand)
-        if isinstance(operand, Const) and operand.value is (not neutral):
-            if all(_is_total(before) == frozenset() and _is_boolean(before) for before in kept):
-                return operand
-            break
-    return kept[0] if len(kept) == 1 else Logic(name, tuple(kept))
-
-
-def _is_boolean(expr: Expr) -> bool:
-    """Whether the value can only be true or false."""
-    match expr:
-        case Const(value):
-            return isinstance(value, bool)
-        case Apply(operation, _):
-            return operation in _BOOLEAN
-        case Logic(_, operands):
-            return _is_boolean(operands[-1])
-    return False
-
-
-def _is_text_of_column(expr: Expr) -> bool:
-    match expr:
-        case Apply("to_string", (ColumnOf(),)):
-            return True
-    return False
-
-
-def _is_total(expr: Expr) -> frozenset[str] | None:
-    """Return the columns that must not hold lists and maps for the expression never to raise; None when it may raise anyway."""
-    match expr:
-        case Const() | Argument() | ColumnOf() | Local():
-            return frozenset()
-        case Apply("to_string", (ColumnOf(_, column),)):
-            return frozenset({column})
-        case Apply("field", (Argument("metadata"), Const(name))) if name in METADATA_FIELDS:
-            return frozenset()
-        case Apply("not", (operand,)) if not _is_boolean(operand):
-            return None
-        case Apply("in" | "not in", (_, right)) if not _is_list(right):
-            return None
-        case Apply("to_string" | "access" | "field", _):
-            return None
-        case Logic(_, operands) if not all(map(_is_boolean, operands[:-1])):
-            return None
-    columns: frozenset[str] = frozenset()
-    for operand in expr.operands:
-        needed = _is_total(operand)
-        if needed is None:
-            return None
-        columns |= needed
-    return columns
-
-
-def _is_list(expr: Expr) -> bool:
-    return isinstance(expr.value, list) if isinstance(expr, Const) else isinstance(expr, Apply) and expr.operation == "list"
-
-
-def _split_equality(steps: Iterable[Expr | None], result: Expr) -> tuple[Equality, Expr | None] | None:
-    """Find an equality that has to hold, before which nothing can raise; returns it and what else has to hold."""
-    scalars: frozenset[str] = frozenset()
-    for step in steps:
-        needed = frozenset() if step is None else _is_total(step)
-        if needed is None:
-            return None
-        scalars |= needed
-    conjuncts = result.operands if isinstance(result, Logic) and result.operator == "and" else (result,)
-    for i, conjunct in enumerate(conjuncts):
-        needed = _is_total(conjunct)
-        if needed is None:
-            return None
-        scalars |= needed
-        equality = _equality(conjunct, scalars)
-        if equality is not None:
-            rest = (*conjuncts[:i], *conjuncts[i + 1 :])
-            return equality, None if not rest else rest[0] if len(rest) == 1 else Logic("and", rest)
-        if not _is_boolean(conjunct):
-            return None
-    return None
-
-
-def _equality(expr: Expr, scalars: frozenset[str]) -> Equality | None:
-    match expr:
-        case Apply("==", (ColumnOf("record", column), Const(value)) | (Const(value), ColumnOf("record", column))):
-            return Equality(column, value, False, scalars)
-        case Apply(
-            "==",
-            (Apply("to_string", (ColumnOf("record", column),)), Const(value))
-            | (Const(value), Apply("to_string", (ColumnOf("record", column),))),
-        ):
-            return Equality(column, value, True, scalars)
-    return None
-
-
-# --- evaluation ------------------------------------------------------------------------------------------------------------
-
-_Evaluate: TypeAlias = Callable[[Change, list[Any]], Any]
-"""Takes the change and the variables"""
-
-
 def _judge(steps: Sequence[Expr | None], result: Expr, metadata: Mapping[Atom, Any]) -> Judge:
     """Compile to a function that answers true or false, or raises FunctionRaised."""
-    compiled = [None if step is None else _compile(step, metadata) for step in steps]
-    answer = _compile(result, metadata)
+    compiled = [None if step is None else compile_expression(step, metadata) for step in steps]
+    answer = compile_expression(result, metadata)
     plain = not any(compiled)
 
     def judge(change: Change) -> bool:
@@ -335,74 +135,6 @@ def _judge(steps: Sequence[Expr | None], result: Expr, metadata: Mapping[Atom, A
         raise FunctionRaised(f"the function answered {terms.inspect(value)}, which is neither true nor false")
 
     return judge
-
-
-def _compile(expr: Expr, metadata: Mapping[Atom, Any]) -> _Evaluate:
-    match expr:
-        case Const(value):
-            return lambda change, variables: value
-        case Local(number):
-            return lambda change, variables: variables[number]
-        case ColumnOf("record", column):
-            return lambda change, variables: _column(change, column)
-        case ColumnOf(_, column):
-            return lambda change, variables: _old_column(change, column)
-        case Argument(name):
-            return _ARGUMENTS[name] if name != "metadata" else lambda change, variables: _all_metadata(change, metadata)
-        case Logic(name, operands):
-            return _compile_logic(name, [_compile(operand, metadata) for operand in operands])
-    run = _OPERATIONS[expr.operation]
-    if len(expr.operands) == 1:
-        only = _compile(expr.operands[0], metadata)
-        return lambda change, variables: run(only(change, variables))
-    if len(expr.operands) == 2:
-        left, right = (_compile(operand, metadata) for operand in expr.operands)
-        return lambda change, variables: run(left(change, variables), right(change, variables))
-    many = [_compile(operand, metadata) for operand in expr.operands]
-    return lambda change, variables: run(*[operand(change, variables) for operand in many])
-
-
-def _compile_logic(name: str, operands: list[_Evaluate]) -> _Evaluate:
-    *first, last = operands
-    going_on = name == "and"
-    where = f"left of `{name}`"
-
-    def evaluate(change: Change, variables: list[Any]) -> Any:
-        for operand in first:
-            if terms.boolean(operand(change, variables), where) is not going_on:
-                return not going_on
-        return last(change, variables)
-
-    return evaluate
-
-
-def _column(change: Change, column: str) -> Any:
-    shape = change.shape
-    position = shape.positions.get(column)
-    return None if position is None else shape.decode(position, change.raw(position))
-
-
-def _old_column(change: Change, column: str) -> Any:
-    if change.action != "update":
-        return None
-    old = change.replaced_row
-    shape = change.shape
-    position = shape.positions.get(column)
-    if old is None or position is None or old[position] == change.row[position]:
-        return None
-    return shape.decode(position, old[position])
-
-
-def _all_metadata(change: Change, constants: Mapping[Atom, Any]) -> dict[Atom, Any]:
-    own = {Atom(name): value for name, value in metadata_of(change).items()}
-    return {**own, **constants}
-
-
-_ARGUMENTS: dict[str, _Evaluate] = {
-    "action": lambda change, variables: change.action,
-    "record": lambda change, variables: record_of(change),
-    "changes": lambda change, variables: changes_of(change),
-}
 
 
 # --- parsing ---------------------------------------------------------------------------------------------------------------
@@ -538,7 +270,7 @@ class _Body:
         name = _operator(node)
         if name in ("and", "or"):
             return Logic(name, tuple(self._expression(operand, depth) for operand in _chain(node, name)))
-        if name not in _COMPARISONS and name not in ("in", "not in"):
+        if name not in COMPARISONS and name not in ("in", "not in"):
             raise _unsupported(node, f"the operator `{name}`")
         left, right = _children(node)
         return Apply(name, (self._expression(left, depth), self._expression(right, depth)))
@@ -698,7 +430,7 @@ def _column_filter_holds(one: ColumnFilter, change: Change) -> bool:
     wanted = one.value
     if isinstance(value, str) and isinstance(wanted, str) and (one.field_type == "cistring" or shape.types.name(base) == "citext"):
         value, wanted = value.lower(), wanted.lower()
-    return bool(_OPERATIONS[one.operator](value, wanted))
+    return bool(OPERATIONS[one.operator](value, wanted))
 
 
 def _is_listed(value: Any, items: Any) -> bool | None:

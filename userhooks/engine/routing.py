@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
-from userhooks.engine.functions import Bound, Equality, FunctionRaised
+from userhooks.engine.expressions import Equality
+from userhooks.engine.functions import Bound, FunctionRaised
 from userhooks.engine.pgoutput import UNCHANGED, Value
 from userhooks.engine.rendering import Change, TableShape
 from userhooks.engine.resources import Action, Source, TableName
@@ -119,11 +120,10 @@ class TableRoutes:
     def _place(self, route: Route) -> tuple[int, tuple[Value, ...]] | None:
         """Return the column and its texts by which the route is found; None when its filter has to be asked."""
         equality = route.bound.equality if route.bound is not None else None
-        position = self.shape.positions.get(equality.column) if equality is not None else None
-        if equality is None or position is None:
+        if equality is None:
             return None
-        forms = wal_forms(self.shape, position, equality)
-        return None if forms is None else (position, forms)
+        forms = wal_forms(self.shape, equality)
+        return None if forms is None else (self.shape.positions.get(equality.column, 0), forms)
 
     def match(self, change: Change) -> tuple[list[Route], list[Failed]]:
         """Return the routes that a change is owed to, and those whose filter raised; raises DecodeError for malformed rows."""
@@ -155,17 +155,22 @@ def _judge(route: Route, change: Change, routes: list[Route], failed: list[Faile
         failed.append((route, str(exc)))
 
 
-def wal_forms(shape: TableShape, position: int, equality: Equality) -> tuple[Value, ...] | None:
+def wal_forms(shape: TableShape, equality: Equality) -> tuple[Value, ...] | None:
     """Return every text (or null) of the column in the WAL for which the equality holds; None when they cannot be listed.
 
     They can when the column's type has one text for each value. Kinds stay apart: the text "1", the number 1 and true are three things.
+    A column that the table does not have is nil to a filter: then the equality holds for all rows, which cannot be listed, or for none.
     """
     types = shape.types
-    scalars = [shape.columns[shape.positions[name]].type_oid for name in equality.scalars if name in shape.positions]
-    type_oid = shape.columns[position].type_oid
-    if not all(map(types.is_scalar, [*scalars, type_oid])):
-        return None
     wanted = equality.value
+    if not all(types.is_scalar(shape.columns[shape.positions[name]].type_oid) for name in equality.scalars if name in shape.positions):
+        return None
+    position = shape.positions.get(equality.column)
+    if position is None:
+        return None if wanted == ("" if equality.as_text else None) else ()
+    type_oid = shape.columns[position].type_oid
+    if not types.is_scalar(type_oid):
+        return None
     base = types.base(type_oid)
     if not equality.as_text and wanted is None:
         return (None,)
