@@ -37,7 +37,7 @@ _String = Annotated[Any, WithJsonSchema({"type": "string"})]
 
 
 class _Subscribe(BaseModel):
-    userId: _Integer  # noqa: N815: the seed's field names
+    userId: _Integer  # noqa: N815 - the seed's field names
     webhookUrl: _String  # noqa: N815
 
 
@@ -50,6 +50,10 @@ class _Change(BaseModel):
     status: Annotated[Any, WithJsonSchema({"type": "string", "enum": ["active", "paused"]})]
 
 
+class _Error(BaseModel):
+    error: str
+
+
 _EXAMPLES = {
     "/subscribe": '{"userId": 1, "webhookUrl": "https://example.com/hooks/1"}',
     "/backfill": '{"sinkName": "user-1-notifications"}',
@@ -59,7 +63,7 @@ _EXAMPLES = {
 
 def build_app(subscriptions: Subscriptions, origin: str) -> App:
     """Return the ASGI app; `origin` is the address that it is served at, like `http://127.0.0.1:3333`."""
-    api = FastAPI(title="userhooks", description=__doc__ or "", docs_url=None, redoc_url=None)
+    api = FastAPI(title="userhooks", description=__doc__ or "", docs_url=None, redoc_url=None, responses={"default": {"model": _Error}})
     _add_error_handlers(api)
 
     @api.post("/subscribe")
@@ -118,6 +122,9 @@ def build_app(subscriptions: Subscriptions, origin: str) -> App:
         """Say that the server itself is up."""
         return {"ok": True}
 
+    for path in api.openapi()["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)  # FastAPI's own; here it is a 400, and every error has the same shape
     return HostGuard(api, [origin], json_paths=("/",))
 
 
