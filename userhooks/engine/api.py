@@ -1,0 +1,365 @@
+"""The Management API and the status page over HTTP. What bodies mean is in `requests.py`, what answers look like in `answers.py`.
+
+Routes, status codes and the order of checks are Sequin 0.14.6's (recorded): a path that is not routed is a 404 before any token is looked
+at; then the token, then the content type, then the JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import re
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+import orjson
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from userhooks.engine import answers, config, requests
+from userhooks.engine.app import Engine, utc_now
+from userhooks.engine.console import page
+from userhooks.engine.requests import Refused, not_found, refused
+from userhooks.engine.resources import ApiKey, Backfill, HttpEndpoint, Sink
+from userhooks.errors import DatabaseUnavailable
+from userhooks.guard import HostGuard
+
+log = logging.getLogger(__name__)
+VERSION = "v0.14.6"
+_UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+_HOW = (
+    "\n\nAPI tokens are generated in the Sequin console (console.sequin.io) and should be included in the Authorization header"
+    " of your request. For example:\n\nAuthorization: Bearer <your-api-token>\n\n"
+)
+_NO_TOKEN = "Please provide a valid API token in the Authorization header."  # noqa: S105
+_NOT_BEARER = _NO_TOKEN + ' Ensure your Authorization value is prefixed with "Bearer".'
+_TWO_TOKENS = "Please provide exactly one Authorization header in your request."
+_BAD_TOKEN = (
+    "The API token you provided is invalid or has expired."  # noqa: S105
+    " Your token may have been revoked or deleted in the Sequin console.\n"
+)
+
+T = TypeVar("T", HttpEndpoint, Sink)
+Handler = Callable[[Request, dict[str, Any]], Awaitable[Any]]
+
+
+def create_app(engine: Engine) -> HostGuard:
+    """Return the ASGI app of Sequin's port for this engine."""
+    api = Api(engine)
+    routes = [
+        Route("/health", api.health, methods=["GET"]),
+        Route("/info/version", api.version, methods=["GET"]),
+        Route("/", api.console, methods=["GET"]),
+        *(Route(f"/api{path}", api.endpoint(handlers), methods=list(handlers)) for path, handlers in api.routes().items()),
+    ]
+    not_routed = {404: _not_found_page, 405: _not_found_page}
+    return HostGuard(Starlette(routes=routes, exception_handlers=not_routed), [f"http://127.0.0.1:{engine.config.port}"])
+
+
+async def _not_found_page(request: Request, exc: Exception) -> Response:
+    return Response("Not Found", 404, media_type="text/html")
+
+
+def _json(body: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(body), status, media_type="application/json")
+
+
+class Api:
+    """The handlers; each takes the request and its JSON body and returns what is answered with 200."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.catalog = engine.catalog
+
+    def routes(self) -> dict[str, dict[str, Handler]]:
+        """Path below /api -> method -> handler; PUT is PATCH (recorded)."""
+        endpoint, sink, backfill = "/destinations/http_endpoints", "/sinks", "/sinks/{sink}/backfills"
+        database, keys = "/postgres_databases", "/api_keys"
+        return {
+            endpoint: {"GET": self.list_endpoints, "POST": self.create_endpoint},
+            endpoint + "/{name}": {
+                "GET": self.get_endpoint,
+                "PUT": self.update_endpoint,
+                "PATCH": self.update_endpoint,
+                "DELETE": self.delete_endpoint,
+            },
+            sink: {"GET": self.list_sinks, "POST": self.create_sink},
+            sink + "/{name}": {"GET": self.get_sink, "PUT": self.update_sink, "PATCH": self.update_sink, "DELETE": self.delete_sink},
+            backfill: {"GET": self.list_backfills, "POST": self.create_backfill},
+            backfill + "/{id}": {"GET": self.get_backfill, "PUT": self.update_backfill, "PATCH": self.update_backfill},
+            database: {"GET": self.list_databases},
+            database + "/{name}": {"GET": self.get_database},
+            database + "/{name}/test_connection": {"POST": self.test_connection},
+            database + "/{name}/refresh_tables": {"POST": self.refresh_tables},
+            keys: {"GET": self.list_keys, "POST": self.create_key},
+            keys + "/{id}": {"DELETE": self.delete_key},
+            "/config/apply": {"POST": self.apply},
+            "/config/plan": {"POST": self.plan},
+            "/config/export": {"GET": self.export},
+        }
+
+    def endpoint(self, handlers: Mapping[str, Handler]) -> Callable[[Request], Awaitable[Response]]:
+        """Wrap handlers in the checks that come before them, and turn refusals into answers."""
+
+        async def answer(request: Request) -> Response:
+            try:
+                self._check_token(request)
+                handler = handlers.get(request.method)
+                if handler is None:
+                    return await _not_found_page(request, KeyError(request.method))
+                return _json(await handler(request, await _body(request)))
+            except Refused as exc:
+                return _json(exc.body, exc.status)
+            except _Malformed:
+                return Response("Bad Request", 400, media_type="text/html")
+            except DatabaseUnavailable as exc:
+                return _json({"summary": exc.what}, 503)
+
+        return answer
+
+    def _check_token(self, request: Request) -> None:
+        given = request.headers.getlist("authorization")
+        if not given:
+            raise Refused(401, {"summary": _NO_TOKEN + _HOW})
+        if len(given) > 1:
+            raise Refused(401, {"summary": _TWO_TOKENS + _HOW})
+        if not given[0].startswith("Bearer ") and given[0] != "Bearer":
+            raise Refused(401, {"summary": _NOT_BEARER + _HOW})
+        digest = hashlib.sha256(given[0].removeprefix("Bearer").strip().encode()).hexdigest()
+        if not any(hmac.compare_digest(digest, key.token_sha256) for key in self.catalog.api_keys.values()):
+            raise Refused(401, {"summary": _BAD_TOKEN})
+
+    # --- what needs no token -------------------------------------------------------------------------------------------
+
+    async def health(self, _: Request) -> Response:
+        """Whether the program answers."""
+        return Response(orjson.dumps({"ok": True, "rev": VERSION}))
+
+    async def version(self, _: Request) -> Response:
+        """Which Sequin this is."""
+        return _json({"version": VERSION})
+
+    async def console(self, _: Request) -> Response:
+        """The status page for people."""
+        csp = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'", "Cache-Control": "no-store"}
+        return Response(page(self.engine), media_type="text/html", headers=csp)
+
+    # --- HTTP endpoints ------------------------------------------------------------------------------------------------
+
+    async def list_endpoints(self, _: Request, __: dict[str, Any]) -> Any:
+        """All HTTP endpoints."""
+        return {"data": [answers.endpoint(one) for one in self.catalog.endpoints.values()]}
+
+    async def create_endpoint(self, _: Request, body: dict[str, Any]) -> Any:
+        """A new HTTP endpoint."""
+        taken = {one.name for one in self.catalog.endpoints.values()}
+        one = requests.endpoint_from(body, None, str(uuid.uuid4()), taken)
+        await self.engine.save_endpoint(one)
+        return answers.endpoint(one)
+
+    def _endpoint(self, request: Request) -> HttpEndpoint:
+        return _find(self.catalog.endpoints, request.path_params["name"], "http endpoint")
+
+    async def get_endpoint(self, request: Request, _: dict[str, Any]) -> Any:
+        """One HTTP endpoint."""
+        return answers.endpoint(self._endpoint(request))
+
+    async def update_endpoint(self, request: Request, body: dict[str, Any]) -> Any:
+        """Change the fields that are given."""
+        present = self._endpoint(request)
+        taken = {one.name for one in self.catalog.endpoints.values() if one.id != present.id}
+        one = requests.endpoint_from(body, present, present.id, taken)
+        await self.engine.save_endpoint(one)
+        return answers.endpoint(one)
+
+    async def delete_endpoint(self, request: Request, _: dict[str, Any]) -> Any:
+        """Remove an endpoint that no sink uses."""
+        one = self._endpoint(request)
+        users = sum(sink.endpoint_id == one.id for sink in self.catalog.sinks.values())
+        if users:
+            raise Refused(
+                400, {"summary": f"Cannot delete HTTP endpoint {one.name} ({one.id}), as it is in use by {users} sink consumer(s)"}
+            )
+        await self.engine.delete_endpoint(one.id)
+        return {"id": one.id, "deleted": True}
+
+    # --- sinks ---------------------------------------------------------------------------------------------------------
+
+    def _shown(self, one: Sink, *, health: bool) -> dict[str, Any]:
+        backfills = [b for b in self.catalog.backfills.values() if b.sink_id == one.id]
+        shown = answers.sink(one, self.catalog, backfills)
+        return shown | {"health": self.engine.health(one)} if health else shown
+
+    async def list_sinks(self, _: Request, __: dict[str, Any]) -> Any:
+        """All sinks, with their health."""
+        return {"data": [self._shown(one, health=True) for one in self.catalog.sinks.values()]}
+
+    async def create_sink(self, _: Request, body: dict[str, Any]) -> Any:
+        """A new sink; it is live when this answers."""
+        taken = {one.name for one in self.catalog.sinks.values()}
+        one = requests.sink_from(body, self.catalog, None, str(uuid.uuid4()), taken)
+        await self.engine.save_sink(one)
+        return self._shown(one, health=False)
+
+    def _sink(self, name: str) -> Sink:
+        return _find(self.catalog.sinks, name, "consumer")
+
+    async def get_sink(self, request: Request, _: dict[str, Any]) -> Any:
+        """One sink, with its health."""
+        return self._shown(self._sink(request.path_params["name"]), health=True)
+
+    async def update_sink(self, request: Request, body: dict[str, Any]) -> Any:
+        """Change the fields that are given."""
+        present = self._sink(request.path_params["name"])
+        taken = {one.name for one in self.catalog.sinks.values() if one.id != present.id}
+        one = requests.sink_from(body, self.catalog, present, present.id, taken)
+        await self.engine.save_sink(one)
+        return self._shown(one, health=False)
+
+    async def delete_sink(self, request: Request, _: dict[str, Any]) -> Any:
+        """Remove a sink with its backfills and all that it owes."""
+        one = self._sink(request.path_params["name"])
+        await self.engine.delete_sink(one.id)
+        return {"id": one.id, "deleted": True}
+
+    # --- backfills -----------------------------------------------------------------------------------------------------
+
+    async def list_backfills(self, request: Request, _: dict[str, Any]) -> Any:
+        """A sink's backfills, newest first."""
+        sink = self._sink(request.path_params["sink"])
+        listed = [b for b in self.catalog.backfills.values() if b.sink_id == sink.id]
+        return {"data": [answers.backfill(one, sink) for one in reversed(listed)]}
+
+    async def create_backfill(self, request: Request, body: dict[str, Any]) -> Any:
+        """Start a backfill."""
+        sink = self._sink(request.path_params["sink"])
+        table = requests.backfill_table(body, sink, self.catalog)
+        for other in self.catalog.backfills.values():
+            if (other.sink_id, other.table) == (sink.id, table) and other.state in ("active", "paused"):
+                raise requests.invalid({"sink_consumer_id": ["already has an active backfill"]})
+        one = Backfill(str(uuid.uuid4()), sink.id, table, "active", utc_now(), utc_now())
+        await self.engine.create_backfill(one)
+        return answers.backfill(one, sink)
+
+    def _backfill(self, request: Request) -> tuple[Backfill, Sink]:
+        sink = self._sink(request.path_params["sink"])
+        one = self.catalog.backfills.get(request.path_params["id"])
+        if one is None or one.sink_id != sink.id:
+            raise not_found("backfill")
+        return one, sink
+
+    async def get_backfill(self, request: Request, _: dict[str, Any]) -> Any:
+        """One backfill."""
+        return answers.backfill(*self._backfill(request))
+
+    async def update_backfill(self, request: Request, body: dict[str, Any]) -> Any:
+        """Pause, resume or cancel."""
+        one, sink = self._backfill(request)
+        state = requests.backfill_state(body, one.state)
+        if state != one.state:
+            one = await self.engine.change_backfill(one.id, state)  # type: ignore[arg-type]  # checked by backfill_state
+        return answers.backfill(one, sink)
+
+    # --- the database, keys --------------------------------------------------------------------------------------------
+
+    def _shown_database(self) -> dict[str, Any]:
+        return answers.database(self.catalog.database, "active")
+
+    async def list_databases(self, _: Request, __: dict[str, Any]) -> Any:
+        """The one database."""
+        return {"data": [self._shown_database()]}
+
+    def _check_database(self, request: Request) -> None:
+        if request.path_params["name"] not in (self.catalog.database.name, self.catalog.database.id):
+            raise not_found("postgres database")
+
+    async def get_database(self, request: Request, _: dict[str, Any]) -> Any:
+        """The one database."""
+        self._check_database(request)
+        return self._shown_database()
+
+    async def test_connection(self, request: Request, _: dict[str, Any]) -> Any:
+        """Whether Postgres answers."""
+        self._check_database(request)
+        problem = await self.engine.check_database()
+        if problem is not None:
+            raise Refused(422, {"success": False, "reason": problem})
+        return {"success": True}
+
+    async def refresh_tables(self, request: Request, _: dict[str, Any]) -> Any:
+        """Read the tables again."""
+        self._check_database(request)
+        await self.engine.refresh_tables()
+        return {"success": True}
+
+    async def list_keys(self, _: Request, __: dict[str, Any]) -> Any:
+        """All tokens, by name."""
+        return {"data": [answers.api_key(one) for one in self.catalog.api_keys.values()]}
+
+    async def create_key(self, _: Request, body: dict[str, Any]) -> Any:
+        """A token chosen by the caller."""
+        name, token = body.get("name"), body.get("token")
+        if not isinstance(name, str) or not name:
+            raise requests.invalid({"name": ["can't be blank"]})
+        if not isinstance(token, str) or not token:
+            raise requests.invalid({"token": ["can't be blank"]})
+        one = ApiKey(str(uuid.uuid4()), name, hashlib.sha256(token.encode()).hexdigest(), utc_now())
+        await self.engine.save_api_key(one)
+        return answers.api_key(one)
+
+    async def delete_key(self, request: Request, _: dict[str, Any]) -> Any:
+        """Remove a token."""
+        one = self.catalog.api_keys.get(request.path_params["id"])
+        if one is None:
+            raise not_found("api token")
+        await self.engine.delete_api_key(one.id)
+        return {"success": True}
+
+    # --- functions as YAML ---------------------------------------------------------------------------------------------
+
+    async def apply(self, request: Request, body: dict[str, Any]) -> Any:
+        """Put functions in force; all of them are checked first."""
+        for one in config.functions_from(body, self.catalog, lambda: str(uuid.uuid4())):
+            await self.engine.save_function(one)
+        return {"resources": [answers.function(one) for one in self.catalog.functions.values()]}
+
+    async def plan(self, request: Request, body: dict[str, Any]) -> Any:
+        """Say what applying would change."""
+        return config.plan(config.functions_from(body, self.catalog, lambda: str(uuid.uuid4())), self.catalog)
+
+    async def export(self, request: Request, body: dict[str, Any]) -> Any:
+        """Everything as YAML."""
+        return {"yaml": config.export(self.catalog)}
+
+
+class _Malformed(Exception):
+    """The body is not JSON."""
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    if request.method in ("GET", "DELETE"):
+        return {}
+    if "application/json" not in request.headers.get("content-type", ""):
+        raise Refused(400, {"summary": "Content-Type: application/json is required"})
+    raw = await request.body()
+    if not raw.strip():
+        return {}
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        raise _Malformed from None
+    if not isinstance(body, dict):
+        raise refused("the body must be an object")
+    return body
+
+
+def _find(among: Mapping[str, T], name: str, entity: str) -> T:
+    """Look a thing up: by id when the name is a version-4 UUID, else by name (contract 1.4)."""
+    found = among.get(name) if _UUID4.fullmatch(name) else next((one for one in among.values() if one.name == name), None)
+    if found is None:
+        raise not_found(entity)
+    return found

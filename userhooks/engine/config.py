@@ -1,0 +1,127 @@
+"""Functions as YAML: config/apply, config/plan and config/export. Pure; `api.py` puts the outcome in force.
+
+Of the kinds of resources that Sequin takes in this YAML, the local engine takes functions; anything else is refused rather than ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from userhooks.engine import answers, functions
+from userhooks.engine.requests import Refused, refused
+from userhooks.engine.resources import Catalog, Function
+
+
+def functions_from(body: dict[str, Any], catalog: Catalog, new_id: Any) -> list[Function]:
+    """Read the functions of a request, all of them or none; `new_id` makes ids for new ones. Raises Refused."""
+    text = body.get("yaml")
+    if not isinstance(text, str):
+        raise Refused(400, {"summary": "`yaml` is required."})
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as exc:
+        raise Refused(400, {"summary": f"Invalid YAML: {' '.join(str(exc).split())}"}) from exc
+    if document is None:
+        return []
+    if not isinstance(document, dict):
+        raise Refused(400, {"summary": "Invalid YAML: a mapping is needed at the top"})
+    if "account" in document:
+        raise Refused(400, {"summary": "Account configuration only supported when self hosting and using a config file on boot."})
+    for key in document:
+        if key not in ("functions", "transforms"):
+            raise Refused(400, {"summary": f"`{key}` cannot be applied to the local engine; it takes `functions`."})
+    listed = [*(document.get("functions") or []), *(document.get("transforms") or [])]
+    present = {f.name: f for f in catalog.functions.values()}
+    return [_function(one, present, new_id) for one in listed]
+
+
+def _function(one: Any, present: dict[str, Function], new_id: Any) -> Function:
+    if not isinstance(one, dict) or not isinstance(one.get("name"), str) or not one["name"]:
+        raise refused("`name` is required on functions.")
+    name = one["name"]
+    nested = one.get("function")
+    inner: dict[str, Any] = nested if isinstance(nested, dict) else one
+    kind, code = inner.get("type"), inner.get("code")
+    kind = "transform" if kind == "function" else kind
+    if name in ("none", "null", "nil"):
+        raise _cannot(name, "name", "is reserved")
+    if not isinstance(kind, str) or not isinstance(code, str):
+        raise _cannot(name, "code" if isinstance(kind, str) else "type", "can't be blank")
+    if len(code.encode()) > 10_000:
+        raise _cannot(name, "code", "should be at most 10000 byte(s)")
+    try:
+        functions.parse(code, kind)
+    except functions.FunctionError as exc:
+        raise _cannot(name, "code", str(exc)) from exc
+    known = present.get(name)
+    return Function(known.id if known else new_id(), name, kind, code, one.get("description") if inner is not one else None)
+
+
+def _cannot(name: str, field: str, why: str) -> Refused:
+    return Refused(400, {"summary": f"Error creating function '{name}': %{{function: %{{{field}: [\"{why}\"]}}}}"})
+
+
+def plan(wanted: list[Function], catalog: Catalog) -> dict[str, Any]:
+    """What applying would change: one entry for each function that is new or different."""
+    present = {f.name: f for f in catalog.functions.values()}
+    changes = []
+    for one in wanted:
+        old = present.get(one.name)
+        if old is None or (old.type, old.code) != (one.type, one.code):
+            changes.append(
+                {
+                    "resource_type": "function",
+                    "action": "create" if old is None else "update",
+                    "new": _planned(one),
+                    "old": None if old is None else _planned(old),
+                }
+            )
+    return {"changes": changes, "actions": []}
+
+
+def _planned(one: Function) -> dict[str, Any]:
+    return {"name": one.name, "type": one.type, "code": one.code, "description": one.description}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts of several lines as blocks, so that code stays readable."""
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def export(catalog: Catalog) -> str:
+    """All resources but keys as YAML, secrets obscured."""
+    database = catalog.database
+    document = {
+        "databases": [
+            {
+                "name": database.name,
+                "hostname": database.hostname,
+                "port": database.port,
+                "database": database.database,
+                "username": database.username,
+                "password": answers.obscured(database.password),
+                "pool_size": 10,
+                "ssl": False,
+                "ipv6": False,
+                "use_local_tunnel": False,
+                "slot": {"name": database.slot_name},
+                "publication": {"name": database.publication_name},
+            }
+        ],
+        "functions": [_planned(f) for f in catalog.functions.values()],
+        "http_endpoints": [_without_id(answers.endpoint(e)) for e in catalog.endpoints.values()],
+        "sinks": [_without_id(answers.sink(s, catalog, ())) for s in catalog.sinks.values()],
+    }
+    return "---\n" + yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def _without_id(shown: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in shown.items() if key != "id"}

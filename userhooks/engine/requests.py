@@ -1,0 +1,507 @@
+"""Request bodies of the Management API as resources: which keys are taken, in which order they are checked, and what is said about bad
+ones. Pure.
+
+Two stages, as in Sequin 0.14.6 (contract 1.3, recorded): the parser takes the keys in alphabetical order and stops at the first error;
+the model check then reports all fields in one answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit
+
+from userhooks.engine.resources import Catalog, ColumnFilter, HttpEndpoint, Sink, SinkTable, Source, Table, TableName
+
+_NAME = re.compile(r"[a-zA-Z0-9_\-.]+")
+_HOST = re.compile(r"[a-zA-Z0-9.-]+")
+_PATH = re.compile(r"[a-zA-Z0-9\-._~:/?\[\]@!$&'()*+,;=%]*")
+_BLANK = "can't be blank"
+
+
+class Refused(Exception):
+    """A request that is answered with `status` and `body`."""
+
+    def __init__(self, status: int, body: dict[str, Any]) -> None:
+        super().__init__(str(body))
+        self.status = status
+        self.body = body
+
+
+def refused(summary: str) -> Refused:
+    """422 of the parser stage."""
+    return Refused(422, {"summary": summary, "validation_errors": {}, "code": None})
+
+
+def not_found(entity: str) -> Refused:
+    """404 for a named thing."""
+    return Refused(404, {"summary": f"Not found: No `{entity}` found matching the provided ID or name"})
+
+
+def invalid(errors: Mapping[str, Any]) -> Refused:
+    """422 of the model stage."""
+    return Refused(422, {"summary": "Validation failed", "validation_errors": dict(errors)})
+
+
+# --- HTTP endpoints ----------------------------------------------------------------------------------------------------
+
+_IGNORED = frozenset({"id", "inserted_at", "updated_at", "account_id"})
+
+
+def endpoint_from(body: Mapping[str, Any], present: HttpEndpoint | None, id: str, taken: set[str]) -> HttpEndpoint:  # noqa: A002
+    """Create an endpoint, or change `present`; `taken` are the names of the others. Raises Refused."""
+    for key in sorted(body):
+        if key not in _IGNORED and key not in ("name", "url", "headers", "encrypted_headers"):
+            raise refused(f"Unknown field: {key}")
+    errors: dict[str, Any] = {}
+    if "name" in body or present is None:
+        errors |= _name_errors(body.get("name"), taken)
+    fields: dict[str, Any] = {}
+    if "url" in body:
+        if not isinstance(body["url"], str):
+            raise invalid({"url": ["must be a text"]})
+        fields, url_errors = _url_parts(body["url"])
+        errors |= url_errors
+    elif present is None and not errors:
+        errors |= {"scheme": [_BLANK], "host": [_BLANK]}
+    for key in ("headers", "encrypted_headers"):
+        if key in body:
+            fields[key] = _headers(body[key], key)
+    if errors:
+        raise invalid(errors)
+    if "name" in body:
+        fields["name"] = body["name"]
+    return replace(present, **fields) if present is not None else HttpEndpoint(id=id, **fields)
+
+
+def _name_errors(name: Any, taken: set[str]) -> dict[str, Any]:
+    if name is None or name == "":
+        return {"name": [_BLANK]}
+    if not isinstance(name, str):
+        return {"name": ["is invalid"]}
+    if not _NAME.fullmatch(name):
+        return {"name": ["Can only contain alphanumeric characters, underscores, hyphens, or dots"]}
+    if len(name) > 255:
+        return {"name": ["should be at most 255 character(s)"]}
+    return {"name": ["has already been taken"]} if name in taken else {}
+
+
+def _url_parts(url: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return {}, {"port": ["is invalid"]}
+    errors: dict[str, Any] = {}
+    if not parts.scheme:
+        errors["scheme"] = [_BLANK]
+    elif parts.scheme not in ("http", "https"):
+        errors["scheme"] = ["is invalid"]
+    if not parts.hostname:
+        errors["host"] = [_BLANK]
+    elif not _HOST.fullmatch(parts.hostname):
+        errors["host"] = ["must be a valid hostname"]
+    if port == 0:
+        errors["port"] = ["must be greater than 0"]
+    fields = {
+        "scheme": parts.scheme,
+        "host": parts.hostname or "",
+        "port": port or (443 if parts.scheme == "https" else 80),
+        "path": parts.path or None,
+        "query": parts.query or None,
+        "fragment": parts.fragment or None,
+    }
+    return fields, errors
+
+
+def _headers(value: Any, key: str) -> dict[str, str]:
+    if value is None:
+        return {}
+    if isinstance(value, list) and all(isinstance(one, dict) and {"key", "value"} <= one.keys() for one in value):
+        value = {one["key"]: one["value"] for one in value}
+    if not isinstance(value, dict) or not all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
+        raise refused(f"{key} must be an object of texts, or a list of objects with key and value")
+    return dict(value)
+
+
+# --- sinks -------------------------------------------------------------------------------------------------------------
+
+_SINK_IGNORED = _IGNORED | {
+    "consumer_start",
+    "active_backfill",
+    "active_backfills",
+    "message_kind",
+    "replication_slot_id",
+    "sequence_id",
+}
+_STATUSES = ("active", "paused", "disabled")
+_ACTIONS = ("insert", "update", "delete")
+
+
+class _SinkRequest:
+    """The parser stage: `fields` for the model, `errors` that the model check will report."""
+
+    def __init__(self, body: Mapping[str, Any], catalog: Catalog, present: Sink | None) -> None:
+        self.body = body
+        self.catalog = catalog
+        self.present = present
+        self.fields: dict[str, Any] = {}
+        self.errors: dict[str, Any] = {}
+        for key in sorted(body):
+            if key in _SINK_IGNORED:
+                continue
+            parser: Callable[[Any], None] | None = getattr(self, f"_{key}", None) if key in _SINK_KEYS else None
+            if parser is None:
+                raise refused(f"Unknown field: {key}")
+            parser(body[key])
+
+    def _actions(self, value: Any) -> None:
+        if not isinstance(value, list) or any(one not in _ACTIONS for one in value):
+            self.errors["actions"] = ["is invalid"]
+        else:
+            self.fields["actions"] = tuple(value)
+
+    def _annotations(self, value: Any) -> None:
+        if not isinstance(value, dict):
+            self.errors["annotations"] = ["is invalid"]
+        else:
+            self.fields["annotations"] = value
+
+    def _batch_size(self, value: Any) -> None:
+        if not _is_integer(value) or not 1 <= value <= 1000:
+            raise refused("batch_size must be a positive integer <= 1000")
+        self.fields["batch_size"] = value
+
+    def _database(self, value: Any) -> None:
+        if value != self.catalog.database.name:
+            raise not_found("database")
+
+    def _destination(self, value: Any) -> None:
+        if not isinstance(value, dict) or value.get("type") != "webhook":
+            raise refused('destination must be an object with "type": "webhook"; the local engine delivers to nothing else')
+        endpoint = next((e for e in self.catalog.endpoints.values() if e.name == value.get("http_endpoint")), None)
+        if endpoint is None:
+            raise not_found("http endpoint")
+        path = value.get("http_endpoint_path") or None
+        batch = value.get("batch", True)
+        if path is not None and (not isinstance(path, str) or not path.startswith(("/", "?", "#"))):
+            self.errors["sink"] = {"http_endpoint_path": ["must start with '/', '?', '#', or be blank"]}
+        elif path is not None and (not path.startswith("/") or len(path) > 2000 or not _PATH.fullmatch(path)):
+            self.errors["sink"] = {"http_endpoint_path": ["must be a valid URL path or empty"]}
+        if not isinstance(batch, bool):
+            self.errors["sink"] = {"batch": ["is invalid"]}
+        self.fields |= {"endpoint_id": endpoint.id, "path": path, "batch": batch}
+
+    def _function(self, key: str, value: Any) -> None:
+        if value is None or value == "none":
+            self.fields[key] = None
+            return
+        function = next((f for f in self.catalog.functions.values() if f.name == value), None)
+        if function is None:
+            raise refused(f"Function '{value}' not found.")
+        if function.type != key:
+            raise refused(f"Function '{value}' is a {function.type} function and cannot be used as {key}")
+        self.fields[key] = value
+
+    def _filter(self, value: Any) -> None:
+        self._function("filter", value)
+
+    def _transform(self, value: Any) -> None:
+        self._function("transform", value)
+
+    def _unsupported(self, key: str, value: Any) -> None:
+        if value is not None and value != "none":
+            raise refused(f"Function '{value}' not found.")
+
+    def _routing(self, value: Any) -> None:
+        self._unsupported("routing", value)
+
+    def _enrichment(self, value: Any) -> None:
+        self._unsupported("enrichment", value)
+
+    def _filters(self, value: Any) -> None:
+        if self.body.get("filter") not in (None, "none"):
+            raise refused("filters and filter cannot be set together")
+        self.fields["filters"] = column_filters(value, self._single_table())
+
+    def _single_table(self) -> Table:
+        name: TableName | None = None
+        if "table" in self.body:
+            name = self._table_name(self.body["table"])
+        elif self.present is not None and self.present.source.include_tables is not None and len(self.present.source.include_tables) == 1:
+            name = self.present.source.include_tables[0]
+        if name is None:
+            raise refused('filters need the one table they apply to: "table": "schema.table"')
+        return self.catalog.tables[name]
+
+    def _initial_backfill(self, value: Any) -> None:
+        if not isinstance(value, (bool, list)):
+            raise refused("initial_backfill must be true, false, or a list of table configurations")
+
+    def _load_shedding_policy(self, value: Any) -> None:
+        if value not in ("pause_on_full", "discard_on_full"):
+            raise refused("load_shedding_policy must be one of: 'pause_on_full', 'discard_on_full'")
+        self.fields["load_shedding_policy"] = value
+
+    def _max_retry_count(self, value: Any) -> None:
+        if value is None:
+            return
+        if not _is_integer(value) or value < 0:
+            raise refused("max_retry_count must be a non-negative integer")
+        if value == 0:
+            self.errors["max_retry_count"] = ["must be greater than 0"]
+        self.fields["max_retry_count"] = value
+
+    def _message_grouping(self, value: Any) -> None:
+        if value not in (True, False, "true", "false"):
+            raise refused("message_grouping must be a boolean")
+        self.fields["message_grouping"] = value in (True, "true")
+
+    def _name(self, value: Any) -> None:
+        self.fields["name"] = value
+
+    def _schema(self, value: Any) -> None:
+        self._needs_database()
+        self.fields["source"] = Source(include_schemas=(str(value),))
+
+    def _source(self, value: Any) -> None:
+        self._needs_database()
+        if value is None:
+            self.errors["source"] = [_BLANK]
+            return
+        if not isinstance(value, dict):
+            raise refused("source must be an object")
+        given: dict[str, Any] = {}
+        errors: dict[str, Any] = {}
+        for key, listed in value.items():
+            if key not in ("include_schemas", "exclude_schemas", "include_tables", "exclude_tables"):
+                raise refused(f"Unknown field: {key}")
+            if listed is None:
+                continue
+            if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
+                raise refused(f"{key} must be a list of names")
+            if not listed:
+                errors[key] = ["should have at least 1 item(s)"]
+            given[key] = tuple(self._table_name(one) for one in listed) if key.endswith("tables") else tuple(listed)
+        for kind in ("schemas", "tables"):
+            if f"include_{kind}" in given and f"exclude_{kind}" in given:
+                errors[f"include_{kind}"] = [f"cannot be set when exclude_{kind} is set"]
+        if errors:
+            self.errors["source"] = errors
+        self.fields["source"] = Source(**given)
+
+    def _status(self, value: Any) -> None:
+        if value not in _STATUSES:
+            self.errors["status"] = ["is invalid"]
+        else:
+            self.fields["status"] = value
+
+    def _table(self, value: Any) -> None:
+        self._needs_database()
+        self.fields["source"] = Source(include_tables=(self._table_name(value),))
+
+    def _tables(self, value: Any) -> None:
+        self._needs_database()
+        if not isinstance(value, list) or not all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in value):
+            raise refused("tables must be a list of objects with a name")
+        entries = []
+        for one in value:
+            name = self._table_name(one["name"])
+            columns = one.get("group_column_names") or []
+            known = {column.name for column in self.catalog.tables[name].columns}
+            if not isinstance(columns, list) or any(column not in known for column in columns):
+                raise refused(f"group_column_names of {one['name']} must be columns of that table")
+            entries.append(SinkTable(name, tuple(columns)))
+        self.fields["tables"] = tuple(entries)
+
+    def _timestamp_format(self, value: Any) -> None:
+        if value not in ("iso8601", "unix_microsecond"):
+            self.errors["timestamp_format"] = ["is invalid"]
+        else:
+            self.fields["timestamp_format"] = value
+
+    def _needs_database(self) -> None:
+        if "database" not in self.body:
+            raise not_found("database")
+
+    def _table_name(self, text: Any) -> TableName:
+        schema, _, name = str(text).rpartition(".")
+        found = (schema or "public", name)
+        if found not in self.catalog.tables:
+            raise refused(f"Table '{text}' not found in database '{self.catalog.database.name}'")
+        return found
+
+
+_SINK_KEYS = frozenset(
+    {
+        "actions",
+        "annotations",
+        "batch_size",
+        "database",
+        "destination",
+        "enrichment",
+        "filter",
+        "filters",
+        "initial_backfill",
+        "load_shedding_policy",
+        "max_retry_count",
+        "message_grouping",
+        "name",
+        "routing",
+        "schema",
+        "source",
+        "status",
+        "table",
+        "tables",
+        "timestamp_format",
+        "transform",
+    }
+)
+
+
+def sink_from(body: Mapping[str, Any], catalog: Catalog, present: Sink | None, id: str, taken: set[str]) -> Sink:  # noqa: A002
+    """Create a sink, or change `present`; `taken` are the names of the others. Raises Refused."""
+    request = _SinkRequest(body, catalog, present)
+    fields, errors = request.fields, request.errors
+    if "name" in body or present is None:
+        errors |= _name_errors(body.get("name"), taken)
+    if present is None and "endpoint_id" not in fields and "sink" not in errors:
+        errors["sink"] = [_BLANK]
+    if present is None and "database" not in body:
+        errors["replication_slot_id"] = [_BLANK]
+    batch = fields.get("batch", present.batch if present else True)
+    size = fields.get("batch_size", present.batch_size if present else 1)
+    if not batch and size != 1:
+        errors["batch_size"] = ["batch_size must be 1 when batch is false for webhook sinks"]
+    if errors:
+        raise invalid(errors)
+    if fields.get("filter") is not None and present is not None and present.filters is not None:
+        fields["filters"] = None
+    return replace(present, **fields) if present is not None else Sink(id=id, **fields)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+# --- column filters of 0.9.4 -------------------------------------------------------------------------------------------
+
+_OPERATORS = {
+    "=": "==",
+    "==": "==",
+    "!=": "!=",
+    ">": ">",
+    "<": "<",
+    ">=": ">=",
+    "<=": "<=",
+    "in": "in",
+    "not in": "not_in",
+    "not_in": "not_in",
+}
+_NULL_TESTS = {"is null": "is null", "not null": "is not null", "is not null": "is not null"}
+_NUMBERS = frozenset({20, 21, 23, 700, 701, 1700})
+_INSTANTS = frozenset({1082, 1114, 1184})
+_BOOLEAN = 16
+_STAMP = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?|\d{4}-\d\d-\d\d")
+
+
+def column_filters(value: Any, table: Table) -> tuple[ColumnFilter, ...]:
+    """Read a `filters` list in 0.9.4's normal form; one that is empty or malformed is refused, since without it every row would pass."""
+    if not isinstance(value, list) or not value:
+        raise refused("filters must be a list with at least one filter; leaving it empty would send every row")
+    filters: list[ColumnFilter] = []
+    errors: list[dict[str, Any]] = []
+    for one in value:
+        if not isinstance(one, dict) or not isinstance(one.get("column_name"), str):
+            raise refused("each filter must be an object with column_name, operator and comparison_value")
+        column = next((c for c in table.columns if c.name == one["column_name"]), None)
+        if column is None:
+            raise refused(f"Column '{one['column_name']}' not found in table '{table.schema}.{table.name}'")
+        error, parsed = _column_filter(one, column.type_oid)
+        errors.append(error)
+        if parsed is not None:
+            filters.append(parsed)
+    if any(errors):
+        raise invalid({"sequence_filter": {"column_filters": errors}})
+    return tuple(filters)
+
+
+def _column_filter(one: Mapping[str, Any], type_oid: int) -> tuple[dict[str, Any], ColumnFilter | None]:
+    operator = one.get("operator")
+    if operator is None or operator == "":
+        return {"operator": [_BLANK]}, None
+    more = {"field_path": one.get("field_path"), "field_type": one.get("field_type")}
+    if operator in _NULL_TESTS:
+        return {}, ColumnFilter(one["column_name"], _NULL_TESTS[operator], None, **more)
+    if operator not in _OPERATORS:
+        raise refused(f"the operator {operator!r} is not supported; there are: {', '.join([*_OPERATORS, *_NULL_TESTS])}")
+    value = one.get("comparison_value")
+    if value is None or value == "":
+        return {"value": {"value": [_BLANK]}}, None
+    parsed, error = _filter_value(_OPERATORS[operator], value, type_oid, one.get("field_type"))
+    if error:
+        return {"value": {"value": [error]}}, None
+    return {}, ColumnFilter(one["column_name"], _OPERATORS[operator], parsed, **more)
+
+
+def _filter_value(operator: str, value: Any, type_oid: int, field_type: str | None) -> tuple[Any, str]:
+    if operator in ("in", "not_in"):
+        return (value, "") if isinstance(value, list) and value else (None, "is invalid")
+    kind = field_type or (
+        "number" if type_oid in _NUMBERS else "datetime" if type_oid in _INSTANTS else "boolean" if type_oid == _BOOLEAN else "string"
+    )
+    if kind == "number":
+        try:
+            return (float(value), "") if not isinstance(value, bool) else (None, "is invalid")
+        except (TypeError, ValueError):
+            return None, "is invalid"
+    if kind == "datetime":
+        good = isinstance(value, str) and _STAMP.fullmatch(value)
+        return (value, "") if good else (None, "must be a valid UTC datetime in ISO 8601 format (e.g., 2023-04-13T14:30:00Z)")
+    if kind == "boolean":
+        words = {"true": True, "false": False}
+        value = words.get(value, value) if isinstance(value, str) else value
+        return (value, "") if isinstance(value, bool) else (None, "is invalid")
+    return (value, "") if isinstance(value, str) else (None, "is invalid")
+
+
+# --- backfills ---------------------------------------------------------------------------------------------------------
+
+_TRANSITIONS = {"active": ("paused", "completed", "failed", "cancelled"), "paused": ("active", "cancelled")}
+
+
+def backfill_table(body: Mapping[str, Any], sink: Sink, catalog: Catalog) -> TableName:
+    """Read the table of a new backfill. Raises Refused."""
+    for key in sorted(body):
+        if key not in ("table", "state") and key not in _IGNORED:
+            raise refused(f"Unknown field: {key}")
+    given = body.get("table")
+    if given is None:
+        only = sink.source.include_tables
+        if only is None or len(only) != 1:
+            raise refused("Table reference is required")
+        return only[0]
+    schema, _, name = str(given).rpartition(".")
+    table = (schema or "public", name)
+    if table not in catalog.tables:
+        raise refused(f"Table {'.'.join(table)} not found")
+    if not sink.source.covers(*table):
+        raise refused(f"Table {'.'.join(table)} not in sink's source configuration")
+    return table
+
+
+def backfill_state(body: Mapping[str, Any], present: str) -> str:
+    """Read the state that a backfill is to change to. Raises Refused."""
+    for key in sorted(body):
+        if key not in ("state", "table") and key not in _IGNORED:
+            raise refused(f"Unknown field: {key}")
+    state = body.get("state", present)
+    if state not in ("active", "paused", "completed", "cancelled", "failed"):
+        raise invalid({"state": ["is invalid"]})
+    allowed = _TRANSITIONS.get(present, ())
+    if state != present and state not in allowed:
+        text = ", ".join(allowed) or "none"
+        raise invalid({"state": [f"Invalid state transition from {present} to {state}. Valid transitions: {text}"]})
+    return str(state)
