@@ -84,6 +84,8 @@ class EngineProgram:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+            if self._process.stdin is not None:
+                self._process.stdin.close()
 
     def stop(self) -> None:
         """End it as the supervisor does, by closing its stdin."""

@@ -337,17 +337,13 @@ class SinkDelivery:
         self._wake = self._loop.call_at(self._retries[0][0], self._woken) if self._retries else None
 
     def _woken(self) -> None:
+        """Offer what is due by now; the timer is set again for what is not, judged by the same reading of the clock."""
         self._wake = None
-        self._offer()
-        if self._retries:
-            self._wake_up_later()
-
-    def _wake_up_later(self) -> None:
-        """Retries that are due go out as connections get free; this timer is for those that are not due yet."""
         now = self._loop.time()
-        later = [due for due, _, _ in self._retries if due > now]
-        if later:
-            self._wake = self._loop.call_at(min(later), self._woken)
+        self._offer()
+        later = min((due for due, _, _ in self._retries if due > now), default=None)
+        if later is not None:
+            self._wake = self._loop.call_at(later, self._woken)
 
     def _free_group(self, group: object) -> None:
         """The group's batch is done: what waited for it goes first."""
