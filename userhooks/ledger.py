@@ -92,7 +92,12 @@ class Ledger:
     @property
     def ok(self) -> bool:
         """Whether everything owed came, once, in order, and nothing else did."""
-        return not (self.repeats or self.foreigners or self.out_of_order or self.unknown or any(e.state == "lost" for e in self.entries))
+        return self.complete and not (self.repeats or self.foreigners or self.out_of_order or self.unknown)
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything owed came; what else may be wrong is left aside."""
+        return not any(entry.state == "lost" for entry in self.entries)
 
     def verdict(self) -> str:
         """One line: `500 committed, 167 expected, 167 received, 0 lost, 0 duplicated, 0 foreign, order kept, p99 3 ms`.

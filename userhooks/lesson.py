@@ -1,0 +1,245 @@
+"""A lesson's own users and inboxes, what a notebook does with them, and the ledger read from the database and the inboxes.
+
+How the two sides are judged is `ledger.py`; what subscribing and generating mean is in `subscriptions.py` and `generator.py`.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from userhooks.errors import InvalidInput, NotFound
+from userhooks.generator import Generated, generate
+from userhooks.ledger import Ledger, Owed, Receipt, Replay, Row, reconcile
+from userhooks.subscriptions import MISSING
+
+if TYPE_CHECKING:
+    from userhooks.inspector.client import Inbox
+    from userhooks.stack import Stack
+    from userhooks.subscriptions import BackfillHandle, Subscription
+
+USERS = ("ada", "ben", "cy")
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}", re.ASCII)
+_POLL = 0.1
+
+# A created_at may be null, as in the seed's table; such a row is older than any subscription.
+_ROWS = """
+    SELECT id, user_id, coalesce(created_at, 'epoch') FROM public.notifications
+    WHERE user_id IS NOT NULL AND (%(users)s::int[] IS NULL OR user_id = ANY(%(users)s::int[])) ORDER BY id
+"""
+_SUBSCRIBED_AT = "SELECT sequin_sink_id::text, created_at FROM public.webhook_subscriptions"
+_DELETE_USERS = "DELETE FROM public.users WHERE id = ANY(%s)"
+
+
+class Lesson:
+    """The users Ada, Ben and Cy of one lesson, and an inbox for each. Made by `Stack.lesson`.
+
+    Nobody else's users, rows, subscriptions or inboxes are touched. In the database a user is called like `lesson 01: ada`, and so is the
+    inbox. `user` is always one of `ada`, `ben`, `cy`; any other raises NotFound.
+
+        lesson = stack.lesson("01")
+        lesson.subscribe("ada", url=lesson.inbox("ada").url)
+        lesson.generate(rate=100, seconds=5)
+    """
+
+    def __init__(self, stack: Stack, name: str) -> None:
+        if not _NAME.fullmatch(name):
+            raise InvalidInput("name", f"The lesson's name is {name!r}.", "Use letters, digits, - and _, like 01.")
+        self.stack = stack
+        self.name = name
+        self._since: dict[str, datetime] = {}
+        self._replays: list[Replay] = []
+        self._remove()
+        self._users = {user: stack.database.create_user(self._label(user)) for user in USERS}
+        self._inboxes = {user: stack.inspector.inbox(self._label(user)) for user in USERS}
+
+    @property
+    def users(self) -> Mapping[str, int]:
+        """Name -> id in the table users."""
+        return dict(self._users)
+
+    def user(self, user: str) -> int:
+        """The user's id in the table users."""
+        self._require(user)
+        return self._users[user]
+
+    def inbox(self, user: str) -> Inbox:
+        """The inbox that is meant for this user's webhooks; subscribe its `url`."""
+        self._require(user)
+        return self._inboxes[user]
+
+    def subscribe(self, user: str, url: str) -> Subscription:
+        """Send the user's rows to `url` from now on; the same call again returns the same subscription.
+
+        Raises InvalidInput for a URL that is none, and what `Subscriptions.subscribe` raises.
+        """
+        subscription = self.stack.subscriptions.subscribe(self.user(user), url)
+        if subscription.created:
+            self._since[subscription.sink_id] = self._now()
+        return subscription
+
+    def subscriptions(self) -> list[Subscription]:
+        """The subscriptions of this lesson's users."""
+        return [subscription for user in self._users.values() for subscription in self.stack.subscriptions.list(user)]
+
+    def insert(self, user: str, text: str) -> int:
+        """Insert one notification for the user and return its id."""
+        return self.stack.database.insert_notifications([(self.user(user), text)])[0]
+
+    def generate(
+        self,
+        rate: float = 100,
+        seconds: float | None = None,
+        count: int | None = None,
+        *,
+        mix: Mapping[str, float] | None = None,
+        seed: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Generated:
+        """Write notifications for this lesson's users, `rate` rows a second, until `seconds` or `count` is reached or Stop is pressed.
+
+        `seed` makes the choice of users repeatable. `mix` and `progress` are those of `generator.generate`, as are the errors.
+
+            generated = lesson.generate(rate=100, seconds=5, seed=1)
+            print(generated.summary())
+            generated.per_user
+        """
+        users = list(self._users.values())
+        return generate(
+            self.stack.database_url, rate=rate, seconds=seconds, count=count, mix=mix, users=users, seed=seed, progress=progress
+        )
+
+    def backfill(self, user: str) -> BackfillHandle:
+        """Send all the user's rows that are there to the user's first subscription once more; `.wait()` for the end.
+
+        As `stack.backfill` does, and the ledger then expects those rows too. Raises NotFound when the user has no subscription.
+        """
+        subscriptions = self.stack.subscriptions.list(self.user(user))
+        if not subscriptions:
+            raise NotFound(
+                f"{user} has no subscription to backfill.", f'Run lesson.subscribe("{user}", url=lesson.inbox("{user}").url) first.'
+            )
+        started_at = self._now()
+        handle = self.stack.subscriptions.backfill(subscriptions[0].sink_name)
+        self._replays.append(Replay(subscriptions[0].sink_id, handle.id, started_at))
+        return handle
+
+    def ledger(self, wait: float = 10.0) -> Ledger:
+        """Hold every row of this lesson's users against what their inboxes received.
+
+        What is owed and has not come is given `wait` seconds more; 0 for a look at how it is now. Counts subscriptions to this lesson's
+        inboxes, rows that are still in the table, and backfills begun by `Lesson.backfill` and not cancelled.
+
+            ledger = lesson.ledger()
+            ledger.verdict()
+            ledger.frame()
+        """
+        deadline = time.monotonic() + wait
+        while True:
+            began = time.monotonic()
+            ledger = self._read()
+            ended = time.monotonic()
+            if ledger.complete or ended >= deadline:
+                return ledger
+            time.sleep(min(max(_POLL, ended - began), deadline - ended))
+
+    def close(self) -> None:
+        """Remove this lesson's users with their rows and subscriptions, and empty its inboxes."""
+        self._remove()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Lesson({self.name!r}, users {', '.join(self._users)})"
+
+    def _label(self, user: str) -> str:
+        return f"lesson {self.name}: {user}"
+
+    def _require(self, user: str) -> None:
+        if user not in self._users:
+            raise NotFound(f"This lesson has no user {user!r}.", f"Its users are {', '.join(self._users)}.")
+
+    def _now(self) -> datetime:
+        """The database's clock, which also dates the rows."""
+        with self.stack.database.connect() as connection:
+            row = connection.execute("SELECT clock_timestamp()").fetchone()
+            assert row is not None  # noqa: S101 - a SELECT of one expression has one row
+            now: datetime = row[0]
+            return now
+
+    def _read(self) -> Ledger:
+        inboxes = {self._inboxes[user].url for user in self._users}
+        subscriptions = [subscription for subscription in self.subscriptions() if subscription.url in inboxes]
+        received = [receipt for user, inbox in self._inboxes.items() for receipt in _receipts(inbox, {}, self._users[user])]
+        owed = _owed(self.stack, subscriptions, self._since)
+        live = {debt.sink_id for debt in owed}
+        replays = [replay for replay in self._replays if replay.sink_id in live and not self._is_cancelled(replay, subscriptions)]
+        return reconcile(_rows(self.stack, list(self._users.values())), received, owed, replays)
+
+    def _is_cancelled(self, replay: Replay, subscriptions: Iterable[Subscription]) -> bool:
+        sink_name = next(subscription.sink_name for subscription in subscriptions if subscription.sink_id == replay.sink_id)
+        return self.stack.subscriptions.find_backfill(sink_name, replay.backfill_id).state == "cancelled"
+
+    def _remove(self) -> None:
+        """What an earlier run of this lesson left, or this one made: sinks first, so that nothing is sent any more, inboxes last."""
+        labels = {self._label(user) for user in USERS}
+        database, subscriptions = self.stack.database, self.stack.subscriptions
+        users = [user_id for user_id, name in database.users() if name in labels]
+        for user_id in users:
+            for subscription in subscriptions.list(user_id):
+                if subscription.status != MISSING:
+                    subscriptions.unsubscribe(subscription.sink_name)
+        with database.connect() as connection:
+            connection.execute(_DELETE_USERS, [users])
+        for inbox in self.stack.inspector.inboxes():
+            if inbox.name in labels:
+                inbox.respond()
+                inbox.clear()
+
+
+def stack_ledger(stack: Stack) -> Ledger:
+    """Hold every row of every user against what the inboxes of the stack received, subscriptions to other URLs left out.
+
+    An inbox belongs to the users that are subscribed to it. What `Lesson.ledger` says of a lesson's users holds here for all.
+    """
+    inboxes = {inbox.url: inbox for inbox in stack.inspector.inboxes()}
+    subscriptions = [subscription for subscription in stack.subscriptions.list() if subscription.url in inboxes]
+    received: list[Receipt] = []
+    for url in {subscription.url for subscription in subscriptions}:
+        owners = {subscription.sink_id: subscription.user_id for subscription in subscriptions if subscription.url == url}
+        received += _receipts(inboxes[url], owners, otherwise=next(iter(owners.values())))
+    return reconcile(_rows(stack, None), received, _owed(stack, subscriptions, {}))
+
+
+def _receipts(inbox: Inbox, owners: Mapping[str, int], otherwise: int) -> list[Receipt]:
+    """Every message in the inbox, in the order of arrival; `owners` says by sink whose inbox it is."""
+    return [
+        Receipt(owners.get(message.sink_id, otherwise), request.seq, request.received_at, request.accepted, message)
+        for request in inbox.received()
+        for message in request.messages()
+    ]
+
+
+def _owed(stack: Stack, subscriptions: Iterable[Subscription], since: Mapping[str, datetime]) -> list[Owed]:
+    """What each subscription owes: everything from the moment it is known to be live, else from when its row was written."""
+    with stack.database.connect() as connection:
+        written = dict(connection.execute(_SUBSCRIBED_AT).fetchall())
+    return [
+        Owed(one.user_id, one.sink_id, one.sink_name, since.get(one.sink_id, written.get(one.sink_id, datetime.now(UTC))))
+        for one in subscriptions
+        if one.status != MISSING
+    ]
+
+
+def _rows(stack: Stack, users: list[int] | None) -> list[Row]:
+    with stack.database.connect() as connection:
+        return [Row(*row) for row in connection.execute(_ROWS, {"users": users})]
