@@ -62,8 +62,10 @@ def _boolean(raw: bytes) -> bytes:
 
 
 def _float(raw: bytes) -> bytes:
-    """Postgres' shortest form of a float is a JSON number, but for NaN and the infinities."""
-    return raw if raw[-1:].isdigit() else b'"%b"' % raw
+    """Postgres' shortest form is a JSON number, but for NaN and the infinities; whole numbers get `.0`, so that they stay floats."""
+    if raw[-1:].isdigit():
+        return raw if b"." in raw or b"e" in raw else raw + b".0"
+    return b'"%b"' % raw
 
 
 def _bytea(raw: bytes) -> bytes:

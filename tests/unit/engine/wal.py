@@ -1,0 +1,134 @@
+"""pgoutput messages for tests: written by hand from the documented format, or read from a real server's WAL."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+import psycopg
+from psycopg import sql
+
+from userhooks.engine.pgoutput import UNCHANGED, Insert, Relation, RowChange, Value, decode
+from userhooks.engine.rendering import Change, TableShape
+from userhooks.engine.resources import Column, Table
+from userhooks.engine.values import SESSION_SETTINGS, TypeCatalog
+
+POSTGRES_EPOCH_US = 946_684_800_000_000
+
+BUILT_IN = [
+    (16, "bool", "b", "B", 0, 0),
+    (17, "bytea", "b", "U", 0, 0),
+    (20, "int8", "b", "N", 0, 0),
+    (21, "int2", "b", "N", 0, 0),
+    (23, "int4", "b", "N", 0, 0),
+    (25, "text", "b", "S", 0, 0),
+    (114, "json", "b", "U", 0, 0),
+    (701, "float8", "b", "N", 0, 0),
+    (1007, "_int4", "b", "A", 23, 0),
+    (1009, "_text", "b", "A", 25, 0),
+    (1043, "varchar", "b", "S", 0, 0),
+    (1082, "date", "b", "D", 0, 0),
+    (1114, "timestamp", "b", "D", 0, 0),
+    (1184, "timestamptz", "b", "D", 0, 0),
+    (1186, "interval", "b", "T", 0, 0),
+    (1700, "numeric", "b", "N", 0, 0),
+    (2950, "uuid", "b", "U", 0, 0),
+    (3802, "jsonb", "b", "U", 0, 0),
+    (90001, "user_id", "d", "N", 0, 20),
+    (90002, "citext", "b", "S", 0, 0),
+]
+TYPES = TypeCatalog(BUILT_IN)
+OIDS = {row[1]: row[0] for row in BUILT_IN}
+
+
+def tuple_data(row: Sequence[Value]) -> bytes:
+    """TupleData of the format."""
+    parts = [struct.pack(">H", len(row))]
+    for value in row:
+        if value is None:
+            parts.append(b"n")
+        elif value is UNCHANGED:
+            parts.append(b"u")
+        else:
+            parts.append(b"t" + struct.pack(">I", len(value)) + value)
+    return b"".join(parts)
+
+
+def insert(oid: int, new: Sequence[Value]) -> bytes:
+    """An Insert message."""
+    return b"I" + struct.pack(">I", oid) + b"N" + tuple_data(new)
+
+
+def update(oid: int, new: Sequence[Value], old: Sequence[Value] | None = None, *, whole: bool = True) -> bytes:
+    """An Update message; with `old`, that is the whole row or the key."""
+    before = b"" if old is None else (b"O" if whole else b"K") + tuple_data(old)
+    return b"U" + struct.pack(">I", oid) + before + b"N" + tuple_data(new)
+
+
+def delete(oid: int, old: Sequence[Value], *, whole: bool = True) -> bytes:
+    """A Delete message."""
+    return b"D" + struct.pack(">I", oid) + (b"O" if whole else b"K") + tuple_data(old)
+
+
+def shape_of(columns: dict[str, str], key: Sequence[str] = (), *, name: str = "notifications", types: TypeCatalog = TYPES) -> TableShape:
+    """A table's shape from column names and type names."""
+    table = Table("public", name, tuple(Column(c, OIDS[t], -1) for c, t in columns.items()), tuple(key), "f")
+    return TableShape.of_table(table, types)
+
+
+def change_of(
+    shape: TableShape, message: bytes, *, lsn: int = 1000, index: int = 0, commit_us: int = 0, annotations: bytes | None = None
+) -> Change:
+    """The change that a message tells of a table."""
+    event = decode(message)
+    assert isinstance(event, RowChange)
+    return Change(shape, event, lsn, index, commit_us, annotations)
+
+
+def connect(url: str) -> psycopg.Connection:
+    """A session in which values look as they do to the engine."""
+    options = " ".join(f"-c {name}={value}" for name, value in SESSION_SETTINGS.items())
+    return psycopg.connect(url, autocommit=True, options=options)
+
+
+def catalog_of(connection: psycopg.Connection) -> TypeCatalog:
+    """The types of a real database."""
+    rows = connection.execute("SELECT oid::int8, typname, typtype::text, typcategory::text, typelem::int8, typbasetype::int8 FROM pg_type")
+    return TypeCatalog(rows.fetchall())
+
+
+def real_wal(connection: psycopg.Connection, *statements: str, setup: Sequence[str] = ()) -> list[bytes]:
+    """What pgoutput says of the statements, one transaction each; `setup` runs before the slot is made."""
+    for statement in setup:
+        connection.execute(statement)
+    connection.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+    slot = "wal_" + connection.info.dbname
+    connection.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [slot])
+    for statement in statements:
+        connection.execute(statement)
+    query = sql.SQL(
+        "SELECT data FROM pg_logical_slot_get_binary_changes({}, NULL, NULL,"
+        " 'proto_version', '1', 'publication_names', 'everything', 'messages', 'true')"
+    ).format(sql.Literal(slot))
+    messages = [row[0] for row in connection.execute(query)]
+    connection.execute("SELECT pg_drop_replication_slot(%s)", [slot])
+    connection.execute("DROP PUBLICATION everything")
+    return messages
+
+
+def changes_in(messages: Sequence[bytes], types: TypeCatalog, keys: dict[str, Sequence[str]]) -> list[Change]:
+    """The row changes of real WAL; `keys` are the primary keys by table."""
+    shapes: dict[int, TableShape] = {}
+    changes = []
+    for message in messages:
+        event = decode(message)
+        if isinstance(event, Relation):
+            shapes[event.oid] = TableShape(event, keys.get(event.name, ()), types)
+        elif isinstance(event, RowChange):
+            changes.append(Change(shapes[event.relation_oid], event, 1000, len(changes), 0, None))
+    return changes
+
+
+def inserted(messages: Sequence[bytes]) -> list[list[Value]]:
+    """The new rows of all inserts."""
+    return [event.new for event in map(decode, messages) if isinstance(event, Insert)]
