@@ -1,0 +1,244 @@
+"""A lesson on a real stack: what it makes, what its ledger says, what it leaves behind; and the demo, which is one lesson."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import httpx
+import orjson
+import pytest
+
+from userhooks import demo
+from userhooks.errors import InvalidInput, NotFound
+from userhooks.generator import Generated
+from userhooks.home import Home
+from userhooks.lesson import USERS, Lesson, stack_ledger
+from userhooks.settings import PORT_VARIABLES, Settings
+from userhooks.stack import Stack
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    home = tmp_path_factory.mktemp("lesson") / "home"
+    stack = Stack.start(Settings.from_env({"USERHOOKS_HOME": str(home), **dict.fromkeys(PORT_VARIABLES.values(), "0")}))
+    try:
+        yield stack
+    finally:
+        stack.stop()
+        stack.sequin.close()
+        stack.inspector.close()
+        Home(home).remove()
+
+
+@pytest.fixture
+def lesson(stack: Stack) -> Iterator[Lesson]:
+    with stack.lesson("01") as lesson:
+        yield lesson
+
+
+def subscribe_all(lesson: Lesson) -> None:
+    for user in USERS:
+        lesson.subscribe(user, url=lesson.inbox(user).url)
+
+
+def state_of(stack: Stack) -> dict[str, Any]:
+    return {
+        "users": stack.database.users(),
+        "subscriptions": stack.subscriptions.list(),
+        "sinks": sorted(sink.name for sink in stack.sequin.sinks()),
+        "endpoints": sorted(endpoint.name for endpoint in stack.sequin.endpoints()),
+        "inboxes": {inbox.name: inbox.count() for inbox in stack.inspector.inboxes()},
+    }
+
+
+# --- the way of a lesson ---------------------------------------------------------------------------------------------------
+
+
+def test_a_subscriber_gets_all_of_their_rows_and_the_ledger_says_so(lesson: Lesson) -> None:
+    inbox = lesson.inbox("ada")
+    subscription = lesson.subscribe("ada", url=inbox.url)
+    assert subscription.user_id == lesson.user("ada") == lesson.users["ada"]
+    generated = lesson.generate(rate=1000, count=500, seed=1)
+    expected = generated.per_user[lesson.user("ada")]
+    verdict = lesson.ledger().verdict()
+    counted = f"500 committed, {expected} expected, {expected} received, 0 lost, 0 duplicated, 0 foreign, order kept"
+    assert re.fullmatch(rf"{counted}, p99 \d+ ms", verdict)
+    assert {message.user_id for message in inbox.wait_for(expected)} == {lesson.user("ada")}
+    assert repr(lesson) == "Lesson('01', users ada, ben, cy)"
+
+
+def test_one_inserted_row_arrives_with_its_text(lesson: Lesson) -> None:
+    lesson.subscribe("ben", url=lesson.inbox("ben").url)
+    row = lesson.insert("ben", "Hello, Ben")
+    (message,) = lesson.inbox("ben").wait_for(1)
+    assert (message.record["id"], message.record["message"]) == (row, "Hello, Ben")
+
+
+def test_the_same_seed_gives_the_same_users_the_same_share(lesson: Lesson) -> None:
+    shares = [list(lesson.generate(rate=1000, count=100, seed=5).per_user.values()) for _ in range(2)]
+    assert shares[0] == shares[1]
+
+
+def test_history_is_owed_only_to_a_backfill_and_then_all_of_it(lesson: Lesson) -> None:
+    generated = lesson.generate(rate=1000, count=200, seed=2)
+    lesson.subscribe("cy", url=lesson.inbox("cy").url)
+    before = lesson.ledger()
+    assert before.verdict().startswith("200 committed, 0 expected, 0 received, 0 lost")
+    lesson.backfill("cy").wait()
+    history = generated.per_user[lesson.user("cy")]
+    assert lesson.ledger().verdict().endswith(f"; backfill: {history} expected, {history} received, 0 lost")
+    assert lesson.ledger().ok
+
+
+def test_changes_of_rows_keep_the_ledger_good(lesson: Lesson) -> None:
+    subscribe_all(lesson)
+    generated = lesson.generate(rate=2000, count=1_000, mix={"insert": 3, "update": 2, "delete": 1}, seed=3)
+    ledger = lesson.ledger()
+    assert ledger.verdict().startswith(f"{generated.inserted - generated.deleted} committed")
+    assert ledger.complete
+    assert not ledger.foreigners
+
+
+# --- when something is wrong -----------------------------------------------------------------------------------------------
+
+
+def test_a_receiver_that_refuses_everything_shows_as_lost(lesson: Lesson) -> None:
+    lesson.inbox("ada").respond(status=500)
+    lesson.subscribe("ada", url=lesson.inbox("ada").url)
+    row = lesson.insert("ada", "never taken")
+    ledger = lesson.ledger(wait=0.3)
+    assert ledger.verdict() == "1 committed, 1 expected, 0 received, 1 lost, 0 duplicated, 0 foreign, order kept"
+    assert ledger.lost()["row"].to_list() == [row]
+
+
+def test_a_user_subscribed_to_anothers_inbox_shows_as_foreign(lesson: Lesson) -> None:
+    lesson.subscribe("ben", url=lesson.inbox("ada").url)
+    row = lesson.insert("ben", "for Ben only")
+    lesson.inbox("ada").wait_for(1)
+    ledger = lesson.ledger(wait=0)
+    assert "1 foreign" in ledger.verdict()
+    assert ledger.problems()[-1].startswith(f"foreign: insert of row {row} of user {lesson.user('ben')} reached the inbox of user")
+
+
+def test_a_body_that_is_no_message_is_left_aside(lesson: Lesson) -> None:
+    lesson.subscribe("ada", url=lesson.inbox("ada").url)
+    httpx.post(lesson.inbox("ada").url, content=b"hello", trust_env=False)
+    lesson.insert("ada", "one")
+    assert lesson.ledger().verdict().startswith("1 committed, 1 expected, 1 received, 0 lost, 0 duplicated, 0 foreign")
+
+
+def test_an_unknown_user_is_named_with_those_that_there_are(lesson: Lesson) -> None:
+    for call in (
+        lesson.user,
+        lesson.inbox,
+        lesson.backfill,
+        lambda user: lesson.insert(user, "x"),
+        lambda user: lesson.subscribe(user, "x"),
+    ):
+        with pytest.raises(NotFound, match="no user 'dee'") as caught:
+            call("dee")
+        assert caught.value.remedy == "Its users are ada, ben, cy."
+
+
+def test_a_backfill_without_a_subscription_says_how_to_get_one(lesson: Lesson) -> None:
+    with pytest.raises(NotFound, match="ada has no subscription") as caught:
+        lesson.backfill("ada")
+    assert 'lesson.subscribe("ada"' in caught.value.remedy
+
+
+@pytest.mark.parametrize("name", ["", "a b", "x" * 41, "é", "01:"])
+def test_a_name_that_no_lesson_can_have_is_refused(stack: Stack, name: str) -> None:
+    with pytest.raises(InvalidInput):
+        stack.lesson(name)
+
+
+# --- what it leaves behind -------------------------------------------------------------------------------------------------
+
+
+def test_a_lesson_that_is_closed_leaves_empty_inboxes_and_nothing_else(stack: Stack) -> None:
+    stack.lesson("02").close()
+    before = state_of(stack)
+    with stack.lesson("02") as lesson:
+        subscribe_all(lesson)
+        lesson.generate(rate=1000, count=30)
+        assert lesson.ledger().ok
+        lesson.inbox("ada").respond(status=500)
+    assert state_of(stack) == before
+    assert httpx.post(lesson.inbox("ada").url, content=b"x", trust_env=False).status_code == 200
+
+
+def test_a_lesson_begins_empty_after_an_interrupted_run_and_touches_no_other(stack: Stack) -> None:
+    with stack.lesson("03") as other, stack.lesson("03-b") as similar:
+        outsider = stack.database.create_user("lesson 03: dee")
+        for lesson in (other, similar):
+            subscribe_all(lesson)
+            lesson.insert("ada", "kept")
+            assert lesson.ledger().ok
+        before = state_of(stack)
+        stack.lesson("04").subscribe("ada", url="http://127.0.0.1:9/interrupted")
+        again = stack.lesson("04")
+        assert stack.database.user_exists(outsider)
+        assert again.subscriptions() == []
+        assert [lesson.ledger(wait=0).verdict().split(",")[2] for lesson in (other, similar)] == [" 1 received", " 1 received"]
+        again.close()
+        after = state_of(stack)
+        for user in USERS:
+            del after["inboxes"][f"lesson 04: {user}"]
+        assert after == before
+
+
+def test_the_stacks_ledger_covers_all_users_with_an_inbox(stack: Stack) -> None:
+    with stack.lesson("05") as one, stack.lesson("06") as two:
+        subscribe_all(one)
+        two.subscribe("ada", url=two.inbox("ada").url)
+        two.subscribe("ben", url="http://127.0.0.1:9/elsewhere")
+        for lesson in (one, two):
+            lesson.insert("ada", "x")
+            lesson.insert("ben", "x")
+            lesson.inbox("ada").wait_for(1)
+        one.inbox("ben").wait_for(1)
+        assert stack_ledger(stack).verdict().startswith("4 committed, 3 expected, 3 received, 0 lost, 0 duplicated, 0 foreign")
+
+
+# --- the demo --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_demo_ends_with_a_good_verdict_and_removes_what_it_made(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+    users = stack.database.users()
+    assert demo.run(stack, rate=200, seconds=1) is True
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(
+        r"200 committed, 200 expected, 200 received, 0 lost, 0 duplicated, 0 foreign, order kept, p99 \d+ ms; "
+        r"backfill: 200 expected, 200 received, 0 lost",
+        lines[-1],
+    )
+    assert stack.database.users() == users
+    assert stack.subscriptions.list() == []
+
+
+class Leaky(Lesson):
+    """A lesson in which one of Ada's rows is sent to Ben as well."""
+
+    def generate(self, *args: Any, **options: Any) -> Generated:
+        generated = super().generate(*args, **options)
+        message = self.inbox("ada").wait_for(1)[0]
+        body = {"record": message.record, "changes": None, "action": message.action, "metadata": message.metadata}
+        httpx.post(self.inbox("ben").url, content=orjson.dumps({"data": [body]}), trust_env=False)
+        return generated
+
+
+def test_a_demo_that_leaks_fails_and_names_the_row(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+    leaky = cast("Stack", SimpleNamespace(lesson=lambda name: Leaky(stack, name)))
+    try:
+        assert demo.run(leaky, rate=100, seconds=0.5) is False
+        output = capsys.readouterr().out
+        ada, ben = (next(number for number, name in stack.database.users() if name == f"lesson demo: {user}") for user in ("ada", "ben"))
+        assert re.search(
+            rf"foreign: insert of row \d+ of user {ada} reached the inbox of user {ben} through user-{ada}-notifications", output
+        )
+        assert ", 1 foreign," in output.splitlines()[-1]
+    finally:
+        stack.lesson("demo").close()
