@@ -13,6 +13,7 @@ import pytest
 from psycopg import sql
 
 from tests.ports import free_port
+from tests.receiver import Receiver
 from tests.waiting import eventually
 from userhooks.postgres import PostgresServer
 
@@ -41,6 +42,14 @@ def database_url(postgres_server: PostgresServer) -> Iterator[str]:
     with psycopg.connect(postgres_server.url(), autocommit=True) as admin:
         _drop_slots(admin, name)
         admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A plain webhook receiver that answers 200 until a test says otherwise."""
+    one = Receiver()
+    yield one
+    one.close()
 
 
 def _drop_slots(admin: psycopg.Connection, database: str) -> None:

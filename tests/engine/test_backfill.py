@@ -8,8 +8,8 @@ from typing import Any
 
 import psycopg
 
-from tests.engine.conftest import Receiver
 from tests.engine_program import EngineProgram
+from tests.receiver import Receiver
 from tests.waiting import eventually
 
 Connection = psycopg.Connection[Any]

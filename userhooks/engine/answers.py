@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from userhooks.engine.resources import ApiKey, Backfill, Catalog, Database, Function, HttpEndpoint, Sink, TableName
@@ -38,8 +37,9 @@ def obscured(secret: str) -> str:
     return secret[:3] + "*" * min(n - 4, 20) + secret[-1]
 
 
-def sink(one: Sink, catalog: Catalog, backfills: Iterable[Backfill]) -> dict[str, Any]:
+def sink(one: Sink, catalog: Catalog) -> dict[str, Any]:
     """A sink, without its health."""
+    backfills = [b for b in catalog.backfills.values() if b.sink_id == one.id and b.state in ("active", "paused")]
     answer: dict[str, Any] = {
         "id": one.id,
         "name": one.name,
@@ -58,7 +58,7 @@ def sink(one: Sink, catalog: Catalog, backfills: Iterable[Backfill]) -> dict[str
         "timestamp_format": one.timestamp_format,
         "max_retry_count": one.max_retry_count,
         "load_shedding_policy": one.load_shedding_policy,
-        "active_backfills": [backfill(b, one) for b in backfills if b.state in ("active", "paused")],
+        "active_backfills": [backfill(b, one) for b in backfills],
     }
     if one.filters is not None:
         return answer | _as_of_0_9_4(one, catalog)

@@ -93,7 +93,7 @@ class Api:
             backfill + "/{id}": {"GET": self.get_backfill, "PUT": self.update_backfill, "PATCH": self.update_backfill},
             database: {"GET": self.list_databases},
             database + "/{name}": {"GET": self.get_database},
-            database + "/{name}/test_connection": {"POST": self.test_connection},
+            database + "/{name}/test_connection": {"POST": self.try_connection},
             database + "/{name}/refresh_tables": {"POST": self.refresh_tables},
             keys: {"GET": self.list_keys, "POST": self.create_key},
             keys + "/{id}": {"DELETE": self.delete_key},
@@ -190,8 +190,7 @@ class Api:
     # --- sinks ---------------------------------------------------------------------------------------------------------
 
     def _shown(self, one: Sink, *, health: bool) -> dict[str, Any]:
-        backfills = [b for b in self.catalog.backfills.values() if b.sink_id == one.id]
-        shown = answers.sink(one, self.catalog, backfills)
+        shown = answers.sink(one, self.catalog)
         return shown | {"health": self.engine.health(one)} if health else shown
 
     async def list_sinks(self, _: Request, __: dict[str, Any]) -> Any:
@@ -282,7 +281,7 @@ class Api:
         self._check_database(request)
         return self._shown_database()
 
-    async def test_connection(self, request: Request, _: dict[str, Any]) -> Any:
+    async def try_connection(self, request: Request, _: dict[str, Any]) -> Any:
         """Whether Postgres answers."""
         self._check_database(request)
         problem = await self.engine.check_database()

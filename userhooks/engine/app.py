@@ -385,10 +385,10 @@ class Engine:
             if starts:
                 await self._start_sink(sink)
                 return
-            await self._write(self._store.save, sink)
+            number = await self._write(self._store.save, sink)
             self.catalog.sinks[sink.id] = sink
             if before is None:
-                self._put_in_force(sink, await self._number(sink), start_lsn=0)
+                self._put_in_force(sink, number)
                 return
             delivery = self._deliveries[sink.id]
             if sink.status == "disabled":
@@ -406,34 +406,33 @@ class Engine:
     async def _start_sink(self, sink: Sink) -> None:
         before = self.catalog.sinks.get(sink.id)
         number = await self._write(self._store.save, before or replace(sink, status="disabled"))
-        old = self._deliveries.pop(sink.id, None)
-        if old is not None:
-            old.close()
         self._start_lsns[sink.id] = 0
-        self._put_in_force(sink, number, held=True)
+        if before is None:
+            self._put_in_force(sink, number, held=True)
+        else:
+            self._deliveries[sink.id].hold()
+            self._deliveries[sink.id].configure(sink, self.catalog.endpoints[sink.endpoint_id], self._form(sink))
+            self._route(sink)
+        delivery = self._deliveries[sink.id]
         try:
             start_lsn = await self._ask(tables.insert_lsn)
             await self._write(self._store.save, sink, start_lsn=start_lsn)
         except BaseException:
             self._router.remove(sink.id)
-            self._deliveries.pop(sink.id).drop()
+            delivery.drop()
             if before is None:
+                del self._deliveries[sink.id]
                 await self._write(self._store.delete, [sink.id])
             else:
-                self._put_in_force(before, number)
+                delivery.configure(before, self.catalog.endpoints[before.endpoint_id], self._form(before))
             raise
         self.catalog.sinks[sink.id] = sink
         self._created[sink.id] = time.monotonic()
         self._start_lsns[sink.id] = start_lsn
         self._route(sink)
-        self._deliveries[sink.id].release(start_lsn)
+        delivery.release(start_lsn)
 
-    async def _number(self, sink: Sink) -> int:
-        return await self._write(self._store.save, sink)
-
-    def _put_in_force(self, sink: Sink, number: int, *, held: bool = False, start_lsn: int | None = None) -> None:
-        if start_lsn is not None:
-            self._start_lsns[sink.id] = start_lsn
+    def _put_in_force(self, sink: Sink, number: int, *, held: bool = False) -> None:
         self._deliveries[sink.id] = SinkDelivery(
             sink,
             self.catalog.endpoints[sink.endpoint_id],

@@ -164,6 +164,7 @@ class BackfillRun:
                 while await self._next_page(connection):
                     pass
                 await self._until(lambda: not self._pages)
+                await counting
             finally:
                 counting.cancel()
                 await asyncio.gather(counting, return_exceptions=True)

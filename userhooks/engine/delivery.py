@@ -125,6 +125,10 @@ class SinkDelivery:
         for message in self._waiting():
             message.unjudged = True
 
+    def hold(self) -> None:
+        """Keep back everything until `release`."""
+        self._held = True
+
     def release(self, start_lsn: int) -> None:
         """End the hold: the sink owes what committed at or after `start_lsn`, and nothing of before."""
         for message in [m for m in self._ready if m.change.commit_lsn < start_lsn]:

@@ -172,6 +172,8 @@ def wal_forms(shape: TableShape, equality: Equality) -> tuple[Value, ...] | None
     if not types.is_scalar(type_oid):
         return None
     base = types.base(type_oid)
+    if equality.as_text and not isinstance(wanted, str):
+        return ()
     if not equality.as_text and wanted is None:
         return (None,)
     nulls: tuple[Value, ...] = (None,) if equality.as_text and wanted == "" else ()
@@ -180,7 +182,7 @@ def wal_forms(shape: TableShape, equality: Equality) -> tuple[Value, ...] | None
         return (b"%d" % int(wanted),) if is_whole else ()
     if base == BOOLEAN:
         words = {"true": True, "false": False}
-        flag = words.get(wanted) if equality.as_text and isinstance(wanted, str) else wanted
+        flag = words.get(wanted) if equality.as_text else wanted
         return (b"t" if flag else b"f",) if isinstance(flag, bool) else nulls
     if base in INTEGERS or types.is_text(type_oid):
         if not isinstance(wanted, str):

@@ -1,0 +1,1 @@
+"""The local engine held against recorded exchanges of real Sequin servers."""

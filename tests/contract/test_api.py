@@ -1,0 +1,293 @@
+"""The Management API: recorded exchanges of Sequin 0.14.6, and of 0.9.4 those with column filters, replayed against the engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+import yaml
+
+from tests.contract.exchanges import Bindings, Exchange, read
+from tests.engine_program import EngineProgram
+from tests.receiver import Receiver
+from tests.waiting import eventually
+from userhooks.database import Database
+
+TOKEN = "local-measuring-token"
+RECORDED_RECEIVER = {"0.14.6": "127.0.0.1:9912", "0.9.4": "127.0.0.1:9911"}
+RECORDED_DATABASE = {"port": 25433, "database": "postgres"}
+ROWS = 303
+
+
+class Server:
+    """The engine as the recorded server was found: token, database, slot and publication by the same names, the same tables and rows."""
+
+    def __init__(self, program: EngineProgram, receiver: Receiver, database: psycopg.Connection[Any]) -> None:
+        self.program = program
+        self.receiver = receiver
+        self.database = database
+        self.bindings = Bindings()
+
+    def send(self, exchange: Exchange, version: str) -> httpx.Response:
+        here = self.receiver.url.removeprefix("http://")
+        body = self.bindings.translate(exchange.body).replace(RECORDED_RECEIVER[version], here)
+        headers = [(name, value) for name, value in exchange.headers if name.lower() not in ("host", "content-length")]
+        path = self.bindings.translate(exchange.path)
+        return httpx.request(exchange.method, self.program.url + path, headers=headers, content=body.encode() or None, timeout=10)
+
+    def disagreement(self, exchange: Exchange, answer: httpx.Response, version: str) -> str | None:
+        """How an answer differs from the recorded one, or None."""
+        if answer.status_code != exchange.status:
+            return f"status {exchange.status} recorded, {answer.status_code} present: {answer.text}"
+        recorded_type = (exchange.content_type or "").partition(";")[0]
+        if answer.headers.get("content-type", "").partition(";")[0] != recorded_type:
+            return f"content type {recorded_type!r} recorded, {answer.headers.get('content-type')!r} present"
+        if exchange.json is None:
+            return None if answer.text == exchange.answer else f"{exchange.answer!r} recorded, {answer.text!r} present"
+        return self.bindings.disagreement(self._here(exchange.json, version), answer.json())
+
+    def _here(self, recorded: Any, version: str) -> Any:
+        """The recorded answer with this test's receiver and database in place of the recorded ones."""
+        if isinstance(recorded, dict):
+            out = {key: self._here(value, version) for key, value in recorded.items()}
+            if "slot" in out or "replication_slots" in out:
+                info = self.database.info
+                out |= {"port": info.port, "database": info.dbname}
+            return out
+        if isinstance(recorded, list):
+            return [self._here(one, version) for one in recorded]
+        if isinstance(recorded, str):
+            return recorded.replace(RECORDED_RECEIVER[version], self.receiver.url.removeprefix("http://"))
+        return recorded
+
+
+@pytest.fixture
+def server(database_url: str, tmp_path: Path, receiver: Receiver) -> Iterator[Server]:
+    Database(database_url).set_up(None)
+    with psycopg.connect(database_url, autocommit=True) as database:
+        database.execute("alter table notifications replica identity default")
+        database.execute("create publication sequin_pub for tables in schema public")
+        # one row of the recorded number is inserted while the exchanges run
+        database.execute("insert into notifications (user_id, message) select 1, 'x' from generate_series(1, %s)", (ROWS - 1,))
+        program = EngineProgram(database_url, tmp_path, publication="sequin_pub", slot="sequin_slot", api_token=TOKEN)
+        program.http.headers["authorization"] = f"Bearer {TOKEN}"
+        program.start()
+        try:
+            yield Server(program, receiver, database)
+        finally:
+            program.stop()
+
+
+# --- steps that were made between the recorded ones --------------------------------------------------------------------
+
+SINK: dict[str, Any] = {
+    "status": "active",
+    "database": "postgres",
+    "table": "public.notifications",
+    "destination": {"type": "webhook", "http_endpoint": "user-1-endpoint"},
+}
+LATEST = "/api/sinks/user-1-notifications/backfills"
+
+
+def delete_all_but(s: Server, kept: str) -> None:
+    for sink in s.program.ask("GET", "/api/sinks")["data"]:
+        if sink["name"] != kept:
+            s.program.ask("DELETE", f"/api/sinks/{sink['name']}")
+
+
+def deliver_one_row(s: Server) -> None:
+    s.database.execute("insert into notifications (user_id, message) values (1, 'x')")
+    s.receiver.wait_for(1)
+    s.receiver.gate.clear()
+
+
+def let_the_backfill_finish(s: Server) -> None:
+    s.receiver.gate.set()
+    eventually(lambda: s.program.ask("GET", LATEST)["data"][0]["state"] == "completed")
+    s.receiver.gate.clear()
+
+
+def await_count(s: Server) -> None:
+    eventually(lambda: s.program.ask("GET", LATEST)["data"][0]["rows_initial_count"] == ROWS)
+
+
+def cancel_latest(s: Server) -> None:
+    await_count(s)
+    s.program.ask("PATCH", f"{LATEST}/{s.program.ask('GET', LATEST)['data'][0]['id']}", {"state": "cancelled"})
+
+
+def patch_sink(sink: str, **fields: Any) -> Callable[[Server], None]:
+    return lambda s: s.program.ask("PATCH", f"/api/sinks/{sink}", fields) and None
+
+
+def create_sink(name: str, **fields: Any) -> Callable[[Server], None]:
+    return lambda s: s.program.ask("POST", "/api/sinks", {"name": name, **SINK, **fields}) and None
+
+
+BEFORE: dict[str, list[Callable[[Server], None]]] = {
+    "017": [lambda s: s.program.ask("POST", "/api/api_keys", {"name": "local", "token": "another"}) and None],
+    "040": [lambda s: s.program.endpoint("x10", f"http://user:secret@{s.receiver.url.removeprefix('http://')}/ok")],
+    "059": [lambda s: s.program.ask("DELETE", "/api/sinks/user-1-notifications") and None],
+    "064": [create_sink("case-1")],
+    "068": [create_sink("case-5")],
+    "071": [create_sink("case-8")],
+    "076": [create_sink("case-13", actions=[])],
+    "122": [lambda s: delete_all_but(s, "user-1-notifications")],
+    "127": [deliver_one_row],
+    "139": [patch_sink("user-1-renamed", name="user-1-notifications")],
+    "153": [await_count],
+    "157": [let_the_backfill_finish],
+    "174": [cancel_latest],
+    "175": [patch_sink("user-1-notifications", status="paused")],
+    "176": [await_count],
+    "177": [patch_sink("user-1-notifications", status="disabled")],
+    "179": [patch_sink("user-1-notifications", status="active"), await_count],
+    "184": [],
+}
+
+# --- differences that are kept on purpose; DIFFERENCES.md gives the reasons ---------------------------------------------
+
+
+def refused_in_words(answer: httpx.Response) -> bool:
+    return (answer.status_code == 422 and len(answer.json()["summary"]) > 20) or "validation_errors" in answer.json()
+
+
+def taken_with_filters(answer: httpx.Response) -> bool:
+    return answer.status_code == 200 and answer.json()["filters"] == [{"column_name": "user_id", "operator": "==", "comparison_value": 1.0}]
+
+
+def only_the_new_function(answer: httpx.Response) -> bool:
+    changes = answer.json()["changes"]
+    return answer.status_code == 200 and [(c["resource_type"], c["action"], c["new"]["name"]) for c in changes] == [
+        ("function", "create", "only-user-1")
+    ]
+
+
+def functions_only(answer: httpx.Response) -> bool:
+    recorded = {
+        "name": "only-user-1",
+        "type": "filter",
+        "description": None,
+        "function": {
+            "type": "filter",
+            "code": 'def filter(action, record, changes, metadata) do\n  record["user_id"] == 1\nend',
+        },
+    }
+    return answer.status_code == 200 and answer.json() == {"resources": [recorded]}
+
+
+def in_todays_shape(answer: httpx.Response) -> bool:
+    return answer.status_code == 200 and answer.json()["filter"] == "none" and "filters" not in answer.json()
+
+
+def applied(answer: httpx.Response) -> bool:
+    return answer.status_code == 200 and answer.json()["filters"][0]["comparison_value"] == 2.0
+
+
+DIFFERENT: dict[str, dict[str, Callable[[httpx.Response], bool]]] = {
+    "0.14.6": {
+        "031": refused_in_words,
+        "032": refused_in_words,
+        "058": taken_with_filters,
+        "082": refused_in_words,
+        "083": refused_in_words,
+        "118": only_the_new_function,
+        "119": functions_only,
+    },
+    "0.9.4": {
+        "109": in_todays_shape,
+        "110": refused_in_words,
+        "111": refused_in_words,
+        "113": refused_in_words,
+        "131": refused_in_words,
+        "133": refused_in_words,
+        "153": applied,
+    },
+}
+
+
+def replay(server: Server, version: str, exchanges: list[Exchange]) -> list[str]:
+    """Run the exchanges in order and return what does not agree."""
+    wrong = []
+    for exchange in exchanges:
+        number = exchange.name[:3]
+        for step in BEFORE.get(number, []) if version == "0.14.6" else []:
+            step(server)
+        different = DIFFERENT[version].get(number)
+        if different is not None:
+            answer = server.send(exchange, version)
+            if not different(answer):
+                wrong.append(f"{exchange.name}: the difference is not the one that is kept: {answer.status_code} {answer.text}")
+            continue
+        problem = attempt(server, exchange, version)
+        if problem:
+            wrong.append(f"{exchange.name}: {problem}")
+    return wrong
+
+
+def attempt(server: Server, exchange: Exchange, version: str) -> str | None:
+    """Send and compare; a GET is repeated for a while, since health and counters move by themselves."""
+    if exchange.name.startswith("179"):
+        return exported(server, exchange, version)
+
+    def once() -> str | None:
+        return server.disagreement(exchange, server.send(exchange, version), version)
+
+    if exchange.method != "GET":
+        return once()
+    problem: list[str | None] = [None]
+
+    def agrees() -> bool:
+        problem[0] = once()
+        return problem[0] is None
+
+    try:
+        eventually(agrees, within=4)
+    except AssertionError:
+        return problem[0]
+    return None
+
+
+def exported(server: Server, exchange: Exchange, version: str) -> str | None:
+    """The export is YAML with free key order: compare what it says."""
+    answer = server.send(exchange, version)
+    recorded, present = (yaml.safe_load(body["yaml"]) for body in (exchange.json, answer.json()))
+    for side in (recorded, present):
+        for sink in side["sinks"]:
+            for backfill in sink["active_backfills"]:
+                backfill.pop("inserted_at"), backfill.pop("updated_at")
+        side["data"] = side.pop("http_endpoints")
+    recorded = json.loads(json.dumps(recorded).replace(RECORDED_RECEIVER[version], server.receiver.url.removeprefix("http://")))
+    recorded["databases"][0] |= {"port": server.database.info.port, "database": server.database.info.dbname}
+    return server.bindings.disagreement(recorded, present)
+
+
+def test_it_answers_as_sequin_0_14_6(server: Server) -> None:
+    exchanges = read("0.14.6")
+    assert len(exchanges) > 120
+    assert replay(server, "0.14.6", exchanges) == []
+
+
+def test_it_takes_the_column_filters_of_0_9_4(server: Server) -> None:
+    exchanges = read("0.9.4")
+    server.program.endpoint("user-1-endpoint", f"{server.receiver.url}/ok/user-1")
+    first, others = exchanges[:1], exchanges[1:]
+    assert first[0].name.startswith("058")
+    assert replay(server, "0.9.4", first) == []
+    server.program.ask("PATCH", "/api/sinks/user-1-notifications", {"batch_size": 25})
+    deliver_one_row(server)
+    assert replay(server, "0.9.4", others) == []
+
+
+def test_the_differences_file_names_each_deliberate_one() -> None:
+    text = (Path(__file__).parents[2] / "userhooks" / "engine" / "DIFFERENCES.md").read_text(encoding="utf-8")
+    for version, numbers in DIFFERENT.items():
+        for number in numbers:
+            assert f"`{version}` {number}" in text or any(f"`{version}` " in line and number in line for line in text.splitlines()), (
+                f"{version} {number} is not named"
+            )

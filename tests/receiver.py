@@ -1,0 +1,79 @@
+"""A webhook receiver as anybody might write it: plain HTTP, real sockets, nothing of this project."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from tests.waiting import eventually
+
+
+@dataclass(frozen=True)
+class Received:
+    """One request: the path, the messages of its body, and the status it was answered with."""
+
+    path: str
+    headers: list[tuple[str, str]]
+    messages: list[dict[str, Any]]
+    status: int
+
+
+Script = Callable[[str, list[dict[str, Any]]], int]
+
+
+class Receiver:
+    """A webhook receiver on a free port; `script` decides the status from the path and the messages, 200 by default."""
+
+    def __init__(self) -> None:
+        self.requests: list[Received] = []
+        self.script: Script = lambda path, messages: 200
+        self.gate = threading.Event()
+        self.gate.set()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                messages = body.get("data", [body])
+                outer.gate.wait(30)
+                status = outer.script(self.path, messages)
+                outer.requests.append(Received(self.path, list(self.headers.items()), messages, status))
+                self.send_response(status)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self.gate.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def messages(self, path: str = "") -> list[dict[str, Any]]:
+        """The messages of requests that were answered 2xx, below a path."""
+        return [m for r in list(self.requests) if r.path.startswith(path) and 200 <= r.status < 300 for m in r.messages]
+
+    def ids(self, path: str = "") -> list[int]:
+        return [m["record"]["id"] for m in self.messages(path)]
+
+    def wait_for(self, count: int, path: str = "", within: float = 15) -> list[dict[str, Any]]:
+        eventually(
+            lambda: len(self.messages(path)) >= count,
+            within=within,
+            what=f"{count} messages at {path or '/'}, now {len(self.messages(path))}",
+        )
+        return self.messages(path)
