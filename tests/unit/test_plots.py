@@ -1,0 +1,157 @@
+"""The plots: what they show, what they say, and that they leave nothing behind."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from userhooks import plots
+from userhooks.ledger import Entry, Ledger
+
+START = datetime(2026, 11, 23, 12, tzinfo=UTC)
+PLOTS = [plots.delivery_rate, plots.latency_over_time, plots.latency_distribution, plots.backlog]
+
+
+def row(number: int, seconds: float, latency_ms: float | None, **fields: Any) -> Entry:
+    committed = START + timedelta(seconds=seconds)
+    received = None if latency_ms is None else committed + timedelta(milliseconds=latency_ms)
+    state = "lost" if latency_ms is None else "received"
+    return Entry(number, 1, "user-1-notifications", False, state, committed, received, latency_ms)._replace(**fields)
+
+
+def frame(entries: Sequence[Entry]) -> pd.DataFrame:
+    return Ledger(len(entries), entries, (), (), (), ()).frame()
+
+
+STEADY = [row(number, number / 100, 1 + number % 4) for number in range(500)]
+
+
+def drawn(plot: Callable[[pd.DataFrame, Axes], Axes], entries: Sequence[Entry]) -> Axes:
+    ax = Figure().add_subplot()
+    assert plot(frame(entries), ax) is ax
+    ax.figure.canvas.draw()
+    return ax
+
+
+def line(ax: Axes, label: str) -> tuple[list[float], list[float]]:
+    (found,) = (one for one in ax.get_lines() if str(one.get_label()).startswith(label))
+    return list(np.asarray(found.get_xdata())), list(np.asarray(found.get_ydata()))
+
+
+# --- what they show --------------------------------------------------------------------------------------------------------
+
+
+def test_the_rate_counts_rows_per_second_on_both_sides() -> None:
+    ax = drawn(plots.delivery_rate, [*STEADY, row(500, 2.5, 3, state="not owed"), row(501, 2.5, None, backfill=True)])
+    assert line(ax, "generated") == ([0.5, 1.5, 2.5, 3.5, 4.5], [100] * 5)
+    assert sum(line(ax, "delivered")[1]) == 500
+    assert ax.get_title() == "500 rows delivered as fast as they were generated"
+
+
+def test_the_rate_says_when_delivery_ended_later_and_when_rows_are_missing() -> None:
+    assert (
+        drawn(plots.delivery_rate, [row(1, 0, 1), row(2, 1, 7_000)]).get_title()
+        == "2 rows delivered, the slowest 7 s after it was generated"
+    )
+    assert drawn(plots.delivery_rate, [*STEADY, row(500, 5, None)]).get_title() == "1 row of 501 not delivered"
+
+
+def test_latency_has_a_point_for_each_row_and_lines_at_median_and_p99() -> None:
+    ax = drawn(plots.latency_over_time, [row(number, number, number) for number in range(1, 101)])
+    assert line(ax, "one row") == ([float(number) for number in range(100)], [float(number) for number in range(1, 101)])
+    assert [line(ax, label)[1][0] for label in ("50 %", "99 %")] == [50, 99]
+    assert ax.get_title() == "Half the rows arrived within 50 ms, 99 % within 99 ms"
+    assert ax.get_yscale() == "linear"
+
+
+def test_latency_is_logarithmic_when_a_few_rows_took_far_longer() -> None:
+    assert drawn(plots.latency_over_time, [*STEADY, row(500, 5, 30_000)]).get_yscale() == "log"
+
+
+def test_the_distribution_reaches_a_hundred_percent_at_the_slowest_row() -> None:
+    ax = drawn(plots.latency_distribution, [row(number, number, 10 * number) for number in range(1, 101)])
+    times, share = line(ax, "rows")
+    assert (times[0], share[0], times[-1], share[-1]) == (10, 1, 1000, 100)
+    assert line(ax, "99 %") == ([990.0], [99.0])
+    assert ax.get_xscale() == "log"
+
+
+def test_a_clock_that_runs_behind_does_not_break_the_axes() -> None:
+    behind = [row(1, 0, -2.0), row(2, 1, 5.0)]
+    assert drawn(plots.latency_distribution, behind).get_xscale() == "linear"
+    assert drawn(plots.latency_over_time, behind).get_ylim()[0] == -2
+
+
+def test_the_backlog_rises_with_commits_and_falls_with_receipts() -> None:
+    ax = drawn(plots.backlog, [row(1, 0, 3_000), row(2, 1, 1_000), row(3, 2, 2_000)])
+    assert line(ax, "waiting") == ([0, 1, 2, 2, 3, 4], [1, 2, 3, 2, 1, 0])
+    assert line(ax, "most") == ([2.0], [3.0])
+    assert ax.get_title() == "At most 3 rows waiting, none at the end"
+    assert drawn(plots.backlog, [row(1, 0, 5), row(2, 1, None)]).get_title() == "1 row still waiting at the end"
+
+
+def test_without_rows_each_plot_says_so_and_stands() -> None:
+    titles = [drawn(plot, []).get_title() for plot in PLOTS]
+    assert titles == ["No row was owed to anybody", "No row arrived", "No row arrived", "No row was owed to anybody"]
+    assert [drawn(plot, [row(1, 0, None)]).get_title() for plot in PLOTS] == [
+        "1 row of 1 not delivered", "No row arrived", "No row arrived", "1 row still waiting at the end",
+    ]  # fmt: skip
+
+
+# --- how they look ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("plot", PLOTS, ids=lambda plot: plot.__name__)
+def test_axes_have_words_with_units_and_a_legend(plot: Callable[[pd.DataFrame, Axes], Axes]) -> None:
+    ax = drawn(plot, STEADY)
+    units = ("second", "ms", "%", "rows")
+    assert any(unit in ax.get_xlabel() for unit in units)
+    assert any(unit in ax.get_ylabel() for unit in units)
+    assert ax.get_legend() is not None
+
+
+@pytest.mark.parametrize("plot", PLOTS, ids=lambda plot: plot.__name__)
+def test_lines_differ_without_colour_and_backgrounds_are_transparent(plot: Callable[[pd.DataFrame, Axes], Axes]) -> None:
+    ax = drawn(plot, STEADY)
+    looks = [(one.get_linestyle(), one.get_marker()) for one in ax.get_lines()]
+    assert len(set(looks)) == len(looks)
+    assert ax.patch.get_alpha() == 0
+    assert ax.figure.patch.get_alpha() == 0
+
+
+def luminance(colour: str) -> float:
+    return sum(
+        w * (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4)
+        for w, c in zip((0.2126, 0.7152, 0.0722), to_rgb(colour), strict=True)
+    )
+
+
+@pytest.mark.parametrize(("colour", "contrast"), [(plots.INK, 4.0), (plots.GENERATED, 3.0), (plots.DELIVERED, 3.0), (plots.MARK, 3.0)])
+def test_colours_stand_out_on_a_light_and_on_a_dark_page(colour: str, contrast: float) -> None:
+    """WCAG 2.2's contrast ratio, against white and the dark page of JupyterLab (#111111)."""
+    light, dark = 1.05 / (luminance(colour) + 0.05), (luminance(colour) + 0.05) / (luminance("#111111") + 0.05)
+    assert min(light, dark) >= contrast
+
+
+def test_no_figure_and_no_setting_is_left_behind() -> None:
+    before = dict(mpl.rcParams)
+    for plot in PLOTS:
+        drawn(plot, STEADY)
+    assert dict(mpl.rcParams) == before
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    assert pyplot is None or pyplot.get_fignums() == []
+
+
+def test_a_hundred_thousand_rows_are_drawn_from_arrays() -> None:
+    many = [row(number, number / 10_000, 2.0) for number in range(100_000)]
+    assert sum(line(drawn(plots.delivery_rate, many), "delivered")[1]) == 100_000

@@ -1,0 +1,179 @@
+"""Pictures of a ledger: each function draws into the Axes that it is given and returns it. Numbers come from `Ledger.frame()`.
+
+Nothing here touches pyplot or rcParams. Backgrounds are transparent and colours of middle lightness, so that a figure reads well on a light
+and on a dark page; lines also differ in style, so that it does without colour.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+INK = "#777777"
+"""Text and frame: a contrast above 4 with white and with JupyterLab's dark page."""
+GENERATED, DELIVERED, MARK = "#0072b2", "#d55e00", "#009e73"
+"""Told apart with the common kinds of colour blindness (Okabe and Ito's palette)."""
+
+_AS_GENERATED = 1.0
+"""Seconds: who has every row by then sees the same rate as the generator."""
+
+
+def delivery_rate(frame: pd.DataFrame, ax: Axes) -> Axes:
+    """Draw the rows delivered in each second against those generated in it; rows that nobody was owed are left out.
+
+    `frame` is `Ledger.frame()`. x: seconds since the first row was committed; y: rows per second.
+
+        figure, ax = plt.subplots()
+        plots.delivery_rate(lesson.ledger().frame(), ax)
+    """
+    owed = _owed(frame)
+    generated, delivered = _seconds(owed, "committed_at"), _seconds(owed, "received_at")
+    edges = np.arange(0, np.ceil(max([1.0, *generated, *delivered]) + 1e-9) + 1)
+    for times, label, colour, style, marker in (
+        (generated, "generated", GENERATED, "--", "o"),
+        (delivered, "delivered", DELIVERED, "-", "x"),
+    ):
+        counts, _ = np.histogram(times, edges)
+        ax.plot(edges[:-1] + 0.5, counts, style, marker=marker, markersize=5, color=colour, label=label)
+    ax.set_ylim(bottom=0)
+    return _dressed(ax, _how_it_went(owed), "seconds since the first row", "rows per second")
+
+
+def latency_over_time(frame: pd.DataFrame, ax: Axes) -> Axes:
+    """Draw each row's way from commit to receipt over the time of its commit, with the median and the 99th percentile.
+
+    `frame` is `Ledger.frame()`. x: seconds since the first row was committed; y: milliseconds, logarithmic when they spread widely.
+    """
+    came = _timed(frame)
+    latencies = came["latency_ms"].to_numpy()
+    ax.plot(_seconds(came, "committed_at"), latencies, ".", color=DELIVERED, markersize=4, alpha=0.6, label="one row", rasterized=True)
+    if len(latencies):
+        for percent, style in ((50, "-"), (99, "--")):
+            value = _percentile(latencies, percent)
+            ax.axhline(value, color=GENERATED, linestyle=style, label=f"{percent} % within {_ms(value)}")
+        if latencies.min() > 0 and latencies.max() > 100 * np.median(latencies):
+            ax.set_yscale("log")
+            ax.yaxis.set_major_formatter("{x:,g}")
+        else:
+            ax.set_ylim(bottom=min(0.0, float(latencies.min())))
+    return _dressed(ax, _how_fast(latencies), "seconds since the first row", "commit to receipt, ms")
+
+
+def latency_distribution(frame: pd.DataFrame, ax: Axes) -> Axes:
+    """Draw the share of rows that arrived within a time, with the median and the 99th percentile marked.
+
+    `frame` is `Ledger.frame()`. x: milliseconds from commit to receipt, logarithmic; y: percent of the rows that came.
+    """
+    latencies = np.sort(_timed(frame)["latency_ms"].to_numpy())
+    if len(latencies):
+        share = 100 * np.arange(1, len(latencies) + 1) / len(latencies)
+        ax.plot(latencies, share, "-", drawstyle="steps-post", color=DELIVERED, label="rows")
+        for percent, marker in ((50, "o"), (99, "s")):
+            value = _percentile(latencies, percent)
+            ax.plot([value], [percent], marker, color=GENERATED, label=f"{percent} % within {_ms(value)}")
+        if latencies[0] > 0:
+            ax.set_xscale("log")
+            ax.xaxis.set_major_formatter("{x:,g}")
+    ax.set_ylim(0, 103)
+    return _dressed(ax, _how_fast(latencies), "commit to receipt, ms", "rows arrived, %")
+
+
+def backlog(frame: pd.DataFrame, ax: Axes) -> Axes:
+    """Draw how many rows were committed and not yet delivered, at every moment.
+
+    `frame` is `Ledger.frame()`. x: seconds since the first row was committed; y: rows waiting.
+    """
+    owed = _owed(frame)
+    times, waiting = _waiting(owed)
+    ax.plot(times, waiting, "-", drawstyle="steps-post", color=DELIVERED, label="waiting")
+    peak = int(waiting.max()) if len(waiting) else 0
+    if peak:
+        where = int(waiting.argmax())
+        ax.plot([times[where]], [peak], "v", color=MARK, label=f"most: {peak:,} after {times[where]:.1f} s")
+    left = int(waiting[-1]) if len(waiting) else 0
+    if not len(owed):
+        title = "No row was owed to anybody"
+    elif left:
+        title = f"{_rows(left)} still waiting at the end"
+    else:
+        title = f"At most {_rows(peak)} waiting, none at the end"
+    ax.set_ylim(bottom=0)
+    return _dressed(ax, title, "seconds since the first row", "rows waiting")
+
+
+def _owed(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[(frame["state"] != "not owed") & ~frame["backfill"]]
+
+
+def _timed(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[frame["latency_ms"].notna()]
+
+
+def _seconds(frame: pd.DataFrame, column: str) -> np.ndarray:
+    """The times of a column that are there, as seconds since the first row of the frame was committed."""
+    return np.asarray((frame[column].dropna() - frame["committed_at"].min()).dt.total_seconds(), dtype=float)
+
+
+def _waiting(owed: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """(seconds, rows waiting from then on): a step up at each commit, a step down at each receipt."""
+    up, down = _seconds(owed, "committed_at"), _seconds(owed, "received_at")
+    times = np.concatenate([up, down])
+    steps = np.concatenate([np.ones(len(up), dtype=int), -np.ones(len(down), dtype=int)])
+    order = np.lexsort((-steps, times))
+    return times[order], np.cumsum(steps[order])
+
+
+def _percentile(latencies: np.ndarray, percent: float) -> float:
+    """By nearest rank, as the ledger's verdict has it."""
+    return float(np.percentile(latencies, percent, method="inverted_cdf"))
+
+
+def _how_it_went(owed: pd.DataFrame) -> str:
+    lost = int((owed["state"] == "lost").sum())
+    if not len(owed):
+        return "No row was owed to anybody"
+    if lost:
+        return f"{_rows(lost)} of {len(owed):,} not delivered"
+    slowest = (owed["received_at"] - owed["committed_at"]).max().total_seconds()
+    if slowest < _AS_GENERATED:
+        return f"{_rows(len(owed))} delivered as fast as they were generated"
+    return f"{_rows(len(owed))} delivered, the slowest {slowest:.0f} s after it was generated"
+
+
+def _how_fast(latencies: np.ndarray) -> str:
+    if not len(latencies):
+        return "No row arrived"
+    return f"Half the rows arrived within {_ms(_percentile(latencies, 50))}, 99 % within {_ms(_percentile(latencies, 99))}"
+
+
+def _ms(value: float) -> str:
+    if value >= 10_000:
+        return f"{value / 1000:.0f} s"
+    return f"{value:,.0f} ms" if value >= 10 else f"{value:.1f} ms"
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row" if count == 1 else f"{count:,} rows"
+
+
+def _dressed(ax: Axes, title: str, x: str, y: str) -> Axes:
+    ax.set_title(title, color=INK)
+    ax.set_xlabel(x, color=INK)
+    ax.set_ylabel(y, color=INK)
+    ax.tick_params(which="both", colors=INK)
+    for name, spine in ax.spines.items():
+        spine.set_color(INK)
+        spine.set_visible(name in ("left", "bottom"))
+    ax.grid(visible=True, axis="y", color=INK, alpha=0.25)
+    ax.patch.set_alpha(0)
+    if ax.figure is not None:
+        ax.figure.patch.set_alpha(0)
+    if ax.get_legend_handles_labels()[0]:
+        # Below the axes, where it never lies on a line.
+        ax.legend(frameon=False, labelcolor=INK, loc="upper left", bbox_to_anchor=(0, -0.14), ncols=3, borderaxespad=0)
+    return ax
