@@ -54,6 +54,8 @@ class Sender(asyncio.Protocol):
         self.send()
 
     def send(self) -> None:
+        if self.transport.is_closing():
+            return
         self.sent = time.perf_counter()
         self.transport.write(self.request)
 
