@@ -160,8 +160,8 @@ def boolean(value: Any, where: str) -> bool:
 
 
 def inspect(value: Any) -> str:
-    """Return the value for an error message, cut short; written as Elixir would."""
-    text = _inspect(value, 3)
+    """Return the value for an error message, cut short; written as Elixir would. What no text may hold (half a surrogate pair) becomes `?`."""
+    text = _inspect(value, 3).encode(errors="replace").decode()
     return text if len(text) <= 80 else text[:77] + "..."
 
 

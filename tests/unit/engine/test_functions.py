@@ -284,6 +284,12 @@ def test_an_unreadable_json_value_fails_the_change_and_nothing_else() -> None:
     assert bound('record["user_id"] == 42').accepts(inserted(extra=deep))
 
 
+def test_an_error_about_a_value_is_text_that_can_be_sent() -> None:
+    with pytest.raises(FunctionRaised) as raised:
+        bound('record["extra"]').accepts(inserted(extra=rb'"\ud800"'))
+    assert str(raised.value).encode().startswith(b'the function answered "?"')
+
+
 terms_of_json = st.recursive(
     st.none()
     | st.booleans()
