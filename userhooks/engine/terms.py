@@ -160,7 +160,7 @@ def boolean(value: Any, where: str) -> bool:
 
 
 def inspect(value: Any) -> str:
-    """Return the value for an error message, cut short; written as Elixir would. What no text may hold (half a surrogate pair) becomes `?`."""
+    """Return the value for an error message as Elixir would write it, cut short; half a surrogate pair becomes `?`."""
     text = _inspect(value, 3).encode(errors="replace").decode()
     return text if len(text) <= 80 else text[:77] + "..."
 
