@@ -18,6 +18,7 @@ from userhooks.home import Home
 from userhooks.lesson import USERS, Lesson, stack_ledger
 from userhooks.settings import PORT_VARIABLES, Settings
 from userhooks.stack import Stack
+from userhooks.widgets import BackfillPanel, GeneratePanel, InboxPanel, SubscribePanel
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,27 @@ def test_changes_of_rows_keep_the_ledger_good(lesson: Lesson) -> None:
     assert ledger.verdict().startswith(f"{generated.inserted - generated.deleted} committed")
     assert ledger.complete
     assert not ledger.foreigners
+
+
+def test_the_panels_do_what_the_calls_do(lesson: Lesson) -> None:
+    subscribe, generate, backfill, inbox = SubscribePanel(lesson), GeneratePanel(lesson), BackfillPanel(lesson), InboxPanel(lesson)
+    subscribe.button.click()
+    generate.rate.value, generate.seconds.value = 1000, 0.3
+    generate.button.click()
+    assert generate.progress.value == 300
+    assert lesson.ledger().ok
+    inbox.button.click()
+    assert "Notification" in inbox.table.value
+    assert "<td" in inbox.table.value.partition(">ok<")[0], "the secret is judged"
+    backfill.button.click()
+    assert "is completed" in backfill.state.value
+    assert "; backfill: " in lesson.ledger().verdict()
+    assert lesson.ledger().ok
+    inbox.close()
+    lesson.inbox("ben").respond(status=500)
+    backfill.user.value = "ben"
+    backfill.button.click()
+    assert "ben has no subscription to backfill.<br>Run lesson.subscribe(" in backfill.state.value
 
 
 # --- when something is wrong -----------------------------------------------------------------------------------------------

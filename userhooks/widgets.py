@@ -1,0 +1,252 @@
+"""Panels for notebooks: each button makes one call that a cell could make as well. What the calls do is in lesson.py.
+
+Everything here works in a kernel without a front end: `panel.button.click()` returns when the call has ended. Nothing prints; what happens
+in the background changes traits of widgets.
+"""
+
+from __future__ import annotations
+
+import html
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import ipywidgets
+
+from userhooks.errors import UserhooksError
+
+if TYPE_CHECKING:
+    from userhooks.inspector.client import Received
+    from userhooks.lesson import Lesson
+
+_LABELLED = {"description_width": "initial"}
+_CELL = "padding: 2px 12px 2px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--jp-border-color2)"
+
+NEWEST = 10
+"""How many webhooks the inbox panel shows."""
+
+FOLLOW_SECONDS = 0.5
+"""How often the inbox panel looks for new ones."""
+
+
+class Panel(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is untyped
+    """What all panels share: a user to choose, a button, and a line of words about what happened."""
+
+    def __init__(
+        self,
+        lesson: Lesson,
+        button: str,
+        tooltip: str,
+        controls: Sequence[ipywidgets.Widget],
+        below: Sequence[ipywidgets.Widget] = (),
+    ) -> None:
+        self.lesson = lesson
+        self.button = ipywidgets.Button(description=button, tooltip=tooltip, button_style="primary")
+        self.button.on_click(lambda _: self._clicked())
+        self.state = ipywidgets.HTML(_status(["Nothing done yet."]))
+        super().__init__([ipywidgets.HBox([*controls, self.button], layout={"flex_flow": "row wrap"}), self.state, *below])
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(lesson {self.lesson.name})"
+
+    def act(self) -> str:
+        """Make the panel's one call and return what came of it, in words."""
+        raise NotImplementedError
+
+    def _clicked(self) -> None:
+        self.button.disabled = True
+        self._say("Working; the notebook's Stop button ends it.")
+        try:
+            self._say(self.act())
+        except KeyboardInterrupt:
+            self._say("Stopped.")
+        except UserhooksError as error:
+            self._say(f"Not done: {error.what}", error.remedy)
+        finally:
+            self.button.disabled = False
+
+    def _say(self, *lines: str) -> None:
+        self.state.value = _status([line for text in lines for line in text.splitlines()])
+
+
+class SubscribePanel(Panel):
+    """Subscribe a user to webhooks at a URL, the user's own inbox unless another one is typed: `lesson.subscribe(user, url=…)`.
+
+    panel = SubscribePanel(lesson)
+    panel.user.value = "ben"
+    panel.button.click()
+    """
+
+    def __init__(self, lesson: Lesson) -> None:
+        self.user = _user_choice(lesson)
+        self.url = ipywidgets.Text(lesson.inbox(self.user.value).url, description="URL", style=_LABELLED, layout={"width": "32em"})
+        self.user.observe(lambda change: self._show_inbox_of(change["new"]), "value")
+        super().__init__(lesson, "Subscribe", "Send this user's rows to this URL", [self.user, self.url])
+
+    def act(self) -> str:
+        """Subscribe."""
+        subscription = self.lesson.subscribe(self.user.value, url=self.url.value)
+        done = "is subscribed" if subscription.created else "was subscribed already"
+        return f"{_name(self.user.value)} {done}: the sink {subscription.sink_name} sends to {subscription.url}"
+
+    def _show_inbox_of(self, user: str) -> None:
+        self.url.value = self.lesson.inbox(user).url
+
+
+class GeneratePanel(Panel):
+    """Write rows for the lesson's users at a steady rate: `lesson.generate(rate=…, seconds=…)`. Shows how far it is.
+
+    panel = GeneratePanel(lesson)
+    panel.rate.value, panel.seconds.value = 100, 5
+    panel.button.click()
+    """
+
+    def __init__(self, lesson: Lesson) -> None:
+        self.rate = ipywidgets.BoundedIntText(100, min=1, max=50_000, description="Rows per second", style=_LABELLED)
+        self.seconds = ipywidgets.BoundedFloatText(5, min=0.1, max=3600, description="Seconds", style=_LABELLED)
+        self.progress = ipywidgets.IntProgress(0, min=0, max=1, description="Rows written", style=_LABELLED)
+        super().__init__(lesson, "Generate", "Write rows for random users of this lesson", [self.rate, self.seconds], [self.progress])
+
+    def act(self) -> str:
+        """Generate."""
+        self.progress.value, self.progress.max = 0, max(1, round(self.rate.value * self.seconds.value))
+        generated = self.lesson.generate(rate=self.rate.value, seconds=self.seconds.value, progress=_seldom(self._show))
+        self._show(generated.changes)
+        return generated.summary()
+
+    def _show(self, rows: int) -> None:
+        self.progress.value = rows
+
+
+class BackfillPanel(Panel):
+    """Send a user's rows once more, and wait for the end: `lesson.backfill(user).wait()`.
+
+    panel = BackfillPanel(lesson)
+    panel.user.value = "ada"
+    panel.button.click()
+    """
+
+    def __init__(self, lesson: Lesson) -> None:
+        self.user = _user_choice(lesson)
+        super().__init__(lesson, "Backfill", "Send all rows of this user that are there once more", [self.user])
+
+    def act(self) -> str:
+        """Backfill."""
+        handle = self.lesson.backfill(self.user.value).wait()
+        return f"The backfill of {handle.sink_name} is {handle.state}: {_name(self.user.value)}'s rows were sent once more."
+
+
+class InboxPanel(Panel):
+    """Show the newest webhooks in a user's inbox as they arrive: `lesson.inbox(user).requests()`, the last ones of it.
+
+    The button looks at once; besides, the panel looks by itself twice a second, until it is closed or its cell is run again.
+
+        panel = InboxPanel(lesson, user="ada")
+        lesson.insert("ada", "Hello, Ada")
+        panel.button.click()
+    """
+
+    def __init__(self, lesson: Lesson, user: str = "ada") -> None:
+        self.user = _user_choice(lesson, user)
+        self.table = ipywidgets.HTML()
+        self._ended = threading.Event()
+        super().__init__(lesson, "Look now", "Show the newest webhooks in this inbox", [self.user], [self.table])
+        self._say("Webhooks show here as they arrive.")
+        self.user.observe(lambda _: self._clicked(), "value")
+        replaced = _following.pop((lesson.name, user), None)
+        if replaced is not None:
+            replaced.leave_off()
+        _following[lesson.name, user] = self
+        self._follower = threading.Thread(target=self._follow, name="userhooks inbox panel", daemon=True)
+        self._follower.start()
+
+    def act(self) -> str:
+        """Look into the inbox."""
+        inbox = self.lesson.inbox(self.user.value)
+        state = self.lesson.stack.inspector.call("GET", f"/api/inboxes/{inbox.id}")
+        newest = list(inbox.received(after=max(0, state["last_seq"] - NEWEST)))[-NEWEST:]
+        self.table.value = _table(newest[::-1])
+        return f"{state['count']:,} in the inbox of {_name(self.user.value)}; the newest {len(newest)} are shown."
+
+    def leave_off(self) -> None:
+        """Look only when the button is clicked, from now on."""
+        self._ended.set()
+        self._follower.join()
+        self._say("A newer panel shows this inbox; this one looks only when its button is clicked.")
+
+    def close(self) -> None:
+        """Stop looking, and close the widget."""
+        self._ended.set()
+        super().close()
+
+    def _follow(self) -> None:
+        while not self._ended.wait(FOLLOW_SECONDS):
+            try:
+                self._say(self.act())
+            except UserhooksError as error:
+                self._say(f"Cannot look: {error.what}", error.remedy)
+
+
+_following: dict[tuple[str, str], InboxPanel] = {}
+"""The panels that look by themselves, by lesson and first user: a cell that is run again takes over from its own panel."""
+
+
+def _user_choice(lesson: Lesson, user: str | None = None) -> ipywidgets.Dropdown:
+    names = list(lesson.users)
+    return ipywidgets.Dropdown(options=[(_name(one), one) for one in names], value=user or names[0], description="User", style=_LABELLED)
+
+
+def _name(user: str) -> str:
+    return user.capitalize()
+
+
+def _status(lines: Sequence[str]) -> str:
+    # Words that screen readers announce when they change.
+    return f'<div role="status" aria-live="polite">{"<br>".join(html.escape(line) for line in lines if line)}</div>'
+
+
+def _table(received: Sequence[Received]) -> str:
+    if not received:
+        return ""
+    heads = ("received (UTC)", "answered", "action", "row", "message", "secret")
+    head = "".join(f'<th scope="col" style="{_CELL}">{html.escape(text)}</th>' for text in heads)
+    rows = "".join(f"<tr>{''.join(_cells(request))}</tr>" for request in received)
+    return (
+        '<table style="border-collapse: collapse; color: var(--jp-ui-font-color1)"><caption style="text-align: left">'
+        f"Webhooks, newest first</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    )
+
+
+def _cells(request: Received) -> list[str]:
+    messages = request.messages()
+    first = messages[0] if messages else None
+    more = f" and {len(messages) - 1} more" if len(messages) > 1 else ""
+    values = (
+        request.received_at.strftime("%H:%M:%S.%f")[:-3],
+        request.note or request.response_status or "not yet",
+        first.action + more if first else "no Sequin message",
+        first.record.get("id") if first else "",
+        first.record.get("message") if first else "",
+        request.secret,
+    )
+    return [f'<td style="{_CELL}">{html.escape(_short(value))}</td>' for value in values]
+
+
+def _short(value: object) -> str:
+    text = "" if value is None else str(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def _seldom(show: Callable[[int], None], every: float = 0.1) -> Callable[[int], None]:
+    """Call `show` at most once in `every` seconds: a front end need not draw each tick."""
+    last = float("-inf")
+
+    def maybe(rows: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= every:
+            last = now
+            show(rows)
+
+    return maybe
