@@ -49,6 +49,9 @@ insert into public.notifications (user_id, message)
 select user_id, message from unnest(%s::int[], %s::text[]) with ordinality as given (user_id, message, position) order by position
 returning id
 """
+_INSERT_SUBSCRIPTION = """
+insert into public.webhook_subscriptions (user_id, endpoint, sequin_sink_id, created_at) values (%s, %s, %s, clock_timestamp())
+"""
 _SUBSCRIPTIONS = "select user_id, endpoint, sequin_sink_id from public.webhook_subscriptions"
 
 
@@ -80,9 +83,8 @@ class LockedUser:
         return [SubscriptionRow(user_id, url, str(sink_id)) for user_id, url, sink_id in rows]
 
     def add(self, url: str, sink_id: str) -> None:
-        """Add the row of a new subscription."""
-        insert = "insert into public.webhook_subscriptions (user_id, endpoint, sequin_sink_id) values (%s, %s, %s)"
-        self._connection.execute(insert, [self._user_id, url, UUID(sink_id)])
+        """Add the row of a new subscription, dated now: the transaction began before the sink was there."""
+        self._connection.execute(_INSERT_SUBSCRIPTION, [self._user_id, url, UUID(sink_id)])
 
     def remove(self, sink_id: str) -> None:
         """Remove the row of the subscription with this sink."""

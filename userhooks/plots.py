@@ -106,6 +106,21 @@ def backlog(frame: pd.DataFrame, ax: Axes) -> Axes:
     return _dressed(ax, title, "seconds since the first row", "rows waiting")
 
 
+def arrivals(messages: pd.DataFrame, ax: Axes) -> Axes:
+    """Draw how many messages had arrived by each moment, history (`read`) and live changes apart.
+
+    `messages` is `Inbox.messages()`. x: seconds since the first message; y: messages so far.
+    """
+    history = messages["action"] == "read"
+    for kind, label, colour, style in ((history, "read, by a backfill", MARK, "-"), (~history, "live", DELIVERED, "--")):
+        times = messages.loc[kind, "received_at"].sort_values()
+        seconds = (times - messages["received_at"].min()).dt.total_seconds()
+        ax.plot(seconds, np.arange(1, len(seconds) + 1), style, drawstyle="steps-post", color=colour, label=label)
+    ax.set_ylim(bottom=0)
+    title = f"{_count(int(history.sum()), 'message')} of history beside {int((~history).sum()):,} live"
+    return _dressed(ax, title, "seconds since the first message", "messages so far")
+
+
 def _owed(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[(frame["state"] != "not owed") & ~frame["backfill"]]
 
@@ -158,7 +173,11 @@ def _ms(value: float) -> str:
 
 
 def _rows(count: int) -> str:
-    return f"{count:,} row" if count == 1 else f"{count:,} rows"
+    return _count(count, "row")
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _dressed(ax: Axes, title: str, x: str, y: str) -> Axes:

@@ -47,6 +47,8 @@ def _output(output: dict[str, Any], live: bool, number: int) -> dict[str, Any] |
     if "data" in output:
         data = {kind: value for kind, value in output["data"].items() if kind != _WIDGET}
         if live:
+            if output["output_type"] == "display_data" and _WIDGET in output["data"]:
+                return None  # a progress bar, whose text form stays at its beginning
             data = {kind: value for kind, value in data.items() if kind in _KEPT_OF_LIVE_CELLS}
         if not data:
             return None
