@@ -79,6 +79,7 @@ def latency_distribution(frame: pd.DataFrame, ax: Axes) -> Axes:
         if latencies[0] > 0:
             ax.set_xscale("log")
             ax.xaxis.set_major_formatter("{x:,g}")
+            ax.xaxis.set_minor_formatter("{x:,g}")
     ax.set_ylim(0, 103)
     return _dressed(ax, _how_fast(latencies), "commit to receipt, ms", "rows arrived, %")
 
@@ -194,5 +195,5 @@ def _dressed(ax: Axes, title: str, x: str, y: str) -> Axes:
         ax.figure.patch.set_alpha(0)
     if ax.get_legend_handles_labels()[0]:
         # Below the axes, where it never lies on a line.
-        ax.legend(frameon=False, labelcolor=INK, loc="upper left", bbox_to_anchor=(0, -0.14), ncols=3, borderaxespad=0)
+        ax.legend(frameon=False, labelcolor=INK, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=3, borderaxespad=0)
     return ax

@@ -1,0 +1,60 @@
+# The commands of the README. GNU make 3.81 is enough.
+#   make lab       JupyterLab on the notebooks, with everything behind them
+#   make test      every test that needs no browser
+#   make demo      the main job once, without a browser
+#   make browser   the tests in Chromium
+#   make bench     rates and latencies beside a yardstick of the same run
+#   make clean     remove everything that the commands above made
+#   make notebooks / clean-notebooks / lock   for those who change the project
+
+SHELL := /bin/sh
+BIN := .venv/bin
+STAMP := .venv/installed
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+
+.PHONY: install lab test demo browser bench clean notebooks clean-notebooks lock
+
+install: $(STAMP)
+
+# Made anew when what is to be installed has changed; offline otherwise.
+$(STAMP): requirements.lock pyproject.toml
+	@sh .ci/make-venv "$(PYTHON)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+
+lab: $(STAMP)
+	$(BIN)/userhooks lab
+
+test: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m tests.notebooks.normalise --check $(NOTEBOOKS)
+	$(BIN)/pytest -q --ignore tests/browser
+	$(BIN)/python -m tests.notebooks.strictly
+
+demo: $(STAMP)
+	$(BIN)/userhooks demo
+
+browser: $(STAMP)
+	$(BIN)/pytest -q tests/browser
+
+bench: $(STAMP)
+	$(BIN)/python -m tests.bench.run
+
+notebooks: $(STAMP)
+	$(BIN)/python -m tests.notebooks.refresh $(NOTEBOOKS)
+
+clean-notebooks: $(STAMP)
+	$(BIN)/python -m tests.notebooks.normalise $(NOTEBOOKS)
+
+lock: $(STAMP)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --no-annotate \
+		--python-version 3.11 --all-extras pyproject.toml -o requirements.lock
+
+clean:
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m tests.remove_home; fi
+	rm -rf .venv .userhooks build userhooks.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
