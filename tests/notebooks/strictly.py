@@ -1,4 +1,4 @@
-"""Run the notebooks under nbval's strict comparison, twice in a row on one stack of their own: what a first run leaves must not trouble the second.
+"""Run the notebooks under nbval's strict comparison, twice in a row on one stack: what a first run leaves must not trouble the second.
 
     python -m tests.notebooks.strictly
 
