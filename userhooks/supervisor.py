@@ -222,9 +222,10 @@ class Supervisor:
             self.postgres.start()
         from userhooks.database import Database  # here: psycopg loads while Postgres starts, and a stopped stack needs none
 
+        ours = self.settings.sequin_url is None  # a real Sequin server has its own slot and publication
         database = Database(self.database_url)
-        database.check()
-        database.set_up(self.home.publication)
+        database.check(self.home.slot if ours else None)
+        database.set_up(self.home.publication if ours else None)
 
     async def _sequin_version(self) -> str | None:
         if self.settings.sequin_url is None:
@@ -280,8 +281,8 @@ class Supervisor:
 
     def child_ended(self) -> None:
         """A child is gone: say so in the state file, and put a watchdog back at the server's side if it was the watchdog."""
-        if self._lock.locked():
-            return  # whoever holds the lock writes the state at the end
+        if self._lock.locked() or self.stopped.is_set():
+            return  # whoever holds the lock writes the state at the end; after `down` there is nothing to say
         for part in self.parts:
             if self._pid(part) is None:
                 log.info("%s is down; `userhooks up` starts it", part)

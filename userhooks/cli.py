@@ -1,0 +1,317 @@
+"""The command line: what each subcommand takes, calls and prints. What they do is in the modules that the handlers import when they run.
+
+Exit codes: 0 success, 1 an error (one or two lines on stderr: what happened, what to run) or a demo whose verdict is bad, 2 a command
+line that is wrong, 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from userhooks.errors import ConfigurationError, UserhooksError
+
+Handler = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    handler: Handler = arguments.handler
+    signal.signal(signal.SIGTERM, _on_terminate)
+    try:
+        return handler(arguments)
+    except UserhooksError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # `| head` has seen enough; nothing is left to say at exit
+        return 0
+
+
+def _on_terminate(_number: int, _frame: object) -> NoReturn:
+    raise SystemExit(143)  # so that what this command started is ended on the way out
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="userhooks",
+        description="Webhooks for every user's own rows in Postgres, with Sequin.",
+        epilog="Begin with: userhooks up --detach, or userhooks lab for the notebooks. Settings are environment variables, see README.md.",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, handler: Handler, text: str, example: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog=f"Example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.set_defaults(handler=handler)
+        return added
+
+    up = command("up", _up, "start what is not running, and stay until Ctrl-C", "userhooks up --detach")
+    up.add_argument("--detach", action="store_true", help="return when everything is ready; userhooks down ends it")
+    command("down", _down, "end every process of the stack; the data stays", "userhooks down")
+    status = command("status", _status, "show what runs where", "userhooks status --json")
+    status.add_argument("--json", action="store_true", help="as JSON, with the passwords and tokens that programs need")
+    lab = command(
+        "lab", _lab, "open the notebooks in JupyterLab, with the stack running", "userhooks lab --no-browser -- --ServerApp.port=8899"
+    )
+    lab.add_argument("--no-browser", action="store_true", help="print the address and open no browser (as without a display)")
+    lab.add_argument("jupyter", nargs="*", metavar="OPTION", help="options for JupyterLab, after --")
+    subscribe = command(
+        "subscribe", _subscribe, "send a user's notifications to a URL", "userhooks subscribe 1 https://example.com/hooks/1"
+    )
+    subscribe.add_argument("user_id", type=int, metavar="USER_ID", help="id of a row in users")
+    subscribe.add_argument("url", metavar="URL", help="where the webhooks go")
+    unsubscribe = command("unsubscribe", _unsubscribe, "end a subscription", "userhooks unsubscribe user-1-notifications")
+    unsubscribe.add_argument("sink", metavar="SINK", help="its sink's name; userhooks subscriptions lists them")
+    command("subscriptions", _subscriptions, "list the subscriptions", "userhooks subscriptions")
+    backfill = command(
+        "backfill", _backfill, "send all rows of a subscription's user once more", "userhooks backfill user-1-notifications --wait"
+    )
+    backfill.add_argument("sink", metavar="SINK", help="the subscription's sink")
+    backfill.add_argument("--wait", action="store_true", help="return when the last row has been read")
+    generate = command(
+        "generate", _generate, "write notifications for random users at a steady rate", "userhooks generate --rate 100 --seconds 10"
+    )
+    generate.add_argument("--rate", type=float, default=100, metavar="N", help="rows per second, 1 to 50,000 (100)")
+    end = generate.add_mutually_exclusive_group()
+    end.add_argument("--seconds", type=float, metavar="S", help="how long; without it, until Ctrl-C")
+    end.add_argument("--count", type=int, metavar="N", help="how many rows")
+    generate.add_argument("--mix", metavar="MIX", help="weights like insert=8,update=1,delete=1 (inserts only)")
+    generate.add_argument("--seed", type=int, metavar="N", help="the same number makes the same choices")
+    inbox = command("inbox", _inbox, "list the inboxes, or make or show one", "userhooks inbox ada")
+    inbox.add_argument("name", nargs="?", metavar="NAME", help="created when there is none")
+    command("ledger", _ledger, "hold what was committed against what the inboxes received", "userhooks ledger")
+    command("doctor", _doctor, "check everything that can be wrong, each with its remedy", "userhooks doctor")
+    demo = command(
+        "demo", _demo, "the whole way once: subscribe, generate, backfill, and the ledger's verdict", "userhooks demo --rate 100"
+    )
+    demo.add_argument("--rate", type=float, default=100, metavar="N", help="rows per second (100)")
+    demo.add_argument("--seconds", type=float, default=10, metavar="S", help="how long (10)")
+    return parser
+
+
+# --- the stack ---------------------------------------------------------------------------------------------------------
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    from userhooks.stack import Stack
+
+    stack = Stack.start()
+    _print_status(stack.status())
+    if arguments.detach:
+        return 0
+    if not stack.started:
+        print("It was running already; userhooks down ends it.")
+        return 0
+    print("Ctrl-C ends it.", flush=True)
+    try:
+        signal.pause()
+    finally:
+        _say(stack.stop())
+    return 0
+
+
+def _down(_arguments: argparse.Namespace) -> int:
+    from userhooks.settings import Settings
+    from userhooks.stack import stop_stack
+
+    _say(stop_stack(Settings.from_env()))
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from userhooks.settings import Settings
+    from userhooks.stack import stack_status
+
+    status = stack_status(Settings.from_env())
+    if arguments.json:
+        print(json.dumps(status, indent=2))
+    else:
+        _print_status(status)
+    return 0
+
+
+def _print_status(status: dict[str, Any]) -> None:
+    from userhooks.stack import is_down, private_addresses_allowed, without_password
+
+    addresses = {
+        "postgres": without_password(status["postgres"]["url"] or "not created yet"),
+        "sequin": status["sequin"]["url"],
+        "server": status["server"]["url"],
+        "inspector": status["inspector"]["url"],
+    }
+    print(f"{'ready' if status['ready'] else 'not ready'}  home {status['home']}")
+    for part, address in addresses.items():
+        ours = status[part].get("embedded", True)
+        state = ("down" if is_down(status, part) else f"pid {status[part]['pid']}") if ours else "not ours"
+        print(f"  {part:<10} {state:<12} {address}")
+    if private_addresses_allowed(status):
+        print("  webhooks to loopback and private addresses are allowed")
+
+
+def _lab(arguments: argparse.Namespace) -> int:
+    import userhooks
+    from userhooks.stack import Stack
+
+    package = Path(userhooks.__file__).resolve().parent
+    notebooks = package.parent / "notebooks"
+    if not notebooks.is_dir():
+        raise ConfigurationError(
+            f"There are no notebooks in {notebooks}.", "Install from a clone of the project: make lab, or pip install -e ."
+        )
+    stack = Stack.start()
+    try:
+        _print_status(stack.status())
+        options = ["--allow-root"] if os.geteuid() == 0 else []
+        if arguments.no_browser or not _has_display():
+            options.append("--no-browser")
+        # Kernels use the same home wherever this was typed; the config folder turns off JupyterLab's question about news.
+        paths = [str(package / "jupyter"), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
+        environment = {**os.environ, "USERHOOKS_HOME": str(stack.settings.home), "JUPYTER_CONFIG_PATH": os.pathsep.join(paths)}
+        command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={notebooks}", *options, *arguments.jupyter]
+        with subprocess.Popen(command, env=environment) as jupyter:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches JupyterLab too, which asks before it ends
+            try:
+                return jupyter.wait()
+            finally:
+                jupyter.terminate()
+    finally:
+        if stack.started:
+            _say(stack.stop())
+
+
+def _has_display() -> bool:
+    return sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "WSL_DISTRO_NAME"))
+
+
+# --- subscriptions -----------------------------------------------------------------------------------------------------
+
+
+def _subscribe(arguments: argparse.Namespace) -> int:
+    from userhooks.stack import Stack
+
+    subscription = Stack.attach().subscriptions.subscribe(arguments.user_id, arguments.url)
+    print(f"{'New' if subscription.created else 'Known'} sink {subscription.sink_name} ({subscription.sink_id})")
+    print(f"  user {subscription.user_id}, to {subscription.url}")
+    if subscription.created and subscription.secret:
+        print(f"  webhooks carry: Authorization: Bearer {subscription.secret}")
+    return 0
+
+
+def _unsubscribe(arguments: argparse.Namespace) -> int:
+    from userhooks.stack import Stack
+
+    Stack.attach().subscriptions.unsubscribe(arguments.sink)
+    print(f"Removed {arguments.sink}.")
+    return 0
+
+
+def _subscriptions(_arguments: argparse.Namespace) -> int:
+    from userhooks.stack import Stack
+
+    subscriptions = Stack.attach().subscriptions.list()
+    for subscription in subscriptions:
+        print(f"{subscription.sink_name}  user {subscription.user_id}, to {subscription.url}")
+    if not subscriptions:
+        print("There are none. Begin with: userhooks subscribe USER_ID URL")
+    return 0
+
+
+def _backfill(arguments: argparse.Namespace) -> int:
+    from userhooks.stack import Stack
+
+    handle = Stack.attach().subscriptions.backfill(arguments.sink)
+    print(f"Backfill {handle.id} of {handle.sink_name}: {handle.state}", flush=True)
+    if arguments.wait:
+        handle.wait()
+        print(f"Backfill {handle.id} of {handle.sink_name}: {handle.state}")
+        return 0 if handle.state == "completed" else 1
+    return 0
+
+
+# --- traffic, and what came of it --------------------------------------------------------------------------------------
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    from userhooks.generator import generate, parse_mix
+    from userhooks.stack import Stack
+
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
+    mix = None if arguments.mix is None else parse_mix(arguments.mix)
+    generated = generate(
+        Stack.attach().database_url, rate=arguments.rate, seconds=arguments.seconds, count=arguments.count, mix=mix, seed=arguments.seed
+    )
+    print(generated.summary())
+    return 0
+
+
+def _inbox(arguments: argparse.Namespace) -> int:
+    from userhooks.stack import Stack
+
+    inspector = Stack.attach().inspector
+    if arguments.name is None:
+        for inbox in inspector.inboxes():
+            print(f"{inbox.name}  {inbox.count()} requests, {inbox.url}")
+        return 0
+    inbox = inspector.inbox(arguments.name)
+    print(f"{inbox.name}\n  send to {inbox.url}\n  read at {inbox.page}\n  {inbox.count()} requests")
+    return 0
+
+
+def _ledger(_arguments: argparse.Namespace) -> int:
+    from userhooks.lesson import stack_ledger
+    from userhooks.stack import Stack
+
+    ledger = stack_ledger(Stack.attach())
+    for problem in ledger.problems():
+        print(problem)
+    print(ledger.verdict())
+    return 0 if ledger.ok else 1
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from userhooks.demo import run
+    from userhooks.stack import Stack
+
+    stack = Stack.start()
+    try:
+        return 0 if run(stack, rate=arguments.rate, seconds=arguments.seconds) else 1
+    finally:
+        if stack.started:
+            _say(stack.stop())
+
+
+def _doctor(_arguments: argparse.Namespace) -> int:
+    from userhooks.doctor import examine
+    from userhooks.settings import Settings
+
+    findings = list(examine(Settings.from_env()))
+    for finding in findings:
+        print(finding)
+    return 0 if all(finding.fine for finding in findings) else 1
+
+
+def _say(text: str) -> None:
+    if text:
+        print(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,213 @@
+"""The stack as one object: start or attach, kill and restart parts, and the clients that talk to what runs.
+
+This is what notebooks and commands hold. Processes are `supervisor.py`'s business, and what each client does is in its own module; those
+are imported when they are first asked for, so that `import userhooks` stays quick.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from userhooks import control
+from userhooks.errors import NotRunning
+from userhooks.home import Home
+from userhooks.settings import Settings
+from userhooks.supervisor import describe
+
+if TYPE_CHECKING:
+    from userhooks.database import Database
+    from userhooks.inspector.client import InspectorClient
+    from userhooks.lesson import Lesson
+    from userhooks.sequin import SequinClient
+    from userhooks.subscriptions import BackfillHandle, Subscription, Subscriptions
+
+
+class Stack:
+    """A running stack: Postgres, Sequin (the local engine or a real server), the server for subscriptions, the inspector.
+
+    Make one with `Stack.start()` or `Stack.attach()`; it goes on running when this object, or the kernel that holds it, is gone.
+
+        stack = Stack.start()
+        stack.database.users()
+        stack.stop()
+    """
+
+    def __init__(self, settings: Settings, status: dict[str, Any], *, started: bool) -> None:
+        self.settings = settings
+        self.started = started
+        """Whether this object's `start` started it, rather than found it running."""
+        self._home = Home(settings.home)
+        self._addresses = status
+
+    @classmethod
+    def start(cls, settings: Settings | None = None) -> Stack:
+        """Attach to the home's stack and start what is down in it, or start it all; without `settings`, as the environment says.
+
+        Raises ConfigurationError (a port in use, a home that this release cannot use, a running stack with other settings),
+        DatabaseUnavailable or DatabaseUnsuitable, and SequinError for a real server that does not answer.
+        """
+        settings = settings or Settings.from_env()
+        status, started = control.up(settings)
+        return cls(settings, status, started=started)
+
+    @classmethod
+    def attach(cls, settings: Settings | None = None) -> Stack:
+        """Connect to the stack that runs; raises NotRunning when none does, or when a part of it is down."""
+        settings = settings or Settings.from_env()
+        status = stack_status(settings)
+        if not status["ready"]:
+            down = [part for part in ("postgres", "sequin", "server", "inspector") if is_down(status, part)]
+            raise NotRunning(f"Not running: {', '.join(down)}.", "Run userhooks up --detach")
+        return cls(settings, status, started=False)
+
+    def stop(self) -> str:
+        """End every process of the stack; the data stays. Returns what is left to know, which is empty for the embedded database."""
+        return stop_stack(self.settings)
+
+    def status(self) -> dict[str, Any]:
+        """What runs where, as `userhooks status --json` prints it."""
+        return stack_status(self.settings)
+
+    def kill(self, part: str) -> None:
+        """End `postgres`, `sequin`, `server` or `inspector` as a crash would; it stays down until `restart` or the next `start`."""
+        control.ask(self._running(), "kill", part=part)
+
+    def restart(self, part: str) -> None:
+        """End the part, if it runs, start it, and return when it is ready."""
+        control.ask(self._running(), "restart", part=part)
+
+    def _running(self) -> dict[str, Any]:
+        state = self._home.running()
+        if state is None:
+            raise NotRunning("The stack is not running.", "Run userhooks up --detach")
+        return state
+
+    # --- what talks to it ----------------------------------------------------------------------------------------------
+
+    @property
+    def home_key(self) -> bytes:
+        """The key from which every subscription's secret is derived."""
+        return self._home.secrets.home_key
+
+    @property
+    def database_url(self) -> str:
+        """The app's database, password included."""
+        return str(self._addresses["postgres"]["url"])
+
+    @cached_property
+    def database(self) -> Database:
+        """Users, notifications and the set-up of the app's database."""
+        from userhooks.database import Database
+
+        return Database(self.database_url)
+
+    @cached_property
+    def sequin(self) -> SequinClient:
+        """Sequin's Management API."""
+        from userhooks.sequin import SequinClient
+
+        sequin = self._addresses["sequin"]
+        return SequinClient(sequin["url"], sequin["api_token"], sequin["database"])
+
+    @cached_property
+    def subscriptions(self) -> Subscriptions:
+        """Subscribe, unsubscribe, pause, resume, backfill."""
+        from userhooks.subscriptions import Subscriptions
+
+        return Subscriptions(self.database, self.sequin, self.home_key)
+
+    @cached_property
+    def inspector(self) -> InspectorClient:
+        """The inboxes."""
+        from userhooks.inspector.client import InspectorClient
+
+        return InspectorClient(self._addresses["inspector"]["url"])
+
+    def lesson(self, name: str) -> Lesson:
+        """A lesson's own users and inboxes, empty: what an earlier run of the same lesson left is removed, and nothing else."""
+        from userhooks.lesson import Lesson
+
+        return Lesson(self, name)
+
+    def backfill(self, subscription: Subscription | str) -> BackfillHandle:
+        """Send all rows that are there to this subscription (or sink name) once more; `.wait()` for the end."""
+        sink_name = subscription if isinstance(subscription, str) else subscription.sink_name
+        return self.subscriptions.backfill(sink_name)
+
+    # --- what a cell shows ---------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        return f"Stack({self._addresses['mode']})"
+
+    def _repr_html_(self) -> str:
+        pages = {
+            "server": (f"{self._addresses['server']['url']}/openapi.json", "takes subscriptions"),
+            "sequin": (self._addresses["sequin"]["url"], "reads the WAL and sends webhooks"),
+            "inspector": (self._addresses["inspector"]["url"], "receives webhooks"),
+        }
+        rows = "".join(
+            f'<tr><th style="text-align: left">{part}</th><td><a href="{html.escape(url)}">{html.escape(url)}</a></td><td>{role}</td></tr>'
+            for part, (url, role) in pages.items()
+        )
+        caption = "Webhooks to loopback and private addresses are allowed." if private_addresses_allowed(self._addresses) else ""
+        return f"<table><caption>The stack ({self._addresses['mode']}). {caption}</caption>{rows}</table>"
+
+
+def stack_status(settings: Settings) -> dict[str, Any]:
+    """What `userhooks status --json` prints, whether or not the stack runs; starts and creates nothing."""
+    home = Home(settings.home)
+    state = home.running()
+    if state is not None:
+        try:
+            return control.ask(state, "status")
+        except NotRunning:
+            pass  # the supervisor was killed: everything ends with it
+    ports = home.ports(settings) if home.path.exists() else settings.ports
+    return describe(settings, home, ports, pids={}, ready=False, version=None)
+
+
+def stop_stack(settings: Settings) -> str:
+    """End the home's stack, running or half dead; returns what to know about WAL that a slot in the reader's own database still holds."""
+    home = Home(settings.home)
+    own_database = stack_status(settings)["postgres"]
+    control.down(home)
+    if own_database["embedded"]:
+        return ""
+    return _held_wal(own_database["url"], home.slot)
+
+
+def is_down(status: dict[str, Any], part: str) -> bool:
+    """Whether a part that is ours has no process."""
+    return bool(status[part].get("embedded", True)) and status[part]["pid"] is None
+
+
+def without_password(url: str) -> str:
+    """A database's address for people to read."""
+    return re.sub(r"(?<=//)([^:/@]+):[^@/]*@", r"\1@", url)
+
+
+def private_addresses_allowed(status: dict[str, Any]) -> bool:
+    """Whether webhooks may go to loopback and private addresses: for the local engine yes, a real server decides for itself."""
+    return bool(status["sequin"]["embedded"])
+
+
+def _held_wal(database_url: str, slot: str) -> str:
+    import psycopg
+
+    try:
+        with psycopg.connect(database_url, connect_timeout=5) as connection:
+            row = connection.execute(
+                "SELECT pg_size_pretty(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)) FROM pg_replication_slots WHERE slot_name = %s",
+                [slot],
+            ).fetchone()
+    except psycopg.OperationalError:
+        return f"The database does not answer: whether the slot {slot} still holds WAL in it is not known."
+    if row is None:
+        return ""
+    return (
+        f"The slot {slot} still holds {row[0]} of WAL in your database, and more with every change, until userhooks up.\n"
+        f"""If you will not go on, drop it: psql "$DATABASE_URL" -c "SELECT pg_drop_replication_slot('{slot}')\""""
+    )
