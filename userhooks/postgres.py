@@ -224,6 +224,11 @@ class PostgresServer:
                     f"The home {self._home} was moved or copied: its data is in {place}, under the name of the old place.",
                     "Move it back, or set USERHOOKS_HOME to a new folder.",
                 )
+        elif runs_as_root() and self.data_dir.exists():
+            raise ConfigurationError(
+                f"The database in {self.folder} is of a home that was at {self._home} and is not there any more.",
+                f"Move that home back; or delete its database: rm -r {self.folder}",
+            )
         elif runs_as_root() and (self._home / "postgres").exists():
             raise ConfigurationError(
                 f"The home {self._home} belongs to a user, and now root would use it.",

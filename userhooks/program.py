@@ -71,6 +71,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     import uvloop
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # seven lines about a start and a stop tell nobody anything
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main)
 
