@@ -29,8 +29,8 @@ import httpx
 import psutil
 import psycopg
 import uvloop
-from userhooks.database import Database
 
+from userhooks.database import Database
 from userhooks.engine.http import HttpClient
 from userhooks.postgres import PostgresServer, find_binaries
 
