@@ -1,0 +1,98 @@
+"""A home of its own for each test here, and the commands run on it as a person would run them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.waiting import eventually
+from userhooks.home import Home
+from userhooks.settings import PORT_VARIABLES, Settings
+
+
+class Installation:
+    """One home and the environment that names it; `run` is the command line, in a process of its own."""
+
+    def __init__(self, folder: Path, **variables: str) -> None:
+        self.home = Home(folder)
+        others = {name: value for name, value in os.environ.items() if not name.startswith(("USERHOOKS_", "SEQUIN_", "DATABASE_URL"))}
+        self.environment = {**others, "USERHOOKS_HOME": str(folder), **dict.fromkeys(PORT_VARIABLES.values(), "0"), **variables}
+
+    @property
+    def settings(self) -> Settings:
+        return Settings.from_env(self.environment)
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "userhooks.cli", *arguments]
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=90, check=False)
+
+    def succeed(self, *arguments: str) -> str:
+        done = self.run(*arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stderr == ""
+        return done.stdout
+
+    def fail(self, *arguments: str) -> str:
+        """What it says on stderr: one or two lines, and no traceback."""
+        done = self.run(*arguments)
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert 1 <= len(done.stderr.splitlines()) <= 2, done.stderr
+        return done.stderr
+
+    def status(self) -> dict[str, Any]:
+        status: dict[str, Any] = json.loads(self.succeed("status", "--json"))
+        return status
+
+    def pids(self) -> dict[str, int | None]:
+        status = self.status()
+        return {part: status[part]["pid"] for part in ("postgres", "sequin", "server", "inspector")}
+
+    def processes(self) -> list[psutil.Process]:
+        """The supervisor and everything below it, the watchdog included."""
+        state = self.home.running()
+        assert state is not None
+        supervisor = psutil.Process(state["supervisor"]["pid"])
+        return [supervisor, *supervisor.children(recursive=True)]
+
+    def remove(self) -> None:
+        processes = self.processes() if self.home.running() and psutil.pid_exists(self.home.running()["supervisor"]["pid"]) else []  # type: ignore[index]
+        done = self.run("down")
+        assert done.returncode == 0, done.stderr
+        assert_gone(processes)
+        self.home.remove()
+
+
+def assert_gone(processes: list[psutil.Process]) -> None:
+    """Every one of them ends within seconds; a zombie that nobody reaps has ended."""
+
+    def left() -> list[psutil.Process]:
+        return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+    eventually(lambda: not left(), within=15, what=f"{processes} to end")
+
+
+@pytest.fixture
+def install(tmp_path: Path) -> Iterator[Callable[..., Installation]]:
+    """Makes installations; each is brought down and removed at the end, and no process of it may be left."""
+    made: list[Installation] = []
+
+    def make(name: str = "home", **variables: str) -> Installation:
+        made.append(Installation(tmp_path / name, **variables))
+        return made[-1]
+
+    yield make
+    for installation in made:
+        installation.remove()
+
+
+@pytest.fixture
+def installation(install: Callable[..., Installation]) -> Installation:
+    return install()

@@ -1,0 +1,373 @@
+"""The stack's processes: up, status, down; what happens when one of them dies; several homes; what can be wrong with a home or a port."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import psycopg
+import pytest
+
+from tests.engine_program import EngineProgram
+from tests.ports import free_port
+from tests.stack.conftest import Installation, assert_gone
+from tests.waiting import eventually
+from userhooks import Stack
+from userhooks.control import end_programs_of, started_at
+from userhooks.database import Database
+from userhooks.errors import InvalidInput, NotRunning
+from userhooks.postgres import cluster_folder, runs_as_root
+
+PARTS = ("postgres", "sequin", "server", "inspector")
+
+
+def kill(pid: int | None) -> None:
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+
+
+# --- up, status, down --------------------------------------------------------------------------------------------------
+
+
+def test_up_twice_and_down_twice_change_nothing_the_second_time(installation: Installation) -> None:
+    installation.succeed("up", "--detach")
+    first = installation.status()
+    installation.succeed("up", "--detach")
+    assert installation.status() == first
+    processes = installation.processes()
+    assert len(processes) >= 6
+    installation.succeed("down")
+    assert_gone(processes)
+    installation.succeed("down")
+    assert not installation.status()["ready"]
+
+
+def test_status_tells_programs_where_everything_is(installation: Installation) -> None:
+    installation.succeed("up", "--detach")
+    status = installation.status()
+    assert {name: sorted(value) if isinstance(value, dict) else type(value) for name, value in status.items()} == {
+        "home": str,
+        "mode": str,
+        "ready": bool,
+        "postgres": ["data_dir", "embedded", "pid", "url"],
+        "sequin": ["api_token", "database", "embedded", "metrics_url", "pid", "url", "version"],
+        "server": ["pid", "url"],
+        "inspector": ["pid", "url"],
+    }
+    assert status["home"] == str(installation.home.path)
+    assert (status["mode"], status["ready"]) == ("embedded", True)
+    assert status["sequin"]["version"] == "v0.14.6"
+    assert Path(status["postgres"]["data_dir"], "PG_VERSION").exists()
+    assert len(Database(status["postgres"]["url"]).users()) > 0
+    for part in ("sequin", "server", "inspector"):
+        assert httpx.get(f"{status[part]['url']}/health").status_code == 200
+    assert httpx.get(status["sequin"]["metrics_url"]).status_code == 200
+    token = {"Authorization": f"Bearer {status['sequin']['api_token']}"}
+    assert httpx.get(f"{status['sequin']['url']}/api/sinks", headers=token).status_code == 200
+
+
+def test_the_status_for_people_holds_no_secret(installation: Installation) -> None:
+    installation.succeed("up", "--detach")
+    secrets = installation.home.secrets
+    text = installation.succeed("status")
+    assert "loopback and private addresses are allowed" in text
+    assert secrets.postgres_password not in text
+    assert secrets.api_token not in text
+
+
+def test_the_home_is_its_owners_alone(installation: Installation) -> None:
+    installation.succeed("up", "--detach")
+    assert installation.home.path.stat().st_mode & 0o777 == 0o700
+    for file in (installation.home.secrets_file, installation.home.stack_file):
+        assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_status_of_a_home_that_is_not_there_starts_and_creates_nothing(installation: Installation) -> None:
+    status = installation.status()
+    assert not status["ready"]
+    assert [status[part]["pid"] for part in PARTS] == [None] * 4
+    assert not installation.home.path.exists()
+
+
+def test_ctrl_c_ends_what_up_started(installation: Installation) -> None:
+    up = subprocess.Popen([sys.executable, "-m", "userhooks.cli", "up"], env=installation.environment, stdout=subprocess.PIPE, text=True)
+    try:
+        assert up.stdout is not None
+        assert any("Ctrl-C ends it" in line for line in up.stdout)
+        processes = installation.processes()
+        up.send_signal(signal.SIGINT)
+        assert up.wait(30) == 130
+        assert_gone(processes)
+    finally:
+        up.kill()
+        up.communicate()
+
+
+def test_two_commands_at_once_start_one_stack(installation: Installation) -> None:
+    command = [sys.executable, "-m", "userhooks.cli", "up", "--detach"]
+    both = [subprocess.Popen(command, env=installation.environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=90)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert said[0] == said[1]
+
+
+def test_two_homes_run_side_by_side_on_free_ports(install: Callable[..., Installation]) -> None:
+    one, two = install("one"), install("two")
+    one.succeed("up", "--detach")
+    two.succeed("up", "--detach")
+    first, second = one.status(), two.status()
+    assert first["ready"]
+    assert second["ready"]
+    assert not {first[part]["url"] for part in PARTS} & {second[part]["url"] for part in PARTS}
+    one.succeed("down")
+    assert two.status() == second
+    one.succeed("up", "--detach")
+    assert [one.status()[part]["url"] for part in PARTS] == [first[part]["url"] for part in PARTS]
+
+
+# --- processes that die ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_that_was_killed_stays_down_until_up(installation: Installation, part: str) -> None:
+    installation.succeed("up", "--detach")
+    before = installation.pids()
+    kill(before[part])
+    eventually(lambda: installation.pids()[part] is None, what=f"{part} to be seen as down")
+    assert not installation.status()["ready"]
+    assert "Not running" in installation.fail("subscriptions")
+    installation.succeed("up", "--detach")
+    after = installation.pids()
+    assert installation.status()["ready"]
+    assert after[part] not in (None, before[part])
+    assert {**before, part: None} == {**after, part: None}
+
+
+def test_a_notebook_can_kill_and_restart_a_part(installation: Installation) -> None:
+    stack = Stack.start(installation.settings)
+    assert stack.started
+    stack.kill("postgres")
+    assert stack.status()["postgres"]["pid"] is None
+    stack.restart("postgres")
+    assert stack.status()["ready"]
+    before = stack.status()["server"]["pid"]
+    stack.restart("server")
+    assert stack.status()["server"]["pid"] not in (None, before)
+    assert len(stack.database.users()) > 0
+    with pytest.raises(InvalidInput, match=r"There is no part 'redis' here"):
+        stack.kill("redis")
+    assert not Stack.start(installation.settings).started
+    stack.stop()
+    with pytest.raises(NotRunning):
+        stack.restart("server")
+    with pytest.raises(NotRunning):
+        Stack.attach(installation.settings)
+
+
+def test_a_supervisor_that_was_killed_takes_everything_with_it_and_the_data_stays(installation: Installation) -> None:
+    installation.succeed("up", "--detach")
+    ada = Stack.attach(installation.settings).database.create_user("Ada")
+    supervisor, *others = installation.processes()
+    supervisor.kill()
+    assert_gone(others)
+    assert not installation.status()["ready"]
+    installation.succeed("up", "--detach")
+    assert Stack.attach(installation.settings).database.user_exists(ada)
+
+
+def test_up_right_after_the_supervisor_was_killed_waits_for_the_ports(installation: Installation) -> None:
+    installation.succeed("up", "--detach")
+    installation.processes()[0].kill()
+    installation.succeed("up", "--detach")
+    assert installation.status()["ready"]
+
+
+def test_a_watchdog_that_was_killed_is_replaced_at_once(installation: Installation) -> None:
+    def watchdog() -> psutil.Process | None:
+        with suppress(psutil.NoSuchProcess):  # it ended while we looked
+            return next((one for one in installation.processes() if "userhooks.watchdog" in one.cmdline()), None)
+        return None
+
+    installation.succeed("up", "--detach")
+    first = watchdog()
+    assert first is not None
+    first.kill()
+    eventually(lambda: watchdog() not in (None, first), what="another watchdog")
+    supervisor, *others = installation.processes()
+    supervisor.kill()
+    assert_gone(others)
+
+
+def test_a_server_restarted_after_a_crash_is_still_watched(installation: Installation) -> None:
+    stack = Stack.start(installation.settings)
+    stack.kill("postgres")
+    stack.restart("postgres")
+    supervisor, *others = installation.processes()
+    supervisor.kill()
+    assert_gone(others)
+
+
+def test_a_stranger_that_has_the_pid_of_an_old_program_is_left_alone() -> None:
+    stranger = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        started = started_at(stranger.pid)
+        assert started is not None
+        end_programs_of({"started": {"server": started - 100}, "server": {"pid": stranger.pid}})
+        assert stranger.poll() is None
+    finally:
+        stranger.communicate(timeout=10)
+
+
+# --- what can be wrong -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", ["postgres", "sequin", "metrics", "server", "inspector"])
+def test_a_port_in_use_is_one_error_that_names_port_and_variable(install: Callable[..., Installation], part: str) -> None:
+    variable = f"USERHOOKS_{part.upper()}_PORT"
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", free_port()))
+        other.listen()
+        port = other.getsockname()[1]
+        installation = install(**{variable: str(port)})
+        said = installation.fail("up", "--detach")
+        assert str(port) in said
+        assert variable in said
+        assert installation.home.running() is None
+    installation.succeed("up", "--detach")
+
+
+@pytest.mark.parametrize("command", [["up", "--detach"], ["status"], ["down"], ["demo"], ["doctor"]])
+def test_sequin_without_its_database_is_an_error(install: Callable[..., Installation], command: list[str]) -> None:
+    installation = install()
+    wrong = {**installation.environment, "SEQUIN_URL": "http://127.0.0.1:1", "SEQUIN_API_TOKEN": "x"}
+    done = subprocess.run(
+        [sys.executable, "-m", "userhooks.cli", *command], env=wrong, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 1
+    assert "SEQUIN_URL is set and DATABASE_URL is not" in done.stderr
+    assert not installation.home.path.exists()
+
+
+@pytest.mark.parametrize(("key", "value"), [("format", 99), ("postgres_major", 9)])
+def test_a_home_of_another_release_is_not_touched(installation: Installation, key: str, value: int) -> None:
+    installation.succeed("up", "--detach")
+    installation.succeed("down")
+    file = installation.home.format_file
+    kept = file.read_text(encoding="utf-8")
+    file.write_text(json.dumps({**json.loads(kept), key: value}), encoding="utf-8")
+    assert "make clean" in installation.fail("up", "--detach")
+    file.write_text(kept, encoding="utf-8")
+    installation.succeed("up", "--detach")
+
+
+def test_a_folder_with_other_things_in_it_is_no_home(tmp_path: Path) -> None:
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "chapter.txt").write_text("mine", encoding="utf-8")
+    assert "was not made by userhooks" in Installation(folder).fail("up", "--detach")
+    assert [file.name for file in folder.iterdir()] == ["chapter.txt"]
+
+
+def test_a_home_deleted_by_hand_is_not_begun_anew_on_its_old_database(installation: Installation) -> None:
+    installation.succeed("up", "--detach")
+    installation.succeed("down")
+    shutil.rmtree(installation.home.path)
+    if runs_as_root():  # its database lies elsewhere, and may be of a home that was only moved
+        cluster = cluster_folder(installation.home.path)
+        assert f"rm -r {cluster}" in installation.fail("up", "--detach")
+        shutil.rmtree(cluster)
+    installation.succeed("up", "--detach")
+
+
+def test_a_running_stack_is_not_passed_off_as_one_with_other_settings(installation: Installation, database_url: str) -> None:
+    installation.succeed("up", "--detach")
+    installation.environment["DATABASE_URL"] = database_url
+    said = installation.fail("up", "--detach")
+    assert "another DATABASE_URL" in said
+    assert "userhooks down" in said
+    del installation.environment["DATABASE_URL"]
+    installation.environment["USERHOOKS_SERVER_PORT"] = str(free_port())
+    assert "another USERHOOKS_SERVER_PORT" in installation.fail("up", "--detach")
+
+
+def test_a_part_that_cannot_start_says_why_and_leaves_nothing_half_started(installation: Installation) -> None:
+    installation.succeed("up", "--detach")
+    installation.succeed("down")
+    installation.home.engine_store.write_bytes(b"no database at all" * 100)
+    said = installation.fail("up", "--detach")
+    assert "The sequin did not start" in said
+    assert str(installation.home.log("sequin")) in said
+    assert installation.home.running() is None
+
+
+def test_a_home_that_nobody_else_may_enter_is_enough(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    installation = Installation(closed / "home")
+    try:
+        installation.succeed("up", "--detach")
+        assert closed.stat().st_mode & 0o777 == 0o700
+    finally:
+        installation.remove()
+
+
+# --- a database, a Sequin of the reader's own --------------------------------------------------------------------------
+
+
+def test_with_a_database_of_the_readers_own_down_names_the_slot_and_how_to_drop_it(
+    install: Callable[..., Installation], database_url: str
+) -> None:
+    installation = install(DATABASE_URL=database_url)
+    installation.succeed("up", "--detach")
+    status = installation.status()
+    assert (status["mode"], status["ready"]) == ("embedded", True)
+    assert status["postgres"] == {"url": database_url, "embedded": False, "pid": None, "data_dir": None}
+    said = installation.succeed("down")
+    assert f"The slot {installation.home.slot} still holds" in said
+    command = said.splitlines()[-1].split(": ", 1)[1]
+    program, variable, option, statement = shlex.split(command)
+    assert (program, variable, option) == ("psql", "$DATABASE_URL", "-c")
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(statement.encode())
+    assert installation.succeed("down") == ""
+
+
+def test_a_database_that_is_not_there_is_an_error_and_nothing_is_left_running(
+    install: Callable[..., Installation], database_url: str
+) -> None:
+    installation = install(DATABASE_URL=database_url.rsplit("/", 1)[0] + "/missing")
+    assert "missing" in installation.fail("up", "--detach")
+    assert installation.home.running() is None
+
+
+def test_with_a_sequin_of_the_readers_own_only_server_and_inspector_are_started(
+    install: Callable[..., Installation], database_url: str, tmp_path: Path
+) -> None:
+    Database(database_url).set_up("own_pub")
+    engine = EngineProgram(database_url, tmp_path, publication="own_pub").start()
+    try:
+        installation = install(DATABASE_URL=database_url, SEQUIN_URL=engine.url, SEQUIN_API_TOKEN=engine.token)
+        installation.succeed("up", "--detach")
+        status = installation.status()
+        assert (status["mode"], status["ready"]) == ("sequin", True)
+        expected: dict[str, Any] = {"url": engine.url, "api_token": engine.token, "metrics_url": None, "database": "postgres"}
+        assert status["sequin"] == {**expected, "embedded": False, "pid": None, "version": "v0.14.6"}
+        assert status["postgres"]["pid"] is None
+        with Stack.attach(installation.settings).inspector as inspector:
+            url = inspector.inbox("ada").url
+        assert "New sink user-1-notifications" in installation.succeed("subscribe", "1", url)
+        installation.succeed("down")
+    finally:
+        engine.stop()
