@@ -1,0 +1,114 @@
+"""The command line itself: help, exit codes, what is printed where; JupyterLab with the stack around it; and that importing stays light."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from tests.ports import free_port
+from tests.stack.conftest import Installation, assert_gone
+from tests.waiting import eventually
+
+COMMANDS = (
+    "up", "down", "status", "lab", "subscribe", "unsubscribe", "subscriptions", "backfill", "generate", "inbox", "ledger", "doctor", "demo",
+)  # fmt: skip
+
+
+def test_help_lists_every_command(installation: Installation) -> None:
+    listed = re.findall(r"^    (\w+)(?:  |$)", installation.succeed("--help"), re.MULTILINE)
+    assert tuple(listed) == COMMANDS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_on_a_command_shows_an_example(installation: Installation, command: str) -> None:
+    assert f"Example:\n  userhooks {command}" in installation.succeed(command, "--help")
+
+
+@pytest.mark.parametrize("wrong", [[], ["start"], ["subscribe", "one", "http://127.0.0.1"], ["generate", "--seconds", "1", "--count", "1"]])
+def test_a_command_line_that_is_wrong_ends_with_2(installation: Installation, wrong: list[str]) -> None:
+    done = installation.run(*wrong)
+    assert done.returncode == 2
+    assert "usage: userhooks" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [["subscribe", "1", "http://127.0.0.1:9/"], ["subscriptions"], ["generate", "--count", "1"], ["inbox"], ["ledger"]]
+)
+def test_a_command_that_needs_the_stack_says_how_to_start_it(installation: Installation, command: list[str]) -> None:
+    assert "userhooks up --detach" in installation.fail(*command)
+    assert not installation.home.path.exists()
+
+
+def test_the_whole_way_by_commands(installation: Installation) -> None:
+    installation.succeed("up", "--detach")
+    url = re.search(r"send to (\S+)", installation.succeed("inbox", "ada"))
+    assert url is not None
+    said = installation.succeed("subscribe", "1", url.group(1))
+    assert said.startswith("New sink user-1-notifications")
+    assert "Authorization: Bearer " in said
+    again = installation.succeed("subscribe", "1", url.group(1))
+    assert again.startswith("Known sink user-1-notifications")
+    assert "Bearer" not in again
+    assert "user-1-notifications  user 1" in installation.succeed("subscriptions")
+
+    generated = installation.run("generate", "--rate", "500", "--count", "60", "--seed", "1")
+    assert generated.returncode == 0
+    assert generated.stdout.startswith("60 inserted")
+    assert "60 committed" in eventually(lambda: said if "0 lost" in (said := installation.run("ledger").stdout) else "", what="all to come")
+    assert "completed" in installation.succeed("backfill", "user-1-notifications", "--wait")
+    assert re.search(r"ada  \d+ requests", installation.succeed("inbox"))
+
+    assert "Removed" in installation.succeed("unsubscribe", "user-1-notifications")
+    assert "There are none" in installation.succeed("subscriptions")
+    for wrong in (
+        ["subscribe", "999", url.group(1)],
+        ["subscribe", "1", "ftp://x"],
+        ["unsubscribe", "user-1-notifications"],
+        ["backfill", "x"],
+    ):
+        installation.fail(*wrong)
+
+
+def test_lab_serves_the_notebooks_without_asking_about_news_and_ends_what_it_started(installation: Installation) -> None:
+    port = free_port()
+    options = [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=here"]
+    lab = subprocess.Popen(
+        [sys.executable, "-m", "userhooks.cli", "lab", "--no-browser", "--", *options],
+        env=installation.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"Authorization": "token here"}, timeout=30) as client:
+
+            def names() -> list[str]:
+                assert lab.poll() is None
+                try:
+                    return [entry["name"] for entry in client.get("/api/contents/").json()["content"]]
+                except httpx.TransportError:
+                    return []
+
+            listed = eventually(names, within=60, what="JupyterLab to answer")
+            assert "01_first_webhook.ipynb" in listed
+            settings = client.get("/lab/api/settings/@jupyterlab/apputils-extension:notification").json()
+            assert settings["schema"]["properties"]["fetchNews"]["default"] == "false"
+        assert installation.status()["ready"]
+        processes = installation.processes()
+        lab.send_signal(signal.SIGTERM)
+        assert lab.wait(30) == 143
+        assert_gone(processes)
+    finally:
+        lab.kill()
+        lab.wait()
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = "import sys, userhooks; userhooks.Stack; print(sorted({name.split('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30).stdout
+    for heavy in ("pandas", "matplotlib", "ipywidgets", "httpx", "psycopg", "fastapi", "uvicorn"):
+        assert f"'{heavy}'" not in loaded

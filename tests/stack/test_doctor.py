@@ -1,0 +1,156 @@
+"""`userhooks doctor`: each thing that can be wrong is named, with what to do; and when nothing is wrong, nothing is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.engine_program import EngineProgram
+from tests.ports import free_port
+from tests.stack.conftest import Installation
+from tests.waiting import eventually
+from userhooks import Stack
+from userhooks.database import Database
+from userhooks.doctor import DISK_NEEDED, LAG_ALLOWED, judge_disk, judge_reach, judge_slot, judge_way
+
+
+def complaints(installation: Installation) -> dict[str, str]:
+    """What the doctor finds wrong: the thing -> what is the case and what to do. Checks the exit code on the way."""
+    done = installation.run("doctor")
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    found = [(line, lines[place + 1]) for place, line in enumerate(lines) if line.startswith("WRONG")]
+    assert done.returncode == (1 if found else 0)
+    assert all(remedy.strip() for _, remedy in found)
+    return {line.removeprefix("WRONG").strip().split(": ", 1)[0]: f"{line}\n{remedy}" for line, remedy in found}
+
+
+def test_before_the_first_start_it_says_what_to_run(installation: Installation) -> None:
+    found = complaints(installation)
+    assert sorted(found) == ["inspector", "postgres", "sequin", "server"]
+    assert all("userhooks up --detach" in text for text in found.values())
+    assert not installation.home.path.exists()
+
+
+def test_a_stack_that_runs_is_fine_and_each_thing_that_breaks_in_it_is_named(installation: Installation) -> None:
+    stack = Stack.start(installation.settings)
+    with stack.inspector as inspector, stack.sequin as sequin:
+        good = stack.subscriptions.subscribe(1, inspector.inbox("ada").url)
+        assert complaints(installation) == {}
+
+        nobody = f"http://127.0.0.1:{free_port()}/hook"
+        dead = stack.subscriptions.subscribe(2, nobody)
+        assert "nothing takes connections" in complaints(installation)[f"{dead.sink_name}, URL"]
+        stack.database.insert_notifications([(2, "x")])
+        waiting = eventually(lambda: complaints(installation).get(dead.sink_name), what="the engine's complaint")
+        assert "Sequin says" in waiting
+        stack.subscriptions.unsubscribe(dead.sink_name)
+
+        stack.subscriptions.pause(good.sink_name)
+        assert f"PATCH /subscriptions/{good.sink_name}" in complaints(installation)[good.sink_name]
+        sequin.delete_sink(good.sink_name)
+        (gone,) = complaints(installation).values()
+        assert "its sink is gone from Sequin" in gone
+        assert f"userhooks subscribe 1 {good.url}" in gone
+
+        again = stack.subscriptions.subscribe(1, good.url)
+        with psycopg.connect(stack.database_url, autocommit=True) as connection:
+            connection.execute("DELETE FROM users")
+            connection.execute("ALTER TABLE notifications REPLICA IDENTITY DEFAULT")
+            connection.execute(f"ALTER PUBLICATION {installation.home.publication} DROP TABLE notifications".encode())
+        found = complaints(installation)
+        assert "INSERT INTO users" in found["users"]
+        assert "deletes carry no user_id" in found["replica identity"]
+        assert "not in" in found["publication"]
+        assert f"userhooks unsubscribe {again.sink_name}" in found[again.sink_name]
+        installation.succeed("unsubscribe", again.sink_name)
+        installation.succeed("up", "--detach")
+        assert complaints(installation) == {}
+
+
+@pytest.mark.parametrize("part", ["postgres", "sequin", "server", "inspector"])
+def test_a_part_that_died_is_named_with_its_log(installation: Installation, part: str) -> None:
+    Stack.start(installation.settings).kill(part)
+    assert str(installation.home.log(part)) in complaints(installation)[part]
+
+
+def test_a_home_that_others_may_read_is_named(installation: Installation) -> None:
+    installation.succeed("up", "--detach")
+    installation.home.secrets_file.chmod(0o644)
+    assert f"chmod go-rwx {installation.home.secrets_file}" in complaints(installation)["home"]
+
+
+def test_a_wrong_token_of_a_real_server_is_named(install: Callable[..., Installation], database_url: str, tmp_path: Path) -> None:
+    Database(database_url).set_up("own_pub")
+    engine = EngineProgram(database_url, tmp_path, publication="own_pub").start()
+    try:
+        installation = install(DATABASE_URL=database_url, SEQUIN_URL=engine.url, SEQUIN_API_TOKEN="wrong")
+        assert "token" in complaints(installation)["API token"]
+        installation.environment.update(SEQUIN_API_TOKEN=engine.token, SEQUIN_DATABASE="other")
+        assert "other" in complaints(installation)["Sequin's database"]
+    finally:
+        engine.stop()
+    assert engine.url in complaints(installation)["Sequin"]
+
+
+def test_a_database_that_does_not_answer_is_named(install: Callable[..., Installation]) -> None:
+    port = free_port()
+    installation = install(DATABASE_URL=f"postgresql://postgres:x@127.0.0.1:{port}/app")
+    assert str(port) in complaints(installation)["database"]
+
+
+# --- judgements --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "fine"),
+    [
+        ((True, "reserved", 0), True),
+        ((True, "extended", LAG_ALLOWED), True),
+        ((True, "reserved", LAG_ALLOWED + 1), False),
+        ((True, "unreserved", 0), False),
+        ((False, "reserved", 0), False),
+        ((False, "lost", 0), False),
+        (None, False),
+    ],
+)
+def test_a_slot_is_judged_by_being_read_intact_and_near(row: tuple[bool, str, int] | None, fine: bool) -> None:
+    assert judge_slot("userhooks_x", row).fine is fine
+
+
+def test_a_full_disk_is_named() -> None:
+    assert judge_disk(Path("/home"), DISK_NEEDED).fine
+    assert "0.5 GB free" in str(judge_disk(Path("/home"), DISK_NEEDED // 2))
+
+
+def test_the_folder_that_keeps_nobody_from_the_database_is_named(tmp_path: Path) -> None:
+    below = tmp_path / "closed" / "below"
+    below.mkdir(parents=True)
+    below.parent.chmod(0o700)
+    assert not judge_way(below).fine
+    assert judge_way(Path("/")).fine
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
+def test_loopback_is_wrong_for_a_sequin_elsewhere(host: str) -> None:
+    def never(_host: str, _port: int) -> str:
+        raise AssertionError("tried from here, though it is sent from there")
+
+    finding = judge_reach("sink", f"http://{host}:3334/in/x", own_engine=False, connect=never)
+    assert "USERHOOKS_INSPECTOR_PUBLIC_URL" in finding.remedy
+    assert judge_reach("sink", "https://example.com/hook", own_engine=False, connect=never).fine
+
+
+def test_the_local_engines_urls_are_tried_at_their_port() -> None:
+    tried: list[tuple[str, int]] = []
+
+    def connect(host: str, port: int) -> str:
+        tried.append((host, port))
+        return ""
+
+    for url in ("https://example.com/a", "http://example.com/a", "http://[::1]:8080/"):
+        assert judge_reach("sink", url, own_engine=True, connect=connect).fine
+    assert tried == [("example.com", 443), ("example.com", 80), ("::1", 8080)]

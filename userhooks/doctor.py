@@ -1,0 +1,295 @@
+"""What `userhooks doctor` looks at: each thing that can be wrong between a row and its webhook, with what to do about it.
+
+Checks only look: nothing is started, repaired or sent. They go from the machine to the single subscription, and those that need what was
+found wrong are left out, so that the first complaint is the one to act on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from userhooks.addresses import forbidden
+from userhooks.database import Database
+from userhooks.errors import UserhooksError
+from userhooks.home import Home, require_free
+from userhooks.postgres import cluster_folder, runs_as_root
+from userhooks.sequin import SequinClient
+from userhooks.settings import Settings
+from userhooks.stack import is_down, private_addresses_allowed, stack_status
+from userhooks.subscriptions import MISSING, Subscription, Subscriptions
+
+if TYPE_CHECKING:
+    import psycopg
+
+T = TypeVar("T")
+
+DISK_NEEDED = 1 << 30
+"""Bytes for an empty database (40 MB), its WAL, and a slot that falls behind for a while."""
+LAG_ALLOWED = 1 << 30
+"""Bytes of WAL that a slot may hold before it is a finding."""
+CONNECT_SECONDS = 3.0
+
+_RESUME = """Resume it: PATCH /subscriptions/{} with the body {{"status": "active"}}, at the server's address."""
+
+_SLOT = """
+select active, wal_status, coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn), 0)::bigint
+  from pg_replication_slots where slot_name = %s
+"""
+_IDENTITY = "select relreplident = 'f' from pg_class where oid = to_regclass('public.notifications')"
+_PUBLISHED = (
+    "select exists (select from pg_publication_tables where pubname = %s and schemaname = 'public' and tablename = 'notifications')"
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: `about` what, whether it is `fine`, what is the case, and what to do when it is not."""
+
+    about: str
+    fine: bool
+    text: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        line = f"{'ok   ' if self.fine else 'WRONG'}  {self.about}: {self.text}"
+        return f"{line}\n       {self.remedy}" if self.remedy and not self.fine else line
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Look at everything, from the machine up to each subscription; a finding is yielded as soon as it is known."""
+    status = stack_status(settings)
+    home = Home(settings.home)
+    yield from _machine(home)
+    yield from _parts(status, settings, home)
+    embedded = bool(status["sequin"]["embedded"])
+    if is_down(status, "postgres"):
+        return
+    database = Database(status["postgres"]["url"])
+    answer = _asking(
+        "database", lambda: database.check(home.slot if embedded else None), lambda _: "answers, and can do logical replication"
+    )
+    yield answer
+    if not answer.fine:
+        return
+    yield from _contents(database, home, embedded=embedded)
+    if is_down(status, "sequin"):
+        return
+    with SequinClient(status["sequin"]["url"], status["sequin"]["api_token"], status["sequin"]["database"]) as sequin:
+        # Without the home's key: it is for the secrets of new subscriptions, and there may be no home yet.
+        yield from _sequin(sequin, Subscriptions(database, sequin, home_key=b""), status)
+
+
+# --- the machine and the processes -------------------------------------------------------------------------------------
+
+
+def _machine(home: Home) -> Iterator[Finding]:
+    if not home.path.exists():
+        yield Finding("home", True, f"{home.path} is not there yet; userhooks up makes it")
+    else:
+        yield judge_home(home)
+    yield judge_disk(home.path, shutil.disk_usage(_existing(home.path)).free)
+    cluster = cluster_folder(home.path)
+    if runs_as_root():
+        yield judge_way(_existing(cluster.parent))
+    else:
+        with_name = _has_name(os.geteuid())
+        text = f"this user (uid {os.geteuid()}) has {'an' if with_name else 'no'} entry in the password file"
+        yield Finding("user", with_name, text, "Run as a user with a name: Postgres refuses to run without one.")
+
+
+def judge_home(home: Home) -> Finding:
+    """Whether only its owner may enter the home and read its secrets."""
+    open_paths = [path for path in (home.path, home.secrets_file, home.stack_file) if path.exists() and path.stat().st_mode & 0o077]
+    if open_paths:
+        names = " ".join(str(path) for path in open_paths)
+        return Finding("home", False, f"others may read {names}", f"Run chmod go-rwx {names}")
+    return Finding("home", True, f"{home.path} is its owner's alone")
+
+
+def judge_disk(path: Path, free: int) -> Finding:
+    """Whether `free` bytes are enough for the database and what a slot may hold back."""
+    return Finding(
+        "disk", free >= DISK_NEEDED, f"{free / 2**30:.1f} GB free at {path}", "Free at least 1 GB, or set USERHOOKS_HOME to another disk."
+    )
+
+
+def judge_way(folder: Path) -> Finding:
+    """Whether `nobody`, as whom Postgres runs when we are root, can reach this folder."""
+    closed = [str(step) for step in (folder, *folder.parents) if not step.stat().st_mode & stat.S_IXOTH]
+    if closed:
+        return Finding("way to the database", False, f"the user nobody cannot enter {closed[-1]}", f"Run chmod o+x {closed[-1]}")
+    return Finding("way to the database", True, f"the user nobody, as whom Postgres runs for root, can reach {folder}")
+
+
+def _has_name(uid: int) -> bool:
+    with contextlib.suppress(KeyError):
+        return bool(pwd.getpwuid(uid).pw_name)
+    return False
+
+
+def _existing(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that exists."""
+    return next(step for step in (path, *path.parents) if step.exists())
+
+
+def _parts(status: dict[str, Any], settings: Settings, home: Home) -> Iterator[Finding]:
+    """Which of our parts run; for those that do not, whether their ports are free."""
+    for part in ("postgres", "sequin", "server", "inspector"):
+        if is_down(status, part):
+            yield Finding(part, False, "is not running", f"Run userhooks up --detach; what it said last is in {home.log(part)}")
+            yield from _ports(part, status, settings)
+        elif status[part].get("embedded", True):
+            yield Finding(part, True, f"runs as process {status[part]['pid']}")
+
+
+def _ports(part: str, status: dict[str, Any], settings: Settings) -> Iterator[Finding]:
+    host = settings.inspector_bind if part == "inspector" else "127.0.0.1"
+    urls = {part: status[part]["url"], "metrics": status["sequin"]["metrics_url"]}
+    for name in ("sequin", "metrics") if part == "sequin" else (part,):
+        # A port that is still to be chosen is free by definition; the address of a database that is still to be made is not known.
+        if port := urlsplit(urls[name] or "").port or settings.ports[name]:
+            yield _asking(f"port {port}", partial(require_free, name, host, port), lambda _: "is free")
+
+
+# --- the database ------------------------------------------------------------------------------------------------------
+
+
+def _contents(database: Database, home: Home, *, embedded: bool) -> Iterator[Finding]:
+    users = len(database.users())
+    text = f"{users} in the table users" if users else "there are none, and a notification needs one: its user_id is a foreign key"
+    yield Finding("users", users > 0, text, "Add one: INSERT INTO users (name) VALUES ('Ada');")
+    with database.connect() as connection:
+        full = _one(connection, _IDENTITY) is True
+        text = "is FULL" if full else "is not FULL, so deletes carry no user_id and reach nobody"
+        yield Finding("replica identity", full, f"that of notifications {text}", "Run userhooks up, which applies sql/replica_identity.sql")
+        if embedded:
+            published = _one(connection, _PUBLISHED, home.publication) is True
+            text = f"notifications is {'in' if published else 'not in'} {home.publication}"
+            yield Finding("publication", published, text, "Run userhooks up, which applies sql/publication.sql")
+            row = connection.execute(_SLOT, [home.slot]).fetchone()
+            yield judge_slot(home.slot, row)
+
+
+def judge_slot(slot: str, row: tuple[bool, str, int] | None) -> Finding:
+    """Whether the slot is there, read, intact and not far behind; `row` is (active, wal_status, bytes behind)."""
+    if row is None:
+        return Finding("slot", False, f"{slot} is not there", "Run userhooks up --detach; the log of sequin says why it made none.")
+    active, wal_status, behind = row
+    lag = f"{behind / 2**20:.1f} MB behind"
+    if wal_status == "lost":
+        remedy = "Changes since then are gone from the WAL: begin anew in another USERHOOKS_HOME, then backfill every subscription."
+        return Finding("slot", False, f"{slot} fell so far behind that Postgres gave it up", remedy)
+    if not active:
+        return Finding("slot", False, f"nobody reads {slot}, {lag}", "Run userhooks up --detach, or see the log of sequin.")
+    if behind > LAG_ALLOWED or wal_status == "unreserved":
+        remedy = "Look for a receiver that fails: userhooks subscriptions; pause or unsubscribe it."
+        return Finding("slot", False, f"{slot} is {lag} and keeps the WAL from being removed", remedy)
+    return Finding("slot", True, f"{slot} is read, {lag}")
+
+
+# --- Sequin and the subscriptions --------------------------------------------------------------------------------------
+
+
+def _sequin(sequin: SequinClient, subscriptions: Subscriptions, status: dict[str, Any]) -> Iterator[Finding]:
+    answer = _asking("Sequin", sequin.version, lambda version: f"answers at {status['sequin']['url']}, {version}")
+    yield answer
+    if not answer.fine:
+        return
+    token = _asking("API token", sequin.sinks, lambda sinks: f"accepted; {len(sinks)} sinks")
+    yield token
+    if not token.fine:
+        return
+    database = status["sequin"]["database"]
+    yield _asking("Sequin's database", sequin.test_connection, lambda _: f"Sequin can connect to {database}")
+    for subscription in subscriptions.list():
+        yield from _subscription(subscription, sequin, own_engine=private_addresses_allowed(status))
+    known = {subscription.sink_id for subscription in subscriptions.list()}
+    for sink in sequin.sinks():
+        if "user_id" in sink.annotations and sink.id not in known and sink.database == database:
+            text = f"belongs to user {sink.annotations['user_id']} and to no row of webhook_subscriptions"
+            yield Finding(sink.name, False, text, f"Was the user deleted? Run userhooks unsubscribe {sink.name}")
+
+
+def _subscription(subscription: Subscription, sequin: SequinClient, *, own_engine: bool) -> Iterator[Finding]:
+    about = subscription.sink_name
+    if subscription.status == MISSING:
+        remedy = f"Run userhooks subscribe {subscription.user_id} {subscription.url}"
+        yield Finding(about, False, "its sink is gone from Sequin", remedy)
+        return
+    sink = sequin.sink(subscription.sink_id)
+    if sink.status != "active":
+        yield Finding(about, False, f"is {sink.status}, so nothing is sent", _RESUME.format(about))
+    elif sink.error is not None:
+        yield Finding(about, False, f"Sequin says: {sink.error}", "The webhooks wait and are sent again; see what the receiver answers.")
+    else:
+        yield Finding(about, True, f"user {subscription.user_id}, {sink.health or 'active'}")
+    yield judge_reach(about, subscription.url, own_engine=own_engine, connect=_connect)
+
+
+def judge_reach(about: str, url: str, *, own_engine: bool, connect: Callable[[str, int], str]) -> Finding:
+    """Whether the place that sends the webhooks can reach the URL's host; `connect` returns '' or what is wrong.
+
+    The local engine sends from here, so it is tried from here, without sending anything. A real Sequin server sends from its own machine
+    or container, which we cannot try; there, a loopback address is wrong for certain.
+    """
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    about = f"{about}, URL"
+    if own_engine:
+        problem = connect(host, port)
+        return Finding(about, not problem, problem or f"{host} port {port} takes connections", "Start the receiver, or correct the URL.")
+    if _is_loopback(host):
+        remedy = (
+            "Set USERHOOKS_INSPECTOR_BIND=0.0.0.0 and USERHOOKS_INSPECTOR_PUBLIC_URL to an address that Sequin reaches, and subscribe anew."
+        )
+        return Finding(about, False, f"{host} is Sequin's own machine or container, seen from there", remedy)
+    return Finding(about, True, f"{host} port {port} is sent to by the Sequin server, from where it cannot be tried")
+
+
+def _is_loopback(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def _connect(host: str, port: int) -> str:
+    """Connect as the local engine would, to vetted addresses only; '' or what is wrong."""
+    try:
+        addresses = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    except OSError:
+        return f"the name {host} does not resolve"
+    if any(forbidden(address, allow_private=True) for address in addresses):
+        return f"{host} leads to an address to which no webhooks are sent"
+    for address in addresses:
+        with contextlib.suppress(OSError):
+            socket.create_connection((address, port), timeout=CONNECT_SECONDS).close()
+            return ""
+    return f"nothing takes connections at {host} port {port}"
+
+
+# --- asking ------------------------------------------------------------------------------------------------------------
+
+
+def _asking(about: str, ask: Callable[[], T], text: Callable[[T], str]) -> Finding:
+    """A finding from a call that raises when something is wrong; its error says what, and what to do."""
+    try:
+        return Finding(about, True, text(ask()))
+    except UserhooksError as error:
+        return Finding(about, False, error.what, error.remedy)
+
+
+def _one(connection: psycopg.Connection[Any], query: str, *values: str) -> object:
+    row = connection.execute(query.encode(), values).fetchone()
+    return row[0] if row else None
