@@ -1,0 +1,97 @@
+"""Who may import what: pure modules no I/O, nobody but the stack the engine, the face nothing heavy."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "userhooks"
+PURE = [
+    "addresses.py",
+    "bearer.py",
+    "ledger.py",
+    "messages.py",
+    "engine/answers.py",
+    "engine/config.py",
+    "engine/console.py",
+    "engine/expressions.py",
+    "engine/functions.py",
+    "engine/pgoutput.py",
+    "engine/progress.py",
+    "engine/rendering.py",
+    "engine/requests.py",
+    "engine/resources.py",
+    "engine/retry.py",
+    "engine/routing.py",
+    "engine/snapshot.py",
+    "engine/terms.py",
+    "engine/values.py",
+    "inspector/answers.py",
+    "inspector/judgement.py",
+]
+IMPURE = {"asyncio", "httpx", "os", "pathlib", "psycopg", "random", "select", "socket", "sqlite3", "ssl", "subprocess", "threading", "time"}
+IMPURE |= {"uvicorn", "starlette", "fastapi", "ipywidgets", "matplotlib"}
+
+
+def imports(path: Path, *, at_run_time: bool = True) -> set[str]:
+    """The modules that a file imports, as dotted names; what stands under `if TYPE_CHECKING` only when asked for."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if at_run_time and isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_a_pure_module_imports_no_io_no_clock_and_no_randomness(name: str) -> None:
+    assert not {module.partition(".")[0] for module in imports(PACKAGE / name)} & IMPURE
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_a_pure_module_imports_only_pure_ones_of_the_package(name: str) -> None:
+    pure = {"userhooks." + one.removesuffix(".py").replace("/", ".") for one in PURE} | {"userhooks.errors"}
+    modules = {
+        one
+        for one in imports(PACKAGE / name)
+        if one.startswith("userhooks.") and (PACKAGE.parent / f"{one.replace('.', '/')}.py").is_file()
+    }
+    assert modules <= pure
+
+
+def test_nothing_but_the_engine_imports_the_engine() -> None:
+    """The supervisor starts it as a program of its own, by name."""
+    for path in PACKAGE.rglob("*.py"):
+        if "engine" not in path.relative_to(PACKAGE).parts:
+            assert not {one for one in imports(path, at_run_time=False) if one.startswith("userhooks.engine")}, path
+
+
+@pytest.mark.parametrize(("library", "only"), [("matplotlib", {"plots.py"}), ("ipywidgets", {"widgets.py"})])
+def test_a_heavy_library_has_one_importer(library: str, only: set[str]) -> None:
+    importers = {path.name for path in PACKAGE.rglob("*.py") if library in {one.partition(".")[0] for one in imports(path)}}
+    assert importers <= only
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = "import sys, userhooks; print(*{'pandas', 'matplotlib', 'ipywidgets', 'psycopg', 'httpx', 'IPython'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == ""
+
+
+def test_every_module_says_what_lives_there() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
