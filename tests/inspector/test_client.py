@@ -102,7 +102,8 @@ def test_a_wait_can_be_interrupted_at_once(inspector: Program) -> None:
     script = (
         "import sys; from userhooks.inspector.client import InspectorClient\n"
         "inbox = InspectorClient(sys.argv[1]).inbox('interrupted')\n"
-        "try:\n    print('waiting', flush=True)\n    inbox.wait_for(1, timeout=60)\nexcept KeyboardInterrupt:\n    print('stopped', flush=True)\n"
+        "try:\n    print('waiting', flush=True)\n    inbox.wait_for(1, timeout=60)\n"
+        "except KeyboardInterrupt:\n    print('stopped', flush=True)\n"
     )
     with subprocess.Popen([sys.executable, "-c", script, inspector.url], stdout=subprocess.PIPE, text=True) as waiting:
         assert waiting.stdout is not None
