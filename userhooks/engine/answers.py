@@ -39,7 +39,7 @@ def obscured(secret: str) -> str:
 
 def sink(one: Sink, catalog: Catalog) -> dict[str, Any]:
     """A sink, without its health."""
-    backfills = [b for b in catalog.backfills.values() if b.sink_id == one.id and b.state in ("active", "paused")]
+    backfills = [b for b in catalog.backfills.values() if b.sink_id == one.id and b.state == "active"]
     answer: dict[str, Any] = {
         "id": one.id,
         "name": one.name,

@@ -6,6 +6,7 @@ at; then the token, then the content type, then the JSON.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import logging
@@ -56,12 +57,16 @@ def create_app(engine: Engine) -> HostGuard:
         Route("/", api.console, methods=["GET"]),
         *(Route(f"/api{path}", api.endpoint(handlers), methods=list(handlers)) for path, handlers in api.routes().items()),
     ]
-    not_routed = {404: _not_found_page, 405: _not_found_page}
-    return HostGuard(Starlette(routes=routes, exception_handlers=not_routed), [f"http://127.0.0.1:{engine.config.port}"])
+    pages = {404: _not_found_page, 405: _not_found_page, Exception: _fault}
+    return HostGuard(Starlette(routes=routes, exception_handlers=pages), [f"http://127.0.0.1:{engine.config.port}"])
 
 
 async def _not_found_page(request: Request, exc: Exception) -> Response:
     return Response("Not Found", 404, media_type="text/html")
+
+
+async def _fault(request: Request, exc: Exception) -> Response:
+    return _json({"errors": {"detail": "Internal Server Error"}}, 500)
 
 
 def _json(body: Any, status: int = 200) -> Response:
@@ -74,6 +79,7 @@ class Api:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.catalog = engine.catalog
+        self._writing = asyncio.Lock()
 
     def routes(self) -> dict[str, dict[str, Handler]]:
         """Path below /api -> method -> handler; PUT is PATCH (recorded)."""
@@ -106,12 +112,14 @@ class Api:
         """Wrap handlers in the checks that come before them, and turn refusals into answers."""
 
         async def answer(request: Request) -> Response:
+            method = "GET" if request.method == "HEAD" else request.method
             try:
                 self._check_token(request)
-                handler = handlers.get(request.method)
-                if handler is None:
-                    return await _not_found_page(request, KeyError(request.method))
-                return _json(await handler(request, await _body(request)))
+                body = await _body(request)
+                if method == "GET":
+                    return _json(await handlers[method](request, body))
+                async with self._writing:  # what a request was checked against must still hold when it is put in force
+                    return _json(await handlers[method](request, body))
             except Refused as exc:
                 return _json(exc.body, exc.status)
             except _Malformed:
@@ -129,7 +137,7 @@ class Api:
             raise Refused(401, {"summary": _TWO_TOKENS + _HOW})
         if not given[0].startswith("Bearer ") and given[0] != "Bearer":
             raise Refused(401, {"summary": _NOT_BEARER + _HOW})
-        digest = hashlib.sha256(given[0].removeprefix("Bearer").strip().encode()).hexdigest()
+        digest = hashlib.sha256(given[0].removeprefix("Bearer").strip().encode("latin-1")).hexdigest()
         if not any(hmac.compare_digest(digest, key.token_sha256) for key in self.catalog.api_keys.values()):
             raise Refused(401, {"summary": _BAD_TOKEN})
 
@@ -157,7 +165,7 @@ class Api:
     async def create_endpoint(self, _: Request, body: dict[str, Any]) -> Any:
         """A new HTTP endpoint."""
         taken = {one.name for one in self.catalog.endpoints.values()}
-        one = requests.endpoint_from(body, None, str(uuid.uuid4()), taken)
+        one = requests.endpoint_from(body, None, _new_id(), taken)
         await self.engine.save_endpoint(one)
         return answers.endpoint(one)
 
@@ -200,7 +208,7 @@ class Api:
     async def create_sink(self, _: Request, body: dict[str, Any]) -> Any:
         """A new sink; it is live when this answers."""
         taken = {one.name for one in self.catalog.sinks.values()}
-        one = requests.sink_from(body, self.catalog, None, str(uuid.uuid4()), taken)
+        one = requests.sink_from(body, self.catalog, None, _new_id(), taken)
         await self.engine.save_sink(one)
         return self._shown(one, health=False)
 
@@ -236,11 +244,8 @@ class Api:
     async def create_backfill(self, request: Request, body: dict[str, Any]) -> Any:
         """Start a backfill."""
         sink = self._sink(request.path_params["sink"])
-        table = requests.backfill_table(body, sink, self.catalog)
-        for other in self.catalog.backfills.values():
-            if (other.sink_id, other.table) == (sink.id, table) and other.state in ("active", "paused"):
-                raise requests.invalid({"sink_consumer_id": ["already has an active backfill"]})
-        one = Backfill(str(uuid.uuid4()), sink.id, table, "active", utc_now(), utc_now())
+        table, state = requests.backfill_from(body, sink, self.catalog)
+        one = Backfill(_new_id(), sink.id, table, state, utc_now(), utc_now())
         await self.engine.create_backfill(one)
         return answers.backfill(one, sink)
 
@@ -260,7 +265,7 @@ class Api:
         one, sink = self._backfill(request)
         state = requests.backfill_state(body, one.state)
         if state != one.state:
-            one = await self.engine.change_backfill(one.id, state)  # type: ignore[arg-type]  # checked by backfill_state
+            one = await self.engine.change_backfill(one.id, state)
         return answers.backfill(one, sink)
 
     # --- the database, keys --------------------------------------------------------------------------------------------
@@ -306,7 +311,7 @@ class Api:
             raise requests.invalid({"name": ["can't be blank"]})
         if not isinstance(token, str) or not token:
             raise requests.invalid({"token": ["can't be blank"]})
-        one = ApiKey(str(uuid.uuid4()), name, hashlib.sha256(token.encode()).hexdigest(), utc_now())
+        one = ApiKey(_new_id(), name, hashlib.sha256(token.encode()).hexdigest(), utc_now())
         await self.engine.save_api_key(one)
         return answers.api_key(one)
 
@@ -320,19 +325,23 @@ class Api:
 
     # --- functions as YAML ---------------------------------------------------------------------------------------------
 
-    async def apply(self, request: Request, body: dict[str, Any]) -> Any:
+    async def apply(self, _: Request, body: dict[str, Any]) -> Any:
         """Put functions in force; all of them are checked first."""
-        for one in config.functions_from(body, self.catalog, lambda: str(uuid.uuid4())):
+        for one in config.functions_from(body, self.catalog, _new_id):
             await self.engine.save_function(one)
         return {"resources": [answers.function(one) for one in self.catalog.functions.values()]}
 
-    async def plan(self, request: Request, body: dict[str, Any]) -> Any:
+    async def plan(self, _: Request, body: dict[str, Any]) -> Any:
         """Say what applying would change."""
-        return config.plan(config.functions_from(body, self.catalog, lambda: str(uuid.uuid4())), self.catalog)
+        return config.plan(config.functions_from(body, self.catalog, _new_id), self.catalog)
 
-    async def export(self, request: Request, body: dict[str, Any]) -> Any:
+    async def export(self, _: Request, __: dict[str, Any]) -> Any:
         """Everything as YAML."""
         return {"yaml": config.export(self.catalog)}
+
+
+def _new_id() -> str:
+    return str(uuid.uuid4())
 
 
 class _Malformed(Exception):

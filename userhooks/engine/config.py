@@ -5,23 +5,25 @@ Of the kinds of resources that Sequin takes in this YAML, the local engine takes
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import yaml
 
 from userhooks.engine import answers, functions
-from userhooks.engine.requests import Refused, refused
+from userhooks.engine.requests import BAD_NAME, NAME, Refused, refused
 from userhooks.engine.resources import Catalog, Function
 
 
-def functions_from(body: dict[str, Any], catalog: Catalog, new_id: Any) -> list[Function]:
+def functions_from(body: Mapping[str, Any], catalog: Catalog, new_id: Callable[[], str]) -> list[Function]:
     """Read the functions of a request, all of them or none; `new_id` makes ids for new ones. Raises Refused."""
     text = body.get("yaml")
     if not isinstance(text, str):
         raise Refused(400, {"summary": "`yaml` is required."})
     try:
         document = yaml.safe_load(text)
-    except yaml.YAMLError as exc:
+    except (yaml.YAMLError, ValueError, RecursionError) as exc:  # ValueError: a date that is none
         raise Refused(400, {"summary": f"Invalid YAML: {' '.join(str(exc).split())}"}) from exc
     if document is None:
         return []
@@ -29,38 +31,52 @@ def functions_from(body: dict[str, Any], catalog: Catalog, new_id: Any) -> list[
         raise Refused(400, {"summary": "Invalid YAML: a mapping is needed at the top"})
     if "account" in document:
         raise Refused(400, {"summary": "Account configuration only supported when self hosting and using a config file on boot."})
-    for key in document:
+    for key, listed in document.items():
         if key not in ("functions", "transforms"):
             raise Refused(400, {"summary": f"`{key}` cannot be applied to the local engine; it takes `functions`."})
-    listed = [*(document.get("functions") or []), *(document.get("transforms") or [])]
-    present = {f.name: f for f in catalog.functions.values()}
-    return [_function(one, present, new_id) for one in listed]
+        if not isinstance(listed, list | None):
+            raise Refused(400, {"summary": f"Invalid YAML: `{key}` must be a list"})
+    ids = {f.name: f.id for f in catalog.functions.values()}
+    wanted: dict[str, Function] = {}
+    for one in [*(document.get("functions") or []), *(document.get("transforms") or [])]:
+        function = _function(one, ids, new_id)
+        ids[function.name] = function.id
+        wanted[function.name] = function  # the last one of a name is in force, as with one call after the other
+    return list(wanted.values())
 
 
-def _function(one: Any, present: dict[str, Function], new_id: Any) -> Function:
+def _function(one: Any, ids: Mapping[str, str], new_id: Callable[[], str]) -> Function:
     if not isinstance(one, dict) or not isinstance(one.get("name"), str) or not one["name"]:
         raise refused("`name` is required on functions.")
     name = one["name"]
+    if name in ("none", "null", "nil"):
+        raise _cannot(name, {"name": "is reserved"})
+    if not NAME.fullmatch(name):
+        raise _cannot(name, {"name": BAD_NAME})
     nested = one.get("function")
     inner: dict[str, Any] = nested if isinstance(nested, dict) else one
     kind, code = inner.get("type"), inner.get("code")
     kind = "transform" if kind == "function" else kind
-    if name in ("none", "null", "nil"):
-        raise _cannot(name, "name", "is reserved")
     if not isinstance(kind, str) or not isinstance(code, str):
-        raise _cannot(name, "code" if isinstance(kind, str) else "type", "can't be blank")
-    if len(code.encode()) > 10_000:
-        raise _cannot(name, "code", "should be at most 10000 byte(s)")
+        raise _cannot(name, {"function": {"code" if isinstance(kind, str) else "type": "can't be blank"}})
+    description = one.get("description") if inner is not one else None
+    if description is not None and not isinstance(description, str):
+        raise _cannot(name, {"description": "is invalid"})
     try:
         functions.parse(code, kind)
     except functions.FunctionError as exc:
-        raise _cannot(name, "code", str(exc)) from exc
-    known = present.get(name)
-    return Function(known.id if known else new_id(), name, kind, code, one.get("description") if inner is not one else None)
+        raise _cannot(name, {"function": {"code": str(exc)}}) from exc
+    return Function(ids.get(name) or new_id(), name, kind, code, description)
 
 
-def _cannot(name: str, field: str, why: str) -> Refused:
-    return Refused(400, {"summary": f"Error creating function '{name}': %{{function: %{{{field}: [\"{why}\"]}}}}"})
+def _cannot(name: str, errors: Mapping[str, Any]) -> Refused:
+    return Refused(400, {"summary": f"Error creating function '{name}': {_inspected(errors)}"})
+
+
+def _inspected(errors: Mapping[str, Any]) -> str:
+    """Errors as Elixir prints them; Sequin puts them into the text like this."""
+    parts = (f"{field}: {_inspected(why) if isinstance(why, dict) else '[' + json.dumps(why) + ']'}" for field, why in errors.items())
+    return "%{" + ", ".join(parts) + "}"
 
 
 def plan(wanted: list[Function], catalog: Catalog) -> dict[str, Any]:

@@ -7,17 +7,26 @@ the model check then reports all fields in one answer.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
-from userhooks.engine.resources import Catalog, ColumnFilter, HttpEndpoint, Sink, SinkTable, Source, Table, TableName
+import orjson
 
-_NAME = re.compile(r"[a-zA-Z0-9_\-.]+")
+from userhooks.engine.resources import BackfillState, Catalog, ColumnFilter, HttpEndpoint, Sink, SinkTable, Source, Table, TableName
+
+NAME = re.compile(r"[a-zA-Z0-9_\-.]+")
+BAD_NAME = "Can only contain alphanumeric characters, underscores, hyphens, or dots"
 _HOST = re.compile(r"[a-zA-Z0-9.-]+")
 _PATH = re.compile(r"[a-zA-Z0-9\-._~:/?\[\]@!$&'()*+,;=%]*")
+_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\U0010ffff]*")
+_MAX_ANNOTATIONS = 8192
 _BLANK = "can't be blank"
 
 
@@ -48,11 +57,15 @@ def invalid(errors: Mapping[str, Any]) -> Refused:
 # --- HTTP endpoints ----------------------------------------------------------------------------------------------------
 
 _IGNORED = frozenset({"id", "inserted_at", "updated_at", "account_id"})
+_ELSEWHERE = frozenset({"local", "path", "webhook.site"})
+"""keys for tunnels and for webhook.site, both of which need a service on the internet"""
 
 
 def endpoint_from(body: Mapping[str, Any], present: HttpEndpoint | None, id: str, taken: set[str]) -> HttpEndpoint:  # noqa: A002
     """Create an endpoint, or change `present`; `taken` are the names of the others. Raises Refused."""
     for key in sorted(body):
+        if key in _ELSEWHERE:
+            raise refused(f"`{key}` is not supported by the local engine; give `url`")
         if key not in _IGNORED and key not in ("name", "url", "headers", "encrypted_headers"):
             raise refused(f"Unknown field: {key}")
     errors: dict[str, Any] = {}
@@ -81,8 +94,8 @@ def _name_errors(name: Any, taken: set[str]) -> dict[str, Any]:
         return {"name": [_BLANK]}
     if not isinstance(name, str):
         return {"name": ["is invalid"]}
-    if not _NAME.fullmatch(name):
-        return {"name": ["Can only contain alphanumeric characters, underscores, hyphens, or dots"]}
+    if not NAME.fullmatch(name):
+        return {"name": [BAD_NAME]}
     if len(name) > 255:
         return {"name": ["should be at most 255 character(s)"]}
     return {"name": ["has already been taken"]} if name in taken else {}
@@ -91,9 +104,12 @@ def _name_errors(name: Any, taken: set[str]) -> dict[str, Any]:
 def _url_parts(url: str) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         parts = urlsplit(url)
+    except ValueError:
+        return {}, {"host": ["must be a valid hostname"]}
+    try:
         port = parts.port
     except ValueError:
-        return {}, {"port": ["is invalid"]}
+        return {}, {"port": ["must be less than 65536" if re.fullmatch(r".*:\d+", parts.netloc, re.ASCII) else "is invalid"]}
     errors: dict[str, Any] = {}
     if not parts.scheme:
         errors["scheme"] = [_BLANK]
@@ -123,6 +139,9 @@ def _headers(value: Any, key: str) -> dict[str, str]:
         value = {one["key"]: one["value"] for one in value}
     if not isinstance(value, dict) or not all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
         raise refused(f"{key} must be an object of texts, or a list of objects with key and value")
+    for name, text in value.items():
+        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(text):
+            raise refused(f"{key} holds something that cannot be sent as a header: {name!r}")
     return dict(value)
 
 
@@ -166,6 +185,8 @@ class _SinkRequest:
     def _annotations(self, value: Any) -> None:
         if not isinstance(value, dict):
             self.errors["annotations"] = ["is invalid"]
+        elif len(orjson.dumps(value)) > _MAX_ANNOTATIONS:
+            self.errors["annotations"] = [f"should be at most {_MAX_ANNOTATIONS} byte(s)"]
         else:
             self.fields["annotations"] = value
 
@@ -186,12 +207,15 @@ class _SinkRequest:
             raise not_found("http endpoint")
         path = value.get("http_endpoint_path") or None
         batch = value.get("batch", True)
+        errors: dict[str, Any] = {}
         if path is not None and (not isinstance(path, str) or not path.startswith(("/", "?", "#"))):
-            self.errors["sink"] = {"http_endpoint_path": ["must start with '/', '?', '#', or be blank"]}
+            errors["http_endpoint_path"] = ["must start with '/', '?', '#', or be blank"]
         elif path is not None and (not path.startswith("/") or len(path) > 2000 or not _PATH.fullmatch(path)):
-            self.errors["sink"] = {"http_endpoint_path": ["must be a valid URL path or empty"]}
+            errors["http_endpoint_path"] = ["must be a valid URL path or empty"]
         if not isinstance(batch, bool):
-            self.errors["sink"] = {"batch": ["is invalid"]}
+            errors["batch"] = ["is invalid"]
+        if errors:
+            self.errors["sink"] = errors
         self.fields |= {"endpoint_id": endpoint.id, "path": path, "batch": batch}
 
     def _function(self, key: str, value: Any) -> None:
@@ -222,8 +246,6 @@ class _SinkRequest:
         self._unsupported("enrichment", value)
 
     def _filters(self, value: Any) -> None:
-        if self.body.get("filter") not in (None, "none"):
-            raise refused("filters and filter cannot be set together")
         self.fields["filters"] = column_filters(value, self._single_table())
 
     def _single_table(self) -> Table:
@@ -255,7 +277,7 @@ class _SinkRequest:
         self.fields["max_retry_count"] = value
 
     def _message_grouping(self, value: Any) -> None:
-        if value not in (True, False, "true", "false"):
+        if not isinstance(value, bool) and value not in ("true", "false"):
             raise refused("message_grouping must be a boolean")
         self.fields["message_grouping"] = value in (True, "true")
 
@@ -264,7 +286,9 @@ class _SinkRequest:
 
     def _schema(self, value: Any) -> None:
         self._needs_database()
-        self.fields["source"] = Source(include_schemas=(str(value),))
+        if not isinstance(value, str):
+            raise refused("schema must be a name")
+        self.fields["source"] = Source(include_schemas=(value,))
 
     def _source(self, value: Any) -> None:
         self._needs_database()
@@ -311,7 +335,7 @@ class _SinkRequest:
             name = self._table_name(one["name"])
             columns = one.get("group_column_names") or []
             known = {column.name for column in self.catalog.tables[name].columns}
-            if not isinstance(columns, list) or any(column not in known for column in columns):
+            if not isinstance(columns, list) or any(not isinstance(column, str) or column not in known for column in columns):
                 raise refused(f"group_column_names of {one['name']} must be columns of that table")
             entries.append(SinkTable(name, tuple(columns)))
         self.fields["tables"] = tuple(entries)
@@ -377,9 +401,21 @@ def sink_from(body: Mapping[str, Any], catalog: Catalog, present: Sink | None, i
         errors["batch_size"] = ["batch_size must be 1 when batch is false for webhook sinks"]
     if errors:
         raise invalid(errors)
-    if fields.get("filter") is not None and present is not None and present.filters is not None:
-        fields["filters"] = None
-    return replace(present, **fields) if present is not None else Sink(id=id, **fields)
+    sink = replace(present, **fields) if present is not None else Sink(id=id, **fields)
+    if not sink.message_grouping and any(one.group_column_names for one in sink.tables):
+        raise invalid({"message_grouping": ["cannot be false while tables have group_column_names"]})
+    _check_column_filters(sink, present, "filters" in body)
+    return sink
+
+
+def _check_column_filters(sink: Sink, present: Sink | None, given: bool) -> None:
+    """Column filters stand alone, and for the one table they were given with: anything else might let other users' rows through."""
+    if sink.filters is None:
+        return
+    if sink.filter is not None:
+        raise refused("a sink has `filter` or `filters`, not both; to change from one to the other, delete the sink and create it anew")
+    if present is not None and not given and sink.source != present.source:
+        raise refused("give `filters` together with the new table; those of the present table do not apply to another")
 
 
 def _is_integer(value: Any) -> bool:
@@ -403,8 +439,11 @@ _OPERATORS = {
 _NULL_TESTS = {"is null": "is null", "not null": "is not null", "is not null": "is not null"}
 _NUMBERS = frozenset({20, 21, 23, 700, 701, 1700})
 _INSTANTS = frozenset({1082, 1114, 1184})
+_JSON = frozenset({114, 3802})
 _BOOLEAN = 16
-_STAMP = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?|\d{4}-\d\d-\d\d")
+_KINDS = ("string", "cistring", "number", "boolean", "datetime", "list", "null")
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d{1,3})?", re.ASCII)
+_NO_INSTANT = "must be a valid UTC datetime in ISO 8601 format (e.g., 2023-04-13T14:30:00Z)"
 
 
 def column_filters(value: Any, table: Table) -> tuple[ColumnFilter, ...]:
@@ -419,6 +458,11 @@ def column_filters(value: Any, table: Table) -> tuple[ColumnFilter, ...]:
         column = next((c for c in table.columns if c.name == one["column_name"]), None)
         if column is None:
             raise refused(f"Column '{one['column_name']}' not found in table '{table.schema}.{table.name}'")
+        field_path, field_type = one.get("field_path"), one.get("field_type")
+        if field_path is not None and (not isinstance(field_path, str) or column.type_oid not in _JSON):
+            raise refused("field_path is the dotted path of a value inside a json or jsonb column")
+        if field_type is not None and field_type not in _KINDS:
+            raise refused(f"field_type must be one of: {', '.join(_KINDS)}")
         error, parsed = _column_filter(one, column.type_oid)
         errors.append(error)
         if parsed is not None:
@@ -432,6 +476,8 @@ def _column_filter(one: Mapping[str, Any], type_oid: int) -> tuple[dict[str, Any
     operator = one.get("operator")
     if operator is None or operator == "":
         return {"operator": [_BLANK]}, None
+    if not isinstance(operator, str):
+        raise refused("the operator of a filter must be a text")
     more = {"field_path": one.get("field_path"), "field_type": one.get("field_type")}
     if operator in _NULL_TESTS:
         return {}, ColumnFilter(one["column_name"], _NULL_TESTS[operator], None, **more)
@@ -448,18 +494,15 @@ def _column_filter(one: Mapping[str, Any], type_oid: int) -> tuple[dict[str, Any
 
 def _filter_value(operator: str, value: Any, type_oid: int, field_type: str | None) -> tuple[Any, str]:
     if operator in ("in", "not_in"):
-        return (value, "") if isinstance(value, list) and value else (None, "is invalid")
+        good = isinstance(value, list) and value and not any(isinstance(item, (list, dict)) for item in value)
+        return (value, "") if good else (None, "is invalid")
     kind = field_type or (
         "number" if type_oid in _NUMBERS else "datetime" if type_oid in _INSTANTS else "boolean" if type_oid == _BOOLEAN else "string"
     )
     if kind == "number":
-        try:
-            return (float(value), "") if not isinstance(value, bool) else (None, "is invalid")
-        except (TypeError, ValueError):
-            return None, "is invalid"
+        return _number(value)
     if kind == "datetime":
-        good = isinstance(value, str) and _STAMP.fullmatch(value)
-        return (value, "") if good else (None, "must be a valid UTC datetime in ISO 8601 format (e.g., 2023-04-13T14:30:00Z)")
+        return (value, "") if isinstance(value, str) and _is_instant(value) else (None, _NO_INSTANT)
     if kind == "boolean":
         words = {"true": True, "false": False}
         value = words.get(value, value) if isinstance(value, str) else value
@@ -467,16 +510,52 @@ def _filter_value(operator: str, value: Any, type_oid: int, field_type: str | No
     return (value, "") if isinstance(value, str) else (None, "is invalid")
 
 
+def _number(value: Any) -> tuple[float | None, str]:
+    """The number as 0.9.4 kept it, a float; one that a float cannot hold would stand for its neighbour, which may be another user."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not _NUMBER.fullmatch(str(value)):
+        return None, "is invalid"
+    exact = Decimal(str(value))
+    number = float(exact)
+    if not math.isfinite(number):
+        return None, "is invalid"
+    if exact == exact.to_integral_value() and Decimal(number) != exact:
+        return None, "is too large to be compared exactly; use a filter function"
+    return number, ""
+
+
+def _is_instant(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
 # --- backfills ---------------------------------------------------------------------------------------------------------
 
 _TRANSITIONS = {"active": ("paused", "completed", "failed", "cancelled"), "paused": ("active", "cancelled")}
 
 
-def backfill_table(body: Mapping[str, Any], sink: Sink, catalog: Catalog) -> TableName:
-    """Read the table of a new backfill. Raises Refused."""
+def backfill_from(body: Mapping[str, Any], sink: Sink, catalog: Catalog) -> tuple[TableName, BackfillState]:
+    """Read the table of a new backfill, and whether it starts at once. Raises Refused."""
+    _check_backfill_keys(body)
+    table = _backfill_table(body, sink, catalog)
+    state = body.get("state", "active")
+    if state not in ("active", "paused"):
+        raise invalid({"state": ["is invalid"]})
+    for other in catalog.backfills.values():
+        if (other.sink_id, other.table) == (sink.id, table) and other.state in ("active", "paused"):
+            raise invalid({"sink_consumer_id": ["already has an active backfill"]})
+    return table, state
+
+
+def _check_backfill_keys(body: Mapping[str, Any]) -> None:
     for key in sorted(body):
         if key not in ("table", "state") and key not in _IGNORED:
             raise refused(f"Unknown field: {key}")
+
+
+def _backfill_table(body: Mapping[str, Any], sink: Sink, catalog: Catalog) -> TableName:
     given = body.get("table")
     if given is None:
         only = sink.source.include_tables
@@ -492,16 +571,14 @@ def backfill_table(body: Mapping[str, Any], sink: Sink, catalog: Catalog) -> Tab
     return table
 
 
-def backfill_state(body: Mapping[str, Any], present: str) -> str:
+def backfill_state(body: Mapping[str, Any], present: BackfillState) -> BackfillState:
     """Read the state that a backfill is to change to. Raises Refused."""
-    for key in sorted(body):
-        if key not in ("state", "table") and key not in _IGNORED:
-            raise refused(f"Unknown field: {key}")
-    state = body.get("state", present)
+    _check_backfill_keys(body)
+    state: BackfillState = body.get("state", present)
     if state not in ("active", "paused", "completed", "cancelled", "failed"):
         raise invalid({"state": ["is invalid"]})
     allowed = _TRANSITIONS.get(present, ())
     if state != present and state not in allowed:
         text = ", ".join(allowed) or "none"
         raise invalid({"state": [f"Invalid state transition from {present} to {state}. Valid transitions: {text}"]})
-    return str(state)
+    return state
