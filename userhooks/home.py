@@ -7,13 +7,14 @@ own place is decided in `postgres.py`.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import secrets
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,26 +60,37 @@ class Home:
 
     def _open(self, *, embedded: bool) -> None:
         major = find_binaries().major if embedded else None
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigurationError(f"{self.path} is a file.", "Set USERHOOKS_HOME to a folder.")
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _locked(self.path):  # or two first commands at once would each make secrets
+            recorded = self._recorded_format(major)
+            self.path.chmod(0o700)
+            # First of all: a home whose making was cut short is still known as one.
+            wanted = {"format": FORMAT, "postgres_major": recorded.get("postgres_major") or major}
+            if recorded != wanted:
+                write_json(self.format_file, wanted)
+            for folder in (self.logs, self.engine_store.parent, self.inspector_store.parent):
+                folder.mkdir(mode=0o700, exist_ok=True)
+            if not self.secrets_file.exists():
+                made = {
+                    "postgres_password": secrets.token_urlsafe(24),
+                    "api_token": secrets.token_urlsafe(32),
+                    "home_key": secrets.token_hex(32),
+                }
+                write_json(self.secrets_file, made)
+
+    def _recorded_format(self, major: int | None) -> dict[str, Any]:
+        """What `format.json` says, or {} for a folder that is empty; raises when this release may not use it."""
         if self.format_file.exists():
-            self._check_format(json.loads(self.format_file.read_text(encoding="utf-8")), major)
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            recorded: dict[str, Any] = json.loads(self.format_file.read_text(encoding="utf-8"))
+            self._check_format(recorded, major)
+            return recorded
+        if any(not file.name.startswith(self.format_file.name) for file in self.path.iterdir()):
             raise ConfigurationError(
                 f"{self.path} is not empty and was not made by userhooks.", "Set USERHOOKS_HOME to a new folder, or to one that is empty."
             )
-        for folder in (self.path, self.logs, self.path / "engine", self.path / "inspector"):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.path.chmod(0o700)
-        if not self.secrets_file.exists():
-            made = {
-                "postgres_password": secrets.token_urlsafe(24),
-                "api_token": secrets.token_urlsafe(32),
-                "home_key": secrets.token_hex(32),
-            }
-            write_json(self.secrets_file, made)
-        recorded = json.loads(self.format_file.read_text(encoding="utf-8")) if self.format_file.exists() else {}
-        wanted = {"format": FORMAT, "postgres_major": recorded.get("postgres_major") or major}
-        if recorded != wanted:
-            write_json(self.format_file, wanted)
+        return {}
 
     def _check_format(self, recorded: Mapping[str, Any], major: int | None) -> None:
         if recorded.get("format") != FORMAT:
@@ -186,6 +198,17 @@ def write_json(file: Path, value: Mapping[str, Any]) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     new.replace(file)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock on a folder, which ends with the process at the latest."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def require_free(part: str, host: str, port: int) -> None:

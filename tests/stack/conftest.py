@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,27 +57,30 @@ class Installation:
         return {part: status[part]["pid"] for part in ("postgres", "sequin", "server", "inspector")}
 
     def processes(self) -> list[psutil.Process]:
-        """The supervisor and everything below it, the watchdog included."""
+        """The supervisor and everything below it, the watchdog included; none when it is down."""
         state = self.home.running()
-        assert state is not None
-        supervisor = psutil.Process(state["supervisor"]["pid"])
-        return [supervisor, *supervisor.children(recursive=True)]
+        with suppress(psutil.NoSuchProcess):
+            supervisor = psutil.Process(state["supervisor"]["pid"]) if state is not None else None
+            return [supervisor, *supervisor.children(recursive=True)] if supervisor is not None else []
+        return []
 
     def remove(self) -> None:
-        processes = self.processes() if self.home.running() and psutil.pid_exists(self.home.running()["supervisor"]["pid"]) else []  # type: ignore[index]
-        done = self.run("down")
-        assert done.returncode == 0, done.stderr
+        processes = self.processes()
+        self.succeed("down")
         assert_gone(processes)
         self.home.remove()
 
 
 def assert_gone(processes: list[psutil.Process]) -> None:
-    """Every one of them ends within seconds; a zombie that nobody reaps has ended."""
+    """Every one of them ends within seconds."""
+    eventually(lambda: not any(map(_runs, processes)), within=15, what=f"{processes} to end")
 
-    def left() -> list[psutil.Process]:
-        return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
-    eventually(lambda: not left(), within=15, what=f"{processes} to end")
+def _runs(process: psutil.Process) -> bool:
+    """Whether it is there; a zombie that nobody reaps has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 @pytest.fixture
