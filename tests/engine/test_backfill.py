@@ -99,6 +99,19 @@ def test_it_goes_on_after_the_engine_was_killed(engine: EngineProgram, database:
     assert len(receiver.ids()) < 2 * len(expected)
 
 
+def test_it_goes_on_after_its_connection_was_cut(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
+    fill(database, 9000)
+    engine.user_sink(1, receiver.url, batch_size=10)
+    backfill = engine.ask("POST", "/api/sinks/user-1/backfills", {})
+    receiver.wait_for(500)
+    cut = "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'userhooks-engine' and datname = %s"
+    assert len(database.execute(cut, (database.info.dbname,)).fetchall()) >= 2
+    done = finished(engine, "user-1", backfill)
+    expected = {row[0] for row in database.execute("select id from notifications where user_id = 1")}
+    assert done["state"] == "completed"
+    assert set(receiver.ids()) == expected
+
+
 def test_a_table_without_a_primary_key_fails_with_a_reason_in_the_log(
     engine: EngineProgram, database: Connection, receiver: Receiver
 ) -> None:

@@ -143,6 +143,20 @@ def test_a_disabled_sink_collects_nothing(engine: EngineProgram, database: Conne
     assert story(receiver.wait_for(1, "/1")) == [("insert", "seen")]
 
 
+def test_a_row_that_failed_before_its_sink_was_disabled_is_delivered_again_once_it_changes(
+    engine: EngineProgram, database: Connection, receiver: Receiver
+) -> None:
+    engine.user_sink(1, receiver.url)
+    receiver.script = lambda *_: 500
+    insert(database, 1, "failing")
+    eventually(lambda: len(receiver.requests) >= 2)
+    engine.ask("PATCH", "/api/sinks/user-1", {"status": "disabled"})
+    engine.ask("PATCH", "/api/sinks/user-1", {"status": "active"})
+    receiver.script = lambda *_: 200
+    database.execute("update notifications set message = 'changed'")
+    assert ("update", "changed") in story(receiver.wait_for(1))
+
+
 def test_a_filter_that_raises_delivers_nothing_and_says_so(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
     code = 'def filter(action, record, changes, metadata) do\n        not record["message"]\n      end'
     engine.ask("POST", "/api/config/apply", {"yaml": f"functions:\n  - name: raising\n    type: filter\n    code: |-\n      {code}\n"})

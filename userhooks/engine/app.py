@@ -567,6 +567,10 @@ class Engine:
                 except (Error, OSError) as exc:
                     log.warning("backfill %s is interrupted: %s", run.backfill.id, exc)
                     await asyncio.sleep(1.0)
+                except Exception:
+                    log.exception("backfill %s cannot go on", run.backfill.id)
+                    await self._fail_backfill(run.backfill, "an error in the engine; see its log")
+                    return
             done = replace(run.backfill, state="completed", completed_at=utc_now(micro=True), updated_at=utc_now())
             await self._save_backfill(done, None)
             log.info("backfill %s is completed: %d rows", done.id, done.rows_processed_count)

@@ -14,6 +14,7 @@ import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from psycopg import AsyncConnection, sql
@@ -155,7 +156,13 @@ class BackfillRun:
     # --- reading -------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Read page after page until the table's end is delivered; raises psycopg errors when the connection is lost."""
+        """Read page after page until the table's end is delivered; raises psycopg errors when the connection is lost.
+
+        Called again after that, it goes on behind the last page that was handed over.
+        """
+        self._pages = deque(page for page in self._pages if page.released.done())
+        handed_over = [page.last_key for page in self._pages if page.last_key is not None]
+        self._position = _texts(handed_over[-1]) if handed_over else self._cursor
         connection = await self._connect()
         try:
             counting = asyncio.create_task(self._count())
@@ -188,15 +195,16 @@ class BackfillRun:
         """Read one page, wait until it is released; False at the end of the table."""
         await self._until(lambda: len(self._pages) < PAGES_IN_DELIVERY and self._delivery.sink.status == "active")
         await self._store()
-        again = [self._again.popleft() for _ in range(min(len(self._again), PAGE_ROWS))]
+        again = list(islice(self._again, PAGE_ROWS))
         page = await self._read(connection, again)
-        if page is None:
-            return bool(again or self._again)
-        self._pages.append(page)
-        self._waiting = page
-        await connection.execute("select pg_logical_emit_message(true, %s, %s)", (WATERMARK, page.token))
-        await page.released
-        return True
+        if page is not None:
+            self._pages.append(page)
+            self._waiting = page
+            await connection.execute("select pg_logical_emit_message(true, %s, %s)", (WATERMARK, page.token))
+            await page.released
+        for _ in again:
+            self._again.popleft()
+        return bool(page is not None or again)
 
     async def _read(self, connection: AsyncConnection[Any], again: Iterable[Key]) -> Page | None:
         key = sql.SQL(", ").join(sql.Identifier(name) for name in self._table.primary_key)

@@ -117,6 +117,7 @@ class SinkDelivery:
         self._origin: OriginKey = (endpoint.scheme, endpoint.host, endpoint.port)
         self._head, self._tail = request_head(endpoint, sink.path)
         self._retries = [(0.0, n, batch) for _, n, batch in self._retries]
+        heapq.heapify(self._retries)
         self._lag()
         self._offer()
 
@@ -142,8 +143,11 @@ class SinkDelivery:
         """Owe nothing any more: the sink is deleted or disabled. What is on its way still comes to its end."""
         for message in list(self._waiting()):
             self._forgive(message)
+        for _, _, batch in self._retries:
+            for message in batch:
+                self._busy.pop(message.group, None)
         self._ready.clear()
-        self._busy = dict.fromkeys(self._busy)
+        self._busy = dict.fromkeys(self._busy)  # what is on its way
         self._retries.clear()
 
     def withdraw(self, mine: Callable[[Owed], bool]) -> None:
