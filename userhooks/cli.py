@@ -27,7 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     handler: Handler = arguments.handler
-    signal.signal(signal.SIGTERM, _on_terminate)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup has asked to go on
+            signal.signal(number, _on_terminate)
     try:
         return handler(arguments)
     except UserhooksError as error:
@@ -40,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _on_terminate(_number: int, _frame: object) -> NoReturn:
-    raise SystemExit(143)  # so that what this command started is ended on the way out
+def _on_terminate(number: int, _frame: object) -> NoReturn:
+    raise SystemExit(128 + number)  # so that what this command started is ended on the way out
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -122,7 +124,8 @@ def _up(arguments: argparse.Namespace) -> int:
         return 0
     print("Ctrl-C ends it.", flush=True)
     try:
-        signal.pause()
+        stack.wait()
+        print("It was ended from elsewhere.")
     finally:
         _say(stack.stop())
     return 0

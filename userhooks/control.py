@@ -74,6 +74,7 @@ def down(home: Home) -> bool:
 
 def _spawn(home: Home, settings: Settings) -> bytes:
     """Start a supervisor that outlives us and return the one line it says: LOCKED, or its reply to its own first `up`."""
+    home.start_log("supervisor")
     with home.log("supervisor").open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "userhooks.supervisor"],

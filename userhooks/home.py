@@ -26,6 +26,8 @@ from userhooks.settings import PORT_VARIABLES, Settings
 FORMAT = 1
 """Of the files in the home; raised when a release can no longer read what an older one wrote."""
 
+LOG_BYTES = 10_000_000
+
 _CHOSEN_PORTS = range(20_000, 30_000)
 """Free ports are chosen below the ranges from which Linux and macOS take the local ports of outgoing connections."""
 
@@ -51,7 +53,7 @@ class Home:
         home = cls(settings.home)
         try:
             home._open(embedded=settings.database_url is None)
-        except PermissionError as error:
+        except OSError as error:
             raise ConfigurationError(
                 f"The home folder {home.path} cannot be used: {error.strerror} ({error.filename}).",
                 "Set USERHOOKS_HOME to a folder of your own, or remove that one as the user who made it.",
@@ -130,6 +132,12 @@ class Home:
     def log(self, part: str) -> Path:
         """The log file of a part: `postgres`, `sequin`, `server`, `inspector` or `supervisor`."""
         return self.logs / f"{part}.log"
+
+    def start_log(self, part: str) -> None:
+        """Put a part's log aside when it has grown large, before the part is started; one old log is kept."""
+        file = self.log(part)
+        if file.exists() and file.stat().st_size > LOG_BYTES:
+            file.replace(file.with_suffix(".log.old"))
 
     @property
     def engine_store(self) -> Path:

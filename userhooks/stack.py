@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import re
+import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,12 @@ class Stack:
     def stop(self) -> str:
         """End every process of the stack; the data stays. Returns what is left to know, which is empty for the embedded database."""
         return stop_stack(self.settings)
+
+    def wait(self) -> None:
+        """Return when the stack was ended, from wherever."""
+        state = self._home.running()
+        while state is not None and control.await_end({state["supervisor"]["pid"]: state["supervisor"]["started"]}, patience=0):
+            time.sleep(0.2)
 
     def status(self) -> dict[str, Any]:
         """What runs where, as `userhooks status --json` prints it."""

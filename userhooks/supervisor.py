@@ -201,6 +201,8 @@ class Supervisor:
             require_free("postgres", "127.0.0.1", self.ports["postgres"])
         for program in programs:
             program.require_free_ports()
+        for part in missing:
+            self.home.start_log(part)
         for program in programs:
             program.spawn()
         try:

@@ -10,8 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from userhooks import Stack
 from userhooks.control import end_programs_of, started_at
 from userhooks.database import Database
 from userhooks.errors import InvalidInput, NotRunning
+from userhooks.home import LOG_BYTES
 from userhooks.postgres import cluster_folder, runs_as_root
 
 PARTS = ("postgres", "sequin", "server", "inspector")
@@ -101,18 +102,41 @@ def test_status_of_a_home_that_is_not_there_starts_and_creates_nothing(installat
     assert not installation.home.path.exists()
 
 
-def test_ctrl_c_ends_what_up_started(installation: Installation) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_ctrl_c_and_a_closed_terminal_end_what_up_started(installation: Installation, number: int, code: int) -> None:
+    with up_in_foreground(installation) as up:
+        processes = installation.processes()
+        up.send_signal(number)
+        assert up.wait(30) == code
+        assert_gone(processes)
+
+
+def test_up_ends_when_down_is_typed_elsewhere(installation: Installation) -> None:
+    with up_in_foreground(installation) as up:
+        installation.succeed("down")
+        assert up.wait(30) == 0
+
+
+@contextmanager
+def up_in_foreground(installation: Installation) -> Iterator[subprocess.Popen[str]]:
     up = subprocess.Popen([sys.executable, "-m", "userhooks.cli", "up"], env=installation.environment, stdout=subprocess.PIPE, text=True)
     try:
         assert up.stdout is not None
         assert any("Ctrl-C ends it" in line for line in up.stdout)
-        processes = installation.processes()
-        up.send_signal(signal.SIGINT)
-        assert up.wait(30) == 130
-        assert_gone(processes)
+        yield up
     finally:
         up.kill()
         up.communicate()
+
+
+def test_a_log_that_has_grown_large_is_put_aside(installation: Installation) -> None:
+    installation.succeed("up", "--detach")
+    installation.succeed("down")
+    log = installation.home.log("server")
+    log.write_bytes(b"x" * (LOG_BYTES + 1))
+    installation.succeed("up", "--detach")
+    assert log.stat().st_size < LOG_BYTES
+    assert log.with_suffix(".log.old").stat().st_size > LOG_BYTES
 
 
 def test_several_commands_at_once_start_one_stack(installation: Installation) -> None:
