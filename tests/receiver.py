@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from collections.abc import Callable
@@ -14,11 +15,14 @@ from tests.waiting import eventually
 
 @dataclass(frozen=True)
 class Received:
-    """One request: the path, the messages of its body, and the status it was answered with."""
+    """One request: as it came, the messages of its body, the number of its connection, and the status it was answered with."""
 
+    line: str
     path: str
     headers: list[tuple[str, str]]
+    body: bytes
     messages: list[dict[str, Any]]
+    connection: int
     status: int
 
 
@@ -34,16 +38,23 @@ class Receiver:
         self.gate = threading.Event()
         self.gate.set()
         outer = self
+        connections = itertools.count(1)
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
+            def setup(self) -> None:
+                super().setup()
+                self.connection_number = next(connections)
+
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                raw = self.rfile.read(int(self.headers["content-length"]))
+                body = json.loads(raw)
                 messages = body.get("data", [body])
                 outer.gate.wait(30)
                 status = outer.script(self.path, messages)
-                outer.requests.append(Received(self.path, list(self.headers.items()), messages, status))
+                headers = list(self.headers.items())
+                outer.requests.append(Received(self.requestline, self.path, headers, raw, messages, self.connection_number, status))
                 self.send_response(status)
                 self.send_header("content-length", "0")
                 self.end_headers()

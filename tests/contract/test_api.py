@@ -12,6 +12,7 @@ import psycopg
 import pytest
 import yaml
 
+from tests.contract.differences import API
 from tests.contract.exchanges import Bindings, Exchange, read
 from tests.engine_program import EngineProgram
 from tests.receiver import Receiver
@@ -121,18 +122,21 @@ def cancel_latest(s: Server) -> None:
     s.program.ask("PATCH", f"{LATEST}/{s.program.ask('GET', LATEST)['data'][0]['id']}", {"state": "cancelled"})
 
 
-def patch_sink(sink: str, **fields: Any) -> Callable[[Server], None]:
-    return lambda s: s.program.ask("PATCH", f"/api/sinks/{sink}", fields) and None
+Step = Callable[[Server], object]
 
 
-def create_sink(name: str, **fields: Any) -> Callable[[Server], None]:
-    return lambda s: s.program.ask("POST", "/api/sinks", {"name": name, **SINK, **fields}) and None
+def patch_sink(sink: str, **fields: Any) -> Step:
+    return lambda s: s.program.ask("PATCH", f"/api/sinks/{sink}", fields)
 
 
-BEFORE: dict[str, list[Callable[[Server], None]]] = {
-    "017": [lambda s: s.program.ask("POST", "/api/api_keys", {"name": "local", "token": "another"}) and None],
+def create_sink(name: str, **fields: Any) -> Step:
+    return lambda s: s.program.ask("POST", "/api/sinks", {"name": name, **SINK, **fields})
+
+
+BEFORE: dict[str, list[Step]] = {
+    "017": [lambda s: s.program.ask("POST", "/api/api_keys", {"name": "local", "token": "another"})],
     "040": [lambda s: s.program.endpoint("x10", f"http://user:secret@{s.receiver.url.removeprefix('http://')}/ok")],
-    "059": [lambda s: s.program.ask("DELETE", "/api/sinks/user-1-notifications") and None],
+    "059": [lambda s: s.program.ask("DELETE", "/api/sinks/user-1-notifications")],
     "064": [create_sink("case-1")],
     "068": [create_sink("case-5")],
     "071": [create_sink("case-8")],
@@ -147,67 +151,6 @@ BEFORE: dict[str, list[Callable[[Server], None]]] = {
     "176": [await_count],
     "177": [patch_sink("user-1-notifications", status="disabled")],
     "179": [patch_sink("user-1-notifications", status="active"), await_count],
-    "184": [],
-}
-
-# --- differences that are kept on purpose; DIFFERENCES.md gives the reasons ---------------------------------------------
-
-
-def refused_in_words(answer: httpx.Response) -> bool:
-    return (answer.status_code == 422 and len(answer.json()["summary"]) > 20) or "validation_errors" in answer.json()
-
-
-def taken_with_filters(answer: httpx.Response) -> bool:
-    return answer.status_code == 200 and answer.json()["filters"] == [{"column_name": "user_id", "operator": "==", "comparison_value": 1.0}]
-
-
-def only_the_new_function(answer: httpx.Response) -> bool:
-    changes = answer.json()["changes"]
-    return answer.status_code == 200 and [(c["resource_type"], c["action"], c["new"]["name"]) for c in changes] == [
-        ("function", "create", "only-user-1")
-    ]
-
-
-def functions_only(answer: httpx.Response) -> bool:
-    recorded = {
-        "name": "only-user-1",
-        "type": "filter",
-        "description": None,
-        "function": {
-            "type": "filter",
-            "code": 'def filter(action, record, changes, metadata) do\n  record["user_id"] == 1\nend',
-        },
-    }
-    return answer.status_code == 200 and answer.json() == {"resources": [recorded]}
-
-
-def in_todays_shape(answer: httpx.Response) -> bool:
-    return answer.status_code == 200 and answer.json()["filter"] == "none" and "filters" not in answer.json()
-
-
-def applied(answer: httpx.Response) -> bool:
-    return answer.status_code == 200 and answer.json()["filters"][0]["comparison_value"] == 2.0
-
-
-DIFFERENT: dict[str, dict[str, Callable[[httpx.Response], bool]]] = {
-    "0.14.6": {
-        "031": refused_in_words,
-        "032": refused_in_words,
-        "058": taken_with_filters,
-        "082": refused_in_words,
-        "083": refused_in_words,
-        "118": only_the_new_function,
-        "119": functions_only,
-    },
-    "0.9.4": {
-        "109": in_todays_shape,
-        "110": refused_in_words,
-        "111": refused_in_words,
-        "113": refused_in_words,
-        "131": refused_in_words,
-        "133": refused_in_words,
-        "153": applied,
-    },
 }
 
 
@@ -218,7 +161,7 @@ def replay(server: Server, version: str, exchanges: list[Exchange]) -> list[str]
         number = exchange.name[:3]
         for step in BEFORE.get(number, []) if version == "0.14.6" else []:
             step(server)
-        different = DIFFERENT[version].get(number)
+        different = API[version].get(number)
         if different is not None:
             answer = server.send(exchange, version)
             if not different(answer):
@@ -282,12 +225,3 @@ def test_it_takes_the_column_filters_of_0_9_4(server: Server) -> None:
     server.program.ask("PATCH", "/api/sinks/user-1-notifications", {"batch_size": 25})
     deliver_one_row(server)
     assert replay(server, "0.9.4", others) == []
-
-
-def test_the_differences_file_names_each_deliberate_one() -> None:
-    text = (Path(__file__).parents[2] / "userhooks" / "engine" / "DIFFERENCES.md").read_text(encoding="utf-8")
-    for version, numbers in DIFFERENT.items():
-        for number in numbers:
-            assert f"`{version}` {number}" in text or any(f"`{version}` " in line and number in line for line in text.splitlines()), (
-                f"{version} {number} is not named"
-            )
