@@ -349,7 +349,7 @@ class _Malformed(Exception):
 
 
 async def _body(request: Request) -> dict[str, Any]:
-    if request.method in ("GET", "DELETE"):
+    if request.method not in ("POST", "PUT", "PATCH"):
         return {}
     if "application/json" not in request.headers.get("content-type", ""):
         raise Refused(400, {"summary": "Content-Type: application/json is required"})
