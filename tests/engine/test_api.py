@@ -181,6 +181,17 @@ def test_head_is_get_without_a_body(engine: EngineProgram) -> None:
     assert httpx.head(f"{engine.url}/api/sinks").status_code == 401
 
 
+def test_the_status_page_shows_any_name_as_text(engine: EngineProgram, database: psycopg.Connection[Any], receiver: Receiver) -> None:
+    database.execute('create table "<script>alert(1)</script>" (id int primary key)')
+    database.execute('alter publication test_pub add table "<script>alert(1)</script>"')
+    engine.ask("POST", "/api/postgres_databases/postgres/refresh_tables", {})
+    engine.sink("s", receiver.url, source={})
+    engine.ask("POST", "/api/sinks/s/backfills", {"table": "<script>alert(1)</script>"})
+    page = httpx.get(engine.url + "/").text
+    assert "public.&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "<script" not in page
+
+
 @pytest.mark.parametrize("body", ["[]", '"x"', "5", "null"])
 def test_a_body_that_is_no_object_is_refused(engine: EngineProgram, body: str) -> None:
     answer = engine.http.post("/api/sinks", content=body, headers={"Content-Type": "application/json"})

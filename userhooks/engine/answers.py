@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from userhooks.engine.resources import ApiKey, Backfill, Catalog, Database, Function, HttpEndpoint, Sink, TableName
@@ -39,7 +40,19 @@ def obscured(secret: str) -> str:
 
 def sink(one: Sink, catalog: Catalog) -> dict[str, Any]:
     """A sink, without its health."""
-    backfills = [b for b in catalog.backfills.values() if b.sink_id == one.id and b.state == "active"]
+    return sinks([one], catalog)[0]
+
+
+def sinks(those: Iterable[Sink], catalog: Catalog) -> list[dict[str, Any]]:
+    """Sinks, without their health; the backfills are looked through once for all of them."""
+    active: dict[str, list[Backfill]] = {}
+    for one in catalog.backfills.values():
+        if one.state == "active":
+            active.setdefault(one.sink_id, []).append(one)
+    return [_sink(one, catalog, active.get(one.id, [])) for one in those]
+
+
+def _sink(one: Sink, catalog: Catalog, backfills: list[Backfill]) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "id": one.id,
         "name": one.name,

@@ -197,27 +197,27 @@ class Api:
 
     # --- sinks ---------------------------------------------------------------------------------------------------------
 
-    def _shown(self, one: Sink, *, health: bool) -> dict[str, Any]:
-        shown = answers.sink(one, self.catalog)
-        return shown | {"health": self.engine.health(one)} if health else shown
+    def _with_health(self, those: list[Sink]) -> list[dict[str, Any]]:
+        shown = answers.sinks(those, self.catalog)
+        return [answer | {"health": self.engine.health(one)} for one, answer in zip(those, shown, strict=True)]
 
     async def list_sinks(self, _: Request, __: dict[str, Any]) -> Any:
         """All sinks, with their health."""
-        return {"data": [self._shown(one, health=True) for one in self.catalog.sinks.values()]}
+        return {"data": self._with_health(list(self.catalog.sinks.values()))}
 
     async def create_sink(self, _: Request, body: dict[str, Any]) -> Any:
         """A new sink; it is live when this answers."""
         taken = {one.name for one in self.catalog.sinks.values()}
         one = requests.sink_from(body, self.catalog, None, _new_id(), taken)
         await self.engine.save_sink(one)
-        return self._shown(one, health=False)
+        return answers.sink(one, self.catalog)
 
     def _sink(self, name: str) -> Sink:
         return _find(self.catalog.sinks, name, "consumer")
 
     async def get_sink(self, request: Request, _: dict[str, Any]) -> Any:
         """One sink, with its health."""
-        return self._shown(self._sink(request.path_params["name"]), health=True)
+        return self._with_health([self._sink(request.path_params["name"])])[0]
 
     async def update_sink(self, request: Request, body: dict[str, Any]) -> Any:
         """Change the fields that are given."""
@@ -225,7 +225,7 @@ class Api:
         taken = {one.name for one in self.catalog.sinks.values() if one.id != present.id}
         one = requests.sink_from(body, self.catalog, present, present.id, taken)
         await self.engine.save_sink(one)
-        return self._shown(one, health=False)
+        return answers.sink(one, self.catalog)
 
     async def delete_sink(self, request: Request, _: dict[str, Any]) -> Any:
         """Remove a sink with its backfills and all that it owes."""

@@ -134,7 +134,7 @@ def export(catalog: Catalog) -> str:
         ],
         "functions": [_planned(f) for f in catalog.functions.values()],
         "http_endpoints": [_without_id(answers.endpoint(e)) for e in catalog.endpoints.values()],
-        "sinks": [_without_id(answers.sink(s, catalog)) for s in catalog.sinks.values()],
+        "sinks": [_without_id(s) for s in answers.sinks(catalog.sinks.values(), catalog)],
     }
     return "---\n" + yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 

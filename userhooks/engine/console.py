@@ -47,7 +47,8 @@ def page(engine: Engine) -> str:
     )
     history = f"<h2>Backfills</h2><ul>{backfills}</ul>" if backfills else ""
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="5">'
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        '<meta http-equiv="refresh" content="5">'
         f"<title>userhooks engine</title><style>{_STYLE}</style></head>"
         f"<body><h1>The local engine</h1>{problem}{kept}{sinks}{history}</body></html>"
     )

@@ -1,6 +1,6 @@
 """What the Management API manages, as frozen values: HTTP endpoints, functions, sinks, backfills, API keys, tables.
 
-Parsing of request bodies and rendering of answers are here too, both pure; HTTP is in `api.py`, persistence in `store.py`.
+Request bodies are read in `requests.py`, answers made in `answers.py`; HTTP is in `api.py`, persistence in `store.py`.
 Shapes follow Sequin 0.14.6 as recorded.
 """
 
