@@ -13,11 +13,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from userhooks.errors import ConfigurationError, UserhooksError
+
+if TYPE_CHECKING:
+    from userhooks.stack import Stack
 
 Handler = Callable[[argparse.Namespace], int]
 
@@ -28,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     handler: Handler = arguments.handler
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # nohup has asked to go on
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves it
             signal.signal(number, _on_terminate)
     try:
         return handler(arguments)
@@ -112,22 +116,45 @@ def _parser() -> argparse.ArgumentParser:
 # --- the stack ---------------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def _stack_while() -> Iterator[Stack]:
+    """The stack for as long as the block runs: ended afterwards if this command started it.
+
+    A signal that comes while it starts is held back until it can be ended again.
+    """
+    from userhooks.stack import Stack
+
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    heeded = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
+    for number in heeded:
+        signal.signal(number, lambda number, _: came.append(number))
+    stack = Stack.start()
+    try:
+        for number, handler in heeded.items():
+            signal.signal(number, handler)
+        for missed in came:
+            signal.raise_signal(missed)
+        yield stack
+    finally:
+        if stack.started:
+            _say(stack.stop())
+
+
 def _up(arguments: argparse.Namespace) -> int:
     from userhooks.stack import Stack
 
-    stack = Stack.start()
-    _print_status(stack.status())
     if arguments.detach:
+        _print_status(Stack.start().status())
         return 0
-    if not stack.started:
-        print("It was running already; userhooks down ends it.")
-        return 0
-    print("Ctrl-C ends it.", flush=True)
-    try:
+    with _stack_while() as stack:
+        _print_status(stack.status())
+        if not stack.started:
+            print("It was running already; userhooks down ends it.")
+            return 0
+        print("Ctrl-C ends it.", flush=True)
         stack.wait()
         print("It was ended from elsewhere.")
-    finally:
-        _say(stack.stop())
     return 0
 
 
@@ -171,7 +198,6 @@ def _print_status(status: dict[str, Any]) -> None:
 
 def _lab(arguments: argparse.Namespace) -> int:
     import userhooks
-    from userhooks.stack import Stack
 
     package = Path(userhooks.__file__).resolve().parent
     notebooks = package.parent / "notebooks"
@@ -179,8 +205,7 @@ def _lab(arguments: argparse.Namespace) -> int:
         raise ConfigurationError(
             f"There are no notebooks in {notebooks}.", "Install from a clone of the project: make lab, or pip install -e ."
         )
-    stack = Stack.start()
-    try:
+    with _stack_while() as stack:
         _print_status(stack.status())
         options = ["--allow-root"] if os.geteuid() == 0 else []
         if arguments.no_browser or not _has_display():
@@ -195,9 +220,6 @@ def _lab(arguments: argparse.Namespace) -> int:
                 return jupyter.wait()
             finally:
                 jupyter.terminate()
-    finally:
-        if stack.started:
-            _say(stack.stop())
 
 
 def _has_display() -> bool:
@@ -291,14 +313,9 @@ def _ledger(_arguments: argparse.Namespace) -> int:
 
 def _demo(arguments: argparse.Namespace) -> int:
     from userhooks.demo import run
-    from userhooks.stack import Stack
 
-    stack = Stack.start()
-    try:
+    with _stack_while() as stack:
         return 0 if run(stack, rate=arguments.rate, seconds=arguments.seconds) else 1
-    finally:
-        if stack.started:
-            _say(stack.stop())
 
 
 def _doctor(_arguments: argparse.Namespace) -> int:

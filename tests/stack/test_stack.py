@@ -111,6 +111,18 @@ def test_ctrl_c_and_a_closed_terminal_end_what_up_started(installation: Installa
         assert_gone(processes)
 
 
+def test_a_signal_while_it_starts_leaves_nothing_running(installation: Installation) -> None:
+    up = subprocess.Popen([sys.executable, "-m", "userhooks.cli", "up"], env=installation.environment, stdout=subprocess.DEVNULL)
+    try:
+        eventually(lambda: installation.home.secrets_file.exists(), every=0.001, what="the start to begin")
+        up.send_signal(signal.SIGTERM)
+        assert up.wait(60) == 143
+        assert installation.home.running() is None
+    finally:
+        up.kill()
+        up.wait()
+
+
 def test_up_ends_when_down_is_typed_elsewhere(installation: Installation) -> None:
     with up_in_foreground(installation) as up:
         installation.succeed("down")
