@@ -249,14 +249,15 @@ class _SinkRequest:
         self.fields["filters"] = column_filters(value, self._single_table())
 
     def _single_table(self) -> Table:
-        name: TableName | None = None
+        """The table that the sink will read: `table` of the body, which overrules `source`, or else the present one if it stays."""
         if "table" in self.body:
-            name = self._table_name(self.body["table"])
-        elif self.present is not None and self.present.source.include_tables is not None and len(self.present.source.include_tables) == 1:
-            name = self.present.source.include_tables[0]
-        if name is None:
+            return self.catalog.tables[self._table_name(self.body["table"])]
+        tables = self.present.source.include_tables if self.present is not None else None
+        if tables is None or len(tables) != 1 or "source" in self.body or "schema" in self.body:
             raise refused('filters need the one table they apply to: "table": "schema.table"')
-        return self.catalog.tables[name]
+        if tables[0] not in self.catalog.tables:
+            raise self._unknown_table(".".join(tables[0]))
+        return self.catalog.tables[tables[0]]
 
     def _initial_backfill(self, value: Any) -> None:
         if not isinstance(value, (bool, list)):
@@ -354,8 +355,11 @@ class _SinkRequest:
         schema, _, name = str(text).rpartition(".")
         found = (schema or "public", name)
         if found not in self.catalog.tables:
-            raise refused(f"Table '{text}' not found in database '{self.catalog.database.name}'")
+            raise self._unknown_table(text)
         return found
+
+    def _unknown_table(self, text: Any) -> Refused:
+        return refused(f"Table '{text}' not found in database '{self.catalog.database.name}'")
 
 
 _SINK_KEYS = frozenset(

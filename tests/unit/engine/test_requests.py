@@ -423,6 +423,12 @@ def test_filters_need_the_table_they_apply_to() -> None:
     assert "one table" in refusal(body=body, source={})["summary"]
 
 
+@pytest.mark.parametrize("more", [{"source": {}}, {"source": {"include_tables": ["users"]}}, {"schema": "public"}])
+def test_new_filters_cannot_come_with_a_source_that_they_were_not_checked_against(more: dict[str, Any]) -> None:
+    for present in (sink(body=SEED_SINK), sink(body=SINK)):
+        assert "one table" in refusal(present, database="postgres", filters=SEED_SINK["filters"], **more)["summary"]
+
+
 def test_filter_and_filters_exclude_each_other_on_create_and_on_every_change() -> None:
     assert "not both" in refusal(body=SEED_SINK, filter="mine")["summary"]
     assert "not both" in refusal(sink(body=SEED_SINK), filter="mine")["summary"]
@@ -439,6 +445,14 @@ def test_a_patch_replaces_the_filters_or_keeps_them() -> None:
     assert sink(present, database="postgres", table="notifications") == present
     for emptied in (None, []):
         refusal(present, filters=emptied)
+
+
+def test_filters_on_a_table_that_is_gone_are_refused() -> None:
+    known = catalog()
+    present = sink_from(SEED_SINK, known, None, "k", set())
+    del known.tables[NOTIFICATIONS]
+    with pytest.raises(Refused, match="Table 'public.notifications' not found"):
+        sink_from({"filters": SEED_SINK["filters"]}, known, present, "k", set())
 
 
 @pytest.mark.parametrize("more", [{"table": "users"}, {"source": {}}, {"source": {"exclude_tables": ["users"]}}, {"schema": "public"}])
