@@ -451,7 +451,7 @@ def test_filters_on_a_table_that_is_gone_are_refused() -> None:
     known = catalog()
     present = sink_from(SEED_SINK, known, None, "k", set())
     del known.tables[NOTIFICATIONS]
-    with pytest.raises(Refused, match="Table 'public.notifications' not found"):
+    with pytest.raises(Refused, match=r"Table 'public\.notifications' not found"):
         sink_from({"filters": SEED_SINK["filters"]}, known, present, "k", set())
 
 
