@@ -29,7 +29,7 @@ def url_of(one: HttpEndpoint) -> str:
 
 
 def obscured(secret: str) -> str:
-    """A secret with stars, as Sequin shows it (contract 2.3)."""
+    """A secret with stars, as Sequin shows it (recorded for six to nine characters)."""
     n = len(secret)
     if n <= 5:
         return "*" * n

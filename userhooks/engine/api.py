@@ -24,7 +24,7 @@ from starlette.routing import Route
 from userhooks.engine import answers, config, requests
 from userhooks.engine.app import Engine, utc_now
 from userhooks.engine.console import page
-from userhooks.engine.requests import Refused, not_found, refused
+from userhooks.engine.refusals import Refused, invalid, not_found, refused
 from userhooks.engine.resources import ApiKey, Backfill, HttpEndpoint, Sink
 from userhooks.errors import DatabaseUnavailable
 from userhooks.guard import HostGuard
@@ -308,9 +308,9 @@ class Api:
         """A token chosen by the caller."""
         name, token = body.get("name"), body.get("token")
         if not isinstance(name, str) or not name:
-            raise requests.invalid({"name": ["can't be blank"]})
+            raise invalid({"name": ["can't be blank"]})
         if not isinstance(token, str) or not token:
-            raise requests.invalid({"token": ["can't be blank"]})
+            raise invalid({"token": ["can't be blank"]})
         one = ApiKey(_new_id(), name, hashlib.sha256(token.encode()).hexdigest(), utc_now())
         await self.engine.save_api_key(one)
         return answers.api_key(one)
@@ -366,7 +366,7 @@ async def _body(request: Request) -> dict[str, Any]:
 
 
 def _find(among: Mapping[str, T], name: str, entity: str) -> T:
-    """Look a thing up: by id when the name is a version-4 UUID, else by name (contract 1.4)."""
+    """Look a thing up: by id when the name is a version-4 UUID, else by name."""
     found = among.get(name) if _UUID4.fullmatch(name) else next((one for one in among.values() if one.name == name), None)
     if found is None:
         raise not_found(entity)

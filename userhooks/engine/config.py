@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from userhooks.engine import answers, functions
-from userhooks.engine.requests import BAD_NAME, NAME, Refused, refused
+from userhooks.engine.refusals import Refused, refused
+from userhooks.engine.requests import BAD_NAME, NAME
 from userhooks.engine.resources import Catalog, Function
 
 

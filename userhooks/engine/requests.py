@@ -1,24 +1,23 @@
 """Request bodies of the Management API as resources: which keys are taken, in which order they are checked, and what is said about bad
 ones. Pure.
 
-Two stages, as in Sequin 0.14.6 (contract 1.3, recorded): the parser takes the keys in alphabetical order and stops at the first error;
+Two stages, as in Sequin 0.14.6 (recorded): the parser takes the keys in alphabetical order and stops at the first error;
 the model check then reports all fields in one answer.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import datetime
-from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
 
-from userhooks.engine.resources import BackfillState, Catalog, ColumnFilter, HttpEndpoint, Sink, SinkTable, Source, Table, TableName
+from userhooks.engine.column_filters import column_filters
+from userhooks.engine.refusals import BLANK, Refused, invalid, not_found, refused
+from userhooks.engine.resources import BackfillState, Catalog, HttpEndpoint, Sink, SinkTable, Source, Table, TableName
 
 NAME = re.compile(r"[a-zA-Z0-9_\-.]+")
 BAD_NAME = "Can only contain alphanumeric characters, underscores, hyphens, or dots"
@@ -27,31 +26,6 @@ _PATH = re.compile(r"[a-zA-Z0-9\-._~:/?\[\]@!$&'()*+,;=%]*")
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\U0010ffff]*")
 _MAX_ANNOTATIONS = 8192
-_BLANK = "can't be blank"
-
-
-class Refused(Exception):
-    """A request that is answered with `status` and `body`."""
-
-    def __init__(self, status: int, body: dict[str, Any]) -> None:
-        super().__init__(str(body))
-        self.status = status
-        self.body = body
-
-
-def refused(summary: str) -> Refused:
-    """422 of the parser stage."""
-    return Refused(422, {"summary": summary, "validation_errors": {}, "code": None})
-
-
-def not_found(entity: str) -> Refused:
-    """404 for a named thing."""
-    return Refused(404, {"summary": f"Not found: No `{entity}` found matching the provided ID or name"})
-
-
-def invalid(errors: Mapping[str, Any]) -> Refused:
-    """422 of the model stage."""
-    return Refused(422, {"summary": "Validation failed", "validation_errors": dict(errors)})
 
 
 # --- HTTP endpoints ----------------------------------------------------------------------------------------------------
@@ -78,7 +52,7 @@ def endpoint_from(body: Mapping[str, Any], present: HttpEndpoint | None, id: str
         fields, url_errors = _url_parts(body["url"])
         errors |= url_errors
     elif present is None and not errors:
-        errors |= {"scheme": [_BLANK], "host": [_BLANK]}
+        errors |= {"scheme": [BLANK], "host": [BLANK]}
     for key in ("headers", "encrypted_headers"):
         if key in body:
             fields[key] = _headers(body[key], key)
@@ -91,7 +65,7 @@ def endpoint_from(body: Mapping[str, Any], present: HttpEndpoint | None, id: str
 
 def _name_errors(name: Any, taken: set[str]) -> dict[str, Any]:
     if name is None or name == "":
-        return {"name": [_BLANK]}
+        return {"name": [BLANK]}
     if not isinstance(name, str):
         return {"name": ["is invalid"]}
     if not NAME.fullmatch(name):
@@ -112,11 +86,11 @@ def _url_parts(url: str) -> tuple[dict[str, Any], dict[str, Any]]:
         return {}, {"port": ["must be less than 65536" if re.fullmatch(r".*:\d+", parts.netloc, re.ASCII) else "is invalid"]}
     errors: dict[str, Any] = {}
     if not parts.scheme:
-        errors["scheme"] = [_BLANK]
+        errors["scheme"] = [BLANK]
     elif parts.scheme not in ("http", "https"):
         errors["scheme"] = ["is invalid"]
     if not parts.hostname:
-        errors["host"] = [_BLANK]
+        errors["host"] = [BLANK]
     elif not _HOST.fullmatch(parts.hostname):
         errors["host"] = ["must be a valid hostname"]
     if port == 0:
@@ -294,7 +268,7 @@ class _SinkRequest:
     def _source(self, value: Any) -> None:
         self._needs_database()
         if value is None:
-            self.errors["source"] = [_BLANK]
+            self.errors["source"] = [BLANK]
             return
         if not isinstance(value, dict):
             raise refused("source must be an object")
@@ -396,9 +370,9 @@ def sink_from(body: Mapping[str, Any], catalog: Catalog, present: Sink | None, i
     if "name" in body or present is None:
         errors |= _name_errors(body.get("name"), taken)
     if present is None and "endpoint_id" not in fields and "sink" not in errors:
-        errors["sink"] = [_BLANK]
+        errors["sink"] = [BLANK]
     if present is None and "database" not in body:
-        errors["replication_slot_id"] = [_BLANK]
+        errors["replication_slot_id"] = [BLANK]
     batch = fields.get("batch", present.batch if present else True)
     size = fields.get("batch_size", present.batch_size if present else 1)
     if not batch and size != 1:
@@ -424,115 +398,6 @@ def _check_column_filters(sink: Sink, present: Sink | None, given: bool) -> None
 
 def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-# --- column filters of 0.9.4 -------------------------------------------------------------------------------------------
-
-_OPERATORS = {
-    "=": "==",
-    "==": "==",
-    "!=": "!=",
-    ">": ">",
-    "<": "<",
-    ">=": ">=",
-    "<=": "<=",
-    "in": "in",
-    "not in": "not_in",
-    "not_in": "not_in",
-}
-_NULL_TESTS = {"is null": "is null", "not null": "is not null", "is not null": "is not null"}
-_NUMBERS = frozenset({20, 21, 23, 700, 701, 1700})
-_INSTANTS = frozenset({1082, 1114, 1184})
-_JSON = frozenset({114, 3802})
-_BOOLEAN = 16
-_KINDS = ("string", "cistring", "number", "boolean", "datetime", "list", "null")
-_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d{1,3})?", re.ASCII)
-_NO_INSTANT = "must be a valid UTC datetime in ISO 8601 format (e.g., 2023-04-13T14:30:00Z)"
-
-
-def column_filters(value: Any, table: Table) -> tuple[ColumnFilter, ...]:
-    """Read a `filters` list in 0.9.4's normal form; one that is empty or malformed is refused, since without it every row would pass."""
-    if not isinstance(value, list) or not value:
-        raise refused("filters must be a list with at least one filter; leaving it empty would send every row")
-    filters: list[ColumnFilter] = []
-    errors: list[dict[str, Any]] = []
-    for one in value:
-        if not isinstance(one, dict) or not isinstance(one.get("column_name"), str):
-            raise refused("each filter must be an object with column_name, operator and comparison_value")
-        column = next((c for c in table.columns if c.name == one["column_name"]), None)
-        if column is None:
-            raise refused(f"Column '{one['column_name']}' not found in table '{table.schema}.{table.name}'")
-        field_path, field_type = one.get("field_path"), one.get("field_type")
-        if field_path is not None and (not isinstance(field_path, str) or column.type_oid not in _JSON):
-            raise refused("field_path is the dotted path of a value inside a json or jsonb column")
-        if field_type is not None and field_type not in _KINDS:
-            raise refused(f"field_type must be one of: {', '.join(_KINDS)}")
-        error, parsed = _column_filter(one, column.type_oid)
-        errors.append(error)
-        if parsed is not None:
-            filters.append(parsed)
-    if any(errors):
-        raise invalid({"sequence_filter": {"column_filters": errors}})
-    return tuple(filters)
-
-
-def _column_filter(one: Mapping[str, Any], type_oid: int) -> tuple[dict[str, Any], ColumnFilter | None]:
-    operator = one.get("operator")
-    if operator is None or operator == "":
-        return {"operator": [_BLANK]}, None
-    if not isinstance(operator, str):
-        raise refused("the operator of a filter must be a text")
-    more = {"field_path": one.get("field_path"), "field_type": one.get("field_type")}
-    if operator in _NULL_TESTS:
-        return {}, ColumnFilter(one["column_name"], _NULL_TESTS[operator], None, **more)
-    if operator not in _OPERATORS:
-        raise refused(f"the operator {operator!r} is not supported; there are: {', '.join([*_OPERATORS, *_NULL_TESTS])}")
-    value = one.get("comparison_value")
-    if value is None or value == "":
-        return {"value": {"value": [_BLANK]}}, None
-    parsed, error = _filter_value(_OPERATORS[operator], value, type_oid, one.get("field_type"))
-    if error:
-        return {"value": {"value": [error]}}, None
-    return {}, ColumnFilter(one["column_name"], _OPERATORS[operator], parsed, **more)
-
-
-def _filter_value(operator: str, value: Any, type_oid: int, field_type: str | None) -> tuple[Any, str]:
-    if operator in ("in", "not_in"):
-        good = isinstance(value, list) and value and not any(isinstance(item, (list, dict)) for item in value)
-        return (value, "") if good else (None, "is invalid")
-    kind = field_type or (
-        "number" if type_oid in _NUMBERS else "datetime" if type_oid in _INSTANTS else "boolean" if type_oid == _BOOLEAN else "string"
-    )
-    if kind == "number":
-        return _number(value)
-    if kind == "datetime":
-        return (value, "") if isinstance(value, str) and _is_instant(value) else (None, _NO_INSTANT)
-    if kind == "boolean":
-        words = {"true": True, "false": False}
-        value = words.get(value, value) if isinstance(value, str) else value
-        return (value, "") if isinstance(value, bool) else (None, "is invalid")
-    return (value, "") if isinstance(value, str) else (None, "is invalid")
-
-
-def _number(value: Any) -> tuple[float | None, str]:
-    """The number as 0.9.4 kept it, a float; one that a float cannot hold would stand for its neighbour, which may be another user."""
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not _NUMBER.fullmatch(str(value)):
-        return None, "is invalid"
-    exact = Decimal(str(value))
-    number = float(exact)
-    if not math.isfinite(number):
-        return None, "is invalid"
-    if exact == exact.to_integral_value() and Decimal(number) != exact:
-        return None, "is too large to be compared exactly; use a filter function"
-    return number, ""
-
-
-def _is_instant(text: str) -> bool:
-    try:
-        datetime.fromisoformat(text)
-    except ValueError:
-        return False
-    return True
 
 
 # --- backfills ---------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import yaml
 
 from tests.unit.engine.resource_examples import NOTIFICATIONS, catalog
 from userhooks.engine import config
-from userhooks.engine.requests import Refused
+from userhooks.engine.refusals import Refused
 from userhooks.engine.resources import Function, Sink, Source
 
 CODE = 'def filter(action, record, changes, metadata) do\n  record["user_id"] == 1\nend'

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.engine.resource_examples import NOTIFICATIONS, catalog
-from userhooks.engine.requests import Refused, backfill_from, backfill_state, endpoint_from, sink_from
+from userhooks.engine.refusals import Refused
+from userhooks.engine.requests import backfill_from, backfill_state, endpoint_from, sink_from
 from userhooks.engine.resources import Backfill, ColumnFilter, HttpEndpoint, Sink, SinkTable, Source
 
 DESTINATION = {"type": "webhook", "http_endpoint": "user-1-endpoint"}
