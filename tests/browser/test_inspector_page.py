@@ -12,23 +12,12 @@ from urllib.parse import quote
 import httpx
 import orjson
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from tests.inspector.bodies import batch, bearer, message
 from tests.inspector.program import Program, running
 from tests.waiting import eventually
 from userhooks.inspector.client import Inbox, InspectorClient
-
-CHROMIUM = "/usr/bin/chromium"
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -65,14 +54,6 @@ HOSTILE = [
     "\u2028\u2029<img src=x onerror=alert(1)>",
     "\u202egnitaroced\u202c",
 ]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
