@@ -2,86 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.ports import free_port
-from tests.waiting import eventually
-from userhooks.control import down
-from userhooks.home import Home
-from userhooks.settings import PORT_VARIABLES, Settings
-from userhooks.stack import Stack
+from tests.browser.lab import Lab, choose_theme, run_all, running_lab
 
-ROOT = Path(__file__).parents[2]
-TOKEN = "for-this-test"
 SCREENSHOTS = os.environ.get("USERHOOKS_SCREENSHOTS")
 """A folder that keeps the screenshots, for those who want to look at them."""
 
 
-@dataclass
-class Lab:
-    """A running `userhooks lab` on a copy of the notebooks."""
-
-    url: str
-    stack: Stack
-
-    def notebook(self, name: str) -> str:
-        return f"{self.url}/lab/tree/{name}?token={TOKEN}"
-
-
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    folder = tmp_path_factory.mktemp("lab")
-    copy = folder / "project"  # JupyterLab saves what it shows; the stored notebooks must stay as they are
-    for part in ("userhooks", "notebooks", "sql"):
-        shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__"))
-    port = free_port()
-    environment = {
-        **os.environ,
-        **dict.fromkeys(PORT_VARIABLES.values(), "0"),
-        "USERHOOKS_HOME": str(folder / "home"),
-        "PYTHONPATH": str(copy),
-        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
-    }
-    options = [
-        f"--ServerApp.port={port}",
-        f"--IdentityProvider.token={TOKEN}",
-        "--ServerApp.port_retries=0",
-    ]
-    home = Home(folder / "home")
-    with (folder / "lab.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "userhooks.cli", "lab", "--no-browser", "--", *options], env=environment, stdout=log, stderr=log
-        )
-    try:
-        url = f"http://127.0.0.1:{port}"
-        eventually(lambda: _answers(url), within=60, what="JupyterLab to answer")
-        stack = Stack.attach(Settings.from_env(environment))
-        with stack.inspector, stack.sequin:
-            yield Lab(url, stack)
-    finally:
-        process.terminate()
-        process.wait(60)
-        down(home)
-        home.remove()
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/api", params={"token": TOKEN}).status_code == 200
-    except httpx.TransportError:
-        return False
+    with running_lab(tmp_path_factory.mktemp("lab")) as one:
+        yield one
 
 
 @pytest.fixture
@@ -90,30 +27,6 @@ def page(browser: Browser, lab: Lab) -> Iterator[Page]:
         one = context.new_page()
         one.set_default_timeout(60_000)
         yield one
-
-
-def lesson_users(lab: Lab) -> dict[str, int]:
-    return {name.removeprefix("lesson 01: "): user_id for user_id, name in lab.stack.database.users() if name.startswith("lesson 01: ")}
-
-
-def run_all(page: Page, lab: Lab) -> dict[str, int]:
-    """Open notebook 01, run all cells, wait for what the last one does (an error would stop the run), and return the users."""
-    before = lesson_users(lab)
-    page.goto(lab.notebook("01_first_webhook.ipynb"))
-    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    eventually(lambda: (users := lesson_users(lab)) and users != before, within=60, every=0.1, what="the first cell to make its users")
-    ada = lab.stack.inspector.inbox("lesson 01: ada")
-    ada.wait_for(1, match=lambda message: message.record["message"] == "It has arrived", timeout=60)
-    return lesson_users(lab)
-
-
-def choose_theme(lab: Lab, theme: str) -> None:
-    """What Settings, Theme does in JupyterLab."""
-    url = f"{lab.url}/lab/api/settings/@jupyterlab/apputils-extension:themes"
-    setting = {"raw": json.dumps({"theme": theme})}
-    httpx.put(url, json=setting, headers={"Authorization": f"token {TOKEN}"}).raise_for_status()
 
 
 def keep(page: Page, name: str) -> None:
