@@ -1,9 +1,17 @@
-"""The webhooks: the statements behind the recorded requests of Sequin 0.14.6, made again in the same order against the engine."""
+"""The webhooks: the statements behind the recorded requests of Sequin 0.14.6, made again in the same order against the engine.
+
+How requests are read and compared is in `requests.py`. What it leaves out, since no recording can tell it (ids, host, database, LSN, time),
+is checked here against the running engine, receiver and database.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
+from base64 import b64decode
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +21,22 @@ import pytest
 from tests.contract.differences import LATE_ROWS, WEBHOOKS
 from tests.contract.requests import FOLDER, Request, received, recorded, records
 from tests.engine_program import EngineProgram
-from tests.receiver import Receiver
+from tests.receiver import Received, Receiver
 from tests.waiting import eventually
 from userhooks.database import Database
 
-MARKER = 9000
+FIRST_MARKER = 9001
+MARKERS = {
+    "notifications": "insert into notifications (id, user_id, message) values (%s, 1, 'marker')",
+    "typed": "insert into typed (id) values (%s)",
+}
+NOW = "select clock_timestamp(), (pg_current_wal_insert_lsn() - '0/0')::int8"
 INSERT = """insert into notifications (id, user_id, message, created_at) select id, user_id, message, coalesce(created_at, now())
     from jsonb_to_recordset(%s) as r (id int, user_id int, message text, created_at timestamptz)"""
 TYPED = """create table typed (id int8 primary key, t_bool bool, t_bytea bytea, t_char char(5), t_date date, t_float4 float4,
     t_float8 float8, t_inet inet, t_int2 int2, t_int8 int8, t_intarr int[], t_interval interval, t_json json, t_jsonb jsonb, t_money money,
     t_numeric numeric(14,6), t_point point, t_range int4range, t_text text, t_textarr text[], t_time time, t_timestamp timestamp,
-    t_timestamptz timestamptz, t_timetz timetz, t_tsvector tsvector, t_uuid uuid, t_varchar varchar(9), t_xml text)"""
+    t_timestamptz timestamptz, t_timetz timetz, t_tsvector tsvector, t_uuid uuid, t_varchar varchar(9), t_xml xml)"""
 TYPED_ROW = r"""insert into typed values (1, true, '\x00ff10', 'ab', '2024-02-29', 1.5, 0.1, '10.0.0.1/8', -5, 9007199254740993,
     '{1,2,NULL}', '1 day 02:03:04.5', '{"b": 1, "a": [1,2]}', '{"a": null, "b": 1.5}', 12.34, 12345678.9, '(1.5,2)', '[1,5)',
     E'héllo ☃ "q" \\ / \n tab\t', array['a','b c',NULL], '13:14:15.5', '2024-02-29 13:14:15.123456', '2024-02-29 13:14:15.123456+02',
@@ -43,19 +56,27 @@ class World:
         self.database = database
         self.replayed: set[str] = set()
         self.wrong: list[str] = []
-        self._sink = ""
-        self._markers = 0
+        self._sink: dict[str, Any] = {}
+        self._table = ""
+        self._backfill_id = ""
+        self._markers = itertools.count(FIRST_MARKER)
+        (only,) = program.ask("GET", "/api/postgres_databases")["data"]
+        self._database_id = only["id"]
+        self._checked_until = self._now()
 
-    def sink(self, name: str, url_path: str = "/ok/x", **more: Any) -> None:
-        """Create the sink that the next recordings tell of; the one before is deleted."""
+    def sink(self, name: str, url_path: str = "/ok/x", *, table: str = "notifications", **more: Any) -> None:
+        """Create the sink that the next recordings tell of; the one before is deleted when it has nothing more to send."""
         if self._sink:
-            self.program.ask("DELETE", f"/api/sinks/{self._sink}")
-        table = more.pop("table", "notifications")
-        self.program.sink(name, self.receiver.url + url_path, source={"include_tables": [f"public.{table}"]}, **more)
-        self._sink = name
+            self.nothing_more("before the next sink")
+            self.program.ask("DELETE", f"/api/sinks/{self._sink['name']}")
+        self._table = table
+        self._sink = self.program.sink(name, self.receiver.url + url_path, source={"include_tables": [f"public.{table}"]}, **more)
+
+    def backfill(self) -> None:
+        self._backfill_id = self.program.ask("POST", f"/api/sinks/{self._sink['name']}/backfills", {})["id"]
 
     def patch(self, **fields: Any) -> None:
-        self.program.ask("PATCH", f"/api/sinks/{self._sink}", fields)
+        self.program.ask("PATCH", f"/api/sinks/{self._sink['name']}", fields)
 
     def sql(self, statement: str, *values: Any) -> None:
         self.database.execute(statement, values)
@@ -72,37 +93,85 @@ class World:
     def expect(self, name: str) -> None:
         """What arrives now must be what was recorded, or differ as `differences.py` says."""
         self.replayed.add(name)
-        wanted = WEBHOOKS.get(name, list)(recorded(name))
+        all_recorded = recorded(name)
+        assert len(all_recorded) == announced(name)
+        wanted = WEBHOOKS.get(name, list)(all_recorded)
         if not wanted:
-            self._expect_nothing(name)
+            self.nothing_more(name)
             return
         present = self._requests(len(wanted))
-        for ours, theirs in zip(sorted(present, key=_key), sorted(wanted, key=_key), strict=True):
+        for ours, theirs in zip(sorted(present, key=_row), sorted(wanted, key=_row), strict=True):
             if ours != theirs:
                 self.wrong.append(f"{name}:\n  here     {ours}\n  recorded {theirs}")
 
-    def _expect_nothing(self, name: str) -> None:
-        """A later row arrives, and nothing before it."""
-        self._markers += 1
-        marker = {"id": MARKER + self._markers, "user_id": 1, "message": "marker"}
-        self.insert(marker)
+    def nothing_more(self, when: str) -> None:
+        """A row that is inserted now arrives, and nothing before it."""
+        marker = next(self._markers)
+        self.sql(MARKERS[self._table], marker)
         (only,) = self._requests(1)
-        if json.loads(only.messages[0])["record"]["id"] != marker["id"]:
-            self.wrong.append(f"{name}: something arrived: {only}")
-        self.hidden(lambda: self.sql("delete from notifications where id = %s", marker["id"]))
+        if json.loads(only.messages[0])["record"]["id"] != marker:
+            self.wrong.append(f"{when}: something arrived: {only}")
+
+    def nothing_while_paused(self, name: str, act: Callable[[], None]) -> None:
+        """The paused sink sends nothing of what `act` does, although another sink gets what was committed later, in another table."""
+        self.replayed.add(name)
+        assert recorded(name) == []
+        assert self._table == "notifications"
+        self.program.sink("witness", f"{self.receiver.url}/witness", source={"include_tables": ["public.typed"]})
+        act()
+        self.sql(MARKERS["typed"], next(self._markers))
+        self.receiver.wait_for(1, "/witness")
+        self.wrong += [f"{name}: something arrived: {request}" for request in self.receiver.requests if request.path != "/witness"]
+        self.receiver.requests.clear()
+        self.program.ask("DELETE", "/api/sinks/witness")
 
     def _requests(self, count: int) -> list[Request]:
         arrived = self.receiver.requests
         eventually(lambda: len(arrived) >= count, what=f"{count} requests, now {arrived}")
         taken = arrived[:count]
         del arrived[:count]
+        self._check_what_recordings_cannot_tell(taken)
         return [received(request) for request in taken]
 
+    def _check_what_recordings_cannot_tell(self, requests: list[Received]) -> None:
+        """Ids, host and database are those of this world; LSN and time are of now, and one for all changes of a transaction."""
+        since, until = self._checked_until, self._now()
+        commits = set()
+        for request in requests:
+            assert dict(request.headers)["host"] == self.receiver.url.removeprefix("http://")
+            for message in request.messages:
+                metadata = message["metadata"]
+                assert metadata["consumer"]["id"] == self._sink["id"]
+                assert metadata["database"]["id"] == self._database_id
+                assert metadata["database"]["database"] == self.database.info.dbname
+                at, lsn = datetime.fromisoformat(metadata["commit_timestamp"]), metadata["commit_lsn"]
+                assert since[0] <= at <= until[0]
+                if message["action"] == "read":
+                    assert b64decode(metadata["idempotency_key"]).decode().startswith(f"{self._backfill_id}:")
+                else:
+                    assert since[1] <= lsn <= until[1]
+                    commits.add((at, lsn))
+        assert len(commits) <= 1
+        self._checked_until = until
 
-def _key(request: Request) -> str:
-    """What requests are sorted by, since the order of those of different groups is promised by nobody."""
-    message = json.loads(request.messages[0])
-    return f"{message['metadata']['commit_idx'] or 0:05} {message['record']['id']:05}"
+    def _now(self) -> tuple[datetime, int]:
+        """The database's clock and its position in the WAL."""
+        row = self.database.execute(NOW).fetchone()
+        assert row is not None
+        return row
+
+
+def announced(name: str) -> int:
+    """How many requests the heading of a recording tells of."""
+    found = re.search(r"^# (\d+) request\(s\)", (FOLDER / name).read_text(encoding="utf-8"), re.MULTILINE)
+    assert found, name
+    return int(found.group(1))
+
+
+def _row(request: Request) -> int:
+    """What requests are sorted by: those of one row keep their order, and nobody promises one between rows."""
+    row: int = json.loads(request.messages[0])["record"]["id"]
+    return row
 
 
 @pytest.fixture
@@ -126,6 +195,7 @@ def test_every_recorded_statement_leads_to_the_recorded_requests(world: World) -
     filters_batches_and_paths(world)
     types_and_backfills(world)
     statuses(world)
+    world.nothing_more("at the end")
     assert world.wrong == []
     assert world.replayed == {path.name for path in FOLDER.glob("*.http")}
     assert world.receiver.requests == []
@@ -211,23 +281,21 @@ def types_and_backfills(w: World) -> None:
     w.expect("25-types-update.http")
     w.hidden(lambda: w.sql("insert into typed (id, t_int2, t_text) values (4, 7, repeat('x', 20000))"))
     w.hidden(lambda: w.sql(LATER_UPDATE))
-    w.program.ask("POST", "/api/sinks/typ/backfills", {})
+    w.backfill()
     w.expect("28-types-backfill-read.http")
 
     w.sql("truncate notifications")
     w.insert(*records("29-backfill-batched.http"))
     w.sink("bf", batch_size=5)
-    w.program.ask("POST", "/api/sinks/bf/backfills", {})
+    w.backfill()
     w.expect("29-backfill-batched.http")
 
 
 def statuses(w: World) -> None:
     w.sink("paus")
     w.patch(status="paused")
-    w.replayed.add("30-paused-insert.http")  # that nothing came shows when the first thing that comes is the next recording's
-    assert recorded("30-paused-insert.http") == []
     (row,) = [r for r in records("31-paused-resumed.http") if r["message"] == "while paused"]
-    w.insert(row)
+    w.nothing_while_paused("30-paused-insert.http", lambda: w.insert(row))
     w.patch(status="active")
     w.expect("31-paused-resumed.http")
 
