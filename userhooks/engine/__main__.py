@@ -6,8 +6,9 @@ import socket
 from pathlib import Path
 
 from userhooks.engine.api import create_app
-from userhooks.engine.app import Config, Engine
+from userhooks.engine.app import Engine
 from userhooks.engine.metrics import metrics_app
+from userhooks.engine.startup import Config
 from userhooks.engine.store import StoreMismatch
 from userhooks.program import fail, listen, read_config, run, serve_until_stopped
 from userhooks.settings import PORT_VARIABLES

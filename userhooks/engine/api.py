@@ -22,7 +22,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from userhooks.engine import answers, config, requests
-from userhooks.engine.app import Engine, utc_now
+from userhooks.engine.app import Engine
+from userhooks.engine.clock import utc_now
 from userhooks.engine.console import page
 from userhooks.engine.refusals import Refused, invalid, not_found, refused
 from userhooks.engine.resources import ApiKey, Backfill, HttpEndpoint, Sink
@@ -246,7 +247,7 @@ class Api:
         sink = self._sink(request.path_params["sink"])
         table, state = requests.backfill_from(body, sink, self.catalog)
         one = Backfill(_new_id(), sink.id, table, state, utc_now(), utc_now())
-        await self.engine.create_backfill(one)
+        await self.engine.backfills.create(one)
         return answers.backfill(one, sink)
 
     def _backfill(self, request: Request) -> tuple[Backfill, Sink]:
@@ -265,7 +266,7 @@ class Api:
         one, sink = self._backfill(request)
         state = requests.backfill_state(body, one.state)
         if state != one.state:
-            one = await self.engine.change_backfill(one.id, state)
+            one = await self.engine.backfills.change(one.id, state)
         return answers.backfill(one, sink)
 
     # --- the database, keys --------------------------------------------------------------------------------------------
@@ -297,7 +298,7 @@ class Api:
     async def refresh_tables(self, request: Request, _: dict[str, Any]) -> Any:
         """Read the tables again."""
         self._check_database(request)
-        await self.engine.refresh_tables()
+        await self.engine.reader.refresh_tables()
         return {"success": True}
 
     async def list_keys(self, _: Request, __: dict[str, Any]) -> Any:

@@ -22,8 +22,8 @@ th.n { text-align: right; }
 
 def page(engine: Engine) -> str:
     """Return the page; every value is escaped."""
-    problem = f'<p class="wrong">{escape(engine.problem)}</p>' if engine.problem else "<p>Reading the replication slot.</p>"
-    slot = engine.slot
+    problem = f'<p class="wrong">{escape(engine.reader.problem)}</p>' if engine.reader.problem else "<p>Reading the replication slot.</p>"
+    slot = engine.reader.slot
     kept = f"<p>The slot <code>{escape(engine.config.slot)}</code> keeps {slot.retained / 1e6:,.1f} MB of WAL.</p>" if slot else ""
     rows = []
     for sink in engine.catalog.sinks.values():

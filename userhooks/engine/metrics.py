@@ -46,7 +46,7 @@ class EngineCollector(Collector):
             redelivery.add_metric(labels, delivery.retrying)
         yield from (attempts, successes, failures, buffered, redelivery)
         database = self._engine.catalog.database
-        slot = self._engine.slot
+        slot = self._engine.reader.slot
         if slot is not None:
             size = GaugeMetricFamily(
                 "sequin_replication_slot_size",

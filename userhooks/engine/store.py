@@ -155,6 +155,18 @@ class Store:
                 self._db.execute("rollback")
                 raise
 
+    def set_confirmed(self, lsn: int) -> None:
+        """Start over at a position: the slot is new, and what was acknowledged in an older one says nothing about it."""
+        with self._lock:
+            self._db.execute("begin immediate")
+            try:
+                self._db.execute("insert or replace into meta values ('confirmed_lsn', ?)", (str(lsn),))
+                self._db.execute("delete from acknowledged")
+                self._db.execute("commit")
+            except BaseException:
+                self._db.execute("rollback")
+                raise
+
     def confirmed_lsn(self) -> int:
         """Return the position from which replication goes on; 0 when nothing was ever confirmed."""
         return int(self.meta("confirmed_lsn") or 0)

@@ -1,0 +1,11 @@
+"""The time of day as the Management API writes it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+
+def utc_now(*, micro: bool = False) -> str:
+    """Return the time in UTC: whole seconds, or with six digits where Sequin shows them (recorded)."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    return now.strftime("%Y-%m-%dT%H:%M:%S.%fZ" if micro else "%Y-%m-%dT%H:%M:%SZ")

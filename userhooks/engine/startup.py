@@ -1,0 +1,23 @@
+"""What the engine is started with; the supervisor writes it as one line of JSON to the program's stdin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Config:
+    """What the program is started with; keys of its configuration line."""
+
+    port: int
+    metrics_port: int
+    api_token: str = field(repr=False)
+    database_url: str = field(repr=False)
+    store: Path = field(default_factory=Path)
+    database_name: str = "postgres"
+    slot: str = "userhooks"
+    publication: str = "userhooks_pub"
+    allow_private: bool = False
+    retry_base: float = 1.0
+    """seconds before the first retry; tests shorten it"""
