@@ -19,6 +19,7 @@ PURE = [
     "engine/column_filters.py",
     "engine/config.py",
     "engine/console.py",
+    "engine/elixir.py",
     "engine/expressions.py",
     "engine/functions.py",
     "engine/pgoutput.py",

@@ -1,6 +1,7 @@
-"""Expressions of filter functions: what is known of them beforehand, and how they are evaluated. Pure.
+"""Expressions of functions: what is known of them beforehand, and how they are evaluated. Pure.
 
-Where expressions come from, and what a whole function means, is in `functions.py`; what Elixir's operators do with values in `terms.py`.
+Where expressions come from is in `elixir.py`, what a whole function means in `functions.py`, what Elixir's operators do with values in
+`terms.py`.
 """
 
 from __future__ import annotations
@@ -61,6 +62,15 @@ class Logic:
 
 Expr: TypeAlias = Const | Argument | ColumnOf | Local | Apply | Logic
 
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """The body of a function: `steps` are evaluated in order into variables, `result` is what it answers."""
+
+    steps: tuple[Expr, ...]
+    result: Expr
+
+
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "==": terms.equal,
     "!=": lambda a, b: not terms.equal(a, b),
@@ -99,6 +109,17 @@ class Equality(NamedTuple):
 
 
 Judge: TypeAlias = Callable[[Change], bool]
+
+
+def fold_program(program: Program, metadata: Mapping[Atom, Any]) -> tuple[list[Expr | None], Expr]:
+    """Replace what is known by its value; a step that is None needs no evaluation, nobody refers to it any more."""
+    known: list[Expr] = []
+    steps: list[Expr | None] = []
+    for step in program.steps:
+        folded = fold(step, metadata, known)
+        known.append(folded if isinstance(folded, (Const, ColumnOf)) or is_text_of_column(folded) else Local(len(known)))
+        steps.append(None if isinstance(folded, (Const, ColumnOf)) else folded)
+    return steps, fold(program.result, metadata, known)
 
 
 def fold(expr: Expr, metadata: Mapping[Atom, Any], known: Sequence[Expr]) -> Expr:
