@@ -349,7 +349,7 @@ class Engine:
         try:
             await self.reader.ask(lambda c: c.execute("select 1"))
         except DatabaseUnavailable as exc:
-            return exc.what
+            return f"{exc.what} {exc.remedy}"
         return None
 
     def delivery(self, sink_id: str) -> SinkDelivery:
@@ -367,8 +367,8 @@ class Engine:
         if delivery.last_error is not None:
             delivering = {"name": "Message delivery", "status": "error", "error": delivery.last_error}
         ingestion: dict[str, Any] = {"name": "Message ingestion", "status": quiet}
-        if self.reader.problem is not None:
-            ingestion = {"name": "Message ingestion", "status": "error", "error": self.reader.problem}
+        if (problem := self.reader.problem_of(sink)) is not None:
+            ingestion = {"name": "Message ingestion", "status": "error", "error": problem}
         checks = [
             {"name": "Sink configuration", "status": configuration},
             {"name": "Message filtering", "status": quiet},

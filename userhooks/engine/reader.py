@@ -1,27 +1,34 @@
 """Keeping the replication slot read: connecting, the position to start from, pauses, trouble and new attempts.
 
 The bytes of the stream are taken from the socket in `replication.py` and understood in `stream.py`; what may be confirmed is decided in
-`progress.py` and written by `app.py`.
+`progress.py` and written by `app.py`. The words for what can be wrong are in `trouble.py`, those for lost changes in `lost.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from psycopg import AsyncConnection, Error, OperationalError
 
-from userhooks.engine import tables
+from userhooks.engine import tables, trouble
+from userhooks.engine.clock import utc_now
 from userhooks.engine.delivery import Load
+from userhooks.engine.lost import LostRange, show_lsn, to_backfill, words
 from userhooks.engine.progress import Progress
-from userhooks.engine.replication import ReplicationEnded, SlotStream
-from userhooks.engine.resources import Catalog
+from userhooks.engine.replication import ReplicationEnded, SlotStream, Unpublished
+from userhooks.engine.resources import Catalog, Sink, TableName
 from userhooks.engine.routing import Router
 from userhooks.engine.startup import Config
-from userhooks.engine.store import Store
+from userhooks.engine.store import Store, StoreMismatch
 from userhooks.engine.stream import CatalogStale, Stream
+from userhooks.engine.trouble import InTrouble, Names, Trouble
 from userhooks.engine.values import SESSION_SETTINGS, TypeCatalog
 from userhooks.errors import DatabaseUnavailable
 
@@ -30,6 +37,19 @@ T = TypeVar("T")
 
 MESSAGES_HIGH, MESSAGES_LOW = 50_000, 25_000
 """Messages that only memory has, at which the reading of the slot stops and goes on"""
+ASK_SECONDS = 5.0
+"""How long a question may wait for its turn, and how long for its answer: callers hold locks of the API meanwhile."""
+SLOT_SECONDS = 60.0
+"""How long one attempt to make a slot may take; it waits for transactions that write to end."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
+SETTLED_SECONDS = 5.0
+"""A stream that lived this long was in order, so pauses begin anew after it."""
+
+_LOST = "lost"
+_GONE_BACK = "gone_back"
+_WITHOUT_PUBLICATION = 180_000  # Postgres 18 passes over changes from when the publication was missing; older ones cannot
+_NO_PUBLICATION = "the publication did not exist when they were committed"
+_Troubles = (ReplicationEnded, Error, OSError, DatabaseUnavailable, StoreMismatch)
 
 
 class Reader:
@@ -46,7 +66,6 @@ class Reader:
         on_watermark: Callable[[str], None],
         on_connected: Callable[[], None],
     ) -> None:
-        self.problem: str | None = "not connected to Postgres yet"
         self.slot: tables.SlotState | None = None
         self.stream: Stream | None = None
         self.types = TypeCatalog([])
@@ -59,28 +78,94 @@ class Reader:
         self._write = write
         self._on_watermark = on_watermark
         self._on_connected = on_connected
+        database = catalog.database
+        self._names = Names(f"{database.hostname}:{database.port}", database.database, database.username, config.slot, config.publication)
+        self._trouble: Trouble | None = Trouble("The engine is not connected to Postgres yet.", "Wait: it goes on by itself.")
+        lost = store.meta(_LOST)
+        self._lost = LostRange.of_json(lost) if lost else None
+        self._left: tuple[object, dict[str, list[TableName]]] | None = None
+        self._unpublished = False
+        self._published: set[TableName] | None = None
         self._slot_stream: SlotStream | None = None
         self._admin: AsyncConnection[Any] | None = None
         self._admin_lock = asyncio.Lock()
         self._stale = False
         self._refreshing: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
 
     # --- questions to Postgres -----------------------------------------------------------------------------------------
 
     async def ask(self, question: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
-        """Run a query on the one administrative connection, which is opened again when it was lost; raises DatabaseUnavailable."""
-        async with self._admin_lock:
-            try:
-                if self._admin is None or self._admin.closed:
-                    self._admin = await tables.connect(self._config.database_url, settings=SESSION_SETTINGS)
-                return await question(self._admin)
-            except OperationalError as exc:
-                raise DatabaseUnavailable(
-                    f"Postgres does not answer: {str(exc).splitlines()[0]}", "Start it (`userhooks up`), then try again."
-                ) from exc
+        """Run a query on the one administrative connection, which is opened again when it was lost.
+
+        Raises DatabaseUnavailable, after about 10 s at the latest: 5 to have one's turn or to connect, 5 for the answer.
+        """
+        try:
+            return await self._ask(question)
+        except _Troubles as exc:
+            found = self._words(exc)
+            raise DatabaseUnavailable(found.what, found.remedy) from exc
+
+    async def _ask(self, question: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
+        """As `ask`, but what is wrong comes as it is: psycopg's errors, StoreMismatch, InTrouble."""
+        try:
+            async with asyncio.timeout(ASK_SECONDS):
+                await self._admin_lock.acquire()
+        except TimeoutError:
+            raise InTrouble(trouble.silent(self._names, ASK_SECONDS)) from None
+        try:
+            admin = self._admin
+            if admin is not None and not admin.closed:
+                try:
+                    return await self._within(ASK_SECONDS, admin, question)
+                except OperationalError:
+                    if not admin.closed:
+                        raise
+            # It may have been lost long ago; a new one tells whether Postgres is there.
+            self._admin = await self._open()
+            return await self._within(ASK_SECONDS, self._admin, question)
+        finally:
+            self._admin_lock.release()
+
+    async def _open(self, *, replication: bool = False) -> AsyncConnection[Any]:
+        """Connect, and make sure that it is the cluster and database that the state belongs to; raises StoreMismatch."""
+        connection = await tables.connect(self._config.database_url, replication=replication, settings=SESSION_SETTINGS)
+        try:
+            identity = await self._within(ASK_SECONDS, connection, lambda c: tables.identity(c, self._config.slot))
+            await self._write(self._store.bind, identity)
+        except BaseException:
+            await connection.close()
+            raise
+        self._names = replace(self._names, database=identity["database"])
+        return connection
+
+    async def _within(
+        self, seconds: float, connection: AsyncConnection[Any], question: Callable[[AsyncConnection[Any]], Awaitable[T]]
+    ) -> T:
+        """Ask under a time limit; what is not answered by then ends with its connection, as when the server had hung up.
+
+        (Cancelling the task would have psycopg wait for the server once more.)
+        """
+        late = False
+
+        def cut() -> None:
+            nonlocal late
+            late = True
+            with suppress(OSError), socket.socket(fileno=os.dup(connection.pgconn.socket)) as same:
+                same.shutdown(socket.SHUT_RDWR)
+
+        timer = asyncio.get_running_loop().call_later(seconds, cut)
+        try:
+            return await question(connection)
+        except OperationalError as exc:
+            if late:
+                raise InTrouble(trouble.silent(self._names, seconds)) from exc
+            raise
+        finally:
+            timer.cancel()
 
     async def refresh_tables(self) -> None:
-        """Read tables and types from Postgres' catalogs again."""
+        """Read tables and types from Postgres' catalogs again; raises DatabaseUnavailable."""
         found = await self.ask(lambda c: tables.read_tables(c, self._config.publication))
         types = await self.ask(tables.read_types)
         self._catalog.tables.clear()
@@ -88,79 +173,209 @@ class Reader:
         self.types.update(types)
 
     async def look_at_slot(self) -> None:
-        """Read the slot's state, and tell Postgres that we are there."""
+        """Tell Postgres that we are there, and begin to look whether slot and publication are still what they were."""
         if self._slot_stream is not None:
             self._slot_stream.send_status()
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look())
+
+    async def _look(self) -> None:
+        stream = self._slot_stream
         try:
-            self.slot = await self.ask(lambda c: tables.read_slot(c, self._config.slot))
-        except DatabaseUnavailable:
+            self.slot = await self._ask(lambda c: tables.read_slot(c, self._config.slot))
+            self._published = await self._ask(lambda c: tables.published(c, self._config.publication))
+        except _Troubles as exc:
             self.slot = None
+            # A shutdown waits until everything is confirmed, and so for receivers that fail: hang up, it is read again afterwards.
+            if stream is not None and (isinstance(exc, StoreMismatch) or "is shutting down" in str(exc)):
+                stream.end(exc)
+            return
+        if self._published is None and stream is not None:
+            stream.end(InTrouble(trouble.publication_missing(self._names)))
+
+    # --- what is wrong -------------------------------------------------------------------------------------------------
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong between the engine and Postgres, in words; None when all is well."""
+        found = [str(self._trouble)] if self._trouble is not None else []
+        if self._lost is not None and (left := self._to_backfill()):
+            found.append(f"{self._lost} Start a backfill of the sinks whose health says so; there are {len(left)}.")
+        return " ".join(found) or None
+
+    def problem_of(self, sink: Sink) -> str | None:
+        """What keeps changes from a sink, in words: the whole engine's trouble, changes that are lost, a table that is not published."""
+        found = [str(self._trouble)] if self._trouble is not None else []
+        if self._lost is not None and (left := self._to_backfill().get(sink.id)):
+            found.append(words(self._lost, left))
+        if self._published is not None:
+            missing = [table for table in sink.source.include_tables or () if table not in self._published]
+            found += [str(trouble.table_not_published(".".join(table), self._names)) for table in missing]
+        return " ".join(found) or None
+
+    def _to_backfill(self) -> dict[str, list[TableName]]:
+        """Sinks that have not had a backfill since changes were lost; found anew when a backfill was added."""
+        assert self._lost is not None  # noqa: S101
+        backfills = self._catalog.backfills
+        seen = (self._lost, len(backfills), next(reversed(backfills), None))
+        if self._left is None or self._left[0] != seen:
+            catalog = self._catalog
+            left = to_backfill(self._lost, self._router.starts(), catalog.sinks, catalog.tables.values(), backfills.values())
+            self._left = (seen, left)
+        return self._left[1]
+
+    async def _lose(self, start: int, end: int, reason: str) -> None:
+        """Note for good that changes are lost, before anything moves on past them."""
+        at = utc_now()
+        if self._lost is not None and self._to_backfill():
+            start = min(start, self._lost.start)
+        begun = tuple(backfill.id for backfill in self._catalog.backfills.values() if backfill.inserted_at >= at)
+        lost = LostRange(start, end, at, reason, begun)
+        await self._write(self._store.set_meta, _LOST, lost.json())
+        self._lost = lost
+        log.error("%s Start backfills.", lost)
+
+    def trouble(self, exc: BaseException) -> None:
+        """Note what is wrong; the log tells once."""
+        self._note(self._words(exc))
+
+    def _note(self, found: Trouble) -> None:
+        if found != self._trouble:
+            log.error("%s", found)
+        self._trouble = found
+
+    def _words(self, exc: BaseException) -> Trouble:
+        if isinstance(exc, StoreMismatch):
+            return trouble.other_cluster(str(exc))
+        if isinstance(exc, DatabaseUnavailable):
+            return Trouble(exc.what, exc.remedy)
+        if isinstance(exc, Unpublished):
+            return trouble.publication_missing(self._names)
+        if isinstance(exc, TimeoutError):
+            return trouble.silent(self._names, self._config.silence)
+        return trouble.of_error(str(exc) or type(exc).__name__, self._names)
 
     # --- the stream ----------------------------------------------------------------------------------------------------
 
     async def connect(self) -> None:
-        """Check whose state this is, make the slot when it is new, and start the stream where the store says."""
+        """Check whose state this is, see to the slot, and start the stream where memory or the store says.
+
+        Raises StoreMismatch, and psycopg's errors, OSError and DatabaseUnavailable for what may pass.
+        """
         config = self._config
-        identity = await self.ask(lambda c: tables.identity(c, config.slot))
-        await self._write(self._store.bind, identity)
-        if not await self.ask(lambda c: tables.publication_exists(c, config.publication)):
-            raise OperationalError(f"the publication {config.publication!r} is missing; `userhooks up` creates it")
+        self._published = await self._ask(lambda c: tables.published(c, config.publication))
+        if self._published is None:
+            raise InTrouble(trouble.publication_missing(self._names))
         await self.refresh_tables()
-        slot = await self.ask(lambda c: tables.read_slot(c, config.slot))
-        if slot is None:
-            start = await self.ask(lambda c: tables.create_slot(c, config.slot))
-            if self.confirmed:
-                log.error(
-                    "the slot %s was gone: changes between LSN %d and %d cannot be delivered; start a backfill",
-                    config.slot,
-                    self.confirmed,
-                    start,
-                )
-            self.confirmed = start
-            await self._write(self._store.set_confirmed, start)
+        self._left = None
+        position = self.confirmed if self.stream is None else self.stream.progress.read
+        await self._refuse_gone_back(position)
+        await self._see_to_slot(position)
         if self.stream is None:
             acknowledged = await self._write(self._store.acknowledged)
             self.stream = Stream(Progress(self.confirmed), self._router, self._catalog.tables, self.types, acknowledged, self._on_watermark)
-        connection = await tables.connect(config.database_url, replication=True, settings=SESSION_SETTINGS)
-        stream = SlotStream(connection, on_data=self._take, on_keepalive=self.stream.progress.keepalive)
+        stream = SlotStream(
+            await self._open(replication=True),
+            on_data=self._take,
+            on_keepalive=self.stream.progress.keepalive,
+            on_unpublished=self._loss_is_known,
+            silence=config.silence,
+        )
         try:
             await stream.start(tables.start_replication(config.slot, config.publication, self.stream.progress.read), self.confirmed)
         except BaseException:
             await stream.close()
             raise
         self._slot_stream = stream
-        self.problem = None
-        log.info("reading slot %s from LSN %d", config.slot, self.stream.progress.read)
+        self._trouble = None
+        log.info("reading slot %s from LSN %s", config.slot, show_lsn(self.stream.progress.read))
         self._throttle()
         self._on_connected()
 
+    async def _refuse_gone_back(self, position: int) -> None:
+        """Stop for good when the WAL ends before our position: Postgres would leave out all changes up to there without a word."""
+        wal_end = await self._ask(tables.insert_lsn)
+        if position > wal_end:
+            await self._write(self._store.set_meta, _GONE_BACK, f"{show_lsn(position)} {show_lsn(wal_end)}")
+        known = await self._write(self._store.meta, _GONE_BACK)  # the WAL grows past the position, and then nothing else would tell
+        if known is not None:
+            raise InTrouble(trouble.gone_back(*known.split()))
+
+    async def _see_to_slot(self, position: int) -> None:
+        """Make the slot when there is none or it cannot be read any more, and note what lies between our position and where it begins."""
+        name = self._config.slot
+        self.slot = slot = await self._ask(lambda c: tables.read_slot(c, name))
+        reason = "the slot was dropped"
+        if slot is not None:
+            unfit = trouble.slot_unfit(self._names, plugin=slot.plugin, database=slot.database)
+            if unfit is not None:
+                raise InTrouble(unfit)
+            reason = "the slot was moved on past the engine's position, or the engine's state is an older copy"
+            passable = await self._pass_unpublished(position)
+            if slot.lost is not None or not passable:
+                reason = f"the slot was invalidated: {slot.lost}" if slot.lost is not None else _NO_PUBLICATION
+                await self._ask(lambda c: tables.drop_slot(c, name))
+                slot = None
+        start = slot.confirmed_lsn if slot is not None else await self._make_slot()
+        self._unpublished = False
+        if start <= position:
+            return
+        if position:
+            await self._lose(position, start, reason)
+        if self.stream is not None:
+            self.stream.start_over(start)
+        else:
+            await self._write(self._store.set_confirmed, start)
+            self.confirmed = start
+
+    async def _pass_unpublished(self, position: int) -> bool:
+        """Whether the slot can pass the point at which there was no publication; what was committed until now may be lost there."""
+        if not self._unpublished:
+            return True
+        wal_end = await self._ask(tables.insert_lsn)
+        if self._admin is None or self._admin.info.server_version < _WITHOUT_PUBLICATION:
+            return False
+        await self._lose(position, wal_end, _NO_PUBLICATION)
+        return True
+
+    def _loss_is_known(self) -> bool:
+        return self._lost is not None and self.stream is not None and self.stream.progress.read < self._lost.end
+
+    async def _make_slot(self) -> int:
+        """Create the slot on a connection of its own, since it may take long."""
+        connection = await self._open()
+        patience = asyncio.get_running_loop().call_later(1.0, self._note, trouble.slot_being_made(self._names))
+        try:
+            return await self._within(SLOT_SECONDS, connection, lambda c: tables.create_slot(c, self._config.slot))
+        finally:
+            patience.cancel()
+            await connection.close()
+
     async def run(self) -> None:
         """Keep the stream running; after it ended, connect again with growing pauses."""
-        pause = 0.2
+        pause = FIRST_PAUSE
+        clock = asyncio.get_running_loop().time
+        since = clock()
         while True:
             try:
                 if self._slot_stream is None:
                     await self.connect()
-                pause = 0.2
                 assert self._slot_stream is not None  # noqa: S101
+                since = clock()
                 await self._slot_stream.ended
-            except (ReplicationEnded, Error, OSError, DatabaseUnavailable) as exc:
+            except _Troubles as exc:
+                self._unpublished |= isinstance(exc, Unpublished)
                 self.trouble(exc)
-            except asyncio.CancelledError:
-                raise
             except Exception as exc:
-                self.problem = f"a change could not be handled: {exc}"
+                self._note(Trouble(f"A change could not be handled: {exc}.", "Nothing after it is confirmed; see the engine's log."))
                 log.exception("reading the slot has stopped; nothing after this change is confirmed")
             if self._slot_stream is not None:
                 await self._slot_stream.close()
                 self._slot_stream = None
+                if clock() - since > SETTLED_SECONDS:
+                    pause = FIRST_PAUSE
             await asyncio.sleep(pause)
-            pause = min(5.0, pause * 2)
-
-    def trouble(self, exc: BaseException) -> None:
-        """Note what is wrong, in the words that `health` shows."""
-        self.problem = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
-        log.warning("not connected to Postgres: %s", self.problem)
+            pause = min(LONGEST_PAUSE, pause * 2)
 
     def _take(self, payload: bytes) -> None:
         assert self.stream is not None  # noqa: S101
@@ -180,8 +395,7 @@ class Reader:
             await self.refresh_tables()
             stream.take(payload, refreshed=True)
         except Exception as exc:
-            if not slot_stream.ended.done():
-                slot_stream.ended.set_exception(exc)
+            slot_stream.end(exc)
             return
         finally:
             self._stale = False
@@ -205,8 +419,9 @@ class Reader:
 
     async def close(self) -> None:
         """Close both connections."""
-        if self._refreshing is not None:
-            self._refreshing.cancel()
+        for task in (self._refreshing, self._looking):
+            if task is not None:
+                task.cancel()
         if self._slot_stream is not None:
             await self._slot_stream.close()
         if self._admin is not None:

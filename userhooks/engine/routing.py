@@ -68,6 +68,10 @@ class Router:
             for table in self._tables.values():
                 table.remove(route)
 
+    def starts(self) -> dict[str, int]:
+        """Return the LSN from which each sink is owed changes."""
+        return {sink_id: route.start_lsn for sink_id, route in self._routes.items()}
+
     def for_table(self, shape: TableShape) -> TableRoutes:
         """Return the routes that concern a table; they stay up to date for as long as its shape is this one."""
         found = self._tables.get(shape.table)

@@ -21,3 +21,5 @@ class Config:
     allow_private: bool = False
     retry_base: float = 1.0
     """seconds before the first retry; tests shorten it"""
+    silence: float = 60.0
+    """seconds without a word from Postgres after which the connection is given up; tests shorten it"""

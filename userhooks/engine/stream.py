@@ -98,6 +98,15 @@ class Stream:
         elif isinstance(event, pgoutput.Truncate):
             self._index += 1  # Sequin sends nothing for it (recorded)
 
+    def start_over(self, lsn: int) -> None:
+        """Nothing between what was read and `lsn` will come any more; what was read, of an interrupted transaction too, stays owed."""
+        if self._transaction is None:
+            self.progress.keepalive(lsn)
+        else:
+            self._transaction = None
+            self._skip = 0
+            self.progress.commit(lsn)
+
     def _begin(self, event: pgoutput.Begin) -> None:
         interrupted = self._transaction
         if interrupted is not None and interrupted.commit_lsn == event.final_lsn:

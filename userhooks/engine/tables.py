@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from psycopg import AsyncConnection, sql
+from psycopg.conninfo import conninfo_to_dict
 
 from userhooks.engine.resources import Column, Table, TableName
 
@@ -26,11 +27,21 @@ select n.nspname, c.relname, c.relreplident::text,
 
 _TYPES = "select oid::int8, typname, typtype::text, typcategory::text, typelem::int8, typbasetype::int8 from pg_type"
 
+_PUBLISHED = """
+select t.schemaname::text, t.tablename::text
+  from pg_publication p left join pg_publication_tables t on t.pubname = p.pubname
+ where p.pubname = %s
+"""
+
+# invalidation_reason is there since Postgres 17
 _SLOT = """
 select active, restart_lsn - '0/0'::pg_lsn, confirmed_flush_lsn - '0/0'::pg_lsn, wal_status::text, database::text, plugin::text,
-       pg_current_wal_insert_lsn() - restart_lsn
-  from pg_replication_slots where slot_name = %s
+       pg_current_wal_insert_lsn() - restart_lsn, to_jsonb(s) ->> 'invalidation_reason'
+  from pg_replication_slots s where slot_name = %s
 """
+
+_CONNECTION = {"connect_timeout": 5, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 30_000}
+"""How soon a server that is gone is noticed (seconds; the last in ms), unless the address says otherwise"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +55,17 @@ class SlotState:
     database: str | None
     plugin: str | None
     retained: int
+    lost: str | None
+    """why Postgres has invalidated the slot: it cannot be read any more"""
 
 
 async def connect(database_url: str, *, replication: bool = False, settings: Mapping[str, str] | None = None) -> AsyncConnection[Any]:
     """Connect with autocommit, and with the session settings that fix how values look as text."""
     options = " ".join(f"-c {name}={value}" for name, value in (settings or {}).items())
-    more: dict[str, Any] = {"replication": "database"} if replication else {}
+    given = conninfo_to_dict(database_url)
+    more: dict[str, Any] = {name: value for name, value in _CONNECTION.items() if name not in given}
+    if replication:
+        more["replication"] = "database"
     return await AsyncConnection.connect(database_url, autocommit=True, options=options, application_name="userhooks-engine", **more)
 
 
@@ -72,8 +88,9 @@ async def read_slot(connection: AsyncConnection[Any], slot: str) -> SlotState | 
     row = await (await connection.execute(_SLOT, (slot,))).fetchone()
     if row is None:
         return None
-    active, restart, confirmed, status, database, plugin, retained = row
-    return SlotState(active, int(restart or 0), int(confirmed or 0), status, database, plugin, int(retained or 0))
+    active, restart, confirmed, status, database, plugin, retained, invalidated = row
+    lost = invalidated or ("wal_removed" if status == "lost" else None)
+    return SlotState(active, int(restart or 0), int(confirmed or 0), status, database, plugin, int(retained or 0), lost)
 
 
 async def insert_lsn(connection: AsyncConnection[Any]) -> int:
@@ -90,10 +107,10 @@ async def identity(connection: AsyncConnection[Any], slot: str) -> dict[str, str
     return {"system_identifier": row[0], "database": row[1], "slot": slot}
 
 
-async def publication_exists(connection: AsyncConnection[Any], publication: str) -> bool:
-    """Whether the publication is there."""
-    row = await (await connection.execute("select 1 from pg_publication where pubname = %s", (publication,))).fetchone()
-    return row is not None
+async def published(connection: AsyncConnection[Any], publication: str) -> set[TableName] | None:
+    """Return the names of the publication's tables, or None when there is no such publication."""
+    rows = await (await connection.execute(_PUBLISHED, (publication,))).fetchall()
+    return {(schema, name) for schema, name in rows if name is not None} if rows else None
 
 
 async def create_slot(connection: AsyncConnection[Any], slot: str) -> int:
@@ -103,6 +120,11 @@ async def create_slot(connection: AsyncConnection[Any], slot: str) -> int:
     ).fetchone()
     assert row is not None  # noqa: S101
     return int(row[0])
+
+
+async def drop_slot(connection: AsyncConnection[Any], slot: str) -> None:
+    """Drop a slot that nobody reads."""
+    await connection.execute("select pg_drop_replication_slot(%s)", (slot,))
 
 
 def start_replication(slot: str, publication: str, lsn: int) -> sql.Composed:
