@@ -39,15 +39,13 @@ MESSAGES_HIGH, MESSAGES_LOW = 50_000, 25_000
 """Messages that only memory has, at which the reading of the slot stops and goes on"""
 ASK_SECONDS = 5.0
 """How long a question may wait for its turn, and how long for its answer: callers hold locks of the API meanwhile."""
-SLOT_SECONDS = 60.0
-"""How long one attempt to make a slot may take; it waits for transactions that write to end."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 SETTLED_SECONDS = 5.0
 """A stream that lived this long was in order, so pauses begin anew after it."""
 
 _LOST = "lost"
 _GONE_BACK = "gone_back"
-_WITHOUT_PUBLICATION = 180_000  # Postgres 18 passes over changes from when the publication was missing; older ones cannot
+_PASSES_UNPUBLISHED = 180_000  # Postgres 18 passes over changes from when the publication was missing; older ones break off there
 _NO_PUBLICATION = "the publication did not exist when they were committed"
 _Troubles = (ReplicationEnded, Error, OSError, DatabaseUnavailable, StoreMismatch)
 
@@ -85,6 +83,8 @@ class Reader:
         self._lost = LostRange.of_json(lost) if lost else None
         self._left: tuple[object, dict[str, list[TableName]]] | None = None
         self._unpublished = False
+        self._renewed: str | None = None
+        """why the slot that is being made had to be made"""
         self._published: set[TableName] | None = None
         self._slot_stream: SlotStream | None = None
         self._admin: AsyncConnection[Any] | None = None
@@ -305,18 +305,21 @@ class Reader:
         """Make the slot when there is none or it cannot be read any more, and note what lies between our position and where it begins."""
         name = self._config.slot
         self.slot = slot = await self._ask(lambda c: tables.read_slot(c, name))
-        reason = "the slot was dropped"
+        gone: str | None = "the slot was dropped"
         if slot is not None:
             unfit = trouble.slot_unfit(self._names, plugin=slot.plugin, database=slot.database)
             if unfit is not None:
                 raise InTrouble(unfit)
-            reason = "the slot was moved on past the engine's position, or the engine's state is an older copy"
-            passable = await self._pass_unpublished(position)
-            if slot.lost is not None or not passable:
-                reason = f"the slot was invalidated: {slot.lost}" if slot.lost is not None else _NO_PUBLICATION
+            if not slot.confirmed_lsn:
+                raise InTrouble(trouble.slot_being_made(self._names))
+            gone = await self._unreadable(slot, position)
+            if gone is not None:
                 await self._ask(lambda c: tables.drop_slot(c, name))
-                slot = None
-        start = slot.confirmed_lsn if slot is not None else await self._make_slot()
+        if gone is not None:
+            self._renewed = self._renewed or gone
+        start = slot.confirmed_lsn if slot is not None and gone is None else await self._make_slot()
+        reason = self._renewed or "the slot was moved on past the engine's position, or the engine's state is an older copy"
+        self._renewed = None
         self._unpublished = False
         if start <= position:
             return
@@ -328,27 +331,29 @@ class Reader:
             await self._write(self._store.set_confirmed, start)
             self.confirmed = start
 
-    async def _pass_unpublished(self, position: int) -> bool:
-        """Whether the slot can pass the point at which there was no publication; what was committed until now may be lost there."""
+    async def _unreadable(self, slot: tables.SlotState, position: int) -> str | None:
+        """Return why a slot cannot be read on, or None; what was committed without a publication is noted as lost when it can."""
+        if slot.lost is not None:
+            return f"the slot was invalidated: {slot.lost}"
         if not self._unpublished:
-            return True
+            return None
         wal_end = await self._ask(tables.insert_lsn)
-        if self._admin is None or self._admin.info.server_version < _WITHOUT_PUBLICATION:
-            return False
+        if self._admin is None or self._admin.info.server_version < _PASSES_UNPUBLISHED:
+            return _NO_PUBLICATION
         await self._lose(position, wal_end, _NO_PUBLICATION)
-        return True
+        return None
 
     def _loss_is_known(self) -> bool:
         return self._lost is not None and self.stream is not None and self.stream.progress.read < self._lost.end
 
     async def _make_slot(self) -> int:
-        """Create the slot on a connection of its own, since it may take long."""
+        """Create the slot, on a connection of its own: when that is hung up, Postgres still makes the slot once it can."""
         connection = await self._open()
-        patience = asyncio.get_running_loop().call_later(1.0, self._note, trouble.slot_being_made(self._names))
         try:
-            return await self._within(SLOT_SECONDS, connection, lambda c: tables.create_slot(c, self._config.slot))
+            return await self._within(ASK_SECONDS, connection, lambda c: tables.create_slot(c, self._config.slot))
+        except InTrouble:
+            raise InTrouble(trouble.slot_being_made(self._names)) from None
         finally:
-            patience.cancel()
             await connection.close()
 
     async def run(self) -> None:

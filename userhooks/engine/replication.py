@@ -134,7 +134,7 @@ class SlotStream:
         """Look whether the server still talks; while nothing is read, nothing can be heard."""
         quiet = self._loop.time() - self._heard if self._reading else 0.0
         if quiet > self._silence:
-            self.end(ReplicationEnded(f"Postgres has not answered for {self._silence:g} s"))
+            self.end(TimeoutError())
             return
         if quiet > self._silence / 2:
             self.send_status(reply=True)

@@ -1,0 +1,532 @@
+"""What the engine does when Postgres is in trouble: nothing is lost without a word, the words are right, and it goes on by itself."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import pytest
+
+from tests.engine.conftest import PUBLICATION
+from tests.engine_program import EngineProgram
+from tests.ports import free_port
+from tests.receiver import Receiver
+from tests.waiting import eventually
+from userhooks import postgres
+from userhooks.database import Database
+from userhooks.postgres import PostgresServer
+
+Connection = psycopg.Connection[Any]
+
+SILENCE = 2.0
+"""Seconds after which the engine under test gives up a Postgres that says nothing."""
+PASSWORD = "kept-out-of-logs"
+
+
+class Lab:
+    """A Postgres server of our own to do harm to, one database in it, and engines on that."""
+
+    def __init__(self, server: PostgresServer, database: str, folder: Path) -> None:
+        self.server = server
+        self.url = server.url(database)
+        self.folder = folder
+        self.engine = self.new_engine("engine", slot=f"slot_{database}")
+
+    def new_engine(self, name: str, *, slot: str, url: str | None = None) -> EngineProgram:
+        folder = self.folder / name
+        folder.mkdir()
+        return EngineProgram(url or self.url, folder, publication=PUBLICATION, slot=slot, silence=SILENCE)
+
+    @property
+    def slot(self) -> str:
+        return str(self.engine.config["slot"])
+
+    def sql(self, query: str, *params: object) -> list[tuple[Any, ...]]:
+        """Run one query on a connection of its own, since servers come and go here."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            cursor = connection.execute(query.encode(), params or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def insert(self, *texts: str) -> list[int]:
+        query = "insert into notifications (user_id, message) select 1, unnest(%s::text[]) returning id"
+        return [row[0] for row in self.sql(query, list(texts))]
+
+    def health(self, sink: str = "all") -> str | None:
+        """What the sink's health says of the way from Postgres to the engine; None when nothing is wrong."""
+        checks = self.engine.ask("GET", f"/api/sinks/{sink}")["health"]["checks"]
+        return next(check.get("error") for check in checks if check["name"] == "Message ingestion")
+
+    def says(self, *words: str, within: float = 15) -> str:
+        """Wait until the health has all these words, and return what it says."""
+
+        def said() -> str | None:
+            text = self.health()
+            return text if text is not None and all(word in text for word in words) else None
+
+        return eventually(said, within=within, what=f"health with {words}; it says {self.health()}") or ""
+
+    def is_well(self, within: float = 15) -> None:
+        eventually(lambda: self.health() is None, within=within, what=f"health; it says {self.health()}")
+
+    def hang_up(self) -> None:
+        """End the engine's connections, as a network does."""
+        self.sql("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'userhooks-engine'")
+
+    def drop_slot(self) -> None:
+        self.sql("select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = %s and active", self.slot)
+        query = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = %s and not active"
+        eventually(lambda: self.sql(query, self.slot), every=0.005, what="the slot to be dropped")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    with tempfile.TemporaryDirectory(prefix="userhooks-trouble-") as folder:
+        one = PostgresServer(Path(folder), port=free_port(), password="x", log=Path(folder) / "postgres.log")
+        try:
+            one.start()
+            yield one
+        finally:
+            one.remove()
+
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def lab(server: PostgresServer, tmp_path: Path) -> Iterator[Lab]:
+    """A fresh database with an engine that runs and one sink, `all`."""
+    server.start()
+    name = f"trouble_{next(_numbers)}"
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        admin.execute(f"create database {name}".encode())
+    lab = Lab(server, name, tmp_path)
+    Database(lab.url).set_up(PUBLICATION)
+    lab.engine.start()
+    yield lab
+    server.start()
+    lab.engine.stop()
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        admin.execute("select pg_drop_replication_slot(slot_name) from pg_replication_slots")
+        admin.execute(f"drop database {name} with (force)".encode())
+
+
+def backfill(lab: Lab) -> None:
+    lab.engine.ask("POST", "/api/sinks/all/backfills", {"table": "public.notifications"})
+
+
+# --- Postgres goes and comes -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", [PostgresServer.stop, PostgresServer.kill], ids=["stopped", "killed"])
+def test_a_restart_under_load_loses_nothing_and_repeats_nothing(
+    lab: Lab, receiver: Receiver, end: Callable[[PostgresServer], None]
+) -> None:
+    lab.engine.sink("all", receiver.url)
+    committed: list[int] = []
+    enough = threading.Event()
+
+    def write() -> None:
+        while not enough.is_set():
+            try:
+                with psycopg.connect(lab.url, autocommit=True) as connection:
+                    while not enough.is_set():
+                        row = connection.execute("insert into notifications (user_id, message) values (1, 'x') returning id").fetchone()
+                        assert row is not None
+                        committed.append(row[0])
+            except psycopg.Error:
+                enough.wait(0.02)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        receiver.wait_for(50)
+        end(lab.server)
+        lab.server.start()
+        after = len(committed)
+        eventually(lambda: len(committed) > after + 50, what="rows committed after the restart")
+    finally:
+        enough.set()
+        writer.join()
+    receiver.wait_for(len(committed))
+    ids = receiver.ids()
+    assert set(committed) <= set(ids)
+    assert len(ids) == len(set(ids))
+    keys = [m["metadata"]["idempotency_key"] for m in receiver.messages()]
+    assert len(keys) == len(set(keys))
+    lab.is_well()
+
+
+def test_with_postgres_down_the_engine_starts_says_so_and_goes_on_when_it_is_back(lab: Lab, receiver: Receiver) -> None:
+    lab.engine.sink("all", receiver.url)
+    lab.engine.kill()
+    first = lab.insert("written while the engine is down")
+    lab.server.stop()
+    lab.engine.start()
+    lab.says("Nothing answers at 127.0.0.1", "userhooks up")
+    assert [sink["name"] for sink in lab.engine.ask("GET", "/api/sinks")["data"]] == ["all"]
+    lab.engine.endpoint("more", receiver.url)
+    body = {"name": "more", "database": "postgres", "source": {}, "destination": {"type": "webhook", "http_endpoint": "more"}}
+    refused = lab.engine.http.post("/api/sinks", json=body)
+    assert refused.status_code == 503
+    assert "Nothing answers" in refused.json()["summary"]
+    tried = lab.engine.http.post("/api/postgres_databases/postgres/test_connection", json={})
+    assert tried.status_code == 422
+    assert "Nothing answers" in tried.json()["reason"]
+    lab.server.start()
+    receiver.wait_for(1)
+    assert receiver.ids() == first
+    lab.is_well()
+    assert lab.engine.log.read_text().count("Nothing answers") == 1
+
+
+def test_a_receiver_that_fails_does_not_hold_up_the_shutdown_of_postgres(lab: Lab, receiver: Receiver) -> None:
+    lab.engine.sink("all", receiver.url)
+    receiver.gate.clear()
+    [waiting] = lab.insert("on its way all the time")
+    eventually(lambda: _sent(lab), what="the change to be read")
+    lab.server.stop()
+    log = lab.server.log.read_text()
+    assert "database system is shut down" in log.splitlines()[-1]
+    lab.server.start()
+    receiver.gate.set()
+    eventually(lambda: waiting in receiver.ids())
+    assert set(receiver.ids()) == {waiting}
+
+
+def test_a_postgres_that_stands_still_is_given_up_and_taken_up_again(lab: Lab, receiver: Receiver) -> None:
+    lab.engine.sink("all", receiver.url)
+    assert lab.server.pid is not None
+    postmaster = psutil.Process(lab.server.pid)
+    those = [postmaster, *postmaster.children(recursive=True)]
+    lab.insert("before")
+    receiver.wait_for(1)
+    for process in those:
+        process.suspend()
+    try:
+        lab.says(f"has not answered for {SILENCE:g} s")
+        answer = lab.engine.http.post("/api/postgres_databases/postgres/test_connection", json={}, timeout=15)
+        assert answer.status_code == 422
+        assert "answer" in answer.json()["reason"]
+    finally:
+        for process in those:
+            process.send_signal(signal.SIGCONT)
+    lab.insert("after")
+    receiver.wait_for(2)
+    assert [m["record"]["message"] for m in receiver.messages()] == ["before", "after"]
+    lab.is_well()
+
+
+# --- rights ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_role(lab: Lab) -> Iterator[str]:
+    """The engine runs as a role of its own, which may log in, replicate and read."""
+    role = f"role_{next(_numbers)}"
+    lab.sql(f"create role {role} login replication password '{PASSWORD}'")
+    lab.sql(f"grant select on all tables in schema public to {role}")
+    lab.engine.kill()
+    lab.engine.config["database_url"] = lab.url.replace("postgres:x@", f"{role}:{PASSWORD}@")
+    lab.engine.start()
+    yield role
+    lab.engine.kill()
+    lab.sql(f"drop owned by {role}")
+    lab.sql(f"drop role {role}")
+
+
+def test_a_changed_password_is_said_and_setting_it_back_is_enough(lab: Lab, receiver: Receiver, own_role: str) -> None:
+    lab.engine.sink("all", receiver.url)
+    lab.sql(f"alter role {own_role} password 'another'")
+    lab.hang_up()
+    lab.insert("meanwhile")
+    lab.says("refuses the password", own_role, "DATABASE_URL")
+    lab.sql(f"alter role {own_role} password '{PASSWORD}'")
+    receiver.wait_for(1)
+    lab.is_well()
+    log = lab.engine.log.read_text()
+    assert log.count("refuses the password") == 1
+    assert PASSWORD not in log
+
+
+def test_a_role_that_may_not_replicate_any_more_is_said_with_the_command(lab: Lab, receiver: Receiver, own_role: str) -> None:
+    lab.engine.sink("all", receiver.url)
+    lab.sql(f"alter role {own_role} noreplication")
+    lab.hang_up()
+    lab.insert("meanwhile")
+    lab.says(f"ALTER ROLE {own_role} REPLICATION;")
+    lab.sql(f"alter role {own_role} replication")
+    receiver.wait_for(1)
+    lab.is_well()
+
+
+# --- slots -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_slot_dropped_while_the_engine_is_down_is_said_until_a_backfill(lab: Lab, receiver: Receiver) -> None:
+    lab.engine.sink("all", receiver.url)
+    lab.engine.kill()
+    [lost] = lab.insert("lost")
+    lab.drop_slot()
+    lab.engine.start()
+    lab.says("Postgres has lost the changes committed between", "the slot was dropped", "Start a backfill of public.notifications")
+    assert "lost the changes" in lab.engine.log.read_text()
+    lab.engine.kill()
+    lab.engine.start()
+    lab.says("the slot was dropped")
+    lab.engine.sink("later", f"{receiver.url}/later")
+    assert lab.health("later") is None
+    [seen] = lab.insert("after")
+    eventually(lambda: seen in receiver.ids())
+    backfill(lab)
+    lab.is_well()
+    eventually(lambda: lost in receiver.ids())
+    lab.engine.kill()
+    lab.engine.start()
+    lab.is_well()
+
+
+def test_a_slot_dropped_under_a_running_engine_costs_nothing_that_was_read(lab: Lab, receiver: Receiver) -> None:
+    lab.engine.sink("all", receiver.url)
+    receiver.gate.clear()
+    ids = lab.insert("read", "before the slot", "was dropped")
+    eventually(lambda: _sent(lab), what="the changes to be read")
+    lab.drop_slot()
+    lab.says("the slot was dropped")
+    receiver.gate.set()
+    ids += lab.insert("after")
+    receiver.wait_for(4)
+    assert sorted(receiver.ids()) == ids
+    eventually(lambda: _confirmed(lab) >= _last_commit(receiver), what="the new slot to be confirmed")
+    assert len(receiver.ids()) == 4
+
+
+def _sent(lab: Lab) -> bool:
+    """Whether Postgres has sent all of its WAL to the engine."""
+    [row] = lab.sql("select sent_lsn >= pg_current_wal_lsn() from pg_stat_replication where application_name = 'userhooks-engine'") or [
+        (False,)
+    ]
+    return bool(row[0])
+
+
+def _confirmed(lab: Lab) -> int:
+    [row] = lab.sql("select confirmed_flush_lsn - '0/0'::pg_lsn from pg_replication_slots where slot_name = %s", lab.slot)
+    return int(row[0])
+
+
+def _last_commit(receiver: Receiver) -> int:
+    return max(int(m["metadata"]["commit_lsn"]) for m in receiver.messages())
+
+
+def test_a_slot_that_postgres_gave_up_is_made_anew_and_the_loss_is_said(
+    lab: Lab, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.engine.sink("all", receiver.url)
+    lab.engine.kill()
+    lab.server.stop()
+    with monkeypatch.context() as changed:
+        changed.setitem(postgres.SETTINGS, "max_slot_wal_keep_size", "1MB")  # type: ignore[arg-type]
+        lab.server.start()
+
+        def given_up() -> bool:
+            lab.sql("select pg_logical_emit_message(false, 'fill', repeat('x', 1000))")
+            lab.sql("select pg_switch_wal()")
+            lab.sql("checkpoint")
+            return lab.sql("select wal_status from pg_replication_slots where slot_name = %s", lab.slot) == [("lost",)]
+
+        eventually(given_up, what="the slot to be given up")
+        lab.engine.start()
+        lab.says("the slot was invalidated: wal_removed", "Start a backfill")
+        [seen] = lab.insert("after")
+        eventually(lambda: seen in receiver.ids())
+        lab.server.stop()
+
+
+def test_a_slot_in_use_by_another_engine_is_said_with_its_process(lab: Lab, receiver: Receiver) -> None:
+    lab.engine.sink("all", receiver.url)
+    second = lab.new_engine("second", slot=lab.slot).start()
+    first, lab.engine = lab.engine, second
+    try:
+        second.sink("all", f"{receiver.url}/second")
+        [(pid,)] = lab.sql("select active_pid from pg_replication_slots where slot_name = %s", lab.slot)
+        lab.says("in use by another process", f"PID {pid}")
+        [seen] = lab.insert("to the first")
+        eventually(lambda: seen in receiver.ids())
+        assert receiver.ids("/second") == []
+    finally:
+        lab.engine = first
+        second.stop()
+
+
+def test_a_slot_that_waits_for_an_open_transaction_is_made_when_that_ends(lab: Lab, receiver: Receiver) -> None:
+    lab.engine.sink("all", receiver.url)
+    lab.engine.kill()
+    lab.drop_slot()
+    with psycopg.connect(lab.url) as open_transaction:
+        open_transaction.execute("insert into users (name) values ('nobody')")
+        lab.engine.start()
+        lab.says("waits for open transactions to end")
+    lab.says("the slot was dropped")
+    [seen] = lab.insert("after")
+    eventually(lambda: seen in receiver.ids())
+
+
+def test_a_slot_of_another_kind_is_left_alone(lab: Lab, receiver: Receiver) -> None:
+    lab.engine.sink("all", receiver.url)
+    lab.engine.kill()
+    lab.drop_slot()
+    lab.sql("select pg_create_physical_replication_slot(%s)", lab.slot)
+    lab.engine.start()
+    lab.says("a physical one and not of pgoutput")
+    assert lab.sql("select slot_type from pg_replication_slots where slot_name = %s", lab.slot) == [("physical",)]
+
+
+# --- the publication ---------------------------------------------------------------------------------------------------
+
+
+def test_changes_made_while_the_publication_was_missing_are_said_to_be_lost(lab: Lab, receiver: Receiver) -> None:
+    lab.engine.sink("all", receiver.url)
+    ids = lab.insert("before")
+    receiver.wait_for(1)
+    lab.sql(f"drop publication {PUBLICATION}")
+    lab.insert("meanwhile")
+    lab.says(f"The publication {PUBLICATION} is missing", "CREATE PUBLICATION")
+    lab.sql(f"create publication {PUBLICATION} for table notifications")
+    lab.says("the publication did not exist when they were committed", "Start a backfill")
+    ids += lab.insert("after")
+    receiver.wait_for(2)
+    assert receiver.ids() == ids
+    lab.engine.kill()
+    lab.engine.start()
+    lab.says("the publication did not exist")
+    backfill(lab)
+    receiver.wait_for(5)
+    assert {m["record"]["message"] for m in receiver.messages()} == {"before", "meanwhile", "after"}
+    lab.is_well()
+
+
+def test_a_publication_that_was_missing_while_the_engine_was_down_costs_only_what_was_written_meanwhile(
+    lab: Lab, receiver: Receiver
+) -> None:
+    lab.engine.sink("all", receiver.url)
+    lab.engine.kill()
+    ids = lab.insert("before")
+    lab.sql(f"drop publication {PUBLICATION}")
+    lab.insert("meanwhile")
+    lab.sql(f"create publication {PUBLICATION} for table notifications")
+    ids += lab.insert("after")
+    lab.engine.start()
+    receiver.wait_for(2)
+    assert receiver.ids() == ids
+    lab.says("the publication did not exist when they were committed")
+
+
+def test_a_table_taken_out_of_the_publication_is_said(lab: Lab, receiver: Receiver) -> None:
+    lab.engine.sink("all", receiver.url)
+    lab.sql(f"alter publication {PUBLICATION} drop table notifications")
+    lab.hang_up()
+    lab.says("public.notifications is not in the publication", f"ALTER PUBLICATION {PUBLICATION} ADD TABLE public.notifications;")
+    lab.sql(f"alter publication {PUBLICATION} add table notifications")
+    lab.hang_up()
+    lab.is_well()
+
+
+# --- positions that do not fit -----------------------------------------------------------------------------------------
+
+
+def test_an_older_copy_of_the_state_says_what_it_misses(lab: Lab, receiver: Receiver) -> None:
+    lab.engine.sink("all", receiver.url)
+    state = Path(str(lab.engine.config["store"]))
+    lab.engine.stop()
+    copy = shutil.copytree(state.parent, lab.folder / "copy")
+    lab.engine = _again(lab.engine).start()
+    lab.insert("delivered before the copy was put back")
+    receiver.wait_for(1)
+    eventually(lambda: _confirmed(lab) > _last_commit(receiver), what="the change to be confirmed")
+    lab.engine.kill()
+    for file in state.parent.glob(f"{state.name}*"):
+        file.unlink()
+    for file in copy.glob(f"{state.name}*"):
+        shutil.copy(file, state.parent)
+    lab.engine.start()
+    lab.says("Postgres has lost", "older copy", "Start a backfill")
+
+
+def _again(engine: EngineProgram) -> EngineProgram:
+    """A stopped engine's twin, on the same state."""
+    twin = EngineProgram(
+        str(engine.config["database_url"]), engine.log.parent, publication=PUBLICATION, slot=str(engine.config["slot"]), silence=SILENCE
+    )
+    twin.config |= {"api_token": engine.token, "store": engine.config["store"]}
+    twin.token = engine.token
+    twin.http.headers["authorization"] = f"Bearer {engine.token}"
+    return twin
+
+
+def test_a_server_restored_from_a_backup_stops_the_engine_loudly(lab: Lab, receiver: Receiver) -> None:
+    lab.engine.sink("all", receiver.url)
+    lab.insert("in the backup")
+    receiver.wait_for(1)
+    data = lab.server.data_dir
+    lab.server.stop()
+    backup = data.with_name("backup")
+    _copy(data, backup)
+    lab.server.start()
+    lab.insert("not in the backup", *["x" * 1000] * 50)
+    receiver.wait_for(52)
+    lab.server.stop()
+    shutil.rmtree(data)
+    backup.rename(data)
+    lab.server.start()
+    lab.says("Postgres has gone back in time", "restored from a backup")
+    while lab.sql("select pg_current_wal_lsn() - '0/0'::pg_lsn")[0][0] < _last_commit(receiver) + 100_000:
+        lab.insert(*["y" * 1000] * 50)
+    lab.hang_up()
+    lab.engine.kill()
+    lab.engine.start()
+    lab.says("Postgres has gone back in time")
+    assert len(receiver.ids()) == 52
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a cluster's folder with its owners."""
+    shutil.copytree(source, target)
+    for path in (source, *source.rglob("*")):
+        there = target / path.relative_to(source)
+        shutil.chown(there, path.stat().st_uid, path.stat().st_gid)
+        there.chmod(path.stat().st_mode)
+
+
+def test_another_cluster_in_the_place_of_ours_is_not_read(lab: Lab, receiver: Receiver) -> None:
+    lab.engine.sink("all", receiver.url)
+    lab.insert("ours")
+    receiver.wait_for(1)
+    database = lab.url.rpartition("/")[2]
+    with tempfile.TemporaryDirectory(prefix="userhooks-other-") as folder:
+        other = PostgresServer(Path(folder), port=lab.server.port, password="x", log=Path(folder) / "postgres.log")
+        lab.server.stop()
+        try:
+            other.start()
+            with psycopg.connect(other.url(), autocommit=True) as admin:
+                admin.execute(f"create database {database}".encode())
+            Database(lab.url).set_up(PUBLICATION)
+            lab.insert("theirs")
+            lab.says("not the Postgres that the engine's state belongs to", "system_identifier")
+            lab.engine.endpoint("more", receiver.url)
+            body = {"name": "more", "database": "postgres", "source": {}, "destination": {"type": "webhook", "http_endpoint": "more"}}
+            assert lab.engine.http.post("/api/sinks", json=body).status_code == 503
+            assert lab.sql("select slot_name from pg_replication_slots") == []
+        finally:
+            other.remove()
+    lab.server.start()
+    lab.insert("ours again")
+    receiver.wait_for(2)
+    assert [m["record"]["message"] for m in receiver.messages()] == ["ours", "ours again"]
+    lab.is_well()
