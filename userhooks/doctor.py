@@ -37,20 +37,22 @@ T = TypeVar("T")
 
 DISK_NEEDED = 1 << 30
 """Bytes for an empty database (40 MB), its WAL, and a slot that falls behind for a while."""
-LAG_ALLOWED = 1 << 30
-"""Bytes of WAL that a slot may hold before it is a finding."""
+WAL_ALLOWED = 64 << 20
+"""Bytes of WAL that a slot may keep before it is a finding: four segments."""
 CONNECT_SECONDS = 3.0
 
 _RESUME = """Resume it: PATCH /subscriptions/{} with the body {{"status": "active"}}, at the server's address."""
 
 _SLOT = """
-select active, wal_status, coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn), 0)::bigint
+select active, wal_status, coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint
   from pg_replication_slots where slot_name = %s
 """
 _IDENTITY = "select relreplident = 'f' from pg_class where oid = to_regclass('public.notifications')"
+_PUBLICATION = "select exists (select from pg_publication where pubname = %s)"
 _PUBLISHED = (
     "select exists (select from pg_publication_tables where pubname = %s and schemaname = 'public' and tablename = 'notifications')"
 )
+_READABLE = "select has_table_privilege('public.notifications', 'select')"
 
 
 @dataclass(frozen=True)
@@ -175,28 +177,34 @@ def _contents(database: Database, home: Home, *, embedded: bool) -> Iterator[Fin
         text = "is FULL" if full else "is not FULL, so deletes carry no user_id and reach nobody"
         yield Finding("replica identity", full, f"that of notifications {text}", "Run userhooks up, which applies sql/replica_identity.sql")
         if embedded:
+            there = _one(connection, _PUBLICATION, home.publication) is True
             published = _one(connection, _PUBLISHED, home.publication) is True
-            text = f"notifications is {'in' if published else 'not in'} {home.publication}"
-            yield Finding("publication", published, text, "Run userhooks up, which applies sql/publication.sql")
+            text = f"notifications is {'in' if published else 'not in'} {home.publication}" if there else f"{home.publication} is missing"
+            remedy = "Run userhooks up, which applies sql/publication.sql, and backfill each subscription: changes until then are left out."
+            yield Finding("publication", published, text, remedy)
+            readable = _one(connection, _READABLE) is True
+            text = f"the role {connection.info.user} may {'' if readable else 'not '}read notifications, as backfills do"
+            yield Finding("rights", readable, text, f"Run GRANT SELECT ON notifications TO {connection.info.user};")
             row = connection.execute(_SLOT, [home.slot]).fetchone()
             yield judge_slot(home.slot, row)
 
 
 def judge_slot(slot: str, row: tuple[bool, str, int] | None) -> Finding:
-    """Whether the slot is there, read, intact and not far behind; `row` is (active, wal_status, bytes behind)."""
+    """Whether the slot is there, read, intact and not far behind; `row` is (active, wal_status, bytes of WAL that it keeps)."""
     if row is None:
-        return Finding("slot", False, f"{slot} is not there", "Run userhooks up --detach; the log of sequin says why it made none.")
-    active, wal_status, behind = row
-    lag = f"{behind / 2**20:.1f} MB behind"
+        remedy = "Run userhooks up --detach: the engine makes one, and its log says why when it cannot; then doctor again for what is lost."
+        return Finding("slot", False, f"{slot} is not there", remedy)
+    active, wal_status, kept = row
+    wal = f"keeps {kept / 2**20:.1f} MB of WAL"
     if wal_status == "lost":
-        remedy = "Changes since then are gone from the WAL: begin anew in another USERHOOKS_HOME, then backfill every subscription."
-        return Finding("slot", False, f"{slot} fell so far behind that Postgres gave it up", remedy)
+        remedy = "Run userhooks up --detach: the engine makes it anew; then backfill every subscription: userhooks backfill SINK"
+        return Finding("slot", False, f"{slot} fell so far behind that Postgres gave it up, and changes with it", remedy)
     if not active:
-        return Finding("slot", False, f"nobody reads {slot}, {lag}", "Run userhooks up --detach, or see the log of sequin.")
-    if behind > LAG_ALLOWED or wal_status == "unreserved":
+        return Finding("slot", False, f"nobody reads {slot}, which {wal}", "Run userhooks up --detach, or see the log of sequin.")
+    if kept > WAL_ALLOWED or wal_status == "unreserved":
         remedy = "Look for a receiver that fails: userhooks subscriptions; pause or unsubscribe it."
-        return Finding("slot", False, f"{slot} is {lag} and keeps the WAL from being removed", remedy)
-    return Finding("slot", True, f"{slot} is read, {lag}")
+        return Finding("slot", False, f"{slot} is read and {wal}, which Postgres cannot remove", remedy)
+    return Finding("slot", True, f"{slot} is read, {wal}")
 
 
 # --- Sequin and the subscriptions --------------------------------------------------------------------------------------
@@ -232,10 +240,20 @@ def _subscription(subscription: Subscription, sequin: SequinClient, *, own_engin
     if sink.status != "active":
         yield Finding(about, False, f"is {sink.status}, so nothing is sent", _RESUME.format(about))
     elif sink.error is not None:
-        yield Finding(about, False, f"Sequin says: {sink.error}", "The webhooks wait and are sent again; see what the receiver answers.")
+        yield judge_error(about, sink.error)
     else:
         yield Finding(about, True, f"user {subscription.user_id}, {sink.health or 'active'}")
     yield judge_reach(about, subscription.url, own_engine=own_engine, connect=_connect)
+
+
+def judge_error(about: str, error: str) -> Finding:
+    """What a sink's health says is wrong; the engine's own sentences say after the first what to do."""
+    what, _, remedy = error.partition(". ")
+    if error.startswith("[") or not remedy:
+        return Finding(about, False, f"Sequin says: {error}", "The webhooks wait and are sent again; see what the receiver answers.")
+    if "Start a backfill" in remedy:
+        remedy = f"Run userhooks backfill {about}"
+    return Finding(about, False, f"Sequin says: {what}", remedy)
 
 
 def judge_reach(about: str, url: str, *, own_engine: bool, connect: Callable[[str, int], str]) -> Finding:

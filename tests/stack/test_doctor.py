@@ -14,7 +14,7 @@ from tests.stack.conftest import Installation
 from tests.waiting import eventually
 from userhooks import Stack
 from userhooks.database import Database
-from userhooks.doctor import DISK_NEEDED, LAG_ALLOWED, judge_disk, judge_reach, judge_slot, judge_way
+from userhooks.doctor import DISK_NEEDED, WAL_ALLOWED, judge_disk, judge_error, judge_reach, judge_slot, judge_way
 
 
 def complaints(installation: Installation) -> dict[str, str]:
@@ -71,6 +71,30 @@ def test_a_stack_that_runs_is_fine_and_each_thing_that_breaks_in_it_is_named(ins
         assert complaints(installation) == {}
 
 
+def test_trouble_with_postgres_is_named_with_what_to_run(installation: Installation) -> None:
+    stack = Stack.start(installation.settings)
+    home = installation.home
+    with stack.inspector as inspector, stack.sequin, psycopg.connect(stack.database_url, autocommit=True) as connection:
+        sink = stack.subscriptions.subscribe(1, inspector.inbox("ada").url).sink_name
+        connection.execute("select pg_terminate_backend(active_pid) from pg_replication_slots")
+
+        def dropped() -> bool:
+            query = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = %s and not active"
+            return bool(connection.execute(query, [home.slot]).fetchall())
+
+        eventually(dropped, every=0.005, what="the slot to be dropped")
+        lost = eventually(lambda: complaints(installation).get(sink), what="the doctor to tell of the loss")
+        assert "Postgres has lost the changes committed between" in lost
+        assert f"Run userhooks backfill {sink}" in lost
+        installation.succeed("backfill", sink, "--wait")
+        assert complaints(installation) == {}
+
+        connection.execute(f"DROP PUBLICATION {home.publication}".encode())
+        connection.execute("INSERT INTO notifications (user_id, message) VALUES (1, 'unpublished')")
+        assert f"{home.publication} is missing" in complaints(installation)["publication"]
+        assert "Run userhooks up" in eventually(lambda: complaints(installation).get(sink), what="the engine's complaint")
+
+
 @pytest.mark.parametrize("part", ["postgres", "sequin", "server", "inspector"])
 def test_a_part_that_died_is_named_with_its_log(installation: Installation, part: str) -> None:
     Stack.start(installation.settings).kill(part)
@@ -109,8 +133,8 @@ def test_a_database_that_does_not_answer_is_named(install: Callable[..., Install
     ("row", "fine"),
     [
         ((True, "reserved", 0), True),
-        ((True, "extended", LAG_ALLOWED), True),
-        ((True, "reserved", LAG_ALLOWED + 1), False),
+        ((True, "extended", WAL_ALLOWED), True),
+        ((True, "reserved", WAL_ALLOWED + 1), False),
         ((True, "unreserved", 0), False),
         ((False, "reserved", 0), False),
         ((False, "lost", 0), False),
@@ -119,6 +143,24 @@ def test_a_database_that_does_not_answer_is_named(install: Callable[..., Install
 )
 def test_a_slot_is_judged_by_being_read_intact_and_near(row: tuple[bool, str, int] | None, fine: bool) -> None:
     assert judge_slot("userhooks_x", row).fine is fine
+
+
+@pytest.mark.parametrize(
+    ("error", "what", "remedy"),
+    [
+        ("[http_endpoint]: Unexpected status code: 500", "status code: 500", "see what the receiver answers"),
+        ("The role ada may not replicate. Run ALTER ROLE ada REPLICATION;", "may not replicate", "Run ALTER ROLE ada REPLICATION;"),
+        (
+            "Postgres has lost the changes between 0/1 and 0/2. Start a backfill of a.b to bring it.",
+            "has lost",
+            "userhooks backfill sink-1",
+        ),
+    ],
+)
+def test_what_a_sinks_health_says_comes_with_what_to_do(error: str, what: str, remedy: str) -> None:
+    finding = judge_error("sink-1", error)
+    assert what in finding.text
+    assert remedy in finding.remedy
 
 
 def test_a_full_disk_is_named() -> None:
