@@ -38,7 +38,7 @@ class LostRange:
 
 def show_lsn(lsn: int) -> str:
     """Return an LSN as Postgres writes it."""
-    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:08X}"
+    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
 
 
 def to_backfill(

@@ -9,6 +9,7 @@ from typing import Any
 from psycopg import AsyncConnection, sql
 from psycopg.conninfo import conninfo_to_dict
 
+from userhooks.engine.lost import show_lsn
 from userhooks.engine.resources import Column, Table, TableName
 
 _TABLES = """
@@ -130,5 +131,5 @@ async def drop_slot(connection: AsyncConnection[Any], slot: str) -> None:
 def start_replication(slot: str, publication: str, lsn: int) -> sql.Composed:
     """The command that starts streaming (Postgres documentation, 54.4 and 54.5), with logical messages, protocol version 1."""
     return sql.SQL("START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', publication_names {}, messages 'true')").format(
-        sql.Identifier(slot), sql.SQL(f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"), sql.Literal(sql.Identifier(publication).as_string())
+        sql.Identifier(slot), sql.SQL(show_lsn(lsn)), sql.Literal(sql.Identifier(publication).as_string())
     )

@@ -126,8 +126,8 @@ _KNOWN = [
     (r"database \"[^\"]*\" does not exist", "Postgres at {server} has no database {database}.", "Create it, or correct DATABASE_URL."),
     (
         r"is active for PID (?P<pid>\d+)",
-        "The slot {slot} is in use by another process (PID {pid}): is another engine running?",
-        "End that one; or, when it is nobody's, run SELECT pg_terminate_backend({pid});",
+        "The slot {slot} is in use by another process (PID {pid}).",
+        "Is it another engine? Then end one of the two; when it is nobody's, run SELECT pg_terminate_backend({pid});",
     ),
     (
         r"permission denied for (?:table|view|relation) (?P<table>\S+)",
