@@ -428,6 +428,29 @@ def test_a_publication_that_was_missing_while_the_engine_was_down_costs_only_wha
     lab.says("the publication did not exist when they were committed")
 
 
+OLDER_POSTGRES = """
+from userhooks.engine import __main__, reader
+reader._PASSES_UNPUBLISHED = 10**9
+__main__.main()
+"""
+"""The engine as it behaves on a Postgres before 18, which breaks off where the publication was missing, again and again."""
+
+
+def test_where_postgres_cannot_pass_the_gap_the_slot_is_made_anew(lab: Lab, receiver: Receiver) -> None:
+    lab.engine.sink("all", receiver.url)
+    lab.engine.kill()
+    ids = lab.insert("before")
+    lab.sql(f"drop publication {PUBLICATION}")
+    lab.insert("meanwhile")
+    lab.sql(f"create publication {PUBLICATION} for table notifications")
+    lab.engine.start(module=("-c", OLDER_POSTGRES))
+    lab.says("the publication did not exist when they were committed", "Start a backfill")
+    eventually(lambda: _sent(lab), what="the new slot to be read")
+    ids += lab.insert("after")
+    receiver.wait_for(2)
+    assert receiver.ids() == ids
+
+
 def test_a_table_taken_out_of_the_publication_is_said(lab: Lab, receiver: Receiver) -> None:
     lab.engine.sink("all", receiver.url)
     lab.sql(f"alter publication {PUBLICATION} drop table notifications")
