@@ -365,6 +365,26 @@ def test_a_slot_in_use_by_another_engine_is_said_with_its_process(lab: Lab, rece
         second.stop()
 
 
+def test_a_backfill_goes_on_when_its_place_in_the_stream_is_lost_with_the_slot(lab: Lab, receiver: Receiver) -> None:
+    ids = lab.insert(*"abc")
+    lab.engine.sink("all", receiver.url)
+    [(pid,)] = lab.sql("select active_pid from pg_replication_slots where slot_name = %s", lab.slot)
+    walsender = psutil.Process(pid)
+    walsender.suspend()
+    try:
+        backfill(lab)
+        marked = "select pid from pg_stat_activity where query like '%%pg_logical_emit_message%%' and state = 'idle' and pid <> %s"
+        eventually(lambda: lab.sql(marked, pid), what="the page's watermark to be written")
+        lab.sql("select pg_terminate_backend(%s)", pid)
+    finally:
+        walsender.send_signal(signal.SIGCONT)
+    lab.drop_slot()
+    receiver.wait_for(3)
+    assert sorted(receiver.ids()) == ids
+    backfills = lab.engine.ask("GET", "/api/sinks/all/backfills")["data"]
+    eventually(lambda: lab.engine.ask("GET", f"/api/sinks/all/backfills/{backfills[0]['id']}")["state"] == "completed")
+
+
 def test_a_slot_that_waits_for_an_open_transaction_is_made_when_that_ends(lab: Lab, receiver: Receiver) -> None:
     lab.engine.sink("all", receiver.url)
     lab.engine.kill()

@@ -17,7 +17,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from psycopg import AsyncConnection, sql
+from psycopg import AsyncConnection, OperationalError, sql
 
 from userhooks.engine.delivery import Message, SinkDelivery
 from userhooks.engine.pgoutput import Value
@@ -141,6 +141,14 @@ class BackfillRun:
             key: kept for key, entries in self._touched.items() if (kept := [e for e in entries if not page.snapshot.sees(e[0])])
         }
         page.release()
+
+    def interrupt(self) -> None:
+        """The stream was lost, perhaps with the waiting page's watermark: `run` raises, and reads the page again when called anew."""
+        page = self._waiting
+        if page is not None and not page.released.done():
+            self._waiting = None
+            self._pages.remove(page)
+            page.released.set_exception(OperationalError("the replication stream was interrupted"))
 
     def _owe(self, row: tuple[bytes | None, ...], page: Page) -> None:
         change = Change.read(self._shape, row, self.backfill.id, self._now_us())

@@ -287,6 +287,8 @@ class Reader:
             await stream.close()
             raise
         self._slot_stream = stream
+        for watcher in self.stream.watchers:
+            watcher.interrupt()
         self._trouble = None
         log.info("reading slot %s from LSN %s", config.slot, show_lsn(self.stream.progress.read))
         self._throttle()

@@ -41,6 +41,9 @@ class Watcher(Protocol):
     def touched(self, change: Change, xid: int, owed: bool) -> None:
         """A change to the table came by; `owed` when the backfill's sink was owed it."""
 
+    def interrupt(self) -> None:
+        """The stream was lost and taken up again; watermarks may be missing."""
+
     @property
     def sink_id(self) -> str:
         """The backfill's sink."""
