@@ -267,6 +267,19 @@ def test_a_role_that_may_not_replicate_any_more_is_said_with_the_command(lab: La
     lab.is_well()
 
 
+def test_a_backfill_that_may_not_read_the_table_says_so_and_goes_on_when_it_may(lab: Lab, receiver: Receiver, own_role: str) -> None:
+    lab.engine.sink("all", receiver.url)
+    lab.sql(f"revoke select on notifications from {own_role}")  # noqa: S608  # our own name
+    [live] = lab.insert("live changes need no such right")
+    receiver.wait_for(1)
+    backfill(lab)
+    lab.says(f"GRANT SELECT ON notifications TO {own_role};")
+    lab.sql(f"grant select on notifications to {own_role}")
+    receiver.wait_for(2)
+    assert receiver.ids() == [live, live]
+    lab.is_well()
+
+
 # --- slots -------------------------------------------------------------------------------------------------------------
 
 

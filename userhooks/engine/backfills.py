@@ -141,7 +141,7 @@ class Backfills:
                     await run.run()
                     break
                 except (Error, OSError) as exc:
-                    log.warning("backfill %s is interrupted: %s", run.backfill.id, exc)
+                    self._reader.backfill_trouble(run.sink_id, exc)
                     await asyncio.sleep(1.0)
                 except Exception:
                     log.exception("backfill %s cannot go on", run.backfill.id)
@@ -153,6 +153,7 @@ class Backfills:
         finally:
             stream.watchers.remove(run)
             self._running.pop(run.backfill.id, None)
+            self._reader.backfill_trouble(run.sink_id, None)
 
     async def _fail(self, backfill: Backfill, reason: str) -> None:
         log.error("backfill %s of %s failed: %s", backfill.id, ".".join(backfill.table), reason)
@@ -169,4 +170,5 @@ class Backfills:
 
     async def _save(self, backfill: Backfill, cursor: Cursor | None) -> None:
         self.restore(backfill, cursor)
+        self._reader.backfill_trouble(backfill.sink_id, None)
         await self._write(self._store.save_backfill, backfill, cursor)

@@ -82,6 +82,7 @@ class Reader:
         lost = store.meta(_LOST)
         self._lost = LostRange.of_json(lost) if lost else None
         self._left: tuple[object, dict[str, list[TableName]]] | None = None
+        self._backfills: dict[str, Trouble] = {}
         self._unpublished = False
         self._renewed: str | None = None
         """why the slot that is being made had to be made"""
@@ -204,13 +205,15 @@ class Reader:
         return " ".join(found) or None
 
     def problem_of(self, sink: Sink) -> str | None:
-        """What keeps changes from a sink, in words: the whole engine's trouble, changes that are lost, a table that is not published."""
+        """What keeps rows from a sink, in words: the engine's trouble, lost changes, a table not published, a backfill that cannot read."""
         found = [str(self._trouble)] if self._trouble is not None else []
         if self._lost is not None and (left := self._to_backfill().get(sink.id)):
             found.append(words(self._lost, left))
         if self._published is not None:
             missing = [table for table in sink.source.include_tables or () if table not in self._published]
             found += [str(trouble.table_not_published(".".join(table), self._names)) for table in missing]
+        if self._trouble is None and sink.id in self._backfills:
+            found.append(str(self._backfills[sink.id]))
         return " ".join(found) or None
 
     def _to_backfill(self) -> dict[str, list[TableName]]:
@@ -234,6 +237,15 @@ class Reader:
         await self._write(self._store.set_meta, _LOST, lost.json())
         self._lost = lost
         log.error("%s Start backfills.", lost)
+
+    def backfill_trouble(self, sink_id: str, exc: BaseException | None) -> None:
+        """Note what keeps a sink's backfill from reading its table, or None once it goes on."""
+        found = self._words(exc) if exc is not None else None
+        if found is None:
+            self._backfills.pop(sink_id, None)
+        elif found != self._backfills.get(sink_id):
+            self._backfills[sink_id] = found
+            log.warning("a backfill is interrupted: %s", found)
 
     def trouble(self, exc: BaseException) -> None:
         """Note what is wrong; the log tells once."""
