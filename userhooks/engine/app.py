@@ -23,6 +23,7 @@ from userhooks.engine import functions, tables
 from userhooks.engine.backfills import Backfills
 from userhooks.engine.clock import utc_now
 from userhooks.engine.delivery import SinkDelivery
+from userhooks.engine.health import Condition, health, partly_recorded
 from userhooks.engine.http import HttpClient
 from userhooks.engine.reader import Reader
 from userhooks.engine.rendering import Change, SinkForm
@@ -357,38 +358,20 @@ class Engine:
         return self._deliveries[sink_id]
 
     def health(self, sink: Sink) -> dict[str, Any]:
-        """Return the `health` object of a sink, with Sequin's names and words (recorded)."""
-        delivery = self._deliveries[sink.id]
-        fresh = time.monotonic() - self._created.get(sink.id, 0.0) < _NEW_SINK_SECONDS
-        configuration = "initializing" if fresh else self._configuration(sink)
-        moved = delivery.delivered > 0
-        quiet = "healthy" if moved else "waiting"
-        delivering: dict[str, Any] = {"name": "Message delivery", "status": quiet}
-        if delivery.last_error is not None:
-            delivering = {"name": "Message delivery", "status": "error", "error": delivery.last_error}
-        ingestion: dict[str, Any] = {"name": "Message ingestion", "status": quiet}
-        if (problem := self.reader.problem_of(sink)) is not None:
-            ingestion = {"name": "Message ingestion", "status": "error", "error": problem}
-        checks = [
-            {"name": "Sink configuration", "status": configuration},
-            {"name": "Message filtering", "status": quiet},
-            ingestion,
-            {"name": "Messages pending delivery", "status": quiet},
-            delivering,
-        ]
-        if sink.status != "active":
-            overall = "paused"
-        elif any(check["status"] == "error" for check in checks):
-            overall = "error"
-        elif fresh and not moved:
-            overall = "initializing"
-        else:
-            overall = quiet
-        return {"name": "Consumer health", "status": overall, "checks": checks}
+        """Return the `health` object of a sink."""
+        return health(self.condition(sink))
 
-    def _configuration(self, sink: Sink) -> str:
-        covered = [t for t in self.catalog.tables.values() if sink.source.covers(t.schema, t.name)]
-        return "notice" if any(t.replica_identity != "f" for t in covered) else "healthy"
+    def condition(self, sink: Sink) -> Condition:
+        """Return what is known of a sink."""
+        delivery = self._deliveries[sink.id]
+        return Condition(
+            status=sink.status,
+            fresh=time.monotonic() - self._created.get(sink.id, 0.0) < _NEW_SINK_SECONDS,
+            moved=delivery.delivered > 0,
+            notice=partly_recorded(sink, self.catalog.tables),
+            problem=self.reader.problem_of(sink),
+            error=delivery.last_error,
+        )
 
     @property
     def changes(self) -> int:
