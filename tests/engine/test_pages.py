@@ -1,4 +1,4 @@
-"""The engine's pages: status for people, metrics for Prometheus, health for the supervisor."""
+"""The engine's pages: status for people, health for the supervisor."""
 
 from __future__ import annotations
 
@@ -7,29 +7,10 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from tests.engine_program import EngineProgram
 from tests.receiver import Receiver
 from tests.waiting import eventually
-
-
-def test_the_metrics_count_attempts_by_sink(engine: EngineProgram, database: psycopg.Connection[Any], receiver: Receiver) -> None:
-    receiver.script = lambda *_: 500 if not receiver.requests else 200
-    engine.user_sink(1, receiver.url)
-    engine.sink("quiet", receiver.url + "/quiet", status="disabled")
-    database.execute("insert into notifications (user_id, message) values (1, 'x')")
-    receiver.wait_for(1)
-    url = f"http://127.0.0.1:{engine.config['metrics_port']}/metrics"
-
-    def samples() -> dict[str, float]:
-        families = text_string_to_metric_families(httpx.get(url).text)
-        return {s.name: s.value for f in families for s in f.samples if s.labels.get("consumer_name") == "user-1"}
-
-    eventually(lambda: samples().get("sequin_message_deliver_success_count_total") == 1.0)
-    assert samples()["sequin_message_deliver_attempt_count_total"] == 2.0
-    assert samples()["sequin_message_deliver_failure_count_total"] == 1.0
-    assert "quiet" not in httpx.get(url).text
 
 
 def test_the_status_page_shows_sinks_and_escapes_what_receivers_say(engine: EngineProgram, receiver: Receiver) -> None:

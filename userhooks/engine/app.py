@@ -24,6 +24,7 @@ from userhooks.engine.backfills import Backfills
 from userhooks.engine.clock import utc_now
 from userhooks.engine.delivery import SinkDelivery
 from userhooks.engine.health import Condition, health, partly_recorded
+from userhooks.engine.histogram import HistogramPool
 from userhooks.engine.http import HttpClient
 from userhooks.engine.reader import Reader
 from userhooks.engine.rendering import Change, SinkForm
@@ -57,6 +58,7 @@ class Engine:
         self._router = Router()
         self._sink_lock = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
+        self.latencies = HistogramPool()
         self._client = HttpClient(allow_private=config.allow_private)
         self.catalog = Catalog(_database(config, self._store))
         self.reader = Reader(
@@ -340,6 +342,7 @@ class Engine:
             delivery.sink = replace(delivery.sink, status="disabled")
             delivery.drop()
             delivery.close()
+            self.latencies.forget(sink_id)
             for backfill_id in backfills:
                 self.catalog.backfills.pop(backfill_id, None)
 

@@ -1,0 +1,87 @@
+"""What a scrape of the metrics port costs the event loop with 10,000 sinks that have had traffic: `python -m tests.bench.scrape`.
+
+A task that wants to run every millisecond notes how late it does, without scrapes and during ten of them; the client is a process of its
+own. Lateness is what a delivery would wait for its turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import uvloop
+from uvicorn import Config as ServerConfig
+from uvicorn import Server
+
+from tests.ports import free_port
+from userhooks.engine.app import Engine
+from userhooks.engine.metrics import metrics_app
+from userhooks.engine.resources import HttpEndpoint, Sink
+from userhooks.engine.startup import Config
+
+SINKS = 10_000
+SCRAPES = 10
+CLIENT = (
+    "import sys, time, urllib.request as u\nfor _ in range(int(sys.argv[2])): print(len(u.urlopen(sys.argv[1]).read())); time.sleep(0.2)"
+)
+
+
+async def lateness(until: asyncio.Future[object] | asyncio.Task[object]) -> list[float]:
+    """Milliseconds by which a task that wants to run every millisecond ran late, until the other one is done."""
+    late = []
+    while not until.done():
+        wanted = time.perf_counter() + 0.001
+        await asyncio.sleep(0.001)
+        late.append((time.perf_counter() - wanted) * 1000)
+    return sorted(late)
+
+
+def shown(late: list[float]) -> str:
+    """Median, p99 and the worst, in milliseconds."""
+    return f"p50 {late[len(late) // 2]:.2f} ms, p99 {late[int(len(late) * 0.99)]:.2f} ms, worst {late[-1]:.2f} ms (n={len(late)})"
+
+
+async def main() -> None:
+    """Fill an engine that has no Postgres with sinks and counters, serve its metrics, scrape."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as home:
+        engine = Engine(Config(0, port, "token", "postgresql://127.0.0.1:1/none", Path(home) / "engine.db"))
+        engine.catalog.endpoints["e"] = HttpEndpoint("e", "e", "http", "127.0.0.1", 1)
+        template = Sink("", "", "e", status="disabled")
+        for n in range(SINKS):
+            sink = replace(template, id=f"00000000-0000-4000-8000-{n:012}", name=f"user-{n}-notifications")
+            engine.catalog.sinks[sink.id] = sink
+            engine._put_in_force(sink, n)
+            engine.delivery(sink.id).attempted = engine.delivery(sink.id).delivered = n + 1
+            latencies = engine.latencies.of(sink.id)
+            for histogram in (latencies.succeeded, latencies.failed, latencies.internal):
+                histogram.observe(random.randrange(10**6))
+        server = Server(ServerConfig(metrics_app(engine), port=port, log_config=None))
+        serving = asyncio.create_task(server.serve())
+        quiet = await lateness(asyncio.create_task(asyncio.sleep(2)))
+        url = f"http://127.0.0.1:{port}/metrics"
+        started = time.process_time()
+        client = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", CLIENT, url, str(SCRAPES), stdout=asyncio.subprocess.PIPE, stderr=None
+        )
+        assert client.stdout is not None
+        await client.stdout.readline()  # starting a process holds up the loop, too
+        scraping = asyncio.create_task(client.communicate())
+        busy = await lateness(scraping)
+        sizes = (await scraping)[0].split()
+        server.should_exit = True
+        await serving
+        await engine.close()
+    cpu = (time.process_time() - started) / SCRAPES * 1000
+    print(f"{SINKS} sinks, {SCRAPES} scrapes of {int(sizes[0]) / 1e6:.1f} MB, about {cpu:.0f} ms of CPU each (the measuring included)")
+    print(f"lateness without scrapes: {shown(quiet)}")
+    print(f"lateness during scrapes:  {shown(busy)}")
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

@@ -1,0 +1,107 @@
+"""The metrics port as Prometheus reads it: Sequin's names, kinds and labels, and only sinks that have had traffic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.engine_program import EngineProgram
+from tests.receiver import Receiver
+from tests.waiting import eventually
+
+RECORDED = Path(__file__).parents[1] / "recordings" / "0.14.6" / "metrics-page.txt"
+
+
+def page(engine: EngineProgram) -> str:
+    answer = httpx.get(f"http://127.0.0.1:{engine.config['metrics_port']}/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    return answer.text
+
+
+def kinds(text: str) -> dict[str, str]:
+    """Metric -> kind, as the page declares them."""
+    lines = [line.split(" ") for line in text.splitlines() if line.startswith("# TYPE ")]
+    return {name: kind for _, _, name, kind in lines}
+
+
+def families(text: str) -> list[Metric]:
+    """What prometheus_client's parser reads; counters go as untyped, since it would add `_total` to their names."""
+    return list(text_string_to_metric_families(text.replace(" counter\n", " untyped\n")))
+
+
+def labels_of(text: str) -> dict[str, set[frozenset[str]]]:
+    """Sample name -> the sets of label names it has."""
+    found: dict[str, set[frozenset[str]]] = {}
+    for family in families(text):
+        for sample in family.samples:
+            found.setdefault(sample.name, set()).add(frozenset(sample.labels))
+    return found
+
+
+def samples_of(text: str, sink: str) -> dict[str, float]:
+    return {s.name: s.value for f in families(text) for s in f.samples if s.labels.get("consumer_name") == sink}
+
+
+def health_of(text: str, name: str) -> dict[str, float]:
+    found = [s for f in families(text) for s in f.samples if s.labels.get("entity_name") == name]
+    return {s.labels["status"]: s.value for s in found}
+
+
+def test_attempts_and_outcomes_are_counted_by_sink(engine: EngineProgram, database: psycopg.Connection[Any], receiver: Receiver) -> None:
+    receiver.script = lambda *_: 500 if not receiver.requests else 200
+    engine.user_sink(1, receiver.url)
+    engine.sink("quiet", receiver.url + "/quiet", status="disabled")
+    database.execute("insert into notifications (user_id, message) values (1, 'x')")
+    receiver.wait_for(1)
+    eventually(lambda: samples_of(page(engine), "user-1").get("sequin_message_deliver_success_count") == 1)
+    text = page(engine)
+    samples = samples_of(text, "user-1")
+    assert samples["sequin_message_deliver_attempt_count"] == 2
+    assert samples["sequin_message_deliver_failure_count"] == 1
+    assert samples["sequin_messages_buffered"] == samples["sequin_messages_in_redelivery"] == samples["userhooks_messages_discarded"] == 0
+    assert samples_of(text, "quiet") == {}
+
+
+def test_names_kinds_and_labels_are_the_recorded_ones(engine: EngineProgram, database: psycopg.Connection[Any], receiver: Receiver) -> None:
+    engine.user_sink(1, receiver.url)
+    database.execute("insert into notifications (user_id, message) values (1, 'x')")
+    receiver.wait_for(1)
+    eventually(lambda: "sequin_replication_slot_size{" in page(engine), within=15)
+    text, recorded = page(engine), RECORDED.read_text()
+    ours = {name: kind for name, kind in kinds(text).items() if not name.startswith("userhooks_")}
+    assert ours.items() <= kinds(recorded).items()
+    assert len(ours) >= 8
+    recorded_labels = labels_of(recorded)
+    for name, labels in labels_of(text).items():
+        assert name.startswith("userhooks_") or name not in recorded_labels or labels == recorded_labels[name], name
+
+
+def test_each_entity_has_four_series_one_of_them_set(engine: EngineProgram, database: psycopg.Connection[Any], receiver: Receiver) -> None:
+    receiver.script = lambda path, _: 500 if path == "/bad" else 200
+    for name in ("good", "bad", "held", "idle"):
+        engine.sink(name, f"{receiver.url}/{name}")
+    engine.ask("PATCH", "/api/sinks/held", {"status": "paused"})
+    engine.ask("PATCH", "/api/sinks/idle", {"status": "disabled"})
+    database.execute("insert into notifications (user_id, message) values (1, 'x')")
+    expected = {"good": "ok", "bad": "error", "held": "paused", engine.config["slot"]: "ok"}
+
+    def as_expected() -> bool:
+        text = page(engine)
+        return all(
+            health_of(text, name) == {one: float(one == status) for one in ("ok", "warn", "error", "paused")}
+            for name, status in expected.items()
+        )
+
+    eventually(as_expected)
+    assert health_of(page(engine), "idle") == {}
+
+
+def test_the_metrics_port_has_nothing_else_and_the_api_port_no_metrics(engine: EngineProgram) -> None:
+    assert httpx.get(f"http://127.0.0.1:{engine.config['metrics_port']}/").status_code == 404
+    assert httpx.get(engine.url + "/metrics").status_code == 404
