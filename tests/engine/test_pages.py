@@ -1,4 +1,4 @@
-"""The engine's pages: status for people, health for the supervisor."""
+"""What holds for both of the engine's ports, and for its start: foreign hosts, Postgres down, a store of another database."""
 
 from __future__ import annotations
 
@@ -11,15 +11,6 @@ import pytest
 from tests.engine_program import EngineProgram
 from tests.receiver import Receiver
 from tests.waiting import eventually
-
-
-def test_the_status_page_shows_sinks_and_escapes_what_receivers_say(engine: EngineProgram, receiver: Receiver) -> None:
-    engine.user_sink(1, receiver.url)
-    page = httpx.get(engine.url + "/")
-    assert page.status_code == 200
-    assert "user-1" in page.text
-    assert "<script" not in page.text
-    assert "default-src 'none'" in page.headers["content-security-policy"]
 
 
 def test_a_foreign_host_or_origin_is_refused_on_both_ports(engine: EngineProgram) -> None:

@@ -22,6 +22,8 @@ PURE = [
     "engine/elixir.py",
     "engine/expressions.py",
     "engine/functions.py",
+    "engine/health.py",
+    "engine/histogram.py",
     "engine/lost.py",
     "engine/pgoutput.py",
     "engine/progress.py",

@@ -1,4 +1,4 @@
-"""The Management API and the status page over HTTP. What bodies mean is in `requests.py`, what answers look like in `answers.py`.
+"""The Management API over HTTP, the console beside it (`pages.py`). Bodies are read in `requests.py`, answers made in `answers.py`.
 
 Routes, status codes and the order of checks are Sequin 0.14.6's (recorded): a path that is not routed is a 404 before any token is looked
 at; then the token, then the content type, then the JSON.
@@ -24,7 +24,7 @@ from starlette.routing import Route
 from userhooks.engine import answers, config, requests
 from userhooks.engine.app import Engine
 from userhooks.engine.clock import utc_now
-from userhooks.engine.console import page
+from userhooks.engine.pages import Console
 from userhooks.engine.refusals import Refused, invalid, not_found, refused
 from userhooks.engine.resources import ApiKey, Backfill, HttpEndpoint, Sink
 from userhooks.errors import DatabaseUnavailable
@@ -55,7 +55,7 @@ def create_app(engine: Engine) -> HostGuard:
     routes = [
         Route("/health", api.health, methods=["GET"]),
         Route("/info/version", api.version, methods=["GET"]),
-        Route("/", api.console, methods=["GET"]),
+        *Console(engine, api.writing).routes(),
         *(Route(f"/api{path}", api.endpoint(handlers), methods=list(handlers)) for path, handlers in api.routes().items()),
     ]
     pages = {404: _not_found_page, 405: _not_found_page, Exception: _fault}
@@ -80,7 +80,7 @@ class Api:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.catalog = engine.catalog
-        self._writing = asyncio.Lock()
+        self.writing = asyncio.Lock()
 
     def routes(self) -> dict[str, dict[str, Handler]]:
         """Path below /api -> method -> handler; PUT is PATCH (recorded)."""
@@ -119,7 +119,7 @@ class Api:
                 body = await _body(request)
                 if method == "GET":
                     return _json(await handlers[method](request, body))
-                async with self._writing:  # what a request was checked against must still hold when it is put in force
+                async with self.writing:  # what a request was checked against must still hold when it is put in force
                     return _json(await handlers[method](request, body))
             except Refused as exc:
                 return _json(exc.body, exc.status)
@@ -151,11 +151,6 @@ class Api:
     async def version(self, _: Request) -> Response:
         """Which Sequin this is."""
         return _json({"version": VERSION})
-
-    async def console(self, _: Request) -> Response:
-        """The status page for people."""
-        csp = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'", "Cache-Control": "no-store"}
-        return Response(page(self.engine), media_type="text/html", headers=csp)
 
     # --- HTTP endpoints ------------------------------------------------------------------------------------------------
 

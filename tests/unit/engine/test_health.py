@@ -1,0 +1,83 @@
+"""A sink's health from what is known of it: the recorded course from creation to the first delivery, and every kind of trouble."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.engine.resource_examples import NOTIFICATIONS, catalog
+from userhooks.engine.health import Condition, health, overall, partly_recorded
+from userhooks.engine.resources import Sink, Source
+
+RECORDED = Path(__file__).parents[2] / "recordings" / "0.14.6" / "api"
+NEW = Condition(status="active", fresh=True, moved=False, notice=True, problem=None, error=None)
+WAITING = replace(NEW, fresh=False)
+HEALTHY = replace(WAITING, moved=True)
+NAMES = ["Sink configuration", "Message filtering", "Message ingestion", "Messages pending delivery", "Message delivery"]
+
+
+def recorded(number: str) -> dict[str, Any]:
+    """The health in a recorded answer."""
+    (path,) = RECORDED.glob(f"{number}-*.http")
+    body = next(line for line in path.read_text().splitlines() if line.startswith('{"') and '"health"' in line)
+    found: dict[str, Any] = json.loads(body)["health"]
+    return found
+
+
+def checks(condition: Condition) -> dict[str, tuple[str, str | None]]:
+    return {check["name"]: (check["status"], check.get("error")) for check in health(condition)["checks"]}
+
+
+@pytest.mark.parametrize(
+    ("number", "condition"),
+    [("060", NEW), ("123", WAITING), ("127", HEALTHY)],
+    ids=["right after create", "before the first delivery", "after the first delivery"],
+)
+def test_the_course_of_a_sink_is_the_recorded_one(number: str, condition: Condition) -> None:
+    assert health(condition) == recorded(number)
+
+
+def test_full_replica_identity_takes_the_notice_away() -> None:
+    assert checks(replace(HEALTHY, notice=False))["Sink configuration"] == ("healthy", None)
+
+
+def test_a_failed_delivery_is_an_error_with_its_words_and_clears_with_the_next_success() -> None:
+    failing = replace(HEALTHY, error="[http_endpoint]: Unexpected status code: 500")
+    assert health(failing)["status"] == "error"
+    assert checks(failing)["Message delivery"] == ("error", "[http_endpoint]: Unexpected status code: 500")
+    assert checks(failing)["Message ingestion"] == ("healthy", None)
+    assert health(HEALTHY)["status"] == "healthy"
+
+
+def test_what_keeps_changes_from_the_engine_is_an_error_of_ingestion() -> None:
+    cut_off = replace(HEALTHY, problem="Postgres does not answer.")
+    assert health(cut_off)["status"] == "error"
+    assert checks(cut_off)["Message ingestion"] == ("error", "Postgres does not answer.")
+    assert checks(cut_off)["Message delivery"] == ("healthy", None)
+
+
+@pytest.mark.parametrize("status", ["paused", "disabled"])
+def test_paused_and_disabled_sinks_are_paused_whatever_else_is_wrong_and_still_say_what(status: Any) -> None:
+    condition = replace(HEALTHY, status=status, error="[http_endpoint]: Unexpected status code: 410")
+    assert health(condition)["status"] == "paused"
+    assert checks(condition)["Message delivery"] == ("error", "[http_endpoint]: Unexpected status code: 410")
+
+
+@pytest.mark.parametrize("condition", [NEW, WAITING, HEALTHY, replace(HEALTHY, error="x", problem="y", status="paused")])
+def test_the_five_checks_come_in_order_and_only_errors_have_words(condition: Condition) -> None:
+    shown = health(condition)["checks"]
+    assert [check["name"] for check in shown] == NAMES
+    assert all(("error" in check) == (check["status"] == "error") for check in shown)
+    assert health(condition)["status"] == overall(condition)
+
+
+def test_a_sink_is_partly_recorded_when_one_of_its_tables_lacks_full_replica_identity() -> None:
+    tables = catalog().tables
+    sink = Sink("s", "s", "e1")
+    assert partly_recorded(sink, tables)
+    assert not partly_recorded(replace(sink, source=Source(include_tables=(NOTIFICATIONS,))), tables)
+    assert partly_recorded(replace(sink, source=Source(include_tables=(("public", "users"),))), tables)

@@ -1,0 +1,271 @@
+"""The console's routes: which values its pages show, and what its buttons do. The HTML is made in `console.py`.
+
+A button is a form with a token that only these pages know (random per process), beside what `HostGuard` asks of every request. With
+10,000 sinks a page looks at all of them in slices, so that deliveries go on meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from heapq import nsmallest
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlencode
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from userhooks.engine import console, requests
+from userhooks.engine.console import Overview, SinkDetail, SinkRow, Slot
+from userhooks.engine.health import health, overall
+from userhooks.engine.refusals import Refused
+from userhooks.engine.resources import Backfill, BackfillState, HttpEndpoint, Sink
+from userhooks.errors import DatabaseUnavailable
+
+if TYPE_CHECKING:
+    from userhooks.engine.app import Engine
+
+SLICE = 200
+"""Sinks that are looked at between two turns of the event loop"""
+_LARGEST_FORM = 16_384
+_STATES: dict[str, BackfillState] = {"pause": "paused", "resume": "active", "cancel": "cancelled"}
+
+
+class NotDone(Exception):
+    """A request that is answered with a page that says why."""
+
+    def __init__(self, status: int, heading: str, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.heading = heading
+
+
+class Console:
+    """The pages of one engine; `writing` is held while a button's work is done, as for every other change."""
+
+    def __init__(self, engine: Engine, writing: asyncio.Lock) -> None:
+        self.engine = engine
+        self.catalog = engine.catalog
+        self._writing = writing
+        self._token = secrets.token_urlsafe(32)
+
+    def routes(self) -> list[Route]:
+        """The pages, and what their forms post to."""
+        sink = "/sinks/{name}"
+        return [
+            Route("/", self._answering(self.first), methods=["GET"]),
+            Route(sink, self._answering(self.sink), methods=["GET"]),
+            Route(sink, self._answering(self.change_sink), methods=["POST"]),
+            Route(sink + "/backfills/{id}", self._answering(self.change_backfill), methods=["POST"]),
+        ]
+
+    def _answering(self, handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except NotDone as exc:
+                return _page(exc.heading, console.message(exc.heading, str(exc)), exc.status)
+            except DatabaseUnavailable as exc:
+                return _page("Not done", console.message("Not done", f"{exc.what} {exc.remedy}"), 503)
+
+        return answer
+
+    # --- what is shown -------------------------------------------------------------------------------------------------
+
+    async def first(self, request: Request) -> Response:
+        """All sinks, or those with `find` in their names: the worst of them."""
+        engine = self.engine
+        find = request.query_params.get("find", "").strip()
+        worst, found = await self._worst(find.lower())
+        slot = engine.reader.slot
+        lag = None if slot is None else slot.restart_lsn + slot.retained - slot.confirmed_lsn
+        sinks = self.catalog.sinks
+        backfills = list(reversed(self.catalog.backfills.values()))
+        backfills.sort(key=lambda one: one.state != "active")
+        seen = Overview(
+            problem=engine.reader.problem,
+            slot=Slot(self.catalog.database.slot_name, slot.retained if slot else None, lag),
+            changes=engine.changes,
+            store_bytes=_store_bytes(engine),
+            find=find,
+            sinks=[self._row(sink) for sink in worst],
+            found=found,
+            all=len(sinks),
+            backfills=[(sinks[one.sink_id].name, one) for one in backfills[: console.SHOWN_BACKFILLS] if one.sink_id in sinks],
+        )
+        return _page("Userhooks engine", console.overview(seen, self._token))
+
+    async def _worst(self, find: str) -> tuple[list[Sink], int]:
+        """Return the sinks to show, failing first, then those with the most pending, and how many have `find` in their names."""
+        engine = self.engine
+        found: list[tuple[bool, int, str, str]] = []
+        ids = iter(list(self.catalog.sinks))
+        while some := list(islice(ids, SLICE)):
+            for sink in [self.catalog.sinks[one] for one in some if one in self.catalog.sinks]:
+                if find in sink.name.lower():
+                    delivery = engine.delivery(sink.id)
+                    fine = delivery.last_error is None and engine.reader.problem_of(sink) is None
+                    found.append((fine, -delivery.pending, sink.name, sink.id))
+            await asyncio.sleep(0)
+        worst = nsmallest(console.SHOWN_SINKS, found)
+        return [self.catalog.sinks[one] for _, _, _, one in worst if one in self.catalog.sinks], len(found)
+
+    def _row(self, sink: Sink) -> SinkRow:
+        engine = self.engine
+        delivery = engine.delivery(sink.id)
+        condition = engine.condition(sink)
+        return SinkRow(
+            id=sink.id,
+            name=sink.name,
+            status=sink.status,
+            health=overall(condition),
+            pending=delivery.pending,
+            failing=delivery.retrying,
+            delivered=delivery.delivered,
+            discarded=delivery.discarded,
+            says=condition.error or condition.problem,
+            oldest=_oldest(delivery),
+        )
+
+    async def sink(self, request: Request) -> Response:
+        """One sink: settings, health, what was given up, backfills."""
+        sink = self._sink(request)
+        delivery = self.engine.delivery(sink.id)
+        discarded = await _discarded(self.engine, sink.id) if delivery.discarded else []
+        backfills = [one for one in reversed(self.catalog.backfills.values()) if one.sink_id == sink.id]
+        seen = SinkDetail(
+            row=self._row(sink),
+            attempted=delivery.attempted,
+            failed=delivery.failed,
+            checks=health(self.engine.condition(sink))["checks"],
+            settings=settings(sink, self.catalog.endpoints[sink.endpoint_id]),
+            discarded=discarded,
+            backfills=backfills[: console.SHOWN_BACKFILLS],
+        )
+        return _page(sink.name, console.sink_page(seen, self._token))
+
+    def _sink(self, request: Request) -> Sink:
+        name = request.path_params["name"]
+        found = next((one for one in self.catalog.sinks.values() if one.name == name), None)
+        if found is None:
+            raise NotDone(404, "Not found", f"There is no sink {name!r}. It may have been deleted or renamed.")
+        return found
+
+    # --- what buttons do -----------------------------------------------------------------------------------------------
+
+    async def change_sink(self, request: Request) -> Response:
+        """Pause, resume, or send again what was given up; answers with the page that the button was on."""
+        form = await self._form(request)
+        async with self._writing:
+            sink = self._sink(request)
+            match form.get("do"):
+                case "pause" if sink.status == "active":
+                    await self.engine.save_sink(replace(sink, status="paused"))
+                case "resume" if sink.status == "paused":
+                    await self.engine.save_sink(replace(sink, status="active"))
+                case "redeliver":
+                    await _redeliver(self.engine, sink.id, [int(form["message"])] if form.get("message", "").isdecimal() else None)
+                case "pause" | "resume":
+                    raise NotDone(409, "Not done", f"The sink {sink.name!r} is {sink.status} by now.")
+                case _:
+                    raise NotDone(400, "Not done", "The form does not say what to do. Load the page again.")
+        if "find" in form:
+            return RedirectResponse("/?" + urlencode({"find": form["find"]}) if form["find"] else "/", 303)
+        return RedirectResponse(console.sink_url(sink.name), 303)
+
+    async def change_backfill(self, request: Request) -> Response:
+        """Pause, resume or cancel a backfill."""
+        form = await self._form(request)
+        async with self._writing:
+            sink = self._sink(request)
+            one = self._backfill(request, sink)
+            state = _STATES.get(form.get("do", ""))
+            if state is None:
+                raise NotDone(400, "Not done", "The form does not say what to do. Load the page again.")
+            try:
+                requests.backfill_state({"state": state}, one.state)
+            except Refused:
+                raise NotDone(409, "Not done", f"The backfill is {one.state} by now.") from None
+            if state != one.state:
+                await self.engine.backfills.change(one.id, state)
+        return RedirectResponse(console.sink_url(sink.name), 303)
+
+    def _backfill(self, request: Request, sink: Sink) -> Backfill:
+        one = self.catalog.backfills.get(request.path_params["id"])
+        if one is None or one.sink_id != sink.id:
+            raise NotDone(404, "Not found", f"The sink {sink.name!r} has no such backfill.")
+        return one
+
+    async def _form(self, request: Request) -> dict[str, str]:
+        """Read a form's fields and check its token."""
+        body = b""
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _LARGEST_FORM:
+                raise NotDone(413, "Not done", "The form is too large.")
+        form = dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
+        if not hmac.compare_digest(form.get("csrf", "").encode(), self._token.encode()):
+            raise NotDone(403, "Not done", "The page is from before the engine's last start. Load it again, then press the button again.")
+        return form
+
+
+def settings(sink: Sink, endpoint: HttpEndpoint) -> dict[str, str]:
+    """Return a sink's settings as text by name, without what may be a secret: values of headers, query strings."""
+    address = f"{endpoint.scheme}://{endpoint.host}:{endpoint.port}{endpoint.path or ''}"
+    headers = sorted([*endpoint.headers, *endpoint.encrypted_headers])
+    columns = [f"{one.column_name} {one.operator} {'' if one.value is None else one.value}".strip() for one in sink.filters or ()]
+    source = sink.source
+    tables = [".".join(name) for name in source.include_tables or ()]
+    shown = {
+        "Id": sink.id,
+        "HTTP endpoint": f"{endpoint.name}, {address}" + (" and a query string" if endpoint.query else ""),
+        "Path": (sink.path or "").partition("?")[0],
+        "Headers": ", ".join(f"{name}: …" for name in headers),
+        "Tables": ", ".join(tables) if source.include_tables is not None else "all of the publication",
+        "Without tables": ", ".join(".".join(name) for name in source.exclude_tables or ()),
+        "Schemas": ", ".join(source.include_schemas or ()),
+        "Without schemas": ", ".join(source.exclude_schemas or ()),
+        "Actions": ", ".join(sink.actions),
+        "Filter": " and ".join(columns) if sink.filters is not None else sink.filter or "none",
+        "Transform": sink.transform or "none",
+        "Annotations": orjson.dumps(dict(sink.annotations)).decode() if sink.annotations else "",
+        "Messages per request": f"{sink.batch_size} at most" if sink.batch else "1, without the batch's envelope",
+        "Order": "kept within each group" if sink.message_grouping else "not kept",
+        "Retries": "without a limit" if sink.max_retry_count is None else f"{sink.max_retry_count} at most",
+        "Timestamps": sink.timestamp_format,
+    }
+    return {name: value for name, value in shown.items() if value}
+
+
+def _page(title: str, main: str, status: int = 200) -> HTMLResponse:
+    """A whole page; the nonce lets its own style and script run and nothing else."""
+    nonce = secrets.token_urlsafe(16)
+    policy = (
+        f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    )
+    headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    return HTMLResponse(console.shell(title, main, nonce), status, headers)
+
+
+def _store_bytes(engine: Any) -> int:
+    return engine.store_bytes() if hasattr(engine, "store_bytes") else 0
+
+
+def _oldest(delivery: Any) -> float | None:
+    return delivery.oldest_age(asyncio.get_running_loop().time()) if hasattr(delivery, "oldest_age") else None
+
+
+async def _discarded(engine: Any, sink_id: str) -> list[Any]:
+    return await engine.discarded(sink_id, console.SHOWN_DISCARDED) if hasattr(engine, "discarded") else []
+
+
+async def _redeliver(engine: Any, sink_id: str, ids: list[int] | None) -> None:
+    if hasattr(engine, "redeliver"):
+        await engine.redeliver(sink_id, ids)
