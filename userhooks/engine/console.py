@@ -141,7 +141,7 @@ def sink_page(seen: SinkDetail, token: str) -> str:
     )
     settings = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in seen.settings.items())
     return (
-        f'<h1>{escape(row.name)}</h1>{says}{_facts(facts)}<p class="does">{_sink_form(row, token, None)}</p>'
+        f'<p><a href="/">All sinks</a></p><h1>{escape(row.name)}</h1>{says}{_facts(facts)}<p class="does">{_sink_form(row, token, None)}</p>'
         f'{checks}<h2>Settings</h2><dl class="settings">{settings}</dl>'
         f"{_discarded(seen, token)}{_backfills_of(seen, token)}"
     )
@@ -329,7 +329,7 @@ def _count(n: int, what: str) -> str:
 
 def _bytes(n: int | None) -> str:
     if n is None:
-        return "not known"
+        return "not known yet"
     size = float(n)
     for unit in ("bytes", "kB", "MB"):
         if size < 1000:
