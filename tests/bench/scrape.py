@@ -1,7 +1,7 @@
-"""What a scrape of the metrics port costs the event loop with 10,000 sinks that have had traffic: `python -m tests.bench.scrape`.
+"""What the metrics page and the console cost the event loop with 10,000 sinks that have had traffic: `python -m tests.bench.scrape`.
 
-A task that wants to run every millisecond notes how late it does, without scrapes and during ten of them; the client is a process of its
-own. Lateness is what a delivery would wait for its turn.
+A task that wants to run every millisecond notes how late it does, without requests and during ten of them; the client is a process of
+its own. Lateness is what a delivery would wait for its turn.
 """
 
 from __future__ import annotations
@@ -13,22 +13,31 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import uvloop
 from uvicorn import Config as ServerConfig
 from uvicorn import Server
 
 from tests.ports import free_port
+from userhooks.engine.api import create_app
 from userhooks.engine.app import Engine
 from userhooks.engine.metrics import metrics_app
 from userhooks.engine.resources import HttpEndpoint, Sink
 from userhooks.engine.startup import Config
 
 SINKS = 10_000
-SCRAPES = 10
-CLIENT = (
-    "import sys, time, urllib.request as u\nfor _ in range(int(sys.argv[2])): print(len(u.urlopen(sys.argv[1]).read())); time.sleep(0.2)"
-)
+REQUESTS = 10
+CLIENT = """
+import sys, time, urllib.request as u
+print(flush=True)
+time.sleep(0.3)
+for _ in range(int(sys.argv[2])):
+    begun = time.perf_counter()
+    size = len(u.urlopen(sys.argv[1]).read())
+    print(size, (time.perf_counter() - begun) * 1000)
+    time.sleep(0.2)
+"""
 
 
 async def lateness(until: asyncio.Future[object] | asyncio.Task[object]) -> list[float]:
@@ -50,7 +59,7 @@ async def main() -> None:
     """Fill an engine that has no Postgres with sinks and counters, serve its metrics, scrape."""
     port = free_port()
     with tempfile.TemporaryDirectory() as home:
-        engine = Engine(Config(0, port, "token", "postgresql://127.0.0.1:1/none", Path(home) / "engine.db"))
+        engine = Engine(Config(port, port, "token", "postgresql://127.0.0.1:1/none", Path(home) / "engine.db"))
         engine.catalog.endpoints["e"] = HttpEndpoint("e", "e", "http", "127.0.0.1", 1)
         template = Sink("", "", "e", status="disabled")
         for n in range(SINKS):
@@ -61,26 +70,26 @@ async def main() -> None:
             latencies = engine.latencies.of(sink.id)
             for histogram in (latencies.succeeded, latencies.failed, latencies.internal):
                 histogram.observe(random.randrange(10**6))
-        server = Server(ServerConfig(metrics_app(engine), port=port, log_config=None))
-        serving = asyncio.create_task(server.serve())
-        quiet = await lateness(asyncio.create_task(asyncio.sleep(2)))
-        url = f"http://127.0.0.1:{port}/metrics"
-        started = time.process_time()
-        client = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", CLIENT, url, str(SCRAPES), stdout=asyncio.subprocess.PIPE, stderr=None
-        )
-        assert client.stdout is not None
-        await client.stdout.readline()  # starting a process holds up the loop, too
-        scraping = asyncio.create_task(client.communicate())
-        busy = await lateness(scraping)
-        sizes = (await scraping)[0].split()
-        server.should_exit = True
-        await serving
+        print(f"{SINKS} sinks; lateness without requests: {shown(await lateness(asyncio.create_task(asyncio.sleep(2))))}")
+        await measure("metrics", metrics_app(engine), port, "/metrics")
+        await measure("console", create_app(engine), port, "/")
         await engine.close()
-    cpu = (time.process_time() - started) / SCRAPES * 1000
-    print(f"{SINKS} sinks, {SCRAPES} scrapes of {int(sizes[0]) / 1e6:.1f} MB, about {cpu:.0f} ms of CPU each (the measuring included)")
-    print(f"lateness without scrapes: {shown(quiet)}")
-    print(f"lateness during scrapes:  {shown(busy)}")
+
+
+async def measure(name: str, app: Any, port: int, path: str) -> None:
+    """Serve an app, ask it ten times, and print what that did to the loop."""
+    server = Server(ServerConfig(app, port=port, log_config=None))
+    serving = asyncio.create_task(server.serve())
+    command = ("-c", CLIENT, f"http://127.0.0.1:{port}{path}", str(REQUESTS))
+    client = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=asyncio.subprocess.PIPE)
+    assert client.stdout is not None
+    await client.stdout.readline()  # starting a process holds up the loop, too
+    asking = asyncio.create_task(client.communicate())
+    late = await lateness(asking)
+    sizes, times = zip(*(line.split() for line in (await asking)[0].splitlines()), strict=True)
+    print(f"{name}: {int(sizes[0]) / 1e3:,.0f} kB in {sorted(map(float, times))[REQUESTS // 2]:.0f} ms; lateness meanwhile: {shown(late)}")
+    server.should_exit = True
+    await serving
 
 
 if __name__ == "__main__":

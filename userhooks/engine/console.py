@@ -127,7 +127,7 @@ def sink_page(seen: SinkDetail, token: str) -> str:
         ("Failing", f"{row.failing:,}"),
         ("Delivered", f"{row.delivered:,}"),
         ("Discarded", f"{row.discarded:,}"),
-        ("Oldest message", _age(row.oldest)),
+        ("Oldest message", _age(row.oldest) or "none"),
         ("Attempts", f"{seen.attempted:,}, {seen.failed:,} failed"),
     ]
     checks = _table(
@@ -141,9 +141,10 @@ def sink_page(seen: SinkDetail, token: str) -> str:
     )
     settings = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in seen.settings.items())
     return (
-        f'<p><a href="/">All sinks</a></p><h1>{escape(row.name)}</h1>{says}{_facts(facts)}<p class="does">{_sink_form(row, token, None)}</p>'
-        f'{checks}<h2>Settings</h2><dl class="settings">{settings}</dl>'
+        f'<p><a href="/">All sinks</a></p><h1>{escape(row.name)}</h1>{says}{_facts(facts)}'
+        f'<p class="does">{_sink_form(row, token, None)}</p>{checks}'
         f"{_discarded(seen, token)}{_backfills_of(seen, token)}"
+        f'<h2>Settings</h2><dl class="settings">{settings}</dl>'
     )
 
 
@@ -208,7 +209,7 @@ def _sink_form(row: SinkRow, token: str, find: str | None) -> str:
     elif row.status == "paused":
         buttons.append(_button("resume", "Resume", row.name))
     if row.discarded:
-        buttons.append(_button("redeliver", "Redeliver", f"what {row.name} gave up"))
+        buttons.append(_button("redeliver", "Redeliver all", f"that {row.name} gave up"))
     if not buttons:
         return ""
     hidden = {} if find is None else {"find": find}

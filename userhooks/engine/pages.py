@@ -103,18 +103,21 @@ class Console:
 
     async def _worst(self, find: str) -> tuple[list[Sink], int]:
         """Return the sinks to show, failing first, then those with the most pending, and how many have `find` in their names."""
-        engine = self.engine
-        found: list[tuple[bool, int, str, str]] = []
-        ids = iter(list(self.catalog.sinks))
+        engine, sinks = self.engine, self.catalog.sinks
+        worst: list[tuple[bool, int, str, str]] = []
+        found = 0
+        ids = iter(list(sinks))
         while some := list(islice(ids, SLICE)):
-            for sink in [self.catalog.sinks[one] for one in some if one in self.catalog.sinks]:
+            ranked = []
+            for sink in [sinks[one] for one in some if one in sinks]:
                 if find in sink.name.lower():
                     delivery = engine.delivery(sink.id)
                     fine = delivery.last_error is None and engine.reader.problem_of(sink) is None
-                    found.append((fine, -delivery.pending, sink.name, sink.id))
+                    ranked.append((fine, -delivery.pending, sink.name, sink.id))
+            worst = nsmallest(console.SHOWN_SINKS, worst + ranked)
+            found += len(ranked)
             await asyncio.sleep(0)
-        worst = nsmallest(console.SHOWN_SINKS, found)
-        return [self.catalog.sinks[one] for _, _, _, one in worst if one in self.catalog.sinks], len(found)
+        return [sinks[one] for _, _, _, one in worst if one in sinks], found
 
     def _row(self, sink: Sink) -> SinkRow:
         engine = self.engine
@@ -237,7 +240,7 @@ def settings(sink: Sink, endpoint: HttpEndpoint) -> dict[str, str]:
         "Annotations": orjson.dumps(dict(sink.annotations)).decode() if sink.annotations else "",
         "Messages per request": f"{sink.batch_size} at most" if sink.batch else "1, without the batch's envelope",
         "Order": "kept within each group" if sink.message_grouping else "not kept",
-        "Retries": "without a limit" if sink.max_retry_count is None else f"{sink.max_retry_count} at most",
+        "Attempts": "without a limit" if sink.max_retry_count is None else f"{sink.max_retry_count} at most",
         "Timestamps": sink.timestamp_format,
     }
     return {name: value for name, value in shown.items() if value}
