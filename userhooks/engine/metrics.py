@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from userhooks.engine.health import overall
 from userhooks.engine.histogram import BOUNDS_US, Histogram
@@ -126,6 +127,7 @@ def _engine(engine: Engine) -> Iterator[str]:
     if slot is not None:
         database_name = {"database_name": database.name}
         yield _one("sequin_replication_slot_size", "gauge", "WAL in bytes that the slot keeps.", labels | database_name, slot.retained)
+        yield _one("userhooks_slot_lag_bytes", "gauge", "WAL in bytes behind which the confirmed position is.", labels, slot.lag)
 
 
 def _one(name: str, kind: str, text: str, labels: Mapping[str, str], value: int) -> str:
@@ -154,11 +156,26 @@ def _slices(all_of_them: Iterable[T], size: int) -> Iterator[list[T]]:
         yield some
 
 
+class Exposition(Response):
+    """The page as an answer that is sent piece by piece. (StreamingResponse would begin with an import that takes 15 ms.)"""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(media_type=CONTENT_TYPE)
+        del self.headers["content-length"]
+        self._engine = engine
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        async for piece in exposition(self._engine):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
 def metrics_app(engine: Engine) -> HostGuard:
     """Return the ASGI app of the metrics port: `/metrics`, nothing else."""
 
-    async def metrics(_: Request) -> StreamingResponse:
-        return StreamingResponse(exposition(engine), media_type=CONTENT_TYPE)
+    async def metrics(_: Request) -> Response:
+        return Exposition(engine)
 
     app = Starlette(routes=[Route("/metrics", metrics)])
     return HostGuard(app, [f"http://127.0.0.1:{engine.config.metrics_port}"])

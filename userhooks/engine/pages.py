@@ -84,13 +84,12 @@ class Console:
         find = request.query_params.get("find", "").strip()
         worst, found = await self._worst(find.lower())
         slot = engine.reader.slot
-        lag = None if slot is None else slot.restart_lsn + slot.retained - slot.confirmed_lsn
         sinks = self.catalog.sinks
         backfills = list(reversed(self.catalog.backfills.values()))
         backfills.sort(key=lambda one: one.state != "active")
         seen = Overview(
             problem=engine.reader.problem,
-            slot=Slot(self.catalog.database.slot_name, slot.retained if slot else None, lag),
+            slot=Slot(self.catalog.database.slot_name, slot.retained if slot else None, slot.lag if slot else None),
             changes=engine.changes,
             store_bytes=_store_bytes(engine),
             find=find,

@@ -59,6 +59,11 @@ class SlotState:
     lost: str | None
     """why Postgres has invalidated the slot: it cannot be read any more"""
 
+    @property
+    def lag(self) -> int:
+        """WAL in bytes between the confirmed position and the WAL's end."""
+        return self.restart_lsn + self.retained - self.confirmed_lsn
+
 
 async def connect(database_url: str, *, replication: bool = False, settings: Mapping[str, str] | None = None) -> AsyncConnection[Any]:
     """Connect with autocommit, and with the session settings that fix how values look as text."""
