@@ -374,6 +374,7 @@ class Engine:
             notice=partly_recorded(sink, self.catalog.tables),
             problem=self.reader.problem_of(sink),
             error=delivery.last_error,
+            discarded=delivery.discarded,
         )
 
     @property

@@ -14,7 +14,8 @@ class Condition:
     """What is known of a sink, in plain values.
 
     `fresh`: made a moment ago. `moved`: something has been delivered. `notice`: see `partly_recorded`. `problem`: what keeps changes from
-    the sink, in words. `error`: what the last delivery attempt failed with; None after a success.
+    the sink, in words. `error`: what the last delivery attempt failed with; None after a success. `discarded`: messages that were given up
+    and not sent again since.
     """
 
     status: SinkStatus
@@ -23,6 +24,14 @@ class Condition:
     notice: bool
     problem: str | None
     error: str | None
+    discarded: int
+
+    @property
+    def delivery_error(self) -> str | None:
+        """What is wrong with deliveries, in words; a message that was given up keeps it wrong until it is sent again."""
+        if self.error is None and self.discarded:
+            return f"{self.discarded:,} message(s) were given up after the last attempt; redeliver them to bring them to the receiver."
+        return self.error
 
 
 def health(condition: Condition) -> dict[str, Any]:
@@ -34,7 +43,7 @@ def health(condition: Condition) -> dict[str, Any]:
         {"name": "Message filtering", "status": quiet},
         _check("Message ingestion", quiet, condition.problem),
         {"name": "Messages pending delivery", "status": quiet},
-        _check("Message delivery", quiet, condition.error),
+        _check("Message delivery", quiet, condition.delivery_error),
     ]
     return {"name": "Consumer health", "status": overall(condition), "checks": checks}
 
@@ -43,7 +52,7 @@ def overall(condition: Condition) -> str:
     """Return the overall status: paused (also for disabled sinks), error, initializing, healthy, or waiting for the first delivery."""
     if condition.status != "active":
         return "paused"
-    if condition.problem is not None or condition.error is not None:
+    if condition.problem is not None or condition.delivery_error is not None:
         return "error"
     if condition.moved:
         return "healthy"

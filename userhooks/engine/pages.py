@@ -111,7 +111,7 @@ class Console:
             for sink in [sinks[one] for one in some if one in sinks]:
                 if find in sink.name.lower():
                     delivery = engine.delivery(sink.id)
-                    fine = delivery.last_error is None and engine.reader.problem_of(sink) is None
+                    fine = delivery.last_error is None and not delivery.discarded and engine.reader.problem_of(sink) is None
                     ranked.append((fine, -delivery.pending, sink.name, sink.id))
             worst = nsmallest(console.SHOWN_SINKS, worst + ranked)
             found += len(ranked)
@@ -131,7 +131,7 @@ class Console:
             failing=delivery.retrying,
             delivered=delivery.delivered,
             discarded=delivery.discarded,
-            says=condition.error or condition.problem,
+            says=condition.delivery_error or condition.problem,
             oldest=_oldest(delivery),
         )
 
@@ -269,5 +269,6 @@ async def _discarded(engine: Any, sink_id: str) -> list[Any]:
 
 
 async def _redeliver(engine: Any, sink_id: str, ids: list[int] | None) -> None:
-    if hasattr(engine, "redeliver"):
-        await engine.redeliver(sink_id, ids)
+    if not hasattr(engine, "redeliver"):
+        raise NotDone(501, "Not done", "This engine does not keep what it gave up.")
+    await engine.redeliver(sink_id, ids)

@@ -14,7 +14,7 @@ from userhooks.engine.health import Condition, health, overall, partly_recorded
 from userhooks.engine.resources import Sink, Source
 
 RECORDED = Path(__file__).parents[2] / "recordings" / "0.14.6" / "api"
-NEW = Condition(status="active", fresh=True, moved=False, notice=True, problem=None, error=None)
+NEW = Condition(status="active", fresh=True, moved=False, notice=True, problem=None, error=None, discarded=0)
 WAITING = replace(NEW, fresh=False)
 HEALTHY = replace(WAITING, moved=True)
 NAMES = ["Sink configuration", "Message filtering", "Message ingestion", "Messages pending delivery", "Message delivery"]
@@ -51,6 +51,14 @@ def test_a_failed_delivery_is_an_error_with_its_words_and_clears_with_the_next_s
     assert checks(failing)["Message delivery"] == ("error", "[http_endpoint]: Unexpected status code: 500")
     assert checks(failing)["Message ingestion"] == ("healthy", None)
     assert health(HEALTHY)["status"] == "healthy"
+
+
+def test_a_message_that_was_given_up_keeps_the_sink_in_error_after_later_successes() -> None:
+    given_up = replace(HEALTHY, discarded=1_200)
+    assert health(given_up)["status"] == "error"
+    assert "1,200 message(s) were given up" in str(checks(given_up)["Message delivery"][1])
+    failing = replace(given_up, error="[http_endpoint]: Unexpected status code: 500")
+    assert checks(failing)["Message delivery"][1] == "[http_endpoint]: Unexpected status code: 500"
 
 
 def test_what_keeps_changes_from_the_engine_is_an_error_of_ingestion() -> None:
