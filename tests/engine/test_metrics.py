@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.engine_program import EngineProgram
 from tests.receiver import Receiver
 from tests.waiting import eventually
+from userhooks.engine.app import Engine
+from userhooks.engine.metrics import exposition
+from userhooks.engine.resources import HttpEndpoint, Sink
+from userhooks.engine.startup import Config
 
 RECORDED = Path(__file__).parents[1] / "recordings" / "0.14.6" / "metrics-page.txt"
 
@@ -106,3 +112,49 @@ def test_each_entity_has_four_series_one_of_them_set(engine: EngineProgram, data
 def test_the_metrics_port_has_nothing_else_and_the_api_port_no_metrics(engine: EngineProgram) -> None:
     assert httpx.get(f"http://127.0.0.1:{engine.config['metrics_port']}/").status_code == 404
     assert httpx.get(engine.url + "/metrics").status_code == 404
+
+
+def offline_page(folder: Path, sinks: int, name: str = "user-{}") -> str:
+    """The page of an engine that has no Postgres but sinks with traffic, each with one fast success and one slow failure."""
+
+    async def read() -> str:
+        engine = Engine(Config(0, 0, "token", "postgresql://127.0.0.1:1/none", folder / "engine.db"))
+        engine.catalog.endpoints["e"] = HttpEndpoint("e", "e", "http", "127.0.0.1", 1)
+        for n in range(sinks):
+            sink = Sink(str(n), name.format(n), "e", status="disabled")
+            engine.catalog.sinks[sink.id] = sink
+            engine._put_in_force(sink, n)
+            engine.delivery(sink.id).attempted = 2
+            latencies = engine.latencies.of(sink.id)
+            latencies.succeeded.observe(2_000)
+            latencies.failed.observe(60_000_000)
+            latencies.internal.observe(90_000)
+        page = b"".join([piece async for piece in exposition(engine)]).decode()
+        await engine.close()
+        return page
+
+    return asyncio.run(read())
+
+
+def test_histograms_have_the_recorded_buckets_and_labels(tmp_path: Path) -> None:
+    text, recorded = offline_page(tmp_path, 1), RECORDED.read_text()
+    for name in ("sequin_delivery_latency_us", "sequin_internal_latency_us"):
+        assert kinds(text)[name] == kinds(recorded)[name] == "histogram"
+        for suffix in ("_bucket", "_sum", "_count"):
+            assert labels_of(text)[name + suffix] == labels_of(recorded)[name + suffix]
+    bounds = [re.findall(rf'^{name}_bucket.*le="([^"]+)"', page, re.M)[:12] for page in (text, recorded)]
+    assert bounds[0] == bounds[1]
+    ok = {s.labels["le"]: s.value for f in families(text) for s in f.samples if s.labels.get("success") == "ok" and "le" in s.labels}
+    assert [ok[le] for le in ("1000", "10000", "+Inf")] == [0, 1, 1]
+    assert 'sequin_delivery_latency_us_sum{consumer_id="0",consumer_name="user-0",success="error"} 60000000' in text
+
+
+def test_beyond_two_hundred_sinks_histograms_are_shared(tmp_path: Path) -> None:
+    counts = [s for f in families(offline_page(tmp_path, 203)) for s in f.samples if s.name == "sequin_internal_latency_us_count"]
+    assert len(counts) == 201
+    assert {s.labels["consumer_name"]: s.value for s in counts}["others"] == 3
+
+
+def test_a_name_cannot_end_its_label(tmp_path: Path) -> None:
+    hostile = 'a" 1\n# TYPE x counter\\'
+    assert samples_of(offline_page(tmp_path, 1, hostile), hostile)["sequin_message_deliver_attempt_count"] == 2
