@@ -304,6 +304,7 @@ class Reader:
         self._trouble = None
         log.info("reading slot %s from LSN %s", config.slot, show_lsn(self.stream.progress.read))
         self._throttle()
+        await self.look_at_slot()
         self._on_connected()
 
     async def _refuse_gone_back(self, position: int) -> None:
