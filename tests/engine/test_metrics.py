@@ -83,7 +83,8 @@ def test_names_kinds_and_labels_are_the_recorded_ones(engine: EngineProgram, dat
     ours = {name: kind for name, kind in kinds(text).items() if not name.startswith("userhooks_")}
     assert ours.items() <= kinds(recorded).items()
     assert len(ours) >= 8
-    assert "userhooks_slot_lag_bytes" in kinds(text)
+    assert {"userhooks_slot_lag_bytes", "userhooks_messages_waiting", "userhooks_store_bytes"} <= kinds(text).keys()
+    assert next(s.value for f in families(text) for s in f.samples if s.name == "userhooks_store_bytes") > 4096
     recorded_labels = labels_of(recorded)
     for name, labels in labels_of(text).items():
         assert name.startswith("userhooks_") or name not in recorded_labels or labels == recorded_labels[name], name

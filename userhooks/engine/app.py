@@ -386,6 +386,11 @@ class Engine:
         """Messages of sinks that keep up which are not delivered yet."""
         return self.reader.load.waiting
 
+    def store_bytes(self) -> int:
+        """Bytes that the store takes on disk, its write-ahead log included."""
+        store = self.config.store
+        return sum(path.stat().st_size for path in (store, store.with_name(store.name + "-wal")) if path.exists())
+
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()

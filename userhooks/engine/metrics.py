@@ -123,6 +123,7 @@ def _engine(engine: Engine) -> Iterator[str]:
     labels = {"replication_slot_id": database.slot_id, "slot_name": database.slot_name}
     yield _one("sequin_messages_ingested_count", "counter", "Changes read from the slot.", labels, engine.changes)
     yield _one("userhooks_messages_waiting", "gauge", "Messages of receivers that keep up, not delivered yet.", {}, engine.backlog())
+    yield _one("userhooks_store_bytes", "gauge", "Bytes that the engine's state takes on disk.", {}, engine.store_bytes())
     slot = engine.reader.slot
     if slot is not None:
         database_name = {"database_name": database.name}

@@ -91,7 +91,7 @@ class Console:
             problem=engine.reader.problem,
             slot=Slot(self.catalog.database.slot_name, slot.retained if slot else None, slot.lag if slot else None),
             changes=engine.changes,
-            store_bytes=_store_bytes(engine),
+            store_bytes=engine.store_bytes(),
             find=find,
             sinks=[self._row(sink) for sink in worst],
             found=found,
@@ -254,10 +254,6 @@ def _page(title: str, main: str, status: int = 200) -> HTMLResponse:
     )
     headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
     return HTMLResponse(console.shell(title, main, nonce), status, headers)
-
-
-def _store_bytes(engine: Any) -> int:
-    return engine.store_bytes() if hasattr(engine, "store_bytes") else 0
 
 
 def _oldest(delivery: Any) -> float | None:
