@@ -222,6 +222,8 @@ def _sink_form(row: SinkRow, token: str, find: str | None) -> str:
 def _discarded(seen: SinkDetail, token: str) -> str:
     if not seen.row.discarded:
         return "<h2>Discarded messages</h2><p>None.</p>"
+    if not seen.discarded:
+        return f"<h2>Discarded messages</h2><p>{_count(seen.row.discarded, 'message')}.</p>"
     url = sink_url(seen.row.name)
     rows = [
         (
