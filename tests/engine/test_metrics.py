@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,8 @@ def offline_page(folder: Path, sinks: int, name: str = "user-{}") -> str:
         await engine.close()
         return page
 
-    return asyncio.run(read())
+    with ThreadPoolExecutor(1) as pool:  # Playwright's loop may be running in this thread
+        return pool.submit(asyncio.run, read()).result()
 
 
 def test_histograms_have_the_recorded_buckets_and_labels(tmp_path: Path) -> None:
