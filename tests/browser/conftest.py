@@ -1,4 +1,4 @@
-"""One Chromium for all browser tests."""
+"""One Chromium for each file of browser tests; Playwright leaves no event loop running in the thread of the tests after them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ARGUMENTS = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
