@@ -4,6 +4,7 @@
 #   make demo      the main job once, without a browser
 #   make browser   the tests in Chromium
 #   make bench     rates and latencies beside a yardstick of the same run
+#   make torture   the engine under crashes, outages, dead receivers and a soak: about 25 minutes
 #   make clean     remove everything that the commands above made
 #   make notebooks / clean-notebooks / lock   for those who change the project
 
@@ -12,7 +13,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
-.PHONY: install lab test demo browser bench clean notebooks clean-notebooks lock
+.PHONY: install lab test demo browser bench torture clean notebooks clean-notebooks lock
 
 install: $(STAMP)
 
@@ -43,10 +44,16 @@ browser: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench.run
 
+torture: $(STAMP)
+	$(BIN)/python -m tests.torture
+
 notebooks: $(STAMP)
 	$(BIN)/python -m tests.notebooks.refresh $(NOTEBOOKS)
 
-clean-notebooks: $(STAMP)
+clean-torture: $(STAMP)
+	$(BIN)/python -m tests.torture
+
+notebooks: $(STAMP)
 	$(BIN)/python -m tests.notebooks.normalise $(NOTEBOOKS)
 
 lock: $(STAMP)
