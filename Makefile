@@ -50,10 +50,7 @@ torture: $(STAMP)
 notebooks: $(STAMP)
 	$(BIN)/python -m tests.notebooks.refresh $(NOTEBOOKS)
 
-clean-torture: $(STAMP)
-	$(BIN)/python -m tests.torture
-
-notebooks: $(STAMP)
+clean-notebooks: $(STAMP)
 	$(BIN)/python -m tests.notebooks.normalise $(NOTEBOOKS)
 
 lock: $(STAMP)
