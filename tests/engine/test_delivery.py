@@ -109,7 +109,7 @@ def test_the_retry_limit_counts_attempts_and_then_frees_the_row(engine: EnginePr
     assert [r.status for r in receiver.requests] == [500, 500, 500, 200]
 
 
-@pytest.mark.parametrize("status", [301, 307, 404, 410, 429, 500, 503])
+@pytest.mark.parametrize("status", [301, 307, 404, 429, 500, 503])
 def test_everything_but_2xx_is_tried_again(engine: EngineProgram, database: Connection, receiver: Receiver, status: int) -> None:
     engine.user_sink(1, receiver.url)
     receiver.script = lambda *_: status if len(receiver.requests) < 2 else 204

@@ -35,6 +35,7 @@ PURE = [
     "engine/routing.py",
     "engine/snapshot.py",
     "engine/terms.py",
+    "engine/transforms.py",
     "engine/trouble.py",
     "engine/values.py",
     "inspector/answers.py",

@@ -157,4 +157,14 @@ def api_key(one: ApiKey) -> dict[str, Any]:
 
 def function(one: Function) -> dict[str, Any]:
     """A function as config/apply answers it."""
-    return {"name": one.name, "type": one.type, "description": one.description, "function": {"type": one.type, "code": one.code}}
+    return {
+        "name": one.name,
+        "type": one.type,
+        "description": one.description,
+        "function": {"type": one.type, code_key(one.type): one.code},
+    }
+
+
+def code_key(function_type: str) -> str:
+    """Return what the code of such a function is called in requests and answers."""
+    return "path" if function_type == "path" else "code"

@@ -11,8 +11,10 @@ import hashlib
 import hmac
 import logging
 import re
+import sqlite3
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 import orjson
@@ -32,6 +34,7 @@ from userhooks.guard import HostGuard
 
 log = logging.getLogger(__name__)
 VERSION = "v0.14.6"
+_DISCARDED_SHOWN = 1000
 _UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _HOW = (
     "\n\nAPI tokens are generated in the Sequin console (console.sequin.io) and should be included in the Authorization header"
@@ -95,6 +98,8 @@ class Api:
                 "DELETE": self.delete_endpoint,
             },
             sink: {"GET": self.list_sinks, "POST": self.create_sink},
+            sink + "/{name}/discarded": {"GET": self.list_discarded},
+            sink + "/{name}/redeliver": {"POST": self.redeliver},
             sink + "/{name}": {"GET": self.get_sink, "PUT": self.update_sink, "PATCH": self.update_sink, "DELETE": self.delete_sink},
             backfill: {"GET": self.list_backfills, "POST": self.create_backfill},
             backfill + "/{id}": {"GET": self.get_backfill, "PUT": self.update_backfill, "PATCH": self.update_backfill},
@@ -125,6 +130,9 @@ class Api:
                 return _json(exc.body, exc.status)
             except _Malformed:
                 return Response("Bad Request", 400, media_type="text/html")
+            except sqlite3.Error as exc:
+                log.error("a request could not be carried out: %s", exc)
+                return _json({"summary": f"The engine's store cannot be written: {exc}. Make room on its disk, then try again."}, 503)
             except DatabaseUnavailable as exc:
                 return _json({"summary": exc.what}, 503)
 
@@ -228,6 +236,19 @@ class Api:
         one = self._sink(request.path_params["name"])
         await self.engine.delete_sink(one.id)
         return {"id": one.id, "deleted": True}
+
+    async def list_discarded(self, request: Request, _: dict[str, Any]) -> Any:
+        """The first messages of a sink that were given up, oldest first."""
+        sink = self._sink(request.path_params["name"])
+        return {"data": [asdict(one) for one in await self.engine.discarded(sink.id, _DISCARDED_SHOWN)]}
+
+    async def redeliver(self, request: Request, body: dict[str, Any]) -> Any:
+        """Send messages that were given up once more: all, or those in `ids`."""
+        sink = self._sink(request.path_params["name"])
+        ids = body.get("ids")
+        if ids is not None and not (isinstance(ids, list) and all(type(one) is int for one in ids)):
+            raise refused("ids must be a list of whole numbers, as `discarded` shows them")
+        return {"redelivered": await self.engine.redeliver(sink.id, ids)}
 
     # --- backfills -----------------------------------------------------------------------------------------------------
 

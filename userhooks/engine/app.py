@@ -9,9 +9,12 @@ import asyncio
 import hashlib
 import logging
 import random
+import sqlite3
 import time
 import uuid
-from collections.abc import Callable
+from array import array
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -21,18 +24,19 @@ from psycopg.conninfo import conninfo_to_dict
 
 from userhooks.engine import functions, tables
 from userhooks.engine.backfills import Backfills
+from userhooks.engine.backlog import Backlog
 from userhooks.engine.clock import utc_now
-from userhooks.engine.delivery import SinkDelivery
+from userhooks.engine.delivery import LONG_SECONDS, SinkDelivery
 from userhooks.engine.health import Condition, health, partly_recorded
 from userhooks.engine.histogram import HistogramPool
-from userhooks.engine.http import HttpClient
+from userhooks.engine.http import HttpClient, raise_file_limit
 from userhooks.engine.reader import Reader
-from userhooks.engine.rendering import Change, SinkForm
-from userhooks.engine.resources import ApiKey, Backfill, Catalog, Database, Function, HttpEndpoint, Sink
+from userhooks.engine.rendering import Change, SinkForm, Transform
+from userhooks.engine.resources import ApiKey, Backfill, Catalog, Database, Discarded, Function, HttpEndpoint, Sink
 from userhooks.engine.retry import Schedule
 from userhooks.engine.routing import Route, Router
 from userhooks.engine.startup import Config
-from userhooks.engine.store import Store
+from userhooks.engine.store import Flush, Store
 from userhooks.errors import DatabaseUnavailable
 
 log = logging.getLogger(__name__)
@@ -41,6 +45,7 @@ T = TypeVar("T")
 FLUSH_SECONDS = 0.1
 STATUS_SECONDS = 10.0
 _NEW_SINK_SECONDS = 1.0
+_GONE = "The endpoint answered 410 Gone, so the sink is paused. Change its URL or set it active again."
 
 
 class Engine:
@@ -48,7 +53,7 @@ class Engine:
 
     def __init__(self, config: Config, *, luck: random.Random | None = None) -> None:
         self.config = config
-        self._store = Store(config.store)
+        self._store = Store(config.store, config.store_max_pages)
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         self._luck = luck or random.Random()  # noqa: S311  # jitter, not cryptography
         self._schedule = Schedule(base=config.retry_base)
@@ -59,7 +64,9 @@ class Engine:
         self._sink_lock = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self.latencies = HistogramPool()
-        self._client = HttpClient(allow_private=config.allow_private)
+        self._client = HttpClient(allow_private=config.allow_private, places=raise_file_limit())
+        self._store_problem: str | None = None
+        self._positions: deque[tuple[float, int]] = deque()
         self.catalog = Catalog(_database(config, self._store))
         self.reader = Reader(
             config,
@@ -69,6 +76,12 @@ class Engine:
             write=self._write,
             on_watermark=lambda token: self.backfills.watermark(token),
             on_connected=lambda: self.backfills.run_active(),
+        )
+        self._backlog = Backlog(
+            self._store,
+            self._write,
+            on_gone=lambda delivery: self._client.spawn(self._pause(delivery.sink.id, _GONE)),
+            on_caught_up=lambda delivery: self.backfills.poke(delivery.sink.id),
         )
         self.backfills = Backfills(
             config.database_url,
@@ -101,10 +114,14 @@ class Engine:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.backfills.close()
+        await self._backlog.close()
         for delivery in self._deliveries.values():
             delivery.close()
         self._client.close()
-        await self._flush()
+        try:
+            await self._flush()
+        except sqlite3.Error as exc:
+            log.error("what was delivered last could not be noted: %s", exc)
         await self.reader.close()
         self._writer.shutdown()
         self._store.close()
@@ -128,6 +145,14 @@ class Engine:
                 sinks.append((resource, stored.number))
         for sink, number in sinks:
             self._put_in_force(sink, number)
+        self._backlog.restore_shapes(self.reader.types)
+        waiting: dict[int, array[int]] = {}
+        for row, number in self._store.backlog():
+            waiting.setdefault(number, array("q")).append(row)
+        given_up = self._store.discarded_count()
+        for delivery in self._deliveries.values():
+            delivery.discarded = given_up.get(delivery.number, 0)
+            delivery.restore(waiting.get(delivery.number, ()))
 
     # --- progress ------------------------------------------------------------------------------------------------------
 
@@ -137,36 +162,62 @@ class Engine:
             await asyncio.sleep(FLUSH_SECONDS)
             try:
                 await self._flush()
+                self._store_problem = None
+            except sqlite3.Error as exc:
+                problem = (
+                    f"The engine's store cannot be written: {exc}. What is not delivered waits in Postgres' WAL meanwhile. "
+                    f"Make room on the disk of {self.config.store}."
+                )
+                if problem != self._store_problem:
+                    log.error("%s", problem)
+                self._store_problem = problem
             except Exception:
-                log.exception("progress could not be written to the store; the slot keeps what is not confirmed")
+                log.exception("progress could not be noted; the slot keeps what is not confirmed")
             now = time.monotonic()
             if now - last_look > 1.0:
                 last_look = now
+                self._note_position(now)
                 for delivery in self._deliveries.values():
                     delivery.look()
             if now - last_status > STATUS_SECONDS:
                 last_status = now
                 await self.reader.look_at_slot()
 
+    def _note_position(self, now: float) -> None:
+        """Remember how far the slot was read when; the first entry is then one of `LONG_SECONDS` ago."""
+        if self.reader.stream is not None:
+            self._positions.append((now, self.reader.stream.progress.read))
+        while len(self._positions) > 1 and self._positions[1][0] <= now - LONG_SECONDS:
+            self._positions.popleft()
+
     async def _flush(self) -> None:
-        """Commit how far everything is delivered, and what is delivered beyond; only then tell Postgres."""
+        """Commit how far everything is delivered or stored, and what is delivered beyond; only then tell Postgres. Raises sqlite3.Error."""
         stream = self.reader.stream
-        if stream is None:
+        lsn = self.reader.confirmed if stream is None else stream.progress.confirmable()
+        old = 0
+        if self._positions and self._positions[0][0] <= time.monotonic() - LONG_SECONDS and lsn < self._positions[0][1]:
+            old = self._positions[0][1]
+        batch = self._backlog.collect(self._deliveries.values(), old)
+        taken = []
+        for transaction in stream.progress.unsettled() if stream is not None else ():
+            if transaction.acknowledged:
+                done, transaction.acknowledged = transaction.acknowledged, []
+                batch.flush.acknowledged.extend((transaction.commit_lsn, index, sink) for index, sink in done)
+                taken.append((transaction, done))
+        if lsn == self.reader.confirmed and not batch.flush:
             return
-        lsn = stream.progress.confirmable()
-        acknowledged: list[tuple[int, int, int]] = []
-        flushed = []
-        for transaction in stream.progress.unsettled():
-            done = transaction.acknowledged
-            if len(done) > transaction.flushed:
-                acknowledged.extend((transaction.commit_lsn, index, sink) for index, sink in done[transaction.flushed :])
-                flushed.append((transaction, len(done)))
-        if lsn == self.reader.confirmed and not acknowledged:
-            return
-        await self._write(self._store.flush, lsn, acknowledged)
-        for transaction, count in flushed:
-            transaction.flushed = count
-        self.reader.confirm(lsn)
+        try:
+            await self._write(self._store.flush, lsn, batch.flush)
+        except BaseException:
+            self._backlog.is_not_written(batch)
+            for transaction, done in taken:
+                transaction.acknowledged[:0] = done
+            if batch.flush.kept:  # perhaps there is no room for more; what is delivered may make some
+                await self._write(self._store.flush, self.reader.confirmed, Flush(done=batch.flush.done))
+            raise
+        self._backlog.is_written(batch)
+        if stream is not None:
+            self.reader.confirm(lsn)
 
     async def _write(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Run a method of the store on its thread."""
@@ -192,9 +243,12 @@ class Engine:
         await self._write(self._store.save, function)
         self.catalog.functions[function.id] = function
         for sink in self.catalog.sinks.values():
+            delivery = self._deliveries[sink.id]
             if sink.filter == function.name:
                 self._route(sink)
-                self._deliveries[sink.id].rejudge()
+                delivery.rejudge()
+            if function.name in (sink.filter, sink.transform):
+                delivery.configure(sink, self.catalog.endpoints[sink.endpoint_id], self._form(sink))
 
     async def save_api_key(self, key: ApiKey) -> None:
         """Create or replace an API key."""
@@ -216,6 +270,8 @@ class Engine:
         """
         async with self._sink_lock:
             before = self.catalog.sinks.get(sink.id)
+            if sink.status == "active":
+                sink = replace(sink, paused_because=None)
             starts = sink.status != "disabled" and (before is None or before.status == "disabled")
             if starts:
                 await self._start_sink(sink)
@@ -233,7 +289,7 @@ class Engine:
                 await self.backfills.cancel_those_of(sink.id)
                 return
             self._route(sink)
-            if (before.filter, before.filters, before.annotations) != (sink.filter, sink.filters, sink.annotations):
+            if _choice(before) != _choice(sink):
                 delivery.rejudge()
             delivery.configure(sink, self.catalog.endpoints[sink.endpoint_id], self._form(sink))
             self.backfills.poke(sink.id)
@@ -267,6 +323,13 @@ class Engine:
         self._route(sink)
         delivery.release(start_lsn)
 
+    async def _pause(self, sink_id: str, reason: str) -> None:
+        """Pause a sink for a reason of the engine's own."""
+        sink = self.catalog.sinks.get(sink_id)
+        if sink is not None and sink.status == "active":
+            await self.save_sink(replace(sink, status="paused", paused_because=reason))
+            log.warning("sink %s: %s", sink.name, reason)
+
     def _put_in_force(self, sink: Sink, number: int, *, held: bool = False) -> None:
         self._deliveries[sink.id] = SinkDelivery(
             sink,
@@ -277,6 +340,8 @@ class Engine:
             load=self.reader.load,
             schedule=self._schedule,
             luck=self._luck,
+            disk=self._backlog,
+            latencies=self.latencies,
             held=held,
         )
         if sink.status != "disabled":
@@ -300,11 +365,20 @@ class Engine:
                     broken = f"the filter function {sink.filter!r} is not usable: {exc}"
         route = Route(sink.id, self._deliveries[sink.id], sink.source, sink.actions, self._start_lsns[sink.id], bound, broken)
         self._router.add(route)
-        self._deliveries[sink.id].judge = self._judge(bound, broken)
+        self._deliveries[sink.id].judge = self._judge(sink, bound, broken)
 
-    @staticmethod
-    def _judge(bound: functions.Bound | None, broken: str | None) -> Callable[[Change], bool]:
+    def _judge(self, sink: Sink, bound: functions.Bound | None, broken: str | None) -> Callable[[Change], bool]:
+        """What waits is judged again by the sink as it is now; a row of a backfill that was cancelled is not wanted any more."""
+
         def judge(change: Change) -> bool:
+            if change.backfill_id is not None:
+                backfill = self.catalog.backfills.get(change.backfill_id)
+                if backfill is None or backfill.state == "cancelled":
+                    return False
+            elif change.action not in sink.actions:
+                return False
+            if not sink.source.covers(*change.shape.table):
+                return False
             if broken is not None:
                 raise functions.FunctionRaised(broken)
             return True if bound is None else bound.accepts(change)
@@ -328,7 +402,24 @@ class Engine:
 
     def _form(self, sink: Sink) -> SinkForm:
         constants = self._constants(sink)
-        return SinkForm(constants["consumer"], constants["database"], sink.timestamp_format)
+        return SinkForm(constants["consumer"], constants["database"], sink.timestamp_format, self._transform(sink, constants))
+
+    def _transform(self, sink: Sink, constants: Mapping[str, Any]) -> Transform | None:
+        """Return the sink's transform; one that is not usable raises for every message."""
+        if sink.transform is None:
+            return None
+        function = next((f for f in self.catalog.functions.values() if f.name == sink.transform), None)
+        broken = f"the function {sink.transform!r} does not exist"
+        if function is not None:
+            try:
+                return functions.parse_transform(function.code, function.type).bind(constants, sink.timestamp_format)
+            except functions.FunctionError as exc:
+                broken = f"the function {sink.transform!r} is not usable: {exc}"
+
+        def raising(change: Change) -> bytes:
+            raise functions.FunctionRaised(broken)
+
+        return raising
 
     async def delete_sink(self, sink_id: str) -> None:
         """Remove a sink with its backfills and everything it still owed."""
@@ -360,6 +451,14 @@ class Engine:
         """Return the counters of a sink: pending, delivered, attempted, failed, retrying, last_error."""
         return self._deliveries[sink_id]
 
+    async def discarded(self, sink_id: str, limit: int) -> list[Discarded]:
+        """Return the messages of a sink that were given up, oldest first."""
+        return await self._backlog.discarded(self._deliveries[sink_id], limit)
+
+    async def redeliver(self, sink_id: str, ids: Sequence[int] | None) -> int:
+        """Send messages that were given up once more, all or those named; returns how many."""
+        return await self._backlog.redeliver(self._deliveries[sink_id], ids)
+
     def health(self, sink: Sink) -> dict[str, Any]:
         """Return the `health` object of a sink."""
         return health(self.condition(sink))
@@ -372,8 +471,8 @@ class Engine:
             fresh=time.monotonic() - self._created.get(sink.id, 0.0) < _NEW_SINK_SECONDS,
             moved=delivery.delivered > 0,
             notice=partly_recorded(sink, self.catalog.tables),
-            problem=self.reader.problem_of(sink),
-            error=delivery.last_error,
+            problem=self.reader.problem_of(sink) or self._store_problem,
+            error=sink.paused_because or delivery.last_error,
             discarded=delivery.discarded,
         )
 
@@ -382,14 +481,19 @@ class Engine:
         """Changes read from the slot since the start."""
         return self.reader.stream.changes if self.reader.stream is not None else 0
 
-    def backlog(self) -> int:
-        """Messages of sinks that keep up which are not delivered yet."""
+    def unsaved(self) -> int:
+        """Messages that only memory has."""
         return self.reader.load.waiting
 
     def store_bytes(self) -> int:
         """Bytes that the store takes on disk, its write-ahead log included."""
         store = self.config.store
         return sum(path.stat().st_size for path in (store, store.with_name(store.name + "-wal")) if path.exists())
+
+
+def _choice(sink: Sink) -> tuple[Any, ...]:
+    """What decides which changes a sink is sent."""
+    return sink.filter, sink.filters, sink.annotations, sink.actions, sink.source
 
 
 def _sha256(text: str) -> str:

@@ -161,6 +161,11 @@ class BackfillRun:
             page.owed += 1
             delivery.owe(Message(change, page, group_of(delivery, change), unjudged))
 
+    @property
+    def _may_read(self) -> bool:
+        """A sink that is paused, or has to catch up on live changes first, is not read for: a backfill never fills the store."""
+        return self._delivery.sink.status == "active" and not self._delivery.behind
+
     # --- reading -------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -201,7 +206,7 @@ class BackfillRun:
 
     async def _next_page(self, connection: AsyncConnection[Any]) -> bool:
         """Read one page, wait until it is released; False at the end of the table."""
-        await self._until(lambda: len(self._pages) < PAGES_IN_DELIVERY and self._delivery.sink.status == "active")
+        await self._until(lambda: len(self._pages) < PAGES_IN_DELIVERY and self._may_read)
         await self._store()
         again = list(islice(self._again, PAGE_ROWS))
         page = await self._read(connection, again)

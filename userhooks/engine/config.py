@@ -56,17 +56,23 @@ def _function(one: Any, ids: Mapping[str, str], new_id: Callable[[], str]) -> Fu
         raise _cannot(name, {"name": BAD_NAME})
     nested = one.get("function")
     inner: dict[str, Any] = nested if isinstance(nested, dict) else one
-    kind, code = inner.get("type"), inner.get("code")
-    kind = "transform" if kind == "function" else kind
-    if not isinstance(kind, str) or not isinstance(code, str):
-        raise _cannot(name, {"function": {"code" if isinstance(kind, str) else "type": "can't be blank"}})
+    kind = "transform" if inner.get("type") == "function" else inner.get("type")
+    if not isinstance(kind, str):
+        raise _cannot(name, {"function": {"type": "can't be blank"}})
+    key = answers.code_key(kind)
+    code = inner.get(key)
+    if not isinstance(code, str) or not code:
+        raise _cannot(name, {"function": {key: "can't be blank"}})
     description = one.get("description") if inner is not one else None
     if description is not None and not isinstance(description, str):
         raise _cannot(name, {"description": "is invalid"})
     try:
-        functions.parse(code, kind)
+        if kind in ("transform", "path"):
+            functions.parse_transform(code, kind)
+        else:
+            functions.parse(code, kind)
     except functions.FunctionError as exc:
-        raise _cannot(name, {"function": {"code": str(exc)}}) from exc
+        raise _cannot(name, {"function": {key: str(exc)}}) from exc
     return Function(ids.get(name) or new_id(), name, kind, code, description)
 
 
@@ -99,7 +105,7 @@ def plan(wanted: list[Function], catalog: Catalog) -> dict[str, Any]:
 
 
 def _planned(one: Function) -> dict[str, Any]:
-    return {"name": one.name, "type": one.type, "code": one.code, "description": one.description}
+    return {"name": one.name, "type": one.type, answers.code_key(one.type): one.code, "description": one.description}
 
 
 class _Dumper(yaml.SafeDumper):

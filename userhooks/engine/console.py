@@ -13,7 +13,7 @@ from importlib.resources import files
 from typing import Any
 from urllib.parse import quote
 
-from userhooks.engine.resources import Backfill, SinkStatus
+from userhooks.engine.resources import Backfill, Discarded, SinkStatus
 
 _SHELL = (files("userhooks.engine") / "console.html").read_text(encoding="utf-8")
 SHOWN_SINKS = 100
@@ -68,19 +68,6 @@ class Overview:
 
 
 @dataclass(frozen=True, slots=True)
-class DiscardedRow:
-    """One message that was given up, as the sink's page shows it."""
-
-    id: int
-    table: str
-    key: str
-    action: str
-    attempts: int
-    error: str
-    discarded_at: str
-
-
-@dataclass(frozen=True, slots=True)
 class SinkDetail:
     """What a sink's page shows beside its row: checks of its health, settings by name, what was given up, backfills newest first."""
 
@@ -89,7 +76,7 @@ class SinkDetail:
     failed: int
     checks: Sequence[Mapping[str, Any]]
     settings: Mapping[str, str]
-    discarded: Sequence[DiscardedRow]
+    discarded: Sequence[Discarded]
     backfills: Sequence[Backfill]
 
 

@@ -1,7 +1,12 @@
-"""The messages that each sink still owes: their order, batches, attempts and retries. Sockets are in `http.py`, waits in `retry.py`.
+"""The messages that each sink still owes: their order, batches, attempts and retries. Sockets are in `http.py`, waits in `retry.py`,
+what waits on disk in `backlog.py`.
 
 One `SinkDelivery` per sink. A message's group (by default its row) has at most one batch on its way; later messages of the group wait for
 it, also while it is in backoff, so order per group is kept under failure, and other groups pass by.
+
+Where a sink's messages are, in the order of their commits: on their way or in backoff, `_busy` (behind one of those, in its group),
+`_ready`, `_tail` (only on disk), `_fresh` (just come, not on disk yet). The last two are in use while the sink is `behind`: paused, down,
+stalled, or slower than its traffic. Then memory keeps a window, and the rest is read back as the window empties.
 """
 
 from __future__ import annotations
@@ -10,11 +15,16 @@ import asyncio
 import heapq
 import logging
 import random
+import time
+from array import array
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Protocol
 from urllib.parse import quote
 
+from userhooks.engine.functions import FunctionRaised
+from userhooks.engine.histogram import HistogramPool
 from userhooks.engine.http import HttpClient, OriginKey
 from userhooks.engine.rendering import Change, SinkForm, render
 from userhooks.engine.resources import HttpEndpoint, Sink
@@ -25,8 +35,20 @@ log = logging.getLogger(__name__)
 IN_FLIGHT_PER_SINK = 50
 LINGER_SECONDS = 0.005
 """How long a batch that is not full waits for more (sequin v0.14.6: 5 ms)."""
+QUICK_SECONDS = 1.0
+"""A sink whose last answer took longer, or was no 2xx, shares the connections for suspects."""
 STALLED_SECONDS = 2.0
-"""A sink whose receiver has answered nothing for this long no longer slows down the reading of the slot."""
+"""A sink whose receiver has answered nothing for this long is behind."""
+LONG_SECONDS = 5.0
+"""What would wait longer than this in memory goes to the store."""
+DOWN_AFTER = 5
+"""Failed attempts in a row after which nothing new is tried: what has failed is tried again, one request at a time, until one succeeds."""
+ROOM = 1000
+"""Batches in backoff at which a sink tries nothing new."""
+WINDOW = 1000
+"""Messages that a sink which is behind keeps in memory."""
+BLOCKED_WINDOW = 100
+"""Messages of one blocked group that are kept in memory."""
 USER_AGENT = "userhooks/0.1"
 
 
@@ -37,24 +59,56 @@ class Owed(Protocol):
         """The message is delivered."""
 
     def forgive(self) -> None:
-        """The message is no longer owed."""
+        """The message is no longer owed from here: nobody wants it any more, or the store has it."""
 
 
 class Message:
-    """One change that one sink owes its receiver. `unjudged`: the filter has to be asked (again) before it may be sent."""
+    """One change that one sink owes its receiver. `unjudged`: the filter has to be asked (again) before it may be sent.
 
-    __slots__ = ("attempts", "change", "group", "owed", "unjudged")
+    `row` is its id in the store; NOT_STORED, BEING_STORED, or SETTLED while it is being stored.
+    """
 
-    def __init__(self, change: Change, owed: Owed, group: object, unjudged: bool = False) -> None:
+    __slots__ = ("attempts", "change", "group", "owed", "row", "unjudged")
+
+    def __init__(self, change: Change, owed: Owed, group: object, unjudged: bool = False, row: int = 0, attempts: int = 0) -> None:
         self.change = change
         self.owed = owed
         self.group = group
-        self.attempts = 0
+        self.attempts = attempts
         self.unjudged = unjudged
+        self.row = row
+
+
+NOT_STORED, BEING_STORED, SETTLED = 0, -1, -2
+
+
+class Disk(Protocol):
+    """Where messages wait that memory does not keep."""
+
+    def attend(self, delivery: SinkDelivery) -> None:
+        """Ask the sink with each flush what it wants stored, for as long as it is `uneasy`."""
+
+    def done(self, rows: Iterable[int]) -> None:
+        """These rows are delivered or not wanted any more."""
+
+    def failed_again(self, row: int, attempts: int) -> None:
+        """A stored message has failed so many times by now."""
+
+    def discard(self, delivery: SinkDelivery, message: Message, error: str) -> None:
+        """Keep a message that is given up."""
+
+    def load(self, rows: Sequence[int], delivery: SinkDelivery, take: Callable[[list[Message]], None]) -> None:
+        """Read messages back and hand them to `take`."""
+
+    def caught_up(self, delivery: SinkDelivery) -> None:
+        """The sink is not behind any more."""
+
+    def endpoint_is_gone(self, delivery: SinkDelivery) -> None:
+        """The endpoint has answered 410."""
 
 
 class Load:
-    """How many messages wait for receivers that keep up; the reading of the slot stops while there are too many."""
+    """How many messages only memory has; the reading of the slot stops while there are too many."""
 
     def __init__(self, high: int, low: int, changed: Callable[[], None]) -> None:
         self.high = high
@@ -67,6 +121,30 @@ class Load:
         before, self.waiting = self.waiting, self.waiting + count
         if (before <= self.high) != (self.waiting <= self.high) or (before <= self.low) != (self.waiting <= self.low):
             self._changed()
+
+
+class Rows:
+    """Row ids in order, eight bytes each."""
+
+    def __init__(self) -> None:
+        self._ids = array("q")
+        self._first = 0
+
+    def __len__(self) -> int:
+        return len(self._ids) - self._first
+
+    def extend(self, rows: Iterable[int]) -> None:
+        """Add rows at the end."""
+        self._ids.extend(rows)
+
+    def take(self, count: int) -> list[int]:
+        """Take rows from the front."""
+        taken = self._ids[self._first : self._first + count].tolist()
+        self._first += len(taken)
+        if self._first > 10_000 and self._first * 2 > len(self._ids):
+            del self._ids[: self._first]
+            self._first = 0
+        return taken
 
 
 class SinkDelivery:
@@ -83,6 +161,8 @@ class SinkDelivery:
         load: Load,
         schedule: Schedule,
         luck: random.Random,
+        disk: Disk,
+        latencies: HistogramPool,
         held: bool = False,
     ) -> None:
         self.number = number
@@ -90,22 +170,33 @@ class SinkDelivery:
         self.delivered = self.attempted = self.failed = self.discarded = 0
         self.last_error: str | None = None
         self.pending = 0
+        self.behind = False
+        self.suspect = True
         self._client = client
         self._loop = client.loop
         self._load = load
         self._schedule = schedule
         self._luck = luck
+        self._disk = disk
+        self._latencies = latencies
         self._ready: deque[Message] = deque()
-        self._busy: dict[object, deque[Message] | None] = {}
+        self._busy: dict[object, deque[Message | int] | None] = {}
         self._retries: list[tuple[float, int, list[Message]]] = []
         self._retry_count = 0
-        self._in_flight = 0
-        self._lagging = False
+        self._flying: set[Attempt] = set()
+        self._tail = Rows()
+        self._fresh: deque[Message] = deque()
+        self._loading = False
+        self._swept = False
+        self._epoch = 0
+        self._misses = 0
         self._held = held
         self._linger: asyncio.TimerHandle | None = None
         self._lingered = False
         self._wake: asyncio.TimerHandle | None = None
         self._progressed = 0.0
+        self._delivered_before = 0
+        self._crowded = False
         self.configure(sink, endpoint, form)
 
     # --- what the sink is ----------------------------------------------------------------------------------------------
@@ -115,15 +206,18 @@ class SinkDelivery:
         self.sink = sink
         self.form = form
         self._origin: OriginKey = (endpoint.scheme, endpoint.host, endpoint.port)
-        self._head, self._tail = request_head(endpoint, sink.path)
-        self._retries = [(0.0, n, batch) for _, n, batch in self._retries]
-        heapq.heapify(self._retries)
-        self._lag()
+        self._head, self._tail_of_head = request_head(endpoint, sink.path)
+        self._misses = 0
+        self._hurry()
+        if sink.status == "paused":
+            self._fall_behind()
+        else:
+            self._catch_up()
         self._offer()
 
     def rejudge(self) -> None:
-        """The filter has changed: ask it again about everything that waits."""
-        for message in self._waiting():
+        """The filter has changed: ask it again about everything that waits; what is on disk is judged when it comes back."""
+        for message in self._in_memory():
             message.unjudged = True
 
     def hold(self) -> None:
@@ -132,47 +226,57 @@ class SinkDelivery:
 
     def release(self, start_lsn: int) -> None:
         """End the hold: the sink owes what committed at or after `start_lsn`, and nothing of before."""
-        for message in [m for m in self._ready if m.change.commit_lsn < start_lsn]:
-            self._ready.remove(message)
-            self._forgive(message)
+        for queue in (self._ready, self._fresh):
+            for message in [m for m in queue if m.change.backfill_id is None and m.change.commit_lsn < start_lsn]:
+                queue.remove(message)
+                self._forgive(message)
         self._held = False
-        self._lag()
         self._offer()
 
     def drop(self) -> None:
         """Owe nothing any more: the sink is deleted or disabled. What is on its way still comes to its end."""
-        for message in list(self._waiting()):
+        self._epoch += 1
+        self._loading = False
+        flying = {m.group for attempt in self._flying for m in attempt.messages}
+        for message in list(self._in_memory()):
             self._forgive(message)
-        for _, _, batch in self._retries:
-            for message in batch:
-                self._busy.pop(message.group, None)
+        on_disk = [row for waiting in self._busy.values() for row in waiting or () if isinstance(row, int)]
+        on_disk += self._tail.take(len(self._tail))
+        self._disk.done(on_disk)
+        self.pending = sum(len(attempt.messages) for attempt in self._flying)
         self._ready.clear()
-        self._busy = dict.fromkeys(self._busy)  # what is on its way
+        self._fresh.clear()
         self._retries.clear()
+        self._busy = {group: None for group in self._busy if group in flying}
+        self.behind = False
 
     def withdraw(self, mine: Callable[[Owed], bool]) -> None:
-        """Take back what waits and was read from something that is no longer wanted (a cancelled backfill)."""
-        for queue in (self._ready, *self._busy.values()):
-            for message in [m for m in queue or () if mine(m.owed)]:
+        """Take back what waits in memory and was read from something that is no longer wanted (a cancelled backfill)."""
+        for queue in (self._ready, self._fresh, *self._busy.values()):
+            for message in [m for m in queue or () if isinstance(m, Message) and mine(m.owed)]:
                 if queue is not None:
                     queue.remove(message)
                 self._forgive(message)
 
-    def _waiting(self) -> Iterable[Message]:
-        yield from self._ready
-        for waiting in self._busy.values():
-            yield from waiting or ()
+    def _in_memory(self) -> Iterator[Message]:
+        """All that waits and is in memory, each group in its order."""
         for _, _, batch in self._retries:
             yield from batch
+        for waiting in self._busy.values():
+            yield from (m for m in waiting or () if isinstance(m, Message))
+        yield from self._ready
+        yield from self._fresh
 
     # --- what comes in -------------------------------------------------------------------------------------------------
 
     def owe(self, message: Message) -> None:
         """Take a message; messages come in the order in which they are to be delivered."""
-        self._ready.append(message)
         self.pending += 1
-        if not self._lagging:
-            self._load.add(1)
+        self._load.add(1)
+        if self.behind:
+            self._fresh.append(message)
+            return
+        self._ready.append(message)
         if self.sink.batch_size > 1 and len(self._ready) < self.sink.batch_size:
             if self._linger is None and not self._lingered:
                 self._linger = self._loop.call_later(LINGER_SECONDS, self._lingered_enough)
@@ -184,18 +288,159 @@ class SinkDelivery:
         self._lingered = True
         self._offer()
 
+    # --- what waits on disk --------------------------------------------------------------------------------------------
+
+    def restore(self, rows: Iterable[int]) -> None:
+        """Take over what the store has kept for this sink: at a start, or messages that are to be sent again."""
+        before = len(self._tail)
+        self._tail.extend(rows)
+        self.pending += len(self._tail) - before
+        if len(self._tail):
+            self._fall_behind()
+            self._offer()
+
+    @property
+    def uneasy(self) -> bool:
+        """Whether there may be something to store at the next flush."""
+        return self.behind or bool(self._retries)
+
+    def to_store(self, old: int) -> Iterator[Message]:
+        """Yield what memory should not keep alone, each group in its order: all that a sink which is behind owes; else what is in backoff
+        or behind that, and what committed up to the LSN `old`.
+        """
+        if self.behind and self._swept:
+            yield from self._fresh
+        elif self.behind:
+            self._swept = True
+            yield from chain.from_iterable(attempt.messages for attempt in self._flying)
+            yield from self._in_memory()
+        else:
+            for _, _, batch in list(self._retries):
+                for message in batch:
+                    yield message
+                    yield from (m for m in self._busy.get(message.group) or () if isinstance(m, Message))
+            if old:
+                for message in chain(chain.from_iterable(a.messages for a in self._flying), self._in_memory()):
+                    if message.change.backfill_id is None and message.change.commit_lsn <= old:
+                        yield message
+
+    def is_stored(self, message: Message, row: int) -> None:
+        """The store has the message: the slot, or the page it was read from, need not keep it."""
+        if message.row == SETTLED:
+            self._disk.done([row])
+            return
+        message.row = row
+        message.owed.forgive()
+        self._load.add(-1)
+
+    def is_not_stored(self, message: Message) -> None:
+        """The store could not take it."""
+        self._swept = False
+        if message.row != SETTLED:
+            message.row = NOT_STORED
+
+    def make_room(self) -> None:
+        """A flush is over: keep a window of what is stored in memory, and only the row ids of the rest."""
+        for waiting in self._busy.values():
+            if waiting is not None and len(waiting) > BLOCKED_WINDOW:
+                for i in range(len(waiting) - 1, BLOCKED_WINDOW - 1, -1):
+                    message = waiting[i]
+                    if isinstance(message, int):
+                        break
+                    if message.row > 0:
+                        waiting[i] = message.row
+        if not self.behind:
+            return
+        if not len(self._tail) and not self._loading:
+            surplus = []
+            while len(self._ready) > WINDOW and self._ready[-1].row > 0:
+                surplus.append(self._ready.pop().row)
+            self._tail.extend(reversed(surplus))
+            if surplus or not self._catch_up():
+                self._move_fresh()
+        else:
+            self._move_fresh()
+        self._offer()
+
+    def _move_fresh(self) -> None:
+        if self._ready and self._ready[-1].row <= 0 and not len(self._tail):
+            return  # the store is full
+        while self._fresh and self._fresh[0].row > 0:
+            self._tail.extend((self._fresh.popleft().row,))
+
+    def _fall_behind(self) -> None:
+        if not self.behind:
+            self.behind = True
+            self._swept = False
+        self._disk.attend(self)
+
+    def _catch_up(self) -> bool:
+        """Leave the store aside again once memory has all that is owed."""
+        if not self.behind:
+            return True
+        if len(self._tail) or self._loading or self.down or self.sink.status != "active" or len(self._ready) > WINDOW:
+            return False
+        self.behind = False
+        self._ready.extend(self._fresh)
+        self._fresh.clear()
+        self._lingered = True
+        self._disk.caught_up(self)
+        return True
+
+    def _refill(self) -> None:
+        if self._loading or self._held or self.down or self.sink.status != "active" or len(self._ready) > WINDOW // 2:
+            return
+        epoch = self._epoch
+        self._loading = True
+
+        def loaded(messages: list[Message]) -> None:
+            if epoch != self._epoch:
+                self._disk.done([m.row for m in messages])
+                return
+            self._loading = False
+            self._ready.extend(m for m in messages if self._wanted_still(m))
+            self._lingered = True
+            self._catch_up()
+            self._offer()
+
+        self._disk.load(self._tail.take(WINDOW // 2), self, loaded)
+
+    def _wanted_still(self, message: Message) -> bool:
+        try:
+            wanted = self.judge(message.change)
+        except Exception:  # it fails visibly when its turn comes
+            message.unjudged = True
+            return True
+        if not wanted:
+            self._forgive(message)
+        return wanted
+
     # --- what goes out -------------------------------------------------------------------------------------------------
 
+    @property
+    def down(self) -> bool:
+        """Whether the receiver has refused everything of late."""
+        return self._misses >= DOWN_AFTER
+
     def _offer(self) -> None:
+        if len(self._tail):
+            self._refill()
         if self.has_more():
             self._client.origin(self._origin).offer(self)
 
     def has_more(self) -> bool:
         """Whether a request could be made now."""
-        if self._held or self.sink.status != "active" or self._in_flight >= IN_FLIGHT_PER_SINK:
+        in_flight = len(self._flying)
+        if self._held or self.sink.status != "active" or in_flight >= IN_FLIGHT_PER_SINK:
             return False
-        if self._retries and self._retries[0][0] <= self._loop.time():
-            return True
+        down = self._misses >= DOWN_AFTER
+        if down and in_flight:
+            return False
+        if self._retries:
+            if self._retries[0][0] <= self._loop.time():
+                return True
+            if down or len(self._retries) >= ROOM:
+                return False
         waiting = len(self._ready)
         return waiting >= self.sink.batch_size or (waiting > 0 and self._lingered)
 
@@ -205,11 +450,16 @@ class SinkDelivery:
             messages = self._take()
             if messages and messages[0].unjudged:
                 messages = self._judged(messages[0])
-            if messages:
-                if not self._in_flight:
-                    self._progressed = self._loop.time()
-                self._in_flight += 1
-                return self._request(messages), Attempt(self, messages)
+            if not messages:
+                continue
+            body = self._body(messages)
+            if body is not None:
+                attempt = Attempt(self, messages, self._loop.time())
+                if not self._flying:
+                    self._progressed = attempt.started
+                self._flying.add(attempt)
+                self._latencies.of(self.sink.id).internal.observe(time.time_ns() // 1000 - messages[0].change.commit_us)
+                return b"%b%d%b%b" % (self._head, len(body), self._tail_of_head, body), attempt
         return None
 
     def _take(self) -> list[Message]:
@@ -229,7 +479,7 @@ class SinkDelivery:
                     waiting = busy[group]
                     if waiting is None:
                         waiting = busy[group] = deque()
-                    waiting.append(message)
+                    waiting.append(message.row if message.row > 0 and len(waiting) >= BLOCKED_WINDOW else message)
                     continue
                 busy[group] = None
                 groups.add(group)
@@ -254,39 +504,71 @@ class SinkDelivery:
         self._free_group(message.group)
         return []
 
-    def _request(self, messages: list[Message]) -> bytes:
+    def _body(self, messages: list[Message]) -> bytes | None:
+        """Return the body; a transform that raises fails its message, what stands before that one goes out now, and the rest next."""
         form = self.form
+        parts: list[bytes] = []
+        for message in messages:
+            try:
+                parts.append(render(message.change, form))
+            except FunctionRaised as exc:
+                at = len(parts)
+                if at:
+                    rest = messages[at:]
+                    del messages[at:]
+                    self._wait_behind(messages, rest, 0.0)
+                    break
+                self._wait_behind([message], messages[1:], 0.0)
+                self._failed([message], f"[transform]: {exc}", None)
+                return None
         if not self.sink.batch:
-            body = render(messages[0].change, form)
-        elif len(messages) == 1:
-            body = b'{"data":[' + render(messages[0].change, form) + b"]}"
-        else:
-            body = b'{"data":[' + b",".join([render(m.change, form) for m in messages]) + b"]}"
-        return b"%b%d%b%b" % (self._head, len(body), self._tail, body)
+            return parts[0]
+        return b'{"data":[%b]}' % b",".join(parts)
 
     # --- what came of it -----------------------------------------------------------------------------------------------
 
-    def answered(self, messages: list[Message], status: int | None, error: str, retry_after: float | None) -> None:
+    def answered(self, attempt: Attempt, status: int | None, error: str, retry_after: float | None) -> None:
         """An attempt came to its end; 2xx is success."""
-        self._in_flight -= 1
-        self._progressed = self._loop.time()
+        messages = attempt.messages
+        self._flying.discard(attempt)
+        now = self._progressed = self._loop.time()
+        took = now - attempt.started
         self.attempted += len(messages)
+        latencies = self._latencies.of(self.sink.id)
         if status is not None and 200 <= status < 300:
+            self.suspect = took > QUICK_SECONDS
+            latencies.succeeded.observe(int(took * 1e6))
             self._succeeded(messages)
         else:
+            self.suspect = True
+            latencies.failed.observe(int(took * 1e6))
+            self._misses += 1
+            if self.down:
+                self._fall_behind()
             reason = f"Unexpected status code: {status}" if status is not None else f"POST to webhook endpoint failed: {error}"
             self._failed(messages, f"[http_endpoint]: {reason}", retry_after)
-        if self._lagging:
-            self._lag()
+            if status == 410 and self.sink.status == "active":
+                self._disk.endpoint_is_gone(self)
         self._offer()
 
     def _succeeded(self, messages: list[Message]) -> None:
         self.delivered += len(messages)
         self.last_error = None
+        was_down, self._misses = self.down, 0
         for message in messages:
-            message.owed.settle(message.change.commit_idx, self.number)
-            self._gone()
+            if message.row > 0:
+                self._disk.done((message.row,))
+                self.pending -= 1
+            else:
+                message.row = SETTLED if message.row == BEING_STORED else message.row
+                message.owed.settle(message.change.commit_idx, self.number)
+                self.pending -= 1
+                self._load.add(-1)
             self._free_group(message.group)
+        if was_down:
+            self._hurry()  # the receiver is back
+        if self.behind and not len(self._tail):
+            self._catch_up()
 
     def _failed(self, messages: list[Message], error: str, retry_after: float | None) -> None:
         self.failed += len(messages)
@@ -298,6 +580,8 @@ class SinkDelivery:
             return
         for message in messages:
             message.attempts += 1
+            if message.row > 0:
+                self._disk.failed_again(message.row, message.attempts)
         step = after_failure(
             self._schedule,
             size=len(messages),
@@ -310,23 +594,23 @@ class SinkDelivery:
             case Again(wait):
                 self._retry(messages, wait)
             case Halve(wait):
-                self._halve(messages, wait)
+                middle = len(messages) // 2
+                self._wait_behind(messages[:middle], messages[middle:], wait)
+                self._retry(messages[:middle], wait)
             case Discard():
                 self.discarded += 1
-                log.warning("sink %s: a message is discarded after %d attempts; %s", self.sink.name, messages[0].attempts, error)
-                self._forgive(messages[0])
+                self.pending -= 1
+                self._disk.discard(self, messages[0], error)
                 self._free_group(messages[0].group)
-        self._lag()
 
     def _retry(self, messages: list[Message], wait: float) -> None:
         self._retry_count += 1
         heapq.heappush(self._retries, (self._loop.time() + wait, self._retry_count, messages))
+        self._disk.attend(self)
         self._wake_up()
 
-    def _halve(self, messages: list[Message], wait: float) -> None:
-        """Retry in halves; what shares a group with the first half waits for it, so that the group keeps its order."""
-        middle = len(messages) // 2
-        first, second = messages[:middle], messages[middle:]
+    def _wait_behind(self, first: list[Message], second: list[Message], wait: float) -> None:
+        """Retry `second`, but what shares a group with `first` waits for that, so that the group keeps its order."""
         groups = {m.group for m in first if m.group is not None}
         for message in reversed([m for m in second if m.group in groups]):
             waiting = self._busy[message.group]
@@ -334,9 +618,13 @@ class SinkDelivery:
                 waiting = self._busy[message.group] = deque()
             waiting.appendleft(message)
         second = [m for m in second if m.group not in groups]
-        self._retry(first, wait)
         if second:
             self._retry(second, wait)
+
+    def _hurry(self) -> None:
+        """Everything in backoff is due now."""
+        self._retries = [(0.0, n, batch) for _, n, batch in self._retries]
+        heapq.heapify(self._retries)
 
     def _wake_up(self) -> None:
         """Set the one timer to the earliest retry."""
@@ -354,36 +642,76 @@ class SinkDelivery:
             self._wake = self._loop.call_at(later, self._woken)
 
     def _free_group(self, group: object) -> None:
-        """The group's batch is done: what waited for it goes first."""
-        if group is not None:
-            waiting = self._busy.pop(group, None)
-            if waiting:
-                self._ready.extendleft(reversed(waiting))
-                self._lingered = True
+        """The group's batch is done: what waited for it goes first; what of it is on disk is read back."""
+        waiting = self._busy.pop(group, None) if group is not None else None
+        if not waiting:
+            return
+        if len(waiting) <= BLOCKED_WINDOW and not any(isinstance(m, int) for m in waiting):
+            self._ready.extendleft(m for m in reversed(waiting) if isinstance(m, Message))
+            self._lingered = True
+            return
+        self._busy[group] = waiting
+        batch: list[Message] = []
+        while isinstance(waiting[0], Message) and len(batch) < self.sink.batch_size:
+            first = waiting.popleft()
+            assert isinstance(first, Message)  # noqa: S101
+            if batch and (first.unjudged or batch[0].unjudged):
+                waiting.appendleft(first)
+                break
+            batch.append(first)
+        if batch:
+            self._retry(batch, 0.0)
+            return
+        rows: list[int] = []
+        while waiting and isinstance(waiting[0], int) and len(rows) < BLOCKED_WINDOW:
+            row = waiting.popleft()
+            assert isinstance(row, int)  # noqa: S101
+            rows.append(row)
+        epoch = self._epoch
+
+        def loaded(messages: list[Message]) -> None:
+            if epoch != self._epoch:
+                self._disk.done([m.row for m in messages])
+                return
+            waiting.extendleft(reversed([m for m in messages if self._wanted_still(m)]))
+            self._free_group(group)
+            self._offer()
+
+        self._disk.load(rows, self, loaded)
 
     # --- counting ------------------------------------------------------------------------------------------------------
 
-    def _gone(self) -> None:
-        self.pending -= 1
-        if not self._lagging:
-            self._load.add(-1)
-
     def _forgive(self, message: Message) -> None:
+        self.pending -= 1
+        if message.row > 0:
+            self._disk.done((message.row,))
+            return
+        message.row = SETTLED if message.row == BEING_STORED else message.row
         message.owed.forgive()
-        self._gone()
-
-    def _lag(self) -> None:
-        """Note whether this sink keeps up; one that does not must not stop the slot for the others."""
-        stalled = self._in_flight > 0 and self._loop.time() - self._progressed > STALLED_SECONDS
-        lagging = self._held or self.sink.status != "active" or bool(self._retries) or stalled
-        if lagging != self._lagging:
-            self._load.add(-self.pending if lagging else self.pending)
-            self._lagging = lagging
+        self._load.add(-1)
 
     def look(self) -> None:
-        """Called now and then: notice a receiver that does not answer."""
-        if self._in_flight and not self._lagging:
-            self._lag()
+        """Called once a second: notice a receiver that does not answer, or is slower than its traffic."""
+        if not self.pending:
+            return
+        sent, self._delivered_before = self.delivered - self._delivered_before, self.delivered
+        if self.behind:
+            return
+        stalled = bool(self._flying) and self._loop.time() - self._progressed > STALLED_SECONDS
+        was_crowded, self._crowded = self._crowded, self.pending > WINDOW
+        if stalled or (was_crowded and self._crowded and self.pending > LONG_SECONDS * sent):
+            self._fall_behind()
+
+    def oldest_age(self, now: float) -> float | None:
+        """Return for how many seconds the oldest message in memory has been owed, by the time of day `now`; None without one."""
+        first = chain((a.messages[0] for a in self._flying), (b[0] for _, _, b in self._retries), list(self._ready)[:1])
+        oldest = min((m.change.commit_us for m in first), default=None)
+        return None if oldest is None else max(0.0, now - oldest / 1e6)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests on their way."""
+        return len(self._flying)
 
     @property
     def retrying(self) -> int:
@@ -398,17 +726,22 @@ class SinkDelivery:
 
 
 class Attempt:
-    """One request of one sink on its way."""
+    """One request of one sink on its way, since `started` (the loop's time)."""
 
-    __slots__ = ("_messages", "_sink")
+    __slots__ = ("_sink", "messages", "started")
 
-    def __init__(self, sink: SinkDelivery, messages: list[Message]) -> None:
+    def __init__(self, sink: SinkDelivery, messages: list[Message], started: float) -> None:
         self._sink = sink
-        self._messages = messages
+        self.messages = messages
+        self.started = started
 
     def answered(self, status: int | None, error: str, retry_after: float | None) -> None:
         """Pass the outcome on to the sink."""
-        self._sink.answered(self._messages, status, error, retry_after)
+        self._sink.answered(self, status, error, retry_after)
+
+    def slow(self) -> None:
+        """No answer for a while."""
+        self._sink.suspect = True
 
 
 def request_head(endpoint: HttpEndpoint, sink_path: str | None) -> tuple[bytes, bytes]:

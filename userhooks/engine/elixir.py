@@ -8,15 +8,30 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import tree_sitter
 import tree_sitter_elixir
 
-from userhooks.engine.expressions import COMPARISONS, Apply, Argument, Const, Expr, Local, Logic, Program
+from userhooks.engine.expressions import COMPARISONS, QUESTIONS, Apply, Argument, Case, Choice, Const, Expr, Local, Logic, Program
 from userhooks.engine.terms import Atom
 
 MAX_CODE_BYTES = 10_240
 _MAX_DEPTH = 100
+_MAX_SIZE = MAX_CODE_BYTES
+"""Parts of which a value may be put together: without such a bound, a variable that is joined to itself again and again fills the memory"""
+_MAX_DIGITS = 400
+"""More than any float has before the point"""
+_FUNCTIONS = {
+    "is_nil": (1,),
+    "to_string": (1,),
+    "Map.get": (2, 3),
+    "Map.put": (3,),
+    "Map.take": (2,),
+    "Map.drop": (2,),
+    "Map.merge": (2,),
+}
+"""The functions of Elixir that may be called, with the numbers of their arguments"""
 
 
 class FunctionError(Exception):
@@ -30,11 +45,10 @@ class FunctionError(Exception):
 
 _PARSER = tree_sitter.Parser(tree_sitter.Language(tree_sitter_elixir.language()))
 _PARAMETERS = ("action", "record", "changes", "metadata")
-_SHAPE = "a filter is one `def filter(action, record, changes, metadata) do … end`"
 
 
-def parse_code(code: str) -> Program:
-    """Parse the code of a filter function; raises FunctionError with the line and what is wrong or not supported there."""
+def parse_code(code: str, name: str) -> Program:
+    """Parse the code that defines the one function `name`; raises FunctionError with the line and what is wrong or not supported there."""
     source = code.encode(errors="replace")
     if len(source) > MAX_CODE_BYTES:
         raise FunctionError(1, f"the code is longer than {MAX_CODE_BYTES} bytes")
@@ -43,9 +57,13 @@ def parse_code(code: str) -> Program:
         raise FunctionError(_first_error(root), "this is not Elixir")
     definitions = _children(root)
     if len(definitions) != 1:
-        raise FunctionError(_line(definitions[1]) if definitions else 1, _SHAPE)
-    parameters, body = _definition(definitions[0])
+        raise _wrong_shape(_line(definitions[1]) if definitions else 1, name)
+    parameters, body = _definition(definitions[0], name)
     return _Body(parameters).read(body)
+
+
+def _wrong_shape(line: int, name: str) -> FunctionError:
+    return FunctionError(line, f"a {name} function is one `def {name}(action, record, changes, metadata) do … end`")
 
 
 def _line(node: tree_sitter.Node) -> int:
@@ -70,9 +88,9 @@ def _first_error(root: tree_sitter.Node) -> int:
     return _line(root)
 
 
-def _definition(node: tree_sitter.Node) -> tuple[dict[str, Expr], list[tree_sitter.Node]]:
+def _definition(node: tree_sitter.Node, function: str) -> tuple[dict[str, Expr], list[tree_sitter.Node]]:
     """Take `def filter(…) do … end` or `def filter(…), do: …` apart; returns the names in scope and the body's expressions."""
-    wrong = FunctionError(_line(node), _SHAPE)
+    wrong = _wrong_shape(_line(node), function)
     parts = _children(node)
     if node.type != "call" or not parts or _text(parts[0]) != "def" or len(parts) < 2 or parts[1].type != "arguments":
         raise wrong
@@ -81,18 +99,23 @@ def _definition(node: tree_sitter.Node) -> tuple[dict[str, Expr], list[tree_sitt
         raise wrong
     name, *arguments = _children(head)
     names = [_text(n) for n in _children(arguments[0])] if len(arguments) == 1 else []
-    if _text(name) != "filter" or [n.removeprefix("_") for n in names] != list(_PARAMETERS):
+    if _text(name) != function or [n.removeprefix("_") for n in names] != list(_PARAMETERS):
         raise wrong
     if len(parts) == 3 and parts[2].type == "do_block" and not keywords:
         body = _children(parts[2])
     elif len(parts) == 2 and len(keywords) == 1 and keywords[0].type == "keywords":
-        pairs = [_children(pair) for pair in _children(keywords[0])]
-        if len(pairs) != 1 or _text(pairs[0][0]).rstrip() != "do:":
+        pairs = _pairs(keywords[0])
+        if [key for key, _ in pairs] != ["do:"]:
             raise wrong
         body = [pairs[0][1]]
     else:
         raise wrong
     return {n: Argument(n.removeprefix("_")) for n in names}, body
+
+
+def _pairs(keywords: tree_sitter.Node) -> list[tuple[str, tree_sitter.Node]]:
+    """Take `do: …, else: …` apart."""
+    return [(_text(key).rstrip(), value) for key, value in map(_children, _children(keywords))]
 
 
 class _Body:
@@ -101,6 +124,7 @@ class _Body:
     def __init__(self, scope: dict[str, Expr]) -> None:
         self._scope = scope
         self._steps: list[Expr] = []
+        self._sizes: list[int] = []
 
     def read(self, body: list[tree_sitter.Node]) -> Program:
         """Read the whole body; the value of its last expression is the result."""
@@ -108,12 +132,26 @@ class _Body:
         for node in body:
             target, value = self._assignment(node)
             result = self._expression(value, 0)
+            size = self._size(result)
+            if size > _MAX_SIZE:
+                raise FunctionError(_line(node), "what this builds is too large")
             if target is not None or node is not body[-1]:
                 self._steps.append(result)
+                self._sizes.append(size)
                 result = Local(len(self._steps) - 1)
             if target is not None:
                 self._scope[target] = result
         return Program(tuple(self._steps), result)
+
+    def _size(self, expr: Expr) -> int:
+        match expr:
+            case Local(number):
+                return self._sizes[number]
+            case Apply(operation, _) if operation in QUESTIONS:
+                return 1
+            case Apply(_, operands) | Logic(_, operands) | Choice(operands) | Case(_, operands):
+                return 1 + sum(map(self._size, operands))
+        return 1
 
     def _assignment(self, node: tree_sitter.Node) -> tuple[str | None, tree_sitter.Node]:
         if node.type != "binary_operator" or _operator(node) != "=":
@@ -157,6 +195,8 @@ class _Body:
         name = _operator(node)
         if name in ("and", "or"):
             return Logic(name, tuple(self._expression(operand, depth) for operand in _chain(node, name)))
+        if name == "<>":
+            return Apply(name, tuple(self._expression(operand, depth) for operand in _joined(node)))
         if name not in COMPARISONS and name not in ("in", "not in"):
             raise _unsupported(node, f"the operator `{name}`")
         left, right = _children(node)
@@ -173,15 +213,110 @@ class _Body:
             if name.type != "identifier":
                 raise _unsupported(node)
             return Apply("field", (self._expression(container, depth), Const(_text(name))))
-        if target.type == "identifier" and len(rest) == 1 and rest[0].type == "arguments":
-            arguments = _children(rest[0])
-            if _text(target) in ("is_nil", "to_string") and len(arguments) == 1:
-                return Apply(_text(target), (self._expression(arguments[0], depth),))
-            raise _unsupported(node, f"the function `{_text(target)}/{len(arguments)}`")
-        raise _unsupported(node, f"`{_text(target)[:40]}`")
+        name_of_it = _text(target)
+        if not rest or rest[0].type != "arguments":
+            raise _unsupported(node, f"`{name_of_it[:40]}`")
+        arguments = _children(rest[0])
+        if name_of_it == "if":
+            return self._if(node, arguments, rest[1:], depth)
+        if name_of_it == "case":
+            return self._case(node, arguments, rest[1:], depth)
+        if len(rest) > 1 or len(arguments) not in _FUNCTIONS.get(name_of_it, ()):
+            raise _unsupported(node, f"the function `{name_of_it[:40]}/{len(arguments)}`")
+        return Apply(name_of_it, tuple(self._expression(argument, depth) for argument in arguments))
+
+    def _if(self, node: tree_sitter.Node, arguments: list[tree_sitter.Node], block: list[tree_sitter.Node], depth: int) -> Expr:
+        """Read `if … do … else … end` or `if …, do: …, else: …`; without `else` it is nil."""
+        otherwise: Expr = Const(None)
+        if len(arguments) == 1 and len(block) == 1:
+            inside = _children(block[0])
+            if inside and inside[-1].type == "else_block":
+                otherwise = self._branch(inside[-1], _children(inside.pop()), depth)
+            result = self._branch(node, inside, depth)
+        elif len(arguments) == 2 and not block and arguments[1].type == "keywords":
+            pairs = _pairs(arguments[1])
+            if [key for key, _ in pairs] not in (["do:"], ["do:", "else:"]):
+                raise _unsupported(node)
+            result, otherwise = [self._expression(value, depth) for _, value in pairs] + [otherwise] * (2 - len(pairs))
+        else:
+            raise _unsupported(node)
+        return Choice((self._expression(arguments[0], depth), result, otherwise))
+
+    def _case(self, node: tree_sitter.Node, arguments: list[tree_sitter.Node], block: list[tree_sitter.Node], depth: int) -> Expr:
+        """Read a `case` whose patterns are literals, but for `_` as the last one."""
+        clauses = _children(block[0]) if block else []
+        if len(arguments) != 1 or not clauses or any(clause.type != "stab_clause" for clause in clauses):
+            raise _unsupported(node)
+        patterns: list[Any] = []
+        operands = [self._expression(arguments[0], depth)]
+        for clause in clauses:
+            left, body = clause.child_by_field_name("left"), clause.child_by_field_name("right")
+            if left is None or body is None:
+                raise _unsupported(clause)
+            operands.append(self._branch(clause, _children(body), depth))
+            if clause is not clauses[-1] or not _is_wildcard(left):
+                patterns.append(self._pattern(left, depth))
+        return Case(tuple(patterns), tuple(operands))
+
+    def _pattern(self, left: tree_sitter.Node, depth: int) -> Any:
+        patterns = _children(left)
+        if left.type == "arguments" and len(patterns) == 1 and patterns[0].type in _LITERALS:
+            pattern = self._expression(patterns[0], depth)
+            if isinstance(pattern, Const):
+                return pattern.value
+        shown = _text(left).splitlines()[0][:40]
+        raise FunctionError(_line(left), f"a pattern of `case` is a literal, or `_` as the last one, not `{shown}`")
+
+    def _branch(self, node: tree_sitter.Node, inside: list[tree_sitter.Node], depth: int) -> Expr:
+        if len(inside) != 1:
+            raise FunctionError(_line(node), "a branch of `if` or `case` is one expression; bind variables before it")
+        return self._expression(inside[0], depth)
 
     def _list(self, node: tree_sitter.Node, depth: int) -> Expr:
         return Apply("list", tuple(self._expression(item, depth) for item in _children(node)))
+
+    def _map(self, node: tree_sitter.Node, depth: int) -> Expr:
+        operands: list[Expr] = []
+        contents = _children(node)
+        if len(contents) > 1 or (contents and contents[0].type != "map_content"):
+            raise _unsupported(node)
+        for item in _children(contents[0]) if contents else ():
+            if item.type == "keywords":
+                for key, value in map(_children, _children(item)):
+                    operands += [self._keyword(key), self._expression(value, depth)]
+            elif item.type == "binary_operator" and _operator(item) == "=>":
+                key, value = _children(item)
+                operands += [self._expression(key, depth), self._expression(value, depth)]
+            else:
+                raise _unsupported(node)
+        for key_read in operands[::2]:
+            if isinstance(key_read, Const) and not isinstance(key_read.value, (str, Atom)):
+                raise FunctionError(_line(node), "a key of a map has to be text or an atom here, other than true, false and nil")
+        return Apply("map", tuple(operands))
+
+    def _keyword(self, node: tree_sitter.Node) -> Expr:
+        """Read `key:` or `"key":`, which are atoms."""
+        if node.type == "keyword":
+            name = _text(node).rstrip()[:-1]
+            return Const(_WORDS.get(name, Atom(name)))
+        return Const(Atom("".join(_characters(part) for part in _children(node))))
+
+    def _string(self, node: tree_sitter.Node, depth: int) -> Expr:
+        start = node.child_by_field_name("quoted_start")
+        if start is None or _text(start) != '"':
+            raise _unsupported(node)
+        parts: list[Expr] = []
+        for child in _children(node):
+            if child.type == "interpolation":
+                inside = _children(child)
+                if len(inside) != 1:
+                    raise _unsupported(child)
+                parts.append(Apply("to_string", (self._expression(inside[0], depth),)))
+            else:
+                parts.append(Const(_characters(child)))
+        if all(isinstance(part, Const) for part in parts):
+            return Const("".join(part.value for part in parts if isinstance(part, Const)))
+        return Apply("<>", tuple(parts))
 
     _READERS: Mapping[str, Callable[[_Body, tree_sitter.Node, int], Expr]] = {
         "identifier": _identifier,
@@ -193,18 +328,28 @@ class _Body:
         "list": _list,
         "integer": lambda body, node, depth: Const(_number(node)),
         "float": lambda body, node, depth: Const(_number(node)),
-        "string": lambda body, node, depth: Const(_string(node)),
+        "map": _map,
+        "string": _string,
         "atom": lambda body, node, depth: Const(_WORDS.get(_text(node)[1:], Atom(_text(node)[1:]))),
         "boolean": lambda body, node, depth: Const(_WORDS[_text(node)]),
         "nil": lambda body, node, depth: Const(None),
     }
 
 
+_LITERALS = ("string", "integer", "float", "atom", "boolean", "nil", "unary_operator")
+_SUPPORTED = (
+    'comparisons, and/or/not, in, if, case, record["column"], maps, lists, strings with #{} and <>, to_string, is_nil, '
+    "Map.get/put/take/drop/merge"
+)
+
+
 def _unsupported(node: tree_sitter.Node, what: str | None = None) -> FunctionError:
     what = what or f"`{_text(node).splitlines()[0][:40]}`"
-    return FunctionError(
-        _line(node), f'{what} is not supported in a filter; use comparisons, and/or/not, in, record["column"], to_string, is_nil'
-    )
+    return FunctionError(_line(node), f"{what} is not supported; use {_SUPPORTED}")
+
+
+def _is_wildcard(left: tree_sitter.Node) -> bool:
+    return left.type == "arguments" and [(n.type, _text(n)[:1]) for n in _children(left)] == [("identifier", "_")]
 
 
 def _operator(node: tree_sitter.Node) -> str:
@@ -222,8 +367,18 @@ def _chain(node: tree_sitter.Node, name: str) -> Iterator[tree_sitter.Node]:
     return reversed(operands)
 
 
+def _joined(node: tree_sitter.Node) -> Iterator[tree_sitter.Node]:
+    """Yield the operands of `a <> b <> c`, which is a <> (b <> c)."""
+    while node.type == "binary_operator" and _operator(node) == "<>":
+        left, node = _children(node)
+        yield left
+    yield node
+
+
 def _number(node: tree_sitter.Node) -> int | float:
     digits = _text(node).replace("_", "")
+    if len(digits) > _MAX_DIGITS:
+        raise FunctionError(_line(node), f"a number of more than {_MAX_DIGITS} digits is too large")
     if node.type == "integer":
         return int(digits, 0) if digits[:2] in ("0x", "0b", "0o") else int(digits)
     number = float(digits)
@@ -237,19 +392,13 @@ _ESCAPES = dict(zip("abdefnrstv0\n", ["\a", "\b", "\x7f", "\x1b", "\f", "\n", "\
 _CODEPOINT = re.compile(r"[xu]\{?([0-9A-Fa-f]+)\}?").fullmatch
 
 
-def _string(node: tree_sitter.Node) -> str:
-    start = node.child_by_field_name("quoted_start")
-    if start is None or _text(start) != '"':
-        raise _unsupported(node)
-    parts = []
-    for child in _children(node):
-        if child.type == "quoted_content":
-            parts.append(_text(child))
-        elif child.type == "escape_sequence":
-            parts.append(_escape(child))
-        else:
-            raise _unsupported(child)
-    return "".join(parts)
+def _characters(node: tree_sitter.Node) -> str:
+    """Return what a part of a quoted text stands for."""
+    if node.type == "quoted_content":
+        return _text(node)
+    if node.type == "escape_sequence":
+        return _escape(node)
+    raise _unsupported(node)
 
 
 def _escape(node: tree_sitter.Node) -> str:

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from userhooks.engine import terms
-from userhooks.engine.rendering import METADATA_FIELDS, Change, changes_of, metadata_of, record_of
+from userhooks.engine.pgoutput import Value
+from userhooks.engine.rendering import METADATA, Change, changes_of, record_of
 from userhooks.engine.terms import Atom, Raised
+from userhooks.engine.values import TimestampFormat
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,13 @@ class ColumnOf:
 
 
 @dataclass(frozen=True, slots=True)
+class MetadataOf:
+    """`metadata.field` of a field that depends on the change."""
+
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
 class Local:
     """A variable, by its number."""
 
@@ -60,7 +72,22 @@ class Logic:
     operands: tuple[Expr, ...]
 
 
-Expr: TypeAlias = Const | Argument | ColumnOf | Local | Apply | Logic
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """`if`: condition, result, result otherwise."""
+
+    operands: tuple[Expr, Expr, Expr]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """`case` with literals as patterns: the subject, a result for each pattern, and maybe one for anything else."""
+
+    patterns: tuple[Any, ...]
+    operands: tuple[Expr, ...]
+
+
+Expr: TypeAlias = Const | Argument | ColumnOf | MetadataOf | Local | Apply | Logic | Choice | Case
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +115,19 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "access": terms.access,
     "field": terms.field,
     "list": lambda *items: list(items),
+    "map": terms.new_map,
+    "<>": terms.concatenate,
+    "Map.get": terms.map_get,
+    "Map.put": terms.map_put,
+    "Map.take": terms.map_take,
+    "Map.drop": terms.map_drop,
+    "Map.merge": terms.map_merge,
 }
 COMPARISONS = frozenset({"==", "!=", "===", "!==", "<", ">", "<=", ">="})
-_BOOLEAN = COMPARISONS | {"in", "not in", "not", "is_nil"}
+QUESTIONS = COMPARISONS | {"in", "not in", "not", "is_nil"}
+"""What answers true or false"""
+_SOMETIMES_TOTAL = QUESTIONS | {"list"}
+"""What raises only where `_is_total` says"""
 
 
 # --- before any change: constants, and what can be said of all changes ---------------------------------------------------
@@ -117,8 +154,9 @@ def fold_program(program: Program, metadata: Mapping[Atom, Any]) -> tuple[list[E
     steps: list[Expr | None] = []
     for step in program.steps:
         folded = fold(step, metadata, known)
-        known.append(folded if isinstance(folded, (Const, ColumnOf)) or is_text_of_column(folded) else Local(len(known)))
-        steps.append(None if isinstance(folded, (Const, ColumnOf)) else folded)
+        cheap = isinstance(folded, (Const, Argument, ColumnOf, MetadataOf))
+        known.append(folded if cheap or is_text_of_column(folded) else Local(len(known)))
+        steps.append(None if cheap else folded)
     return steps, fold(program.result, metadata, known)
 
 
@@ -129,6 +167,13 @@ def fold(expr: Expr, metadata: Mapping[Atom, Any], known: Sequence[Expr]) -> Exp
             return known[number]
         case Logic(name, operands):
             return _fold_logic(name, [fold(operand, metadata, known) for operand in operands])
+        case Choice((condition, result, otherwise)):
+            condition, result, otherwise = (fold(operand, metadata, known) for operand in (condition, result, otherwise))
+            if isinstance(condition, Const):
+                return result if terms.is_truthy(condition.value) else otherwise
+            return Choice((condition, result, otherwise))
+        case Case(patterns, operands):
+            return Case(patterns, tuple(fold(operand, metadata, known) for operand in operands))
         case Apply(operation, operands):
             return _fold_apply(Apply(operation, tuple(fold(operand, metadata, known) for operand in operands)), metadata)
     return expr
@@ -138,12 +183,14 @@ def _fold_apply(expr: Apply, metadata: Mapping[Atom, Any]) -> Expr:
     match expr:
         case Apply("access", (Argument("record" | "changes" as name), Const(key))):
             return ColumnOf(name, key) if isinstance(key, str) else Const(None)
-        case Apply("field", (Argument("metadata"), Const(name))) if Atom(name) in metadata:
-            return Const(metadata[Atom(name)])
+        case Apply("field", (Argument("metadata"), Const(name))) | Apply("access", (Argument("metadata"), Const(Atom(name)))):
+            if Atom(name) in metadata:
+                return Const(metadata[Atom(name)])
+            return MetadataOf(name) if name in METADATA else expr
     if all(isinstance(operand, Const) for operand in expr.operands):
         try:
             return Const(OPERATIONS[expr.operation](*(operand.value for operand in expr.operands if isinstance(operand, Const))))
-        except Raised:
+        except (Raised, RecursionError):
             return expr  # and raises for every change
     return expr
 
@@ -169,9 +216,11 @@ def _is_boolean(expr: Expr) -> bool:
         case Const(value):
             return isinstance(value, bool)
         case Apply(operation, _):
-            return operation in _BOOLEAN
+            return operation in QUESTIONS
         case Logic(_, operands):
             return _is_boolean(operands[-1])
+        case Choice(operands) | Case(_, operands):
+            return all(map(_is_boolean, operands[1:]))
     return False
 
 
@@ -185,19 +234,19 @@ def is_text_of_column(expr: Expr) -> bool:
 def _is_total(expr: Expr) -> frozenset[str] | None:
     """Return the columns that must not hold lists and maps for the expression never to raise; None when it may raise anyway."""
     match expr:
-        case Const() | Argument() | ColumnOf() | Local():
+        case Const() | Argument() | ColumnOf() | MetadataOf() | Local():
             return frozenset()
         case Apply("to_string", (ColumnOf(_, column),)):
             return frozenset({column})
-        case Apply("field", (Argument("metadata"), Const(name))) if name in METADATA_FIELDS:
-            return frozenset()
         case Apply("not", (operand,)) if not _is_boolean(operand):
             return None
         case Apply("in" | "not in", (_, right)) if not _is_list(right):
             return None
-        case Apply("to_string" | "access" | "field", _):
+        case Apply(operation, _) if operation not in _SOMETIMES_TOTAL:
             return None
         case Logic(_, operands) if not all(map(_is_boolean, operands[:-1])):
+            return None
+        case Case():
             return None
     columns: frozenset[str] = frozenset()
     for operand in expr.operands:
@@ -250,32 +299,48 @@ def _equality(expr: Expr, scalars: frozenset[str]) -> Equality | None:
 
 # --- for one change ------------------------------------------------------------------------------------------------------
 
-Evaluate: TypeAlias = Callable[[Change, list[Any]], Any]
+Make: TypeAlias = Callable[[Change, list[Any]], T]
 """Takes the change and the variables"""
+Evaluate: TypeAlias = Make[Any]
 
 
-def compile_expression(expr: Expr, metadata: Mapping[Atom, Any]) -> Evaluate:
+def compile_expression(expr: Expr, metadata: Mapping[Atom, Any], timestamp_format: TimestampFormat = "iso8601") -> Evaluate:
+    """Make what evaluates the expression; it raises Raised, and ValueError or RecursionError for a value that cannot be read."""
+    inner = partial(compile_expression, metadata=metadata, timestamp_format=timestamp_format)
     match expr:
         case Const(value):
             return lambda change, variables: value
         case Local(number):
             return lambda change, variables: variables[number]
         case ColumnOf("record", column):
-            return lambda change, variables: _column(change, column)
+            return lambda change, variables: _column(change, column, timestamp_format)
         case ColumnOf(_, column):
-            return lambda change, variables: _old_column(change, column)
-        case Argument(name):
-            return _ARGUMENTS[name] if name != "metadata" else lambda change, variables: _all_metadata(change, metadata)
+            return lambda change, variables: _old_column(change, column, timestamp_format)
+        case MetadataOf(field):
+            read = METADATA[field]
+            return lambda change, variables: read(change)
+        case Argument("action"):
+            return lambda change, variables: change.action
+        case Argument("record"):
+            return lambda change, variables: record_of(change, timestamp_format)
+        case Argument("changes"):
+            return lambda change, variables: changes_of(change, timestamp_format)
+        case Argument(_):
+            return lambda change, variables: {**{Atom(name): read(change) for name, read in METADATA.items()}, **metadata}
         case Logic(name, operands):
-            return _compile_logic(name, [compile_expression(operand, metadata) for operand in operands])
+            return _compile_logic(name, [inner(operand) for operand in operands])
+        case Choice((condition, result, otherwise)):
+            return choose(inner(condition), inner(result), inner(otherwise))
+        case Case(patterns, operands):
+            return choose_case(inner(operands[0]), patterns, [inner(operand) for operand in operands[1:]])
     run = OPERATIONS[expr.operation]
     if len(expr.operands) == 1:
-        only = compile_expression(expr.operands[0], metadata)
+        only = inner(expr.operands[0])
         return lambda change, variables: run(only(change, variables))
     if len(expr.operands) == 2:
-        left, right = (compile_expression(operand, metadata) for operand in expr.operands)
+        left, right = map(inner, expr.operands)
         return lambda change, variables: run(left(change, variables), right(change, variables))
-    many = [compile_expression(operand, metadata) for operand in expr.operands]
+    many = [inner(operand) for operand in expr.operands]
     return lambda change, variables: run(*[operand(change, variables) for operand in many])
 
 
@@ -293,30 +358,43 @@ def _compile_logic(name: str, operands: list[Evaluate]) -> Evaluate:
     return evaluate
 
 
-def _column(change: Change, column: str) -> Any:
+def choose(condition: Evaluate, result: Make[T], otherwise: Make[T]) -> Make[T]:
+    """Make what does as `if` does."""
+
+    def make(change: Change, variables: list[Any]) -> T:
+        return (result if terms.is_truthy(condition(change, variables)) else otherwise)(change, variables)
+
+    return make
+
+
+def choose_case(subject: Evaluate, patterns: Sequence[Any], results: Sequence[Make[T]]) -> Make[T]:
+    """Make what does as `case` does."""
+
+    def make(change: Change, variables: list[Any]) -> T:
+        value = subject(change, variables)
+        number = next((i for i, pattern in enumerate(patterns) if terms.identical(value, pattern)), len(patterns))
+        if number == len(results):
+            raise Raised(f"no clause of `case` matches {terms.inspect(value)}")
+        return results[number](change, variables)
+
+    return make
+
+
+def _column(change: Change, column: str, timestamp_format: TimestampFormat) -> Any:
     shape = change.shape
     position = shape.positions.get(column)
-    return None if position is None else shape.decode(position, change.raw(position))
+    return None if position is None else shape.decode(position, change.raw(position), timestamp_format)
 
 
-def _old_column(change: Change, column: str) -> Any:
-    if change.action != "update":
-        return None
+def _old_column(change: Change, column: str, timestamp_format: TimestampFormat) -> Any:
+    old = old_value(change, column)
+    return None if old is None else change.shape.decode(*old, timestamp_format)
+
+
+def old_value(change: Change, column: str) -> tuple[int, Value] | None:
+    """Return the position of a column that an update is known to have changed and its old value; None for any other."""
     old = change.replaced_row
-    shape = change.shape
-    position = shape.positions.get(column)
+    position = change.shape.positions.get(column)
     if old is None or position is None or old[position] == change.row[position]:
         return None
-    return shape.decode(position, old[position])
-
-
-def _all_metadata(change: Change, constants: Mapping[Atom, Any]) -> dict[Atom, Any]:
-    own = {Atom(name): value for name, value in metadata_of(change).items()}
-    return {**own, **constants}
-
-
-_ARGUMENTS: dict[str, Evaluate] = {
-    "action": lambda change, variables: change.action,
-    "record": lambda change, variables: record_of(change),
-    "changes": lambda change, variables: changes_of(change),
-}
+    return position, old[position]

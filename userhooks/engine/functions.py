@@ -1,8 +1,10 @@
-"""Filters: functions in a part of Elixir, and the column filters of Sequin 0.9.4; both become a `Bound`, which judges changes. Pure.
+"""Functions: filters and transforms in a part of Elixir, transforms by path, and the column filters of Sequin 0.9.4. Pure.
 
 A filter function is parsed once (`parse`), bound to a sink's constants (`Filter.bind`), then asked about each change (`Bound.accepts`).
-Which part of Elixir is understood is in `elixir.py`; how many sinks are matched at once in `routing.py`.
-A filter function sees values as the message shows them (a numeric is text, a timestamp ISO 8601 text), where Sequin's has structs.
+A transform is parsed (`parse_transform`), bound to a sink's constants, and then makes the JSON of each of its messages.
+Which part of Elixir is understood is in `elixir.py`; how many sinks are matched at once in `routing.py`; what JSON looks like in
+`transforms.py`.
+Functions see values as the message shows them (a numeric is text, a timestamp ISO 8601 text), where Sequin's has structs.
 """
 
 from __future__ import annotations
@@ -14,20 +16,35 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from userhooks.engine import terms
 from userhooks.engine.elixir import FunctionError as FunctionError
 from userhooks.engine.elixir import parse_code
-from userhooks.engine.expressions import OPERATIONS, Const, Equality, Expr, Program, compile_expression, fold_program, split_equality
-from userhooks.engine.rendering import Change
+from userhooks.engine.expressions import (
+    OPERATIONS,
+    Apply,
+    Argument,
+    Const,
+    Equality,
+    Expr,
+    Make,
+    Program,
+    compile_expression,
+    fold_program,
+    split_equality,
+)
+from userhooks.engine.rendering import CONSUMER_FIELDS, DATABASE_FIELDS, METADATA, Change, Transform
 from userhooks.engine.resources import ColumnFilter, Table
 from userhooks.engine.terms import Atom, Raised
-from userhooks.engine.values import BOOLEAN, DATES, EXACT_TEXTS, INTEGERS, NUMERIC
+from userhooks.engine.transforms import compile_writer
+from userhooks.engine.values import BOOLEAN, DATES, EXACT_TEXTS, INTEGERS, NUMERIC, TimestampFormat
+
+T = TypeVar("T")
 
 
 class FunctionRaised(Exception):
-    """A filter raised, or answered neither true nor false."""
+    """A function raised, or a filter answered neither true nor false."""
 
 
 Judge: TypeAlias = Callable[[Change], bool]
@@ -69,8 +86,8 @@ class Filter:
 def parse(code: str, function_type: str) -> Filter:
     """Parse the code of a filter function; raises FunctionError with the line and what is wrong or not supported there."""
     if function_type != "filter":
-        raise FunctionError(1, f"{function_type} functions are not supported yet, only filter functions are")
-    return Filter(parse_code(code))
+        raise FunctionError(1, f"{function_type} functions are not supported, only filter, transform and path functions are")
+    return Filter(parse_code(code, "filter"))
 
 
 def _metadata_terms(constants: Mapping[str, Any]) -> dict[Atom, Any]:
@@ -86,24 +103,81 @@ def _metadata_terms(constants: Mapping[str, Any]) -> dict[Atom, Any]:
 
 def _judge(steps: Sequence[Expr | None], result: Expr, metadata: Mapping[Atom, Any]) -> Judge:
     """Compile to a function that answers true or false, or raises FunctionRaised."""
-    compiled = [None if step is None else compile_expression(step, metadata) for step in steps]
     answer = compile_expression(result, metadata)
+
+    def judge(change: Change, variables: list[Any]) -> bool:
+        value = answer(change, variables)
+        if value is True or value is False:
+            return value is True
+        raise Raised(f"the function answered {terms.inspect(value)}, which is neither true nor false")
+
+    return _run(steps, judge, metadata, "iso8601")
+
+
+def _run(
+    steps: Sequence[Expr | None], make: Make[T], metadata: Mapping[Atom, Any], timestamp_format: TimestampFormat
+) -> Callable[[Change], T]:
+    """Make what evaluates the steps, then the result; it raises FunctionRaised."""
+    compiled = [None if step is None else compile_expression(step, metadata, timestamp_format) for step in steps]
     plain = not any(compiled)
 
-    def judge(change: Change) -> bool:
+    def run(change: Change) -> T:
         try:
             variables: list[Any] = []
             if not plain:
                 for step in compiled:  # each sees the variables before it
                     variables.append(None if step is None else step(change, variables))
-            value = answer(change, variables)
+            return make(change, variables)
         except (Raised, ValueError, RecursionError) as exc:
             raise FunctionRaised(str(exc)) from exc
-        if value is True or value is False:
-            return value is True
-        raise FunctionRaised(f"the function answered {terms.inspect(value)}, which is neither true nor false")
 
-    return judge
+    return run
+
+
+# --- transforms --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TransformFunction:
+    """A parsed transform."""
+
+    program: Program
+
+    def bind(self, constants: Mapping[str, Any], timestamp_format: TimestampFormat = "iso8601") -> Transform:
+        """Make what gives the JSON of a sink's messages; `constants` as for filters."""
+        metadata = _metadata_terms(constants)
+        steps, result = fold_program(self.program, metadata)
+        return _run(steps, compile_writer(result, metadata, timestamp_format), metadata, timestamp_format)
+
+
+def parse_transform(code: str, kind: str) -> TransformFunction:
+    """Read a function of type `transform` or `path`; raises FunctionError with the line and what is wrong or not supported there."""
+    return TransformFunction(parse_code(code, "transform") if kind == "transform" else Program((), _path(code)))
+
+
+def _path(path: str) -> Expr:
+    """Read `record.column`, `metadata.table_name` and the like: one of the arguments, or what is in it under these keys."""
+    root, *keys = path.split(".")
+    if root not in ("record", "changes", "action", "metadata") or "" in keys or (root == "action" and keys):
+        raise FunctionError(1, "a path is record, changes, action or metadata, or goes on below one of them like `record.id`")
+    expr: Expr = Argument(root)
+    fields = _METADATA_PATHS if root == "metadata" else None
+    for key in keys:
+        if fields is None:
+            expr = Apply("access", (expr, Const(key)))
+        elif key not in fields:
+            raise FunctionError(1, f"`{path}` does not exist: instead of `{key}` there are {', '.join(fields)}")
+        else:
+            expr, fields = Apply("field", (expr, Const(key))), fields[key]
+    return expr
+
+
+_METADATA_PATHS: dict[str, Any] = {
+    **dict.fromkeys(METADATA),
+    "consumer": dict.fromkeys(CONSUMER_FIELDS),
+    "database": dict.fromkeys(DATABASE_FIELDS),
+    "database_name": None,
+}
 
 
 # --- column filters of Sequin 0.9.4 ------------------------------------------------------------------------------------------

@@ -9,10 +9,12 @@ at a time and is reused.
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, Protocol
 
 import httptools
@@ -26,6 +28,12 @@ IDLE_SECONDS = 4.0
 connection."""
 CONNECT_SECONDS = 10.0
 CONNECTIONS_PER_ORIGIN = 100
+SLOW_SECONDS = 1.0
+SUSPECTS_SHARE = 4
+"""Senders that are `suspect` get one connection in so many, of all and of each origin's: receivers that hang cost the others nothing."""
+_MOST_CONNECTIONS = 8192
+_OTHER_FILES = 256
+"""Files that the rest of the program may need"""
 
 OriginKey = tuple[str, str, int]
 """(scheme, host, port): connections are shared between all sinks that send there"""
@@ -37,9 +45,16 @@ class Delivery(Protocol):
     def answered(self, status: int | None, error: str, retry_after: float | None) -> None:
         """Take the outcome: an HTTP status, or None and what went wrong in words that may be shown to the subscriber."""
 
+    def slow(self) -> None:
+        """There is no answer after `SLOW_SECONDS`."""
+
 
 class Sender(Protocol):
-    """Something that has requests for an origin when it is its turn."""
+    """Something that has requests for an origin when it is its turn; `suspect` when its receiver fails, is slow, or is not known yet."""
+
+    @property
+    def suspect(self) -> bool:
+        """Whether it shares the suspects' connections."""
 
     def next_request(self) -> tuple[bytes, Delivery] | None:
         """Return the bytes of one request, or None when there is nothing to send now."""
@@ -65,12 +80,14 @@ class Connection(asyncio.Protocol):
         "deadline",
         "idle_since",
         "origin",
+        "suspect",
     )
 
     def __init__(self, origin: Origin) -> None:
         self.origin = origin
         self.deadline = 0.0
         self.idle_since = 0.0
+        self.suspect = False
         self._transport: Any = None
         self._delivery: Delivery | None = None
         self._parser = httptools.HttpResponseParser(self)
@@ -155,6 +172,12 @@ class Connection(asyncio.Protocol):
         """The deadline has passed."""
         self._fail("no complete answer within the time limit")
 
+    def slow(self) -> None:
+        """There is no answer yet: the connection counts among the suspects' from now on."""
+        self.origin.suspects(self, True)
+        if self._delivery is not None:
+            self._delivery.slow()
+
     def close(self) -> None:
         """Close at once; what is unfinished fails through `connection_lost`."""
         self.origin.lost(self)
@@ -163,7 +186,9 @@ class Connection(asyncio.Protocol):
     def _finish(self, status: int | None) -> None:
         delivery, self._delivery = self._delivery, None
         retry_after = self._retry_after
-        self.origin.free(self)
+        if self.suspect:
+            self.origin.suspects(self, False)
+        self.origin.finished(self)
         if delivery is not None:
             delivery.answered(status, "", retry_after)
         self.origin.pump()
@@ -185,6 +210,7 @@ class Origin:
         self._open: set[Connection] = set()
         self._idle: list[Connection] = []
         self._connecting = 0
+        self._suspects = 0
         self._turns: deque[Sender] = deque()
         self._waiting: set[int] = set()
         self._pumping = False
@@ -209,10 +235,17 @@ class Origin:
                     return
                 sender = self._turns.popleft()
                 self._waiting.discard(id(sender))
+                suspect = sender.suspect
+                if suspect and not self._client.has_room_for_suspects(self._suspects):
+                    self._client.bench(self, sender)
+                    continue
                 request = sender.next_request()
                 if request is None:
                     continue
                 connection = self._idle.pop()
+                self._client.idle.pop(connection, None)
+                if suspect:
+                    self.suspects(connection, True)
                 connection.send(request[0], request[1], now + self._client.timeout)
                 if sender.has_more() and id(sender) not in self._waiting:
                     self._waiting.add(id(sender))
@@ -221,10 +254,16 @@ class Origin:
             self._pumping = False
 
     def _connect_more(self) -> None:
-        """Double the connections at most: one quick receiver needs few, a far one gets many within a few round trips."""
+        """Double the connections at most: one quick receiver needs few, a far one gets many within a few round trips.
+
+        Connections that suspects hold do not count, so that those cannot use up the origin's.
+        """
         opened = len(self._open)
-        wanted = min(max(1, opened) - self._connecting, len(self._turns) + 1, CONNECTIONS_PER_ORIGIN - opened - self._connecting)
+        limit = CONNECTIONS_PER_ORIGIN + self._suspects
+        wanted = min(max(1, opened) - self._connecting, len(self._turns) + 1, limit - opened - self._connecting)
         for _ in range(wanted):
+            if not self._client.take_place(self):
+                return
             self._connecting += 1
             self._client.spawn(self._connect())
 
@@ -240,7 +279,9 @@ class Origin:
             self._open.add(connection)
             self.free(connection)
             self.pump()
-        elif not self._open and not self._connecting:
+            return
+        self._client.give_place()
+        if not self._open and not self._connecting:
             self._refuse(error)
 
     def _refuse(self, error: str) -> None:
@@ -251,24 +292,47 @@ class Origin:
             while (request := sender.next_request()) is not None:
                 request[1].answered(None, error, None)
 
+    def suspects(self, connection: Connection, suspect: bool) -> None:
+        """Count a connection among those that suspects hold, or not any more."""
+        if connection.suspect != suspect:
+            connection.suspect = suspect
+            self._suspects += 1 if suspect else -1
+            self._client.suspects_changed(1 if suspect else -1)
+
     def free(self, connection: Connection) -> None:
         """The connection can carry the next request."""
         if connection in self._open:
             connection.deadline = 0.0
             connection.idle_since = self._client.loop.time()
             self._idle.append(connection)
+            self._client.idle[connection] = None
+
+    def finished(self, connection: Connection) -> None:
+        """The connection has brought an answer; when another origin waits for a place, it gets this one."""
+        if self._client.is_crowded:
+            connection.close()
+        else:
+            self.free(connection)
 
     def lost(self, connection: Connection) -> None:
         """The connection is gone."""
+        if connection not in self._open:
+            return
         self._open.discard(connection)
+        self._client.idle.pop(connection, None)
         if connection in self._idle:
             self._idle.remove(connection)
+        self.suspects(connection, False)
+        self._client.give_place()
 
     def sweep(self, now: float) -> None:
-        """End requests that are past their deadline, and connections that have been idle for long."""
+        """End requests that are past their deadline, and connections that have been idle for long; notice slow ones."""
+        answered_by = now + self._client.timeout - SLOW_SECONDS
         for connection in list(self._open):
             if connection.deadline and now > connection.deadline:
                 connection.expire()
+            elif connection.deadline and not connection.suspect and connection.deadline < answered_by:
+                connection.slow()
         for connection in [c for c in self._idle if now - c.idle_since > IDLE_SECONDS]:
             connection.close()
 
@@ -283,14 +347,23 @@ class ConnectError(Exception):
 
 
 class HttpClient:
-    """All origins. `timeout` is one deadline in seconds for a whole request; `tls` verifies certificates."""
+    """All origins. `timeout` is one deadline in seconds for a whole request; `tls` verifies certificates; `places` bounds the connections.
 
-    def __init__(self, *, allow_private: bool, timeout: float = 30.0, tls: ssl.SSLContext | None = None) -> None:
+    `idle` holds the connections that carry nothing, the one that has done so for longest first.
+    """
+
+    def __init__(self, *, allow_private: bool, timeout: float = 30.0, tls: ssl.SSLContext | None = None, places: int = 1024) -> None:
         self.loop = asyncio.get_running_loop()
         self.timeout = timeout
         self._allow_private = allow_private
         self._tls = tls or ssl.create_default_context()
         self._origins: dict[OriginKey, Origin] = {}
+        self.idle: dict[Connection, None] = {}
+        self._places = places
+        self._taken = 0
+        self._suspects = 0
+        self._crowd: dict[Origin, None] = {}
+        self._benched: dict[int, tuple[Origin, Sender]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweeper = self.loop.call_later(0.25, self._sweep)
 
@@ -300,6 +373,61 @@ class HttpClient:
         if origin is None:
             origin = self._origins[key] = Origin(key, self)
         return origin
+
+    # --- places --------------------------------------------------------------------------------------------------------
+
+    def take_place(self, origin: Origin) -> bool:
+        """Take a place for one connection, if need be that of an idle one; without one, the origin is asked again when one is free."""
+        if self._taken >= self._places and self.idle:
+            next(iter(self.idle)).close()
+        if self._taken >= self._places:
+            self._crowd[origin] = None
+            return False
+        self._taken += 1
+        return True
+
+    def give_place(self) -> None:
+        """A connection is gone: the origin that has waited longest may open one."""
+        self._taken -= 1
+        if self._crowd:
+            origin = next(iter(self._crowd))
+            del self._crowd[origin]
+            self.loop.call_soon(origin.pump)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether origins wait for a place."""
+        return bool(self._crowd)
+
+    @property
+    def connections(self) -> int:
+        """Connections that are open or being opened."""
+        return self._taken
+
+    def has_room_for_suspects(self, of_origin: int) -> bool:
+        """Whether a suspect may have one more connection to an origin where suspects hold so many."""
+        return self._suspects < self._places // SUSPECTS_SHARE and of_origin < CONNECTIONS_PER_ORIGIN // SUSPECTS_SHARE
+
+    def bench(self, origin: Origin, sender: Sender) -> None:
+        """Let a suspect wait until another has its answer."""
+        self._benched[id(sender)] = (origin, sender)
+
+    def suspects_changed(self, by: int) -> None:
+        """Suspects hold more connections, or fewer: then those that wait get their turn."""
+        self._suspects += by
+        if by < 0 and self._benched:
+            self.loop.call_soon(self._unbench)
+
+    def _unbench(self) -> None:
+        """Give turns to those that have waited longest."""
+        for key in list(islice(self._benched, CONNECTIONS_PER_ORIGIN)):
+            if key in self._benched:  # a turn may have taken others along
+                origin, sender = self._benched.pop(key)
+                origin.offer(sender)
+            if self._suspects >= self._places // SUSPECTS_SHARE:
+                return
+
+    # --- connecting ----------------------------------------------------------------------------------------------------
 
     async def connect(self, origin: Origin) -> Connection:
         """Open a connection to a vetted address; raises ConnectError in words that are fit for the subscriber."""
@@ -364,6 +492,15 @@ class HttpClient:
         for origin in self._origins.values():
             for connection in list(origin._open):
                 connection.close()
+
+
+def raise_file_limit() -> int:
+    """Raise the number of files that the process may have open to the hard limit; returns how many connections fit under it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_CONNECTIONS + _OTHER_FILES  # more than the kernel allows would be refused where the hard limit is none (macOS)
+    soft = max(soft, wanted) if hard == resource.RLIM_INFINITY else hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(1, min(_MOST_CONNECTIONS, soft - _OTHER_FILES))
 
 
 def _seconds(value: bytes) -> float | None:

@@ -102,7 +102,7 @@ async def _latencies(engine: Engine) -> AsyncIterator[bytes]:
             lines += _histogram("sequin_delivery_latency_us", {**labels, "success": "ok"}, of.succeeded)
             lines += _histogram("sequin_delivery_latency_us", {**labels, "success": "error"}, of.failed)
         yield "".join(lines).encode()
-    yield _head("sequin_internal_latency_us", "histogram", "Time from reading a change to sending its request, in microseconds.")
+    yield _head("sequin_internal_latency_us", "histogram", "Time from a commit to its first request, in microseconds.")
     for some in _slices(all_of_them, 20):
         yield "".join([line for labels, of in some for line in _histogram("sequin_internal_latency_us", labels, of.internal)]).encode()
 
@@ -122,7 +122,7 @@ def _engine(engine: Engine) -> Iterator[str]:
     database = engine.catalog.database
     labels = {"replication_slot_id": database.slot_id, "slot_name": database.slot_name}
     yield _one("sequin_messages_ingested_count", "counter", "Changes read from the slot.", labels, engine.changes)
-    yield _one("userhooks_messages_waiting", "gauge", "Messages of receivers that keep up, not delivered yet.", {}, engine.backlog())
+    yield _one("userhooks_messages_waiting", "gauge", "Messages that only memory has.", {}, engine.unsaved())
     yield _one("userhooks_store_bytes", "gauge", "Bytes that the engine's state takes on disk.", {}, engine.store_bytes())
     slot = engine.reader.slot
     if slot is not None:

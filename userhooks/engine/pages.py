@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import hmac
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from heapq import nsmallest
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode
 
 import orjson
@@ -132,14 +133,14 @@ class Console:
             delivered=delivery.delivered,
             discarded=delivery.discarded,
             says=condition.delivery_error or condition.problem,
-            oldest=_oldest(delivery),
+            oldest=delivery.oldest_age(time.time()),
         )
 
     async def sink(self, request: Request) -> Response:
         """One sink: settings, health, what was given up, backfills."""
         sink = self._sink(request)
         delivery = self.engine.delivery(sink.id)
-        discarded = await _discarded(self.engine, sink.id) if delivery.discarded else []
+        discarded = await self.engine.discarded(sink.id, console.SHOWN_DISCARDED) if delivery.discarded else []
         backfills = [one for one in reversed(self.catalog.backfills.values()) if one.sink_id == sink.id]
         seen = SinkDetail(
             row=self._row(sink),
@@ -172,7 +173,7 @@ class Console:
                 case "resume" if sink.status == "paused":
                     await self.engine.save_sink(replace(sink, status="active"))
                 case "redeliver":
-                    await _redeliver(self.engine, sink.id, [int(form["message"])] if form.get("message", "").isdecimal() else None)
+                    await self.engine.redeliver(sink.id, [int(form["message"])] if form.get("message", "").isdecimal() else None)
                 case "pause" | "resume":
                     raise NotDone(409, "Not done", f"The sink {sink.name!r} is {sink.status} by now.")
                 case _:
@@ -254,17 +255,3 @@ def _page(title: str, main: str, status: int = 200) -> HTMLResponse:
     )
     headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
     return HTMLResponse(console.shell(title, main, nonce), status, headers)
-
-
-def _oldest(delivery: Any) -> float | None:
-    return delivery.oldest_age(asyncio.get_running_loop().time()) if hasattr(delivery, "oldest_age") else None
-
-
-async def _discarded(engine: Any, sink_id: str) -> list[Any]:
-    return await engine.discarded(sink_id, console.SHOWN_DISCARDED) if hasattr(engine, "discarded") else []
-
-
-async def _redeliver(engine: Any, sink_id: str, ids: list[int] | None) -> None:
-    if not hasattr(engine, "redeliver"):
-        raise NotDone(501, "Not done", "This engine does not keep what it gave up.")
-    await engine.redeliver(sink_id, ids)

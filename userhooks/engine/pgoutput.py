@@ -9,7 +9,7 @@ Rows are decoded when they are looked at: most changes are nobody's, and for the
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Final, Literal, NamedTuple, TypeAlias, TypeVar
 
@@ -123,6 +123,11 @@ class RowChange:
     def __init__(self, relation_oid: int, data: bytes) -> None:
         self.relation_oid = relation_oid
         self._data = data
+
+    @property
+    def payload(self) -> bytes:
+        """The bytes that this was decoded from."""
+        return self._data
 
     @property
     def new(self) -> Row | None:
@@ -243,6 +248,19 @@ def decode(data: bytes) -> Event:
         return decoder(data)
     except (struct.error, IndexError, UnicodeDecodeError) as exc:
         raise DecodeError(f"a malformed message of kind {data[:1]!r}: {exc}") from exc
+
+
+def encode_insert(row: Sequence[Value]) -> bytes:
+    """Return the message that says that a row was inserted, for a table without a name."""
+    parts = [b"I\0\0\0\0N", struct.pack(">H", len(row))]
+    for value in row:
+        if value is None:
+            parts.append(b"n")
+        elif value is UNCHANGED:
+            parts.append(b"u")
+        else:
+            parts += (b"t", struct.pack(">I", len(value)), value)
+    return b"".join(parts)
 
 
 def _update(data: bytes) -> Update:

@@ -14,11 +14,11 @@ class Transaction:
     """One committed transaction: what it still owes, and which of its deliveries were acknowledged.
 
     `acknowledged` holds (index in the transaction, sink number) pairs; it is what a restart needs in order not to send again what lies
-    above the confirmed position. `flushed` counts those of them that are already in the store. `before` is the position that may be
-    confirmed while this one is not settled.
+    above the confirmed position; whoever has written it to the store takes it away. `before` is the position that may be confirmed while
+    this one is not settled.
     """
 
-    __slots__ = ("acknowledged", "before", "commit_lsn", "flushed", "owed", "xid")
+    __slots__ = ("acknowledged", "before", "commit_lsn", "owed", "xid")
 
     def __init__(self, commit_lsn: int, xid: int, before: int) -> None:
         self.commit_lsn = commit_lsn
@@ -26,7 +26,6 @@ class Transaction:
         self.before = before
         self.owed = 0
         self.acknowledged: list[tuple[int, int]] = []
-        self.flushed = 0
 
     def settle(self, index: int, sink_number: int) -> None:
         """One delivery of this transaction is done."""

@@ -9,15 +9,16 @@ The fast path: a `TableShape` holds for its table what all messages have in comm
 
 from __future__ import annotations
 
+import json
 from binascii import b2a_base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import orjson
 
-from userhooks.engine.pgoutput import UNCHANGED, DecodeError, Relation, Row, RowChange, Value
+from userhooks.engine.pgoutput import UNCHANGED, DecodeError, Relation, Row, RowChange, Value, decode, encode_insert
 from userhooks.engine.resources import Column, Table, TableName
 from userhooks.engine.values import Decoder, Encoder, TimestampFormat, TypeCatalog, text, verbatim
 
@@ -42,6 +43,7 @@ class TableShape:
 
     __slots__ = (
         "_decoders",
+        "_encoders",
         "_forms",
         "_templates",
         "columns",
@@ -74,6 +76,7 @@ class TableShape:
         self._forms: dict[TimestampFormat, list[_ColumnForm]] = {}
         self._templates: dict[TimestampFormat, bytes] = {}
         self._decoders: dict[int, Decoder] = {}
+        self._encoders: dict[tuple[int, TimestampFormat], Encoder] = {}
 
     @classmethod
     def of_table(cls, table: Table, types: TypeCatalog) -> TableShape:
@@ -116,8 +119,22 @@ class TableShape:
         self._forms[timestamp_format] = forms
         return forms
 
-    def decode(self, position: int, raw: Value) -> Any:
-        """Return the value that a filter function sees; raises ValueError or RecursionError for JSON that Python cannot read."""
+    def encode(self, position: int, raw: Value, timestamp_format: TimestampFormat) -> bytes:
+        """Return the JSON of one value, as it is in `record`."""
+        if raw is None:
+            return b"null"
+        if raw is UNCHANGED:
+            return _UNCHANGED_JSON
+        key = (position, timestamp_format)
+        encoder = self._encoders.get(key)
+        if encoder is None:
+            encoder = self._encoders[key] = self.types.json_encoder(self.columns[position].type_oid, timestamp_format)
+        return encoder(raw)
+
+    def decode(self, position: int, raw: Value, timestamp_format: TimestampFormat = "iso8601") -> Any:
+        """Return the value that a function sees; raises ValueError or RecursionError for JSON that Python cannot read."""
+        if timestamp_format != "iso8601":
+            return json.loads(self.encode(position, raw, timestamp_format))
         if raw is None:
             return None
         if raw is UNCHANGED:
@@ -184,6 +201,32 @@ class Change:
         change._parts = None
         return change
 
+    @classmethod
+    def of_payload(
+        cls,
+        shape: TableShape,
+        payload: bytes,
+        *,
+        commit_lsn: int,
+        commit_idx: int,
+        commit_us: int,
+        annotations: bytes | None,
+        backfill_id: str | None,
+    ) -> Change:
+        """Make a change again from what `payload` was; raises DecodeError when that is not a change of a row."""
+        event = decode(payload)
+        if not isinstance(event, RowChange):
+            raise DecodeError("not a change of a row")
+        if backfill_id is None:
+            return cls(shape, event, commit_lsn, commit_idx, commit_us, annotations)
+        row = event.new
+        return cls.read(shape, [v if isinstance(v, bytes) else None for v in row or ()], backfill_id, commit_us)
+
+    @property
+    def payload(self) -> bytes:
+        """The change as pgoutput has it; a row that a backfill read is written as an insert."""
+        return self._event.payload if self._event is not None else encode_insert(self.row)
+
     @property
     def new(self) -> Sequence[Value] | None:
         """The row as it is after the change; None for a delete."""
@@ -224,26 +267,39 @@ class Change:
         return self.old if event is not None and self.action == "update" and event.old_is_whole else None
 
 
+CONSUMER_FIELDS = ("id", "name", "annotations")
+DATABASE_FIELDS = ("id", "name", "hostname", "database", "annotations")
+"""What `metadata.consumer` and `metadata.database` hold, in the order of messages"""
+
+Transform: TypeAlias = Callable[["Change"], bytes]
+"""What makes the JSON of a message in place of `render`; it raises FunctionRaised"""
+
+
 class SinkForm:
-    """The part of a message that is the same for all changes of a sink: `consumer` and `database` of the metadata."""
+    """What a sink's messages have in common: `consumer` and `database` of their metadata, or the transform that makes them."""
 
-    __slots__ = ("database_name", "head", "timestamp_format")
+    __slots__ = ("database_name", "head", "timestamp_format", "transform")
 
-    def __init__(self, consumer: Mapping[str, Any], database: Mapping[str, Any], timestamp_format: TimestampFormat) -> None:
+    def __init__(
+        self,
+        consumer: Mapping[str, Any],
+        database: Mapping[str, Any],
+        timestamp_format: TimestampFormat,
+        transform: Transform | None = None,
+    ) -> None:
         self.head = b',"metadata":{"consumer":%b,"database":%b,' % (
-            _in_order(consumer, "id", "name", "annotations"),
-            _in_order(database, "id", "name", "hostname", "database", "annotations"),
+            orjson.dumps({name: consumer[name] for name in CONSUMER_FIELDS}),
+            orjson.dumps({name: database[name] for name in DATABASE_FIELDS}),
         )
         self.database_name = orjson.dumps(database["name"])
         self.timestamp_format = timestamp_format
-
-
-def _in_order(value: Mapping[str, Any], *keys: str) -> bytes:
-    return orjson.dumps({key: value[key] for key in keys})
+        self.transform = transform
 
 
 def render(change: Change, form: SinkForm) -> bytes:
-    """Return the JSON of one message; what does not depend on the sink is rendered once per change."""
+    """Return the JSON of one message; what does not depend on the sink is rendered once per change. Raises what the transform raises."""
+    if form.transform is not None:
+        return form.transform(change)
     parts = change._parts
     if parts is None:
         parts = change._parts = {}
@@ -268,23 +324,30 @@ def _render_parts(change: Change, timestamp_format: TimestampFormat) -> tuple[by
 
 def _metadata(change: Change) -> bytes:
     """Render the metadata between the sink's two parts."""
-    shape = change.shape
-    row = change.row
-    keys = [raw if isinstance(raw := row[i], bytes) else b"" for i in shape.key_positions]
-    if change.backfill_id is None:
-        index, lsn = b"%d" % change.commit_idx, b"%d" % change.commit_lsn
-        identity = b"%b:%b" % (lsn, index)
-    else:
-        index = lsn = b"null"
-        identity = b":".join([change.backfill_id.encode(), *keys])
-    return shape.metadata % (
-        index,
-        lsn,
+    read = change.backfill_id is not None
+    keys = _keys(change)
+    return change.shape.metadata % (
+        b"null" if read else b"%d" % change.commit_idx,
+        b"null" if read else b"%d" % change.commit_lsn,
         timestamp(change.commit_us),
-        b2a_base64(identity, newline=False),
+        _idempotency_key(change, keys),
         change.annotations or b"null",
         b",".join(map(text, keys)),
     )
+
+
+def _keys(change: Change) -> list[bytes]:
+    """Return the values of the primary key as text."""
+    row = change.row
+    return [raw if isinstance(raw := row[i], bytes) else b"" for i in change.shape.key_positions]
+
+
+def _idempotency_key(change: Change, keys: Sequence[bytes]) -> bytes:
+    if change.backfill_id is None:
+        identity = b"%d:%d" % (change.commit_lsn, change.commit_idx)
+    else:
+        identity = b":".join([change.backfill_id.encode(), *keys])
+    return b2a_base64(identity, newline=False)
 
 
 _ENDS = {action: b'},"action":"%b","changes":null}' % action.encode() for action in ("insert", "delete", "read")}
@@ -318,44 +381,37 @@ def group_key(change: Change, columns: Sequence[str] | None) -> tuple[object, ..
     return (shape.table, *[row[shape.positions[name]] if name in shape.positions else None for name in columns])
 
 
-# --- what a filter function sees -------------------------------------------------------------------------------------------
+# --- what a function sees ---------------------------------------------------------------------------------------------------
 
 
-def record_of(change: Change) -> dict[str, Any]:
-    """Return the record as a filter function sees it."""
+def record_of(change: Change, timestamp_format: TimestampFormat = "iso8601") -> dict[str, Any]:
+    """Return the record as a function sees it."""
     shape = change.shape
-    return {column.name: shape.decode(i, raw) for i, (column, raw) in enumerate(zip(shape.columns, change.row, strict=True))}
+    return {
+        column.name: shape.decode(i, raw, timestamp_format) for i, (column, raw) in enumerate(zip(shape.columns, change.row, strict=True))
+    }
 
 
-def changes_of(change: Change) -> dict[str, Any] | None:
-    """Return `changes` as a filter function sees it: None but for an update."""
+def changes_of(change: Change, timestamp_format: TimestampFormat = "iso8601") -> dict[str, Any] | None:
+    """Return `changes` as a function sees it: None but for an update."""
     if change.action != "update":
         return None
     old = change.replaced_row
     if old is None:
         return {}
     shape, row = change.shape, change.row
-    return {column.name: shape.decode(i, old[i]) for i, column in enumerate(shape.columns) if old[i] != row[i]}
+    return {column.name: shape.decode(i, old[i], timestamp_format) for i, column in enumerate(shape.columns) if old[i] != row[i]}
 
 
-METADATA_FIELDS = frozenset(
-    {
-        "table_name",
-        "commit_idx",
-        "commit_lsn",
-        "commit_timestamp",
-        "idempotency_key",
-        "table_schema",
-        "transaction_annotations",
-        "record_pks",
-        "enrichment",
-    }
-)
-"""The part of `metadata` that depends on the change"""
-
-
-def metadata_of(change: Change) -> dict[str, Any]:
-    """Return METADATA_FIELDS with their values as a filter function sees them."""
-    fields: dict[str, Any] = orjson.loads(b"{%bnull}" % _metadata(change))
-    del fields["database_name"]
-    return fields
+METADATA: Mapping[str, Callable[[Change], Any]] = {
+    "table_name": lambda change: change.shape.name,
+    "commit_idx": lambda change: change.commit_idx if change.backfill_id is None else None,
+    "commit_lsn": lambda change: change.commit_lsn if change.backfill_id is None else None,
+    "commit_timestamp": lambda change: timestamp(change.commit_us).decode(),
+    "idempotency_key": lambda change: _idempotency_key(change, _keys(change)).decode(),
+    "table_schema": lambda change: change.shape.schema,
+    "transaction_annotations": lambda change: None if change.annotations is None else orjson.loads(change.annotations),
+    "record_pks": lambda change: [key.decode(errors="replace") for key in _keys(change)],
+    "enrichment": lambda change: None,
+}
+"""The part of `metadata` that depends on the change, each field with what reads its value as a function sees it"""

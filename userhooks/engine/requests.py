@@ -199,7 +199,7 @@ class _SinkRequest:
         function = next((f for f in self.catalog.functions.values() if f.name == value), None)
         if function is None:
             raise refused(f"Function '{value}' not found.")
-        if function.type != key:
+        if function.type != key and (key, function.type) != ("transform", "path"):
             raise refused(f"Function '{value}' is a {function.type} function and cannot be used as {key}")
         self.fields[key] = value
 

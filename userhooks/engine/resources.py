@@ -132,6 +132,8 @@ class Sink:
     load_shedding_policy: str = "pause_on_full"
     timestamp_format: Literal["iso8601", "unix_microsecond"] = "iso8601"
     annotations: Mapping[str, Any] = field(default_factory=dict)
+    paused_because: str | None = None
+    """why the engine has paused the sink by itself"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,19 @@ class Backfill:
     rows_ingested_count: int = 0
     completed_at: str | None = None
     canceled_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Discarded:
+    """A message that was given up: `key` is the row's primary key as text, `error` what the last attempt failed with."""
+
+    id: int
+    table: str
+    key: str
+    action: str
+    attempts: int
+    error: str
+    discarded_at: str
 
 
 @dataclass(frozen=True, slots=True)

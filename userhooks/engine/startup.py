@@ -23,3 +23,5 @@ class Config:
     """seconds before the first retry; tests shorten it"""
     silence: float = 60.0
     """seconds without a word from Postgres after which the connection is given up; tests shorten it"""
+    store_max_pages: int | None = None
+    """bound of the store in pages of 4 kB; tests play a full disk with it"""

@@ -1,4 +1,4 @@
-"""The engine's state on disk: resources, the confirmed LSN, acknowledgements above it. One SQLite file with one writer; no decisions.
+"""The engine's state on disk: resources, the confirmed LSN, acknowledgements above it, the backlog. One SQLite file; no decisions.
 
 Everything here blocks; the engine calls the writing methods on one thread of their own. A method that returns has committed with
 `synchronous=FULL`.
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 import orjson
 
@@ -30,7 +30,7 @@ _KINDS: Mapping[type[Any], str] = {
 _SCHEMA = """
 create table if not exists meta (key text primary key, value text not null) without rowid;
 create table if not exists resources (
-    number integer primary key,  -- short name of a sink in `acknowledged`
+    number integer primary key autoincrement,  -- short name of a sink in the tables below; never given twice
     id text not null unique,
     kind text not null,
     document blob not null,
@@ -38,7 +38,55 @@ create table if not exists resources (
     cursor text
 );
 create table if not exists acknowledged (lsn integer, idx integer, sink integer, primary key (lsn, idx, sink)) without rowid;
+create table if not exists shapes (id integer primary key, document blob not null);  -- what tables looked like to the changes below
+create table if not exists backlog (
+    id integer primary key,  -- grows in the order in which a sink's messages are to be delivered
+    sink integer not null, shape integer not null, lsn integer not null, idx integer not null, commit_us integer not null,
+    attempts integer not null, payload blob not null, annotations blob, backfill text
+);
+create table if not exists discarded (
+    id integer primary key,
+    sink integer not null, shape integer not null, lsn integer not null, idx integer not null, commit_us integer not null,
+    attempts integer not null, payload blob not null, annotations blob, backfill text, error text not null, discarded_at text not null
+);
 """
+_ROW = "id, sink, shape, lsn, idx, commit_us, attempts, payload, annotations, backfill"
+_PAGES_GIVEN_BACK = 4096
+"""Free pages that go back to the file system with one flush; more would hold up the next one"""
+
+
+class Kept(NamedTuple):
+    """One message of the backlog: `payload` is the change as pgoutput has it, `shape` names what its table looked like."""
+
+    id: int
+    sink: int
+    shape: int
+    lsn: int
+    idx: int
+    commit_us: int
+    attempts: int
+    payload: bytes
+    annotations: bytes | None
+    backfill: str | None
+
+
+@dataclass(slots=True)
+class Flush:
+    """What one transaction of the store writes beside the confirmed position.
+
+    `acknowledged`: (commit LSN, index, sink number). `shapes`: documents by id. `attempts`: (count, row id) of messages that failed again.
+    `discarded`: (row id, error, time) of rows of the backlog, those in `kept` included.
+    """
+
+    acknowledged: list[tuple[int, int, int]] = field(default_factory=list)
+    kept: list[Kept] = field(default_factory=list)
+    shapes: dict[int, bytes] = field(default_factory=dict)
+    done: list[int] = field(default_factory=list)
+    attempts: list[tuple[int, int]] = field(default_factory=list)
+    discarded: list[tuple[int, str, str]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.acknowledged or self.kept or self.done or self.attempts or self.discarded)
 
 
 class StoreMismatch(Exception):
@@ -56,14 +104,18 @@ class Stored:
 
 
 class Store:
-    """The open file; `path` is created with mode 0600, since endpoints hold secrets."""
+    """The open file; `path` is created with mode 0600, since endpoints hold secrets. `max_pages` bounds it, in pages of 4 kB."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, max_pages: int | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
         self._lock = threading.Lock()
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self._db.execute("pragma auto_vacuum = incremental")  # before the first table, or it has no effect
         self._db.execute("pragma journal_mode = wal")
+        self._db.execute("pragma journal_size_limit = 16777216")
+        if max_pages is not None:
+            self._db.execute(f"pragma max_page_count = {int(max_pages)}")
         self._db.execute("pragma synchronous = full")
         self._db.executescript(_SCHEMA)
 
@@ -125,7 +177,8 @@ class Store:
             self._db.execute("begin immediate")
             try:
                 for one in ids:
-                    self._db.execute("delete from acknowledged where sink = (select number from resources where id = ?)", (one,))
+                    for table in ("acknowledged", "discarded"):
+                        self._db.execute(f"delete from {table} where sink = (select number from resources where id = ?)", (one,))
                     self._db.execute("delete from resources where id = ?", (one,))
                 self._db.execute("commit")
             except BaseException:
@@ -142,18 +195,96 @@ class Store:
 
     # --- progress ------------------------------------------------------------------------------------------------------
 
-    def flush(self, confirmed_lsn: int, acknowledged: Iterable[tuple[int, int, int]]) -> None:
-        """Commit the confirmed position and the (lsn, index, sink number) acknowledgements above it; those below it are forgotten."""
+    def flush(self, confirmed_lsn: int, batch: Flush) -> None:
+        """Commit the confirmed position and all of `batch`, or nothing; acknowledgements below the position are forgotten.
+
+        Raises sqlite3.Error, also when the disk or the file is full.
+        """
+        db = self._db
+        with self._lock:
+            db.execute("begin immediate")
+            try:
+                db.execute("insert or replace into meta values ('confirmed_lsn', ?)", (str(confirmed_lsn),))
+                db.executemany("delete from backlog where id = ?", ((row,) for row in batch.done))
+                db.executemany("insert or ignore into shapes values (?, ?)", batch.shapes.items())
+                db.executemany(f"insert into backlog ({_ROW}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", batch.kept)
+                db.executemany("update backlog set attempts = ? where id = ?", batch.attempts)
+                for row, error, at in batch.discarded:
+                    db.execute(f"insert into discarded select {_ROW}, ?, ? from backlog where id = ?", (error, at, row))
+                    db.execute("delete from backlog where id = ?", (row,))
+                db.executemany("insert or ignore into acknowledged values (?, ?, ?)", batch.acknowledged)
+                db.execute("delete from acknowledged where lsn < ?", (confirmed_lsn,))
+                db.execute("commit")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("rollback")
+                raise
+            if batch.done and db.execute("pragma freelist_count").fetchone()[0] > _PAGES_GIVEN_BACK // 4:
+                db.execute(f"pragma incremental_vacuum({_PAGES_GIVEN_BACK})").fetchall()
+
+    # --- the backlog ---------------------------------------------------------------------------------------------------
+
+    def backlog(self) -> list[tuple[int, int]]:
+        """Return (row id, sink number) of every message, in order; those of sinks that are gone are dropped."""
+        with self._lock:
+            for table in ("backlog", "discarded"):
+                self._db.execute(f"delete from {table} where sink not in (select number from resources where kind = 'sink')")
+            return self._db.execute("select id, sink from backlog order by id").fetchall()
+
+    def next_row(self) -> int:
+        """Return an id above all that are in use."""
+        with self._lock:
+            query = "select 1 + max(coalesce((select max(id) from backlog), 0), coalesce((select max(id) from discarded), 0))"
+            return int(self._db.execute(query).fetchone()[0])
+
+    def shapes(self) -> dict[int, bytes]:
+        """Return the documents of all shapes by id; those that no message has any more are dropped."""
+        with self._lock:
+            self._db.execute("delete from shapes where id not in (select shape from backlog union select shape from discarded)")
+            return dict(self._db.execute("select id, document from shapes").fetchall())
+
+    def read_backlog(self, rows: Sequence[int]) -> list[Kept]:
+        """Return messages by row id, in order."""
+        marks = ",".join("?" * len(rows))
+        with self._lock:
+            found = self._db.execute(f"select {_ROW} from backlog where id in ({marks}) order by id", rows).fetchall()
+        return [Kept(*one) for one in found]
+
+    def discarded_count(self) -> dict[int, int]:
+        """Return how many messages were given up, by sink number."""
+        with self._lock:
+            return dict(self._db.execute("select sink, count(*) from discarded group by sink").fetchall())
+
+    def read_discarded(self, sink: int, limit: int) -> list[tuple[Kept, str, str]]:
+        """Return a sink's messages that were given up, oldest first, each with its last error and the time."""
+        query = f"select {_ROW}, error, discarded_at from discarded where sink = ? order by id limit ?"
+        with self._lock:
+            return [(Kept(*one[:10]), one[10], one[11]) for one in self._db.execute(query, (sink, limit)).fetchall()]
+
+    def take_discarded(self, sink: int, ids: Sequence[int] | None, first_row: int) -> list[int]:
+        """Move a sink's given-up messages, all or those named, to the end of the backlog; returns their new row ids from `first_row` on."""
         with self._lock:
             self._db.execute("begin immediate")
             try:
-                self._db.execute("insert or replace into meta values ('confirmed_lsn', ?)", (str(confirmed_lsn),))
-                self._db.executemany("insert or ignore into acknowledged values (?, ?, ?)", acknowledged)
-                self._db.execute("delete from acknowledged where lsn < ?", (confirmed_lsn,))
+                mine = [one for (one,) in self._db.execute("select id from discarded where sink = ? order by id", (sink,))]
+                wanted = mine if ids is None else sorted(set(mine) & set(ids))
+                rows = []
+                for row, one in enumerate(wanted, first_row):
+                    self._db.execute(
+                        f"insert into backlog ({_ROW}) select ?, sink, shape, lsn, idx, commit_us, 0, payload, annotations, backfill"
+                        " from discarded where id = ?",
+                        (row, one),
+                    )
+                    self._db.execute("delete from discarded where id = ?", (one,))
+                    rows.append(row)
                 self._db.execute("commit")
             except BaseException:
-                self._db.execute("rollback")
+                if self._db.in_transaction:
+                    self._db.execute("rollback")
                 raise
+        return rows
+
+    # --- the confirmed position ----------------------------------------------------------------------------------------
 
     def set_confirmed(self, lsn: int) -> None:
         """Start over at a position: the slot is new, and what was acknowledged in an older one says nothing about it."""

@@ -1,4 +1,4 @@
-"""Elixir's values and how its operators treat them: order, equality, truth, access, text. Pure; the language itself is in `functions.py`.
+"""Elixir's values and how its operators treat them: order, equality, truth, access, text, maps. Pure; the language is in `elixir.py`.
 
 Numbers are int and float, strings str, `true`, `false` and `nil` are True, False and None, other atoms `Atom`, lists list, maps dict with
 str or Atom keys. Sources: the Erlang reference manual, 9.14 "Term Comparisons"; Elixir's documentation of Kernel, Access and String.Chars.
@@ -48,8 +48,13 @@ def _compare_maps(a: dict[Any, Any], b: dict[Any, Any]) -> int:
     """By size, then by keys in order, then by the values of the keys in order."""
     if len(a) != len(b):
         return len(a) - len(b)
-    keys, others = (sorted(m, key=lambda k: (isinstance(k, str), k if isinstance(k, str) else k.name)) for m in (a, b))
+    keys, others = (sorted(m, key=key_order) for m in (a, b))
     return compare(keys, others) or compare([a[k] for k in keys], [b[k] for k in others])
+
+
+def key_order(key: str | Atom) -> tuple[bool, str]:
+    """Return what sorts the keys of a map as Elixir does: atoms before strings."""
+    return (True, key) if isinstance(key, str) else (False, key.name)
 
 
 def equal(a: Any, b: Any) -> bool:
@@ -102,6 +107,67 @@ def field(container: Any, name: str) -> Any:
             return container[key]
         raise Raised(f"the key :{name} is not in {inspect(container)}")
     raise Raised(f"{inspect(container)} has no field {name}")
+
+
+def new_map(*keys_and_values: Any) -> dict[Any, Any]:
+    """`%{key => value}`: of two equal keys the later one counts."""
+    return {as_key(keys_and_values[i]): keys_and_values[i + 1] for i in range(0, len(keys_and_values), 2)}
+
+
+def map_get(of: Any, key: Any, default: Any = None) -> Any:
+    """`Map.get`."""
+    return as_map(of).get(key, default) if isinstance(key, (str, Atom)) else default
+
+
+def map_put(of: Any, key: Any, value: Any) -> dict[Any, Any]:
+    """`Map.put`."""
+    return {**as_map(of), as_key(key): value}
+
+
+def map_take(of: Any, keys: Any) -> dict[Any, Any]:
+    """`Map.take`: keys that are not there are left out."""
+    wanted = as_keys(keys)
+    return {key: value for key, value in as_map(of).items() if key in wanted}
+
+
+def map_drop(of: Any, keys: Any) -> dict[Any, Any]:
+    """`Map.drop`."""
+    unwanted = as_keys(keys)
+    return {key: value for key, value in as_map(of).items() if key not in unwanted}
+
+
+def map_merge(of: Any, other: Any) -> dict[Any, Any]:
+    """`Map.merge`: what is in both is taken from the second."""
+    return {**as_map(of), **as_map(other)}
+
+
+def as_map(value: Any) -> dict[Any, Any]:
+    """Return a value that has to be a map."""
+    if isinstance(value, dict):
+        return value
+    raise Raised(f"expected a map, got {inspect(value)}")
+
+
+def as_key(value: Any) -> str | Atom:
+    """Return a key for a new map; Elixir takes any value, JSON and this module text and atoms."""
+    if isinstance(value, (str, Atom)):
+        return value
+    raise Raised(f"a key of a map has to be text or an atom here, got {inspect(value)}")
+
+
+def as_keys(value: Any) -> set[str | Atom]:
+    """Return the keys in a value that has to be a list; what can be no key is left out."""
+    if isinstance(value, list):
+        return {key for key in value if isinstance(key, (str, Atom))}
+    raise Raised(f"expected a list of keys, got {inspect(value)}")
+
+
+def concatenate(*texts: Any) -> str:
+    """`<>`."""
+    for text in texts:
+        if not isinstance(text, str):
+            raise Raised(f"`<>` joins strings, got {inspect(text)}")
+    return "".join(texts)
 
 
 def to_string(value: Any) -> str:
@@ -157,6 +223,11 @@ def boolean(value: Any, where: str) -> bool:
     if value is True or value is False:
         return value is True
     raise Raised(f"expected true or false {where}, got {inspect(value)}")
+
+
+def is_truthy(value: Any) -> bool:
+    """What `if` asks: anything but nil and false."""
+    return value is not None and value is not False
 
 
 def inspect(value: Any) -> str:

@@ -41,6 +41,18 @@ def test_a_function_is_read_in_both_forms_and_under_both_keys() -> None:
     assert read({"functions": [nested]}) == [replace(expected[0], description="mine")]
 
 
+@pytest.mark.parametrize("kind", ["transform", "function"])
+def test_a_transform_is_read_under_both_names_of_its_type(kind: str) -> None:
+    code = CODE.replace("filter", "transform")
+    assert read({"functions": [flat(type=kind, code=code)]}) == [Function("new-1", "by-user", "transform", code)]
+
+
+def test_a_path_function_is_read_in_both_forms() -> None:
+    expected = [Function("new-1", "row", "path", "record.id")]
+    assert read({"functions": [{"name": "row", "type": "path", "path": "record.id"}]}) == expected
+    assert read({"functions": [{"name": "row", "function": {"type": "path", "path": "record.id"}}]}) == expected
+
+
 def test_a_flat_functions_description_is_lost_as_in_sequin() -> None:
     assert read({"functions": [flat(description="mine")]}) == [Function("new-1", "by-user", "filter", CODE)]
 
@@ -80,8 +92,11 @@ def test_yaml_that_names_no_function_changes_nothing(nothing: Any) -> None:
         ({"functions": [flat("a b")]}, 400, "Error creating function 'a b': %{name: [\"Can only contain"),
         ({"functions": [flat(type=None)]}, 400, """Error creating function 'by-user': %{function: %{type: ["can't be blank"]}}"""),
         ({"functions": [flat(code=5)]}, 400, """Error creating function 'by-user': %{function: %{code: ["can't be blank"]}}"""),
-        ({"functions": [flat(type="function")]}, 400, "transform functions are not supported yet"),
-        ({"functions": [flat(type="routing")]}, 400, "routing functions are not supported yet"),
+        ({"functions": [flat(type="function")]}, 400, "line 1: a transform function is one `def transform("),
+        ({"functions": [flat(type="routing")]}, 400, "routing functions are not supported"),
+        ({"functions": [flat(type="path")]}, 400, """%{function: %{path: ["can't be blank"]}}"""),
+        ({"functions": [flat(type="path", path="")]}, 400, """%{function: %{path: ["can't be blank"]}}"""),
+        ({"functions": [flat(type="path", path="row.id")]}, 400, '%{function: %{path: ["line 1: a path is record, changes, action or'),
         ({"functions": [flat(code="def filter(")]}, 400, "Error creating function 'by-user': %{function: %{code: [\"line 1: "),
         ({"functions": [flat(code="x" * 20_000)]}, 400, "longer than"),
         ({"functions": [{"name": "x", "description": 5, "function": {"type": "filter", "code": CODE}}]}, 400, "description"),
@@ -117,6 +132,7 @@ def test_a_plan_lists_what_is_new_or_different() -> None:
 def test_what_is_exported_can_be_applied_again_and_holds_no_secret() -> None:
     known = catalog()
     known.functions["f2"] = Function("f2", "tricky", "filter", CODE + "\n", description="# a: 'b'\n")
+    known.functions["f3"] = Function("f3", "row", "path", "record")
     known.sinks["k"] = Sink("k", "mine", "e1", source=Source(include_tables=(NOTIFICATIONS,)))
     text = config.export(known)
     document = yaml.safe_load(text)

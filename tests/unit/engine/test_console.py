@@ -9,7 +9,6 @@ from html.parser import HTMLParser
 import pytest
 
 from userhooks.engine.console import (
-    DiscardedRow,
     Overview,
     SinkDetail,
     SinkRow,
@@ -21,7 +20,7 @@ from userhooks.engine.console import (
     sink_url,
 )
 from userhooks.engine.pages import settings
-from userhooks.engine.resources import Backfill, HttpEndpoint, Sink
+from userhooks.engine.resources import Backfill, Discarded, HttpEndpoint, Sink
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -88,7 +87,7 @@ def detail(hostile: str) -> SinkDetail:
         1,
         [{"name": "Message delivery", "status": "error", "error": hostile}],
         settings(sink, endpoint),
-        [DiscardedRow(1, f"public.{hostile}", hostile, "insert", 3, hostile, "2026-01-01T00:00:00Z")],
+        [Discarded(1, f"public.{hostile}", hostile, "insert", 3, hostile, "2026-01-01T00:00:00Z")],
         [Backfill("b-1", "i-1", ("public", hostile), "paused", "2026-01-01T00:00:00Z", "", None, 40)],
     )
 

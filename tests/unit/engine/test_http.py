@@ -24,6 +24,10 @@ class Requests:
         self.outcomes: list[tuple[int | None, str, float | None]] = []
         self.total = count
         self.done = asyncio.Event()
+        self.suspect = False
+
+    def slow(self) -> None:
+        self.suspect = True
 
     def next_request(self) -> tuple[bytes, Requests] | None:
         if not self.left:
