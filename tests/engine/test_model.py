@@ -1,0 +1,527 @@
+"""The engine against a model of it: random changes, sinks and misfortunes, and a plain reckoning of what each receiver must have got.
+
+Each run prints its seed; `USERHOOKS_MODEL_SEED=… pytest tests/engine/test_model.py` repeats that one run. The reckoning (`Oracle`) knows
+nothing of the engine: it hears of each committed statement and of each API call that has returned.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psycopg
+import pytest
+
+from tests.engine_program import FILTER, EngineProgram
+from tests.ports import free_port
+from tests.receiver import Receiver
+from tests.waiting import eventually
+from userhooks.database import Database
+from userhooks.postgres import PostgresServer
+
+RUNS = 10
+STEPS = 90
+PUBLICATION = "model_pub"
+ACTIONS = ("insert", "update", "delete")
+SEEDS = [int(os.environ["USERHOOKS_MODEL_SEED"])] if "USERHOOKS_MODEL_SEED" in os.environ else random.sample(range(10**6), RUNS)
+
+
+# --- what must have come -------------------------------------------------------------------------------------------------
+
+
+class Row(NamedTuple):
+    """A row of notifications, without its date."""
+
+    id: int
+    user_id: int | None
+    message: str
+
+
+class Key(NamedTuple):
+    """What tells one change from all others: every write gives the row a text of its own."""
+
+    action: str
+    id: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """A committed change; `statement` is its place in commit order, shared by the rows of one statement."""
+
+    statement: int
+    action: str
+    row: Row
+    before: Row | None = None
+
+    @property
+    def key(self) -> Key:
+        return Key(self.action, self.row.id, self.row.message)
+
+    @property
+    def changes(self) -> dict[str, Any] | None:
+        """The old values of the columns that an update changed."""
+        if self.before is None:
+            return None
+        return {name: old for name, old, new in zip(Row._fields, self.before, self.row, strict=True) if old != new}
+
+
+@dataclass
+class Sink:
+    """A sink as its owner knows it. `user` None: all rows. `paths`: where it sends, and from which statement on."""
+
+    number: int
+    name: str
+    user: int | None
+    actions: tuple[str, ...] = ACTIONS
+    grouped_by_user: bool = False
+    batch_size: int = 1
+    active: bool = True
+    down: bool = False
+    flaky: float = 0.0
+    paths: list[tuple[int, str]] = field(default_factory=list)
+    must: dict[Key, Change] = field(default_factory=dict)
+    may: set[Key] = field(default_factory=set)
+    """what may come, or not: it waited when the sink was told not to want it any more, or is newly wanted and was read but not confirmed"""
+
+    def wants(self, change: Change) -> bool:
+        """By actions and filter; the filter withholds a row that comes from another user, but not one that was nobody's."""
+        if change.action not in self.actions:
+            return False
+        return self.user is None or (change.row.user_id == self.user and (change.changes or {}).get("user_id") is None)
+
+    def path_at(self, statement: int) -> str:
+        return [path for since, path in self.paths if since <= statement][-1]
+
+
+class Oracle:
+    """All that was committed, and what each sink is owed of it."""
+
+    def __init__(self) -> None:
+        self.sinks: list[Sink] = []
+        self.deleted: list[Sink] = []
+        self.changes: list[Change] = []
+        self.rows: dict[int, Row] = {}
+        self.statement = 0
+
+    def commit(self, changes: list[Change]) -> None:
+        for change in changes:
+            self.changes.append(change)
+            if change.before is not None or change.action == "delete":
+                del self.rows[(change.before or change.row).id]
+            if change.action != "delete":
+                self.rows[change.row.id] = change.row
+            for sink in self.sinks:
+                if sink.wants(change):
+                    sink.must[change.key] = change
+
+    def rewant(self, sink: Sink, came: set[Key], **wishes: Any) -> None:
+        """The sink has other wishes now; whatever has not come yet is owed only if it fits the old ones and the new ones."""
+        old = set(sink.must)
+        for name, value in wishes.items():
+            setattr(sink, name, value)
+        for change in self.changes:
+            wanted = sink.wants(change)
+            if wanted and change.key not in old:
+                sink.may.add(change.key)
+            if not wanted and change.key in old and change.key not in came:
+                sink.may.add(change.key)
+                del sink.must[change.key]
+
+    def delete(self, sink: Sink, came: set[Key]) -> None:
+        """The sink is gone; what has not come may be on its way."""
+        self.sinks.remove(sink)
+        self.deleted.append(sink)
+        for key in [key for key in sink.must if key not in came]:
+            sink.may.add(key)
+            del sink.must[key]
+
+
+# --- one run -------------------------------------------------------------------------------------------------------------
+
+
+class Delivered(NamedTuple):
+    """One message answered with 200. `life`: which life of the engine sent it."""
+
+    life: int
+    path: str
+    message: dict[str, Any]
+
+    @property
+    def key(self) -> Key:
+        record = self.message["record"]
+        return Key(self.message["action"], record["id"], record["message"])
+
+
+class Run:
+    """Random steps on a real engine, noted in the oracle; `check` compares."""
+
+    def __init__(self, seed: int, server: PostgresServer, folder: Path, receiver: Receiver) -> None:
+        self.luck = random.Random(seed)
+        self.seed = seed
+        self.server = server
+        self.receiver = receiver
+        self.database = f"model_{seed}"
+        self.oracle = Oracle()
+        self.users = [1, 2, 3]
+        self.life = 0
+        self.texts = 0
+        self.story: list[str] = []
+        self.delivered: dict[int, list[Delivered]] = defaultdict(list)
+        self.attempts: dict[tuple[int, str], int] = defaultdict(int)
+        self.known: dict[int, Sink] = {}
+        with psycopg.connect(server.url(), autocommit=True) as admin:
+            admin.execute(f"create database {self.database}".encode())
+        self.url = server.url(self.database)
+        Database(self.url).set_up(PUBLICATION)
+        self.connection = psycopg.connect(self.url, autocommit=True)
+        receiver.script = self._answer
+        self.engine = EngineProgram(self.url, folder, publication=PUBLICATION, retry_base=0.02).start()
+        code = "".join(f"      {line}\n" for line in FILTER.splitlines())
+        yaml = f"functions:\n  - name: rows-of-user\n    type: filter\n    code: |-\n{code}"
+        self.engine.ask("POST", "/api/config/apply", {"yaml": yaml})
+        self.control = self._create(user=None)
+
+    def close(self) -> None:
+        self.engine.stop()
+        self.connection.close()
+        with psycopg.connect(self.server.url(), autocommit=True) as admin:
+            admin.execute("select pg_drop_replication_slot(slot_name) from pg_replication_slots")
+            admin.execute(f"drop database {self.database} with (force)".encode())
+
+    def _answer(self, path: str, messages: list[dict[str, Any]]) -> int:
+        """The receiver's script: 503 while a sink is down, and now and then for a message's first attempts."""
+        sink = self.known[int(path.split("/")[1])]
+        if sink.down:
+            return 503
+        for message in messages:
+            attempt = (sink.number, message["metadata"]["idempotency_key"])
+            self.attempts[attempt] += 1
+            if random.Random(f"{self.seed} {attempt} {self.attempts[attempt]}").random() < sink.flaky:
+                return 500
+        self.delivered[sink.number] += [Delivered(self.life, path, message) for message in messages]
+        return 200
+
+    def came(self, sink: Sink) -> set[Key]:
+        return {one.key for one in list(self.delivered[sink.number])}
+
+    # --- steps ---
+
+    def step(self) -> None:
+        steps = {
+            self.insert: 12,
+            self.update: 12,
+            self.move: 6,
+            self.rename: 4,
+            self.delete: 5,
+            self.transaction: 5,
+            self.roll_back: 2,
+            self.delete_user: 1,
+            self.add_user: 2,
+            self.create_sink: 6,
+            self.pause: 3,
+            self.resume: 4,
+            self.change_filter: 2,
+            self.change_actions: 2,
+            self.change_batch_size: 2,
+            self.change_url: 3,
+            self.delete_sink: 2,
+            self.go_down: 3,
+            self.get_flaky: 3,
+            self.come_up: 4,
+            self.kill_engine: 2,
+            self.restart_postgres: 0.5,
+        }
+        step = self.luck.choices(list(steps), list(steps.values()))[0]
+        self.story.append(step.__name__)
+        step()
+
+    def _text(self) -> str:
+        self.texts += 1
+        return f"text {self.texts}"
+
+    def _statement(self) -> int:
+        self.oracle.statement += 1
+        return self.oracle.statement
+
+    def _some_rows(self, rows: dict[int, Row], most: int = 4) -> list[Row]:
+        return self.luck.sample(list(rows.values()), min(len(rows), self.luck.randint(1, most)))
+
+    def _insert(self, rows: dict[int, Row]) -> list[Change]:
+        statement = self._statement()
+        given = [
+            (self.luck.choice([*self.users, self.luck.choice(self.users), None]), self._text()) for _ in range(self.luck.randint(1, 4))
+        ]
+        query = "insert into notifications (user_id, message) select * from unnest(%s::int[], %s::text[]) returning id, user_id, message"
+        made = self.connection.execute(query, ([user for user, _ in given], [text for _, text in given])).fetchall()
+        return [Change(statement, "insert", Row(*row)) for row in made]
+
+    def _update(self, rows: dict[int, Row], **new: Any) -> list[Change]:
+        """Give some rows a new text, and `new`, which may be made from the row."""
+        statement = self._statement()
+        changes = []
+        for old in self._some_rows(rows, most=3 if not new else 1):
+            row = Row(**{**old._asdict(), "message": self._text(), **new})
+            query = "update notifications set id = %s, user_id = %s, message = %s where id = %s"
+            self.connection.execute(query, (*row, old.id))
+            changes.append(Change(statement, "update", row, old))
+            statement = self._statement()
+        return changes
+
+    def _move(self, rows: dict[int, Row]) -> list[Change]:
+        return self._update(rows, user_id=self.luck.choice([*self.users, None]))
+
+    def _rename(self, rows: dict[int, Row]) -> list[Change]:
+        return self._update(rows, id=10_000 + self.oracle.statement)
+
+    def _delete(self, rows: dict[int, Row]) -> list[Change]:
+        gone = self._some_rows(rows)
+        statement = self._statement()
+        self.connection.execute("delete from notifications where id = any(%s)", ([row.id for row in gone],))
+        return [Change(statement, "delete", row) for row in gone]
+
+    def insert(self) -> None:
+        self.oracle.commit(self._insert(self.oracle.rows))
+
+    def update(self) -> None:
+        self.oracle.commit(self._update(self.oracle.rows))
+
+    def move(self) -> None:
+        self.oracle.commit(self._move(self.oracle.rows))
+
+    def rename(self) -> None:
+        self.oracle.commit(self._rename(self.oracle.rows))
+
+    def delete(self) -> None:
+        self.oracle.commit(self._delete(self.oracle.rows))
+
+    def transaction(self) -> None:
+        """Several statements, each on rows that the others do not touch; they count once they are committed."""
+        changes: list[Change] = []
+        with self.connection.transaction():
+            for statement in self.luck.choices([self._insert, self._update, self._move, self._rename, self._delete], k=4):
+                touched = {change.before.id if change.before else change.row.id for change in changes}
+                changes += statement({id_: row for id_, row in self.oracle.rows.items() if id_ not in touched})
+        self.oracle.commit(changes)
+
+    def roll_back(self) -> None:
+        with self.connection.transaction(force_rollback=True):
+            self._insert(self.oracle.rows)
+            self._update(self.oracle.rows)
+            self._delete(self.oracle.rows)
+
+    def delete_user(self) -> None:
+        """Their rows go with them."""
+        if len(self.users) > 2:
+            user = self.luck.choice(self.users)
+            self.users.remove(user)
+            self.connection.execute("delete from users where id = %s", (user,))
+            statement = self._statement()
+            self.oracle.commit([Change(statement, "delete", row) for row in self.oracle.rows.values() if row.user_id == user])
+
+    def add_user(self) -> None:
+        row = self.connection.execute("insert into users (name) values ('new') returning id").fetchone()
+        assert row is not None
+        self.users.append(row[0])
+
+    def _create(self, *, user: int | None, **more: Any) -> Sink:
+        number = len(self.known)
+        names = [sink.name for sink in self.oracle.deleted if sink.name not in [one.name for one in self.oracle.sinks]]
+        sink = Sink(number, self.luck.choice([f"sink-{number}", *names]), user, **more)
+        self.known[number] = sink
+        asked: dict[str, Any] = {"batch_size": sink.batch_size, "actions": list(sink.actions)}
+        if sink.grouped_by_user:
+            asked["tables"] = [{"name": "public.notifications", "group_column_names": ["user_id"]}]
+        if not sink.active:
+            asked["status"] = "paused"
+        path = f"/{number}/0"
+        if user is None:
+            self.engine.sink(sink.name, self.receiver.url + path, **asked)
+        else:
+            asked["annotations"] = {"user_id": str(user)}
+            self.engine.sink(sink.name, self.receiver.url + path, filter="rows-of-user", **asked)
+        sink.paths.append((0, path))
+        self.oracle.sinks.append(sink)
+        return sink
+
+    def create_sink(self) -> None:
+        luck = self.luck
+        self._create(
+            user=luck.choice([*self.users, None]),
+            actions=luck.choice((ACTIONS, ACTIONS, ("insert", "update"), ("delete",))),
+            grouped_by_user=luck.random() < 0.3,
+            batch_size=luck.choice((1, 1, 3, 10)),
+            active=luck.random() < 0.8,
+            flaky=luck.choice((0.0, 0.3)),
+        )
+
+    def _any_sink(self) -> Sink | None:
+        others = [sink for sink in self.oracle.sinks if sink is not self.control]
+        return self.luck.choice(others) if others else None
+
+    def _patch(self, sink: Sink, **fields: Any) -> None:
+        self.engine.ask("PATCH", f"/api/sinks/{sink.name}", fields)
+
+    def pause(self) -> None:
+        if sink := self._any_sink():
+            self._patch(sink, status="paused")
+            sink.active = False
+
+    def resume(self) -> None:
+        if sink := self._any_sink():
+            self._patch(sink, status="active")
+            sink.active = True
+
+    def change_filter(self) -> None:
+        sink = self._any_sink()
+        if sink is not None and sink.user is not None:
+            self.all_is_read()
+            user, came = self.luck.choice(self.users), self.came(sink)
+            self._patch(sink, annotations={"user_id": str(user)})
+            self.oracle.rewant(sink, came, user=user)
+
+    def change_actions(self) -> None:
+        if sink := self._any_sink():
+            self.all_is_read()
+            actions, came = tuple(self.luck.sample(ACTIONS, self.luck.randint(1, 3))), self.came(sink)
+            self._patch(sink, actions=list(actions))
+            self.oracle.rewant(sink, came, actions=actions)
+
+    def change_batch_size(self) -> None:
+        if sink := self._any_sink():
+            self._patch(sink, batch_size=self.luck.choice((1, 2, 7)))
+
+    def change_url(self) -> None:
+        """What commits from now on goes to the new address."""
+        if sink := self._any_sink():
+            path = f"/{sink.number}/{len(sink.paths)}"
+            self.engine.ask("PATCH", f"/api/destinations/http_endpoints/{sink.name}", {"url": self.receiver.url + path})
+            sink.paths.append((self._statement(), path))
+
+    def delete_sink(self) -> None:
+        if sink := self._any_sink():
+            came = self.came(sink)
+            self.engine.ask("DELETE", f"/api/sinks/{sink.name}")
+            self.engine.ask("DELETE", f"/api/destinations/http_endpoints/{sink.name}")
+            self.oracle.delete(sink, came)
+
+    def go_down(self) -> None:
+        if sink := self._any_sink():
+            sink.down = True
+
+    def get_flaky(self) -> None:
+        if sink := self._any_sink():
+            sink.flaky = 0.3
+
+    def come_up(self) -> None:
+        """All that failed works again, and its owner says so, which makes what waits for another attempt due."""
+        for sink in self.oracle.sinks:
+            if sink.down or sink.flaky:
+                sink.down, sink.flaky = False, 0.0
+                path = sink.paths[-1][1]
+                self.engine.ask("PATCH", f"/api/destinations/http_endpoints/{sink.name}", {"url": self.receiver.url + path})
+
+    def kill_engine(self) -> None:
+        self.engine.kill()
+        self._until_quiet()
+        self.life += 1
+        self.engine.start()
+
+    def _until_quiet(self) -> None:
+        """Wait until the receiver has dealt with what was on its way when the engine died."""
+        seen = [-1, -1, -1]
+
+        def quiet() -> bool:
+            seen.append(len(self.receiver.requests))
+            return len(set(seen[-4:])) == 1
+
+        eventually(quiet)
+
+    def restart_postgres(self) -> None:
+        self.luck.choice((self.server.stop, self.server.kill))()
+        self.server.start()
+        self.connection.close()
+        self.connection = psycopg.connect(self.url, autocommit=True)
+
+    # --- the end ---
+
+    def all_is_read(self) -> None:
+        """Wait until the engine has read all that was committed, to be seen by a sink that wants everything."""
+        self._await(self.control)
+
+    def _await(self, sink: Sink) -> None:
+        def missing() -> set[Key]:
+            return set(sink.must) - self.came(sink)
+
+        eventually(lambda: not missing(), within=20, what=f"{sink.name} ({sink.paths[-1][1]}) to get {missing()}; {self.history()}")
+
+    def history(self) -> str:
+        return f"seed {self.seed}; steps: {' '.join(self.story)}"
+
+    def settle(self) -> None:
+        """Everything works again, and has come."""
+        self.come_up()
+        for sink in self.oracle.sinks:
+            if not sink.active:
+                self._patch(sink, status="active")
+        for sink in self.oracle.sinks:
+            self._await(sink)
+
+    def check(self) -> None:
+        for sink in [*self.oracle.sinks, *self.oracle.deleted]:
+            self._check(sink, self.delivered[sink.number])
+
+    def _check(self, sink: Sink, delivered: list[Delivered]) -> None:
+        told = f"{sink.name} (/{sink.number}), {self.history()}"
+        lives: dict[Key, int] = {}
+        keys: dict[Key, str] = {}
+        latest: dict[object, int] = {}
+        for one in delivered:
+            key = one.key
+            assert key in sink.must or key in sink.may, f"{key} was not owed to {told}"
+            assert key not in lives or lives[key] < one.life, f"{key} was repeated though the engine was not killed; {told}"
+            assert keys.setdefault(key, one.message["metadata"]["idempotency_key"]) == one.message["metadata"]["idempotency_key"]
+            first = key not in lives
+            lives[key] = one.life
+            change = sink.must.get(key)
+            if change is None:
+                continue
+            assert one.message["record"]["user_id"] == change.row.user_id, told
+            assert one.message["changes"] == change.changes, told
+            assert int(one.path.split("/")[2]) >= int(sink.path_at(change.statement).split("/")[2]), f"{key} went to {one.path}; {told}"
+            group = change.row.user_id if sink.grouped_by_user else change.row.id
+            if first:
+                assert change.statement >= latest.get(group, 0), f"{key} came after a later change of its group; {told}"
+                latest[group] = change.statement
+        assert set(sink.must) <= lives.keys(), f"lost: {set(sink.must) - lives.keys()}; {told}"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    with tempfile.TemporaryDirectory(prefix="userhooks-model-") as folder:
+        one = PostgresServer(Path(folder), port=free_port(), password="x", log=Path(folder) / "postgres.log")
+        try:
+            one.start()
+            yield one
+        finally:
+            one.remove()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_receiver_gets_what_the_model_says(seed: int, server: PostgresServer, tmp_path: Path, receiver: Receiver) -> None:
+    print(f"seed {seed}")
+    run = Run(seed, server, tmp_path, receiver)
+    try:
+        for _ in range(STEPS):
+            run.step()
+        run.settle()
+    finally:
+        run.close()
+    run.check()
+    assert len(run.came(run.control)) == len(run.oracle.changes)
