@@ -224,6 +224,11 @@ class _Posts:
     def __init__(self, request: bytes, count: int) -> None:
         self.request, self.left, self.unanswered, self.done = request, count, count, asyncio.Event()
 
+    suspect = False
+
+    def slow(self) -> None:
+        """A receiver on this machine that takes a second is noted by nobody."""
+
     def next_request(self) -> tuple[bytes, _Posts] | None:
         if not self.left:
             return None

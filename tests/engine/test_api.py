@@ -189,7 +189,7 @@ def test_the_status_page_shows_any_name_as_text(engine: EngineProgram, database:
     engine.ask("POST", "/api/sinks/s/backfills", {"table": "<script>alert(1)</script>"})
     page = httpx.get(engine.url + "/").text
     assert "public.&lt;script&gt;alert(1)&lt;/script&gt;" in page
-    assert "<script" not in page
+    assert "<script>alert" not in page
 
 
 def test_a_body_that_is_no_object_is_refused(engine: EngineProgram) -> None:

@@ -24,7 +24,7 @@ from typing import Protocol
 from urllib.parse import quote
 
 from userhooks.engine.functions import FunctionRaised
-from userhooks.engine.histogram import HistogramPool
+from userhooks.engine.histogram import HistogramPool, Latencies
 from userhooks.engine.http import HttpClient, OriginKey
 from userhooks.engine.rendering import Change, SinkForm, render
 from userhooks.engine.resources import HttpEndpoint, Sink
@@ -179,6 +179,7 @@ class SinkDelivery:
         self._luck = luck
         self._disk = disk
         self._latencies = latencies
+        self._latency: Latencies | None = None
         self._ready: deque[Message] = deque()
         self._busy: dict[object, deque[Message | int] | None] = {}
         self._retries: list[tuple[float, int, list[Message]]] = []
@@ -204,6 +205,7 @@ class SinkDelivery:
     def configure(self, sink: Sink, endpoint: HttpEndpoint, form: SinkForm) -> None:
         """Take over the sink's and the endpoint's present settings; what waits for a retry goes out at once under them."""
         self.sink = sink
+        self._active = sink.status == "active"
         self.form = form
         self._origin: OriginKey = (endpoint.scheme, endpoint.host, endpoint.port)
         self._head, self._tail_of_head = request_head(endpoint, sink.path)
@@ -277,8 +279,8 @@ class SinkDelivery:
             self._fresh.append(message)
             return
         self._ready.append(message)
-        if self.sink.batch_size > 1 and len(self._ready) < self.sink.batch_size:
-            if self._linger is None and not self._lingered:
+        if not self._lingered and self.sink.batch_size > 1 and len(self._ready) < self.sink.batch_size:
+            if self._linger is None:
                 self._linger = self._loop.call_later(LINGER_SECONDS, self._lingered_enough)
         else:
             self._offer()
@@ -316,9 +318,9 @@ class SinkDelivery:
             yield from self._in_memory()
         else:
             for _, _, batch in list(self._retries):
-                for message in batch:
-                    yield message
-                    yield from (m for m in self._busy.get(message.group) or () if isinstance(m, Message))
+                yield from batch
+                for group in dict.fromkeys(message.group for message in batch):
+                    yield from (m for m in self._busy.get(group) or () if isinstance(m, Message))
             if old:
                 for message in chain(chain.from_iterable(a.messages for a in self._flying), self._in_memory()):
                     if message.change.backfill_id is None and message.change.commit_lsn <= old:
@@ -388,7 +390,9 @@ class SinkDelivery:
         return True
 
     def _refill(self) -> None:
-        if self._loading or self._held or self.down or self.sink.status != "active" or len(self._ready) > WINDOW // 2:
+        if not len(self._tail) or self._loading or self._held or self.down or self.sink.status != "active":
+            return
+        if len(self._ready) > WINDOW // 2:
             return
         epoch = self._epoch
         self._loading = True
@@ -423,7 +427,7 @@ class SinkDelivery:
         return self._misses >= DOWN_AFTER
 
     def _offer(self) -> None:
-        if len(self._tail):
+        if self.behind:
             self._refill()
         if self.has_more():
             self._client.origin(self._origin).offer(self)
@@ -431,16 +435,17 @@ class SinkDelivery:
     def has_more(self) -> bool:
         """Whether a request could be made now."""
         in_flight = len(self._flying)
-        if self._held or self.sink.status != "active" or in_flight >= IN_FLIGHT_PER_SINK:
+        if in_flight >= IN_FLIGHT_PER_SINK or self._held or not self._active:
             return False
-        down = self._misses >= DOWN_AFTER
-        if down and in_flight:
-            return False
-        if self._retries:
-            if self._retries[0][0] <= self._loop.time():
-                return True
-            if down or len(self._retries) >= ROOM:
+        if self._misses or self._retries:
+            down = self._misses >= DOWN_AFTER
+            if down and in_flight:
                 return False
+            if self._retries:
+                if self._retries[0][0] <= self._loop.time():
+                    return True
+                if down or len(self._retries) >= ROOM:
+                    return False
         waiting = len(self._ready)
         return waiting >= self.sink.batch_size or (waiting > 0 and self._lingered)
 
@@ -458,7 +463,9 @@ class SinkDelivery:
                 if not self._flying:
                     self._progressed = attempt.started
                 self._flying.add(attempt)
-                self._latencies.of(self.sink.id).internal.observe(time.time_ns() // 1000 - messages[0].change.commit_us)
+                if self._latency is None:
+                    self._latency = self._latencies.of(self.sink.id)
+                self._latency.internal.observe(time.time_ns() // 1000 - messages[0].change.commit_us)
                 return b"%b%d%b%b" % (self._head, len(body), self._tail_of_head, body), attempt
         return None
 
@@ -507,6 +514,11 @@ class SinkDelivery:
     def _body(self, messages: list[Message]) -> bytes | None:
         """Return the body; a transform that raises fails its message, what stands before that one goes out now, and the rest next."""
         form = self.form
+        if form.transform is None:
+            if len(messages) == 1:
+                body = render(messages[0].change, form)
+                return b'{"data":[%b]}' % body if self.sink.batch else body
+            return b'{"data":[%b]}' % b",".join([render(m.change, form) for m in messages])
         parts: list[bytes] = []
         for message in messages:
             try:
@@ -534,27 +546,28 @@ class SinkDelivery:
         now = self._progressed = self._loop.time()
         took = now - attempt.started
         self.attempted += len(messages)
-        latencies = self._latencies.of(self.sink.id)
+        assert self._latency is not None  # noqa: S101  # it was sent
         if status is not None and 200 <= status < 300:
             self.suspect = took > QUICK_SECONDS
-            latencies.succeeded.observe(int(took * 1e6))
+            self._latency.succeeded.observe(int(took * 1e6))
             self._succeeded(messages)
         else:
             self.suspect = True
-            latencies.failed.observe(int(took * 1e6))
+            self._latency.failed.observe(int(took * 1e6))
             self._misses += 1
             if self.down:
                 self._fall_behind()
             reason = f"Unexpected status code: {status}" if status is not None else f"POST to webhook endpoint failed: {error}"
             self._failed(messages, f"[http_endpoint]: {reason}", retry_after)
-            if status == 410 and self.sink.status == "active":
+            if status == 410 and self._active:
+                self._active = False
                 self._disk.endpoint_is_gone(self)
         self._offer()
 
     def _succeeded(self, messages: list[Message]) -> None:
         self.delivered += len(messages)
         self.last_error = None
-        was_down, self._misses = self.down, 0
+        was_down, self._misses = self._misses >= DOWN_AFTER, 0
         for message in messages:
             if message.row > 0:
                 self._disk.done((message.row,))
@@ -578,10 +591,10 @@ class SinkDelivery:
                 self._forgive(message)
                 self._free_group(message.group)
             return
-        for message in messages:
-            message.attempts += 1
-            if message.row > 0:
-                self._disk.failed_again(message.row, message.attempts)
+        if len(messages) == 1:  # what fails in a batch may be another's fault: it is not counted
+            messages[0].attempts += 1
+            if messages[0].row > 0:
+                self._disk.failed_again(messages[0].row, messages[0].attempts)
         step = after_failure(
             self._schedule,
             size=len(messages),

@@ -32,6 +32,7 @@ SLOW_SECONDS = 1.0
 SUSPECTS_SHARE = 4
 """Senders that are `suspect` get one connection in so many, of all and of each origin's: receivers that hang cost the others nothing."""
 _MOST_CONNECTIONS = 8192
+_LOOK_AGAIN_SECONDS = 0.05
 _OTHER_FILES = 256
 """Files that the rest of the program may need"""
 
@@ -243,7 +244,6 @@ class Origin:
                 if request is None:
                     continue
                 connection = self._idle.pop()
-                self._client.idle.pop(connection, None)
                 if suspect:
                     self.suspects(connection, True)
                 connection.send(request[0], request[1], now + self._client.timeout)
@@ -305,11 +305,10 @@ class Origin:
             connection.deadline = 0.0
             connection.idle_since = self._client.loop.time()
             self._idle.append(connection)
-            self._client.idle[connection] = None
 
     def finished(self, connection: Connection) -> None:
         """The connection has brought an answer; when another origin waits for a place, it gets this one."""
-        if self._client.is_crowded:
+        if self._client.crowd:
             connection.close()
         else:
             self.free(connection)
@@ -319,11 +318,17 @@ class Origin:
         if connection not in self._open:
             return
         self._open.discard(connection)
-        self._client.idle.pop(connection, None)
         if connection in self._idle:
             self._idle.remove(connection)
         self.suspects(connection, False)
         self._client.give_place()
+
+    def close_idle(self) -> bool:
+        """Close the connection that has been idle for longest, if one is idle."""
+        if self._idle:
+            self._idle[0].close()
+            return True
+        return False
 
     def sweep(self, now: float) -> None:
         """End requests that are past their deadline, and connections that have been idle for long; notice slow ones."""
@@ -349,7 +354,7 @@ class ConnectError(Exception):
 class HttpClient:
     """All origins. `timeout` is one deadline in seconds for a whole request; `tls` verifies certificates; `places` bounds the connections.
 
-    `idle` holds the connections that carry nothing, the one that has done so for longest first.
+    `crowd` holds the origins that wait for a place.
     """
 
     def __init__(self, *, allow_private: bool, timeout: float = 30.0, tls: ssl.SSLContext | None = None, places: int = 1024) -> None:
@@ -358,11 +363,11 @@ class HttpClient:
         self._allow_private = allow_private
         self._tls = tls or ssl.create_default_context()
         self._origins: dict[OriginKey, Origin] = {}
-        self.idle: dict[Connection, None] = {}
+        self._looked_for_idle = 0.0
         self._places = places
         self._taken = 0
         self._suspects = 0
-        self._crowd: dict[Origin, None] = {}
+        self.crowd: dict[Origin, None] = {}
         self._benched: dict[int, tuple[Origin, Sender]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweeper = self.loop.call_later(0.25, self._sweep)
@@ -378,26 +383,29 @@ class HttpClient:
 
     def take_place(self, origin: Origin) -> bool:
         """Take a place for one connection, if need be that of an idle one; without one, the origin is asked again when one is free."""
-        if self._taken >= self._places and self.idle:
-            next(iter(self.idle)).close()
         if self._taken >= self._places:
-            self._crowd[origin] = None
+            self._close_idle()
+        if self._taken >= self._places:
+            self.crowd[origin] = None
             return False
         self._taken += 1
         return True
 
+    def _close_idle(self) -> None:
+        """Close an idle connection of any origin, if there is one; looked for now and then only, since there may be many origins."""
+        now = self.loop.time()
+        if now - self._looked_for_idle < _LOOK_AGAIN_SECONDS:
+            return
+        if not any(origin.close_idle() for origin in self._origins.values()):
+            self._looked_for_idle = now
+
     def give_place(self) -> None:
         """A connection is gone: the origin that has waited longest may open one."""
         self._taken -= 1
-        if self._crowd:
-            origin = next(iter(self._crowd))
-            del self._crowd[origin]
+        if self.crowd:
+            origin = next(iter(self.crowd))
+            del self.crowd[origin]
             self.loop.call_soon(origin.pump)
-
-    @property
-    def is_crowded(self) -> bool:
-        """Whether origins wait for a place."""
-        return bool(self._crowd)
 
     @property
     def connections(self) -> int:

@@ -324,13 +324,18 @@ def _render_parts(change: Change, timestamp_format: TimestampFormat) -> tuple[by
 
 def _metadata(change: Change) -> bytes:
     """Render the metadata between the sink's two parts."""
-    read = change.backfill_id is not None
     keys = _keys(change)
+    if change.backfill_id is None:
+        index, lsn = b"%d" % change.commit_idx, b"%d" % change.commit_lsn
+        identity = b2a_base64(b"%b:%b" % (lsn, index), newline=False)
+    else:
+        index = lsn = b"null"
+        identity = _idempotency_key(change, keys)
     return change.shape.metadata % (
-        b"null" if read else b"%d" % change.commit_idx,
-        b"null" if read else b"%d" % change.commit_lsn,
+        index,
+        lsn,
         timestamp(change.commit_us),
-        _idempotency_key(change, keys),
+        identity,
         change.annotations or b"null",
         b",".join(map(text, keys)),
     )

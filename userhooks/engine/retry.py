@@ -53,7 +53,7 @@ def after_failure(
 ) -> Again | Halve | Discard:
     """Decide what follows the failed attempt number `attempts` of a batch of `size` messages.
 
-    `max_attempts` counts attempts in total (Sequin's `max_retry_count`), None is for ever. `retry_after` is what the receiver asked for in
+    `max_attempts` counts attempts in total (Sequin's `max_retry_count`), None is for ever; those in a batch that failed are not counted. `retry_after` is what the receiver asked for in
     seconds; it can lengthen the wait up to the schedule's cap, never shorten it. A batch is split before any of it is given up, and its
     halves do not wait longer than a first failure would: the other messages in it have done nothing wrong.
     """

@@ -165,6 +165,8 @@ def compile_members(expr: Expr, metadata: Mapping[Atom, Any], timestamp_format: 
             return lambda change, variables: {terms.as_key(key(change, variables)): value(change, variables) for key, value in pairs}
         case Apply("Map.put", (inner, key, value)):
             return _compile_put(members(inner), evaluate(key), write(value))
+        case Apply("Map.take", (Argument("record"), keys)):
+            return _compile_columns(evaluate(keys), timestamp_format)
         case Apply("Map.take" | "Map.drop" as name, (inner, keys)):
             return _compile_selection(members(inner), evaluate(keys), name)
         case Apply("Map.merge", (left, right)):
@@ -185,6 +187,16 @@ def _compile_selection(members: Members, keys: Evaluate, name: str) -> Members:
     def select(change: Change, variables: list[Any]) -> dict[Any, bytes]:
         named = terms.as_keys(keys(change, variables))
         return {key: value for key, value in members(change, variables).items() if (key in named) is wanted}
+
+    return select
+
+
+def _compile_columns(keys: Evaluate, timestamp_format: TimestampFormat) -> Members:
+    """Make what does as Map.take of the record; the other columns are not looked at."""
+
+    def select(change: Change, variables: list[Any]) -> dict[Any, bytes]:
+        shape, named = change.shape, terms.as_keys(keys(change, variables))
+        return {name: shape.encode(i, change.raw(i), timestamp_format) for name, i in shape.positions.items() if name in named}
 
     return select
 
