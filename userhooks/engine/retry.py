@@ -53,9 +53,10 @@ def after_failure(
 ) -> Again | Halve | Discard:
     """Decide what follows the failed attempt number `attempts` of a batch of `size` messages.
 
-    `max_attempts` counts attempts in total (Sequin's `max_retry_count`), None is for ever; those in a batch that failed are not counted. `retry_after` is what the receiver asked for in
-    seconds; it can lengthen the wait up to the schedule's cap, never shorten it. A batch is split before any of it is given up, and its
-    halves do not wait longer than a first failure would: the other messages in it have done nothing wrong.
+    `max_attempts` counts attempts in total (Sequin's `max_retry_count`), None is for ever; those in a batch that failed are not counted,
+    since they may be another message's fault. `retry_after` is what the receiver asked for in seconds; it can lengthen the wait up to the
+    schedule's cap, never shorten it. A batch is split before any of it is given up, and its halves do not wait longer than a first failure
+    would.
     """
     if size > 1:
         return Halve(_at_least(schedule.wait(1, luck), retry_after, schedule.cap))
