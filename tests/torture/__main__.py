@@ -23,7 +23,7 @@ PARTS: dict[str, Callable[[int], Outcome]] = {
     "dead-endpoints": lambda seed: dead_endpoints(sinks=10_000, dead=500, rate=200.0, seconds=30.0, seed=seed),
     "slow-endpoints": lambda seed: slow_endpoints(rate=200.0, seconds=30.0, seed=seed),
     "outage": lambda seed: outage(rows=360_000, rate=10_000.0, seed=seed),
-    "full-disk": lambda seed: full_disk(rows=40_000, pages=1000, seed=seed),
+    "full-disk": lambda seed: full_disk(rows=40_000, pages=400, seed=seed),
     "soak": lambda seed: soak(seconds=600.0, rate=2000.0, users=100, failing=5, seed=seed),
 }
 

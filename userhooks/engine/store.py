@@ -113,7 +113,7 @@ class Store:
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._db.execute("pragma auto_vacuum = incremental")  # before the first table, or it has no effect
         self._db.execute("pragma journal_mode = wal")
-        self._db.execute("pragma journal_size_limit = 16777216")
+        self._db.execute("pragma journal_size_limit = 4194304")
         if max_pages is not None:
             self._db.execute(f"pragma max_page_count = {int(max_pages)}")
         self._db.execute("pragma synchronous = full")
@@ -219,8 +219,8 @@ class Store:
                 if db.in_transaction:
                     db.execute("rollback")
                 raise
-            if batch.done and db.execute("pragma freelist_count").fetchone()[0] > _PAGES_GIVEN_BACK // 4:
-                db.execute(f"pragma incremental_vacuum({_PAGES_GIVEN_BACK})").fetchall()
+            if batch.done and db.execute("pragma freelist_count").fetchone()[0] > _PAGES_GIVEN_BACK // 16:
+                db.executescript(f"pragma incremental_vacuum({_PAGES_GIVEN_BACK})")  # `execute` would stop after one page
 
     # --- the backlog ---------------------------------------------------------------------------------------------------
 
