@@ -87,6 +87,7 @@ class Engine:
             config.database_url,
             catalog=self.catalog,
             deliveries=self._deliveries,
+            router=self._router,
             reader=self.reader,
             store=self._store,
             write=self._write,

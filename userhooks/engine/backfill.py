@@ -1,55 +1,71 @@
-"""Backfills: reading a table for one sink beside live changes. Snapshots are judged in `snapshot.py`; messages go out through
-`delivery.py`.
+"""One backfill: reading a table for one sink beside live changes. All of them are kept going in `backfills.py`; SQL is in `page_query.py`,
+snapshots are judged in `snapshot.py`, messages go out through `delivery.py`.
 
-A page is read by primary key together with its snapshot; then a transactional logical message, the watermark, is written. When that comes
-by in the slot's stream, the page is released at that position. A row of it that changed in a transaction which the page's snapshot does
-not see would be stale: it is dropped when the sink was owed that change (the change tells the newer story), and read again when it was not.
+A page is read by key together with its snapshot; then a transactional logical message, the watermark, is written. When that comes by in
+the slot's stream, the page's rows are handed over at that position. A row of it that changed in a transaction which the page's snapshot
+does not see would be stale: it is dropped when the sink was owed that change (the change tells the newer story), and read again when it
+was not. A row that an update not owed has put behind the reading position is read again, too.
+
+This holds only if the run knows of every change that its snapshot may not see. It is told of those that come by during its turns; a turn
+begins by waiting until all that came by before is visible.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import replace
-from itertools import islice
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from psycopg import AsyncConnection, OperationalError, sql
+from psycopg import AsyncConnection
 
 from userhooks.engine.delivery import Message, SinkDelivery
+from userhooks.engine.functions import Bound
+from userhooks.engine.page_query import Cursor, Only, PageQuery, Query, only_rows
 from userhooks.engine.pgoutput import Value
 from userhooks.engine.rendering import Change, TableShape
 from userhooks.engine.resources import Backfill, Table
 from userhooks.engine.snapshot import Snapshot
 from userhooks.engine.stream import WATERMARK, group_of
-
-log = logging.getLogger(__name__)
+from userhooks.engine.trouble import InTrouble, Trouble
+from userhooks.engine.values import TypeCatalog
 
 PAGE_ROWS = 1000
 PAGES_IN_DELIVERY = 3
+PAGES_PER_TURN = 10
+"""After so many another backfill may have the connection"""
+_LONGEST_LOOK = 0.5
+_SOON = 5.0
 
 Key = tuple[Value, ...]
-"""values of the primary key's columns in text form; never UNCHANGED, since a key is always in the log"""
+"""The primary key's columns of a row as text; never UNCHANGED, since a key is always in the log"""
+Row = tuple[bytes | None, ...]
+
+
+class Interrupted(Exception):
+    """What was read cannot be handed over and has to be read again: the stream was lost, or the table or the filter has changed."""
+
+
+class Failed(Exception):
+    """The backfill cannot go on; the text says why."""
+
+
+class TableChanged(Exception):
+    """The table is not what the catalog says: read the catalog again."""
 
 
 class Page:
-    """Rows of one read, and how many of their messages are still to be delivered; `last_key` is None for rows that were read again."""
+    """How many rows of one page are still to be delivered, or to be read again. The cursor may move to `end` when there are none."""
 
-    __slots__ = ("_on_done", "last_key", "owed", "released", "rows", "size", "snapshot", "token")
+    __slots__ = ("_on_done", "end", "handed_over", "owed", "size")
 
-    def __init__(
-        self, rows: list[tuple[bytes | None, ...]], snapshot: Snapshot, last_key: Key | None, on_done: Callable[[Page], None]
-    ) -> None:
-        self.rows = rows
-        self.size = len(rows)
-        self.snapshot = snapshot
-        self.last_key = last_key
-        self.token = str(uuid.uuid4())
+    def __init__(self, size: int, end: Cursor | None, on_done: Callable[[], None]) -> None:
+        self.size = size
+        self.end = end
         self.owed = 0
-        self.released: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.handed_over = False
         self._on_done = on_done
 
     def settle(self, index: int, sink_number: int) -> None:
@@ -57,100 +73,187 @@ class Page:
         self.forgive()
 
     def forgive(self) -> None:
-        """One message of the page is delivered, or no longer owed."""
+        """One message of the page is delivered, in the store, or no longer owed."""
         self.owed -= 1
-        if not self.owed and self.released.done():
-            self._on_done(self)
+        if self.is_done:
+            self._on_done()
 
-    def release(self) -> None:
-        """All messages of the page are handed over."""
-        self.rows = []
-        if not self.released.done():
-            self.released.set_result(None)
-        if not self.owed:
-            self._on_done(self)
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing of the page is left to do."""
+        return self.handed_over and not self.owed
+
+
+@dataclass(slots=True)
+class _Reading:
+    """Rows that were read and wait for their watermark: a page, or (then `keys` are given) rows that are read again."""
+
+    rows: list[Row]
+    snapshot: Snapshot
+    only: Only | None
+    keys: Sequence[Key] | None = None
+    is_last: bool = False
+    token: str = field(default_factory=lambda: str(uuid.uuid4()))
 
 
 class BackfillRun:
-    """One active backfill. `save` is awaited with the changed backfill and the key up to which everything is delivered."""
+    """One active backfill. It is told of changes (`touched`) and watermarks during its turns only.
+
+    After a crash at most PAGES_IN_DELIVERY pages are sent again: no more are read than that beyond the `cursor` that was saved last.
+    """
 
     def __init__(
         self,
         backfill: Backfill,
-        table: Table,
-        shape: TableShape,
         delivery: SinkDelivery,
-        cursor: tuple[str, ...] | None,
+        cursor: Cursor | None,
         *,
-        connect: Callable[[], Awaitable[AsyncConnection[Any]]],
-        save: Callable[[Backfill, tuple[str, ...] | None], Awaitable[None]],
+        bound: Callable[[], Bound | None],
+        streamed: Callable[[], list[int]],
         now_us: Callable[[], int],
         now_text: Callable[[], str],
-        visible: Callable[[], list[int]],
+        report: Callable[[BaseException | None], None],
     ) -> None:
         self.backfill = backfill
-        self.table = (table.schema, table.name)
-        self._table = table
-        self._shape = shape
+        self.cursor = cursor
+        self.table = backfill.table
+        self.begun = asyncio.Event()
+        self.progressed = asyncio.Event()
         self._delivery = delivery
-        self._position = cursor
-        self._cursor = cursor
-        self._connect = connect
-        self._save = save
+        self._bound = bound
+        self._streamed = streamed
         self._now_us = now_us
         self._now_text = now_text
-        self._streamed_xids = visible
+        self._report = report
+        self._query: PageQuery | None = None
+        self._handed_over = cursor
+        self._position = cursor
+        self._ended = False
         self._touched: dict[Key, list[tuple[int, bool]]] = {}
-        self._again: deque[Key] = deque()
+        self._again: dict[Key, Page] = {}
+        self._readings: deque[_Reading] = deque()
+        self._broken: Interrupted | None = None
         self._pages: deque[Page] = deque()
-        self._waiting: Page | None = None
+        self._unsaved = 0
         self._changed = asyncio.Event()
-        self._dirty = False
-        names = [c.name for c in table.columns]
-        self._key_positions = [names.index(name) for name in table.primary_key]
 
     @property
     def sink_id(self) -> str:
         """The backfill's sink."""
         return self.backfill.sink_id
 
+    def use(self, table: Table, types: TypeCatalog) -> None:
+        """Read the table as it is now; raises Failed when that cannot be gone on with."""
+        query = PageQuery.of(self.backfill, table)
+        if query == self._query:
+            return
+        problem = query.problem
+        if problem is None and self._query is not None and self._query.order != query.order:
+            problem = "its primary key has changed meanwhile; start a new backfill"
+        if problem is None and self.cursor is not None and len(self.cursor) != len(query.order):
+            problem = "its primary key has changed meanwhile; start a new backfill"
+        if problem is not None:
+            raise Failed(f"{'.'.join(self.table)} cannot be read: {problem}.")
+        self._query = query
+        self._shape = shape = TableShape.of_table(table, types)
+        self._key = tuple(shape.positions[name] for name in query.table.primary_key)
+        self._order = tuple(shape.positions[name] for name in query.order)
+
     # --- called by the stream ------------------------------------------------------------------------------------------
 
     def touched(self, change: Change, xid: int, owed: bool) -> None:
         """Remember that a row changed, under its key before and after."""
-        for row in (change.new, change.old):
+        key, order = self._key, self._order
+        if change.shape is not self._shape:
+            positions = change.shape.positions
+            assert self._query is not None  # noqa: S101  # set before the first turn
+            if not positions.keys() >= set(self._query.order):
+                self._break("a column of the primary key has another name now")
+                return
+            key = tuple(positions[name] for name in self._query.table.primary_key)
+            order = tuple(positions[name] for name in self._query.order)
+        new, old = change.new, change.old
+        for row in (new, old):
             if row is not None:
-                key = tuple(row[i] for i in self._key_positions)
-                self._touched.setdefault(key, []).append((xid, owed))
+                self._touched.setdefault(tuple([row[i] for i in key]), []).append((xid, owed))
+        if owed or new is None or change.action != "update":
+            return
+        if [old[i] for i in order] != [new[i] for i in order] if old is not None else len(order) > len(key):
+            self._read_again(tuple([new[i] for i in key]))
+
+    def _read_again(self, key: Key) -> None:
+        """Read a row at the next turn that may be behind the position by now, and hold the cursor until then."""
+        if key not in self._again:
+            if not self._pages:
+                page = Page(0, None, self._page_done)
+                page.handed_over = True
+                self._pages.append(page)
+            self._again[key] = self._pages[-1]
+            self._pages[-1].owed += 1
 
     def watermark(self, token: str) -> None:
-        """A watermark came by; when it is the waiting page's, hand its rows over."""
-        page = self._waiting
-        if page is None or page.token != token:
+        """A watermark came by; when it is the one of the rows that wait, hand them over."""
+        if not self._readings or self._readings[0].token != token:
             return
-        self._waiting = None
-        rows = page.rows
-        for row in rows:
-            key = tuple(row[i] for i in self._key_positions)
-            newer = [owed for xid, owed in self._touched.get(key, ()) if not page.snapshot.sees(xid)]
+        reading = self._readings[0]
+        if reading.only != self._only:
+            self._break("the filter has changed")
+            return
+        if reading.keys is None:
+            self._hand_over_page(reading)
+        else:
+            self._hand_over_again(reading, reading.keys)
+        self._readings.popleft()
+        sees = reading.snapshot.sees
+        self._touched = {key: kept for key, entries in self._touched.items() if (kept := [e for e in entries if not sees(e[0])])}
+        self.begun.set()
+        self._changed.set()
+
+    def _hand_over_page(self, reading: _Reading) -> None:
+        self._ended = reading.is_last
+        if not reading.rows:
+            return
+        self._handed_over = self._cursor_of(reading.rows[-1])
+        page = Page(len(reading.rows), self._handed_over, self._page_done)
+        self._pages.append(page)
+        for row in reading.rows:
+            key = tuple([row[i] for i in self._key])
+            newer = self._newer(key, reading.snapshot) if self._touched else ()
             if not newer:
                 self._owe(row, page)
-            elif not any(newer):
-                self._again.append(key)
-        self._touched = {
-            key: kept for key, entries in self._touched.items() if (kept := [e for e in entries if not page.snapshot.sees(e[0])])
-        }
-        page.release()
+            elif not any(newer) and key not in self._again:
+                page.owed += 1
+                self._again[key] = page
+        page.handed_over = True
+        if page.is_done:
+            self._page_done()
+
+    def _hand_over_again(self, reading: _Reading, keys: Sequence[Key]) -> None:
+        rows: dict[Key, Row] = {tuple([row[i] for i in self._key]): row for row in reading.rows}
+        for key in keys:
+            newer = self._newer(key, reading.snapshot)
+            if newer and not any(newer):
+                continue  # once more, then
+            page = self._again.pop(key)
+            if not newer and key in rows:
+                self._owe(rows[key], page)
+            page.forgive()
+
+    def _newer(self, key: Key, snapshot: Snapshot) -> Sequence[bool]:
+        """Return for each change of the row that the snapshot does not see whether the sink was owed it."""
+        return [owed for xid, owed in self._touched.get(key, ()) if not snapshot.sees(xid)]
 
     def interrupt(self) -> None:
-        """The stream was lost, perhaps with the waiting page's watermark: `run` raises, and reads the page again when called anew."""
-        page = self._waiting
-        if page is not None and not page.released.done():
-            self._waiting = None
-            self._pages.remove(page)
-            page.released.set_exception(OperationalError("the replication stream was interrupted"))
+        """The stream was lost and taken up again, perhaps without the watermarks that are waited for."""
+        if self._readings:
+            self._break("the stream was interrupted")
 
-    def _owe(self, row: tuple[bytes | None, ...], page: Page) -> None:
+    def _break(self, why: str) -> None:
+        self._readings.clear()
+        self._broken = Interrupted(why)
+        self._changed.set()
+
+    def _owe(self, row: Row, page: Page) -> None:
         change = Change.read(self._shape, row, self.backfill.id, self._now_us())
         delivery = self._delivery
         try:
@@ -161,139 +264,163 @@ class BackfillRun:
             page.owed += 1
             delivery.owe(Message(change, page, group_of(delivery, change), unjudged))
 
+    # --- turns ---------------------------------------------------------------------------------------------------------
+
+    async def room(self) -> None:
+        """Wait until there is something to do for which a connection is needed."""
+        await self._until(lambda: self._is_wanted and bool(self._again or self._has_room))
+
     @property
-    def _may_read(self) -> bool:
+    def _is_wanted(self) -> bool:
         """A sink that is paused, or has to catch up on live changes first, is not read for: a backfill never fills the store."""
         return self._delivery.sink.status == "active" and not self._delivery.behind
 
-    # --- reading -------------------------------------------------------------------------------------------------------
+    @property
+    def _has_room(self) -> bool:
+        return len(self._pages) + self._unsaved + len(self._readings) < PAGES_IN_DELIVERY
 
-    async def run(self) -> None:
-        """Read page after page until the table's end is delivered; raises psycopg errors when the connection is lost.
+    @property
+    def _only(self) -> Only | None:
+        return only_rows(self._shape, self._bound())
 
-        Called again after that, it goes on behind the last page that was handed over.
+    async def turn(self, connection: AsyncConnection[Any]) -> bool:
+        """Read for a while; True once the end of the table is handed over. Raises Interrupted, TableChanged, and psycopg's
+        errors.
+
+        From its beginning on `touched` has to be called.
         """
-        self._pages = deque(page for page in self._pages if page.released.done())
-        handed_over = [page.last_key for page in self._pages if page.last_key is not None]
-        self._position = _texts(handed_over[-1]) if handed_over else self._cursor
-        connection = await self._connect()
-        try:
-            counting = asyncio.create_task(self._count())
-            try:
-                await self._until_streamed_is_visible(connection)
-                while await self._next_page(connection):
-                    pass
-                await self._until(lambda: not self._pages)
-                await counting
-            finally:
-                counting.cancel()
-                await asyncio.gather(counting, return_exceptions=True)
-            await self._store()
-        finally:
-            self._waiting = None
-            await connection.close()
+        self._touched.clear()
+        self._readings.clear()
+        self._broken = None
+        self._position = self._handed_over
+        await self._until_streamed_is_visible(connection)
+        again = list(self._again)
+        for start in range(0, len(again), PAGE_ROWS):
+            await self._read_rows(connection, again[start : start + PAGE_ROWS])
+        for _ in range(PAGES_PER_TURN):
+            if self._ended or not self._is_wanted or not self._has_room:
+                break
+            if await self._read_page(connection):
+                break
+        await self._until(lambda: not self._readings)
+        return self._ended and not self._again
 
     async def _until_streamed_is_visible(self, connection: AsyncConnection[Any]) -> None:
-        """A commit can be in the stream before a SELECT sees it; changes that came by before this run began were not noted."""
-        before = self._streamed_xids()
+        """A commit can be in the stream before a SELECT sees it, for long when a synchronous standby is waited for."""
+        unseen = self._streamed()
+        pause, waited = 0.002, 0.0
         while True:
             row = await (await connection.execute("select pg_current_snapshot()::text")).fetchone()
-            snapshot = Snapshot.parse(row[0]) if row else None
-            before = [xid for xid in before if snapshot is not None and not snapshot.sees(xid)]
-            if not before:
+            assert row is not None  # noqa: S101  # a select without from answers one row
+            self._snapshot = Snapshot.parse(row[0])
+            unseen = self._snapshot.unseen(unseen)
+            if not unseen:
                 return
-            await asyncio.sleep(0.02)
+            if waited > _SOON:
+                self._report(InTrouble(_NOT_VISIBLE))
+            await asyncio.sleep(pause)
+            waited += pause
+            pause = min(2 * pause, _LONGEST_LOOK)
 
-    async def _next_page(self, connection: AsyncConnection[Any]) -> bool:
-        """Read one page, wait until it is released; False at the end of the table."""
-        await self._until(lambda: len(self._pages) < PAGES_IN_DELIVERY and self._may_read)
-        await self._store()
-        again = list(islice(self._again, PAGE_ROWS))
-        page = await self._read(connection, again)
-        if page is not None:
-            self._pages.append(page)
-            self._waiting = page
-            await connection.execute("select pg_logical_emit_message(true, %s, %s)", (WATERMARK, page.token))
-            await page.released
-        for _ in again:
-            self._again.popleft()
-        return bool(page is not None or again)
+    async def _read_page(self, connection: AsyncConnection[Any]) -> bool:
+        """Read the next page; True when it is the last."""
+        assert self._query is not None  # noqa: S101
+        only = self._only
+        rows, snapshot = await self._fetch(connection, self._query.page(self._position, only, PAGE_ROWS))
+        is_last = len(rows) < PAGE_ROWS
+        if rows:
+            self._position = self._cursor_of(rows[-1])
+        await self._mark(connection, _Reading(rows, snapshot, only, is_last=is_last))
+        return is_last
 
-    async def _read(self, connection: AsyncConnection[Any], again: Iterable[Key]) -> Page | None:
-        key = sql.SQL(", ").join(sql.Identifier(name) for name in self._table.primary_key)
-        keys = [_texts(one) for one in again]
-        where, params = sql.SQL("").format(), list[Any]()
-        if keys:
-            where = sql.SQL("where ({}) in ({})").format(key, sql.SQL(", ").join(_row_of_parameters(one) for one in keys))
-            params = [value for one in keys for value in one]
-        elif self._position is not None:
-            where = sql.SQL("where ({}) > {}").format(key, _row_of_parameters(self._position))
-            params = list(self._position)
-        query = sql.SQL("select pg_current_snapshot()::text, {} from {} {} order by {} limit {}").format(
-            sql.SQL(", ").join(sql.Identifier(c.name) for c in self._table.columns),
-            sql.Identifier(*self.table),
-            where,
-            key,
-            sql.Literal(PAGE_ROWS),
-        )
-        result = (await connection.execute(query, params)).pgresult
-        if result is None or not result.ntuples:
-            return None
-        value = result.get_value
-        rows = [tuple([value(r, c) for c in range(1, result.nfields)]) for r in range(result.ntuples)]
-        snapshot = Snapshot.parse((value(0, 0) or b"").decode())
-        last_key = tuple(rows[-1][i] for i in self._key_positions)
-        if not keys:
-            self._position = _texts(last_key)
-        return Page(rows, snapshot, None if keys else last_key, self._page_done)
+    async def _read_rows(self, connection: AsyncConnection[Any], keys: Sequence[Key]) -> None:
+        assert self._query is not None  # noqa: S101
+        only = self._only
+        rows, snapshot = await self._fetch(connection, self._query.rows([_texts(key) for key in keys], only))
+        await self._mark(connection, _Reading(rows, snapshot, only, keys))
 
-    async def _count(self) -> None:
-        if self.backfill.rows_initial_count is not None:
-            return
-        async with await self._connect() as connection:
-            row = await (await connection.execute(sql.SQL("select count(*) from {}").format(sql.Identifier(*self.table)))).fetchone()
-        self.backfill = replace(self.backfill, rows_initial_count=int(row[0]) if row else 0)
-        self._dirty = True
-        await self._store()
+    async def _fetch(self, connection: AsyncConnection[Any], query: Query) -> tuple[list[Row], Snapshot]:
+        result = (await connection.execute(*query)).pgresult
+        assert result is not None  # noqa: S101  # a select has one
+        types = self._shape.types
+        if [result.ftype(i) for i in range(1, result.nfields)] != [types.base(c.type_oid) for c in self._shape.columns]:
+            raise TableChanged("the types of its columns have changed")
+        value, columns = result.get_value, range(1, result.nfields)
+        rows = [tuple([value(r, c) for c in columns]) for r in range(result.ntuples)]
+        if rows:
+            self._snapshot = Snapshot.parse((value(0, 0) or b"").decode())
+        return rows, self._snapshot  # an older one will do: it sees less
+
+    async def _mark(self, connection: AsyncConnection[Any], reading: _Reading) -> None:
+        if self._broken is not None:
+            raise self._broken
+        self._readings.append(reading)
+        await connection.execute("select pg_logical_emit_message(true, %s, %s)", (WATERMARK, reading.token))
+
+    def _cursor_of(self, row: Row) -> Cursor:
+        return _texts(tuple([row[i] for i in self._order]))
 
     # --- progress ------------------------------------------------------------------------------------------------------
 
-    def _page_done(self, page: Page) -> None:
-        """Count the page once; move the cursor over the pages that are done from the front."""
-        pages = self._pages
-        if page not in pages:
-            return
-        while pages and pages[0].released.done() and not pages[0].owed:
+    def _page_done(self) -> None:
+        """Move the cursor over the pages that are done from the front."""
+        pages, backfill = self._pages, self.backfill
+        while pages and pages[0].is_done:
             done = pages.popleft()
-            if done.last_key is not None:
-                self._cursor = _texts(done.last_key)
-                count = self.backfill.rows_processed_count + done.size
-                self.backfill = replace(self.backfill, rows_processed_count=count, rows_ingested_count=count, updated_at=self._now_text())
-            self._dirty = True
+            if done.end is not None:
+                self.cursor = done.end
+                self._unsaved += 1
+                count = backfill.rows_processed_count + done.size
+                backfill = replace(backfill, rows_processed_count=count, rows_ingested_count=count, updated_at=self._now_text())
+                self.progressed.set()
+        self.backfill = backfill
         self._changed.set()
 
+    @property
+    def unsaved(self) -> int:
+        """How many pages are done since the cursor was saved."""
+        return self._unsaved
+
+    def saved(self, pages: int) -> None:
+        """The cursor is saved; it covers so many pages more."""
+        self._unsaved -= pages
+        self._changed.set()
+
+    async def count(self, connection: AsyncConnection[Any]) -> None:
+        """Count the rows that there are to read; raises psycopg's errors."""
+        assert self._query is not None  # noqa: S101
+        row = await (await connection.execute(*self._query.count(self._only))).fetchone()
+        self.backfill = replace(self.backfill, rows_initial_count=int(row[0]) if row else None)
+        self.progressed.set()
+
+    async def delivered(self) -> None:
+        """Wait until all that was read is delivered, in the store, or not wanted."""
+        await self._until(lambda: not self._pages)
+
     def poke(self) -> None:
-        """The sink's status has changed: look again."""
+        """The sink has changed: look again."""
         self._changed.set()
 
     async def _until(self, ready: Callable[[], bool]) -> None:
-        while not ready():
+        while True:
+            if self._broken is not None:
+                broken, self._broken = self._broken, None
+                raise broken
+            if ready():
+                return
             self._changed.clear()
             await self._changed.wait()
-
-    async def _store(self) -> None:
-        if self._dirty:
-            self._dirty = False
-            await self._save(self.backfill, self._cursor)
 
     def owns(self, owed: object) -> bool:
         """Whether a message's `owed` is one of this run's pages."""
         return isinstance(owed, Page) and owed in self._pages
 
 
-def _texts(key: Key) -> tuple[str, ...]:
+_NOT_VISIBLE = Trouble(
+    "A commit is in the WAL, but not visible yet: no backfill can be read beside it.",
+    "See whether a synchronous standby is down (SELECT * FROM pg_stat_replication;).",
+)
+
+
+def _texts(key: Key) -> Cursor:
     return tuple(value.decode() if isinstance(value, bytes) else "" for value in key)
-
-
-def _row_of_parameters(values: Iterable[object]) -> sql.Composed:
-    return sql.SQL("({})").format(sql.SQL(", ").join(sql.Placeholder() for _ in values))

@@ -1,30 +1,47 @@
-"""All backfills of the engine: starting, pausing, going on after trouble or a restart. How one reads its table is in `backfill.py`."""
+"""All backfills of the engine: starting, pausing, going on after trouble or a restart. How one reads its table is in `backfill.py`.
+
+Backfills take turns, a few at a time, so that however many there are they need few connections, and none waits for another's receiver.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from psycopg import Error
+from psycopg import AsyncConnection, Error, OperationalError
+from psycopg.errors import InsufficientPrivilege
 
 from userhooks.engine import tables
-from userhooks.engine.backfill import BackfillRun
+from userhooks.engine.backfill import BackfillRun, Failed, Interrupted, TableChanged
 from userhooks.engine.clock import utc_now
 from userhooks.engine.delivery import SinkDelivery
+from userhooks.engine.functions import Bound
+from userhooks.engine.page_query import Cursor
 from userhooks.engine.reader import Reader
-from userhooks.engine.rendering import TableShape
 from userhooks.engine.resources import Backfill, BackfillState, Catalog
+from userhooks.engine.routing import Router
 from userhooks.engine.store import Store
 from userhooks.engine.values import SESSION_SETTINGS
+from userhooks.errors import DatabaseUnavailable
 
 log = logging.getLogger(__name__)
 
-Cursor = tuple[str, ...]
-"""values of the primary key's columns up to which every row is handed over"""
+AT_ONCE = 4
+"""Backfills that read at the same time, each by a connection"""
+_PAUSE_SECONDS = 1.0
+_COUNT_AFTER_SECONDS = 0.5
+_READING = {**SESSION_SETTINGS, "synchronous_commit": "local", "lock_timeout": "5s", "statement_timeout": "0"}
+"""`local`: a watermark has to be in the WAL here at once, and need not wait for a synchronous standby, which may be down"""
+_COUNTING = {"statement_timeout": "30s", "max_parallel_workers_per_gather": "0"}
+"""The count is for people who watch, and must not be in the way of anything"""
+_MAY_PASS = (OperationalError, InsufficientPrivilege, OSError, DatabaseUnavailable)
 
 
 class Backfills:
@@ -36,6 +53,7 @@ class Backfills:
         *,
         catalog: Catalog,
         deliveries: Mapping[str, SinkDelivery],
+        router: Router,
         reader: Reader,
         store: Store,
         write: Callable[..., Awaitable[Any]],
@@ -43,12 +61,18 @@ class Backfills:
         self._database_url = database_url
         self._catalog = catalog
         self._deliveries = deliveries
+        self._router = router
         self._reader = reader
         self._store = store
         self._write = write
         self._running: dict[str, tuple[BackfillRun, asyncio.Task[None]]] = {}
-        self._failing: set[asyncio.Task[None]] = set()
+        self._in_turn: set[BackfillRun] = set()
         self._cursors: dict[str, Cursor | None] = {}
+        self._places = asyncio.Semaphore(AT_ONCE)
+        self._connections: list[AsyncConnection[Any]] = []
+        self._counting = asyncio.Semaphore(1)
+
+    # --- what can be done to them --------------------------------------------------------------------------------------
 
     def restore(self, backfill: Backfill, cursor: Cursor | None) -> None:
         """Take over one that the store has kept; `run_active` starts it."""
@@ -63,12 +87,13 @@ class Backfills:
             self._run(backfill)
 
     async def change(self, backfill_id: str, state: BackfillState) -> Backfill:
-        """Pause, resume or cancel; the caller has checked that the transition is allowed."""
+        """Pause, resume or cancel; the caller has checked that the transition is allowed. One that ends by itself meanwhile has ended."""
         if state != "active":
             await self._stop(backfill_id)
         backfill = self._catalog.backfills[backfill_id]
-        canceled_at = utc_now(micro=True) if state == "cancelled" else backfill.canceled_at
-        backfill = replace(backfill, state=state, updated_at=utc_now(), canceled_at=canceled_at)
+        if backfill.state in ("active", "paused"):
+            canceled_at = utc_now(micro=True) if state == "cancelled" else None
+            backfill = replace(backfill, state=state, updated_at=utc_now(), canceled_at=canceled_at)
         await self._save(backfill, self._cursors.get(backfill_id))
         if state == "active":
             self._run(backfill)
@@ -94,70 +119,20 @@ class Backfills:
 
     def watermark(self, token: str) -> None:
         """A watermark came by in the stream."""
-        for run, _ in list(self._running.values()):
+        for run in list(self._in_turn):
             run.watermark(token)
 
     async def close(self) -> None:
         """Stop all; they go on from their cursors at the next start."""
-        tasks = [task for _, task in self._running.values()]
-        for task in tasks:
+        runs = list(self._running.values())
+        for _, task in runs:
             task.cancel()
-        await asyncio.gather(*tasks, *self._failing, return_exceptions=True)
-
-    def _run(self, backfill: Backfill) -> None:
-        stream = self._reader.stream
-        if stream is None or backfill.id in self._running:
-            return  # `run_active` is called once the stream is there
-        table = self._catalog.tables.get(backfill.table)
-        if table is None or not table.primary_key:
-            failing = asyncio.create_task(
-                self._fail(backfill, "the table has no primary key" if table else "the table is not in the publication")
-            )
-            self._failing.add(failing)
-            failing.add_done_callback(self._failing.discard)
-            return
-        run = BackfillRun(
-            backfill,
-            table,
-            TableShape.of_table(table, self._reader.types),
-            self._deliveries[backfill.sink_id],
-            self._cursors.get(backfill.id),
-            connect=lambda: tables.connect(self._database_url, settings=SESSION_SETTINGS),
-            save=self._save,
-            now_us=lambda: time.time_ns() // 1000,
-            now_text=utc_now,
-            visible=lambda: list(stream.recent_xids),
-        )
-        stream.watchers.append(run)
-        self._running[backfill.id] = (run, asyncio.create_task(self._attend(run)))
-
-    async def _attend(self, run: BackfillRun) -> None:
-        """Run a backfill to its end; after trouble with Postgres, start over from its cursor."""
-        stream = self._reader.stream
-        assert stream is not None  # noqa: S101
-        try:
-            while True:
-                try:
-                    await run.run()
-                    break
-                except (Error, OSError) as exc:
-                    self._reader.backfill_trouble(run.sink_id, exc)
-                    await asyncio.sleep(1.0)
-                except Exception:
-                    log.exception("backfill %s cannot go on", run.backfill.id)
-                    await self._fail(run.backfill, "an error in the engine; see its log")
-                    return
-            done = replace(run.backfill, state="completed", completed_at=utc_now(micro=True), updated_at=utc_now())
-            await self._save(done, None)
-            log.info("backfill %s is completed: %d rows", done.id, done.rows_processed_count)
-        finally:
-            stream.watchers.remove(run)
-            self._running.pop(run.backfill.id, None)
-            self._reader.backfill_trouble(run.sink_id, None)
-
-    async def _fail(self, backfill: Backfill, reason: str) -> None:
-        log.error("backfill %s of %s failed: %s", backfill.id, ".".join(backfill.table), reason)
-        await self._save(replace(backfill, state="failed", updated_at=utc_now()), None)
+        await asyncio.gather(*(task for _, task in runs), return_exceptions=True)
+        for run, _ in runs:
+            try:
+                await self._save(run.backfill, run.cursor)
+            except sqlite3.Error as exc:
+                log.error("how far backfill %s has come could not be noted: %s", run.backfill.id, exc)
 
     async def _stop(self, backfill_id: str) -> None:
         running = self._running.get(backfill_id)
@@ -166,9 +141,165 @@ class Backfills:
         run, task = running
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        if self._catalog.backfills[backfill_id].state == "active":
+            self.restore(run.backfill, run.cursor)
         self._deliveries[run.sink_id].withdraw(run.owns)
 
     async def _save(self, backfill: Backfill, cursor: Cursor | None) -> None:
         self.restore(backfill, cursor)
-        self._reader.backfill_trouble(backfill.sink_id, None)
         await self._write(self._store.save_backfill, backfill, cursor)
+
+    # --- keeping one going ---------------------------------------------------------------------------------------------
+
+    def _run(self, backfill: Backfill) -> None:
+        stream = self._reader.stream
+        if stream is None or backfill.id in self._running:
+            return  # `run_active` is called once the stream is there
+        run = BackfillRun(
+            backfill,
+            self._deliveries[backfill.sink_id],
+            self._cursors.get(backfill.id),
+            bound=lambda: self._bound(backfill.sink_id),
+            streamed=lambda: list(stream.recent_xids),
+            now_us=lambda: time.time_ns() // 1000,
+            now_text=utc_now,
+            report=partial(self._reader.backfill_trouble, backfill.sink_id),
+        )
+        self._running[backfill.id] = (run, asyncio.create_task(self._attend(run)))
+
+    def _bound(self, sink_id: str) -> Bound | None:
+        route = self._router.route(sink_id)
+        return None if route is None else route.bound
+
+    async def _attend(self, run: BackfillRun) -> None:
+        """Let a backfill have its turns until the end of the table is delivered; after trouble with Postgres it goes on."""
+        helpers = [asyncio.create_task(self._keep_saving(run)), asyncio.create_task(self._count(run))]
+        try:
+            end = await self._read_all(run)
+            for helper in helpers:
+                helper.cancel()
+            await asyncio.gather(*helpers, return_exceptions=True)
+            await self._save_at_last(end)
+        finally:
+            for helper in helpers:
+                helper.cancel()
+            self._running.pop(run.backfill.id, None)
+            self._reader.backfill_trouble(run.sink_id, None)
+            if not self._running:
+                await self._hang_up()
+
+    async def _read_all(self, run: BackfillRun) -> Backfill:
+        """Return what has become of the backfill."""
+        refused: str | None = None
+        try:
+            while True:
+                try:
+                    if await self._turn(run):
+                        break
+                    refused = None
+                    self._reader.backfill_trouble(run.sink_id, None)
+                except Interrupted as exc:
+                    log.info("backfill %s reads a page again: %s", run.backfill.id, exc)
+                except _MAY_PASS as exc:
+                    self._reader.backfill_trouble(run.sink_id, exc)
+                    await asyncio.sleep(_PAUSE_SECONDS)
+                except (Error, TableChanged) as exc:
+                    if refused == str(exc):
+                        raise Failed(f"{'.'.join(run.table)} cannot be read: {refused}") from exc
+                    refused = str(exc)
+                    await self._look_at_tables(run)
+            await run.delivered()
+        except Failed as exc:
+            return self._failed(run.backfill, str(exc))
+        except Exception:
+            log.exception("backfill %s cannot go on", run.backfill.id)
+            return self._failed(run.backfill, "an error in the engine; see its log")
+        done = run.backfill
+        counted = done.rows_processed_count if done.rows_initial_count is None else done.rows_initial_count
+        log.info("backfill %s is completed: %d rows", done.id, done.rows_processed_count)
+        return replace(done, state="completed", completed_at=utc_now(micro=True), updated_at=utc_now(), rows_initial_count=counted)
+
+    def _failed(self, backfill: Backfill, reason: str) -> Backfill:
+        log.error("backfill %s of %s has failed: %s", backfill.id, ".".join(backfill.table), reason)
+        return replace(backfill, state="failed", error=reason, updated_at=utc_now())
+
+    async def _look_at_tables(self, run: BackfillRun) -> None:
+        try:
+            await self._reader.refresh_tables()
+        except DatabaseUnavailable as exc:
+            self._reader.backfill_trouble(run.sink_id, exc)
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _turn(self, run: BackfillRun) -> bool:
+        """Wait for a turn and take it; True when nothing is left to read."""
+        await run.room()
+        stream = self._reader.stream
+        assert stream is not None  # noqa: S101  # it is there before the first run is
+        async with self._connection() as connection:
+            self._use_table(run)
+            stream.watchers.append(run)
+            self._in_turn.add(run)
+            try:
+                return await run.turn(connection)
+            finally:
+                stream.watchers.remove(run)
+                self._in_turn.discard(run)
+
+    def _use_table(self, run: BackfillRun) -> None:
+        table = self._catalog.tables.get(run.table)
+        if table is None:
+            raise Failed(f"{'.'.join(run.table)} is not in the publication any more, or was dropped.")
+        run.use(table, self._reader.types)
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[AsyncConnection[Any]]:
+        """One of a few connections, when it is free; one that had trouble is closed."""
+        async with self._places:
+            if self._connections:
+                connection = self._connections.pop()
+            else:
+                connection = await tables.connect(self._database_url, settings=_READING)
+                connection.prepare_threshold = None  # a plan that fits any value would not use that a user has few rows
+            try:
+                yield connection
+            except BaseException:
+                await connection.close()
+                raise
+            self._connections.append(connection)
+
+    async def _hang_up(self) -> None:
+        while self._connections:
+            await self._connections.pop().close()
+
+    async def _keep_saving(self, run: BackfillRun) -> None:
+        while True:
+            await run.progressed.wait()
+            run.progressed.clear()
+            pages = run.unsaved
+            await self._save_at_last(run.backfill, run.cursor)
+            run.saved(pages)
+
+    async def _save_at_last(self, backfill: Backfill, cursor: Cursor | None = None) -> None:
+        """Save, and when the store cannot be written, try until it can."""
+        while True:
+            try:
+                await self._save(backfill, cursor)
+                return
+            except sqlite3.Error as exc:
+                log.error("how far backfill %s has come could not be noted: %s", backfill.id, exc)
+                await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _count(self, run: BackfillRun) -> None:
+        """Count the rows once reading has begun or must wait, so that nothing waits for it; what takes too long is known at the end."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_COUNT_AFTER_SECONDS):
+                await run.begun.wait()
+        if run.backfill.rows_initial_count is not None:
+            return
+        async with self._counting:
+            try:
+                self._use_table(run)
+                async with await tables.connect(self._database_url, settings=_COUNTING) as connection:
+                    await run.count(connection)
+            except (Error, OSError, Failed) as exc:
+                log.info("the rows that backfill %s reads were not counted: %s", run.backfill.id, exc)

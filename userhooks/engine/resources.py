@@ -36,6 +36,8 @@ class Table:
     primary_key: tuple[str, ...]
     replica_identity: str
     """`d` default, `f` full, `i` index, `n` nothing (pg_class.relreplident)"""
+    row_filter: str | None = None
+    """the publication's condition on rows, as SQL"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,10 @@ class Sink:
 
 @dataclass(frozen=True, slots=True)
 class Backfill:
-    """One reading of a table for one sink; times are UTC ISO 8601 text as the API shows them."""
+    """One reading of a table for one sink; times are UTC ISO 8601 text as the API shows them.
+
+    With a `sort_column` only rows from `start_position` on (in the column's text form) are read, in the order of that column.
+    """
 
     id: str
     sink_id: str
@@ -151,6 +156,10 @@ class Backfill:
     rows_ingested_count: int = 0
     completed_at: str | None = None
     canceled_at: str | None = None
+    error: str | None = None
+    """why it has failed"""
+    sort_column: str | None = None
+    start_position: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

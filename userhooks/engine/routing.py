@@ -68,6 +68,10 @@ class Router:
             for table in self._tables.values():
                 table.remove(route)
 
+    def route(self, sink_id: str) -> Route | None:
+        """Return a sink's route; None for one that is disabled."""
+        return self._routes.get(sink_id)
+
     def starts(self) -> dict[str, int]:
         """Return the LSN from which each sink is owed changes."""
         return {sink_id: route.start_lsn for sink_id, route in self._routes.items()}

@@ -6,6 +6,7 @@ transactions by their low 32 bits.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 _HALF = 1 << 31
@@ -25,6 +26,11 @@ class Snapshot:
         """Read the text form, like `10:20:10,14,15`."""
         xmin, xmax, xip = text.split(":")
         return cls(int(xmin), int(xmax), frozenset(int(x) for x in xip.split(",") if x))
+
+    def unseen(self, xids: Iterable[int]) -> list[int]:
+        """Return those committed transactions that are not visible; quick for many."""
+        xmin = self.xmin % _WHOLE
+        return [xid for xid in xids if not (xid - xmin) & _HALF and not self.sees(xid)]
 
     def sees(self, xid: int) -> bool:
         """Whether a committed transaction, named by the low 32 bits of its id, is visible."""

@@ -12,18 +12,21 @@ from psycopg.conninfo import conninfo_to_dict
 from userhooks.engine.lost import show_lsn
 from userhooks.engine.resources import Column, Table, TableName
 
+# attnames and rowfilter are there since Postgres 15; columns that are not published (generated ones, by default) are none to us
 _TABLES = """
 select n.nspname, c.relname, c.relreplident::text,
        array_agg(array[a.attname, a.atttypid::text, a.atttypmod::text] order by a.attnum),
        coalesce((select array_agg(k.attname order by array_position(i.indkey::int2[], k.attnum))
                    from pg_index i join pg_attribute k on k.attrelid = c.oid and k.attnum = any (i.indkey)
-                  where i.indrelid = c.oid and i.indisprimary), '{}')
+                  where i.indrelid = c.oid and i.indisprimary), '{}'),
+       to_jsonb(p) ->> 'rowfilter'
   from pg_publication_tables p
   join pg_namespace n on n.nspname = p.schemaname
   join pg_class c on c.relnamespace = n.oid and c.relname = p.tablename
   join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+                     and coalesce(to_jsonb(p) -> 'attnames' ? a.attname, a.attgenerated = '')
  where p.pubname = %s
- group by n.nspname, c.relname, c.relreplident, c.oid
+ group by n.nspname, c.relname, c.relreplident, c.oid, to_jsonb(p)
 """
 
 _TYPES = "select oid::int8, typname, typtype::text, typcategory::text, typelem::int8, typbasetype::int8 from pg_type"
@@ -79,8 +82,8 @@ async def read_tables(connection: AsyncConnection[Any], publication: str) -> dic
     """Return the publication's tables by (schema, name)."""
     rows = await (await connection.execute(_TABLES, (publication,))).fetchall()
     return {
-        (schema, name): Table(schema, name, tuple(Column(c[0], int(c[1]), int(c[2])) for c in columns), tuple(key), identity)
-        for schema, name, identity, columns, key in rows
+        (schema, name): Table(schema, name, tuple(Column(c[0], int(c[1]), int(c[2])) for c in columns), tuple(key), identity, row_filter)
+        for schema, name, identity, columns, key, row_filter in rows
     }
 
 
