@@ -243,3 +243,23 @@ def test_redelivering_takes_whole_numbers(engine: EngineProgram, receiver: Recei
     answer = engine.http.post("/api/sinks/user-1/redeliver", json={"ids": ids})
     assert answer.status_code == 422
     assert "whole numbers" in answer.json()["summary"]
+
+
+def test_a_long_queue_of_one_group_keeps_its_order_in_batches(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
+    engine.sink("all", receiver.url, batch_size=10, tables=[{"name": "public.notifications", "group_column_names": ["user_id"]}])
+    receiver.gate.clear()
+    ids = insert(database, 1, 2000)
+    receiver.gate.set()
+    receiver.wait_for(2000)
+    assert receiver.ids() == ids
+
+
+def test_a_changed_filter_loses_nothing_of_a_batch_in_backoff(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
+    receiver.script = lambda *_: 500
+    engine.sink("all", receiver.url, batch_size=4)
+    ids = insert(database, 1, 20)
+    eventually(lambda: len(receiver.requests) >= 5)
+    engine.ask("PATCH", "/api/sinks/all", {"actions": ["insert"]})
+    receiver.script = lambda *_: 200
+    receiver.wait_for(20)
+    assert sorted(set(receiver.ids())) == ids

@@ -454,6 +454,7 @@ class SinkDelivery:
         while self.has_more():
             messages = self._take()
             if messages and messages[0].unjudged:
+                self._wait_behind(messages[:1], messages[1:], 0.0)
                 messages = self._judged(messages[0])
             if not messages:
                 continue
@@ -577,7 +578,7 @@ class SinkDelivery:
                 message.owed.settle(message.change.commit_idx, self.number)
                 self.pending -= 1
                 self._load.add(-1)
-            self._free_group(message.group)
+        self._free_groups(messages)
         if was_down:
             self._hurry()  # the receiver is back
         if self.behind and not len(self._tail):
@@ -589,7 +590,7 @@ class SinkDelivery:
         if self.sink.status == "disabled":
             for message in messages:
                 self._forgive(message)
-                self._free_group(message.group)
+            self._free_groups(messages)
             return
         if len(messages) == 1:  # what fails in a batch may be another's fault: it is not counted
             messages[0].attempts += 1
@@ -653,6 +654,14 @@ class SinkDelivery:
         later = min((due for due, _, _ in self._retries if due > now), default=None)
         if later is not None:
             self._wake = self._loop.call_at(later, self._woken)
+
+    def _free_groups(self, messages: list[Message]) -> None:
+        """Free each group of a batch once: freed twice, two batches of it would be on their way."""
+        if len(messages) == 1:
+            self._free_group(messages[0].group)
+        else:
+            for group in dict.fromkeys(message.group for message in messages):
+                self._free_group(group)
 
     def _free_group(self, group: object) -> None:
         """The group's batch is done: what waited for it goes first; what of it is on disk is read back."""
