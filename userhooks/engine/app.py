@@ -42,7 +42,9 @@ from userhooks.errors import DatabaseUnavailable
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-FLUSH_SECONDS = 0.1
+FLUSH_SECONDS = 0.05
+"""From one flush to the next, its own time included; with a quick disk, what was delivered 100 ms ago is noted."""
+_REST_SECONDS = 0.01
 STATUS_SECONDS = 10.0
 _NEW_SINK_SECONDS = 1.0
 _GONE = "The endpoint answered 410 Gone, so the sink is paused. Change its URL or set it active again."
@@ -158,9 +160,10 @@ class Engine:
     # --- progress ------------------------------------------------------------------------------------------------------
 
     async def _flush_regularly(self) -> None:
-        last_status = last_look = time.monotonic()
+        last_flush = last_status = last_look = time.monotonic()
         while True:
-            await asyncio.sleep(FLUSH_SECONDS)
+            await asyncio.sleep(max(_REST_SECONDS, FLUSH_SECONDS - (time.monotonic() - last_flush)))
+            last_flush = time.monotonic()
             try:
                 await self._flush()
                 self._store_problem = None
