@@ -110,18 +110,3 @@ def test_it_goes_on_after_its_connection_was_cut(engine: EngineProgram, database
     expected = {row[0] for row in database.execute("select id from notifications where user_id = 1")}
     assert done["state"] == "completed"
     assert set(receiver.ids()) == expected
-
-
-def test_a_table_without_a_primary_key_fails_with_a_reason_in_the_log(
-    engine: EngineProgram, database: Connection, receiver: Receiver
-) -> None:
-    database.execute("create table public.keyless (x int)")
-    database.execute("alter publication test_pub add table public.keyless")
-    engine.ask("POST", "/api/postgres_databases/postgres/refresh_tables", {})
-    engine.endpoint("keyless", receiver.url)
-    destination = {"type": "webhook", "http_endpoint": "keyless"}
-    source = {"include_tables": ["public.keyless"]}
-    engine.ask("POST", "/api/sinks", {"name": "keyless", "database": "postgres", "source": source, "destination": destination})
-    backfill = engine.ask("POST", "/api/sinks/keyless/backfills", {})
-    assert finished(engine, "keyless", backfill)["state"] == "failed"
-    assert "no primary key" in engine.log.read_text()

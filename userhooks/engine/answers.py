@@ -112,13 +112,14 @@ def _tables(names: tuple[TableName, ...] | None) -> list[str] | None:
 
 
 def backfill(one: Backfill, of: Sink) -> dict[str, Any]:
-    """A backfill of a sink."""
-    return {
+    """A backfill of a sink; `error` is there when it has failed."""
+    why = {} if one.error is None else {"error": one.error}
+    return why | {
         "id": one.id,
         "sink_consumer": of.name,
         "table": ".".join(one.table),
         "state": one.state,
-        "sort_column": None,
+        "sort_column": one.sort_column,
         "rows_initial_count": one.rows_initial_count,
         "rows_processed_count": one.rows_processed_count,
         "rows_ingested_count": one.rows_ingested_count,

@@ -14,6 +14,7 @@ import re
 import sqlite3
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -259,8 +260,10 @@ class Api:
         return {"data": [answers.backfill(one, sink) for one in reversed(listed)]}
 
     async def create_backfill(self, request: Request, body: dict[str, Any]) -> Any:
-        """Start a backfill."""
+        """Start a backfill of a table as it is now."""
         sink = self._sink(request.path_params["sink"])
+        with suppress(DatabaseUnavailable):  # it waits, then
+            await self.engine.reader.refresh_tables()
         table, state = requests.backfill_from(body, sink, self.catalog)
         one = Backfill(_new_id(), sink.id, table, state, utc_now(), utc_now())
         await self.engine.backfills.create(one)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncRawCursor
 
 from userhooks.engine.delivery import Message, SinkDelivery
 from userhooks.engine.functions import Bound
@@ -147,7 +147,7 @@ class BackfillRun:
         query = PageQuery.of(self.backfill, table)
         if query == self._query:
             return
-        problem = query.problem
+        problem = table.unreadable(self.backfill.sort_column)
         if problem is None and self._query is not None and self._query.order != query.order:
             problem = "its primary key has changed meanwhile; start a new backfill"
         if problem is None and self.cursor is not None and len(self.cursor) != len(query.order):
@@ -340,7 +340,7 @@ class BackfillRun:
         await self._mark(connection, _Reading(rows, snapshot, only, keys))
 
     async def _fetch(self, connection: AsyncConnection[Any], query: Query) -> tuple[list[Row], Snapshot]:
-        result = (await connection.execute(*query)).pgresult
+        result = (await AsyncRawCursor(connection).execute(*query)).pgresult
         assert result is not None  # noqa: S101  # a select has one
         types = self._shape.types
         if [result.ftype(i) for i in range(1, result.nfields)] != [types.base(c.type_oid) for c in self._shape.columns]:
@@ -389,7 +389,7 @@ class BackfillRun:
     async def count(self, connection: AsyncConnection[Any]) -> None:
         """Count the rows that there are to read; raises psycopg's errors."""
         assert self._query is not None  # noqa: S101
-        row = await (await connection.execute(*self._query.count(self._only))).fetchone()
+        row = await (await AsyncRawCursor(connection).execute(*self._query.count(self._only))).fetchone()
         self.backfill = replace(self.backfill, rows_initial_count=int(row[0]) if row else None)
         self.progressed.set()
 

@@ -1,4 +1,4 @@
-"""What a backfill asks its table: a page of rows, rows by key, how many there are. Pure: SQL is made here and run in `backfill.py`.
+"""What a backfill asks its table: a page of rows, rows by key, how many there are. No I/O: SQL is made here and run in `backfill.py`.
 
 Pages are found by keyset: rows behind the last one, in the order of the primary key, or of (sort column, primary key). Values go to and fro
 as Postgres' own text, so that every type that has an order can be a key, and each comparison is that of the column, with its collation.
@@ -21,7 +21,7 @@ from userhooks.engine.routing import wal_forms
 Cursor: TypeAlias = tuple[str, ...]
 """The values of `PageQuery.order` in one row, as text"""
 Query: TypeAlias = tuple[sql.Composed, list[str]]
-"""SQL and its parameters"""
+"""SQL and its parameters, for a raw cursor: names of tables and columns may hold %"""
 Only: TypeAlias = tuple[str, tuple[str | None, ...]]
 """A column and the texts, or null, of which it must have one; no row is wanted when there is none"""
 
@@ -51,66 +51,51 @@ class PageQuery:
         """The columns by which rows are read, the primary key last."""
         return (*((self.sort_column,) if self.sort_column is not None else ()), *self.table.primary_key)
 
-    @property
-    def problem(self) -> str | None:
-        """Why the table cannot be read, as the end of a sentence; None when it can."""
-        return unreadable(self.table, self.sort_column)
-
     def page(self, after: Cursor | None, only: Only | None, limit: int) -> Query:
         """Ask for the rows behind `after`, or for the first ones."""
-        where, params = self._where(only, start=after is None)
+        params: list[str] = []
+        where = self._where(only, params, start=after is None)
         if after is not None:
-            where.append(sql.SQL("({}) > ({})").format(_names(self.order), _marks(after)))
-            params += after
+            where.append(sql.SQL("({}) > ({})").format(_names(self.order), _marks(after, params)))
         tail = sql.SQL(" order by {} limit {}").format(_names(self.order), sql.Literal(limit))
-        return self._select(_names(c.name for c in self.table.columns), where) + tail, params
+        return self._select(where) + tail, params
 
     def rows(self, keys: Sequence[Cursor], only: Only | None) -> Query:
         """Ask for those rows that have one of these primary keys."""
-        where, params = self._where(only, start=True)
-        listed = sql.SQL(", ").join(sql.SQL("({})").format(_marks(key)) for key in keys)
+        params: list[str] = []
+        where = self._where(only, params, start=True)
+        listed = sql.SQL(", ").join(sql.SQL("({})").format(_marks(key, params)) for key in keys)
         where.append(sql.SQL("({}) in ({})").format(_names(self.table.primary_key), listed))
-        params += [value for key in keys for value in key]
-        return self._select(_names(c.name for c in self.table.columns), where), params
+        return self._select(where), params
 
     def count(self, only: Only | None) -> Query:
         """Ask how many rows there are to read, from the beginning."""
-        where, params = self._where(only, start=True)
+        params: list[str] = []
+        where = self._where(only, params, start=True)
         return sql.SQL("select count(*) from {}{}").format(self._from, _all_of(where)), params
 
-    def _where(self, only: Only | None, *, start: bool) -> tuple[list[sql.Composable], list[str]]:
+    def _where(self, only: Only | None, params: list[str], *, start: bool) -> list[sql.Composable]:
         where: list[sql.Composable] = []
-        params: list[str] = []
         if self.table.row_filter is not None:
-            where.append(sql.SQL("({})").format(sql.SQL(self.table.row_filter.replace("%", "%%"))))
+            where.append(sql.SQL("({})").format(sql.SQL(self.table.row_filter)))
         if self.sort_column is not None and self.start is not None and start:
-            where.append(sql.SQL("{} >= %s").format(sql.Identifier(self.sort_column)))
-            params.append(self.start)
+            where.append(sql.SQL("{} >= {}").format(sql.Identifier(self.sort_column), _marks((self.start,), params)))
         if only is not None:
-            column, values = only
-            tests = [sql.SQL("{} is null" if v is None else "{} = %s").format(sql.Identifier(column)) for v in values]
+            column = sql.Identifier(only[0])
+            tests = [
+                sql.SQL("{} is null").format(column) if v is None else sql.SQL("{} = {}").format(column, _marks((v,), params))
+                for v in only[1]
+            ]
             where.append(sql.SQL("({})").format(sql.SQL(" or ").join(tests)) if tests else sql.SQL("false"))
-            params += [v for v in values if v is not None]
-        return where, params
+        return where
 
-    def _select(self, columns: sql.Composable, where: Sequence[sql.Composable]) -> sql.Composed:
+    def _select(self, where: Sequence[sql.Composable]) -> sql.Composed:
+        columns = _names(column.name for column in self.table.columns)
         return sql.SQL("select (select pg_current_snapshot()::text), {} from {}{}").format(columns, self._from, _all_of(where))
 
     @property
     def _from(self) -> sql.Identifier:
         return sql.Identifier(self.table.schema, self.table.name)
-
-
-def unreadable(table: Table, sort_column: str | None = None) -> str | None:
-    """Return why a table cannot be read in pages, as the end of a sentence; None when it can."""
-    columns = {column.name for column in table.columns}
-    if not table.primary_key:
-        return "it has no primary key, by which a backfill finds its place; add one"
-    if not columns.issuperset(table.primary_key):
-        return "the publication leaves out columns of its primary key; add them to its column list"
-    if sort_column is not None and sort_column not in columns:
-        return f"it has no column {sort_column!r} to sort by"
-    return None
 
 
 def only_rows(shape: TableShape, bound: Bound | None) -> Only | None:
@@ -154,8 +139,10 @@ def _names(names: Iterable[str]) -> sql.Composed:
     return sql.SQL(", ").join(sql.Identifier(name) for name in names)
 
 
-def _marks(values: Iterable[object]) -> sql.Composed:
-    return sql.SQL(", ").join(sql.Placeholder() for _ in values)
+def _marks(values: Sequence[str], params: list[str]) -> sql.Composed:
+    """Add parameters and return their places."""
+    params += values
+    return sql.SQL(", ").join(sql.SQL(f"${n}") for n in range(len(params) - len(values) + 1, len(params) + 1))
 
 
 def _all_of(conditions: Sequence[sql.Composable]) -> sql.Composed:

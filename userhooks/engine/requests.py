@@ -409,6 +409,9 @@ def backfill_from(body: Mapping[str, Any], sink: Sink, catalog: Catalog) -> tupl
     """Read the table of a new backfill, and whether it starts at once. Raises Refused."""
     _check_backfill_keys(body)
     table = _backfill_table(body, sink, catalog)
+    hindrance = catalog.tables[table].unreadable()
+    if hindrance is not None:
+        raise refused(f"Table {'.'.join(table)} cannot be read by a backfill: {hindrance}")
     state = body.get("state", "active")
     if state not in ("active", "paused"):
         raise invalid({"state": ["is invalid"]})
@@ -430,9 +433,10 @@ def _backfill_table(body: Mapping[str, Any], sink: Sink, catalog: Catalog) -> Ta
         only = sink.source.include_tables
         if only is None or len(only) != 1:
             raise refused("Table reference is required")
-        return only[0]
-    schema, _, name = str(given).rpartition(".")
-    table = (schema or "public", name)
+        table = only[0]
+    else:
+        schema, _, name = str(given).rpartition(".")
+        table = (schema or "public", name)
     if table not in catalog.tables:
         raise refused(f"Table {'.'.join(table)} not found")
     if not sink.source.covers(*table):

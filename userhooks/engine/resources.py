@@ -39,6 +39,17 @@ class Table:
     row_filter: str | None = None
     """the publication's condition on rows, as SQL"""
 
+    def unreadable(self, sort_column: str | None = None) -> str | None:
+        """Return why a backfill cannot read the table, as the end of a sentence; None when it can."""
+        columns = {column.name for column in self.columns}
+        if not self.primary_key:
+            return "it has no primary key, by which a backfill finds its place; add one"
+        if not columns.issuperset(self.primary_key):
+            return "the publication leaves out columns of its primary key; add them to its column list"
+        if sort_column is not None and sort_column not in columns:
+            return f"it has no column {sort_column!r} to sort by"
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class HttpEndpoint:

@@ -85,6 +85,11 @@ def test_a_backfill_names_its_sink_and_table() -> None:
     assert (shown["sink_consumer"], shown["table"], shown["rows_initial_count"]) == ("mine", "public.notifications", 303)
 
 
+def test_a_backfill_that_has_failed_says_why() -> None:
+    assert "error" not in answers.backfill(BACKFILL, SINK)
+    assert answers.backfill(replace(BACKFILL, state="failed", error="no key"), SINK)["error"] == "no key"
+
+
 def test_the_databases_password_and_a_keys_token_are_not_shown() -> None:
     assert answers.database(catalog().database, "active")["password"] == "swo*******9"
     assert answers.api_key(ApiKey("i", "ci", "digest", "t")) == {"id": "i", "name": "ci", "inserted_at": "t"}
