@@ -13,7 +13,7 @@ from tests.torture.receiver import Arrival
 FLUSH_SECONDS = 0.1
 """How often the engine writes down what was acknowledged."""
 COMMIT_SECONDS = 0.2
-"""How long two flushes may take to be written on a busy machine: messages are acknowledged during the one before, and the last one is lost."""
+"""How long the last two flushes may take to be written on a busy machine: messages are acknowledged meanwhile."""
 
 
 class Kill(NamedTuple):

@@ -209,6 +209,7 @@ class Engine:
                 batch.flush.acknowledged.extend((transaction.commit_lsn, index, sink) for index, sink in done)
                 taken.append((transaction, done))
         if lsn == self.reader.confirmed and not batch.flush:
+            self._backlog.is_written(batch)
             return
         try:
             await self._write(self._store.flush, lsn, batch.flush)

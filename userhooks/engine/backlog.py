@@ -33,6 +33,7 @@ class Batch:
     """What one flush writes, and whose messages they are."""
 
     flush: Flush
+    asked: Iterable[SinkDelivery]
     messages: list[tuple[SinkDelivery, Message, int]]
     given_up: list[tuple[SinkDelivery, Message, str]]
 
@@ -70,7 +71,7 @@ class Backlog:
         self._documents: dict[int, bytes] = {}
         self._shape_ids: dict[bytes, int] = {}
         self._known: dict[TableShape, int] = {}
-        self._uneasy: dict[SinkDelivery, None] = {}
+        self._attended: dict[SinkDelivery, None] = {}
         self._done: list[int] = []
         self._attempts: dict[int, int] = {}
         self._given_up: list[tuple[SinkDelivery, Message, str]] = []
@@ -89,8 +90,8 @@ class Backlog:
     # --- what the deliveries say ---------------------------------------------------------------------------------------
 
     def attend(self, delivery: SinkDelivery) -> None:
-        """Ask the sink with each flush what it wants stored, for as long as it is uneasy."""
-        self._uneasy[delivery] = None
+        """Ask the sink with the next flush what it wants stored."""
+        self._attended[delivery] = None
 
     def done(self, rows: Iterable[int]) -> None:
         """These rows are delivered or not wanted any more."""
@@ -142,15 +143,13 @@ class Backlog:
 
     def collect(self, deliveries: Iterable[SinkDelivery], old: int) -> Batch:
         """Gather what the next flush writes; `old` is the LSN up to which all of `deliveries` shall have nothing in memory alone."""
-        batch = Batch(Flush(), [], self._given_up)
+        batch = Batch(Flush(), list(deliveries) if old else self._attended, [], self._given_up)
+        self._attended = {}
         self._given_up = []
-        for delivery in list(deliveries) if old else list(self._uneasy):
-            if not delivery.uneasy:
-                self._uneasy.pop(delivery, None)
-            if delivery.uneasy or old:
-                for message in delivery.to_store(old):
-                    if message.row == NOT_STORED:
-                        self._keep(delivery, message, batch)
+        for delivery in batch.asked:
+            for message in delivery.to_store(old):
+                if message.row == NOT_STORED:
+                    self._keep(delivery, message, batch)
         flush = batch.flush
         for delivery, message, error in batch.given_up:
             row = message.row if message.row > 0 else self._keep(delivery, message, batch)
@@ -198,11 +197,9 @@ class Backlog:
 
     def is_written(self, batch: Batch) -> None:
         """The flush is committed."""
-        touched: dict[SinkDelivery, None] = dict.fromkeys(self._uneasy)
         for delivery, message, row in batch.messages:
             delivery.is_stored(message, row)
-            touched[delivery] = None
-        for delivery in touched:
+        for delivery in batch.asked:
             delivery.make_room()
 
     def is_not_written(self, batch: Batch) -> None:

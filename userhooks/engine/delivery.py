@@ -86,7 +86,7 @@ class Disk(Protocol):
     """Where messages wait that memory does not keep."""
 
     def attend(self, delivery: SinkDelivery) -> None:
-        """Ask the sink with each flush what it wants stored, for as long as it is `uneasy`."""
+        """Ask the sink with the next flush what it wants stored."""
 
     def done(self, rows: Iterable[int]) -> None:
         """These rows are delivered or not wanted any more."""
@@ -189,6 +189,7 @@ class SinkDelivery:
         self._fresh: deque[Message] = deque()
         self._loading = False
         self._swept = False
+        self._attended = False
         self._epoch = 0
         self._misses = 0
         self._held = held
@@ -277,6 +278,7 @@ class SinkDelivery:
         self._load.add(1)
         if self.behind:
             self._fresh.append(message)
+            self.attend()
             return
         self._ready.append(message)
         if not self._lingered and self.sink.batch_size > 1 and len(self._ready) < self.sink.batch_size:
@@ -301,15 +303,17 @@ class SinkDelivery:
             self._fall_behind()
             self._offer()
 
-    @property
-    def uneasy(self) -> bool:
-        """Whether there may be something to store at the next flush."""
-        return self.behind or bool(self._retries)
+    def attend(self) -> None:
+        """There may be something to store at the next flush."""
+        if not self._attended:
+            self._attended = True
+            self._disk.attend(self)
 
     def to_store(self, old: int) -> Iterator[Message]:
         """Yield what memory should not keep alone, each group in its order: all that a sink which is behind owes; else what is in backoff
         or behind that, and what committed up to the LSN `old`.
         """
+        self._attended = False
         if self.behind and self._swept:
             yield from self._fresh
         elif self.behind:
@@ -338,6 +342,7 @@ class SinkDelivery:
     def is_not_stored(self, message: Message) -> None:
         """The store could not take it."""
         self._swept = False
+        self.attend()
         if message.row != SETTLED:
             message.row = NOT_STORED
 
@@ -374,7 +379,7 @@ class SinkDelivery:
         if not self.behind:
             self.behind = True
             self._swept = False
-        self._disk.attend(self)
+            self.attend()
 
     def _catch_up(self) -> bool:
         """Leave the store aside again once memory has all that is owed."""
@@ -488,6 +493,8 @@ class SinkDelivery:
                     if waiting is None:
                         waiting = busy[group] = deque()
                     waiting.append(message.row if message.row > 0 and len(waiting) >= BLOCKED_WINDOW else message)
+                    if self._retries:
+                        self.attend()
                     continue
                 busy[group] = None
                 groups.add(group)
@@ -620,7 +627,7 @@ class SinkDelivery:
     def _retry(self, messages: list[Message], wait: float) -> None:
         self._retry_count += 1
         heapq.heappush(self._retries, (self._loop.time() + wait, self._retry_count, messages))
-        self._disk.attend(self)
+        self.attend()
         self._wake_up()
 
     def _wait_behind(self, first: list[Message], second: list[Message], wait: float) -> None:
