@@ -206,7 +206,7 @@ class Engine:
         for transaction in stream.progress.unsettled() if stream is not None else ():
             if transaction.acknowledged:
                 done, transaction.acknowledged = transaction.acknowledged, []
-                batch.flush.acknowledged.extend((transaction.commit_lsn, index, sink) for index, sink in done)
+                batch.flush.acknowledged.setdefault(transaction.commit_lsn, []).extend(done)
                 taken.append((transaction, done))
         if lsn == self.reader.confirmed and not batch.flush:
             self._backlog.is_written(batch)

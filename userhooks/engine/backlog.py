@@ -180,7 +180,7 @@ class Backlog:
             )
         )
         if change.backfill_id is None:
-            batch.flush.acknowledged.append((change.commit_lsn, change.commit_idx, delivery.number))
+            batch.flush.acknowledged.setdefault(change.commit_lsn, []).append((change.commit_idx, delivery.number))
         return row
 
     def _shape_id(self, shape: TableShape, flush: Flush) -> int:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
@@ -37,7 +39,8 @@ create table if not exists resources (
     start_lsn integer not null default 0,
     cursor text
 );
-create table if not exists acknowledged (lsn integer, idx integer, sink integer, primary key (lsn, idx, sink)) without rowid;
+create table if not exists acknowledgements (lsn integer not null, pairs blob not null);  -- of one transaction and one flush
+create index if not exists acknowledgements_lsn on acknowledgements (lsn);
 create table if not exists shapes (id integer primary key, document blob not null);  -- what tables looked like to the changes below
 create table if not exists backlog (
     id integer primary key,  -- grows in the order in which a sink's messages are to be delivered
@@ -74,11 +77,11 @@ class Kept(NamedTuple):
 class Flush:
     """What one transaction of the store writes beside the confirmed position.
 
-    `acknowledged`: (commit LSN, index, sink number). `shapes`: documents by id. `attempts`: (count, row id) of messages that failed again.
-    `discarded`: (row id, error, time) of rows of the backlog, those in `kept` included.
+    `acknowledged`: commit LSN -> (index, sink number) pairs. `shapes`: documents by id. `attempts`: (count, row id) of messages that
+    failed again. `discarded`: (row id, error, time) of rows of the backlog, those in `kept` included.
     """
 
-    acknowledged: list[tuple[int, int, int]] = field(default_factory=list)
+    acknowledged: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     kept: list[Kept] = field(default_factory=list)
     shapes: dict[int, bytes] = field(default_factory=dict)
     done: list[int] = field(default_factory=list)
@@ -177,8 +180,7 @@ class Store:
             self._db.execute("begin immediate")
             try:
                 for one in ids:
-                    for table in ("acknowledged", "discarded"):
-                        self._db.execute(f"delete from {table} where sink = (select number from resources where id = ?)", (one,))
+                    self._db.execute("delete from discarded where sink = (select number from resources where id = ?)", (one,))
                     self._db.execute("delete from resources where id = ?", (one,))
                 self._db.execute("commit")
             except BaseException:
@@ -212,8 +214,9 @@ class Store:
                 for row, error, at in batch.discarded:
                     db.execute(f"insert into discarded select {_ROW}, ?, ? from backlog where id = ?", (error, at, row))
                     db.execute("delete from backlog where id = ?", (row,))
-                db.executemany("insert or ignore into acknowledged values (?, ?, ?)", batch.acknowledged)
-                db.execute("delete from acknowledged where lsn < ?", (confirmed_lsn,))
+                pairs = ((lsn, array("q", chain.from_iterable(done)).tobytes()) for lsn, done in batch.acknowledged.items())
+                db.executemany("insert into acknowledgements values (?, ?)", pairs)
+                db.execute("delete from acknowledgements where lsn < ?", (confirmed_lsn,))
                 db.execute("commit")
             except BaseException:
                 if db.in_transaction:
@@ -292,7 +295,7 @@ class Store:
             self._db.execute("begin immediate")
             try:
                 self._db.execute("insert or replace into meta values ('confirmed_lsn', ?)", (str(lsn),))
-                self._db.execute("delete from acknowledged")
+                self._db.execute("delete from acknowledgements")
                 self._db.execute("commit")
             except BaseException:
                 self._db.execute("rollback")
@@ -306,8 +309,9 @@ class Store:
         """Return commit LSN -> (index, sink number) of what was delivered above the confirmed position."""
         result: dict[int, set[tuple[int, int]]] = {}
         with self._lock:
-            for lsn, idx, sink in self._db.execute("select lsn, idx, sink from acknowledged"):
-                result.setdefault(lsn, set()).add((idx, sink))
+            for lsn, pairs in self._db.execute("select lsn, pairs from acknowledgements"):
+                numbers = array("q", pairs)
+                result.setdefault(lsn, set()).update(zip(numbers[::2], numbers[1::2], strict=True))
         return result
 
 
