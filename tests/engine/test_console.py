@@ -193,3 +193,22 @@ def test_of_many_sinks_the_worst_are_shown_and_the_others_counted(engine: Engine
     assert len(re.findall(r'<tr id="sink-', shown)) == 100
     assert "103 sinks; the 100 worst are shown, failing first, 3 more are not" in shown
     assert "sink-102" in page(engine, "/?find=102")
+
+
+def test_what_was_given_up_is_listed_and_sent_again_one_or_all(
+    engine: EngineProgram, database: psycopg.Connection[Any], receiver: Receiver
+) -> None:
+    receiver.script = lambda *_: 500
+    engine.sink("all", receiver.url, max_retry_count=1)
+    insert(database, 3)
+    eventually(lambda: re.search(r"error +0 +0 +0 +3", row(engine, "all")))
+    shown = page(engine, "/sinks/all")
+    assert "Unexpected status code: 500" in shown
+    ids = re.findall(r'name="message" value="(\d+)"', shown)
+    assert len(ids) == 3
+    receiver.script = lambda *_: 200
+    assert press(engine, "/sinks/all", "redeliver", message=ids[0]).status_code == 303
+    eventually(lambda: len(re.findall(r'name="message" value="', page(engine, "/sinks/all"))) == 2)
+    assert press(engine, "/sinks/all", "redeliver", find="").headers["location"] == "/"
+    receiver.wait_for(3)
+    eventually(lambda: re.search(r"healthy +0 +0 +3 +0", row(engine, "all")))

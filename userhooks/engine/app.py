@@ -332,8 +332,12 @@ class Engine:
         """Pause a sink for a reason of the engine's own."""
         sink = self.catalog.sinks.get(sink_id)
         if sink is not None and sink.status == "active":
-            await self.save_sink(replace(sink, status="paused", paused_because=reason))
-            log.warning("sink %s: %s", sink.name, reason)
+            try:
+                await self.save_sink(replace(sink, status="paused", paused_because=reason))
+            except sqlite3.Error as exc:
+                log.error("sink %s could not be paused, and is tried again: %s", sink.name, exc)
+            else:
+                log.warning("sink %s: %s", sink.name, reason)
 
     def _put_in_force(self, sink: Sink, number: int, *, held: bool = False) -> None:
         self._deliveries[sink.id] = SinkDelivery(
