@@ -181,7 +181,7 @@ class Engine:
             if now - last_look > 1.0:
                 last_look = now
                 self._note_position(now)
-                for delivery in self._deliveries.values():
+                for delivery in self._owing():
                     delivery.look()
             if now - last_status > STATUS_SECONDS:
                 last_status = now
@@ -201,7 +201,7 @@ class Engine:
         old = 0
         if self._positions and self._positions[0][0] <= time.monotonic() - LONG_SECONDS and lsn < self._positions[0][1]:
             old = self._positions[0][1]
-        batch = self._backlog.collect(self._deliveries.values(), old)
+        batch = self._backlog.collect(self._owing() if old else (), old)
         taken = []
         for transaction in stream.progress.unsettled() if stream is not None else ():
             if transaction.acknowledged:
@@ -223,6 +223,10 @@ class Engine:
         self._backlog.is_written(batch)
         if stream is not None:
             self.reader.confirm(lsn)
+
+    def _owing(self) -> list[SinkDelivery]:
+        """The sinks that owe anything: few of ten thousand, and 20 ms are saved by not asking the others."""
+        return [delivery for delivery in self._deliveries.values() if delivery.pending]
 
     async def _write(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Run a method of the store on its thread."""

@@ -141,9 +141,9 @@ class Backlog:
 
     # --- flushes -------------------------------------------------------------------------------------------------------
 
-    def collect(self, deliveries: Iterable[SinkDelivery], old: int) -> Batch:
-        """Gather what the next flush writes; `old` is the LSN up to which all of `deliveries` shall have nothing in memory alone."""
-        batch = Batch(Flush(), list(deliveries) if old else self._attended, [], self._given_up)
+    def collect(self, owing: Iterable[SinkDelivery], old: int) -> Batch:
+        """Gather what the next flush writes; `old` is the LSN up to which all of `owing` shall have nothing in memory alone."""
+        batch = Batch(Flush(), {**self._attended, **dict.fromkeys(owing)}, [], self._given_up)
         self._attended = {}
         self._given_up = []
         for delivery in batch.asked:

@@ -720,9 +720,7 @@ class SinkDelivery:
         self._load.add(-1)
 
     def look(self) -> None:
-        """Called once a second: notice a receiver that does not answer, or is slower than its traffic."""
-        if not self.pending:
-            return
+        """Called once a second while anything is owed: notice a receiver that does not answer, or is slower than its traffic."""
         sent, self._delivered_before = self.delivered - self._delivered_before, self.delivered
         if self.behind:
             return
