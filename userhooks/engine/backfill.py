@@ -21,8 +21,9 @@ from typing import Any
 
 from psycopg import AsyncConnection, AsyncRawCursor
 
-from userhooks.engine.delivery import Message, SinkDelivery
+from userhooks.engine.delivery import SinkDelivery
 from userhooks.engine.functions import Bound
+from userhooks.engine.owed import Message
 from userhooks.engine.page_query import Cursor, Only, PageQuery, Query, only_rows
 from userhooks.engine.pgoutput import Value
 from userhooks.engine.rendering import Change, TableShape

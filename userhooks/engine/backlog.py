@@ -15,7 +15,8 @@ from typing import Any
 import orjson
 
 from userhooks.engine.clock import utc_now
-from userhooks.engine.delivery import BEING_STORED, NOT_STORED, Message, SinkDelivery
+from userhooks.engine.delivery import SinkDelivery
+from userhooks.engine.owed import BEING_STORED, NOT_STORED, Message
 from userhooks.engine.pgoutput import DecodeError
 from userhooks.engine.rendering import Change, TableShape
 from userhooks.engine.resources import Column, Discarded, Table

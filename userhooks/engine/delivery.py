@@ -16,17 +16,17 @@ import heapq
 import logging
 import random
 import time
-from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Protocol
-from urllib.parse import quote
 
 from userhooks.engine.functions import FunctionRaised
 from userhooks.engine.histogram import HistogramPool, Latencies
 from userhooks.engine.http import HttpClient, OriginKey
+from userhooks.engine.owed import BEING_STORED, NOT_STORED, SETTLED, Load, Message, Owed, Rows
 from userhooks.engine.rendering import Change, SinkForm, render
+from userhooks.engine.request_head import request_head
 from userhooks.engine.resources import HttpEndpoint, Sink
 from userhooks.engine.retry import Again, Discard, Halve, Schedule, after_failure
 
@@ -49,37 +49,6 @@ WINDOW = 1000
 """Messages that a sink which is behind keeps in memory."""
 BLOCKED_WINDOW = 100
 """Messages of one blocked group that are kept in memory."""
-USER_AGENT = "userhooks/0.1"
-
-
-class Owed(Protocol):
-    """What a message was read from: a transaction of the slot, or a page of a backfill."""
-
-    def settle(self, index: int, sink_number: int) -> None:
-        """The message is delivered."""
-
-    def forgive(self) -> None:
-        """The message is no longer owed from here: nobody wants it any more, or the store has it."""
-
-
-class Message:
-    """One change that one sink owes its receiver. `unjudged`: the filter has to be asked (again) before it may be sent.
-
-    `row` is its id in the store; NOT_STORED, BEING_STORED, or SETTLED while it is being stored.
-    """
-
-    __slots__ = ("attempts", "change", "group", "owed", "row", "unjudged")
-
-    def __init__(self, change: Change, owed: Owed, group: object, unjudged: bool = False, row: int = 0, attempts: int = 0) -> None:
-        self.change = change
-        self.owed = owed
-        self.group = group
-        self.attempts = attempts
-        self.unjudged = unjudged
-        self.row = row
-
-
-NOT_STORED, BEING_STORED, SETTLED = 0, -1, -2
 
 
 class Disk(Protocol):
@@ -105,46 +74,6 @@ class Disk(Protocol):
 
     def endpoint_is_gone(self, delivery: SinkDelivery) -> None:
         """The endpoint has answered 410."""
-
-
-class Load:
-    """How many messages only memory has; the reading of the slot stops while there are too many."""
-
-    def __init__(self, high: int, low: int, changed: Callable[[], None]) -> None:
-        self.high = high
-        self.low = low
-        self.waiting = 0
-        self._changed = changed
-
-    def add(self, count: int) -> None:
-        """Count messages in, or out with a negative number."""
-        before, self.waiting = self.waiting, self.waiting + count
-        if (before <= self.high) != (self.waiting <= self.high) or (before <= self.low) != (self.waiting <= self.low):
-            self._changed()
-
-
-class Rows:
-    """Row ids in order, eight bytes each."""
-
-    def __init__(self) -> None:
-        self._ids = array("q")
-        self._first = 0
-
-    def __len__(self) -> int:
-        return len(self._ids) - self._first
-
-    def extend(self, rows: Iterable[int]) -> None:
-        """Add rows at the end."""
-        self._ids.extend(rows)
-
-    def take(self, count: int) -> list[int]:
-        """Take rows from the front."""
-        taken = self._ids[self._first : self._first + count].tolist()
-        self._first += len(taken)
-        if self._first > 10_000 and self._first * 2 > len(self._ids):
-            del self._ids[: self._first]
-            self._first = 0
-        return taken
 
 
 class SinkDelivery:
@@ -769,40 +698,3 @@ class Attempt:
     def slow(self) -> None:
         """No answer for a while."""
         self._sink.suspect = True
-
-
-def request_head(endpoint: HttpEndpoint, sink_path: str | None) -> tuple[bytes, bytes]:
-    """Return what stands before and after the content length in a request to this endpoint.
-
-    The order is Sequin's (recorded): content-length, host, all others by name, in lower case. The sink's path is joined to the endpoint's
-    URL as text, also behind a query string.
-    """
-    target = endpoint.path or ""
-    if endpoint.query:
-        target += "?" + endpoint.query
-    if sink_path:
-        target = target.removesuffix("/") + sink_path
-    if not target.startswith("/"):
-        target = "/" + target
-    default_port = 443 if endpoint.scheme == "https" else 80
-    host = endpoint.host if endpoint.port == default_port else f"{endpoint.host}:{endpoint.port}"
-    headers = {
-        "accept": "application/json",
-        "accept-encoding": "gzip",
-        "content-type": "application/json",
-        "user-agent": USER_AGENT,
-    }
-    for name, value in (*endpoint.headers.items(), *endpoint.encrypted_headers.items()):
-        if name.lower() not in ("content-length", "host", "transfer-encoding", "connection"):
-            headers[name.lower()] = str(value)
-    lines = "".join(f"{_one_line(name)}: {_one_line(value)}\r\n" for name, value in sorted(headers.items()))
-    head = f"POST {quote(target, safe=_URL_CHARACTERS)} HTTP/1.1\r\ncontent-length: "
-    return head.encode(), f"\r\nhost: {host}\r\n{lines}\r\n".encode()
-
-
-_URL_CHARACTERS = "!#$%&'()*+,/:;=?@[]~-._"
-
-
-def _one_line(text: str) -> str:
-    """A header must not begin another one."""
-    return text.replace("\r", " ").replace("\n", " ")

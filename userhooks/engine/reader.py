@@ -19,8 +19,8 @@ from psycopg import AsyncConnection, Error, OperationalError
 
 from userhooks.engine import tables, trouble
 from userhooks.engine.clock import utc_now
-from userhooks.engine.delivery import Load
 from userhooks.engine.lost import LostRange, show_lsn, to_backfill, words
+from userhooks.engine.owed import Load
 from userhooks.engine.progress import Progress
 from userhooks.engine.replication import ReplicationEnded, SlotStream, Unpublished
 from userhooks.engine.resources import Catalog, Sink, TableName

@@ -14,7 +14,8 @@ from typing import Protocol
 import orjson
 
 from userhooks.engine import pgoutput
-from userhooks.engine.delivery import Message, SinkDelivery
+from userhooks.engine.delivery import SinkDelivery
+from userhooks.engine.owed import Message
 from userhooks.engine.progress import Progress, Transaction
 from userhooks.engine.rendering import Change, TableShape, group_key
 from userhooks.engine.resources import Table, TableName

@@ -1,0 +1,44 @@
+"""The head of a webhook request: target, headers and their order. Pure; the body is made in `rendering.py`, sent by `http.py`."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from userhooks.engine.resources import HttpEndpoint
+
+USER_AGENT = "userhooks/0.1"
+_URL_CHARACTERS = "!#$%&'()*+,/:;=?@[]~-._"
+
+
+def request_head(endpoint: HttpEndpoint, sink_path: str | None) -> tuple[bytes, bytes]:
+    """Return what stands before and after the content length in a request to this endpoint.
+
+    The order is Sequin's (recorded): content-length, host, all others by name, in lower case. The sink's path is joined to the endpoint's
+    URL as text, also behind a query string.
+    """
+    target = endpoint.path or ""
+    if endpoint.query:
+        target += "?" + endpoint.query
+    if sink_path:
+        target = target.removesuffix("/") + sink_path
+    if not target.startswith("/"):
+        target = "/" + target
+    default_port = 443 if endpoint.scheme == "https" else 80
+    host = endpoint.host if endpoint.port == default_port else f"{endpoint.host}:{endpoint.port}"
+    headers = {
+        "accept": "application/json",
+        "accept-encoding": "gzip",
+        "content-type": "application/json",
+        "user-agent": USER_AGENT,
+    }
+    for name, value in (*endpoint.headers.items(), *endpoint.encrypted_headers.items()):
+        if name.lower() not in ("content-length", "host", "transfer-encoding", "connection"):
+            headers[name.lower()] = str(value)
+    lines = "".join(f"{_one_line(name)}: {_one_line(value)}\r\n" for name, value in sorted(headers.items()))
+    head = f"POST {quote(target, safe=_URL_CHARACTERS)} HTTP/1.1\r\ncontent-length: "
+    return head.encode(), f"\r\nhost: {host}\r\n{lines}\r\n".encode()
+
+
+def _one_line(text: str) -> str:
+    """A header must not begin another one."""
+    return text.replace("\r", " ").replace("\n", " ")
