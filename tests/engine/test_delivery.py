@@ -174,13 +174,15 @@ def test_a_filter_that_raises_delivers_nothing_and_says_so(engine: EngineProgram
 
 
 def test_a_changed_filter_is_asked_again_about_what_waits(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
-    engine.user_sink(1, receiver.url, status="paused")
+    engine.user_sink(1, f"{receiver.url}/changed", status="paused")
+    engine.user_sink(2, f"{receiver.url}/witness")
     insert(database, 1, "of user 1")
     insert(database, 2, "of user 2")
+    receiver.wait_for(1, "/witness")  # by now both were read
     engine.ask("PATCH", "/api/sinks/user-1", {"annotations": {"user_id": "2"}})
     engine.ask("PATCH", "/api/sinks/user-1", {"status": "active"})
     insert(database, 2, "later")
-    assert [text for _, text in story(receiver.wait_for(1))] == ["later"]
+    assert [text for _, text in story(receiver.wait_for(1, "/changed"))] == ["later"]
 
 
 def test_waiting_messages_go_to_the_endpoints_new_url(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
