@@ -37,8 +37,9 @@ PAGE_ROWS = 1000
 PAGES_IN_DELIVERY = 3
 PAGES_PER_TURN = 10
 """After so many another backfill may have the connection"""
+_WAITING_FOR_STANDBY = "select backend_xid::text::int8 from pg_stat_activity where wait_event = 'SyncRep' and backend_xid is not null"
 _LONGEST_LOOK = 0.5
-_SOON = 5.0
+_SOON = 1.0
 
 Key = tuple[Value, ...]
 """The primary key's columns of a row as text; never UNCHANGED, since a key is always in the log"""
@@ -309,6 +310,8 @@ class BackfillRun:
     async def _until_streamed_is_visible(self, connection: AsyncConnection[Any]) -> None:
         """A commit can be in the stream before a SELECT sees it, for long when a synchronous standby is waited for."""
         unseen = self._streamed()
+        held_up = await (await connection.execute(_WAITING_FOR_STANDBY)).fetchall()  # perhaps so long that the stream has forgotten them
+        unseen += [xid for (xid,) in held_up]
         pause, waited = 0.002, 0.0
         while True:
             row = await (await connection.execute("select pg_current_snapshot()::text")).fetchone()
