@@ -137,13 +137,17 @@ def test_a_storm_of_writes_beside_a_standby_that_comes_and_goes(
             stop.set()
             flicker.join()
     assert (failures, ends) == ([], ["completed", "completed"])
-    truth = dict(database.execute("select tag, version from items where user_id = 1").fetchall())
+    truth = dict(database.execute("select id, version from items where user_id = 1").fetchall())
+    tags = {row[0] for row in database.execute("select tag from items where user_id = 1")}
 
-    def latest(name: str) -> dict[int, int]:
-        return {m["record"]["tag"]: m["record"]["version"] for m in receiver.messages(f"/{name}") if m["action"] != "delete"}
+    def latest() -> dict[int, int]:
+        return {m["record"]["id"]: m["record"]["version"] for m in receiver.messages("/mine") if m["action"] != "delete"}
 
-    eventually(lambda: truth.items() <= latest("mine").items(), within=20, what="the last message of each row to tell its present state")
-    eventually(lambda: truth.keys() <= latest("inserts").keys(), within=20, what="every row to be read, or to come as an insert")
+    def inserted() -> set[int]:
+        return {m["record"]["tag"] for m in receiver.messages("/inserts")}
+
+    eventually(lambda: truth.items() <= latest().items(), within=20, what="the last message of each row to tell its present state")
+    eventually(lambda: tags <= inserted(), within=20, what="every row to be read, or to come as an insert")
     seen: dict[int, int] = {}
     for message in receiver.messages("/mine"):
         record = message["record"]
