@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 from psycopg import sql
 
 from tests.ports import free_port
@@ -18,6 +19,10 @@ from tests.waiting import eventually
 from userhooks.postgres import PostgresServer
 
 _numbers = itertools.count(1)
+
+# How long a machine takes that does other things beside is nothing that these tests are about.
+settings.register_profile("userhooks", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.load_profile("userhooks")
 
 
 @pytest.fixture(scope="session")
