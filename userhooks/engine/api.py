@@ -29,7 +29,7 @@ from userhooks.engine.app import Engine
 from userhooks.engine.clock import utc_now
 from userhooks.engine.pages import Console
 from userhooks.engine.refusals import Refused, invalid, not_found, refused
-from userhooks.engine.resources import ApiKey, Backfill, HttpEndpoint, Sink
+from userhooks.engine.resources import ApiKey, Backfill, Function, HttpEndpoint, Sink
 from userhooks.errors import DatabaseUnavailable
 from userhooks.guard import HostGuard
 
@@ -343,17 +343,58 @@ class Api:
         await self.engine.delete_api_key(one.id)
         return {"success": True}
 
-    # --- functions as YAML ---------------------------------------------------------------------------------------------
+    # --- resources as YAML ---------------------------------------------------------------------------------------------
+
+    async def _wanted(self, body: dict[str, Any]) -> config.Wanted:
+        """Read a YAML and check all of it, with Postgres' help when there are sinks in it."""
+        document = config.document(body)
+        if "sinks" in document:
+            await self.engine.reader.refresh_tables()
+        wanted = config.wanted(document, self.catalog, _new_id)
+        for sink, reading in wanted.backfills:
+            hindrance = await self.engine.backfills.hindrance(reading)
+            if hindrance is not None:
+                raise refused(f"sink '{sink.name}': initial_backfill of {'.'.join(reading.table)}: {hindrance}")
+        return wanted
 
     async def apply(self, _: Request, body: dict[str, Any]) -> Any:
-        """Put functions in force; all of them are checked first."""
-        for one in config.functions_from(body, self.catalog, _new_id):
+        """Put a YAML in force; all of it is checked first, and taken back when Postgres or the store fails on the way."""
+        wanted = await self._wanted(body)
+        done: list[tuple[config.Resource, config.Resource | None]] = []
+        try:
+            for new, old in wanted.changes():
+                await self._save(new)
+                done.append((new, old))
+            for sink, reading in wanted.backfills:
+                table, sort_column, start = reading
+                one = Backfill(_new_id(), sink.id, table, "active", utc_now(), utc_now(), sort_column=sort_column, start_position=start)
+                await self.engine.backfills.create(one)
+        except BaseException:
+            for new, old in reversed(done):
+                with suppress(sqlite3.Error, DatabaseUnavailable):
+                    await self._take_back(new, old)
+            raise
+        return config.applied(wanted, self.catalog)
+
+    async def _save(self, one: config.Resource) -> None:
+        if isinstance(one, Function):
             await self.engine.save_function(one)
-        return {"resources": [answers.function(one) for one in self.catalog.functions.values()]}
+        elif isinstance(one, HttpEndpoint):
+            await self.engine.save_endpoint(one)
+        else:
+            await self.engine.save_sink(one)
+
+    async def _take_back(self, new: config.Resource, old: config.Resource | None) -> None:
+        if old is not None:
+            await self._save(old)
+        elif isinstance(new, Sink):
+            await self.engine.delete_sink(new.id)
+        elif isinstance(new, HttpEndpoint):
+            await self.engine.delete_endpoint(new.id)
 
     async def plan(self, _: Request, body: dict[str, Any]) -> Any:
         """Say what applying would change."""
-        return config.plan(config.functions_from(body, self.catalog, _new_id), self.catalog)
+        return config.plan(await self._wanted(body))
 
     async def export(self, _: Request, __: dict[str, Any]) -> Any:
         """Everything as YAML."""

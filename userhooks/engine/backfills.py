@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from psycopg import AsyncConnection, Error, OperationalError
+from psycopg import AsyncConnection, AsyncRawCursor, DataError, Error, OperationalError, ProgrammingError
 from psycopg.errors import InsufficientPrivilege
 
 from userhooks.engine import tables
@@ -23,8 +23,9 @@ from userhooks.engine.backfill import BackfillRun, Failed, Interrupted, TableCha
 from userhooks.engine.clock import utc_now
 from userhooks.engine.delivery import SinkDelivery
 from userhooks.engine.functions import Bound
-from userhooks.engine.page_query import Cursor
+from userhooks.engine.page_query import Cursor, PageQuery
 from userhooks.engine.reader import Reader
+from userhooks.engine.requests import Reading
 from userhooks.engine.resources import Backfill, BackfillState, Catalog
 from userhooks.engine.routing import Router
 from userhooks.engine.store import Store
@@ -78,6 +79,20 @@ class Backfills:
         """Take over one that the store has kept; `run_active` starts it."""
         self._catalog.backfills[backfill.id] = backfill
         self._cursors[backfill.id] = cursor
+
+    async def hindrance(self, reading: Reading) -> str | None:
+        """Return why Postgres cannot read a table like this, in its words; None when it can. Raises DatabaseUnavailable."""
+        table, sort_column, start = reading
+        query = PageQuery(self._catalog.tables[table], sort_column, start).page(None, None, 0)
+
+        async def try_it(connection: AsyncConnection[Any]) -> str | None:
+            try:
+                await AsyncRawCursor(connection).execute(*query)
+            except (DataError, ProgrammingError) as exc:
+                return str(exc).splitlines()[0]
+            return None
+
+        return await self._reader.ask(try_it)
 
     async def create(self, backfill: Backfill) -> None:
         """Start a backfill at once."""

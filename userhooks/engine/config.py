@@ -1,55 +1,174 @@
-"""Functions as YAML: config/apply, config/plan and config/export. Pure; `api.py` puts the outcome in force.
+"""Resources as YAML: config/apply, config/plan and config/export. Pure; `api.py` puts the outcome in force.
 
-Of the kinds of resources that Sequin takes in this YAML, the local engine takes functions; anything else is refused rather than ignored.
+Of the kinds of resources that Sequin takes in this YAML, the local engine takes functions, HTTP endpoints and sinks; anything else is
+refused rather than ignored. What is named is created or changed; nothing is deleted.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+import orjson
 import yaml
 
 from userhooks.engine import answers, functions
 from userhooks.engine.refusals import Refused, refused
-from userhooks.engine.requests import BAD_NAME, NAME
-from userhooks.engine.resources import Catalog, Function
+from userhooks.engine.requests import BAD_NAME, NAME, Reading, endpoint_from, initial_backfills, sink_from
+from userhooks.engine.resources import Catalog, Function, HttpEndpoint, Sink
+
+Resource = Function | HttpEndpoint | Sink
+
+_HEAVIEST = 10_000_000
+_KEYS = ("functions", "transforms", "http_endpoints", "sinks")
 
 
-def functions_from(body: Mapping[str, Any], catalog: Catalog, new_id: Callable[[], str]) -> list[Function]:
-    """Read the functions of a request, all of them or none; `new_id` makes ids for new ones. Raises Refused."""
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a YAML asks for: `after` is the catalog as it would be then, `named` are the resources of it that the YAML names.
+
+    Both are in the order in which they can be saved: nothing names what is not there yet. `backfills` are those of new sinks.
+    """
+
+    before: Catalog
+    after: Catalog
+    named: tuple[Resource, ...]
+    backfills: tuple[tuple[Sink, Reading], ...]
+
+    def changes(self) -> list[tuple[Resource, Resource | None]]:
+        """Return what is new (with None) or different (with what it was)."""
+        pairs = ((new, self._old(new)) for new in self.named)
+        return [(new, old) for new, old in pairs if new != old]
+
+    def _old(self, new: Resource) -> Resource | None:
+        if isinstance(new, Function):
+            return self.before.functions.get(new.id)
+        return self.before.endpoints.get(new.id) if isinstance(new, HttpEndpoint) else self.before.sinks.get(new.id)
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads what JSON can say: a date is the text that it is written as."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def document(body: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Read the YAML of a request: a list for each kind of resource that it names. Raises Refused."""
     text = body.get("yaml")
     if not isinstance(text, str):
         raise Refused(400, {"summary": "`yaml` is required."})
     try:
-        document = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as exc:  # ValueError: a date that is none
+        found = yaml.load(text, Loader=_Loader)  # noqa: S506  # it is a safe one
+        if _weight(found, {}) > _HEAVIEST:
+            raise ValueError("its aliases make too much of it, or contain themselves")
+        found = orjson.loads(orjson.dumps(found))
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as exc:
         raise Refused(400, {"summary": f"Invalid YAML: {' '.join(str(exc).split())}"}) from exc
-    if document is None:
-        return []
-    if not isinstance(document, dict):
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
         raise Refused(400, {"summary": "Invalid YAML: a mapping is needed at the top"})
-    if "account" in document:
+    if "account" in found:
         raise Refused(400, {"summary": "Account configuration only supported when self hosting and using a config file on boot."})
-    for key, listed in document.items():
-        if key not in ("functions", "transforms"):
-            raise Refused(400, {"summary": f"`{key}` cannot be applied to the local engine; it takes `functions`."})
+    for key, listed in found.items():
+        if key not in _KEYS:
+            takes = "`functions`, `http_endpoints` and `sinks`"
+            raise Refused(400, {"summary": f"`{key}` cannot be applied to the local engine; it takes {takes}."})
         if not isinstance(listed, list | None):
             raise Refused(400, {"summary": f"Invalid YAML: `{key}` must be a list"})
-    ids = {f.name: f.id for f in catalog.functions.values()}
-    wanted: dict[str, Function] = {}
-    for one in [*(document.get("functions") or []), *(document.get("transforms") or [])]:
-        function = _function(one, ids, new_id)
+    return {key: listed for key, listed in found.items() if listed}
+
+
+def _weight(value: Any, known: dict[int, int]) -> int:
+    """How much a value is when its aliases are written out, about in bytes; `known` are the lists and mappings counted so far."""
+    if isinstance(value, str):
+        return len(value)
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = _HEAVIEST  # if it contains itself
+        known[id(value)] = 1 + sum(_weight(one, known) for one in (value.values() if isinstance(value, dict) else value))
+    return known[id(value)]
+
+
+def wanted(found: Mapping[str, list[Any]], catalog: Catalog, new_id: Callable[[], str]) -> Wanted:
+    """Make resources of a `document`, all of them or none; `new_id` makes ids for new ones. Raises Refused.
+
+    Of several entries of one name each changes what the one before has made, as with one call after the other.
+    """
+    after = replace(catalog, functions=dict(catalog.functions), endpoints=dict(catalog.endpoints), sinks=dict(catalog.sinks))
+    named: dict[str, Resource] = {}
+    backfills: list[tuple[str, Reading]] = []
+    ids = {one.name: one.id for one in after.functions.values()}
+    for entry in [*found.get("functions", ()), *found.get("transforms", ())]:
+        function = _function(entry, ids, new_id)
         ids[function.name] = function.id
-        wanted[function.name] = function  # the last one of a name is in force, as with one call after the other
-    return list(wanted.values())
+        after.functions[function.id] = named[function.id] = function
+    endpoints = {one.name: one for one in after.endpoints.values()}
+    for entry in found.get("http_endpoints", ()):
+        endpoint = _endpoint(entry, endpoints.get(_name(entry, "http_endpoints")), new_id)
+        endpoints[endpoint.name] = after.endpoints[endpoint.id] = named[endpoint.id] = endpoint
+    sinks = {one.name: one for one in after.sinks.values()}
+    for entry in found.get("sinks", ()):
+        present = sinks.get(_name(entry, "sinks"))
+        sink, readings = _sink(entry, after, present, new_id)
+        sinks[sink.name] = after.sinks[sink.id] = named[sink.id] = sink
+        if present is None:
+            backfills += [(sink.id, one) for one in readings]
+    return Wanted(catalog, after, tuple(named.values()), tuple((after.sinks[sink_id], one) for sink_id, one in backfills))
+
+
+def _name(entry: Any, key: str) -> str:
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or not entry["name"]:
+        raise refused(f"`name` is required on {key}.")
+    name: str = entry["name"]
+    return name
+
+
+def _endpoint(entry: dict[str, Any], present: HttpEndpoint | None, new_id: Callable[[], str]) -> HttpEndpoint:
+    try:
+        one = endpoint_from(entry, present, present.id if present is not None else new_id(), set())
+    except Refused as exc:
+        raise _of("http endpoint", entry, exc) from exc
+    secrets = present.encrypted_headers if present is not None else {}
+    # what the export shows instead of a secret means the secret that is there
+    kept = {
+        name: secrets[name] if name in secrets and value == answers.obscured(secrets[name]) else value
+        for name, value in one.encrypted_headers.items()
+    }
+    return replace(one, encrypted_headers=kept)
+
+
+def _sink(entry: dict[str, Any], catalog: Catalog, present: Sink | None, new_id: Callable[[], str]) -> tuple[Sink, list[Reading]]:
+    try:
+        if present is not None:
+            _check_that_nothing_is_left_out(entry, present)
+        one = sink_from(entry, catalog, present, present.id if present is not None else new_id(), set())
+        return one, initial_backfills(entry.get("initial_backfill"), one, catalog)
+    except Refused as exc:
+        raise _of("sink", entry, exc) from exc
+
+
+def _check_that_nothing_is_left_out(entry: Mapping[str, Any], present: Sink) -> None:
+    """A filter or transform left out means none to Sequin's YAML, the present one to a PATCH: who gets a row must not hang on that."""
+    for key, value in (("filter", present.filter), ("filters", present.filters), ("transform", present.transform)):
+        if value is not None and entry.get(key) is None:
+            remedy = "`filters` again" if key == "filters" else f"`{key}: {value}` to keep it or `{key}: none` to remove it"
+            raise refused(f"it has a {key.removesuffix('s')} and the YAML says nothing of it; write {remedy}")
+
+
+def _of(kind: str, entry: Mapping[str, Any], exc: Refused) -> Refused:
+    return Refused(exc.status, exc.body | {"summary": f"{kind} '{entry['name']}': {exc.body['summary']}"})
 
 
 def _function(one: Any, ids: Mapping[str, str], new_id: Callable[[], str]) -> Function:
-    if not isinstance(one, dict) or not isinstance(one.get("name"), str) or not one["name"]:
-        raise refused("`name` is required on functions.")
-    name = one["name"]
+    name = _name(one, "functions")
     if name in ("none", "null", "nil"):
         raise _cannot(name, {"name": "is reserved"})
     if not NAME.fullmatch(name):
@@ -86,26 +205,41 @@ def _inspected(errors: Mapping[str, Any]) -> str:
     return "%{" + ", ".join(parts) + "}"
 
 
-def plan(wanted: list[Function], catalog: Catalog) -> dict[str, Any]:
-    """What applying would change: one entry for each function that is new or different."""
-    present = {f.name: f for f in catalog.functions.values()}
-    changes = []
-    for one in wanted:
-        old = present.get(one.name)
-        if old is None or (old.type, old.code) != (one.type, one.code):
-            changes.append(
-                {
-                    "resource_type": "function",
-                    "action": "create" if old is None else "update",
-                    "new": _planned(one),
-                    "old": None if old is None else _planned(old),
-                }
-            )
-    return {"changes": changes, "actions": []}
+def plan(of: Wanted) -> dict[str, Any]:
+    """Say what applying would change: one entry for each resource that is new or different, one action for each backfill."""
+    return {
+        "changes": [
+            {
+                "resource_type": "function" if isinstance(new, Function) else "sink" if isinstance(new, Sink) else "http_endpoint",
+                "action": "create" if old is None else "update",
+                "new": _planned(new, of.after),
+                "old": None if old is None else _planned(old, of.before),
+            }
+            for new, old in of.changes()
+        ],
+        "actions": [
+            {"action": "initial_backfill", "sink": sink.name, "table": ".".join(one.table)}
+            | {"sort_column": one.sort_column, "start_position": one.start_position}
+            for sink, one in of.backfills
+        ],
+    }
 
 
-def _planned(one: Function) -> dict[str, Any]:
-    return {"name": one.name, "type": one.type, answers.code_key(one.type): one.code, "description": one.description}
+def applied(of: Wanted, catalog: Catalog) -> dict[str, Any]:
+    """Show what a YAML has named, as it is now in the catalog."""
+    return {"resources": [_shown(one, catalog) for one in of.named]}
+
+
+def _shown(one: Resource, catalog: Catalog) -> dict[str, Any]:
+    if isinstance(one, Function):
+        return answers.function(one)
+    return answers.endpoint(one) if isinstance(one, HttpEndpoint) else answers.sink(one, catalog)
+
+
+def _planned(one: Resource, catalog: Catalog) -> dict[str, Any]:
+    if isinstance(one, Function):
+        return {"name": one.name, "type": one.type, answers.code_key(one.type): one.code, "description": one.description}
+    return _without_id(_shown(one, catalog))
 
 
 class _Dumper(yaml.SafeDumper):
@@ -139,7 +273,7 @@ def export(catalog: Catalog) -> str:
                 "publication": {"name": database.publication_name},
             }
         ],
-        "functions": [_planned(f) for f in catalog.functions.values()],
+        "functions": [_planned(f, catalog) for f in catalog.functions.values()],
         "http_endpoints": [_without_id(answers.endpoint(e)) for e in catalog.endpoints.values()],
         "sinks": [_without_id(s) for s in answers.sinks(catalog.sinks.values(), catalog)],
     }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import orjson
@@ -419,6 +419,50 @@ def backfill_from(body: Mapping[str, Any], sink: Sink, catalog: Catalog) -> tupl
         if (other.sink_id, other.table) == (sink.id, table) and other.state in ("active", "paused"):
             raise invalid({"sink_consumer_id": ["already has an active backfill"]})
     return table, state
+
+
+class Reading(NamedTuple):
+    """What one `initial_backfill` reads: a table, or the rows from `start_position` on in the order of `sort_column`."""
+
+    table: TableName
+    sort_column: str | None = None
+    start_position: str | None = None
+
+
+def initial_backfills(value: Any, sink: Sink, catalog: Catalog) -> list[Reading]:
+    """Read `initial_backfill` of a new sink: true means every table that it covers. Raises Refused."""
+    if value is None or value is False:
+        return []
+    if value is True:
+        readings = [Reading(name) for name in catalog.tables if sink.source.covers(*name)]
+    elif isinstance(value, list):
+        readings = [_reading(one, sink, catalog) for one in value]
+    else:
+        raise refused("initial_backfill must be true, false, or a list of table configurations")
+    for reading in readings:
+        hindrance = catalog.tables[reading.table].unreadable(reading.sort_column)
+        if hindrance is not None:
+            raise refused(f"Table {'.'.join(reading.table)} cannot be read by a backfill: {hindrance}")
+    if len({reading.table for reading in readings}) < len(readings):
+        raise refused("initial_backfill names a table twice")
+    return readings
+
+
+def _reading(one: Any, sink: Sink, catalog: Catalog) -> Reading:
+    if not isinstance(one, dict) or not one.get("table"):
+        raise refused("initial_backfill needs a `table` in each of its table configurations")
+    for key in sorted(one):
+        if key not in ("table", "type", "sort_column", "start_position"):
+            raise refused(f"Unknown field: {key}")
+    table = _backfill_table(one, sink, catalog)
+    sort_column, start = one.get("sort_column"), one.get("start_position")
+    if one.get("type", "full") == "full" and sort_column is None and start is None:
+        return Reading(table)
+    if one.get("type") != "partial":
+        raise refused(f"initial_backfill of {one['table']}: `type` is `full`, or `partial` with a `sort_column` and a `start_position`")
+    if not isinstance(sort_column, str) or not isinstance(start, str | int | float) or isinstance(start, bool):
+        raise refused(f"initial_backfill of {one['table']}: `partial` needs a `sort_column` and a `start_position`, a text or a number")
+    return Reading(table, sort_column, str(start))
 
 
 def _check_backfill_keys(body: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Functions as YAML: what is taken, what is refused as a whole, and what the export says."""
+"""Resources as YAML: what is taken, what is refused as a whole, and what the export says."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ import yaml
 from tests.unit.engine.resource_examples import NOTIFICATIONS, catalog
 from userhooks.engine import config
 from userhooks.engine.refusals import Refused
-from userhooks.engine.resources import Function, Sink, Source
+from userhooks.engine.requests import Reading
+from userhooks.engine.resources import Catalog, ColumnFilter, Function, HttpEndpoint, Sink, Source
 
 CODE = 'def filter(action, record, changes, metadata) do\n  record["user_id"] == 1\nend'
 
 
-def read(document: Any) -> list[Function]:
+def wanted(document: Any, known: Catalog) -> config.Wanted:
     numbers = itertools.count(1)
     text = document if isinstance(document, str) else yaml.safe_dump(document)
-    return config.functions_from({"yaml": text}, catalog(), lambda: f"new-{next(numbers)}")
+    return config.wanted(config.document({"yaml": text}), known, lambda: f"new-{next(numbers)}")
+
+
+def read(document: Any) -> list[config.Resource]:
+    return list(wanted(document, catalog()).named)
 
 
 def flat(name: str = "by-user", **more: Any) -> dict[str, Any]:
@@ -58,7 +63,7 @@ def test_a_flat_functions_description_is_lost_as_in_sequin() -> None:
 
 
 def test_a_function_that_exists_keeps_its_id() -> None:
-    assert [(f.id, f.code) for f in read({"functions": [flat("mine")]})] == [("f1", CODE)]
+    assert read({"functions": [flat("mine")]}) == [Function("f1", "mine", "filter", CODE)]
 
 
 def test_of_two_functions_of_one_name_the_last_is_in_force() -> None:
@@ -78,14 +83,22 @@ def test_yaml_that_names_no_function_changes_nothing(nothing: Any) -> None:
     ("document", "status", "says"),
     [
         ("functions: [", 400, "Invalid YAML: "),
-        ("a: 2026-99-99", 400, "Invalid YAML: "),
+        ("a: 2026-99-99", 400, "`a` cannot be applied"),
         ("[" * 3000, 400, "Invalid YAML: "),
         ("!!python/object:os.system {}", 400, "Invalid YAML: "),
+        ("!!set {a, b}", 400, "Invalid YAML: "),
+        ("1: 2", 400, "Invalid YAML: "),
+        ("functions: &all [*all]", 400, "Invalid YAML: its aliases make too much of it"),
+        (
+            "a: &a [" + "x," * 99 + "]\nb: &b [" + "*a," * 999 + "]\nc: [" + "*b," * 999 + "]",
+            400,
+            "Invalid YAML: its aliases make too much",
+        ),
         ("- 1", 400, "Invalid YAML: a mapping"),
         ({"functions": {"name": "x"}}, 400, "Invalid YAML: `functions` must be a list"),
         ({"functions": 5}, 400, "Invalid YAML: `functions` must be a list"),
         ({"account": {"name": "x"}}, 400, "Account configuration only supported when self hosting"),
-        ({"sinks": []}, 400, "`sinks` cannot be applied to the local engine; it takes `functions`."),
+        ({"databases": []}, 400, "`databases` cannot be applied to the local engine; it takes `functions`, `http_endpoints` and `sinks`."),
         ({"functions": [{"type": "filter", "code": CODE}]}, 422, "`name` is required on functions."),
         ({"functions": ["x"]}, 422, "`name` is required on functions."),
         ({"functions": [flat("none")]}, 400, """Error creating function 'none': %{name: ["is reserved"]}"""),
@@ -114,19 +127,167 @@ def test_one_bad_function_refuses_all() -> None:
 @pytest.mark.parametrize("body", [{}, {"yaml": None}, {"yaml": {"functions": []}}])
 def test_the_yaml_is_required(body: dict[str, Any]) -> None:
     with pytest.raises(Refused, match="`yaml` is required") as caught:
-        config.functions_from(body, catalog(), str)
+        config.document(body)
     assert caught.value.status == 400
 
 
 def test_a_plan_lists_what_is_new_or_different() -> None:
+    same = {"name": "mine", "type": "filter", "code": catalog().functions["f1"].code}
+    changes = config.plan(wanted({"functions": [same, flat("new")]}, catalog()))["changes"]
+    assert [(c["resource_type"], c["action"], c["new"]["name"], c["old"]) for c in changes] == [("function", "create", "new", None)]
+    [change] = config.plan(wanted({"functions": [{**same, "code": CODE}]}, catalog()))["changes"]
+    assert (change["action"], change["old"]["code"], change["new"]["code"]) == ("update", same["code"], CODE)
+
+
+# --- endpoints and sinks -----------------------------------------------------------------------------------------------
+
+
+def sink(name: str = "s", **more: Any) -> dict[str, Any]:
+    source = {"include_tables": ["public.notifications"]}
+    return {"name": name, "database": "postgres", "source": source, "destination": {"type": "webhook", "http_endpoint": "other"}, **more}
+
+
+def with_sink(**fields: Any) -> Catalog:
     known = catalog()
-    same = known.functions["f1"]
-    wanted = [same, replace(same, code=CODE), Function("n", "new", "filter", CODE)]
-    changes = config.plan(wanted, known)["changes"]
-    assert [(c["action"], c["new"]["name"], c["old"] and c["old"]["name"]) for c in changes] == [
-        ("update", "mine", "mine"),
-        ("create", "new", None),
+    known.sinks["k"] = Sink("k", "s", "e2", source=Source(include_tables=(NOTIFICATIONS,)), **fields)
+    return known
+
+
+def test_a_sink_may_use_the_function_and_the_endpoint_of_the_same_yaml() -> None:
+    destination = {"type": "webhook", "http_endpoint": "fresh"}
+    document = {
+        "sinks": [sink(filter="by-user", destination=destination)],
+        "http_endpoints": [{"name": "fresh", "url": "http://127.0.0.1/x"}],
+        "functions": [flat()],
+    }
+    function, endpoint, one = read(document)
+    assert (function.name, endpoint.name, one.name) == ("by-user", "fresh", "s")
+    assert isinstance(one, Sink)
+    assert (one.filter, one.endpoint_id) == ("by-user", endpoint.id)
+    plan = config.plan(wanted(document, catalog()))
+    assert [(c["resource_type"], c["action"]) for c in plan["changes"]] == [
+        ("function", "create"),
+        ("http_endpoint", "create"),
+        ("sink", "create"),
     ]
+
+
+def test_what_exists_keeps_its_id_and_what_the_yaml_does_not_say() -> None:
+    known = with_sink(annotations={"user_id": "1"}, batch_size=7)
+    [endpoint, one] = wanted({"http_endpoints": [{"name": "other", "url": "https://c.d"}], "sinks": [sink(batch_size=9)]}, known).named
+    assert isinstance(endpoint, HttpEndpoint)
+    assert (endpoint.id, endpoint.host) == ("e2", "c.d")
+    assert one == replace(known.sinks["k"], batch_size=9)
+
+
+@pytest.mark.parametrize("silent", [{}, {"filter": None}])
+def test_a_sink_never_loses_its_filter_by_yaml_that_does_not_speak_of_it(silent: dict[str, Any]) -> None:
+    with pytest.raises(Refused) as caught:
+        wanted({"sinks": [sink(**silent)]}, with_sink(filter="mine"))
+    assert caught.value.status == 422
+    says = "sink 's': it has a filter and the YAML says nothing of it; write `filter: mine` to keep it or `filter: none` to remove it"
+    assert caught.value.body["summary"] == says
+
+
+def test_neither_does_it_lose_column_filters_or_a_transform() -> None:
+    with pytest.raises(Refused, match="write `filters` again"):
+        wanted({"sinks": [sink()]}, with_sink(filters=(ColumnFilter("user_id", "==", 1.0),)))
+    with pytest.raises(Refused, match="`transform: slim` to keep it"):
+        wanted({"sinks": [sink()]}, with_sink(transform="slim"))
+
+
+def test_of_two_entries_of_one_sink_the_second_cannot_lose_the_filter_of_the_first_either() -> None:
+    with pytest.raises(Refused, match="it has a filter"):
+        wanted({"sinks": [sink(filter="mine"), sink()]}, catalog())
+
+
+def test_a_filter_is_removed_by_saying_so() -> None:
+    [one] = wanted({"sinks": [sink(filter="none")]}, with_sink(filter="mine")).named
+    assert isinstance(one, Sink)
+    assert one.filter is None
+
+
+def test_a_hidden_secret_that_comes_back_stays_what_it_was() -> None:
+    known = catalog()
+    known.endpoints["e2"] = replace(known.endpoints["e2"], encrypted_headers={"A": "secret-of-a", "B": "secret-of-b"})
+    [shown] = [e for e in yaml.safe_load(config.export(known))["http_endpoints"] if e["name"] == "other"]
+    shown["encrypted_headers"]["B"] = "new"
+    [one] = wanted({"http_endpoints": [shown]}, known).named
+    assert isinstance(one, HttpEndpoint)
+    assert one.encrypted_headers == {"A": "secret-of-a", "B": "new"}
+
+
+@pytest.mark.parametrize(
+    ("given", "reads"),
+    [
+        (True, [Reading(NOTIFICATIONS)]),
+        (False, []),
+        ([], []),
+        ([{"table": "notifications"}], [Reading(NOTIFICATIONS)]),
+        ([{"table": "public.notifications", "type": "full"}], [Reading(NOTIFICATIONS)]),
+        (
+            [{"table": "notifications", "type": "partial", "sort_column": "created_at", "start_position": "2026-01-01"}],
+            [Reading(NOTIFICATIONS, "created_at", "2026-01-01")],
+        ),
+        ([{"table": "notifications", "type": "partial", "sort_column": "id", "start_position": 5}], [Reading(NOTIFICATIONS, "id", "5")]),
+    ],
+)
+def test_a_new_sink_may_begin_with_backfills(given: Any, reads: list[Reading]) -> None:
+    of = wanted({"sinks": [sink(initial_backfill=given)]}, catalog())
+    assert [reading for _, reading in of.backfills] == reads
+    assert wanted({"sinks": [sink(initial_backfill=given)]}, with_sink()).backfills == ()
+
+
+def test_a_date_need_not_be_quoted() -> None:
+    text = yaml.safe_dump({"sinks": [sink(initial_backfill=[{"table": "notifications", "type": "partial", "sort_column": "created_at"}])]})
+    text = text.replace("type: partial", "type: partial\n    start_position: 2026-01-01 10:00:00")
+    assert wanted(text, catalog()).backfills[0][1].start_position == "2026-01-01 10:00:00"
+
+
+def test_a_sink_of_every_table_begins_with_all_of_them() -> None:
+    assert [r.table for _, r in wanted({"sinks": [sink(source={}, initial_backfill=True)]}, catalog()).backfills] == list(catalog().tables)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("yes", "initial_backfill must be true, false, or a list of table configurations"),
+        ([5], "needs a `table`"),
+        ([{"table": "nope"}], "Table public.nope not found"),
+        ([{"table": "users"}], "Table public.users not in sink's source configuration"),
+        ([{"table": "notifications", "rows": 5}], "Unknown field: rows"),
+        ([{"table": "notifications", "type": "half"}], "`type` is `full`, or `partial`"),
+        ([{"table": "notifications", "sort_column": "id", "start_position": 5}], "`type` is `full`, or `partial`"),
+        ([{"table": "notifications", "type": "partial"}], "`partial` needs a `sort_column`"),
+        ([{"table": "notifications", "type": "partial", "sort_column": "id", "start_position": True}], "`partial` needs a `sort_column`"),
+        ([{"table": "notifications", "type": "partial", "sort_column": "x", "start_position": 5}], "it has no column 'x' to sort by"),
+        ([{"table": "notifications"}] * 2, "names a table twice"),
+    ],
+)
+def test_an_initial_backfill_that_cannot_be_is_refused_in_words(given: Any, says: str) -> None:
+    status, summary = refusal({"sinks": [sink(initial_backfill=given)]})
+    assert (status, summary.startswith("sink 's': ")) == (422, True)
+    assert says in summary
+
+
+@pytest.mark.parametrize(
+    ("document", "status", "says"),
+    [
+        ({"sinks": [{}]}, 422, "`name` is required on sinks."),
+        ({"http_endpoints": ["x"]}, 422, "`name` is required on http_endpoints."),
+        ({"http_endpoints": [{"name": "x", "local": "true"}]}, 422, "http endpoint 'x': `local` is not supported"),
+        ({"sinks": [sink(filter="nope")]}, 422, "sink 's': Function 'nope' not found."),
+        ({"sinks": [sink(destination={"type": "webhook", "http_endpoint": "nope"})]}, 404, "sink 's': Not found: No `http endpoint`"),
+        ({"sinks": [sink(batch_size=0)]}, 422, "sink 's': batch_size must be"),
+        ({"sinks": [sink(), sink("t", zebra=1)]}, 422, "sink 't': Unknown field: zebra"),
+    ],
+)
+def test_one_bad_endpoint_or_sink_refuses_all(document: Any, status: int, says: str) -> None:
+    assert refusal(document)[0] == status
+    assert says in refusal(document)[1]
+
+
+# --- the export --------------------------------------------------------------------------------------------------------
 
 
 def test_what_is_exported_can_be_applied_again_and_holds_no_secret() -> None:
@@ -140,5 +301,10 @@ def test_what_is_exported_can_be_applied_again_and_holds_no_secret() -> None:
     assert "swordfish99" not in text
     assert [s["name"] for s in document["sinks"]] == ["mine"]
     assert "id" not in document["http_endpoints"][0]
-    again = config.functions_from({"yaml": yaml.safe_dump({"functions": document["functions"]})}, known, str)
-    assert [(f.id, f.name, f.type, f.code) for f in again] == [(f.id, f.name, f.type, f.code) for f in known.functions.values()]
+    del document["databases"]
+    again = wanted(document, known)
+    assert {one.id for one in again.named} == {*known.functions, *known.endpoints, *known.sinks}
+    assert [(new, old) for new, old in again.changes() if new.name != "tricky"] == []
+    [(new, old)] = again.changes()
+    assert isinstance(new, Function)
+    assert replace(new, description="# a: 'b'\n") == old
