@@ -1,0 +1,881 @@
+"""Deliveries, backlog and store against a model of them: a thousand short lives of the engine's heart on a simulated clock and wire.
+
+Each run draws sinks, transactions, receivers, disks and misfortunes from its seed; `Ledger` knows nothing of the engine: it hears of what
+commits, of each request and its answer, and of each flush, and says what may be sent, and what must have come.
+`USERHOOKS_MODEL_SEED=… pytest tests/unit/engine/test_delivery_model.py` repeats that one run and prints its story.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import struct
+from array import array
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.unit.engine.simulated import Answer, Clock, DiskThread, MemoryStore, SimulatedLoop, Wire
+from tests.unit.engine.wal import TYPES, insert
+from userhooks.engine import app, delivery
+from userhooks.engine.app import Engine
+from userhooks.engine.backlog import Backlog
+from userhooks.engine.delivery import DOWN_AFTER, Attempt, SinkDelivery
+from userhooks.engine.functions import Bound, bind_column_filters
+from userhooks.engine.histogram import HistogramPool
+from userhooks.engine.http import OriginKey
+from userhooks.engine.owed import Load
+from userhooks.engine.progress import Progress
+from userhooks.engine.rendering import Change, SinkForm
+from userhooks.engine.resources import Column, ColumnFilter, HttpEndpoint, Sink, SinkTable, Table
+from userhooks.engine.retry import Schedule
+from userhooks.engine.routing import Route, Router
+from userhooks.engine.stream import Stream
+
+RUNS = 1000
+STEPS = 18
+SCHEDULE = Schedule(base=0.2, cap=12.0, last=7)
+TIMEOUT = 4.0
+DRAINED_WITHIN = 120.0
+"""Simulated seconds after which everything must have come, once nothing fails any more: the longest wait, and what queues behind it"""
+GIVEN = os.environ.get("USERHOOKS_MODEL_SEED")
+
+TABLE = Table("public", "notes", (Column("id", 23, -1), Column("owner", 23, -1)), ("id",), "f")
+RELATION = b"R" + struct.pack(">I", 7) + b"public\0notes\0f" + struct.pack(">H", 2)
+RELATION += b"".join(b"\1%b\0" % name + struct.pack(">Ii", 23, -1) for name in (b"id", b"owner"))
+EVERYTHING = ("insert", "update", "delete")
+
+
+# --- what may be sent, and what must have come ------------------------------------------------------------------------------
+
+
+class Due:
+    """One change that one sink is owed. `free`: no order is promised for it any more (sent again on request, or dropped on its way)."""
+
+    __slots__ = ("attempts", "free", "group", "idx", "lsn", "moving", "not_before", "noted", "noted_attempts", "promised", "sink", "status")
+
+    def __init__(self, sink: int, lsn: int, idx: int, group: object) -> None:
+        self.sink = sink
+        self.lsn = lsn
+        self.idx = idx
+        self.group = group
+        self.status = "owed"  # owed, delivered, discarded, dropped
+        self.noted = False
+        self.attempts = self.promised = self.noted_attempts = 0
+        self.not_before = 0.0
+        self.moving = self.free = False
+
+    def __repr__(self) -> str:
+        return f"{self.sink}:{self.lsn}.{self.idx}[{self.group}] {self.status}"
+
+
+class Account:
+    """One sink as the ledger knows it."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.sink = sink
+        self.queues: dict[object, list[Due]] = defaultdict(list)
+        self.moving: dict[object, int] = {}
+        self.requests = 0
+        self.misses = 0
+        self.gone = False
+        self.start = 0
+        self.largest = sink.batch_size
+
+
+class Ledger:
+    """What has committed, what of it is on its way, delivered or given up, and what of that a kill cannot undo."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.accounts: dict[int, Account] = {}
+        self.dues: dict[tuple[int, int, int], Due] = {}
+        self.moving: dict[Any, tuple[Account, list[Due]]] = {}
+        self.written: dict[bytes, int] = defaultdict(int)
+        self.changed: list[Due] = []
+        self.story: list[str] = []
+        self.repeats = self.sent = 0
+        self.flushing = False
+
+    def tell(self, *words: object) -> None:
+        self.story.append(f"{self.clock.now - 1000:9.3f} " + " ".join(map(str, words)))
+
+    # what comes in
+
+    def owe(self, number: int, lsn: int, idx: int, group: object) -> None:
+        due = Due(number, lsn, idx, group)
+        self.dues[number, lsn, idx] = due
+        self.accounts[number].queues[group].append(due)
+
+    def configured(self, number: int, sink: Sink) -> None:
+        """The sink has new settings: what waits for a retry may go at once."""
+        account = self.accounts[number]
+        account.sink = sink
+        account.largest = max(account.largest, sink.batch_size)
+        account.misses = 0
+        account.gone = False
+        self._hurry(number)
+
+    def _hurry(self, number: int) -> None:
+        for due in self.dues.values():
+            if due.sink == number:
+                due.not_before = 0.0
+
+    def dropped(self, number: int) -> None:
+        """The sink is disabled: nothing is owed to it; what is on its way may come to its end."""
+        account = self.accounts[number]
+        for due in self.dues.values():
+            if due.sink == number and due.status == "owed":
+                due.status = "dropped"
+                due.free = due.moving
+        account.queues.clear()
+
+    def again(self, number: int, rows: Sequence[tuple[int, int]]) -> None:
+        """Messages that were given up are owed again, behind everything else."""
+        for lsn, idx in rows:
+            due = self.dues[number, lsn, idx]
+            assert due.status in ("discarded", "dropped"), f"{due} was not given up"
+            due.status = "owed"
+            due.free = True
+            due.noted = False
+            due.attempts = due.promised = due.noted_attempts = 0
+            due.not_before = 0.0
+
+    # what goes out
+
+    def sends(self, attempt: Any, request: bytes) -> None:
+        head, _, body = request.partition(b"\r\n\r\n")
+        account = self.accounts[int(head.split(b" ", 2)[1].rpartition(b"/")[2])]
+        sink = account.sink
+        document = orjson.loads(body)
+        messages = document["data"] if sink.batch else [document]
+        dues = [self.dues[int(sink.id), m["metadata"]["commit_lsn"], m["metadata"]["commit_idx"]] for m in messages]
+        self.tell("sends", sink.name, dues)
+        assert sink.status == "active", f"{sink.name} is {sink.status} and sends {dues}"
+        assert not account.gone, f"{sink.name} was told 410 and sends {dues}"
+        assert len(dues) <= account.largest, f"{len(dues)} messages in a batch of at most {account.largest}"
+        assert account.misses < DOWN_AFTER or not account.requests, f"{sink.name} is down and has two requests on their way"
+        places: dict[object, int] = defaultdict(int)
+        for due in dues:
+            assert due.status == "owed" or due.free, f"{due} is sent again"
+            assert due.status == "dropped" or self.clock.now >= due.not_before - 1e-6, (
+                f"{due} is sent {due.not_before - self.clock.now} s too early"
+            )
+            if due.group is None:
+                assert not due.moving, f"{due} is on its way twice"
+                continue
+            assert due.group not in account.moving, f"two batches of group {due.group} are on their way: {dues}"
+            if not due.free:
+                place = places[due.group]
+                places[due.group] += 1
+                queue = account.queues[due.group]
+                assert queue[place] is due, f"{due} overtakes {queue[place]}"
+        for group in {due.group: None for due in dues if due.group is not None}:
+            account.moving[group] = 1
+        account.requests += 1
+        for due in dues:
+            due.moving = True
+        self.moving[attempt] = (account, dues)
+        self.written[request] += 1
+        self.sent += len(dues)
+
+    def arrived(self, request: bytes) -> None:
+        """The receiver has the request: it must be one that was just made, and no other."""
+        assert self.written[request] > 0, "a request went out that no sink has made (again)"
+        self.written[request] -= 1
+
+    def answered(self, attempt: Any, status: int | None, retry_after: float | None) -> None:
+        account, dues = self.moving.pop(attempt)
+        self.tell("answer", status, retry_after, dues)
+        account.requests -= 1
+        for due in dues:
+            due.moving = False
+            account.moving.pop(due.group, None)
+        if status is not None and 200 <= status < 300:
+            if account.misses >= DOWN_AFTER:
+                self._hurry(int(account.sink.id))
+            account.misses = 0
+            for due in dues:
+                self._close(account, due, "delivered")
+            return
+        account.misses += 1
+        account.gone = account.gone or status == 410
+        wait = SCHEDULE.wait(dues[0].attempts + 1 if len(dues) == 1 else 1, 0.0)
+        asked = 0.0 if retry_after is None else min(retry_after, SCHEDULE.cap)
+        for due in dues:
+            due.not_before = self.clock.now + max(wait, asked)
+        if len(dues) == 1:
+            due, most = dues[0], account.sink.max_retry_count
+            due.attempts += 1
+            if not self.flushing:  # a message that fails while it is being stored is stored with the attempts of before
+                due.promised = due.attempts
+            self.changed.append(due)
+            if most is not None and due.attempts >= most:
+                self._close(account, due, "discarded")
+
+    def _close(self, account: Account, due: Due, status: str) -> None:
+        if due.status == "owed":
+            due.status = status
+            if not due.free:
+                account.queues[due.group].remove(due)
+            self.changed.append(due)
+
+    # what is noted on disk
+
+    def snapshot(self) -> list[tuple[Due, str, int]]:
+        """What the next flush has to note; the attempts of a message that is on its way again are noted when it fails once more."""
+        return [(due, due.status, due.noted_attempts if due.moving else due.promised) for due in self.changed]
+
+    def noted(self, snapshot: list[tuple[Due, str, int]]) -> None:
+        """The flush is committed."""
+        for due, status, attempts in snapshot:
+            if due.status == status:
+                due.noted = status != "owed"
+                due.noted_attempts = max(attempts, due.noted_attempts)
+        self.changed = [due for due in self.changed if (due.status != "owed" and not due.noted) or due.promised != due.noted_attempts]
+
+    def compare(self, store: MemoryStore, *, killed: bool) -> None:
+        """Hold the store against the ledger: nothing lost, nothing twice. After a kill, what was not noted is owed again."""
+        confirmed, acknowledged = store.confirmed_lsn(), store.acknowledged()
+        kept = defaultdict(list)
+        for one in store.read_backlog([row for row, _ in store.backlog()]):
+            kept[one.sink, one.lsn, one.idx].append(one.attempts)
+        given_up = {(n, k.lsn, k.idx) for n in self.accounts for k, _, _ in store.read_discarded(n, 10**6)}
+        for key, due in self.dues.items():
+            on_disk = kept.pop(key, [])
+            in_wal = due.lsn >= confirmed and (due.idx, due.sink) not in acknowledged.get(due.lsn, ())
+            waits = len(on_disk) + in_wal
+            if due.status == "dropped":
+                due.free = due.free or (killed and waits > 0)
+                continue
+            assert waits <= 1, f"{due} waits twice: {on_disk} in the store, in the WAL: {in_wal}"
+            assert not (waits and key in given_up), f"{due} is given up and waits"
+            if due.status == "owed":
+                assert waits == 1, f"{due} is lost: confirmed up to {confirmed}"
+            if due.noted:
+                assert waits == 0, f"{due} was noted and waits again"
+            if due.status == "discarded":
+                assert waits or key in given_up, f"{due} was given up and is not kept"
+            if not killed:
+                continue
+            if waits and due.status != "owed":
+                account = self.accounts[due.sink]
+                if account.sink.status == "disabled" or due.lsn < account.start:
+                    due.status, due.free = "dropped", True
+                    continue
+                self.repeats += due.status == "delivered"
+                due.status = "owed"
+            kept_attempts = on_disk[0] if on_disk else 0
+            if waits:
+                assert due.noted_attempts <= kept_attempts <= due.attempts, (
+                    f"{due} has failed {due.attempts} times, {due.noted_attempts} of them before the last flush; kept are {kept_attempts}"
+                )
+                due.attempts = due.promised = due.noted_attempts = kept_attempts
+            due.noted = not waits
+        for number, lsn, idx in kept:  # came while the sink was being enabled, and was found to be of before
+            account = self.accounts[number]
+            assert account.sink.status == "disabled" or lsn < account.start, f"the store keeps what nobody is owed: {number}:{lsn}.{idx}"
+            due = self.dues[number, lsn, idx] = Due(number, lsn, idx, None)
+            due.status, due.free = "dropped", True
+        if killed:
+            for due in self.dues.values():
+                due.moving = False
+                due.not_before = 0.0
+            self.changed.clear()
+            self.moving.clear()
+            self.written.clear()
+            for account in self.accounts.values():
+                account.moving.clear()
+                account.requests = account.misses = 0
+                account.gone = False
+                account.queues.clear()
+            for due in self.dues.values():  # in the order of commits
+                if due.status == "owed" and not due.free:
+                    self.accounts[due.sink].queues[due.group].append(due)
+
+
+# --- one life of the engine ---------------------------------------------------------------------------------------------------
+
+
+class WatchedDelivery(SinkDelivery):
+    """Tells the ledger of each request and its outcome, also of those that never reach the wire."""
+
+    life: Life
+
+    def next_request(self) -> tuple[bytes, Attempt] | None:
+        made = super().next_request()
+        if made is not None and not self.life.dead:
+            self.life.ledger.sends(made[1], made[0])
+        return made
+
+    def answered(self, attempt: Attempt, status: int | None, error: str, retry_after: float | None) -> None:
+        if not self.life.dead:
+            self.life.ledger.answered(attempt, status, retry_after)
+        super().answered(attempt, status, error, retry_after)
+
+
+class Life:
+    """The engine from a start to a stop or a kill, with its own way of flushing and of stopping, but no Postgres, sockets or threads."""
+
+    _flush = Engine._flush
+    _owing = Engine._owing
+    close = Engine.close
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.ledger = run.ledger
+        self.loop = asyncio.get_running_loop()
+        self._main: Any = asyncio.current_task()
+        self.dead = False
+        self.problems: list[BaseException] = []
+        self.flushing = asyncio.Lock()
+        self.loop.set_exception_handler(self._problem)
+        self._store = run.store
+        self._disk = DiskThread(self.loop, seconds=run.disk_seconds, fails=run.disk_fails, done=self._job_done)
+        self._write = self._disk.write
+        self._writer = self._disk
+        self._client = Wire(run, timeout=TIMEOUT, places=run.places)
+        self._snapshot: list[tuple[Due, str, int]] = []
+        self._positions: deque[tuple[float, int]] = deque()
+        self._backlog = Backlog(self._store, self._write, on_gone=self._gone, on_caught_up=lambda _: None)
+        self.router = Router()
+        self.load = Load(run.high, run.high // 2, self._read_on)
+        confirmed = self._store.confirmed_lsn()
+        stream = Stream(Progress(confirmed), self.router, {("public", "notes"): TABLE}, TYPES, self._store.acknowledged(), lambda _: None)
+        self.reader = SimpleNamespace(stream=stream, confirmed=confirmed, confirm=self._confirm, close=_nothing)
+        self.backfills = SimpleNamespace(close=_nothing)
+        self._paused = False
+        self._reading = False
+        self._next = next((i for i, (lsn, _) in enumerate(run.wal) if lsn >= confirmed), len(run.wal))
+        self._deliveries: dict[str, SinkDelivery] = {}
+        for number, sink in run.sinks.items():
+            self._deliveries[sink.id] = one = WatchedDelivery(
+                sink,
+                run.endpoints[sink.endpoint_id],
+                FORM,
+                number,
+                client=self._client,
+                load=self.load,
+                schedule=SCHEDULE,
+                luck=run.luck,
+                disk=self._backlog,
+                latencies=HistogramPool(),
+            )
+            one.life = self
+            if sink.status != "disabled":
+                self.route(number, run.starts[number])
+        self._backlog.restore_shapes(TYPES)
+        waiting: dict[int, array[int]] = {}
+        for row, number in self._store.backlog():
+            waiting.setdefault(number, array("q")).append(row)
+        given_up = self._store.discarded_count()
+        for one in self._deliveries.values():
+            one.discarded = given_up.get(one.number, 0)
+            one.restore(waiting.get(one.number, ()))
+        stream.take(RELATION)
+        self._tasks = [self.loop.create_task(self._flush_now_and_then())]
+        self._read_on()
+
+    def _problem(self, _: Any, context: dict[str, Any]) -> None:
+        """What fails inside of a callback must fail the run."""
+        if not self.dead:
+            self.problems.append(context.get("exception") or AssertionError(context["message"]))
+            self._main.cancel()  # it may wait for what has just broken
+
+    # reading
+
+    def route(self, number: int, start_lsn: int) -> None:
+        sink = self.run.sinks[number]
+        bound = self.run.filters[number]
+        self.router.add(Route(sink.id, self._deliveries[sink.id], sink.source, sink.actions, start_lsn, bound, None))
+        self._deliveries[sink.id].judge = (lambda _: True) if bound is None else bound.accepts
+
+    def _read_on(self) -> None:
+        """Read what has committed, as long as memory has not too much."""
+        if self.load.waiting > self.load.high:
+            self._paused = True
+        elif self.load.waiting <= self.load.low:
+            self._paused = False
+        if not self._reading and not self._paused and self._next < len(self.run.wal):
+            self._reading = True
+            self.loop.call_soon(self._read)
+
+    def _read(self) -> None:
+        self._reading = False
+        if not self._paused and self._next < len(self.run.wal) and not self.dead:
+            _, payloads = self.run.wal[self._next]
+            self._next += 1
+            for payload in payloads:
+                self.reader.stream.take(payload)
+            self._read_on()
+
+    # flushing
+
+    def _confirm(self, lsn: int) -> None:
+        assert lsn == self._store.confirmed_lsn(), f"Postgres hears of {lsn} while the store has {self._store.confirmed_lsn()}"
+        self.reader.confirmed = lsn
+
+    async def _flush_now_and_then(self) -> None:
+        looked = self.loop.time()
+        while True:
+            await asyncio.sleep(self.run.luck.choice(self.run.flush_seconds))
+            try:
+                async with self.flushing:
+                    await self.flush()
+            except app.sqlite3.Error as exc:
+                self.ledger.tell("flush failed:", exc)
+            if self.loop.time() - looked > 1.0:
+                looked = self.loop.time()
+                Engine._note_position(self, looked)  # type: ignore[arg-type]
+                for one in self._owing():  # type: ignore[misc]
+                    one.look()
+
+    async def flush(self) -> None:
+        """Flush; what was answered before it began must be noted when it is over."""
+        self._snapshot = snapshot = self.ledger.snapshot()
+        self.ledger.flushing = True
+        self.ledger.tell("flushes")
+        try:
+            await self._flush()  # type: ignore[misc]
+        finally:
+            self.ledger.flushing = False
+        if not self.dead:
+            self.ledger.noted(snapshot)
+
+    def _job_done(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        if function == self._store.take_discarded:
+            self.ledger.again(*self._again)
+        if function == self._store.flush:
+            lsn, batch = args
+            whole = bool(batch.kept or batch.acknowledged or batch.attempts or batch.discarded) or lsn > self.reader.confirmed
+            self.ledger.tell("flushed", lsn, f"kept {len(batch.kept)} done {len(batch.done)} given up {len(batch.discarded)}")
+            if whole:
+                self.ledger.noted(self._snapshot)
+            if self.run.luck.random() < self.run.dies:
+                self.run.ledger.tell("killed behind a commit")
+                self.kill()
+
+    def _gone(self, one: SinkDelivery) -> None:
+        def pause() -> None:
+            sink = self.run.sinks[one.number]
+            if sink.status == "active":
+                self.configure(one.number, status="paused")
+
+        self.loop.call_later(0.05, pause)
+
+    # what the API does
+
+    def configure(self, number: int, **changes: Any) -> None:
+        if self.dead:
+            return
+        sink = self.run.sinks[number] = replace(self.run.sinks[number], **changes)
+        self.ledger.tell("configures", sink.name, changes)
+        self.ledger.configured(number, sink)
+        self._deliveries[sink.id].configure(sink, self.run.endpoints[sink.endpoint_id], FORM)
+
+    def disable(self, number: int) -> None:
+        """As `Engine.save_sink` does it."""
+        sink = self.run.sinks[number]
+        self.router.remove(sink.id)
+        self.configure(number, status="disabled")
+        self.ledger.dropped(number)
+        self._deliveries[sink.id].drop()
+
+    async def enable(self, number: int) -> None:
+        """As `Engine.save_sink` does it: read on first, then ask where the WAL ends."""
+        sink = self.run.sinks[number]
+        one = self._deliveries[sink.id]
+        one.hold()
+        before = self.run.starts[number]
+        self.route(number, 0)
+        await asyncio.sleep(self.run.luck.random())
+        if self.dead:
+            return
+        self.run.starts[number] = self.ledger.accounts[number].start = max(before, self.run.end)
+        self._store.save(self.run.sinks[number], start_lsn=self.run.starts[number])
+        self.configure(number, status="active")
+        self.route(number, self.run.starts[number])
+        one.release(self.run.starts[number])
+
+    async def redeliver(self, number: int) -> None:
+        found = [(k.id, k.lsn, k.idx) for k, _, _ in self._store.read_discarded(number, 10**6)]
+        one = self._deliveries[str(number)]
+        if found:
+            self.ledger.tell("redelivers", found)
+            self._again = number, [(lsn, idx) for _, lsn, idx in found]
+            with suppress(app.sqlite3.Error):
+                assert await self._backlog.redeliver(one, [i for i, _, _ in found]) == len(found)
+
+    # ends
+
+    def kill(self) -> None:
+        """Nothing that happens from now on leaves the process."""
+        if not self.dead and asyncio.current_task() is not self._main:
+            self._main.cancel()  # it may wait for what will not come any more
+        self.dead = self._disk.dead = self._client.dead = True
+
+    async def bury(self) -> None:
+        """Let go of everything without a trace."""
+        self._client.close()
+        for one in self._deliveries.values():
+            one.close()
+        while others := [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]:
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+
+    def check(self) -> None:
+        if self.problems:
+            raise self.problems[0]
+
+
+FORM = SinkForm(
+    {"id": "c", "name": "c", "annotations": {}}, {"id": "d", "name": "d", "hostname": "h", "database": "d", "annotations": {}}, "iso8601"
+)
+
+
+async def _nothing() -> None:
+    """Stands for what is not there."""
+
+
+# --- one run ------------------------------------------------------------------------------------------------------------------
+
+MODES = {  # how a receiver answers: weights of the ways below
+    "well": {"ok": 1.0},
+    "slow": {"ok": 0.5, "late": 0.5},
+    "flaky": {"ok": 0.6, "500": 0.2, "429": 0.05, "hangs up": 0.1, "late": 0.05},
+    "down": {"500": 0.8, "429": 0.1, "hangs up": 0.1},
+    "hangs": {"hangs": 0.9, "ok": 0.1},
+    "refuses": {"ok": 1.0},
+    "gone": {"410": 0.3, "ok": 0.7},
+}
+
+
+class Run:
+    """Random steps drawn from a seed, over as many lives as there are kills and stops."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.lives = 0
+        self.luck = luck = random.Random(seed)
+        self.clock = Clock()
+        self.ledger = Ledger(self.clock)
+        self.store = MemoryStore()
+        self.wal: list[tuple[int, list[bytes]]] = []
+        self.end = 100
+        self.store.set_confirmed(100)
+        self.places = luck.choice([4, 12, 200])
+        self.high = luck.choice([4, 20, 1000])
+        self.flush_seconds = luck.choice([(0.05,), (0.05, 0.3), (0.05, 0.5, 2.0)])
+        self.dies = luck.choice([0.0, 0.0, 0.05])
+        self.disk = "well"
+        self.slow_disk = luck.random() < 0.3
+        self.poison: set[tuple[int, int]] = set()
+        self.poisonous = luck.choice([0.0, 0.0, 0.1])
+        self.healed = False
+        self.endpoints = {str(i): HttpEndpoint(str(i), f"e{i}", "http", f"receiver-{i}", 80) for i in range(3)}
+        self.modes = {f"receiver-{i}": luck.choice(list(MODES)) if luck.random() < 0.5 else "well" for i in range(3)}
+        self.sinks: dict[int, Sink] = {}
+        self.starts: dict[int, int] = {}
+        self.filters: dict[int, Bound | None] = {}
+        for number in range(1, luck.choice([1, 2, 4]) + 1):
+            self._make_sink(number)
+        window = luck.choice([2, 4, 10, 1000])
+        self.limits = {
+            "WINDOW": window,
+            "BLOCKED_WINDOW": luck.choice([10, 100]),
+            "ROOM": luck.choice([1, 3, 1000]),
+            "IN_FLIGHT_PER_SINK": luck.choice([1, 3, 50]),
+        }
+
+    def _make_sink(self, number: int) -> None:
+        luck = self.luck
+        by = luck.choice(["row", "row", "owner", "nothing"])
+        size = luck.choice([1, 1, 3, 10])
+        sink = Sink(
+            str(number),
+            f"sink-{number}",
+            luck.choice(list(self.endpoints)),
+            path=f"/{number}",
+            batch=size > 1 or luck.random() < 0.5,
+            batch_size=size,
+            tables=(SinkTable(("public", "notes"), ("owner",)),) if by == "owner" else (),
+            message_grouping=by != "nothing",
+            max_retry_count=luck.choice([None, None, 1, 2, 4]),
+        )
+        assert self.store.save(sink, start_lsn=0) == number
+        self.sinks[number] = sink
+        self.starts[number] = 0
+        wanted = luck.choice([None, None, 1])
+        self.filters[number] = None if wanted is None else bind_column_filters([ColumnFilter("owner", "==", float(wanted))], TABLE)
+        self.ledger.accounts[number] = Account(sink)
+
+    # the world around the engine
+
+    def connecting(self, key: OriginKey) -> tuple[float, str]:
+        return self.luck.choice([0.001, 0.02]), "the connection was refused" if self.modes[key[1]] == "refuses" else ""
+
+    def request(self, key: OriginKey, request: bytes) -> Answer:
+        if self.life.dead:
+            return Answer(None)
+        self.ledger.arrived(request)
+        luck = self.luck
+        if self.healed:
+            return Answer(0.01)
+        if self.poison and any(b'"commit_lsn":%d,' % lsn in request and b'"commit_idx":%d,' % idx in request for lsn, idx in self.poison):
+            return Answer(0.01, 500)
+        ways = MODES[self.modes[key[1]]]
+        match luck.choices(list(ways), list(ways.values()))[0]:
+            case "ok":
+                return Answer(luck.choice([0.001, 0.01, 0.2]), luck.choice([200, 200, 204]))
+            case "late":
+                return Answer(luck.uniform(0.5, TIMEOUT + 1))
+            case "429":
+                return Answer(0.01, 429, retry_after=luck.choice([0, 1, 5, 100]))
+            case "hangs up":
+                return Answer(luck.choice([0.0, 0.5]), None)
+            case "hangs":
+                return Answer(None)
+            case code:
+                return Answer(luck.choice([0.001, 0.3]), int(code))
+
+    def disk_seconds(self) -> float:
+        return self.luck.uniform(0.0, 1.5 if self.slow_disk and not self.healed else 0.01)
+
+    def disk_fails(self) -> bool:
+        return self.disk == "full" or (self.disk == "flaky" and self.luck.random() < 0.4)
+
+    # steps
+
+    def commit(self) -> None:
+        luck = self.luck
+        lsn, self.end = self.end, self.end + 20
+        payloads = [b"B" + struct.pack(">QqI", lsn, 0, lsn)]
+        for idx in range(luck.choice([1, 1, 2, 5, 12])):
+            row, owner = luck.randrange(5), luck.randrange(3)
+            payloads.append(insert(7, [b"%d" % row, b"%d" % owner]))
+            if luck.random() < self.poisonous:
+                self.poison.add((lsn, idx))
+            for number, sink in self.sinks.items():
+                if sink.status == "disabled" or (self.filters[number] is not None and owner != 1):
+                    continue
+                by_owner = bool(sink.tables)
+                self.ledger.owe(number, lsn, idx, None if not sink.message_grouping else owner if by_owner else row)
+        payloads.append(b"C\0" + struct.pack(">QQq", lsn, self.end, 0))
+        self.wal.append((lsn, payloads))
+        self.ledger.tell("commits", lsn, len(payloads) - 2)
+        self.life._read_on()
+
+    async def step(self) -> bool:
+        """Do one thing; returns whether this life goes on."""
+        luck, life = self.luck, self.life
+        number = luck.choice(list(self.sinks))
+        sink = self.sinks[number]
+        roll = luck.random()
+        if roll < 0.45:
+            self.commit()
+        elif roll < 0.60:
+            host = luck.choice(list(self.modes))
+            self.modes[host] = luck.choice(list(MODES)) if luck.random() < 0.6 else "well"
+            self.ledger.tell(host, "now", self.modes[host])
+        elif roll < 0.68 and sink.status != "disabled":
+            life.configure(number, status="paused" if sink.status == "active" else "active")
+        elif roll < 0.75 and sink.status != "disabled":
+            changes: dict[str, Any] = {"endpoint_id": luck.choice(list(self.endpoints))}
+            if sink.batch:
+                changes["batch_size"] = luck.choice([1, 2, 10])
+            changes["max_retry_count"] = luck.choice([None, 1, 3])
+            life.configure(number, **changes)
+        elif roll < 0.78:
+            if sink.status == "disabled":
+                await life.enable(number)
+            else:
+                life.disable(number)
+        elif roll < 0.83:
+            self.disk = luck.choice(["well", "well", "flaky", "full"])
+            self.ledger.tell("disk", self.disk)
+        elif roll < 0.87:
+            await life.redeliver(number)
+        elif roll < 0.90:
+            life._deliveries[sink.id].rejudge()
+        elif roll < 0.94:
+            self.ledger.tell("killed")
+            life.kill()
+        elif roll < 0.96:
+            self.ledger.tell("stops")
+            await self.stop()
+            return False
+        await asyncio.sleep(luck.choice([0.0, 0.01, 0.2, 1.0, luck.uniform(0, 10)]))
+        life.check()
+        return not life.dead
+
+    async def stop(self) -> None:
+        """Stop as the program does on SIGTERM, between two flushes."""
+        async with self.life.flushing:
+            for task in self.life._tasks:
+                task.cancel()
+        await self.life.close()  # type: ignore[misc]
+        self.life.kill()
+
+    async def live(self, steps: Iterator[int], *, to_the_end: bool) -> None:
+        """One life: up to the next kill or stop, or to where nothing is owed any more."""
+        self.lives += 1
+        self.luck.seed(f"{self.seed}, life {self.lives}")  # how the last one was buried must not matter
+        self.life = life = Life(self)
+        try:
+            if to_the_end:
+                await self.drain()
+            else:
+                for _ in steps:
+                    if not await self.step():
+                        break
+                else:
+                    self.ledger.tell("killed at last" if self.luck.random() < 0.5 else "goes on")
+        except asyncio.CancelledError:
+            pass
+        finally:
+            life.kill()
+            await life.bury()
+        life.check()
+
+    async def drain(self) -> None:
+        """Nothing fails any more, and every sink is active: all that is owed has to come, and nothing may be left anywhere."""
+        self.healed, self.disk, self.dies = True, "well", 0.0
+        self.modes = dict.fromkeys(self.modes, "well")
+        life, began = self.life, self.clock.now
+        for number, sink in self.sinks.items():
+            if sink.status == "paused":
+                life.configure(number, status="active")
+        self.ledger.tell("drains")
+        while not self.is_drained():
+            assert self.clock.now - began < DRAINED_WITHIN, f"not drained: {str(self.left())[:2000]}"
+            await asyncio.sleep(0.5)
+            life.check()
+        self.ledger.compare(self.store, killed=False)
+
+    def is_drained(self) -> bool:
+        return self.store.confirmed_lsn() == self.end and not any(self.left())
+
+    def left(self) -> list[Any]:
+        deliveries = [d for d in self.life._deliveries.values() if d.sink.status == "active"]
+        return [
+            [due for due in self.ledger.dues.values() if due.status == "owed" and self.sinks[due.sink].status == "active"],
+            self.life.load.waiting,
+            [(d.number, d.pending) for d in deliveries if d.pending],
+            [(d.number, d.in_flight, d.retrying) for d in deliveries if d.in_flight or d.retrying],
+            [(d.number, dict(d._busy)) for d in deliveries if d._busy],
+            [d.number for d in deliveries if d.behind],
+            [(row, number) for row, number in self.store.backlog() if self.sinks[number].status == "active"],
+            [d.number for d in deliveries if d.discarded != len(self.store.read_discarded(d.number, 10**6))],
+        ]
+
+    def play(self) -> None:
+        """All steps, then the end."""
+        steps = iter(range(STEPS))
+        while steps.__length_hint__():
+            self._one_life(steps, to_the_end=False)
+            self.ledger.compare(self.store, killed=True)
+        self._one_life(steps, to_the_end=True)
+
+    def _one_life(self, steps: Iterator[int], *, to_the_end: bool) -> None:
+        loop = SimulatedLoop(self.clock)
+        try:
+            loop.run_until_complete(self.live(steps, to_the_end=to_the_end))
+        finally:
+            loop.close()
+
+
+def _hash_of(attempt: Attempt) -> int:
+    """Where attempts are in memory must not decide in which order a set has them."""
+    first: Change = attempt.messages[0].change
+    return hash((attempt.started, first.commit_lsn, first.commit_idx))
+
+
+def play(seed: int, monkeypatch: pytest.MonkeyPatch) -> Run:
+    run = Run(seed)
+    monkeypatch.setattr(app, "time", SimpleNamespace(monotonic=lambda: run.clock.now))
+    monkeypatch.setattr(Attempt, "__hash__", _hash_of)
+    for name, value in run.limits.items():
+        monkeypatch.setattr(delivery, name, value)
+    try:
+        run.play()
+    except BaseException as exc:
+        story = "\n".join(run.ledger.story[-1500:])
+        exc.add_note(f"USERHOOKS_MODEL_SEED={seed}; its story:\n{story if GIVEN else '(run it alone to read it)'}")
+        raise
+    return run
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing is left behind, and a disk that is full a thousand times fills no log."""
+    monkeypatch.chdir(tmp_path)
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def seeds() -> Iterator[int]:
+    """The seed that was given, or as many as there are runs from a random one on."""
+    first = int(GIVEN) if GIVEN else random.randrange(10**9)
+    print(f"seeds from {first}")
+    yield from [first] if GIVEN else range(first, first + RUNS)
+
+
+def test_nothing_is_lost_repeated_or_overtaken(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [play(seed, monkeypatch).ledger for seed in seeds()]
+    if not GIVEN:
+        assert sum(ledger.sent for ledger in runs) > 10 * RUNS
+        assert sum(ledger.repeats for ledger in runs) > RUNS // 2
+        assert sum(due.status == "discarded" for ledger in runs for due in ledger.dues.values()) > RUNS // 2
+
+
+def test_a_seed_gives_the_same_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    seed = next(seeds())
+    assert play(seed, monkeypatch).ledger.story == play(seed, monkeypatch).ledger.story
+
+
+def quiet(size: int = 1, **sink: Any) -> Run:
+    """A run with one sink, of which everything goes well unless a test says otherwise."""
+    run = Run(0)
+    run.dies, run.disk, run.slow_disk, run.high, run.flush_seconds, run.places = 0.0, "well", False, 10**6, (0.05,), 200
+    run.poison, run.poisonous, run.modes = set(), 0.0, dict.fromkeys(run.modes, "well")
+    run.sinks = {1: replace(run.sinks[1], endpoint_id="0", batch=True, batch_size=size, tables=(), message_grouping=True, **sink)}
+    run.filters = {1: None}
+    run.ledger.accounts = {1: Account(run.sinks[1])}
+    return run
+
+
+def test_attempts_are_as_far_apart_as_the_schedule_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = quiet(max_retry_count=9)
+    sent: list[float] = []
+    monkeypatch.setattr(app, "time", SimpleNamespace(monotonic=lambda: run.clock.now))
+    monkeypatch.setattr(run, "request", lambda *_: [sent.append(run.clock.now), Answer(0.0, 500)][1])
+
+    async def live() -> None:
+        run.life = life = Life(run)
+        run.commit()
+        await asyncio.sleep(600)
+        life.check()
+        assert life._deliveries["1"].discarded == len(run.ledger.dues)
+        life.kill()
+        await life.bury()
+
+    monkeypatch.setattr(run.luck, "choice", lambda options: options[0])  # one change
+    loop = SimulatedLoop(run.clock)
+    loop.run_until_complete(live())
+    loop.close()
+    waits = [later - earlier for earlier, later in pairwise(sent)]
+    bounds = [(SCHEDULE.wait(n, 0.0), SCHEDULE.wait(n, 1.0)) for n in range(1, 9)]
+    assert len(waits) == len(bounds)
+    assert all(least - 1e-6 <= wait <= most + 0.06 for wait, (least, most) in zip(waits, bounds, strict=True)), (waits, bounds)
