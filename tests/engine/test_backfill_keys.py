@@ -46,6 +46,13 @@ KEYS = {
         "select n / 7.0 from numbers where n > 3 union values ('NaN'::numeric), ('Infinity'), ('-Infinity')",
     ),
     "floats": ("id float8 primary key", "select n / 7.0::float8 from numbers where n > 1 union values ('NaN'::float8)"),
+    "times without a zone, and with an end": (
+        "a timestamp, b date, primary key (a, b)",
+        (
+            "select case n when 1 then 'infinity' when 2 then '-infinity' else '2026-03-29 02:30'::timestamp + n * interval '1 min' end,"
+            " date '0044-03-15 BC' + n from numbers"
+        ),
+    ),
     "instants": ("id timestamptz primary key", "select now() + n * interval '1.000001 s' from numbers"),
     "bytes": ("id bytea primary key", "select sha256(n::text::bytea) from numbers"),
     "addresses and booleans": (
