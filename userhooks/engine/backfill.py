@@ -40,6 +40,7 @@ PAGES_PER_TURN = 10
 _WAITING_FOR_STANDBY = "select backend_xid::text::int8 from pg_stat_activity where wait_event = 'SyncRep' and backend_xid is not null"
 _LONGEST_LOOK = 0.5
 _SOON = 1.0
+_FEW = 20 * PAGE_ROWS
 
 Key = tuple[Value, ...]
 """The primary key's columns of a row as text; never UNCHANGED, since a key is always in the log"""
@@ -330,12 +331,18 @@ class BackfillRun:
         """Read the next page; True when it is the last."""
         assert self._query is not None  # noqa: S101
         only = self._only
-        rows, snapshot = await self._fetch(connection, self._query.page(self._position, only, PAGE_ROWS))
+        rows, snapshot = await self._fetch(connection, self._query.page(self._position, only, PAGE_ROWS, few=self._are_few))
         is_last = len(rows) < PAGE_ROWS
         if rows:
             self._position = self._cursor_of(rows[-1])
         await self._mark(connection, _Reading(rows, snapshot, only, is_last=is_last))
         return is_last
+
+    @property
+    def _are_few(self) -> bool:
+        """Whether all rows that the filter wants may be looked at for each page; before they are counted, for the first one only."""
+        counted = self.backfill.rows_initial_count
+        return self._position is None if counted is None else counted <= _FEW
 
     async def _read_rows(self, connection: AsyncConnection[Any], keys: Sequence[Key]) -> None:
         assert self._query is not None  # noqa: S101

@@ -51,14 +51,24 @@ class PageQuery:
         """The columns by which rows are read, the primary key last."""
         return (*((self.sort_column,) if self.sort_column is not None else ()), *self.table.primary_key)
 
-    def page(self, after: Cursor | None, only: Only | None, limit: int) -> Query:
-        """Ask for the rows behind `after`, or for the first ones."""
+    def page(self, after: Cursor | None, only: Only | None, limit: int, *, few: bool = False) -> Query:
+        """Ask for the rows behind `after`, or for the first ones; `few` when not many rows are expected to have the value of `only`."""
         params: list[str] = []
         where = self._where(only, params, start=after is None)
         if after is not None:
             where.append(sql.SQL("({}) > ({})").format(_names(self.order), _marks(after, params)))
         tail = sql.SQL(" order by {} limit {}").format(_names(self.order), sql.Literal(limit))
+        if few and only is not None and self._finds_unsorted(only[0]):
+            # Postgres takes every value that is not among the most common ones for equally common. With the limit before its eyes it
+            # would look for a rare one along the primary key, through the whole table; the offset hides it.
+            found = sql.SQL("(select {} from {}{} offset 0) page").format(self._columns, self._from, _all_of(where))
+            return sql.SQL("select (select pg_current_snapshot()::text), page.* from ") + found + tail, params
         return self._select(where) + tail, params
+
+    def _finds_unsorted(self, column: str) -> bool:
+        """Whether an index finds the rows with a value of the column, and none finds them in the order of reading."""
+        found = [index for index in self.table.indexes if index[0] == column]
+        return bool(found) and not any(index[1 : 1 + len(self.order)] == self.order for index in found)
 
     def rows(self, keys: Sequence[Cursor], only: Only | None) -> Query:
         """Ask for those rows that have one of these primary keys."""
@@ -90,8 +100,11 @@ class PageQuery:
         return where
 
     def _select(self, where: Sequence[sql.Composable]) -> sql.Composed:
-        columns = _names(column.name for column in self.table.columns)
-        return sql.SQL("select (select pg_current_snapshot()::text), {} from {}{}").format(columns, self._from, _all_of(where))
+        return sql.SQL("select (select pg_current_snapshot()::text), {} from {}{}").format(self._columns, self._from, _all_of(where))
+
+    @property
+    def _columns(self) -> sql.Composed:
+        return _names(column.name for column in self.table.columns)
 
     @property
     def _from(self) -> sql.Identifier:

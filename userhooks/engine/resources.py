@@ -38,6 +38,8 @@ class Table:
     """`d` default, `f` full, `i` index, `n` nothing (pg_class.relreplident)"""
     row_filter: str | None = None
     """the publication's condition on rows, as SQL"""
+    indexes: tuple[tuple[str | None, ...], ...] = ()
+    """the columns of each B-tree index of all rows; None for an expression"""
 
     def unreadable(self, sort_column: str | None = None) -> str | None:
         """Return why a backfill cannot read the table, as the end of a sentence; None when it can."""

@@ -19,7 +19,16 @@ select n.nspname, c.relname, c.relreplident::text,
        coalesce((select array_agg(k.attname order by array_position(i.indkey::int2[], k.attnum))
                    from pg_index i join pg_attribute k on k.attrelid = c.oid and k.attnum = any (i.indkey)
                   where i.indrelid = c.oid and i.indisprimary), '{}'),
-       to_jsonb(p) ->> 'rowfilter'
+       to_jsonb(p) ->> 'rowfilter',
+       coalesce((select jsonb_agg(x.names)
+                   from (select array_agg(k.attname order by o.place) as names
+                           from pg_index i
+                           join pg_class ic on ic.oid = i.indexrelid
+                           join pg_am m on m.oid = ic.relam and m.amname = 'btree'
+                          cross join unnest(i.indkey::int2[]) with ordinality as o (attnum, place)
+                           left join pg_attribute k on k.attrelid = c.oid and k.attnum = o.attnum
+                          where i.indrelid = c.oid and i.indisvalid and i.indpred is null and o.place <= i.indnkeyatts
+                          group by i.indexrelid) x), '[]')
   from pg_publication_tables p
   join pg_namespace n on n.nspname = p.schemaname
   join pg_class c on c.relnamespace = n.oid and c.relname = p.tablename
@@ -81,10 +90,11 @@ async def connect(database_url: str, *, replication: bool = False, settings: Map
 async def read_tables(connection: AsyncConnection[Any], publication: str) -> dict[TableName, Table]:
     """Return the publication's tables by (schema, name)."""
     rows = await (await connection.execute(_TABLES, (publication,))).fetchall()
-    return {
-        (schema, name): Table(schema, name, tuple(Column(c[0], int(c[1]), int(c[2])) for c in columns), tuple(key), identity, row_filter)
-        for schema, name, identity, columns, key, row_filter in rows
-    }
+    tables = {}
+    for schema, name, identity, columns, key, row_filter, indexes in rows:
+        known = tuple(Column(c[0], int(c[1]), int(c[2])) for c in columns)
+        tables[schema, name] = Table(schema, name, known, tuple(key), identity, row_filter, tuple(tuple(one) for one in indexes))
+    return tables
 
 
 async def read_types(connection: AsyncConnection[Any]) -> list[tuple[int, str, str, str, int, int]]:
