@@ -203,20 +203,30 @@ class Store:
         Raises sqlite3.Error, also when the disk or the file is full.
         """
         db = self._db
+        # What is empty is left out: each statement gives Python's lock away and queues for it behind the event loop.
+        changes: list[tuple[str, Sequence[Sequence[Any]]]] = [
+            ("insert or replace into meta values ('confirmed_lsn', ?)", [(str(confirmed_lsn),)]),
+            ("delete from backlog where id = ?", [(row,) for row in batch.done]),
+            ("insert or ignore into shapes values (?, ?)", list(batch.shapes.items())),
+            (f"insert into backlog ({_ROW}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", batch.kept),
+            ("update backlog set attempts = ? where id = ?", batch.attempts),
+            (
+                f"insert into discarded select {_ROW}, ?, ? from backlog where id = ?",
+                [(error, at, row) for row, error, at in batch.discarded],
+            ),
+            ("delete from backlog where id = ?", [(row,) for row, _, _ in batch.discarded]),
+            (
+                "insert into acknowledgements values (?, ?)",
+                [(lsn, array("q", chain.from_iterable(pairs)).tobytes()) for lsn, pairs in batch.acknowledged.items()],
+            ),
+            ("delete from acknowledgements where lsn < ?", [(confirmed_lsn,)]),
+        ]
         with self._lock:
             db.execute("begin immediate")
             try:
-                db.execute("insert or replace into meta values ('confirmed_lsn', ?)", (str(confirmed_lsn),))
-                db.executemany("delete from backlog where id = ?", ((row,) for row in batch.done))
-                db.executemany("insert or ignore into shapes values (?, ?)", batch.shapes.items())
-                db.executemany(f"insert into backlog ({_ROW}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", batch.kept)
-                db.executemany("update backlog set attempts = ? where id = ?", batch.attempts)
-                for row, error, at in batch.discarded:
-                    db.execute(f"insert into discarded select {_ROW}, ?, ? from backlog where id = ?", (error, at, row))
-                    db.execute("delete from backlog where id = ?", (row,))
-                pairs = ((lsn, array("q", chain.from_iterable(done)).tobytes()) for lsn, done in batch.acknowledged.items())
-                db.executemany("insert into acknowledgements values (?, ?)", pairs)
-                db.execute("delete from acknowledgements where lsn < ?", (confirmed_lsn,))
+                for statement, rows in changes:
+                    if rows:
+                        db.executemany(statement, rows)
                 db.execute("commit")
             except BaseException:
                 if db.in_transaction:
