@@ -91,6 +91,8 @@ class Stream:
         elif isinstance(event, pgoutput.Begin):
             self._begin(event)
         elif isinstance(event, pgoutput.Commit):
+            if self._transaction is None:
+                raise pgoutput.DecodeError("a commit outside a transaction")
             self.last_commit_us = self._commit_us
             self._transaction = None
             self._skip = 0
@@ -142,7 +144,9 @@ class Stream:
         if index < self._skip:
             return
         self.changes += 1
-        shape = self._shapes[event.relation_oid]
+        shape = self._shapes.get(event.relation_oid)
+        if shape is None:
+            raise pgoutput.DecodeError("a change of a table that was not described")
         change = Change(shape, event, transaction.commit_lsn, index, self._commit_us, self._annotations)
         routes, failed = self.router.for_table(shape).match(change)
         for route in routes:
@@ -169,10 +173,11 @@ class Stream:
             return
         self._index += 1
         if event.prefix == WATERMARK and self._index > self._skip:
-            self._on_watermark(event.content.decode())
+            self._on_watermark(event.content.decode(errors="replace"))  # anybody may write such a message
         elif event.prefix == _ANNOTATE:
             try:
-                self._annotations = orjson.dumps(orjson.loads(event.content))
+                orjson.loads(event.content)
+                self._annotations = event.content  # as it came: orjson reads numbers and depths that it cannot write again
             except orjson.JSONDecodeError:
                 self._annotations = None
                 log.warning("a transaction's annotations are not JSON; they are left out")

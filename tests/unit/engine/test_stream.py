@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import struct
 
-from tests.unit.engine.wal import TYPES, insert
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.unit.engine.wal import TYPES, delete, insert, update
+from userhooks.engine.pgoutput import DecodeError
 from userhooks.engine.progress import Progress
 from userhooks.engine.resources import Column, Sink, Source, Table
 from userhooks.engine.routing import Route, Router
-from userhooks.engine.stream import Stream
+from userhooks.engine.stream import CatalogStale, Stream
 
 TABLE = Table("public", "notes", (Column("id", 23, -1),), ("id",), "f")
 RELATION = b"R" + struct.pack(">I", 7) + b"public\0notes\0f" + struct.pack(">H", 1) + b"\1id\0" + struct.pack(">Ii", 23, -1)
@@ -81,3 +86,53 @@ def test_a_transaction_read_once_more_after_the_connection_was_lost_is_owed_once
     assert taker.taken == [200, 200]
     taker.deliver_all()
     assert stream.progress.confirmable() == 210
+
+
+def message(prefix: bytes, content: bytes) -> bytes:
+    return b"M\1" + struct.pack(">Q", 9) + prefix + b"\0" + struct.pack(">I", len(content)) + content
+
+
+@pytest.mark.parametrize("depth", [1, 300, 1000])
+def test_annotations_of_any_depth_go_with_the_changes_as_they_were_written(depth: int) -> None:
+    stream, taker = a_stream(100)
+    annotations = b"[" * depth + b"12345678901234567890123" + b"]" * depth
+    feed(stream, RELATION, begin(200), message(b"sequin:transaction_annotations.set", annotations), insert(7, [b"1"]), commit(200))
+    assert [m.change.annotations for m in taker.messages] == [annotations]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"[", b"[" * 5000 + b"]" * 5000])
+def test_messages_that_anybody_may_write_never_stop_the_stream(content: bytes) -> None:
+    stream, taker = a_stream(100)
+    unreadable = [message(prefix, content) for prefix in (b"sequin:transaction_annotations.set", b"userhooks.backfill", b"other")]
+    feed(stream, RELATION, begin(200), *unreadable, insert(7, [b"1"]), commit(200))
+    assert [m.change.annotations for m in taker.messages] == [None]  # type: ignore[attr-defined]
+
+
+WHOLE = [
+    RELATION,
+    begin(200),
+    message(b"sequin:transaction_annotations.set", b'{"a": 1}'),
+    insert(7, [b"1"]),
+    update(7, [b"2"], [b"1"]),
+    delete(7, [b"2"]),
+    message(b"userhooks.backfill", b"low"),
+    message(b"sequin:transaction_annotations.clear", b""),
+    b"T" + struct.pack(">IBI", 1, 0, 7),
+    commit(200),
+]
+
+
+@settings(max_examples=1000, deadline=None, derandomize=True)
+@given(st.data())
+def test_damaged_and_disordered_messages_raise_the_decoders_error_or_are_taken(data: st.DataObject) -> None:
+    stream, _ = a_stream(100)
+    for _ in range(data.draw(st.integers(1, 12))):
+        payload = bytearray(data.draw(st.sampled_from(WHOLE)))
+        for _ in range(data.draw(st.integers(0, 2))):
+            at = data.draw(st.integers(0, len(payload) - 1))
+            payload[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+            payload = payload or bytearray(b"B")
+        try:
+            stream.take(bytes(payload))
+        except (DecodeError, CatalogStale):
+            continue
