@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from userhooks.engine.progress import Progress
+from userhooks.engine.progress import Progress, Transaction
 
 
 def test_nothing_is_confirmed_while_the_first_transaction_owes() -> None:
@@ -76,3 +76,32 @@ def test_the_position_is_the_end_of_the_longest_settled_prefix(owed: list[int], 
         assert progress.confirmable() == settled >= last
         last = settled
     assert last == 10 * len(owed)
+
+
+@given(st.data())
+def test_the_position_never_passes_what_is_owed_whatever_comes_between(data: st.DataObject) -> None:
+    progress = Progress(0)
+    read: list[tuple[int, Transaction]] = []
+    end, open_one, last = 0, None, 0
+    for step in data.draw(st.lists(st.sampled_from(["begin", "owe", "commit", "settle", "forgive", "keepalive"]), max_size=60)):
+        owing = [t for _, t in read if t.owed] + ([open_one] if open_one is not None and open_one.owed else [])
+        if step == "begin" and open_one is None:
+            open_one = progress.begin(end + 5, xid=end)
+        elif step == "owe" and open_one is not None:
+            open_one.owed += 1
+        elif step == "commit" and open_one is not None:
+            read.append((end, open_one))
+            end += 10
+            progress.commit(end)
+            open_one = None
+        elif step == "keepalive":
+            progress.keepalive(end + 1)
+            end += open_one is None
+        elif step in ("settle", "forgive") and owing:
+            chosen = data.draw(st.sampled_from(owing))
+            chosen.settle(0, 1) if step == "settle" else chosen.forgive()
+        position = progress.confirmable()
+        assert last <= position <= progress.read == end
+        assert position == next((before for before, one in read if one.owed), end)
+        assert {id(one) for one in progress.unsettled()} >= {id(one) for _, one in read if one.owed}
+        last = position

@@ -49,3 +49,34 @@ def test_a_batch_is_split_before_anything_in_it_is_discarded() -> None:
 @pytest.mark.parametrize(("asked", "wait"), [(None, 1.0), (0, 1.0), (7, 7.0), (10_000, 600.0)])
 def test_retry_after_lengthens_the_wait_within_bounds(asked: float | None, wait: float) -> None:
     assert decide(retry_after=asked) == Again(wait)
+
+
+@given(
+    failures=st.integers(1, 40),
+    luck=st.floats(0, 1, exclude_max=True),
+    base=st.floats(0.01, 10),
+    cap=st.floats(0.01, 1000),
+)
+def test_waits_grow_with_the_failures_up_to_the_cap(failures: int, luck: float, base: float, cap: float) -> None:
+    schedule = Schedule(base=base, cap=cap)
+    assert 0 < schedule.wait(failures, luck) <= schedule.wait(failures + 1, luck) <= cap
+    assert schedule.wait(schedule.last, luck) == cap
+
+
+@given(
+    size=st.integers(1, 1000),
+    attempts=st.integers(1, 40),
+    most=st.none() | st.integers(1, 40),
+    asked=st.none() | st.floats(0, 1e7),
+    luck=st.floats(0, 1, exclude_max=True),
+)
+def test_a_message_is_given_up_alone_and_after_its_last_attempt_only(
+    size: int, attempts: int, most: int | None, asked: float | None, luck: float
+) -> None:
+    schedule = Schedule()
+    step = after_failure(schedule, size=size, attempts=attempts, max_attempts=most, retry_after=asked, luck=luck)
+    assert isinstance(step, Discard) == (size == 1 and most is not None and attempts >= most)
+    assert isinstance(step, Halve) == (size > 1)
+    if not isinstance(step, Discard):
+        least = schedule.wait(1 if size > 1 else attempts, luck)
+        assert step.wait == max(least, min(asked or 0.0, schedule.cap)) <= schedule.cap
