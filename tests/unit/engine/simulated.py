@@ -11,7 +11,7 @@ import selectors
 import sqlite3
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -63,6 +63,19 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._simulated.now
+
+
+def run(clock: Clock, life: Coroutine[Any, Any, None]) -> None:
+    """Run a program on a loop of its own; what it leaves behind ends with it."""
+    loop = SimulatedLoop(clock)
+    try:
+        loop.run_until_complete(life)
+    finally:
+        while left := asyncio.all_tasks(loop):
+            for task in left:
+                task.cancel()
+            loop.run_until_complete(asyncio.wait(left))
+        loop.close()
 
 
 # --- the wire ------------------------------------------------------------------------------------------------------------
@@ -140,19 +153,12 @@ _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 class Wire(HttpClient):
-    """The HTTP client with connections that lead to `receivers`; once `dead`, it makes no more of them."""
+    """The HTTP client with connections that lead to `receivers`."""
 
     def __init__(self, receivers: Receivers, *, timeout: float, places: int) -> None:
         super().__init__(allow_private=True, timeout=timeout, tls=_NO_TLS, places=places)
         self.receivers = receivers
-        self.dead = False
         self._made = 0
-
-    def spawn(self, coroutine: Any) -> None:
-        if self.dead:
-            coroutine.close()
-        else:
-            super().spawn(coroutine)
 
     async def connect(self, origin: Origin) -> Connection:
         seconds, error = self.receivers.connecting(origin.key)

@@ -25,7 +25,8 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.unit.engine.simulated import Answer, Clock, DiskThread, MemoryStore, SimulatedLoop, Wire
+from tests.unit.engine import simulated
+from tests.unit.engine.simulated import Answer, Clock, DiskThread, MemoryStore, Wire
 from tests.unit.engine.wal import TYPES, insert
 from userhooks.engine import app, delivery
 from userhooks.engine.app import Engine
@@ -43,7 +44,7 @@ from userhooks.engine.routing import Route, Router
 from userhooks.engine.stream import Stream
 
 RUNS = 1000
-STEPS = 18
+STEPS = 16
 SCHEDULE = Schedule(base=0.2, cap=12.0, last=7)
 TIMEOUT = 4.0
 DRAINED_WITHIN = 120.0
@@ -159,7 +160,7 @@ class Ledger:
         sink = account.sink
         document = orjson.loads(body)
         messages = document["data"] if sink.batch else [document]
-        dues = [self.dues[int(sink.id), m["metadata"]["commit_lsn"], m["metadata"]["commit_idx"]] for m in messages]
+        dues = [self._due(account, m["metadata"]["commit_lsn"], m["metadata"]["commit_idx"]) for m in messages]
         self.tell("sends", sink.name, dues)
         assert sink.status == "active", f"{sink.name} is {sink.status} and sends {dues}"
         assert not account.gone, f"{sink.name} was told 410 and sends {dues}"
@@ -188,6 +189,15 @@ class Ledger:
         self.moving[attempt] = (account, dues)
         self.written[request] += 1
         self.sent += len(dues)
+
+    def _due(self, account: Account, lsn: int, idx: int) -> Due:
+        """Return what is owed; a change of before the sink was enabled may come when it was read and stored during that."""
+        key = int(account.sink.id), lsn, idx
+        if key not in self.dues:
+            assert lsn < account.start, f"{key} is owed to nobody"
+            due = self.dues[key] = Due(*key, None)
+            due.status, due.free = "dropped", True
+        return self.dues[key]
 
     def arrived(self, request: bytes) -> None:
         """The receiver has the request: it must be one that was just made, and no other."""
@@ -284,9 +294,8 @@ class Ledger:
             due.noted = not waits
         for number, lsn, idx in kept:  # came while the sink was being enabled, and was found to be of before
             account = self.accounts[number]
-            assert account.sink.status == "disabled" or lsn < account.start, f"the store keeps what nobody is owed: {number}:{lsn}.{idx}"
-            due = self.dues[number, lsn, idx] = Due(number, lsn, idx, None)
-            due.status, due.free = "dropped", True
+            if account.sink.status != "disabled":
+                self._due(account, lsn, idx)
         if killed:
             for due in self.dues.values():
                 due.moving = False
@@ -444,7 +453,6 @@ class Life:
         """Flush; what was answered before it began must be noted when it is over."""
         self._snapshot = snapshot = self.ledger.snapshot()
         self.ledger.flushing = True
-        self.ledger.tell("flushes")
         try:
             await self._flush()  # type: ignore[misc]
         finally:
@@ -522,17 +530,7 @@ class Life:
         """Nothing that happens from now on leaves the process."""
         if not self.dead and asyncio.current_task() is not self._main:
             self._main.cancel()  # it may wait for what will not come any more
-        self.dead = self._disk.dead = self._client.dead = True
-
-    async def bury(self) -> None:
-        """Let go of everything without a trace."""
-        self._client.close()
-        for one in self._deliveries.values():
-            one.close()
-        while others := [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]:
-            for task in others:
-                task.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
+        self.dead = self._disk.dead = True
 
     def check(self) -> None:
         if self.problems:
@@ -566,7 +564,8 @@ class Run:
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self.lives = 0
+        self.lives = self.steps = 0
+        self.is_over = False
         self.luck = luck = random.Random(seed)
         self.clock = Clock()
         self.ledger = Ledger(self.clock)
@@ -727,25 +726,25 @@ class Run:
         await self.life.close()  # type: ignore[misc]
         self.life.kill()
 
-    async def live(self, steps: Iterator[int], *, to_the_end: bool) -> None:
+    async def live(self) -> None:
         """One life: up to the next kill or stop, or to where nothing is owed any more."""
         self.lives += 1
         self.luck.seed(f"{self.seed}, life {self.lives}")  # how the last one was buried must not matter
         self.life = life = Life(self)
+        begun = self.steps
         try:
-            if to_the_end:
-                await self.drain()
+            while self.steps < STEPS:
+                self.steps += 1
+                if not await self.step():
+                    break
             else:
-                for _ in steps:
-                    if not await self.step():
-                        break
-                else:
-                    self.ledger.tell("killed at last" if self.luck.random() < 0.5 else "goes on")
+                self.is_over = begun == STEPS  # the end has a life of its own: what the store and the WAL have must be all it takes
+                if self.is_over:
+                    await self.drain()
         except asyncio.CancelledError:
             pass
         finally:
             life.kill()
-            await life.bury()
         life.check()
 
     async def drain(self) -> None:
@@ -774,25 +773,16 @@ class Run:
             [(d.number, d.pending) for d in deliveries if d.pending],
             [(d.number, d.in_flight, d.retrying) for d in deliveries if d.in_flight or d.retrying],
             [(d.number, dict(d._busy)) for d in deliveries if d._busy],
-            [d.number for d in deliveries if d.behind],
+            [d.number for d in deliveries if d.behind and not d.down],
             [(row, number) for row, number in self.store.backlog() if self.sinks[number].status == "active"],
             [d.number for d in deliveries if d.discarded != len(self.store.read_discarded(d.number, 10**6))],
         ]
 
     def play(self) -> None:
-        """All steps, then the end."""
-        steps = iter(range(STEPS))
-        while steps.__length_hint__():
-            self._one_life(steps, to_the_end=False)
+        """As many lives as it takes."""
+        while not self.is_over:
+            simulated.run(self.clock, self.live())
             self.ledger.compare(self.store, killed=True)
-        self._one_life(steps, to_the_end=True)
-
-    def _one_life(self, steps: Iterator[int], *, to_the_end: bool) -> None:
-        loop = SimulatedLoop(self.clock)
-        try:
-            loop.run_until_complete(self.live(steps, to_the_end=to_the_end))
-        finally:
-            loop.close()
 
 
 def _hash_of(attempt: Attempt) -> int:
@@ -836,8 +826,8 @@ def test_nothing_is_lost_repeated_or_overtaken(monkeypatch: pytest.MonkeyPatch) 
     runs = [play(seed, monkeypatch).ledger for seed in seeds()]
     if not GIVEN:
         assert sum(ledger.sent for ledger in runs) > 10 * RUNS
-        assert sum(ledger.repeats for ledger in runs) > RUNS // 2
-        assert sum(due.status == "discarded" for ledger in runs for due in ledger.dues.values()) > RUNS // 2
+        assert sum(ledger.repeats for ledger in runs) > RUNS // 10
+        assert sum(due.status == "discarded" for ledger in runs for due in ledger.dues.values()) > RUNS // 10
 
 
 def test_a_seed_gives_the_same_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -869,12 +859,9 @@ def test_attempts_are_as_far_apart_as_the_schedule_says(monkeypatch: pytest.Monk
         life.check()
         assert life._deliveries["1"].discarded == len(run.ledger.dues)
         life.kill()
-        await life.bury()
 
     monkeypatch.setattr(run.luck, "choice", lambda options: options[0])  # one change
-    loop = SimulatedLoop(run.clock)
-    loop.run_until_complete(live())
-    loop.close()
+    simulated.run(run.clock, live())
     waits = [later - earlier for earlier, later in pairwise(sent)]
     bounds = [(SCHEDULE.wait(n, 0.0), SCHEDULE.wait(n, 1.0)) for n in range(1, 9)]
     assert len(waits) == len(bounds)
