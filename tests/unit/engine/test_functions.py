@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -371,6 +372,55 @@ def test_floats_become_text_as_in_elixir(number: float, text: str) -> None:
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_the_text_of_any_float_reads_back(number: float) -> None:
     assert float(terms.to_string(number)) == number
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**12), 10**12) | st.floats(-1e9, 1e9) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def holding(value: Any) -> Change:
+    """An insert whose `extra` is this value."""
+    return inserted(extra=json.dumps(value).encode())
+
+
+@given(json_values)
+def test_a_filter_that_answers_with_a_value_passes_the_row_for_true_alone(value: Any) -> None:
+    answers = bound('record["extra"]')
+    if isinstance(value, bool):
+        assert answers.accepts(holding(value)) is value
+    else:
+        with pytest.raises(FunctionRaised, match="neither true nor false"):
+            answers.accepts(holding(value))
+
+
+@given(json_values)
+def test_no_value_slips_through_and_or_not(value: Any) -> None:
+    for body in ('record["extra"] and true', 'not record["extra"]', 'record["extra"] or false'):
+        if isinstance(value, bool):
+            assert bound(body).accepts(holding(value)) is (not value if body.startswith("not") else value)
+        else:
+            with pytest.raises(FunctionRaised):
+                bound(body).accepts(holding(value))
+
+
+def printed(value: Any) -> str:
+    """A value without maps as Elixir writes it."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(printed, value))}]"
+    return "nil" if value is None else json.dumps(value).replace("#", r"\#")
+
+
+scalars = st.none() | st.booleans() | st.integers(-(10**12), 10**12) | st.text(st.characters(max_codepoint=0xD7FF), max_size=8)
+
+
+@given(scalars | st.lists(scalars, max_size=3), scalars)
+def test_a_value_that_is_written_down_is_read_as_itself(value: Any, other: Any) -> None:
+    same = bound(f'record["extra"] === {printed(value)}')
+    assert same.accepts(holding(value))
+    assert same.accepts(holding(other)) == (value == other and type(value) is type(other))
 
 
 # --- what is refused ---------------------------------------------------------------------------------------------------------
