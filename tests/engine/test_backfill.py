@@ -74,6 +74,29 @@ def test_no_stale_row_follows_a_newer_change(engine: EngineProgram, database: Co
     eventually(lambda: latest() == truth, within=15, what="the last message of each row to tell the row's present state")
 
 
+def test_a_row_that_moves_behind_the_reading_position_while_the_receiver_is_slow_is_read_all_the_same(
+    engine: EngineProgram, database: Connection, receiver: Receiver
+) -> None:
+    """Its update is not sent, so that it has nothing but its `read`."""
+    fill(database, 9000)
+    other = Receiver()
+    try:
+        engine.sink("updates", other.url, actions=["update"])
+        engine.sink("inserts", receiver.url, actions=["insert"], batch_size=100)
+        receiver.gate.clear()
+        backfill = engine.ask("POST", "/api/sinks/inserts/backfills", {})
+        path = f"/api/sinks/inserts/backfills/{backfill['id']}"
+        eventually(lambda: engine.ask("GET", path)["rows_initial_count"] == 9000)
+        for n in range(8500, 8600):
+            database.execute("update notifications set id = -id where id = %s", (n,))
+        other.wait_for(100)
+        receiver.gate.set()
+    finally:
+        other.close()
+    assert finished(engine, "inserts", backfill)["state"] == "completed"
+    assert {abs(one) for one in receiver.ids()} == set(range(1, 9001))
+
+
 def test_a_cancelled_backfill_stops(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
     fill(database, 9000)
     receiver.gate.clear()

@@ -6,8 +6,8 @@ the slot's stream, the page's rows are handed over at that position. A row of it
 does not see would be stale: it is dropped when the sink was owed that change (the change tells the newer story), and read again when it
 was not. A row that an update not owed has put behind the reading position is read again, too.
 
-This holds only if the run knows of every change that its snapshot may not see. It is told of those that come by during its turns; a turn
-begins by waiting until all that came by before is visible.
+This holds only if the run knows of every change that its snapshot may not see. It notes those that come by during its turns; a turn
+begins by waiting until all that came by before is visible. Between turns it notes only rows that have to be read again.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class _Reading:
 
 
 class BackfillRun:
-    """One active backfill. It is told of changes (`touched`) and watermarks during its turns only.
+    """One active backfill. It is told of changes (`touched`) from before its first turn on, and of watermarks during its turns.
 
     After a crash at most PAGES_IN_DELIVERY pages are sent again: no more are read than that beyond the `cursor` that was saved last.
     """
@@ -139,6 +139,7 @@ class BackfillRun:
         self._pages: deque[Page] = deque()
         self._unsaved = 0
         self._changed = asyncio.Event()
+        self._in_turn = False
 
     @property
     def sink_id(self) -> str:
@@ -165,7 +166,9 @@ class BackfillRun:
     # --- called by the stream ------------------------------------------------------------------------------------------
 
     def touched(self, change: Change, xid: int, owed: bool) -> None:
-        """Remember that a row changed, under its key before and after."""
+        """Remember that a row changed, under its key before and after; between turns only what has to be read again matters."""
+        if not self._in_turn and (owed or change.action != "update"):
+            return
         key, order = self._key, self._order
         if change.shape is not self._shape:
             positions = change.shape.positions
@@ -176,7 +179,7 @@ class BackfillRun:
             key = tuple(positions[name] for name in self._query.table.primary_key)
             order = tuple(positions[name] for name in self._query.order)
         new, old = change.new, change.old
-        for row in (new, old):
+        for row in (new, old) if self._in_turn else ():
             if row is not None:
                 self._touched.setdefault(tuple([row[i] for i in key]), []).append((xid, owed))
         if owed or new is None or change.action != "update":
@@ -193,6 +196,7 @@ class BackfillRun:
                 self._pages.append(page)
             self._again[key] = self._pages[-1]
             self._pages[-1].owed += 1
+            self._changed.set()
 
     def watermark(self, token: str) -> None:
         """A watermark came by; when it is the one of the rows that wait, hand them over."""
@@ -290,12 +294,20 @@ class BackfillRun:
         """Read for a while; True once the end of the table is handed over. Raises Interrupted, TableChanged, and psycopg's
         errors.
 
-        From its beginning on `touched` has to be called.
+        From before the first one on `touched` has to be called.
         """
         self._touched.clear()
         self._readings.clear()
         self._broken = None
         self._position = self._handed_over
+        self._in_turn = True
+        try:
+            await self._read(connection)
+        finally:
+            self._in_turn = False
+        return self._ended and not self._again
+
+    async def _read(self, connection: AsyncConnection[Any]) -> None:
         await self._until_streamed_is_visible(connection)
         again = list(self._again)
         for start in range(0, len(again), PAGE_ROWS):
@@ -306,7 +318,6 @@ class BackfillRun:
             if await self._read_page(connection):
                 break
         await self._until(lambda: not self._readings)
-        return self._ended and not self._again
 
     async def _until_streamed_is_visible(self, connection: AsyncConnection[Any]) -> None:
         """A commit can be in the stream before a SELECT sees it, for long when a synchronous standby is waited for."""

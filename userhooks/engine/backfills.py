@@ -205,12 +205,30 @@ class Backfills:
 
     async def _read_all(self, run: BackfillRun) -> Backfill:
         """Return what has become of the backfill."""
+        try:
+            await self._read_to_the_end(run)
+            await run.delivered()
+        except Failed as exc:
+            return self._failed(run.backfill, str(exc))
+        except Exception:
+            log.exception("backfill %s cannot go on", run.backfill.id)
+            return self._failed(run.backfill, "an error in the engine; see its log")
+        done = run.backfill
+        counted = done.rows_processed_count if done.rows_initial_count is None else done.rows_initial_count
+        log.info("backfill %s is completed: %d rows", done.id, done.rows_processed_count)
+        return replace(done, state="completed", completed_at=utc_now(micro=True), updated_at=utc_now(), rows_initial_count=counted)
+
+    async def _read_to_the_end(self, run: BackfillRun) -> None:
         refused: str | None = None
+        stream = self._reader.stream
+        assert stream is not None  # noqa: S101  # it is there before the first run is
+        self._use_table(run)
+        stream.watchers.append(run)
         try:
             while True:
                 try:
                     if await self._turn(run):
-                        break
+                        return
                     refused = None
                     self._reader.backfill_trouble(run.sink_id, None)
                 except Interrupted as exc:
@@ -223,16 +241,8 @@ class Backfills:
                         raise Failed(f"{'.'.join(run.table)} cannot be read: {refused}") from exc
                     refused = str(exc)
                     await self._look_at_tables(run)
-            await run.delivered()
-        except Failed as exc:
-            return self._failed(run.backfill, str(exc))
-        except Exception:
-            log.exception("backfill %s cannot go on", run.backfill.id)
-            return self._failed(run.backfill, "an error in the engine; see its log")
-        done = run.backfill
-        counted = done.rows_processed_count if done.rows_initial_count is None else done.rows_initial_count
-        log.info("backfill %s is completed: %d rows", done.id, done.rows_processed_count)
-        return replace(done, state="completed", completed_at=utc_now(micro=True), updated_at=utc_now(), rows_initial_count=counted)
+        finally:
+            stream.watchers.remove(run)
 
     def _failed(self, backfill: Backfill, reason: str) -> Backfill:
         log.error("backfill %s of %s has failed: %s", backfill.id, ".".join(backfill.table), reason)
@@ -248,16 +258,12 @@ class Backfills:
     async def _turn(self, run: BackfillRun) -> bool:
         """Wait for a turn and take it; True when nothing is left to read."""
         await run.room()
-        stream = self._reader.stream
-        assert stream is not None  # noqa: S101  # it is there before the first run is
         async with self._connection() as connection:
             self._use_table(run)
-            stream.watchers.append(run)
             self._in_turn.add(run)
             try:
                 return await run.turn(connection)
             finally:
-                stream.watchers.remove(run)
                 self._in_turn.discard(run)
 
     def _use_table(self, run: BackfillRun) -> None:
