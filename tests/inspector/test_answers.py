@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import time
 
@@ -49,7 +48,7 @@ def test_a_delayed_answer_is_shown_as_not_answered_until_it_is_given(inspector: 
     inbox.respond(delay=0.3)
     with socket.create_connection(("127.0.0.1", inspector.port), timeout=10) as sender:
         started = time.monotonic()
-        sender.sendall(b"POST /in/%b HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Length: 0\r\n\r\n" % (inbox.id.encode(), inspector.port))
+        sender.sendall(post(inspector, inbox))
         assert eventually(lambda: statuses(inbox)) == [None]
         assert sender.recv(100).startswith(b"HTTP/1.1 200")
         assert time.monotonic() - started >= 0.3
@@ -76,41 +75,152 @@ def test_the_setting_and_its_count_outlive_the_process(tmp_path_factory: pytest.
 
 
 @pytest.mark.parametrize(
-    ("setting", "field"),
+    ("script", "field"),
     [
-        ({"status": 199}, "status"),
-        ({"status": 600}, "status"),
-        ({"status": "200"}, "status"),
-        ({"status": True}, "status"),
-        ({"status": None}, "status"),
-        ({"status": 200.0}, "status"),
-        ({"delay": -0.1}, "delay"),
-        ({"delay": 301}, "delay"),
-        ({"delay": "1"}, "delay"),
-        ({"fail_first": -1}, "fail_first"),
-        ({"fail_first": 1.5}, "fail_first"),
-        ({"fail_frist": 1}, "fail_frist"),
-        ([], "body"),
-        (None, "body"),
+        ([{"status": 99}], "script[0].status"),
+        ([{"status": 600}], "script[0].status"),
+        ([{"status": "200"}], "script[0].status"),
+        ([{"status": True}], "script[0].status"),
+        ([{"status": None}], "script[0].status"),
+        ([{"status": 200.0}], "script[0].status"),
+        ([{}, {"delay": -0.1}], "script[1].delay"),
+        ([{"delay": 301}], "script[0].delay"),
+        ([{"delay": "1"}], "script[0].delay"),
+        ([{"first": -1}], "script[0].first"),
+        ([{"first": 1.5}], "script[0].first"),
+        ([{"every": 0}], "script[0].every"),
+        ([{"percent": 101}], "script[0].percent"),
+        ([{"percent": 5, "seed": 1.5}], "script[0].seed"),
+        ([{"seed": 1}], "script[0].seed"),
+        ([{"first": 1, "every": 2}], "script[0]"),
+        ([{"retry_after": 0.5}], "script[0].retry_after"),
+        ([{"effect": "explode"}], "script[0].effect"),
+        ([{"effect": None}], "script[0].effect"),
+        ([{"effect": "hang", "status": 500}], "script[0].effect"),
+        ([{"first": 1, "statsu": 500}], "script[0].statsu"),
+        ([500], "script[0]"),
+        ([{}] * 101, "script"),
+        ({"status": 500}, "script"),
+        ("hang", "script"),
+        (None, "script"),
     ],
 )
-def test_a_malformed_setting_is_refused_by_the_name_of_its_field(http: httpx.Client, inbox: Inbox, setting: object, field: str) -> None:
+def test_a_malformed_script_is_refused_by_the_name_of_its_field(http: httpx.Client, inbox: Inbox, script: object, field: str) -> None:
     inbox.respond(status=418)
-    headers = {"content-type": "application/json"}
-    response = http.put(f"/api/inboxes/{inbox.id}/response", content=json.dumps(setting), headers=headers)
+    response = http.put(f"/api/inboxes/{inbox.id}/response", json={"script": script})
     assert (response.status_code, response.json()["field"]) == (400, field)
     assert http.post(inbox.url).status_code == 418
 
 
+@pytest.mark.parametrize("payload", [{}, [], {"status": 500}, {"script": [], "more": 1}])
+def test_a_response_without_a_script_is_refused(http: httpx.Client, inbox: Inbox, payload: object) -> None:
+    response = http.put(f"/api/inboxes/{inbox.id}/response", json=payload)
+    assert (response.status_code, response.json()["field"]) == (400, "body")
+
+
 def test_python_gets_the_same_error(inbox: Inbox) -> None:
-    with pytest.raises(InvalidInput, match=r"status is 99\. It must be a whole number from 200 to 599\.") as caught:
+    with pytest.raises(InvalidInput, match=r"script\[0\]\.status is 99\. It must be a whole number from 100 to 599\.") as caught:
         inbox.respond(status=99)
-    assert caught.value.field == "status"
+    assert caught.value.field == "script[0].status"
+    with pytest.raises(InvalidInput, match="Both a script and a short form"):
+        inbox.respond([{"status": 500}], delay=1)
 
 
-def test_the_setting_is_shown_with_what_is_left_of_it(inspector: Program, http: httpx.Client, inbox: Inbox) -> None:
-    put = http.put(f"/api/inboxes/{inbox.id}/response", json={"fail_first": 2, "delay": 0.01})
-    assert put.json() == {"status": 200, "delay": 0.01, "fail_first": 2}
+def test_the_script_is_shown_with_its_words_and_its_count(http: httpx.Client, inbox: Inbox) -> None:
+    script = [{"first": 2, "status": 500}, {"percent": 5, "seed": 7, "status": 429, "retry_after": 2}, {"every": 10, "effect": "reset"}]
+    put = http.put(f"/api/inboxes/{inbox.id}/response", json={"script": script})
+    words = ["first 2: 500", "5 % by seed 7: 429 with Retry-After 2", "every 10: reset", "else: 200"]
+    assert put.json() == {"script": script, "words": words, "requests": 0}
     http.post(inbox.url)
-    shown = http.get(f"/api/inboxes/{inbox.id}").json()
-    assert (shown["response"], shown["fails_left"]) == (put.json(), 1)
+    assert http.get(f"/api/inboxes/{inbox.id}").json()["response"] == put.json() | {"requests": 1}
+
+
+def test_a_script_that_was_read_can_be_set_again(http: httpx.Client, inbox: Inbox) -> None:
+    inbox.respond([{"first": 3, "status": 503, "delay": 0.5}, {"percent": 0.5, "seed": -3}, {"effect": "hang"}])
+    shown = http.get(f"/api/inboxes/{inbox.id}").json()["response"]["script"]
+    assert http.put(f"/api/inboxes/{inbox.id}/response", json={"script": shown}).json()["script"] == shown
+
+
+def test_each_request_says_what_the_script_did_with_it(http: httpx.Client, inbox: Inbox) -> None:
+    inbox.respond([{"first": 2, "status": 500}, {"every": 4, "status": 429, "retry_after": 2}])
+    answers = [http.post(inbox.url) for _ in range(4)]
+    assert answers[3].headers["retry-after"] == "2"
+    assert [(received.response_status, received.response) for received in inbox.received()] == [
+        (500, "500, rule 1: first 2"),
+        (500, "500, rule 1: first 2"),
+        (200, "200, no rule"),
+        (429, "429 with Retry-After 2, rule 2: every 4"),
+    ]
+
+
+def test_a_share_of_the_requests_is_the_same_for_the_same_seed(http: httpx.Client, inbox: Inbox) -> None:
+    def outcomes(seed: int) -> list[int]:
+        inbox.respond([{"percent": 30, "seed": seed, "status": 503}])
+        return [http.post(inbox.url).status_code for _ in range(200)]
+
+    first = outcomes(1)
+    assert outcomes(1) == first
+    assert outcomes(2) != first
+    assert 30 <= first.count(503) <= 90
+
+
+@pytest.mark.parametrize(("percent", "expected"), [(0, 200), (100, 503)])
+def test_none_or_all_of_the_requests(http: httpx.Client, inbox: Inbox, percent: int, expected: int) -> None:
+    inbox.respond([{"percent": percent, "status": 503}])
+    assert {http.post(inbox.url).status_code for _ in range(50)} == {expected}
+
+
+def test_a_reset_connection(inspector: Program, inbox: Inbox) -> None:
+    inbox.respond([{"effect": "reset"}])
+    with socket.create_connection(("127.0.0.1", inspector.port), timeout=10) as sender:
+        sender.sendall(post(inspector, inbox))
+        with pytest.raises(ConnectionResetError):
+            sender.recv(100)
+    (received,) = inbox.received()
+    assert (received.response_status, received.response) == (None, "reset, rule 1: always")
+    assert received.note == "the connection was reset without an answer"
+
+
+def test_no_answer_until_the_sender_leaves(inspector: Program, inbox: Inbox) -> None:
+    inbox.respond([{"first": 1, "effect": "hang"}])
+    with socket.create_connection(("127.0.0.1", inspector.port), timeout=0.3) as sender:
+        sender.sendall(post(inspector, inbox))
+        with pytest.raises(TimeoutError):
+            sender.recv(100)
+        assert [received.unanswered for received in inbox.received()] == [True]
+    (received,) = eventually(lambda: [received for received in inbox.received() if received.note])
+    assert (received.response_status, received.response) == (None, "hang, rule 1: first 1")
+    assert received.note == "the sender left before the answer"
+
+
+def test_an_answer_that_drips(inspector: Program, inbox: Inbox) -> None:
+    inbox.respond([{"effect": "drip"}])
+    with socket.create_connection(("127.0.0.1", inspector.port), timeout=10) as sender:
+        sender.sendall(post(inspector, inbox))
+        started = time.monotonic()
+        got = b""
+        while got.partition(b"\r\n\r\n")[2] != b"..":
+            got += sender.recv(1000)
+        assert time.monotonic() - started > 0.5
+        assert got.startswith(b"HTTP/1.1 200")
+    (received,) = eventually(lambda: [received for received in inbox.received() if received.note])
+    assert (received.response_status, received.response) == (None, "drip, rule 1: always")
+
+
+def test_a_redirect_to_the_inbox_itself(http: httpx.Client, inbox: Inbox) -> None:
+    inbox.respond([{"first": 1, "effect": "redirect"}])
+    redirected = http.post(f"{inbox.url}/deeper")
+    assert (redirected.status_code, redirected.headers["location"]) == (302, f"/in/{inbox.id}")
+    assert http.get(redirected.headers["location"]).status_code == 200
+    assert statuses(inbox) == [302, 200]
+
+
+def test_an_oversized_answer(http: httpx.Client, inbox: Inbox) -> None:
+    inbox.respond([{"effect": "oversized"}])
+    answer = http.post(inbox.url)
+    assert (answer.status_code, len(answer.content)) == (200, 1 << 20)
+    assert statuses(inbox) == [200]
+
+
+def post(inspector: Program, inbox: Inbox) -> bytes:
+    return b"POST /in/%b HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Length: 0\r\n\r\n" % (inbox.id.encode(), inspector.port)

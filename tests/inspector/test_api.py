@@ -116,11 +116,16 @@ def test_a_request_has_these_keys(http: httpx.Client, inbox: Inbox) -> None:
         "query": "y=z",
         "body": base64.b64encode(b"\x00\xff").decode(),
         "body_encoding": "base64",
+        "decoded": None,
+        "decoded_encoding": None,
+        "decoded_truncated": False,
         "response_status": 200,
+        "response": "200, no rule",
         "size": 2,
         "truncated": False,
         "secret": "not applicable",
         "secret_reason": "The body is no Sequin message, so no subscription can be told from it.",
+        "judgements": [],
         "note": "",
     }
 
@@ -156,7 +161,7 @@ def test_an_unknown_inbox_is_a_404_everywhere(http: httpx.Client) -> None:
         ("GET", "/api/inboxes/nobody/requests", None),
         ("DELETE", "/api/inboxes/nobody/requests", None),
         ("GET", "/api/inboxes/nobody/events", None),
-        ("PUT", "/api/inboxes/nobody/response", {"status": 200}),
+        ("PUT", "/api/inboxes/nobody/response", {"script": []}),
         ("GET", "/nothing/here", None),
     ]
     for method, path, payload in calls:

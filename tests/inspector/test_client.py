@@ -187,7 +187,7 @@ def test_reprs_are_stable_and_escaped(inspector: Program, http: httpx.Client) ->
         shown = inbox._repr_html_()
         assert shown == (
             "<table><caption>Inbox &lt;script&gt;alert(&#x27;ada&#x27;)&lt;/script&gt;</caption><tr><th>requests</th><td>1</td></tr>"
-            "<tr><th>dropped</th><td>0</td></tr><tr><th>answers</th><td>503, after 0.5 s, but 500 to the next 2</td></tr></table>"
+            "<tr><th>dropped</th><td>0</td></tr><tr><th>answers</th><td>first 2: 500 after 0.5 s; always: 503 after 0.5 s</td></tr></table>"
         )
 
 

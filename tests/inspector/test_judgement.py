@@ -7,14 +7,15 @@ import pytest
 
 from tests.inspector.bodies import batch, bearer, message
 from tests.inspector.program import HOME_KEY
-from userhooks.inspector.judgement import Verdict, judge_secret, urls_as_requested
+from userhooks.inspector.judgement import Verdict, judge_secret, messages_in, urls_as_requested
 
 URL = "http://127.0.0.1:3334/in/abc"
 
 
 def judge(body: object, headers: dict[str, str] | list[tuple[str, str]], urls: tuple[str, ...] = (URL,)) -> Verdict:
     pairs = list(headers.items()) if isinstance(headers, dict) else headers
-    return judge_secret(HOME_KEY, pairs, body if isinstance(body, bytes) else orjson.dumps(body), urls)
+    authorizations = [value for name, value in pairs if name == "authorization"]
+    return judge_secret(HOME_KEY, authorizations, messages_in(body if isinstance(body, bytes) else orjson.dumps(body)), urls)
 
 
 def test_the_subscription_secret_is_ok_in_batches_and_single_messages() -> None:
@@ -96,9 +97,7 @@ def test_metadata_without_annotations_is_not_judged(metadata: object) -> None:
 
 
 def test_the_url_is_tried_as_requested_first_then_by_the_inspectors_names_then_without_the_added_path() -> None:
-    urls = urls_as_requested(
-        [("host", "localhost:3334")], "/in/abc/x", "q=1", "/in/abc", ["https://hooks.example", "http://localhost:3334"]
-    )
+    urls = urls_as_requested(["localhost:3334"], "/in/abc/x", "q=1", "/in/abc", ["https://hooks.example", "http://localhost:3334"])
     assert urls == [
         "http://localhost:3334/in/abc/x?q=1",
         "https://hooks.example/in/abc/x?q=1",

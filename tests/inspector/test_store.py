@@ -35,7 +35,7 @@ def in_store(path: Path, work: Callable[[Store], Awaitable[None]], **limits: int
 
 
 async def receive(store: Store, inbox: Inbox, body: bytes = b"") -> None:
-    await store.record(inbox, inbox.next_seq(), 0, "POST", b"/", b"", [], body, 200)
+    await store.record(inbox, inbox.next_seq(), 0, "POST", b"/", b"", [], body, 200, "")
 
 
 def seqs(store: Store, inbox: Inbox) -> list[int]:
@@ -155,11 +155,11 @@ def test_clearing_takes_what_is_being_stored_with_it(tmp_path: Path) -> None:
 def test_a_full_home_drops_the_oldest_requests_of_all_and_stays_within_its_limit(tmp_path: Path) -> None:
     async def work(store: Store) -> None:
         ada, bob = (await store.create("ada"))[0], (await store.create("bob"))[0]
-        await store.record(ada, ada.next_seq(), 1, "POST", b"/", b"", [], b"x" * 100_000, 200)
+        await store.record(ada, ada.next_seq(), 1, "POST", b"/", b"", [], b"x" * 100_000, 200, "")
         for n in range(60):
-            await store.record(bob, bob.next_seq(), 2 + n, "POST", b"/", b"", [], b"x" * 100_000, 200)
-        await store.record(ada, ada.next_seq(), 99, "POST", b"/", b"", [], b"", 200)
-        await store.record(bob, bob.next_seq(), 100, "POST", b"/", b"", [], b"", 200)
+            await store.record(bob, bob.next_seq(), 2 + n, "POST", b"/", b"", [], b"x" * 100_000, 200, "")
+        await store.record(ada, ada.next_seq(), 99, "POST", b"/", b"", [], b"", 200, "")
+        await store.record(bob, bob.next_seq(), 100, "POST", b"/", b"", [], b"", 200, "")
         assert (ada.count, ada.dropped) == (1, 1)
         assert bob.dropped > 40
         assert 5 < bob.count < 20

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from userhooks.errors import ConfigurationError
 from userhooks.inspector.api import Addresses, build_app
-from userhooks.inspector.store import Store
-from userhooks.program import read_config, serve
+from userhooks.inspector.store import Store, prepare
+from userhooks.program import fail, read_config, serve
 from userhooks.settings import PORT_VARIABLES
 
 
@@ -18,7 +19,12 @@ def main() -> None:
     host = "127.0.0.1" if bind in ("0.0.0.0", "::", "localhost") else f"[{bind}]" if ":" in bind else bind  # noqa: S104
     local = f"http://{host}:{port}"
     addresses = Addresses(local, (config["public_url"] or local).rstrip("/"))
-    app = build_app(Store(Path(config["store"])), addresses, bytes.fromhex(config["home_key"]), lambda: time.time_ns() // 1000)
+    path = Path(config["store"])
+    try:
+        prepare(path)
+    except ConfigurationError as error:
+        fail(f"{error.what} {error.remedy}")
+    app = build_app(Store(path), addresses, bytes.fromhex(config["home_key"]), lambda: time.time_ns() // 1000)
     serve(app, bind, port, variable=PORT_VARIABLES["inspector"])
 
 

@@ -1,20 +1,43 @@
 """The inspector's API and pages for people, and the whole app put together.
 
-Receiving webhooks lives in ingest.py, keeping them in store.py.
+Receiving webhooks lives in ingest.py, keeping them in store.py, judging them in entries.py and judgement.py.
+
+An inbox:
+    {"id", "name", "url", "page", "count": 12, "first_seq": 1, "last_seq": 12, "dropped": 0,
+     "response": {"script": [rule, …],           as `PUT …/response` takes it, `{"script": [rule, …]}`; [] answers 200 at once
+                  "words": ["first 3: 500", "else: 200"],
+                  "requests": 5}}                since the script was set; the next one is the 6th
+A rule: at most one of "first": N | "every": K | "percent": P with "seed": S; and "status", "delay" (s), "retry_after" (s), all optional,
+or "effect": "hang" | "drip" | "reset" | "redirect" | "oversized".
+A request, in `GET …/requests` and in the `request` events:
+    {"seq": 7, "received_at": "2026-01-01T00:00:00.000000Z", "method", "path", "query", "headers": [["k", "v"], …],
+     "body", "body_encoding": "utf-8" | "base64", "size": 123, "truncated": false,     cut to `body_limit` bytes when truncated
+     "decoded": null | text, "decoded_encoding", "decoded_truncated": false,           of a gzip body, unpacked
+     "response_status": 500 | null,              null while the answer is to come (then `note` is "") or none was given
+     "response": "500, rule 1: first 3",         what the script wanted; "200, no rule"; "" when an older inspector received it
+     "secret": "ok" | "wrong" | "missing" | "not applicable", "secret_reason": "…",
+     "judgements": [{"kind", "text", "seq"?}],   empty when there is nothing to say; kinds: secret (wrong or missing), foreign,
+                                                 duplicate_of (seq), out_of_order_with (seq), late, body (not what its headers say)
+     "note": ""}
+`GET …/requests.ndjson`: every request in the inbox, one such object a line.
+`POST …/requests/{seq}/send` with {"inbox": id}: the request once more, as it was, to an inbox of this inspector; answers
+    {"inbox": id, "status": 200 | null}          null when no answer came within SEND_SECONDS
+`GET …/rates?seconds=60`: the newest seconds, oldest first, those without a request included:
+    {"rates": [{"second": 1767225600 (unix), "requests": 9, "accepted": 7 (2xx), "refused": 1, "unanswered": 1 (yet or ever),
+                "latency_ms": {"p50": 1.2, "max": 9.0} | null (from commit to receipt)}, …]}
+An error: {"error": "what happened, and what to do", "field"?: "script[0].status"}.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import codecs
 import hashlib
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +51,13 @@ from starlette.routing import Route
 
 from userhooks.errors import InvalidInput, NotFound
 from userhooks.guard import App, HostGuard
-from userhooks.inspector.answers import parse_setting
+from userhooks.inspector.answers import in_words, parse_script
+from userhooks.inspector.entries import Entries
 from userhooks.inspector.ingest import BODY_LIMIT, Ingest
-from userhooks.inspector.judgement import judge_secret, urls_as_requested
-from userhooks.inspector.store import Inbox, Recorded, Store
+from userhooks.inspector.store import Inbox, Store
 
 DEFAULT_LIMIT = 100
 HIGHEST_LIMIT = 10_000
-PAGE_BYTES = 16 << 20
-"""Bodies in one answer; a reader asks again with the last seq for the rest."""
-
 EVENT_ROWS = 200
 EVENT_BODY = 64 << 10
 """A longer body is cut in events (`"truncated": true`); the requests call has it in full."""
@@ -96,8 +116,7 @@ class _Api:
     def __init__(self, store: Store, addresses: Addresses, home_key: bytes) -> None:
         self.store = store
         self.addresses = addresses
-        self.own_bases = addresses.own_bases()
-        self.home_key = home_key
+        self.entries = Entries(store, home_key, addresses.own_bases())
 
     async def health(self, _request: Request) -> Response:
         return _json({"status": "ok"})
@@ -138,9 +157,13 @@ class _Api:
         return Response(status_code=204)
 
     async def respond(self, request: Request) -> Response:
+        """Body `{"script": [rule, …]}`; answers what `response` of the inbox is from then on."""
         inbox = self._wanted(request)
-        await self.store.set_response(inbox, parse_setting(await _json_body(request)))
-        return _json(inbox.response.as_json())
+        payload = await _json_body(request)
+        if not isinstance(payload, dict) or list(payload) != ["script"]:
+            raise InvalidInput("body", 'The body is not {"script": [...]}.', 'Send for example {"script": [{"first": 3, "status": 500}]}.')
+        await self.store.set_script(inbox, parse_script(payload["script"]))
+        return _json(self._inbox(inbox)["response"])
 
     async def events(self, request: Request) -> Response:
         """Server-sent events: `request` (data as in the requests call, id = seq) and `inbox` (its counts).
@@ -181,37 +204,12 @@ class _Api:
 
     def _announce(self, inbox: Inbox, after: int, limit: int, unanswered: set[int]) -> dict[int, bytes]:
         """The `request` events after a seq, by seq; adds to `unanswered` those that are to be sent again."""
-        events = {}
-        for recorded in self.store.read(inbox, after, limit, PAGE_BYTES):
-            if recorded.status is None and not recorded.note:
-                unanswered.add(recorded.seq)
-            data = orjson.dumps(self._as_json(inbox, recorded, EVENT_BODY))
-            events[recorded.seq] = b"event: request\ndata: %b\n\n" % data
-        return events
+        entries = self.entries.read(inbox, after, limit, EVENT_BODY)
+        unanswered |= {seq for seq, entry in entries.items() if entry["response_status"] is None and not entry["note"]}
+        return {seq: b"event: request\ndata: %b\n\n" % orjson.dumps(entry) for seq, entry in entries.items()}
 
     def _render(self, inbox: Inbox, after: int, limit: int, body_limit: int) -> list[bytes]:
-        return [orjson.dumps(self._as_json(inbox, recorded, body_limit)) for recorded in self.store.read(inbox, after, limit, PAGE_BYTES)]
-
-    def _as_json(self, inbox: Inbox, recorded: Recorded, body_limit: int) -> dict[str, Any]:
-        urls = urls_as_requested(recorded.headers, recorded.path, recorded.query, f"/in/{inbox.id}", self.own_bases)
-        verdict = judge_secret(self.home_key, recorded.headers, recorded.body, urls)
-        body, encoding = _text(recorded.body, body_limit)
-        return {
-            "seq": recorded.seq,
-            "received_at": _iso(recorded.received_at),
-            "method": recorded.method,
-            "path": recorded.path,
-            "query": recorded.query,
-            "headers": recorded.headers,
-            "body": body,
-            "body_encoding": encoding,
-            "response_status": recorded.status,
-            "size": len(recorded.body),
-            "truncated": len(recorded.body) > body_limit,
-            "secret": verdict.secret,
-            "secret_reason": verdict.reason,
-            "note": recorded.note,
-        }
+        return [orjson.dumps(entry) for entry in self.entries.read(inbox, after, limit, body_limit).values()]
 
     def _inbox(self, inbox: Inbox) -> dict[str, Any]:
         return {
@@ -223,8 +221,11 @@ class _Api:
             "first_seq": inbox.floor + 1,
             "last_seq": inbox.stored,
             "dropped": inbox.dropped,
-            "response": inbox.response.as_json(),
-            "fails_left": max(0, inbox.response.fail_first - (inbox.last - inbox.set_at)),
+            "response": {
+                "script": [rule.as_json() for rule in inbox.script],
+                "words": in_words(inbox.script),
+                "requests": inbox.last - inbox.set_at,
+            },
         }
 
     def _wanted(self, request: Request) -> Inbox:
@@ -249,22 +250,6 @@ def _whole(request: Request, name: str, default: int, lowest: int, highest: int)
     if not (text.isascii() and text.isdigit() and len(text) < 20 and lowest <= int(text) <= highest):
         raise InvalidInput(name, f"{name} is {text!r}.", f"It must be a whole number from {lowest} to {highest}.")
     return int(text)
-
-
-def _text(body: bytes, limit: int) -> tuple[str, str]:
-    """The body, or its beginning, as text where it is UTF-8 (a character that the limit cuts is left out), else as base64."""
-    cut = body[:limit]
-    try:
-        return codecs.getincrementaldecoder("utf-8")().decode(cut, final=len(cut) == len(body)), "utf-8"
-    except UnicodeDecodeError:
-        return base64.b64encode(cut).decode(), "base64"
-
-
-def _iso(microseconds: int) -> str:
-    return (_EPOCH + timedelta(microseconds=microseconds)).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _json(payload: object, status: int = 200) -> Response:

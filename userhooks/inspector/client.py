@@ -10,7 +10,7 @@ import html
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
@@ -36,7 +36,9 @@ class Received:
     """One request that an inbox received, in full.
 
     `received_at` is aware (UTC). `headers` keep order and duplicates; names are in lower case. `response_status` is None when no answer was
-    sent, yet or ever. `secret` is `ok`, `wrong`, `missing` or `not applicable`, and `secret_reason` says why.
+    sent, yet or ever; `response` says what the response script wanted: `500, rule 1: first 3`. `secret` is `ok`, `wrong`, `missing` or
+    `not applicable`, and `secret_reason` says why. `judgements` are dicts with `kind` (`secret`, `foreign`, `duplicate_of`,
+    `out_of_order_with`, `late`, `body`), `text`, and `seq` where another request is meant.
     """
 
     seq: int
@@ -50,6 +52,8 @@ class Received:
     secret: str
     secret_reason: str
     note: str
+    response: str = ""
+    judgements: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def accepted(self) -> bool:
@@ -229,10 +233,26 @@ class Inbox:
         """Remove every request received so far."""
         self._inspector.call("DELETE", f"/api/inboxes/{self.id}/requests")
 
-    def respond(self, status: int = 200, delay: float = 0.0, fail_first: int = 0) -> None:
-        """Answer from now on with `status` after `delay` seconds, but 500 to the first `fail_first` requests; raises InvalidInput."""
-        setting = {"status": status, "delay": delay, "fail_first": fail_first}
-        self._inspector.call("PUT", f"/api/inboxes/{self.id}/response", setting)
+    def respond(
+        self, script: Sequence[Mapping[str, Any]] | None = None, *, status: int = 200, delay: float = 0.0, fail_first: int = 0
+    ) -> None:
+        """Answer by this response script from the next request on; without arguments, 200 at once. Raises InvalidInput.
+
+        A script is a list of rules, of which the first that holds for a request decides; when none does, 200. A rule has at most one
+        condition (`first`: the first so many requests; `every`: each k-th; `percent` with `seed`), and says what is done: `status`, `delay`
+        (seconds), `retry_after` (seconds), or an `effect`: `hang`, `drip`, `reset`, `redirect`, `oversized`.
+
+        `status`, `delay` and `fail_first` are the short form: answer `status` after `delay` seconds, but 500 to the first `fail_first`.
+
+            inbox.respond([{"first": 3, "status": 500}, {"percent": 5, "seed": 7, "status": 429, "retry_after": 2}])
+            inbox.respond(fail_first=2)
+        """
+        if script is None:
+            script = [{"first": fail_first, "status": 500, "delay": delay}] if fail_first else []
+            script += [{"status": status, "delay": delay}] if (status, delay) != (200, 0) else []
+        elif (status, delay, fail_first) != (200, 0, 0):
+            raise InvalidInput("script", "Both a script and a short form were given.", "Write status and delay into the script's rules.")
+        self._inspector.call("PUT", f"/api/inboxes/{self.id}/response", {"script": list(script)})
 
     def __iter__(self) -> Iterator[Message]:
         return self._follow(_Tally(None, settled=int(self._state()["last_seq"])))
@@ -254,10 +274,7 @@ class Inbox:
             state = self._state()
         except UserhooksError as error:
             return f"<table><caption>Inbox {html.escape(self.name)}</caption><tr><td>{html.escape(error.what)}</td></tr></table>"
-        setting = state["response"]
-        answer = f"{setting['status']}, after {setting['delay']:g} s" if setting["delay"] else str(setting["status"])
-        if state["fails_left"]:
-            answer += f", but 500 to the next {state['fails_left']}"
+        answer = "; ".join(state["response"]["words"])
         rows = [("requests", str(state["count"])), ("dropped", str(state["dropped"])), ("answers", answer)]
         cells = "".join(f"<tr><th>{html.escape(label)}</th><td>{html.escape(value)}</td></tr>" for label, value in rows)
         return f"<table><caption>Inbox {html.escape(self.name)}</caption>{cells}</table>"
@@ -355,4 +372,6 @@ def _received(entry: dict[str, Any]) -> Received:
         entry["secret"],
         entry["secret_reason"],
         entry["note"],
+        entry["response"],
+        tuple(entry["judgements"]),
     )

@@ -6,13 +6,16 @@ A bare ASGI app, since a router in front of it costs a third of the throughput. 
 from __future__ import annotations
 
 import asyncio
+import socket
 import sqlite3
+import struct
 import sys
 from collections.abc import Callable
 
 import orjson
 
 from userhooks.guard import App, Receive, Scope, Send
+from userhooks.inspector.answers import DRIP_BYTES, OVERSIZED_BYTES, Answer, decide
 from userhooks.inspector.store import Inbox, Store
 
 BODY_LIMIT = 64 << 20
@@ -23,6 +26,7 @@ IN_FLIGHT_LIMIT = 512 << 20
 
 TOO_LARGE = "the body was larger than 64 MB and was not kept"
 SENDER_LEFT = "the sender left before the answer"
+RESET = "the connection was reset without an answer"
 
 
 class Ingest:
@@ -40,7 +44,7 @@ class Ingest:
             return
         inbox = self.store.by_id.get(scope["path"].split("/", 3)[2])
         if inbox is None:
-            await _answer(
+            await _error(
                 send, 404, "There is no such inbox. Copy its URL again from the inspector's page, or create one: POST /api/inboxes."
             )
             return
@@ -61,7 +65,7 @@ class Ingest:
                     await self._refuse(inbox, scope, send)
                     return
                 if self.in_flight > IN_FLIGHT_LIMIT:
-                    await _answer(send, 503, "Too many large bodies are being received at once. Send it again in a moment.")
+                    await _error(send, 503, "Too many large bodies are being received at once. Send it again in a moment.")
                     return
                 if not message["more_body"]:
                     break
@@ -73,38 +77,50 @@ class Ingest:
             self.in_flight -= size
 
     async def _take(self, inbox: Inbox, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-        """Record a complete request, then answer it as the inbox is set to."""
-        setting = inbox.response
+        """Record a complete request, then do with it what the inbox's response script says."""
         seq = inbox.next_seq()
-        status = setting.status_for(seq - inbox.set_at)
-        if not await self._record(inbox, seq, scope, body, send, status=None if setting.delay else status):
+        answer = decide(inbox.script, seq - inbox.set_at)
+        if answer.effect == "reset":
+            if await self._record(inbox, seq, scope, body, send, status=None, response=answer.words, note=RESET):
+                await _reset(receive, send)
             return
-        if setting.delay:
-            if await _sender_leaves(receive, within=setting.delay):
-                await self.store.answered(inbox, seq, None, SENDER_LEFT)
-                return
-            await self.store.answered(inbox, seq, status)
-        await _answer(send, status)
+        at_once = not answer.delay and answer.effect not in ("hang", "drip")
+        if not await self._record(inbox, seq, scope, body, send, status=answer.status if at_once else None, response=answer.words):
+            return
+        if at_once:
+            await _give(send, answer, inbox)
+            return
+        stayed = not await _sender_leaves(receive, within=None if answer.effect == "hang" else answer.delay)
+        if stayed and answer.effect == "drip":
+            stayed = await _drip(receive, send, answer)
+        if not stayed:
+            await self.store.answered(inbox, seq, None, SENDER_LEFT)
+            return
+        await self.store.answered(inbox, seq, answer.status)
+        if answer.effect != "drip":
+            await _give(send, answer, inbox)
 
     async def _refuse(self, inbox: Inbox, scope: Scope, send: Send) -> None:
         """Show in the inbox that a body was too large, without the body; the server reads and discards the rest of it."""
-        if await self._record(inbox, inbox.next_seq(), scope, b"", send, status=413, note=TOO_LARGE):
-            await _answer(send, 413, "The body is larger than 64 MB, which is the limit of the inspector.")
+        if await self._record(inbox, inbox.next_seq(), scope, b"", send, status=413, response="413", note=TOO_LARGE):
+            await _error(send, 413, "The body is larger than 64 MB, which is the limit of the inspector.")
 
-    async def _record(self, inbox: Inbox, seq: int, scope: Scope, body: bytes, send: Send, *, status: int | None, note: str = "") -> bool:
+    async def _record(
+        self, inbox: Inbox, seq: int, scope: Scope, body: bytes, send: Send, *, status: int | None, response: str, note: str = ""
+    ) -> bool:
         """Store the request; when that fails, say so to the sender, who will send it again, and return False."""
         target = scope["raw_path"], scope["query_string"], scope["headers"]
         try:
-            await self.store.record(inbox, seq, self.clock(), scope["method"], *target, body, status, note)
+            await self.store.record(inbox, seq, self.clock(), scope["method"], *target, body, status, response, note)
         except sqlite3.Error as error:
             print(f"a request could not be stored: {error}", file=sys.stderr, flush=True)  # stderr is this program's log
-            await _answer(send, 500, f"The inspector could not store the request: {error}. Is the disk full?")
+            await _error(send, 500, f"The inspector could not store the request: {error}. Is the disk full?")
             return False
         return True
 
 
-async def _sender_leaves(receive: Receive, within: float) -> bool:
-    """Whether the sender closes the connection within that many seconds."""
+async def _sender_leaves(receive: Receive, within: float | None) -> bool:
+    """Whether the sender closes the connection within that many seconds; None waits until it does."""
     try:
         async with asyncio.timeout(within):
             while (await receive())["type"] != "http.disconnect":
@@ -114,10 +130,38 @@ async def _sender_leaves(receive: Receive, within: float) -> bool:
     return True
 
 
-async def _answer(send: Send, status: int, error: str = "") -> None:
-    body = orjson.dumps({"error": error}) if error else b""
-    headers = [] if status in (204, 304) else [(b"content-length", str(len(body)).encode())]
-    if error:
-        headers.append((b"content-type", b"application/json"))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+async def _give(send: Send, answer: Answer, inbox: Inbox) -> None:
+    if answer.effect == "oversized":
+        await _send(send, 200, [(b"content-type", b"application/octet-stream")], b"x" * OVERSIZED_BYTES)
+    elif answer.effect == "redirect":
+        await _send(send, answer.status, [(b"location", f"/in/{inbox.id}".encode())])
+    else:
+        await _send(send, answer.status, [] if answer.retry_after is None else [(b"retry-after", b"%d" % answer.retry_after)])
+
+
+async def _drip(receive: Receive, send: Send, answer: Answer) -> bool:
+    """Answer one byte a second; False when the sender left before the last one."""
+    await send({"type": "http.response.start", "status": answer.status, "headers": [(b"content-length", b"%d" % DRIP_BYTES)]})
+    for left in reversed(range(DRIP_BYTES)):
+        await send({"type": "http.response.body", "body": b".", "more_body": left > 0})
+        if left and await _sender_leaves(receive, within=1):
+            return False
+    return True
+
+
+async def _reset(receive: Receive, send: Send) -> None:
+    """Close the connection so that the sender's system says "connection reset": a lingering time of 0 makes closing send a RST."""
+    transport = send.__self__.transport  # type: ignore[attr-defined]  # uvicorn's request has it; ASGI has no word for this
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
+    await _sender_leaves(receive, within=None)
+
+
+async def _error(send: Send, status: int, error: str) -> None:
+    await _send(send, status, [(b"content-type", b"application/json")], orjson.dumps({"error": error}))
+
+
+async def _send(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes = b"") -> None:
+    length = [] if status in (204, 304) else [(b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": [*length, *headers]})
     await send({"type": "http.response.body", "body": body})

@@ -1,8 +1,14 @@
-"""Judgements on a received request: does it carry the secret of its subscription? Pure; the secret itself is derived in bearer.py."""
+"""Judgements on a received request: its secret, whose rows it holds, whether it is late, a duplicate or out of order, what its body is.
+
+Pure; the secret itself is derived in bearer.py, and entries.py reads the requests that are judged.
+"""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Sequence
+from datetime import datetime
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 import orjson
@@ -10,6 +16,36 @@ import orjson
 from userhooks.bearer import authorization_matches, subscription_secret
 
 Secret = Literal["ok", "wrong", "missing", "not applicable"]
+
+LATE_SECONDS = 5.0
+"""From commit to receipt; a message that takes longer has failed before, or waited behind one that did."""
+
+JUDGED_BYTES = 8 << 20
+"""A longer body is not looked into: parsing it would hold up what is being received."""
+
+REMEMBERED = 500_000
+"""Messages that a story remembers; older ones are forgotten, and their duplicates not seen."""
+
+Judgement = dict[str, Any]
+"""`{"kind", "text"}` and, where another request is meant, its `"seq"`. Kinds: `secret`, `foreign`, `duplicate_of`, `late`,
+`out_of_order_with`, `body`."""
+
+
+class Held(NamedTuple):
+    """What a judgement needs to know of one message in a body; None for what the message does not say.
+
+    `subscriber` is the sink's annotated user, `owners` the users that the row belongs to or belonged to before the change, `row` its table
+    and keys, `place` its commit's LSN and index, `committed` in seconds since 1970.
+    """
+
+    subscriber: int | None
+    owners: tuple[int, ...]
+    sink: str | None
+    sink_name: str
+    key: str | None
+    row: str
+    place: tuple[int, int] | None
+    committed: float | None
 
 
 class Verdict(NamedTuple):
@@ -19,69 +55,207 @@ class Verdict(NamedTuple):
     reason: str
 
 
-def judge_secret(home_key: bytes, headers: Iterable[tuple[str, str]], body: bytes, urls: Sequence[str]) -> Verdict:
-    """Judge the Authorization header of one request.
+def messages_in(body: bytes) -> list[Held] | None:
+    """The messages of a body, or None when it holds anything else."""
+    try:
+        parsed = orjson.loads(body) if len(body) <= JUDGED_BYTES else None
+    except ValueError:
+        return None
+    batch = parsed.get("data") if isinstance(parsed, dict) else None
+    messages = batch if isinstance(batch, list) else [parsed]
+    held = []
+    for message in messages:
+        if not isinstance(message, dict) or not isinstance(message.get("metadata"), dict):
+            return None
+        held.append(_held(message, message["metadata"]))
+    return held or None
+
+
+def judge_secret(home_key: bytes, authorizations: Sequence[str], held: Sequence[Held] | None, urls: Sequence[str]) -> Verdict:
+    """Judge the Authorization headers of one request.
 
     `urls` are the spellings of the request's URL that the subscription may have been made with; the secret of any of them is right.
     """
-    users = _annotated_users(body)
-    if users is None:
+    if held is None:
         return Verdict("not applicable", "The body is no Sequin message, so no subscription can be told from it.")
+    users = {message.subscriber for message in held if message.subscriber is not None}
     if not users:
         return Verdict("not applicable", "The message has no metadata.consumer.annotations.user_id: its sink was not made by subscribing.")
     if len(users) > 1:
         listed = " and ".join(str(user) for user in sorted(users))
         return Verdict("wrong", f"One request holds messages for the users {listed}; no secret fits them all.")
     (user,) = users
-    given = [value for name, value in headers if name == "authorization"]
-    if not given:
+    if not authorizations:
         return Verdict(
             "missing", f"User {user}'s subscriptions send Authorization: Bearer <secret>; this request has no Authorization header."
         )
-    if len(given) > 1:
-        return Verdict("wrong", f"The request has {len(given)} Authorization headers; a subscription sends one.")
-    if any(authorization_matches(given[0], subscription_secret(home_key, user, url)) for url in urls):
+    if len(authorizations) > 1:
+        return Verdict("wrong", f"The request has {len(authorizations)} Authorization headers; a subscription sends one.")
+    if any(authorization_matches(authorizations[0], subscription_secret(home_key, user, url)) for url in urls):
         return Verdict("ok", f"It is the secret of user {user}'s subscription to this URL.")
-    if not given[0].startswith("Bearer "):
+    if not authorizations[0].startswith("Bearer "):
         return Verdict("wrong", "The Authorization header does not begin with 'Bearer '.")
     return Verdict("wrong", f"It is not the secret of user {user}'s subscription to this URL: another user's, another URL's, or made up.")
 
 
-def urls_as_requested(headers: Iterable[tuple[str, str]], path: str, query: str, inbox_path: str, own_bases: Iterable[str]) -> list[str]:
+def urls_as_requested(hosts: Iterable[str], path: str, query: str, inbox_path: str, own_bases: Iterable[str]) -> list[str]:
     """The URLs that a sender may have been given to make this request, likeliest first.
 
     That is the URL as requested (scheme, `Host`, path, query), then the same below each of `own_bases`, then the inbox's own URL,
     for a sink that adds a path to the URL of its endpoint.
     """
-    bases = [f"http://{value}" for name, value in headers if name == "host"]
+    bases = [f"http://{host}" for host in hosts]
     bases += [base for base in own_bases if base not in bases]
     target = f"{path}?{query}" if query else path
     targets = [target] if target == inbox_path else [target, inbox_path]
     return [base + target for target in targets for base in bases]
 
 
-def _annotated_users(body: bytes) -> set[int] | None:
-    """The user ids in the consumer annotations of a body's messages; None when the body holds no messages at all."""
+def judge_owners(held: Sequence[Held]) -> list[Judgement]:
+    """Rows of another user than the subscription's: the worst that a sender of webhooks can do."""
+    foreign = [
+        (message, owner) for message in held if message.subscriber is not None for owner in message.owners if owner != message.subscriber
+    ]
+    if not foreign:
+        return []
+    message, owner = foreign[0]
+    more = f", and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+    text = f"Row {message.row} belongs to user {owner}, and {message.sink_name} is a subscription of user {message.subscriber}{more}."
+    return [{"kind": "foreign", "text": text}]
+
+
+def judge_lateness(held: Sequence[Held], received_at: float) -> list[Judgement]:
+    """A change that came long after its commit; `received_at` in seconds since 1970."""
+    took = max((received_at - message.committed for message in held if message.committed is not None), default=0.0)
+    return [{"kind": "late", "text": f"Received {took:.1f} s after its commit."}] if took > LATE_SECONDS else []
+
+
+def judge_body(content_types: Sequence[str], body: bytes) -> list[Judgement]:
+    """A body that says that it is JSON and is not."""
+    if "json" not in "".join(content_types).lower() or not 0 < len(body) <= JUDGED_BYTES:
+        return []
     try:
-        parsed = orjson.loads(body)
-    except ValueError:
-        return None
-    batch = parsed.get("data") if isinstance(parsed, dict) else None
-    messages = batch if isinstance(batch, list) else [parsed]
-    users: set[int] = set()
-    for message in messages:
-        if not isinstance(message, dict) or not isinstance(message.get("metadata"), dict):
-            return None
-        user = _user_id(message["metadata"])
-        if user is not None:
-            users.add(user)
-    return users if messages else None
+        orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        try:
+            body.decode()
+        except UnicodeDecodeError as wrong:
+            return [{"kind": "body", "text": f"The Content-Type says JSON, which is UTF-8; byte {wrong.start} of the body is not."}]
+        return [{"kind": "body", "text": f"The Content-Type says JSON, and the body is none: {error}."}]
+    return []
 
 
-def _user_id(metadata: dict[str, Any]) -> int | None:
-    consumer = metadata.get("consumer")
-    annotations = consumer.get("annotations") if isinstance(consumer, dict) else None
-    value = annotations.get("user_id") if isinstance(annotations, dict) else None
+def decoded_body(encodings: Sequence[str], body: bytes, limit: int) -> tuple[bytes | None, list[Judgement]]:
+    """A gzip body unpacked, at most `limit` bytes of it; None for one that is not packed, or not what it says."""
+    if not encodings or not body or encodings[0].lower() not in ("gzip", "x-gzip"):
+        return None, []
+    unpacking = zlib.decompressobj(wbits=31)
+    try:
+        unpacked = unpacking.decompress(body, limit)
+    except zlib.error as error:
+        return None, [{"kind": "body", "text": f"The Content-Encoding says gzip, and the body is none: {error}."}]
+    if len(unpacked) < limit and not unpacking.eof:
+        return unpacked, [{"kind": "body", "text": "The gzip body breaks off before its end."}]
+    return unpacked, []
+
+
+class Story:
+    """What an inbox received so far, as far as later requests are judged by it.
+
+    `fold` every request once, in the order of their seqs; `settle` those that had no answer then, when they get one or never will. Only
+    accepted requests (2xx) make others duplicates or out of order.
+    """
+
+    def __init__(self, folded: int = 0) -> None:
+        self.folded = folded
+        self.open: set[int] = set()
+        self._firsts: dict[int, int] = {}
+        self._places: dict[int, tuple[tuple[int, int], int]] = {}
+        self._misplaced: dict[int, int] = {}
+        self._open_keys: dict[int, list[int]] = {}
+        self._refused: set[int] = set()
+
+    def fold(self, seq: int, held: Sequence[Held], *, accepted: bool, unanswered: bool) -> None:
+        """Take up the next request; `unanswered` when its answer is still to come."""
+        self.folded = seq
+        keys = [hash((message.sink, message.key)) for message in held if message.key is not None]
+        for message in held:
+            if message.place is None:
+                continue
+            row = hash((message.sink, message.row))
+            known = self._places.get(row)
+            if known is not None and known[0] > message.place:
+                self._misplaced[seq] = known[1]
+            elif accepted or unanswered:
+                self._places.pop(row, None)  # to the end of the dict: the oldest are forgotten first
+                self._places[row] = message.place, seq
+        if accepted:
+            for key in keys:
+                self._firsts.setdefault(key, seq)
+        elif unanswered:
+            self.open.add(seq)
+            self._open_keys[seq] = keys
+        for memory in (self._firsts, self._places, self._misplaced):
+            if len(memory) > REMEMBERED:
+                for oldest in list(islice(memory, REMEMBERED // 4)):
+                    del memory[oldest]
+
+    def settle(self, seq: int, *, accepted: bool) -> None:
+        """Say what became of a request that was folded without an answer."""
+        self.open.discard(seq)
+        keys = self._open_keys.pop(seq)
+        if not accepted:
+            self._refused.add(seq)
+            return
+        for key in keys:
+            self._firsts[key] = min(seq, self._firsts.get(key, seq))
+
+    def judge(self, seq: int, held: Sequence[Held]) -> list[Judgement]:
+        """Whether a folded request is a duplicate, or out of order."""
+        found: list[Judgement] = []
+        firsts = [first for message in held if (first := self._first(message)) is not None and first < seq]
+        if firsts:
+            which = "This message was" if len(held) == 1 else f"{len(firsts)} of {len(held)} messages were"
+            text = f"{which} accepted before, with #{firsts[0]}: same sink, same idempotency key."
+            found.append({"kind": "duplicate_of", "text": text, "seq": firsts[0]})
+        other = self._misplaced.get(seq)
+        if other is not None and other not in self._refused:
+            text = f"A later change of the same row was received before, with #{other}."
+            found.append({"kind": "out_of_order_with", "text": text, "seq": other})
+        return found
+
+    def _first(self, message: Held) -> int | None:
+        return None if message.key is None else self._firsts.get(hash((message.sink, message.key)))
+
+
+def _held(message: dict[str, Any], metadata: dict[str, Any]) -> Held:
+    consumer, record, changes = metadata.get("consumer"), message.get("record"), message.get("changes")
+    consumer = consumer if isinstance(consumer, dict) else {}
+    annotations = consumer.get("annotations")
+    owners = [_user_id(part.get("user_id")) for part in (record, changes) if isinstance(part, dict)]
+    sink, name, key = consumer.get("id"), consumer.get("name"), metadata.get("idempotency_key")
+    lsn, idx, keys = metadata.get("commit_lsn"), metadata.get("commit_idx"), metadata.get("record_pks")
+    return Held(
+        subscriber=_user_id(annotations.get("user_id")) if isinstance(annotations, dict) else None,
+        owners=tuple(owner for owner in owners if owner is not None),
+        sink=sink if isinstance(sink, str) else None,
+        sink_name=str(name),
+        key=key if isinstance(key, str) else None,
+        row=f"{', '.join(map(str, keys)) if isinstance(keys, list) else '?'} of {metadata.get('table_name')}",
+        place=(lsn, idx) if isinstance(lsn, int) and isinstance(idx, int) and isinstance(keys, list) else None,
+        committed=_seconds(metadata.get("commit_timestamp")),
+    )
+
+
+def _user_id(value: object) -> int | None:
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _seconds(value: object) -> float | None:
+    try:
+        time = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return None if time is None or time.tzinfo is None else time.timestamp()

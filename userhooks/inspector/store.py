@@ -21,7 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from userhooks.inspector.answers import ResponseSetting
+import orjson
+
+from userhooks.errors import ConfigurationError
+from userhooks.inspector.answers import Script, parse_script
 
 RING = 200_000
 """Requests that one inbox keeps; older ones are dropped, and counted as dropped."""
@@ -42,9 +45,7 @@ CREATE TABLE IF NOT EXISTS inboxes (
     name TEXT NOT NULL UNIQUE,
     cleared INTEGER NOT NULL DEFAULT 0,
     floor INTEGER NOT NULL DEFAULT 0,
-    status INTEGER NOT NULL DEFAULT 200,
-    delay REAL NOT NULL DEFAULT 0,
-    fail_first INTEGER NOT NULL DEFAULT 0,
+    script TEXT NOT NULL DEFAULT '[]',
     set_at INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE IF NOT EXISTS requests (
@@ -56,13 +57,27 @@ CREATE TABLE IF NOT EXISTS requests (
     headers BLOB NOT NULL,
     body BLOB NOT NULL,
     status INTEGER,
+    response TEXT NOT NULL,
     note TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS unanswered ON requests (key) WHERE status IS NULL AND note = '';
 """
-_COLUMNS = "key, received_at, method, path, query, headers, body, status, note"
+_FORMAT = 2
+"""Of the file, in SQLite's user_version; 1 (which wrote 0 there) had `status`, `delay` and `fail_first` instead of a script."""
+
+_FROM_1 = """
+ALTER TABLE inboxes ADD COLUMN script TEXT NOT NULL DEFAULT '[]';
+UPDATE inboxes SET script = json_array(
+    json_object('first', fail_first, 'status', 500, 'delay', delay), json_object('status', status, 'delay', delay)
+) WHERE status <> 200 OR delay <> 0 OR fail_first <> 0;
+ALTER TABLE inboxes DROP COLUMN status;
+ALTER TABLE inboxes DROP COLUMN delay;
+ALTER TABLE inboxes DROP COLUMN fail_first;
+ALTER TABLE requests ADD COLUMN response TEXT NOT NULL DEFAULT '';
+"""
+_COLUMNS = "key, received_at, method, path, query, headers, body, status, response, note"
 _INSERTS = [
-    (rows, f"INSERT INTO requests ({_COLUMNS}) VALUES " + ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?)"] * rows))  # noqa: S608
+    (rows, f"INSERT INTO requests ({_COLUMNS}) VALUES " + ", ".join(["(" + ", ".join("?" * 10) + ")"] * rows))  # noqa: S608
     for rows in (256, 16, 1)
 ]
 _SELECT = f"SELECT {_COLUMNS} FROM requests WHERE key BETWEEN ? AND ? ORDER BY key"  # noqa: S608
@@ -72,7 +87,7 @@ _STOPPED = "UPDATE requests SET note = 'the inspector was stopped before the ans
 _DELETE = "DELETE FROM requests WHERE key BETWEEN ? AND ?"
 _FIRST = "SELECT received_at FROM requests WHERE key BETWEEN ? AND ? ORDER BY key LIMIT 1"
 _SIZES = "SELECT key, length(headers) + length(body) + 100 FROM requests WHERE key BETWEEN ? AND ? ORDER BY key"
-_INBOXES = "SELECT number, id, name, cleared, floor, status, delay, fail_first, set_at FROM inboxes ORDER BY number"
+_INBOXES = "SELECT number, id, name, cleared, floor, script, set_at FROM inboxes ORDER BY number"
 _ENDS = "SELECT (SELECT min(key) FROM requests WHERE key BETWEEN ?1 AND ?2), (SELECT max(key) FROM requests WHERE key BETWEEN ?1 AND ?2)"
 
 
@@ -81,7 +96,8 @@ class Recorded(NamedTuple):
 
     `received_at` is in microseconds since 1970 (UTC). `path` and `query` are as they stood in the request line, decoded as Latin-1, which
     loses nothing; so are `headers`, in their order, names in lower case (HTTP names have no case; the server hands them over like this).
-    `status` is None when no answer was sent, yet or ever; `note` then says why, where that is known.
+    `status` is None when no answer was sent, yet or ever; `note` then says why, where that is known. `response` says in words what the
+    response script wanted (`500, rule 1: first 3`); it is empty for what an older inspector received.
     """
 
     seq: int
@@ -92,6 +108,7 @@ class Recorded(NamedTuple):
     headers: list[tuple[str, str]]
     body: bytes
     status: int | None
+    response: str
     note: str
 
 
@@ -100,13 +117,13 @@ class Inbox:
     """An inbox's state in memory; the event loop's thread alone changes it.
 
     `last` is the seq handed out last, `stored` the last one committed, `cleared` the last one that a person removed, `floor` the last one
-    that is gone for whatever reason; `removed` is how far rows were really deleted. `set_at` is `last` when the response setting was made.
+    that is gone for whatever reason; `removed` is how far rows were really deleted. `set_at` is `last` when the response script was set.
     """
 
     number: int
     id: str
     name: str
-    response: ResponseSetting = field(default_factory=ResponseSetting)
+    script: Script = ()
     set_at: int = 0
     last: int = 0
     stored: int = 0
@@ -166,6 +183,7 @@ class Store:
     async def open(self) -> None:
         """Open or create the file, and take up every inbox where it stood."""
         loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, prepare, self.path)
         self._connection = await loop.run_in_executor(self._thread, _connect, self.path)
         for inbox in await loop.run_in_executor(self._thread, _load, self._connection):
             self._add(inbox)
@@ -206,21 +224,22 @@ class Store:
         headers: Sequence[tuple[bytes, bytes]],
         body: bytes,
         status: int | None,
+        response: str,
         note: str = "",
     ) -> None:
         """Keep one request; returns when it is committed. Raises sqlite3.Error when that failed: then it must not be answered 2xx."""
-        row = (inbox.key(seq), received_at, method, path, query, b"\n".join([b":".join(header) for header in headers]), body, status, note)
-        await self._enqueue(inbox, row, "", ())
+        kept = b"\n".join([b":".join(header) for header in headers])
+        await self._enqueue(inbox, (inbox.key(seq), received_at, method, path, query, kept, body, status, response, note), "", ())
 
     async def answered(self, inbox: Inbox, seq: int, status: int | None, note: str = "") -> None:
         """Add to a request that was recorded without an answer what became of it."""
         await self._do(inbox, _ANSWERED, (status, note, inbox.key(seq)))
 
-    async def set_response(self, inbox: Inbox, setting: ResponseSetting) -> None:
+    async def set_script(self, inbox: Inbox, script: Script) -> None:
         """Answer like this from the next request on, also after a restart."""
-        inbox.response, inbox.set_at = setting, inbox.last
-        parameters = (setting.status, setting.delay, setting.fail_first, inbox.set_at, inbox.number)
-        await self._do(inbox, "UPDATE inboxes SET status = ?, delay = ?, fail_first = ?, set_at = ? WHERE number = ?", parameters)
+        inbox.script, inbox.set_at = script, inbox.last
+        text = orjson.dumps([rule.as_json() for rule in script]).decode()
+        await self._do(inbox, "UPDATE inboxes SET script = ?, set_at = ? WHERE number = ?", (text, inbox.set_at, inbox.number))
 
     async def clear(self, inbox: Inbox) -> None:
         """Remove every request received so far; their numbers are not used again."""
@@ -381,15 +400,27 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
-    connection.executescript(_SCHEMA)
-    connection.execute(_STOPPED)
     return connection
+
+
+def prepare(path: Path) -> None:
+    """Make the file, or bring one that an older inspector wrote up to date; raises ConfigurationError when it cannot be used."""
+    remove = f"Move it away (its inboxes are then begun anew): mv {path} {path}.old"
+    try:
+        with contextlib.closing(_connect(path)) as connection:
+            found = connection.execute("PRAGMA user_version").fetchone()[0]
+            if found > _FORMAT:
+                raise ConfigurationError(f"The inspector's store {path} was written by a newer version of userhooks.", remove)
+            older = found == 0 and connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'inboxes'").fetchone()
+            connection.executescript(f"BEGIN; {_FROM_1 if older else ''} {_SCHEMA} PRAGMA user_version = {_FORMAT}; {_STOPPED}; COMMIT")
+    except sqlite3.Error as error:
+        raise ConfigurationError(f"The inspector's store {path} cannot be used: {error}.", remove) from None
 
 
 def _load(connection: sqlite3.Connection) -> list[Inbox]:
     inboxes = []
-    for number, ident, name, cleared, floor, status, delay, fail_first, set_at in connection.execute(_INBOXES).fetchall():
-        inbox = Inbox(number, ident, name, ResponseSetting(status, delay, fail_first), set_at, cleared=cleared)
+    for number, ident, name, cleared, floor, script, set_at in connection.execute(_INBOXES).fetchall():
+        inbox = Inbox(number, ident, name, parse_script(orjson.loads(script)), set_at, cleared=cleared)
         lowest, highest = connection.execute(_ENDS, (inbox.key(0), inbox.key(_SEQ_MASK))).fetchone()
         inbox.last = inbox.stored = max(cleared, floor, (highest or 0) & _SEQ_MASK)
         inbox.removed = (lowest & _SEQ_MASK) - 1 if lowest is not None else inbox.last
@@ -411,7 +442,7 @@ def _insert(connection: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> None
 
 
 def _recorded(row: tuple[Any, ...]) -> Recorded:
-    key, received_at, method, path, query, headers, body, status, note = row
+    key, received_at, method, path, query, headers, body, status, response, note = row
     pairs = [tuple(line.split(":", 1)) for line in headers.decode("latin-1").split("\n")] if headers else []
     return Recorded(
         key & _SEQ_MASK,
@@ -422,5 +453,6 @@ def _recorded(row: tuple[Any, ...]) -> Recorded:
         cast("list[tuple[str, str]]", pairs),
         body,
         status,
+        response,
         note,
     )

@@ -1,0 +1,149 @@
+"""What the API says of each received request: the request as it was kept, and the judgements on it, as JSON; no HTTP here.
+
+The shape of an entry is described in api.py, where people look for it.
+"""
+
+from __future__ import annotations
+
+import base64
+import codecs
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from userhooks.inspector.judgement import (
+    JUDGED_BYTES,
+    Held,
+    Story,
+    decoded_body,
+    judge_body,
+    judge_lateness,
+    judge_owners,
+    judge_secret,
+    messages_in,
+    urls_as_requested,
+)
+from userhooks.inspector.store import Inbox, Recorded, Store
+
+PAGE_BYTES = 16 << 20
+"""Bodies in one answer; a reader asks again with the last seq for the rest."""
+
+_STORY_ROWS = 1_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Entries:
+    """Reads requests and judges them; for any thread, one at a time."""
+
+    def __init__(self, store: Store, home_key: bytes, own_bases: Sequence[str]) -> None:
+        self._store = store
+        self._home_key = home_key
+        self._own_bases = own_bases
+        self._lock = threading.Lock()
+        self._stories: dict[int, tuple[int, Story]] = {}
+
+    def read(self, inbox: Inbox, after: int, limit: int, body_limit: int) -> dict[int, dict[str, Any]]:
+        """Entries by seq: up to `limit` with a seq above `after`, fewer when they are large; bodies cut to `body_limit` bytes."""
+        found = self._store.read(inbox, after, limit, PAGE_BYTES)
+        entries: dict[int, dict[str, Any]] = {}
+        if not found:
+            return entries
+        with self._lock:
+            story = self._story(inbox, upto=found[0].seq - 1)
+            size = 0
+            for recorded in found:
+                entries[recorded.seq], unpacked = self._entry(inbox, story, recorded, body_limit)
+                size += unpacked
+                if size > PAGE_BYTES:
+                    break
+        return entries
+
+    def _entry(self, inbox: Inbox, story: Story, recorded: Recorded, body_limit: int) -> tuple[dict[str, Any], int]:
+        """One entry, and how many bytes its body holds when unpacked."""
+        headers = _by_name(recorded.headers)
+        unpacked, judgements = decoded_body(headers["content-encoding"], recorded.body, max(body_limit, JUDGED_BYTES) + 1)
+        content = recorded.body if unpacked is None else unpacked
+        held = messages_in(content)
+        if recorded.seq > story.folded:
+            _fold(story, recorded, held)
+        urls = urls_as_requested(headers["host"], recorded.path, recorded.query, f"/in/{inbox.id}", self._own_bases)
+        verdict = judge_secret(self._home_key, headers["authorization"], held, urls)
+        if verdict.secret in ("wrong", "missing"):
+            judgements.append({"kind": "secret", "text": verdict.reason})
+        if held is not None:
+            judgements += judge_owners(held) + story.judge(recorded.seq, held) + judge_lateness(held, recorded.received_at / 1e6)
+        elif not judgements:
+            judgements += judge_body(headers["content-type"], content)
+        body, encoding = _text(recorded.body, body_limit)
+        decoded, decoded_encoding = (None, None) if unpacked is None else _text(unpacked, body_limit)
+        entry = {
+            "seq": recorded.seq,
+            "received_at": _iso(recorded.received_at),
+            "method": recorded.method,
+            "path": recorded.path,
+            "query": recorded.query,
+            "headers": recorded.headers,
+            "body": body,
+            "body_encoding": encoding,
+            "size": len(recorded.body),
+            "truncated": len(recorded.body) > body_limit,
+            "decoded": decoded,
+            "decoded_encoding": decoded_encoding,
+            "decoded_truncated": unpacked is not None and len(unpacked) > body_limit,
+            "response_status": recorded.status,
+            "response": recorded.response,
+            "secret": verdict.secret,
+            "secret_reason": verdict.reason,
+            "judgements": judgements,
+            "note": recorded.note,
+        }
+        return entry, len(content)
+
+    def _story(self, inbox: Inbox, upto: int) -> Story:
+        """The story of the inbox, told up to that seq at least."""
+        cleared, story = self._stories.get(inbox.number, (-1, Story()))
+        if cleared != inbox.cleared:
+            story = Story(folded=inbox.cleared)
+            self._stories[inbox.number] = inbox.cleared, story
+        for seq in story.open - self._store.unanswered(inbox) if story.open else ():
+            answered = self._store.read(inbox, seq - 1, 1, 1)
+            story.settle(seq, accepted=bool(answered) and answered[0].seq == seq and _accepted(answered[0]))
+        while story.folded < upto:
+            piece = self._store.read(inbox, story.folded, min(_STORY_ROWS, upto - story.folded), PAGE_BYTES)
+            for recorded in piece:
+                unpacked, _ = decoded_body(_by_name(recorded.headers)["content-encoding"], recorded.body, JUDGED_BYTES + 1)
+                _fold(story, recorded, messages_in(recorded.body if unpacked is None else unpacked))
+            if not piece:
+                story.folded = upto
+        return story
+
+
+def _fold(story: Story, recorded: Recorded, held: Sequence[Held] | None) -> None:
+    story.fold(recorded.seq, held or (), accepted=_accepted(recorded), unanswered=recorded.status is None and not recorded.note)
+
+
+def _accepted(recorded: Recorded) -> bool:
+    return recorded.status is not None and 200 <= recorded.status < 300
+
+
+def _by_name(headers: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
+    """The values of the headers that are judged."""
+    found: dict[str, list[str]] = {"authorization": [], "host": [], "content-type": [], "content-encoding": []}
+    for name, value in headers:
+        if name in found:
+            found[name].append(value)
+    return found
+
+
+def _text(body: bytes, limit: int) -> tuple[str, str]:
+    """The body, or its beginning, as text where it is UTF-8 (a character that the limit cuts is left out), else as base64."""
+    cut = body[:limit]
+    try:
+        return codecs.getincrementaldecoder("utf-8")().decode(cut, final=len(cut) == len(body)), "utf-8"
+    except UnicodeDecodeError:
+        return base64.b64encode(cut).decode(), "base64"
+
+
+def _iso(microseconds: int) -> str:
+    return (_EPOCH + timedelta(microseconds=microseconds)).isoformat(timespec="microseconds").replace("+00:00", "Z")
