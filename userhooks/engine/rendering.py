@@ -24,6 +24,8 @@ from userhooks.engine.values import Decoder, Encoder, TimestampFormat, TypeCatal
 
 ChangeAction: TypeAlias = Literal["insert", "update", "delete", "read"]
 
+_LARGE = 100_000
+"""Bytes of a change above which its rows and its JSON are made anew each time they are asked for: thousands may wait in memory"""
 _UNCHANGED_JSON = b'"unchanged_toast"'
 """What Sequin shows for a value that the WAL does not carry (recorded)"""
 
@@ -228,17 +230,28 @@ class Change:
         return self._event.payload if self._event is not None else encode_insert(self.row)
 
     @property
+    def is_large(self) -> bool:
+        """Whether the change has so many bytes that nothing made of it is kept."""
+        return self._event is not None and len(self._event.payload) > _LARGE
+
+    @property
     def new(self) -> Sequence[Value] | None:
         """The row as it is after the change; None for a delete."""
         if self._new is None and self._event is not None and self.action != "delete":
-            self._new = self._checked(self._event.new)
+            row = self._checked(self._event.new)
+            if self.is_large:
+                return row
+            self._new = row
         return self._new
 
     @property
     def old(self) -> Sequence[Value] | None:
         """The row as it was before the change, as far as the WAL carries it."""
         if self._old is None and self._event is not None and self.action != "insert":
-            self._old = self._checked(self._event.old)
+            row = self._checked(self._event.old)
+            if self.is_large:
+                return row
+            self._old = row
         return self._old
 
     def _checked(self, row: Row | None) -> Row | None:
@@ -305,7 +318,9 @@ def render(change: Change, form: SinkForm) -> bytes:
         parts = change._parts = {}
     cached = parts.get(form.timestamp_format)
     if cached is None:
-        cached = parts[form.timestamp_format] = _render_parts(change, form.timestamp_format)
+        cached = _render_parts(change, form.timestamp_format)
+        if not change.is_large:
+            parts[form.timestamp_format] = cached
     record, metadata, end = cached
     return b"".join((record, form.head, metadata, form.database_name, end))
 
