@@ -6,6 +6,7 @@ import json
 from typing import Any, LiteralString
 
 import psycopg
+import pytest
 from psycopg import sql
 
 from tests.engine_program import EngineProgram
@@ -232,3 +233,21 @@ def test_a_partitioned_table_published_by_its_root_is_one_table(engine: EnginePr
         {"id": 2, "region": "c", "v": "y"},
         {"id": 3, "region": "b", "v": "z"},
     ]
+
+
+def test_partitions_published_one_by_one_are_tables_of_their_own(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
+    prepare(
+        engine,
+        database,
+        """create table events (id int, region text, primary key (id, region)) partition by list (region);
+           create table events_a partition of events for values in ('a');
+           create table events_b partition of events for values in ('b');
+           alter publication test_pub add table events""",
+    )
+    with pytest.raises(AssertionError, match=r"Table 'public.events' not found"):
+        sink(engine, "events", receiver, "public.events")
+    engine.sink("parts", f"{receiver.url}/parts", source={"include_tables": ["public.events_a", "public.events_b"]})
+    database.execute("insert into events values (1, 'a')")
+    database.execute("update events set region = 'b'")
+    seen = [(m["action"], m["metadata"]["table_name"]) for m in receiver.wait_for(3, "/parts")]
+    assert sorted(seen) == [("delete", "events_a"), ("insert", "events_a"), ("insert", "events_b")]
