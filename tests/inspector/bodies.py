@@ -8,8 +8,13 @@ from tests.inspector.program import HOME_KEY
 from userhooks.bearer import subscription_secret
 
 
-def message(user_id: int = 1, row: int = 10, text: str = "hello", action: str = "insert", annotated: Any = ...) -> dict[str, Any]:
-    """One message about a row of that user; `annotated` is the sink's `user_id` annotation: by default the same user, None for none."""
+def message(
+    user_id: int = 1, row: int = 10, text: str = "hello", action: str = "insert", annotated: Any = ..., **metadata: Any
+) -> dict[str, Any]:
+    """One message about a row of that user, with its idempotency key and LSN by `row` unless `metadata` says otherwise.
+
+    `annotated` is the sink's `user_id` annotation: by default the same user, None for none.
+    """
     annotation = user_id if annotated is ... else annotated
     return {
         "record": {"created_at": "2026-11-23T17:45:03.606092Z", "id": row, "message": text, "user_id": user_id},
@@ -30,12 +35,13 @@ def message(user_id: int = 1, row: int = 10, text: str = "hello", action: str = 
             "commit_idx": 0,
             "commit_lsn": 47691256 + row,
             "commit_timestamp": "2026-11-23T17:45:03.606834Z",
-            "idempotency_key": "NDc2OTEyNTY6MA==",
+            "idempotency_key": f"key-{row}",
             "table_schema": "public",
             "transaction_annotations": None,
             "record_pks": [str(row)],
             "enrichment": None,
             "database_name": "postgres",
+            **metadata,
         },
         "action": action,
         "changes": None,

@@ -297,3 +297,61 @@ def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
     assert ended.stderr.count("\n") == 1
     assert str(port) in ended.stderr
     assert "USERHOOKS_INSPECTOR_PORT" in ended.stderr
+
+
+def test_everything_can_be_downloaded_a_line_each(http: httpx.Client, inbox: Inbox) -> None:
+    for n in range(1_201):
+        http.post(inbox.url, content=f"{n}\n".encode())
+    answer = http.get(f"/api/inboxes/{inbox.id}/requests.ndjson")
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    assert answer.headers["content-disposition"] == f'attachment; filename="{inbox.id}.ndjson"'
+    lines = [json.loads(line) for line in answer.text.split("\n")[:-1]]
+    assert [line["body"] for line in lines] == [f"{n}\n" for n in range(1_201)]
+    assert lines[700:701] == http.get(f"/api/inboxes/{inbox.id}/requests", params={"after": 700, "limit": 1}).json()["requests"]
+
+
+def test_a_request_can_be_sent_again_to_an_inbox(inspector: Program, http: httpx.Client, inbox: Inbox) -> None:
+    body = bytes(range(256)) * 300
+    headers = [("x-a", "1"), ("x-b", ""), ("X-A", "caf\xe9"), ("authorization", "Bearer x")]
+    sent = httpx.Headers([(name, value.encode("latin-1")) for name, value in headers])  # type: ignore[misc]
+    http.patch(f"{inbox.url}/deeper%2F/x?y=%20&y", content=iter([body, b"!"]), headers=sent)
+    with InspectorClient(inspector.url) as client:
+        other = client.inbox("sent again")
+        other.respond(status=503)
+        answer = http.post(f"/api/inboxes/{inbox.id}/requests/1/send", json={"inbox": other.id})
+        assert (answer.status_code, answer.json()) == (200, {"inbox": other.id, "status": 503})
+        (first,), (again,) = inbox.received(), other.received()
+    assert (again.method, again.path, again.query) == ("PATCH", f"/in/{other.id}/deeper%2F/x", first.query)
+    assert again.body == body + b"!"
+    kept = {"transfer-encoding", "connection", "content-length", "host"}
+    assert [pair for pair in again.headers if pair[0] not in kept] == [pair for pair in first.headers if pair[0] not in kept]
+
+
+def test_sending_again_to_an_inbox_that_does_not_answer(http: httpx.Client, inbox: Inbox) -> None:
+    http.post(inbox.url, content=b"x")
+    inbox.respond([{"effect": "reset"}])
+    answer = http.post(f"/api/inboxes/{inbox.id}/requests/1/send", json={"inbox": inbox.id})
+    assert answer.json() == {"inbox": inbox.id, "status": None}
+    assert inbox.count() == 2
+
+
+@pytest.mark.parametrize(
+    ("seq", "payload", "status", "field"),
+    [
+        ("1", {"inbox": "nobody"}, 400, "inbox"),
+        ("1", {"inbox": "http://127.0.0.1:1/in/x"}, 400, "inbox"),
+        ("1", {}, 400, "inbox"),
+        ("1", {"inbox": 1}, 400, "inbox"),
+        ("1", [], 400, "inbox"),
+        ("2", None, 404, None),
+        ("0", None, 404, None),
+        ("-1", None, 404, None),
+        ("x", None, 404, None),
+        ("9" * 30, None, 404, None),
+    ],
+)
+def test_what_cannot_be_sent_again(http: httpx.Client, inbox: Inbox, seq: str, payload: object, status: int, field: str | None) -> None:
+    http.post(inbox.url, content=b"x")
+    answer = http.post(f"/api/inboxes/{inbox.id}/requests/{seq}/send", json={"inbox": inbox.id} if payload is None else payload)
+    assert (answer.status_code, answer.json().get("field")) == (status, field)
+    assert inbox.count() == 1

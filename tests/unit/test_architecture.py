@@ -42,6 +42,7 @@ PURE = [
     "engine/values.py",
     "inspector/answers.py",
     "inspector/judgement.py",
+    "inspector/rates.py",
 ]
 IMPURE = {"asyncio", "httpx", "os", "pathlib", "psycopg", "random", "select", "socket", "sqlite3", "ssl", "subprocess", "threading", "time"}
 IMPURE |= {"uvicorn", "starlette", "fastapi", "ipywidgets", "matplotlib"}

@@ -21,7 +21,7 @@ A request, in `GET …/requests` and in the `request` events:
      "note": ""}
 `GET …/requests.ndjson`: every request in the inbox, one such object a line.
 `POST …/requests/{seq}/send` with {"inbox": id}: the request once more, as it was, to an inbox of this inspector; answers
-    {"inbox": id, "status": 200 | null}          null when no answer came within SEND_SECONDS
+    {"inbox": id, "status": 200 | null}          null when none came within send_again.SECONDS
 `GET …/rates?seconds=60`: the newest seconds, oldest first, those without a request included:
     {"rates": [{"second": 1767225600 (unix), "requests": 9, "accepted": 7 (2xx), "refused": 1, "unanswered": 1 (yet or ever),
                 "latency_ms": {"p50": 1.2, "max": 9.0} | null (from commit to receipt)}, …]}
@@ -53,11 +53,14 @@ from userhooks.errors import InvalidInput, NotFound
 from userhooks.guard import App, HostGuard
 from userhooks.inspector.answers import in_words, parse_script
 from userhooks.inspector.entries import Entries
-from userhooks.inspector.ingest import BODY_LIMIT, Ingest
+from userhooks.inspector.ingest import BODY_LIMIT, NOT_KEPT, Ingest
+from userhooks.inspector.rates import KEPT_SECONDS
+from userhooks.inspector.send_again import send_again
 from userhooks.inspector.store import Inbox, Store
 
 DEFAULT_LIMIT = 100
 HIGHEST_LIMIT = 10_000
+EXPORT_ROWS = 500
 EVENT_ROWS = 200
 EVENT_BODY = 64 << 10
 """A longer body is cut in events (`"truncated": true`); the requests call has it in full."""
@@ -84,7 +87,7 @@ class Addresses:
 
 def build_app(store: Store, addresses: Addresses, home_key: bytes, clock: Callable[[], int]) -> App:
     """The whole inspector as one ASGI app; it opens the store when the server starts and closes it when it ends."""
-    api = _Api(store, addresses, home_key)
+    api = _Api(store, addresses, home_key, clock)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -100,6 +103,9 @@ def build_app(store: Store, addresses: Addresses, home_key: bytes, clock: Callab
             Route("/api/inboxes/{id}", api.show),
             Route("/api/inboxes/{id}/requests", api.requests, methods=["GET"]),
             Route("/api/inboxes/{id}/requests", api.clear, methods=["DELETE"]),
+            Route("/api/inboxes/{id}/requests.ndjson", api.export),
+            Route("/api/inboxes/{id}/requests/{seq}/send", api.send, methods=["POST"]),
+            Route("/api/inboxes/{id}/rates", api.rates),
             Route("/api/inboxes/{id}/events", api.events),
             Route("/api/inboxes/{id}/response", api.respond, methods=["PUT"]),
             Route("/", api.page),
@@ -113,9 +119,10 @@ def build_app(store: Store, addresses: Addresses, home_key: bytes, clock: Callab
 
 
 class _Api:
-    def __init__(self, store: Store, addresses: Addresses, home_key: bytes) -> None:
+    def __init__(self, store: Store, addresses: Addresses, home_key: bytes, clock: Callable[[], int]) -> None:
         self.store = store
         self.addresses = addresses
+        self.clock = clock
         self.entries = Entries(store, home_key, addresses.own_bases())
 
     async def health(self, _request: Request) -> Response:
@@ -155,6 +162,33 @@ class _Api:
     async def clear(self, request: Request) -> Response:
         await self.store.clear(self._wanted(request))
         return Response(status_code=204)
+
+    async def export(self, request: Request) -> Response:
+        inbox = self._wanted(request)
+        headers = {"Content-Disposition": f'attachment; filename="{inbox.id}.ndjson"', "Cache-Control": "no-store"}
+        return StreamingResponse(self._lines(inbox), media_type="application/x-ndjson", headers=headers)
+
+    async def send(self, request: Request) -> Response:
+        inbox = self._wanted(request)
+        payload = await _json_body(request)
+        if not isinstance(payload, dict) or list(payload) != ["inbox"] or not isinstance(payload["inbox"], str):
+            raise InvalidInput("inbox", "The body does not name an inbox.", 'Send {"inbox": "<id of an inbox of this inspector>"}.')
+        target = self.store.by_id.get(payload["inbox"])
+        if target is None:
+            raise InvalidInput("inbox", "There is no inbox with this id.", "GET /api/inboxes lists those that a request can be sent to.")
+        text = request.path_params["seq"]
+        seq = int(text) if text.isascii() and text.isdigit() and len(text) < 13 else 0
+        found = await run_in_threadpool(self.store.read, inbox, seq - 1, 1, 1) if seq else []
+        if not found or found[0].seq != seq:
+            raise NotFound(f"There is no request {text} in this inbox.", "It may have been dropped or cleared since.")
+        if found[0].note in NOT_KEPT:
+            raise InvalidInput("seq", f"Request {seq} cannot be sent again: {found[0].note}.")
+        return _json({"inbox": target.id, "status": await send_again(found[0], target.id, self.addresses.local)})
+
+    async def rates(self, request: Request) -> Response:
+        inbox = self._wanted(request)
+        seconds = _whole(request, "seconds", 60, 1, KEPT_SECONDS)
+        return _json({"rates": await run_in_threadpool(self.entries.rates, inbox, self.clock() / 1e6, seconds)})
 
     async def respond(self, request: Request) -> Response:
         """Body `{"script": [rule, …]}`; answers what `response` of the inbox is from then on."""
@@ -201,6 +235,12 @@ class _Api:
                 if not changed.done():
                     yield b": nothing new\n\n"
             await asyncio.sleep(EVENT_PAUSE)
+
+    async def _lines(self, inbox: Inbox) -> AsyncIterator[bytes]:
+        after, last = 0, inbox.stored
+        while after < last and (found := await run_in_threadpool(self.entries.read, inbox, after, EXPORT_ROWS, BODY_LIMIT)):
+            yield b"".join([orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE) for entry in found.values()])
+            after = max(found)
 
     def _announce(self, inbox: Inbox, after: int, limit: int, unanswered: set[int]) -> dict[int, bytes]:
         """The `request` events after a seq, by seq; adds to `unanswered` those that are to be sent again."""

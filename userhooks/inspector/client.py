@@ -39,6 +39,7 @@ class Received:
     sent, yet or ever; `response` says what the response script wanted: `500, rule 1: first 3`. `secret` is `ok`, `wrong`, `missing` or
     `not applicable`, and `secret_reason` says why. `judgements` are dicts with `kind` (`secret`, `foreign`, `duplicate_of`,
     `out_of_order_with`, `late`, `body`), `text`, and `seq` where another request is meant.
+    `decoded` is a gzip body unpacked, None for any other.
     """
 
     seq: int
@@ -54,6 +55,7 @@ class Received:
     note: str
     response: str = ""
     judgements: tuple[Mapping[str, Any], ...] = ()
+    decoded: bytes | None = field(default=None, repr=False)
 
     @property
     def accepted(self) -> bool:
@@ -68,7 +70,7 @@ class Received:
     def messages(self) -> list[Message]:
         """The Sequin messages in the body; none when it holds something else."""
         try:
-            return parse_body(self.body)
+            return parse_body(self.body if self.decoded is None else self.decoded)
         except InvalidInput:
             return []
 
@@ -359,7 +361,7 @@ def _frame(columns: dict[str, str], rows: list[tuple[Any, ...]]) -> pd.DataFrame
 
 
 def _received(entry: dict[str, Any]) -> Received:
-    body = entry["body"].encode() if entry["body_encoding"] == "utf-8" else base64.b64decode(entry["body"])
+    body = _bytes(entry["body"], entry["body_encoding"])
     return Received(
         entry["seq"],
         datetime.fromisoformat(entry["received_at"]),
@@ -374,4 +376,9 @@ def _received(entry: dict[str, Any]) -> Received:
         entry["note"],
         entry["response"],
         tuple(entry["judgements"]),
+        None if entry["decoded"] is None else _bytes(entry["decoded"], entry["decoded_encoding"]),
     )
+
+
+def _bytes(text: str, encoding: str) -> bytes:
+    return text.encode() if encoding == "utf-8" else base64.b64decode(text)

@@ -24,6 +24,7 @@ from userhooks.inspector.judgement import (
     messages_in,
     urls_as_requested,
 )
+from userhooks.inspector.rates import Rates
 from userhooks.inspector.store import Inbox, Recorded, Store
 
 PAGE_BYTES = 16 << 20
@@ -41,7 +42,7 @@ class Entries:
         self._home_key = home_key
         self._own_bases = own_bases
         self._lock = threading.Lock()
-        self._stories: dict[int, tuple[int, Story]] = {}
+        self._inboxes: dict[int, _Told] = {}
 
     def read(self, inbox: Inbox, after: int, limit: int, body_limit: int) -> dict[int, dict[str, Any]]:
         """Entries by seq: up to `limit` with a seq above `after`, fewer when they are large; bodies cut to `body_limit` bytes."""
@@ -50,29 +51,29 @@ class Entries:
         if not found:
             return entries
         with self._lock:
-            story = self._story(inbox, upto=found[0].seq - 1)
+            told = self._told(inbox, upto=found[0].seq - 1)
             size = 0
             for recorded in found:
-                entries[recorded.seq], unpacked = self._entry(inbox, story, recorded, body_limit)
+                entries[recorded.seq], unpacked = self._entry(inbox, told, recorded, body_limit)
                 size += unpacked
                 if size > PAGE_BYTES:
                     break
         return entries
 
-    def _entry(self, inbox: Inbox, story: Story, recorded: Recorded, body_limit: int) -> tuple[dict[str, Any], int]:
+    def _entry(self, inbox: Inbox, told: _Told, recorded: Recorded, body_limit: int) -> tuple[dict[str, Any], int]:
         """One entry, and how many bytes its body holds when unpacked."""
         headers = _by_name(recorded.headers)
         unpacked, judgements = decoded_body(headers["content-encoding"], recorded.body, max(body_limit, JUDGED_BYTES) + 1)
         content = recorded.body if unpacked is None else unpacked
         held = messages_in(content)
-        if recorded.seq > story.folded:
-            _fold(story, recorded, held)
+        if recorded.seq > told.story.folded:
+            told.fold(recorded, held)
         urls = urls_as_requested(headers["host"], recorded.path, recorded.query, f"/in/{inbox.id}", self._own_bases)
         verdict = judge_secret(self._home_key, headers["authorization"], held, urls)
         if verdict.secret in ("wrong", "missing"):
             judgements.append({"kind": "secret", "text": verdict.reason})
         if held is not None:
-            judgements += judge_owners(held) + story.judge(recorded.seq, held) + judge_lateness(held, recorded.received_at / 1e6)
+            judgements += judge_owners(held) + told.story.judge(recorded.seq, held) + judge_lateness(held, recorded.received_at / 1e6)
         elif not judgements:
             judgements += judge_body(headers["content-type"], content)
         body, encoding = _text(recorded.body, body_limit)
@@ -100,31 +101,50 @@ class Entries:
         }
         return entry, len(content)
 
-    def _story(self, inbox: Inbox, upto: int) -> Story:
-        """The story of the inbox, told up to that seq at least."""
-        cleared, story = self._stories.get(inbox.number, (-1, Story()))
-        if cleared != inbox.cleared:
-            story = Story(folded=inbox.cleared)
-            self._stories[inbox.number] = inbox.cleared, story
+    def rates(self, inbox: Inbox, now: float, seconds: int) -> list[dict[str, Any]]:
+        """What the inbox received in each of the newest `seconds` up to `now` (seconds since 1970)."""
+        with self._lock:
+            return self._told(inbox, upto=inbox.stored).rates.newest(now, seconds)
+
+    def _told(self, inbox: Inbox, upto: int) -> _Told:
+        """What is known of the inbox, up to that seq at least."""
+        told = self._inboxes.get(inbox.number)
+        if told is None or told.cleared != inbox.cleared:
+            told = self._inboxes[inbox.number] = _Told(inbox.cleared)
+        story = told.story
         for seq in story.open - self._store.unanswered(inbox) if story.open else ():
-            answered = self._store.read(inbox, seq - 1, 1, 1)
-            story.settle(seq, accepted=bool(answered) and answered[0].seq == seq and _accepted(answered[0]))
+            found = self._store.read(inbox, seq - 1, 1, 1)
+            status = found[0].status if found and found[0].seq == seq else None
+            story.settle(seq, accepted=_accepted(status))
+            told.rates.settle(seq, status)
         while story.folded < upto:
             piece = self._store.read(inbox, story.folded, min(_STORY_ROWS, upto - story.folded), PAGE_BYTES)
             for recorded in piece:
                 unpacked, _ = decoded_body(_by_name(recorded.headers)["content-encoding"], recorded.body, JUDGED_BYTES + 1)
-                _fold(story, recorded, messages_in(recorded.body if unpacked is None else unpacked))
+                told.fold(recorded, messages_in(recorded.body if unpacked is None else unpacked))
             if not piece:
                 story.folded = upto
-        return story
+        return told
 
 
-def _fold(story: Story, recorded: Recorded, held: Sequence[Held] | None) -> None:
-    story.fold(recorded.seq, held or (), accepted=_accepted(recorded), unanswered=recorded.status is None and not recorded.note)
+class _Told:
+    """What was read of one inbox since it was last cleared, as far as later answers need it."""
+
+    def __init__(self, cleared: int) -> None:
+        self.cleared = cleared
+        self.story = Story(folded=cleared)
+        self.rates = Rates()
+
+    def fold(self, recorded: Recorded, held: Sequence[Held] | None) -> None:
+        unanswered = recorded.status is None and not recorded.note
+        self.story.fold(recorded.seq, held or (), accepted=_accepted(recorded.status), unanswered=unanswered)
+        received_at = recorded.received_at / 1e6
+        latencies = [received_at - message.committed for message in held or () if message.committed is not None]
+        self.rates.add(recorded.seq, received_at, recorded.status, unanswered=unanswered, latencies=latencies)
 
 
-def _accepted(recorded: Recorded) -> bool:
-    return recorded.status is not None and 200 <= recorded.status < 300
+def _accepted(status: int | None) -> bool:
+    return status is not None and 200 <= status < 300
 
 
 def _by_name(headers: Sequence[tuple[str, str]]) -> dict[str, list[str]]:

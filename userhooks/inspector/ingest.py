@@ -25,6 +25,7 @@ IN_FLIGHT_LIMIT = 512 << 20
 """Bytes of bodies that may be in memory at once; beyond it a sender gets 503, which it retries."""
 
 TOO_LARGE = "the body was larger than 64 MB and was not kept"
+NOT_KEPT = (TOO_LARGE,)
 SENDER_LEFT = "the sender left before the answer"
 RESET = "the connection was reset without an answer"
 

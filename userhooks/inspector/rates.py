@@ -1,0 +1,81 @@
+"""How much an inbox received in each second, and how long that took from the commit, for small plots. Pure."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field
+from typing import Any
+
+KEPT_SECONDS = 600
+_SAMPLES = 1_000
+
+
+@dataclass(slots=True)
+class _Second:
+    requests: int = 0
+    accepted: int = 0
+    refused: int = 0
+    unanswered: int = 0
+    slowest: float = 0.0
+    latencies: list[float] = field(default_factory=list)
+
+
+class Rates:
+    """Counts by second of receipt. `add` every request once, `settle` those that had no answer then when they get one."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, _Second] = {}
+        self._open: dict[int, int] = {}
+
+    def add(self, seq: int, received_at: float, status: int | None, *, unanswered: bool, latencies: list[float]) -> None:
+        """Count a request received at `received_at` (seconds since 1970) whose messages took `latencies` seconds."""
+        at = int(received_at)
+        second = self._seconds.get(at)
+        if second is None:
+            second = self._seconds[at] = _Second()
+            for old in [one for one in self._seconds if one <= at - KEPT_SECONDS]:
+                del self._seconds[old]
+        second.requests += 1
+        self._count(second, status, 1)
+        if unanswered:
+            self._open[seq] = at
+        for latency in latencies:
+            second.slowest = max(second.slowest, latency)
+            if len(second.latencies) < _SAMPLES:
+                second.latencies.append(latency)
+
+    def settle(self, seq: int, status: int | None) -> None:
+        """Say what became of a request that was added without an answer."""
+        second = self._seconds.get(self._open.pop(seq, 0))
+        if second is not None:
+            self._count(second, None, -1)
+            self._count(second, status, 1)
+
+    def newest(self, now: float, seconds: int) -> list[dict[str, Any]]:
+        """The `seconds` up to `now`, oldest first; the shape is described in api.py. p50 is that of the second's first 1,000 messages."""
+        empty = _Second()
+        shown = []
+        for at in range(int(now) - seconds + 1, int(now) + 1):
+            second = self._seconds.get(at, empty)
+            latency = None
+            if second.latencies:
+                latency = {"p50": round(statistics.median(second.latencies) * 1000, 3), "max": round(second.slowest * 1000, 3)}
+            shown.append(
+                {
+                    "second": at,
+                    "requests": second.requests,
+                    "accepted": second.accepted,
+                    "refused": second.refused,
+                    "unanswered": second.unanswered,
+                    "latency_ms": latency,
+                }
+            )
+        return shown
+
+    def _count(self, second: _Second, status: int | None, step: int) -> None:
+        if status is None:
+            second.unanswered += step
+        elif 200 <= status < 300:
+            second.accepted += step
+        else:
+            second.refused += step
