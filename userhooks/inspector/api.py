@@ -155,8 +155,8 @@ class _Api:
         limit = _whole(request, "limit", DEFAULT_LIMIT, 1, HIGHEST_LIMIT)
         body_limit = _whole(request, "body_limit", BODY_LIMIT, 0, BODY_LIMIT)
         last, dropped = inbox.stored, inbox.dropped
-        rendered = await run_in_threadpool(self._render, inbox, after, limit, body_limit)
-        parts = (b'{"requests":[', b",".join(rendered), b'],"dropped":%d,"last_seq":%d}' % (dropped, last))
+        entries = await run_in_threadpool(self.entries.read, inbox, after, limit, body_limit)
+        parts = (b'{"requests":[', b",".join([entry.json for entry in entries]), b'],"dropped":%d,"last_seq":%d}' % (dropped, last))
         return Response(b"".join(parts), media_type="application/json")
 
     async def clear(self, request: Request) -> Response:
@@ -238,18 +238,15 @@ class _Api:
 
     async def _lines(self, inbox: Inbox) -> AsyncIterator[bytes]:
         after, last = 0, inbox.stored
-        while after < last and (found := await run_in_threadpool(self.entries.read, inbox, after, EXPORT_ROWS, BODY_LIMIT)):
-            yield b"".join([orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE) for entry in found.values()])
-            after = max(found)
+        while after < last and (entries := await run_in_threadpool(self.entries.read, inbox, after, EXPORT_ROWS, BODY_LIMIT)):
+            yield b"".join([b"%b\n" % entry.json for entry in entries])
+            after = entries[-1].seq
 
     def _announce(self, inbox: Inbox, after: int, limit: int, unanswered: set[int]) -> dict[int, bytes]:
         """The `request` events after a seq, by seq; adds to `unanswered` those that are to be sent again."""
         entries = self.entries.read(inbox, after, limit, EVENT_BODY)
-        unanswered |= {seq for seq, entry in entries.items() if entry["response_status"] is None and not entry["note"]}
-        return {seq: b"event: request\ndata: %b\n\n" % orjson.dumps(entry) for seq, entry in entries.items()}
-
-    def _render(self, inbox: Inbox, after: int, limit: int, body_limit: int) -> list[bytes]:
-        return [orjson.dumps(entry) for entry in self.entries.read(inbox, after, limit, body_limit).values()]
+        unanswered |= {entry.seq for entry in entries if entry.unanswered}
+        return {entry.seq: b"event: request\ndata: %b\n\n" % entry.json for entry in entries}
 
     def _inbox(self, inbox: Inbox) -> dict[str, Any]:
         return {

@@ -10,12 +10,16 @@ import codecs
 import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import orjson
 
 from userhooks.inspector.judgement import (
     JUDGED_BYTES,
     Held,
     Story,
+    Verdict,
     decoded_body,
     judge_body,
     judge_lateness,
@@ -25,13 +29,23 @@ from userhooks.inspector.judgement import (
     urls_as_requested,
 )
 from userhooks.inspector.rates import Rates
-from userhooks.inspector.store import Inbox, Recorded, Store
+from userhooks.inspector.store import Inbox, Recorded, Store, header_pairs
 
 PAGE_BYTES = 16 << 20
 """Bodies in one answer; a reader asks again with the last seq for the rest."""
 
 _STORY_ROWS = 1_000
+_SHORT_HEAD = 4_096
+_SHORT_TARGET = 1_024
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Entry(NamedTuple):
+    """A request as the API shows it: `json` on one line. `unanswered`: its answer is still to come."""
+
+    seq: int
+    unanswered: bool
+    json: bytes
 
 
 class Entries:
@@ -41,50 +55,54 @@ class Entries:
         self._store = store
         self._home_key = home_key
         self._own_bases = own_bases
+        self._known_verdict = lru_cache(1_000)(self._verdict)
         self._lock = threading.Lock()
         self._inboxes: dict[int, _Told] = {}
 
-    def read(self, inbox: Inbox, after: int, limit: int, body_limit: int) -> dict[int, dict[str, Any]]:
-        """Entries by seq: up to `limit` with a seq above `after`, fewer when they are large; bodies cut to `body_limit` bytes."""
+    def read(self, inbox: Inbox, after: int, limit: int, body_limit: int) -> list[Entry]:
+        """Up to `limit` entries with a seq above `after`, fewer when they are large; bodies cut to `body_limit` bytes."""
         found = self._store.read(inbox, after, limit, PAGE_BYTES)
-        entries: dict[int, dict[str, Any]] = {}
+        entries: list[Entry] = []
         if not found:
             return entries
         with self._lock:
             told = self._told(inbox, upto=found[0].seq - 1)
             size = 0
             for recorded in found:
-                entries[recorded.seq], unpacked = self._entry(inbox, told, recorded, body_limit)
+                entry, unpacked = self._entry(inbox, told, recorded, body_limit)
+                entries.append(entry)
                 size += unpacked
                 if size > PAGE_BYTES:
                     break
         return entries
 
-    def _entry(self, inbox: Inbox, told: _Told, recorded: Recorded, body_limit: int) -> tuple[dict[str, Any], int]:
+    def _entry(self, inbox: Inbox, told: _Told, recorded: Recorded, body_limit: int) -> tuple[Entry, int]:
         """One entry, and how many bytes its body holds when unpacked."""
-        headers = _by_name(recorded.headers)
-        unpacked, judgements = decoded_body(headers["content-encoding"], recorded.body, max(body_limit, JUDGED_BYTES) + 1)
+        head = _head_of(recorded)
+        unpacked, judgements = decoded_body(head.encodings, recorded.body, max(body_limit, JUDGED_BYTES) + 1)
         content = recorded.body if unpacked is None else unpacked
         held = messages_in(content)
         if recorded.seq > told.story.folded:
             told.fold(recorded, held)
-        urls = urls_as_requested(headers["host"], recorded.path, recorded.query, f"/in/{inbox.id}", self._own_bases)
-        verdict = judge_secret(self._home_key, headers["authorization"], held, urls)
+        path, query = recorded.path.decode("latin-1"), recorded.query.decode("latin-1")
+        subscribers = None if held is None else frozenset([message.subscriber for message in held])
+        judge = self._known_verdict if len(path) + len(query) <= _SHORT_TARGET else self._verdict
+        verdict = judge(head.authorizations, head.hosts, path, query, inbox.id, subscribers)
         if verdict.secret in ("wrong", "missing"):
             judgements.append({"kind": "secret", "text": verdict.reason})
         if held is not None:
             judgements += judge_owners(held) + told.story.judge(recorded.seq, held) + judge_lateness(held, recorded.received_at / 1e6)
         elif not judgements:
-            judgements += judge_body(headers["content-type"], content)
+            judgements += judge_body(head.content_types, content)
         body, encoding = _text(recorded.body, body_limit)
         decoded, decoded_encoding = (None, None) if unpacked is None else _text(unpacked, body_limit)
         entry = {
             "seq": recorded.seq,
-            "received_at": _iso(recorded.received_at),
+            "received_at": _EPOCH + timedelta(microseconds=recorded.received_at),
             "method": recorded.method,
-            "path": recorded.path,
-            "query": recorded.query,
-            "headers": recorded.headers,
+            "path": path,
+            "query": query,
+            "headers": head.json,
             "body": body,
             "body_encoding": encoding,
             "size": len(recorded.body),
@@ -99,7 +117,20 @@ class Entries:
             "judgements": judgements,
             "note": recorded.note,
         }
-        return entry, len(content)
+        line = orjson.dumps(entry, option=orjson.OPT_UTC_Z)
+        return Entry(recorded.seq, recorded.status is None and not recorded.note, line), len(content)
+
+    def _verdict(
+        self,
+        authorizations: tuple[str, ...],
+        hosts: tuple[str, ...],
+        path: str,
+        query: str,
+        ident: str,
+        subscribers: frozenset[int | None] | None,
+    ) -> Verdict:
+        urls = urls_as_requested(hosts, path, query, f"/in/{ident}", self._own_bases)
+        return judge_secret(self._home_key, authorizations, subscribers, urls)
 
     def rates(self, inbox: Inbox, now: float, seconds: int) -> list[dict[str, Any]]:
         """What the inbox received in each of the newest `seconds` up to `now` (seconds since 1970)."""
@@ -120,7 +151,7 @@ class Entries:
         while story.folded < upto:
             piece = self._store.read(inbox, story.folded, min(_STORY_ROWS, upto - story.folded), PAGE_BYTES)
             for recorded in piece:
-                unpacked, _ = decoded_body(_by_name(recorded.headers)["content-encoding"], recorded.body, JUDGED_BYTES + 1)
+                unpacked, _ = decoded_body(_head_of(recorded).encodings, recorded.body, JUDGED_BYTES + 1)
                 told.fold(recorded, messages_in(recorded.body if unpacked is None else unpacked))
             if not piece:
                 story.folded = upto
@@ -147,13 +178,31 @@ def _accepted(status: int | None) -> bool:
     return status is not None and 200 <= status < 300
 
 
-def _by_name(headers: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
-    """The values of the headers that are judged."""
+class _Head(NamedTuple):
+    """The headers of a request: all of them as JSON, and the values of those that are judged."""
+
+    json: orjson.Fragment
+    authorizations: tuple[str, ...]
+    hosts: tuple[str, ...]
+    content_types: tuple[str, ...]
+    encodings: tuple[str, ...]
+
+
+def _head(headers: bytes) -> _Head:
+    pairs = header_pairs(headers)
     found: dict[str, list[str]] = {"authorization": [], "host": [], "content-type": [], "content-encoding": []}
-    for name, value in headers:
+    for name, value in pairs:
         if name in found:
             found[name].append(value)
-    return found
+    return _Head(orjson.Fragment(orjson.dumps(pairs)), *(tuple(values) for values in found.values()))
+
+
+_known_head = lru_cache(1_000)(_head)
+"""A sender's requests have the same few headers, and reading them is half of the work."""
+
+
+def _head_of(recorded: Recorded) -> _Head:
+    return _known_head(recorded.headers) if len(recorded.headers) <= _SHORT_HEAD else _head(recorded.headers)
 
 
 def _text(body: bytes, limit: int) -> tuple[str, str]:
@@ -163,7 +212,3 @@ def _text(body: bytes, limit: int) -> tuple[str, str]:
         return codecs.getincrementaldecoder("utf-8")().decode(cut, final=len(cut) == len(body)), "utf-8"
     except UnicodeDecodeError:
         return base64.b64encode(cut).decode(), "base64"
-
-
-def _iso(microseconds: int) -> str:
-    return (_EPOCH + timedelta(microseconds=microseconds)).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -6,7 +6,7 @@ Pure; the secret itself is derived in bearer.py, and entries.py reads the reques
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any, Literal, NamedTuple
@@ -35,17 +35,18 @@ class Held(NamedTuple):
     """What a judgement needs to know of one message in a body; None for what the message does not say.
 
     `subscriber` is the sink's annotated user, `owners` the users that the row belongs to or belonged to before the change, `row` its table
-    and keys, `place` its commit's LSN and index, `committed` in seconds since 1970.
+    and the values of its primary key, `place` its commit's LSN and index, `committed` in seconds since 1970. `delivery` stands for sink and
+    idempotency key, `line` for sink and row; both are hashes, of which a story remembers many.
     """
 
     subscriber: int | None
     owners: tuple[int, ...]
-    sink: str | None
     sink_name: str
-    key: str | None
-    row: str
+    row: tuple[str, ...]
     place: tuple[int, int] | None
     committed: float | None
+    delivery: int | None
+    line: int
 
 
 class Verdict(NamedTuple):
@@ -71,14 +72,16 @@ def messages_in(body: bytes) -> list[Held] | None:
     return held or None
 
 
-def judge_secret(home_key: bytes, authorizations: Sequence[str], held: Sequence[Held] | None, urls: Sequence[str]) -> Verdict:
-    """Judge the Authorization headers of one request.
+def judge_secret(
+    home_key: bytes, authorizations: Sequence[str], subscribers: Collection[int | None] | None, urls: Sequence[str]
+) -> Verdict:
+    """Judge the Authorization headers of one request with messages of these subscribers, or (None) with a body that holds no messages.
 
     `urls` are the spellings of the request's URL that the subscription may have been made with; the secret of any of them is right.
     """
-    if held is None:
+    if subscribers is None:
         return Verdict("not applicable", "The body is no Sequin message, so no subscription can be told from it.")
-    users = {message.subscriber for message in held if message.subscriber is not None}
+    users = {user for user in subscribers if user is not None}
     if not users:
         return Verdict("not applicable", "The message has no metadata.consumer.annotations.user_id: its sink was not made by subscribing.")
     if len(users) > 1:
@@ -120,7 +123,9 @@ def judge_owners(held: Sequence[Held]) -> list[Judgement]:
         return []
     message, owner = foreign[0]
     more = f", and {len(foreign) - 1} more" if len(foreign) > 1 else ""
-    text = f"Row {message.row} belongs to user {owner}, and {message.sink_name} is a subscription of user {message.subscriber}{more}."
+    table, *keys = message.row
+    row = f"Row {', '.join(keys)} of {table}"
+    text = f"{row} belongs to user {owner}, and {message.sink_name} is a subscription of user {message.subscriber}{more}."
     return [{"kind": "foreign", "text": text}]
 
 
@@ -169,33 +174,31 @@ class Story:
     def __init__(self, folded: int = 0) -> None:
         self.folded = folded
         self.open: set[int] = set()
-        self._firsts: dict[int, int] = {}
+        self._firsts: dict[int | None, int] = {}
         self._places: dict[int, tuple[tuple[int, int], int]] = {}
         self._misplaced: dict[int, int] = {}
-        self._open_keys: dict[int, list[int]] = {}
+        self._open_deliveries: dict[int, list[int]] = {}
         self._refused: set[int] = set()
 
     def fold(self, seq: int, held: Sequence[Held], *, accepted: bool, unanswered: bool) -> None:
         """Take up the next request; `unanswered` when its answer is still to come."""
         self.folded = seq
-        keys = [hash((message.sink, message.key)) for message in held if message.key is not None]
+        if unanswered:
+            self.open.add(seq)
+            self._open_deliveries[seq] = [message.delivery for message in held if message.delivery is not None]
         for message in held:
+            if accepted and message.delivery is not None:
+                self._firsts.setdefault(message.delivery, seq)
             if message.place is None:
                 continue
-            row = hash((message.sink, message.row))
-            known = self._places.get(row)
+            known = self._places.get(message.line)
             if known is not None and known[0] > message.place:
                 self._misplaced[seq] = known[1]
             elif accepted or unanswered:
-                self._places.pop(row, None)  # to the end of the dict: the oldest are forgotten first
-                self._places[row] = message.place, seq
-        if accepted:
-            for key in keys:
-                self._firsts.setdefault(key, seq)
-        elif unanswered:
-            self.open.add(seq)
-            self._open_keys[seq] = keys
-        for memory in (self._firsts, self._places, self._misplaced):
+                self._places.pop(message.line, None)  # to the end of the dict: the oldest are forgotten first
+                self._places[message.line] = message.place, seq
+        memories: tuple[dict[Any, Any], ...] = (self._firsts, self._places, self._misplaced)
+        for memory in memories:
             if len(memory) > REMEMBERED:
                 for oldest in list(islice(memory, REMEMBERED // 4)):
                     del memory[oldest]
@@ -203,17 +206,17 @@ class Story:
     def settle(self, seq: int, *, accepted: bool) -> None:
         """Say what became of a request that was folded without an answer."""
         self.open.discard(seq)
-        keys = self._open_keys.pop(seq)
+        deliveries = self._open_deliveries.pop(seq)
         if not accepted:
             self._refused.add(seq)
             return
-        for key in keys:
-            self._firsts[key] = min(seq, self._firsts.get(key, seq))
+        for delivery in deliveries:
+            self._firsts[delivery] = min(seq, self._firsts.get(delivery, seq))
 
     def judge(self, seq: int, held: Sequence[Held]) -> list[Judgement]:
         """Whether a folded request is a duplicate, or out of order."""
         found: list[Judgement] = []
-        firsts = [first for message in held if (first := self._first(message)) is not None and first < seq]
+        firsts = [first for message in held if (first := self._firsts.get(message.delivery, seq)) < seq]
         if firsts:
             which = "This message was" if len(held) == 1 else f"{len(firsts)} of {len(held)} messages were"
             text = f"{which} accepted before, with #{firsts[0]}: same sink, same idempotency key."
@@ -224,38 +227,42 @@ class Story:
             found.append({"kind": "out_of_order_with", "text": text, "seq": other})
         return found
 
-    def _first(self, message: Held) -> int | None:
-        return None if message.key is None else self._firsts.get(hash((message.sink, message.key)))
-
 
 def _held(message: dict[str, Any], metadata: dict[str, Any]) -> Held:
-    consumer, record, changes = metadata.get("consumer"), message.get("record"), message.get("changes")
-    consumer = consumer if isinstance(consumer, dict) else {}
-    annotations = consumer.get("annotations")
-    owners = [_user_id(part.get("user_id")) for part in (record, changes) if isinstance(part, dict)]
-    sink, name, key = consumer.get("id"), consumer.get("name"), metadata.get("idempotency_key")
+    consumer = _dict(metadata.get("consumer"))
+    sink, key, timestamp = consumer.get("id"), metadata.get("idempotency_key"), metadata.get("commit_timestamp")
     lsn, idx, keys = metadata.get("commit_lsn"), metadata.get("commit_idx"), metadata.get("record_pks")
+    owner, former = _user_id(_dict(message.get("record")).get("user_id")), _user_id(_dict(message.get("changes")).get("user_id"))
+    owners = () if owner is None else (owner,)
+    row = (str(metadata.get("table_name")), *(map(str, keys) if type(keys) is list else "?"))
     return Held(
-        subscriber=_user_id(annotations.get("user_id")) if isinstance(annotations, dict) else None,
-        owners=tuple(owner for owner in owners if owner is not None),
-        sink=sink if isinstance(sink, str) else None,
-        sink_name=str(name),
-        key=key if isinstance(key, str) else None,
-        row=f"{', '.join(map(str, keys)) if isinstance(keys, list) else '?'} of {metadata.get('table_name')}",
-        place=(lsn, idx) if isinstance(lsn, int) and isinstance(idx, int) and isinstance(keys, list) else None,
-        committed=_seconds(metadata.get("commit_timestamp")),
+        _user_id(_dict(consumer.get("annotations")).get("user_id")),
+        owners if former is None else (*owners, former),
+        str(consumer.get("name")),
+        row,
+        (lsn, idx) if type(lsn) is int and type(idx) is int and type(keys) is list else None,
+        _seconds(timestamp) if type(timestamp) is str else None,
+        hash((sink, key)) if type(sink) is str and type(key) is str else None,
+        hash((sink, row)) if type(sink) is str else hash(row),
     )
 
 
+_NOTHING: dict[str, Any] = {}
+
+
+def _dict(value: object) -> dict[str, Any]:
+    return value if type(value) is dict else _NOTHING
+
+
 def _user_id(value: object) -> int | None:
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
+    if type(value) is str and value.isascii() and value.isdigit() and len(value) < 20:
         return int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return value if type(value) is int else None
 
 
-def _seconds(value: object) -> float | None:
+def _seconds(timestamp: str) -> float | None:
     try:
-        time = datetime.fromisoformat(value) if isinstance(value, str) else None
+        time = datetime.fromisoformat(timestamp)
     except ValueError:
         return None
-    return None if time is None or time.tzinfo is None else time.timestamp()
+    return time.timestamp() if time.tzinfo is not None else None

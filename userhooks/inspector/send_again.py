@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from urllib.parse import urlsplit
 
-from userhooks.inspector.store import Recorded
+from userhooks.inspector.store import Recorded, header_pairs
 
 SECONDS = 10.0
 """How long the answer is waited for; an inbox may be set to hang."""
@@ -21,8 +21,9 @@ async def send_again(recorded: Recorded, target: str, inspector: str) -> int | N
     `inspector` is a URL like `http://127.0.0.1:3334`: nothing but this inspector is ever dialled.
     """
     address = urlsplit(inspector)
-    beyond = "".join(f"/{part}" for part in recorded.path.split("/", 3)[3:]) + (f"?{recorded.query}" if recorded.query else "")
-    headers = [header for header in recorded.headers if header[0] not in _ABOUT_THE_CONNECTION]
+    path, query = recorded.path.decode("latin-1"), recorded.query.decode("latin-1")
+    beyond = "".join(f"/{part}" for part in path.split("/", 3)[3:]) + (f"?{query}" if query else "")
+    headers = [header for header in header_pairs(recorded.headers) if header[0] not in _ABOUT_THE_CONNECTION]
     headers += [("host", address.netloc), ("content-length", str(len(recorded.body))), ("connection", "close")]
     lines = [f"{recorded.method} /in/{target}{beyond} HTTP/1.1", *(f"{name}:{value}" for name, value in headers), "", ""]
     writer = None

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -94,8 +94,9 @@ _ENDS = "SELECT (SELECT min(key) FROM requests WHERE key BETWEEN ?1 AND ?2), (SE
 class Recorded(NamedTuple):
     """One received request as it is kept.
 
-    `received_at` is in microseconds since 1970 (UTC). `path` and `query` are as they stood in the request line, decoded as Latin-1, which
-    loses nothing; so are `headers`, in their order, names in lower case (HTTP names have no case; the server hands them over like this).
+    `received_at` is in microseconds since 1970 (UTC). `path` and `query` are as they stood in the request line, and so are `headers`, a
+    line `name:value` each in their order, names in lower case (HTTP names have no case; the server hands them over like this);
+    `header_pairs` reads them.
     `status` is None when no answer was sent, yet or ever; `note` then says why, where that is known. `response` says in words what the
     response script wanted (`500, rule 1: first 3`); it is empty for what an older inspector received.
     """
@@ -103,13 +104,18 @@ class Recorded(NamedTuple):
     seq: int
     received_at: int
     method: str
-    path: str
-    query: str
-    headers: list[tuple[str, str]]
+    path: bytes
+    query: bytes
+    headers: bytes
     body: bytes
     status: int | None
     response: str
     note: str
+
+
+def header_pairs(headers: bytes) -> list[tuple[str, str]]:
+    """The headers of a `Recorded`, decoded as Latin-1, which loses nothing."""
+    return [(name, value) for line in headers.decode("latin-1").split("\n") for name, _, value in [line.partition(":")] if name]
 
 
 @dataclass(slots=True, eq=False)
@@ -262,7 +268,7 @@ class Store:
         size = 0
         with self._reading() as connection:
             for row in connection.execute(_SELECT, (inbox.key(first), inbox.key(inbox.stored))):
-                found.append(_recorded(row))
+                found.append(Recorded(row[0] & _SEQ_MASK, *row[1:]))
                 size += len(found[-1].body)
                 if len(found) == limit or size >= max_bytes:
                     break
@@ -439,20 +445,3 @@ def _insert(connection: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> None
         while len(rows) - start >= size:
             connection.execute(statement, list(itertools.chain.from_iterable(rows[start : start + size])))
             start += size
-
-
-def _recorded(row: tuple[Any, ...]) -> Recorded:
-    key, received_at, method, path, query, headers, body, status, response, note = row
-    pairs = [tuple(line.split(":", 1)) for line in headers.decode("latin-1").split("\n")] if headers else []
-    return Recorded(
-        key & _SEQ_MASK,
-        received_at,
-        method,
-        path.decode("latin-1"),
-        query.decode("latin-1"),
-        cast("list[tuple[str, str]]", pairs),
-        body,
-        status,
-        response,
-        note,
-    )
