@@ -6,13 +6,17 @@ Nothing here listens for webhooks; that is the inspector's own program, which th
 from __future__ import annotations
 
 import base64
+import gc
 import html
 import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -166,27 +170,29 @@ class Inbox:
 
     def received(self, after: int = 0) -> Iterator[Received]:
         """The requests with a `seq` above `after`, oldest first, as far as there are any now."""
-        while True:
-            page = self._inspector.call("GET", f"/api/inboxes/{self.id}/requests", after=after, limit=_PAGE)
-            for entry in page["requests"]:
-                yield _received(entry)
-            if not page["requests"]:
-                return
-            after = page["requests"][-1]["seq"]
-            if after >= page["last_seq"]:
-                return
+        for page in self._pages(after):
+            yield from page
 
     def requests(self) -> pd.DataFrame:
         """Every request in the inbox, one row each, oldest first.
 
         Columns: `seq`, `received_at` (UTC), `method`, `path`, `query`, `headers` (pairs in order), `body` (bytes), `response_status`
-        (missing when no answer was sent), `secret`, `secret_reason`, `note`.
+        (missing when no answer was sent), `response`, `secret`, `secret_reason`, `judgements` (their kinds, as text: `late, duplicate_of`),
+        `note`.
         """
         columns = {
             "seq": "int64", "received_at": _UTC, "method": "str", "path": "str", "query": "str", "headers": "object", "body": "object",
-            "response_status": "Int64", "secret": "str", "secret_reason": "str", "note": "str",
+            "response_status": "Int64", "response": "str", "secret": "str", "secret_reason": "str", "judgements": "str", "note": "str",
         }  # fmt: skip
-        return _frame(columns, [tuple(getattr(received, column) for column in columns) for received in self.received()])
+        with _no_collections():
+            rows = [
+                (
+                    one.seq, one.received_at, one.method, one.path, one.query, one.headers, one.body, one.response_status, one.response,
+                    one.secret, one.secret_reason, ", ".join([judgement["kind"] for judgement in one.judgements]), one.note,
+                )
+                for one in self.received()
+            ]  # fmt: skip
+            return _frame(columns, rows)
 
     def messages(self) -> pd.DataFrame:
         """Every Sequin message in the inbox, one row each, in the order of arrival; a batch gives as many rows as it has messages.
@@ -199,13 +205,16 @@ class Inbox:
             "user_id": "Int64", "sink_name": "str", "record": "object", "changes": "object", "commit_timestamp": _UTC, "lsn": "Int64",
             "idx": "Int64", "idempotency_key": "str",
         }  # fmt: skip
-        of_request = ("seq", "received_at", "response_status", "secret")
-        rows = [
-            tuple(getattr(received if column in of_request else message, column) for column in columns)
-            for received in self.received()
-            for message in received.messages()
-        ]
-        frame = _frame(columns, rows)
+        with _no_collections():
+            rows = [
+                (
+                    request.seq, request.received_at, request.response_status, request.secret, one.action, one.table, one.user_id,
+                    one.sink_name, one.record, one.changes, one.commit_timestamp, one.lsn, one.idx, one.idempotency_key,
+                )
+                for request in self.received()
+                for one in request.messages()
+            ]  # fmt: skip
+            frame = _frame(columns, rows)
         frame["latency_ms"] = (frame["received_at"] - frame["commit_timestamp"]).dt.total_seconds() * 1000
         return frame
 
@@ -255,6 +264,23 @@ class Inbox:
         elif (status, delay, fail_first) != (200, 0, 0):
             raise InvalidInput("script", "Both a script and a short form were given.", "Write status and delay into the script's rules.")
         self._inspector.call("PUT", f"/api/inboxes/{self.id}/response", {"script": list(script)})
+
+    def _pages(self, after: int) -> Iterator[list[Received]]:
+        """What there is now above `after`, in pieces; the next piece is fetched while the one before is worked on."""
+        with ThreadPoolExecutor(1, thread_name_prefix="userhooks inbox") as ahead:
+            fetch = partial(self._inspector.call, "GET", f"/api/inboxes/{self.id}/requests", limit=_PAGE)
+            page = fetch(after=after)
+            last = page["last_seq"]
+            while page["requests"]:
+                after = page["requests"][-1]["seq"]
+                following = ahead.submit(fetch, after=after) if after < last else None
+                with _no_collections():
+                    received = [_received(entry) for entry in page["requests"]]
+                yield received
+                if following is None:
+                    return
+                with _no_collections():
+                    page = following.result()
 
     def __iter__(self) -> Iterator[Message]:
         return self._follow(_Tally(None, settled=int(self._state()["last_seq"])))
@@ -347,29 +373,39 @@ def _many(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Keep Python's garbage collector from looking through many new objects again and again, none of which is garbage."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 _UTC = "datetime64[us, UTC]"
 
 
 def _frame(columns: dict[str, str], rows: list[tuple[Any, ...]]) -> pd.DataFrame:
+    """A DataFrame of rows, with a dtype for each column, also when there are no rows."""
     import pandas as pd
 
     by_column = zip(*rows, strict=True) if rows else [()] * len(columns)
-    series = {}
-    for (column, dtype), values in zip(columns.items(), by_column, strict=True):
-        series[column] = pd.Series(list(values), dtype=dtype)
-    return pd.DataFrame(series)
+    filled = zip(columns.items(), by_column, strict=True)
+    return pd.DataFrame({column: pd.Series(list(values), dtype=dtype) for (column, dtype), values in filled})
 
 
 def _received(entry: dict[str, Any]) -> Received:
-    body = _bytes(entry["body"], entry["body_encoding"])
     return Received(
         entry["seq"],
         datetime.fromisoformat(entry["received_at"]),
         entry["method"],
         entry["path"],
         entry["query"],
-        tuple((name, value) for name, value in entry["headers"]),
-        body,
+        tuple(map(tuple, entry["headers"])),
+        _bytes(entry["body"], entry["body_encoding"]),
         entry["response_status"],
         entry["secret"],
         entry["secret_reason"],
