@@ -76,10 +76,10 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         runner.run(main)
 
 
-async def serve_until_stopped(served: Sequence[tuple[Any, socket.socket]]) -> None:
+async def serve_until_stopped(served: Sequence[tuple[Any, socket.socket]], http: type[asyncio.Protocol] | str = "auto") -> None:
     """Serve ASGI apps with uvicorn, each on its socket, until the supervisor says or is gone; their lifespans end before this returns.
 
-    Requests are not logged; requests still open one second after the stop (event streams) are cut.
+    `http` is uvicorn's setting. Requests are not logged; requests still open one second after the stop (event streams) are cut.
     """
     import uvicorn
 
@@ -90,7 +90,15 @@ async def serve_until_stopped(served: Sequence[tuple[Any, socket.socket]]) -> No
 
     servers = [
         Server(
-            uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1, timeout_keep_alive=75, server_header=False)
+            uvicorn.Config(
+                app,
+                http=http,
+                log_config=None,
+                access_log=False,
+                timeout_graceful_shutdown=1,
+                timeout_keep_alive=75,
+                server_header=False,
+            )
         )
         for app, _ in served
     ]
@@ -105,10 +113,10 @@ async def serve_until_stopped(served: Sequence[tuple[Any, socket.socket]]) -> No
         raise SystemExit(1)
 
 
-def serve(app: Any, host: str, port: int, *, variable: str) -> None:
+def serve(app: Any, host: str, port: int, *, variable: str, http: type[asyncio.Protocol] | str = "auto") -> None:
     """Be a program that is one ASGI app: listen, serve until stopped."""
     listener = listen(host, port, variable)
-    run(serve_until_stopped([(app, listener)]))
+    run(serve_until_stopped([(app, listener)], http))
 
 
 def fail(message: str) -> NoReturn:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gzip
 import socket
 import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
+import psutil
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
 from tests.inspector.program import Program, running
 from tests.waiting import eventually
+from userhooks.inspector import protocol
 from userhooks.inspector.client import Inbox, InspectorClient, Received
+from userhooks.inspector.ingest import Ingest
+from userhooks.inspector.protocol import BoundedProtocol
+from userhooks.inspector.store import Recorded, Store
 
 
 def only(inbox: Inbox) -> Received:
@@ -125,8 +135,8 @@ def test_a_body_of_64_mb_is_kept_and_a_larger_one_is_refused_and_shown(http: htt
     refused = http.post(inbox.url, content=iter([largest, b"y"]), timeout=60)
     kept, shown = inbox.received()
     assert zlib.crc32(kept.body) == zlib.crc32(largest)
-    assert (refused.status_code, refused.json()["error"]) == (413, "The body is larger than 64 MB, which is the limit of the inspector.")
-    assert (shown.response_status, shown.body, shown.note) == (413, b"", "the body was larger than 64 MB and was not kept")
+    assert (refused.status_code, refused.json()["error"]) == (413, "The request was not kept: the body was larger than 64 MB.")
+    assert (shown.response_status, shown.body, shown.note) == (413, b"", "the body was larger than 64 MB")
     assert http.post(inbox.url, content=b"after").status_code == 200
 
 
@@ -170,3 +180,132 @@ def test_many_senders_at_once_get_one_number_each(inspector: Program, inbox: Inb
     for sender in senders:
         sender.close()
     assert [received.seq for received in inbox.received()] == list(range(1, 1001))
+
+
+def test_a_body_in_many_small_chunks_is_counted_and_refused(inspector: Program, inbox: Inbox) -> None:
+    chunk = b"%x\r\n%b\r\n" % (1 << 20, b"x" * (1 << 20))
+    with socket.create_connection(("127.0.0.1", inspector.port), timeout=30) as sender:
+        sender.sendall(
+            b"POST /in/%b HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nTransfer-Encoding: chunked\r\n\r\n" % (inbox.id.encode(), inspector.port)
+        )
+        for _ in range(66):
+            sender.sendall(chunk)
+        assert sender.recv(1000).startswith(b"HTTP/1.1 413")
+    shown = only(inbox)
+    assert (shown.response_status, shown.response, shown.body) == (413, "413", b"")
+
+
+def test_a_body_that_does_not_arrive_is_refused_and_shown(tmp_path: Path) -> None:
+    async def run() -> tuple[list[Any], list[Recorded]]:
+        store = Store(tmp_path / "i.db")
+        await store.open()
+        inbox, _ = await store.create("ada")
+        ingest = Ingest(nowhere, store, clock=lambda: 0, body_seconds=0.01)
+        scope = {"type": "http", "method": "POST", "path": f"/in/{inbox.id}", "raw_path": b"/", "query_string": b"", "headers": []}
+        sent: list[Any] = []
+        pieces = iter([{"type": "http.request", "body": b"x", "more_body": True}])
+
+        async def receive() -> Any:
+            return next(pieces, None) or await asyncio.Event().wait()
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await ingest(scope, receive, send)
+        kept = store.read(inbox, 0, 10, 1000)
+        assert ingest.in_flight == 0
+        await store.close()
+        return sent, kept
+
+    (start, body), (shown,) = asyncio.run(run())
+    assert (start["status"], (b"connection", b"close") in start["headers"]) == (408, True)
+    assert b"did not arrive within a minute" in body["body"]
+    assert (shown.status, shown.response, shown.note) == (408, "408", "the body did not arrive within a minute")
+
+
+async def nowhere(*_: Any) -> None:
+    raise AssertionError("not for the app behind")
+
+
+def test_a_head_larger_than_a_megabyte_is_refused(inspector: Program, http: httpx.Client, inbox: Inbox) -> None:
+    with socket.create_connection(("127.0.0.1", inspector.port), timeout=10) as sender:
+        sender.sendall(b"POST /in/%b HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n" % (inbox.id.encode(), inspector.port))
+        with contextlib.suppress(ConnectionError):
+            for n in range(40):
+                sender.sendall(b"x-%d: %b\r\n" % (n, b"h" * 65_000))
+        answer = sender.recv(1000)
+    assert answer.startswith(b"HTTP/1.1 431")
+    assert b"larger than 1 MB" in answer
+    assert http.post(inbox.url).status_code == 200
+    assert inbox.count() == 1
+
+
+def test_trailers_are_not_taken_for_headers(inspector: Program, inbox: Inbox) -> None:
+    raw(
+        inspector,
+        b"POST /in/%b HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+        b"1\r\na\r\n0\r\nauthorization: Bearer late\r\n\r\n" % (inbox.id.encode(), inspector.port),
+    )
+    assert (only(inbox).body, [name for name, _ in only(inbox).headers]) == (b"a", ["host", "transfer-encoding", "connection"])
+
+
+def test_a_head_that_does_not_arrive_and_a_connection_without_a_request_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
+
+    async def run() -> tuple[bytes, bytes, bytes]:
+        config = uvicorn.Config(answers, http=BoundedProtocol, lifespan="off", log_config=None)
+        config.load()
+        state = ServerState()
+        listening = await asyncio.get_running_loop().create_server(lambda: BoundedProtocol(config, state, {}), "127.0.0.1", 0)
+        address = listening.sockets[0].getsockname()
+
+        async def sent(*pieces: bytes) -> bytes:
+            reader, writer = await asyncio.open_connection(*address)
+            for piece in pieces:
+                writer.write(piece)
+                await asyncio.sleep(0.02)
+            answer = await reader.read()
+            writer.close()
+            return answer
+
+        async with listening:
+            request = b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n"
+            return await sent(b"POST / HTTP/1.1\r\nx: ", b"y"), await sent(), await sent(request[:9], request[9:])
+
+    slow, silent, prompt = asyncio.run(run())
+    assert slow.startswith(b"HTTP/1.1 408")
+    assert b"The headers did not arrive within 0.2 s." in slow
+    assert silent == b""
+    assert prompt.startswith(b"HTTP/1.1 200")
+
+
+async def answers(_scope: Any, _receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.parametrize("garbage", [b"\x16\x03\x01\x02\x00\x01\x00", b"HELLO\r\n\r\n", b"POST  HTTP/1.1\r\n\r\n"])
+def test_what_is_no_http_is_answered_with_400(inspector: Program, http: httpx.Client, inbox: Inbox, garbage: bytes) -> None:
+    assert raw(inspector, garbage).startswith(b"HTTP/1.1 400")
+    assert http.post(inbox.url).status_code == 200
+
+
+def test_a_large_body_is_not_held_while_its_answer_waits(tmp_path: Path) -> None:
+    with running(tmp_path) as program, InspectorClient(program.url) as client:
+        inbox = client.inbox("ada")
+        inbox.respond([{"effect": "hang"}])
+        assert program.process is not None
+        inspector = psutil.Process(program.process.pid)
+        before = inspector.memory_info().rss
+        senders = []
+        for n in range(8):
+            senders.append(socket.create_connection(("127.0.0.1", program.port), timeout=10))
+            size = 32 << 20
+            senders[-1].sendall(
+                b"POST /in/%b HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Length: %d\r\n\r\n" % (inbox.id.encode(), program.port, size)
+            )
+            senders[-1].sendall(b"x" * size)
+            eventually(lambda n=n: inbox.count() == n + 1)  # type: ignore[misc]
+        eventually(lambda: inspector.memory_info().rss - before < 160 << 20, what="eight bodies of 32 MB let go")
+        for sender in senders:
+            sender.close()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from userhooks.errors import ConfigurationError
 from userhooks.inspector.api import Addresses, build_app
+from userhooks.inspector.protocol import BoundedProtocol
 from userhooks.inspector.store import Store, prepare
 from userhooks.program import fail, read_config, serve
 from userhooks.settings import PORT_VARIABLES
@@ -25,7 +26,7 @@ def main() -> None:
     except ConfigurationError as error:
         fail(f"{error.what} {error.remedy}")
     app = build_app(Store(path), addresses, bytes.fromhex(config["home_key"]), lambda: time.time_ns() // 1000)
-    serve(app, bind, port, variable=PORT_VARIABLES["inspector"])
+    serve(app, bind, port, variable=PORT_VARIABLES["inspector"], http=BoundedProtocol)
 
 
 if __name__ == "__main__":

@@ -6,16 +6,15 @@ A bare ASGI app, since a router in front of it costs a third of the throughput. 
 from __future__ import annotations
 
 import asyncio
-import socket
 import sqlite3
-import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import orjson
 
 from userhooks.guard import App, Receive, Scope, Send
 from userhooks.inspector.answers import DRIP_BYTES, OVERSIZED_BYTES, Answer, decide
+from userhooks.inspector.protocol import RESET
 from userhooks.inspector.store import Inbox, Store
 
 BODY_LIMIT = 64 << 20
@@ -24,19 +23,24 @@ BODY_LIMIT = 64 << 20
 IN_FLIGHT_LIMIT = 512 << 20
 """Bytes of bodies that may be in memory at once; beyond it a sender gets 503, which it retries."""
 
-TOO_LARGE = "the body was larger than 64 MB and was not kept"
-NOT_KEPT = (TOO_LARGE,)
+BODY_SECONDS = 60.0
+"""How long a body may take to arrive; beyond it 408, and the request is recorded without it."""
+
+TOO_LARGE = "the body was larger than 64 MB"
+TOO_SLOW = "the body did not arrive within a minute"
+NOT_KEPT = (TOO_LARGE, TOO_SLOW)
 SENDER_LEFT = "the sender left before the answer"
-RESET = "the connection was reset without an answer"
+RESET_NOTE = "the connection was reset without an answer"
 
 
 class Ingest:
     """Record each request to an inbox, then answer it as the inbox is set to. `clock` returns microseconds since 1970 (UTC)."""
 
-    def __init__(self, app: App, store: Store, clock: Callable[[], int]) -> None:
+    def __init__(self, app: App, store: Store, clock: Callable[[], int], body_seconds: float = BODY_SECONDS) -> None:
         self.app = app
         self.store = store
         self.clock = clock
+        self.body_seconds = body_seconds
         self.in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,65 +53,78 @@ class Ingest:
                 send, 404, "There is no such inbox. Copy its URL again from the inspector's page, or create one: POST /api/inboxes."
             )
             return
+        taken = await self._take(inbox, scope, receive, send)
+        if taken is not None:
+            await self._respond(inbox, *taken, scope, receive, send)
+
+    async def _take(self, inbox: Inbox, scope: Scope, receive: Receive, send: Send) -> tuple[int, Answer] | None:
+        """Receive and record one request; returns its seq and the answer to give, None when all is said already.
+
+        Its body is not held any longer then: an answer may take minutes.
+        """
         message = await receive()
         if message["type"] == "http.disconnect":
-            return
+            return None
         if not message["more_body"]:
-            await self._take(inbox, scope, message["body"], receive, send)
-            return
+            return await self._record_and_decide(inbox, scope, message["body"], send)
         chunks: list[bytes] = []
         size = 0
         try:
-            while True:
-                chunks.append(message["body"])
-                size += len(message["body"])
-                self.in_flight += len(message["body"])
-                if size > BODY_LIMIT:
-                    await self._refuse(inbox, scope, send)
-                    return
-                if self.in_flight > IN_FLIGHT_LIMIT:
-                    await _error(send, 503, "Too many large bodies are being received at once. Send it again in a moment.")
-                    return
-                if not message["more_body"]:
-                    break
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    return
-            await self._take(inbox, scope, b"".join(chunks), receive, send)
+            async with asyncio.timeout(self.body_seconds):
+                while True:
+                    chunks.append(message["body"])
+                    size += len(message["body"])
+                    self.in_flight += len(message["body"])
+                    if size > BODY_LIMIT:
+                        await self._refuse(inbox, scope, send, 413, TOO_LARGE)
+                        return None
+                    if self.in_flight > IN_FLIGHT_LIMIT:
+                        await _error(send, 503, "Too many large bodies are being received at once. Send it again in a moment.")
+                        return None
+                    if not message["more_body"]:
+                        break
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+            return await self._record_and_decide(inbox, scope, b"".join(chunks), send)
+        except TimeoutError:
+            await self._refuse(inbox, scope, send, 408, TOO_SLOW)
+            return None
         finally:
             self.in_flight -= size
 
-    async def _take(self, inbox: Inbox, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-        """Record a complete request, then do with it what the inbox's response script says."""
+    async def _record_and_decide(self, inbox: Inbox, scope: Scope, body: bytes, send: Send) -> tuple[int, Answer] | None:
         seq = inbox.next_seq()
         answer = decide(inbox.script, seq - inbox.set_at)
+        at_once = not answer.delay and answer.effect not in ("hang", "drip", "reset")
+        note = RESET_NOTE if answer.effect == "reset" else ""
+        stored = await self._record(inbox, seq, scope, body, send, answer.status if at_once else None, answer.words, note)
+        return (seq, answer) if stored else None
+
+    async def _respond(self, inbox: Inbox, seq: int, answer: Answer, scope: Scope, receive: Receive, send: Send) -> None:
+        """Do with a recorded request what the inbox's response script says."""
         if answer.effect == "reset":
-            if await self._record(inbox, seq, scope, body, send, status=None, response=answer.words, note=RESET):
-                await _reset(receive, send)
+            scope["extensions"][RESET]()
+            await _sender_leaves(receive, within=None)
             return
-        at_once = not answer.delay and answer.effect not in ("hang", "drip")
-        if not await self._record(inbox, seq, scope, body, send, status=answer.status if at_once else None, response=answer.words):
-            return
-        if at_once:
+        if answer.effect == "hang" or answer.delay:
+            stayed = not await _sender_leaves(receive, within=None if answer.effect == "hang" else answer.delay)
+        elif answer.effect == "drip":
+            stayed = await _drip(receive, send, answer)
+        else:
             await _give(send, answer, inbox)
             return
-        stayed = not await _sender_leaves(receive, within=None if answer.effect == "hang" else answer.delay)
-        if stayed and answer.effect == "drip":
-            stayed = await _drip(receive, send, answer)
-        if not stayed:
-            await self.store.answered(inbox, seq, None, SENDER_LEFT)
-            return
-        await self.store.answered(inbox, seq, answer.status)
-        if answer.effect != "drip":
+        await self.store.answered(inbox, seq, answer.status if stayed else None, "" if stayed else SENDER_LEFT)
+        if stayed and answer.effect != "drip":
             await _give(send, answer, inbox)
 
-    async def _refuse(self, inbox: Inbox, scope: Scope, send: Send) -> None:
-        """Show in the inbox that a body was too large, without the body; the server reads and discards the rest of it."""
-        if await self._record(inbox, inbox.next_seq(), scope, b"", send, status=413, response="413", note=TOO_LARGE):
-            await _error(send, 413, "The body is larger than 64 MB, which is the limit of the inspector.")
+    async def _refuse(self, inbox: Inbox, scope: Scope, send: Send, status: int, why: str) -> None:
+        """Show in the inbox that a body was not kept; the server reads and discards the rest of it."""
+        if await self._record(inbox, inbox.next_seq(), scope, b"", send, status, str(status), why):
+            await _error(send, status, f"The request was not kept: {why}.", [(b"connection", b"close")] if status == 408 else [])
 
     async def _record(
-        self, inbox: Inbox, seq: int, scope: Scope, body: bytes, send: Send, *, status: int | None, response: str, note: str = ""
+        self, inbox: Inbox, seq: int, scope: Scope, body: bytes, send: Send, status: int | None, response: str, note: str
     ) -> bool:
         """Store the request; when that fails, say so to the sender, who will send it again, and return False."""
         target = scope["raw_path"], scope["query_string"], scope["headers"]
@@ -150,16 +167,8 @@ async def _drip(receive: Receive, send: Send, answer: Answer) -> bool:
     return True
 
 
-async def _reset(receive: Receive, send: Send) -> None:
-    """Close the connection so that the sender's system says "connection reset": a lingering time of 0 makes closing send a RST."""
-    transport = send.__self__.transport  # type: ignore[attr-defined]  # uvicorn's request has it; ASGI has no word for this
-    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    transport.abort()
-    await _sender_leaves(receive, within=None)
-
-
-async def _error(send: Send, status: int, error: str) -> None:
-    await _send(send, status, [(b"content-type", b"application/json")], orjson.dumps({"error": error}))
+async def _error(send: Send, status: int, error: str, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+    await _send(send, status, [(b"content-type", b"application/json"), *headers], orjson.dumps({"error": error}))
 
 
 async def _send(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes = b"") -> None:
