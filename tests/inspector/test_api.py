@@ -355,3 +355,11 @@ def test_what_cannot_be_sent_again(http: httpx.Client, inbox: Inbox, seq: str, p
     answer = http.post(f"/api/inboxes/{inbox.id}/requests/{seq}/send", json={"inbox": inbox.id} if payload is None else payload)
     assert (answer.status_code, answer.json().get("field")) == (status, field)
     assert inbox.count() == 1
+
+
+def test_a_body_that_no_call_needs_is_refused(http: httpx.Client, inbox: Inbox) -> None:
+    headers = {"content-type": "application/json"}
+    for content in (b" " * (2 << 20), iter([b"[" * 1_000_000] * 4)):
+        refused = http.put(f"/api/inboxes/{inbox.id}/response", content=content, headers=headers)
+        assert (refused.status_code, refused.json()["field"]) == (400, "body")
+        assert "1 MB" in refused.json()["error"]

@@ -202,3 +202,67 @@ def test_only_the_owner_may_read_the_file(tmp_path: Path) -> None:
             assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
     in_store(tmp_path / "home" / "i.db", work)
+
+
+OLDER = """
+CREATE TABLE inboxes (
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, name TEXT NOT NULL UNIQUE, cleared INTEGER NOT NULL DEFAULT 0,
+    floor INTEGER NOT NULL DEFAULT 0, status INTEGER NOT NULL DEFAULT 200, delay REAL NOT NULL DEFAULT 0,
+    fail_first INTEGER NOT NULL DEFAULT 0, set_at INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE requests (
+    key INTEGER PRIMARY KEY, received_at INTEGER NOT NULL, method TEXT NOT NULL, path BLOB NOT NULL, query BLOB NOT NULL,
+    headers BLOB NOT NULL, body BLOB NOT NULL, status INTEGER, note TEXT NOT NULL
+);
+CREATE INDEX unanswered ON requests (key) WHERE status IS NULL AND note = '';
+INSERT INTO inboxes VALUES (1, 'plain', 'ada', 0, 0, 200, 0, 0, 0), (2, 'set', 'ben', 0, 0, 503, 0.5, 3, 0);
+INSERT INTO requests VALUES (1 << 40 | 1, 1767225600000000, 'POST', X'2F696E', X'', X'613A62', X'7B7D', 200, '');
+INSERT INTO requests VALUES (1 << 40 | 2, 1767225600000001, 'POST', X'2F696E', X'', X'', X'7B7D', NULL, '');
+"""
+"""What the inspector wrote before there were response scripts."""
+
+
+def test_the_file_of_an_older_inspector_is_taken_over_with_all_it_holds(tmp_path: Path) -> None:
+    path = tmp_path / "inspector.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(OLDER)
+    with running(tmp_path) as program, InspectorClient(program.url) as client:
+        ada, ben = client.inboxes()
+        first, second = ada.received()
+        assert (first.path, first.headers, first.body) == ("/in", (("a", "b"),), b"{}")
+        assert (first.response_status, first.response, first.note) == (200, "", "")
+        assert (second.response_status, second.response, second.note) == (None, "", "the inspector was stopped before the answer")
+        assert client.call("GET", f"/api/inboxes/{ada.id}")["response"]["words"] == ["always: 200"]
+        assert client.call("GET", f"/api/inboxes/{ben.id}")["response"]["words"] == ["first 3: 500 after 0.5 s", "always: 503 after 0.5 s"]
+        assert httpx.post(ada.url, trust_env=False).status_code == 200
+        program.kill()
+        program.start()
+        assert [one.seq for one in ada.received()] == [1, 2, 3]
+
+
+def newer(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA user_version = 99")
+
+
+def no_database(path: Path) -> None:
+    path.write_bytes(b"this is no database\n" * 100)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"), [(newer, "was written by a newer version"), (no_database, "cannot be used: file is not a database")]
+)
+def test_a_file_that_cannot_be_used_is_named_and_left_as_it_is(tmp_path: Path, spoil: Callable[[Path], None], said: str) -> None:
+    path = tmp_path / "inspector.db"
+    spoil(path)
+    before = path.read_bytes()
+    program = Program(tmp_path)
+    with pytest.raises(AssertionError, match=said):
+        program.start()
+    (line,) = program.log.read_text().splitlines()
+    assert f"mv {path} {path}.old" in line
+    assert program.process is not None
+    assert program.process.wait(10) == 1
+    program.kill()
+    assert path.read_bytes() == before

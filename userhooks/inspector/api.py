@@ -60,6 +60,7 @@ from userhooks.inspector.store import Inbox, Store
 
 DEFAULT_LIMIT = 100
 HIGHEST_LIMIT = 10_000
+CALL_BYTES = 1 << 20
 EXPORT_ROWS = 500
 EVENT_ROWS = 200
 EVENT_BODY = 64 << 10
@@ -111,7 +112,13 @@ def build_app(store: Store, addresses: Addresses, home_key: bytes, clock: Callab
             Route("/", api.page),
             Route("/inboxes/{id}", api.page),
         ],
-        exception_handlers={HTTPException: _http_error, InvalidInput: _invalid, NotFound: _not_found, sqlite3.Error: _broken_store},
+        exception_handlers={
+            HTTPException: _http_error,
+            InvalidInput: _invalid,
+            NotFound: _not_found,
+            sqlite3.Error: _broken_store,
+            Exception: _failed,
+        },
         lifespan=lifespan,
     )
     ingest = Ingest(starlette, store, clock)
@@ -273,7 +280,11 @@ class _Api:
 
 
 async def _json_body(request: Request) -> object:
-    body = await request.body()
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > CALL_BYTES:
+            raise InvalidInput("body", "The body is larger than 1 MB.", "No call of this API needs so much.")
     try:
         return orjson.loads(body) if body else {}
     except orjson.JSONDecodeError as error:
@@ -311,6 +322,11 @@ def _http_error(request: Request, error: Exception) -> Response:
 
 def _broken_store(_request: Request, error: Exception) -> Response:
     return _json({"error": f"The inspector's store failed: {error}. Is the disk full?"}, 500)
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    """Starlette raises the error again after this answer, and so the log has it."""
+    return _json({"error": f"The inspector failed at {request.method} {request.url.path} ({type(error).__name__}): see its log."}, 500)
 
 
 def _page_headers(page: str) -> dict[str, str]:
