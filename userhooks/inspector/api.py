@@ -19,6 +19,8 @@ A request, in `GET …/requests` and in the `request` events:
      "judgements": [{"kind", "text", "seq"?}],   empty when there is nothing to say; kinds: secret (wrong or missing), foreign,
                                                  duplicate_of (seq), out_of_order_with (seq), late, body (not what its headers say)
      "note": ""}
+`GET …/requests?after=0&limit=100&body_limit=67108864`: {"requests": [request, …], "dropped": 0, "last_seq": 12}; where there are more, with
+    the header `Link: <…?after=7…>; rel="next"`.
 `GET …/requests.ndjson`: every request in the inbox, one such object a line.
 `POST …/requests/{seq}/send` with {"inbox": id}: the request once more, as it was, to an inbox of this inspector; answers
     {"inbox": id, "status": 200 | null}          null when none came within send_again.SECONDS
@@ -164,7 +166,10 @@ class _Api:
         last, dropped = inbox.stored, inbox.dropped
         entries = await run_in_threadpool(self.entries.read, inbox, after, limit, body_limit)
         parts = (b'{"requests":[', b",".join([entry.json for entry in entries]), b'],"dropped":%d,"last_seq":%d}' % (dropped, last))
-        return Response(b"".join(parts), media_type="application/json")
+        more = entries[-1].seq if entries and entries[-1].seq < last else None
+        url = f"{request.url.path}?after={more}&limit={limit}&body_limit={body_limit}"
+        headers = {} if more is None else {"Link": f'<{url}>; rel="next"'}
+        return Response(b"".join(parts), headers=headers, media_type="application/json")
 
     async def clear(self, request: Request) -> Response:
         await self.store.clear(self._wanted(request))

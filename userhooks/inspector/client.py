@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -106,16 +105,21 @@ class InspectorClient:
         listed: list[dict[str, Any]] = self.call("GET", "/api/inboxes")["inboxes"]
         return [self._known(entry) for entry in listed]
 
-    def call(self, method: str, path: str, payload: object = None, **query: int) -> Any:
+    def call(self, method: str, path: str, payload: object = None) -> Any:
         """One call of the inspector's API; returns the decoded answer, raises what its status means."""
+        content = self.answer(method, path, payload).content
+        return orjson.loads(content) if content else None
+
+    def answer(self, method: str, path: str, payload: object = None) -> httpx.Response:
+        """As `call`, but returns the answer as it came."""
         content = None if payload is None else orjson.dumps(payload)
         headers = {} if payload is None else {"content-type": "application/json"}
         try:
-            response = self._http.request(method, path, content=content, headers=headers, params=query)
+            response = self._http.request(method, path, content=content, headers=headers)
         except httpx.TransportError as error:
             raise NotRunning(f"The inspector does not answer at {self.url} ({error}).", "Start it with: userhooks up") from None
         if response.is_success:
-            return orjson.loads(response.content) if response.content else None
+            return response
         try:
             problem = orjson.loads(response.content)
             text = str(problem["error"])
@@ -267,20 +271,20 @@ class Inbox:
 
     def _pages(self, after: int) -> Iterator[list[Received]]:
         """What there is now above `after`, in pieces; the next piece is fetched while the one before is worked on."""
+        url = f"/api/inboxes/{self.id}/requests?after={after}&limit={_PAGE}"
+        last = None
         with ThreadPoolExecutor(1, thread_name_prefix="userhooks inbox") as ahead:
-            fetch = partial(self._inspector.call, "GET", f"/api/inboxes/{self.id}/requests", limit=_PAGE)
-            page = fetch(after=after)
-            last = page["last_seq"]
-            while page["requests"]:
-                after = page["requests"][-1]["seq"]
-                following = ahead.submit(fetch, after=after) if after < last else None
+            answer = self._inspector.answer("GET", url)
+            while True:
+                following = ahead.submit(self._inspector.answer, "GET", answer.links["next"]["url"]) if "next" in answer.links else None
                 with _no_collections():
+                    page = orjson.loads(answer.content)
                     received = [_received(entry) for entry in page["requests"]]
                 yield received
-                if following is None:
+                last = page["last_seq"] if last is None else last
+                if following is None or received[-1].seq >= last:
                     return
-                with _no_collections():
-                    page = following.result()
+                answer = following.result()
 
     def __iter__(self) -> Iterator[Message]:
         return self._follow(_Tally(None, settled=int(self._state()["last_seq"])))
