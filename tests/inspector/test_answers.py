@@ -207,6 +207,17 @@ def test_an_answer_that_drips(inspector: Program, inbox: Inbox) -> None:
     assert (received.response_status, received.response) == (None, "drip, rule 1: always")
 
 
+@pytest.mark.parametrize("status", [100, 103])
+def test_a_status_that_announces_another_is_all_that_comes(inspector: Program, inbox: Inbox, status: int) -> None:
+    inbox.respond(status=status)
+    with socket.create_connection(("127.0.0.1", inspector.port), timeout=0.3) as sender:
+        sender.sendall(post(inspector, inbox))
+        assert sender.recv(1000).startswith(b"HTTP/1.1 %d" % status)
+        with pytest.raises(TimeoutError):
+            sender.recv(100)
+    assert statuses(inbox) == [status]
+
+
 def test_a_redirect_to_the_inbox_itself(http: httpx.Client, inbox: Inbox) -> None:
     inbox.respond([{"first": 1, "effect": "redirect"}])
     redirected = http.post(f"{inbox.url}/deeper")

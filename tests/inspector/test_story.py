@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ import orjson
 import pytest
 
 from tests.inspector.bodies import batch, bearer, message
+from tests.waiting import eventually
 from userhooks.inspector import judgement
 from userhooks.inspector.client import Inbox
 from userhooks.inspector.judgement import Held, Story, judge_owners, messages_in
@@ -145,6 +147,21 @@ def test_a_page_from_the_middle_knows_what_came_before(http: httpx.Client, inbox
     inbox.clear()
     http.post(inbox.url, json=message(1, 10, commit_timestamp=datetime.now(UTC).isoformat()), headers=bearer(1, inbox.url))
     assert kinds(inbox) == [[]]
+
+
+def test_what_was_said_changes_when_an_earlier_request_gets_its_answer(http: httpx.Client, inbox: Inbox) -> None:
+    def send() -> None:
+        body = message(1, 10, commit_timestamp=datetime.now(UTC).isoformat())
+        httpx.post(inbox.url, json=body, headers=bearer(1, inbox.url), trust_env=False)
+
+    inbox.respond([{"first": 1, "delay": 0.5}])
+    slow = threading.Thread(target=send)
+    slow.start()
+    eventually(inbox.count)
+    send()
+    assert kinds(inbox) == [[], []]
+    slow.join()
+    assert kinds(inbox) == [[], ["duplicate_of"]]
 
 
 @pytest.mark.parametrize(

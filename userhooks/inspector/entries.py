@@ -18,6 +18,7 @@ import orjson
 from userhooks.inspector.judgement import (
     JUDGED_BYTES,
     Held,
+    Judgement,
     Story,
     Verdict,
     decoded_body,
@@ -49,14 +50,14 @@ class Entry(NamedTuple):
 
 
 class Entries:
-    """Reads requests and judges them; for any thread, one at a time."""
+    """Reads requests and judges them; for any thread, one at a time for each inbox."""
 
     def __init__(self, store: Store, home_key: bytes, own_bases: Sequence[str]) -> None:
         self._store = store
         self._home_key = home_key
         self._own_bases = own_bases
         self._known_verdict = lru_cache(1_000)(self._verdict)
-        self._lock = threading.Lock()
+        self._locks: dict[int, threading.Lock] = {}
         self._inboxes: dict[int, _Told] = {}
 
     def read(self, inbox: Inbox, after: int, limit: int, body_limit: int) -> list[Entry]:
@@ -65,8 +66,10 @@ class Entries:
         entries: list[Entry] = []
         if not found:
             return entries
-        with self._lock:
+        with self._alone(inbox):
             told = self._told(inbox, upto=found[0].seq - 1)
+            if len(told.judged) > 2 * self._store.ring:
+                told.judged = {seq: judged for seq, judged in told.judged.items() if seq > inbox.floor}
             size = 0
             for recorded in found:
                 entry, unpacked = self._entry(inbox, told, recorded, body_limit)
@@ -79,21 +82,23 @@ class Entries:
     def _entry(self, inbox: Inbox, told: _Told, recorded: Recorded, body_limit: int) -> tuple[Entry, int]:
         """One entry, and how many bytes its body holds when unpacked."""
         head = _head_of(recorded)
-        unpacked, judgements = decoded_body(head.encodings, recorded.body, max(body_limit, JUDGED_BYTES) + 1)
+        unpacked, problems = decoded_body(head.encodings, recorded.body, max(body_limit, JUDGED_BYTES) + 1)
         content = recorded.body if unpacked is None else unpacked
-        held = messages_in(content)
-        if recorded.seq > told.story.folded:
-            told.fold(recorded, held)
         path, query = recorded.path.decode("latin-1"), recorded.query.decode("latin-1")
-        subscribers = None if held is None else frozenset([message.subscriber for message in held])
-        judge = self._known_verdict if len(path) + len(query) <= _SHORT_TARGET else self._verdict
-        verdict = judge(head.authorizations, head.hosts, path, query, inbox.id, subscribers)
-        if verdict.secret in ("wrong", "missing"):
-            judgements.append({"kind": "secret", "text": verdict.reason})
-        if held is not None:
-            judgements += judge_owners(held) + told.story.judge(recorded.seq, held) + judge_lateness(held, recorded.received_at / 1e6)
-        elif not judgements:
-            judgements += judge_body(head.content_types, content)
+        judged = told.judged.get(recorded.seq)
+        if judged is None:
+            held = messages_in(content)
+            if recorded.seq > told.story.folded:
+                told.fold(recorded, held)
+            subscribers = None if held is None else frozenset([message.subscriber for message in held])
+            judge = self._known_verdict if len(path) + len(query) <= _SHORT_TARGET else self._verdict
+            verdict = judge(head.authorizations, head.hosts, path, query, inbox.id, subscribers)
+            secret = [{"kind": "secret", "text": verdict.reason}] if verdict.secret in ("wrong", "missing") else []
+            if held is not None:
+                others = judge_owners(held) + told.story.judge(recorded.seq, held) + judge_lateness(held, recorded.received_at / 1e6)
+            else:
+                others = [] if problems else judge_body(head.content_types, content)
+            judged = told.judged[recorded.seq] = _Judged(verdict, (*secret, *problems, *others))
         body, encoding = _text(recorded.body, body_limit)
         decoded, decoded_encoding = (None, None) if unpacked is None else _text(unpacked, body_limit)
         entry = {
@@ -112,9 +117,9 @@ class Entries:
             "decoded_truncated": unpacked is not None and len(unpacked) > body_limit,
             "response_status": recorded.status,
             "response": recorded.response,
-            "secret": verdict.secret,
-            "secret_reason": verdict.reason,
-            "judgements": judgements,
+            "secret": judged.verdict.secret,
+            "secret_reason": judged.verdict.reason,
+            "judgements": judged.judgements,
             "note": recorded.note,
         }
         line = orjson.dumps(entry, option=orjson.OPT_UTC_Z)
@@ -134,8 +139,11 @@ class Entries:
 
     def rates(self, inbox: Inbox, now: float, seconds: int) -> list[dict[str, Any]]:
         """What the inbox received in each of the newest `seconds` up to `now` (seconds since 1970)."""
-        with self._lock:
+        with self._alone(inbox):
             return self._told(inbox, upto=inbox.stored).rates.newest(now, seconds)
+
+    def _alone(self, inbox: Inbox) -> threading.Lock:
+        return self._locks.setdefault(inbox.number, threading.Lock())
 
     def _told(self, inbox: Inbox, upto: int) -> _Told:
         """What is known of the inbox, up to that seq at least."""
@@ -148,6 +156,7 @@ class Entries:
             status = found[0].status if found and found[0].seq == seq else None
             story.settle(seq, accepted=_accepted(status))
             told.rates.settle(seq, status)
+            told.judged.clear()  # of the later ones, some may be duplicates of this one now
         while story.folded < upto:
             piece = self._store.read(inbox, story.folded, min(_STORY_ROWS, upto - story.folded), PAGE_BYTES)
             for recorded in piece:
@@ -158,6 +167,13 @@ class Entries:
         return told
 
 
+class _Judged(NamedTuple):
+    """What is said of one request; it stays, until a request before it gets its answer."""
+
+    verdict: Verdict
+    judgements: tuple[Judgement, ...]
+
+
 class _Told:
     """What was read of one inbox since it was last cleared, as far as later answers need it."""
 
@@ -165,6 +181,7 @@ class _Told:
         self.cleared = cleared
         self.story = Story(folded=cleared)
         self.rates = Rates()
+        self.judged: dict[int, _Judged] = {}
 
     def fold(self, recorded: Recorded, held: Sequence[Held] | None) -> None:
         unanswered = recorded.status is None and not recorded.note
