@@ -1,4 +1,4 @@
-"""Benchmark: webhooks per second into the real inspector while it stores them, and how long an answer takes; run as a script.
+"""Benchmark: webhooks per second into the real inspector while it stores them, how long an answer takes, and how long reading; a script.
 
 The yardstick, in the same run and by the same sender, is a bare ASGI app on the same server that reads the body, answers and keeps nothing.
 `python -m tests.inspector.bench_ingest [--seconds 5] [--connections 64]`
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -22,6 +23,7 @@ import uvloop
 from tests.inspector.program import running
 from tests.ports import free_port
 from tests.waiting import eventually
+from userhooks.inspector.client import InspectorClient
 
 BODY = (
     b'{"data":[{"record":{"created_at":"2026-11-23T17:45:03.606092Z","id":10,"message":"bench","user_id":1},"metadata":{"consumer":'
@@ -92,6 +94,12 @@ async def load(url: str, seconds: float, connections: int, pause: float = 0.0) -
     return rate, took
 
 
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
 def milliseconds(took: list[float]) -> str:
     cuts = statistics.quantiles(took, n=100)
     return f"p50 {cuts[49] * 1000:.2f} ms, p99 {cuts[98] * 1000:.2f} ms"
@@ -116,9 +124,18 @@ def main() -> None:
         rate, took = uvloop.run(load(inbox["url"], options.seconds, options.connections))
         kept = httpx.get(f"{program.url}/api/inboxes/{inbox['id']}", trust_env=False).json()["last_seq"]
         _, slow = uvloop.run(load(inbox["url"], options.seconds, 1, pause=0.01))
+        with InspectorClient(program.url) as client:
+            stored = client.inbox(inbox["name"])
+            first = seconds(stored.messages)
+            again = seconds(stored.messages)
+            requests = seconds(stored.requests)
+            newest = seconds(lambda: client.call("GET", f"/api/inboxes/{stored.id}/requests?after={stored.count() - 100}"))
+            read = stored.count()
     print(f"bare ASGI app          {yardstick:8.0f} webhooks/s")
     print(f"inspector, storing     {rate:8.0f} webhooks/s ({rate / yardstick:.2f} of bare), {milliseconds(took)}")
     print(f"answered {len(took)}, stored {kept}")
+    print(f"reading {read}          messages() {first:.2f} s, again {again:.2f} s, requests() {requests:.2f} s")
+    print(f"the newest 100         {newest * 1000:.1f} ms")
     print(f"one at a time, 100/s   {milliseconds(slow)} (bare: {milliseconds(slow_bare)})")
 
 
