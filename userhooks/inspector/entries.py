@@ -92,13 +92,14 @@ class Entries:
                 told.fold(recorded, held)
             subscribers = None if held is None else frozenset([message.subscriber for message in held])
             judge = self._known_verdict if len(path) + len(query) <= _SHORT_TARGET else self._verdict
-            verdict = judge(head.authorizations, head.hosts, path, query, inbox.id, subscribers)
-            secret = [{"kind": "secret", "text": verdict.reason}] if verdict.secret in ("wrong", "missing") else []
+            judged = judge(head.authorizations, head.hosts, path, query, inbox.id, subscribers)
             if held is not None:
                 others = judge_owners(held) + told.story.judge(recorded.seq, held) + judge_lateness(held, recorded.received_at / 1e6)
             else:
                 others = [] if problems else judge_body(head.content_types, content)
-            judged = told.judged[recorded.seq] = _Judged(verdict, (*secret, *problems, *others))
+            if problems or others:
+                judged = _Judged(judged.verdict, (*judged.judgements, *problems, *others))
+            told.judged[recorded.seq] = judged
         body, encoding = _text(recorded.body, body_limit)
         decoded, decoded_encoding = (None, None) if unpacked is None else _text(unpacked, body_limit)
         entry = {
@@ -133,9 +134,10 @@ class Entries:
         query: str,
         ident: str,
         subscribers: frozenset[int | None] | None,
-    ) -> Verdict:
+    ) -> _Judged:
         urls = urls_as_requested(hosts, path, query, f"/in/{ident}", self._own_bases)
-        return judge_secret(self._home_key, authorizations, subscribers, urls)
+        verdict = judge_secret(self._home_key, authorizations, subscribers, urls)
+        return _Judged(verdict, ({"kind": "secret", "text": verdict.reason},) if verdict.secret in ("wrong", "missing") else ())
 
     def rates(self, inbox: Inbox, now: float, seconds: int) -> list[dict[str, Any]]:
         """What the inbox received in each of the newest `seconds` up to `now` (seconds since 1970)."""
