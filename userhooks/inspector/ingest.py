@@ -75,17 +75,18 @@ class Ingest:
                     chunks.append(message["body"])
                     size += len(message["body"])
                     self.in_flight += len(message["body"])
-                    if size > BODY_LIMIT:
-                        await self._refuse(inbox, scope, send, 413, TOO_LARGE)
-                        return None
-                    if self.in_flight > IN_FLIGHT_LIMIT:
-                        await _error(send, 503, "Too many large bodies are being received at once. Send it again in a moment.")
-                        return None
-                    if not message["more_body"]:
+                    too_large, too_many = size > BODY_LIMIT, self.in_flight > IN_FLIGHT_LIMIT
+                    if too_large or too_many or not message["more_body"]:
                         break
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         return None
+            if too_large:
+                await self._refuse(inbox, scope, send, 413, TOO_LARGE)
+                return None
+            if too_many:
+                await _error(send, 503, "Too many large bodies are being received at once. Send it again in a moment.")
+                return None
             return await self._record_and_decide(inbox, scope, b"".join(chunks), send)
         except TimeoutError:
             await self._refuse(inbox, scope, send, 408, TOO_SLOW)
