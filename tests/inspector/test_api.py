@@ -98,8 +98,11 @@ def test_requests_come_in_order_and_in_pieces(http: httpx.Client, inbox: Inbox) 
     everything = http.get(path).json()
     assert (everything["dropped"], everything["last_seq"]) == (0, 7)
     assert [request["body"] for request in everything["requests"]] == list("0123456")
-    piece = http.get(path, params={"after": 2, "limit": 3}).json()["requests"]
-    assert [request["seq"] for request in piece] == [3, 4, 5]
+    answer = http.get(path, params={"after": 2, "limit": 3})
+    assert [request["seq"] for request in answer.json()["requests"]] == [3, 4, 5]
+    answer = http.get(answer.links["next"]["url"])
+    assert [request["seq"] for request in answer.json()["requests"]] == [6, 7]
+    assert "next" not in answer.links
     assert http.get(path, params={"after": 7}).json()["requests"] == []
 
 

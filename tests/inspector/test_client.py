@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from tests.inspector.bodies import batch, bearer, message
 from tests.inspector.program import Program
 from tests.ports import free_port
 from userhooks.errors import DeliveriesMissing, InvalidInput, NotFound, NotRunning
+from userhooks.inspector import client as client_module
 from userhooks.inspector.client import Inbox, InspectorClient
 from userhooks.messages import Message
 
@@ -220,3 +222,31 @@ def test_an_inbox_that_is_gone_is_one_clear_error(inspector: Program) -> None:
 def test_importing_the_client_leaves_pandas_alone() -> None:
     script = "import sys, userhooks.inspector.client; print([name for name in ('pandas', 'starlette', 'uvicorn') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_reading_many_pages_ends_with_what_was_there_when_it_began(
+    http: httpx.Client, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "_PAGE", 10)
+    for row in range(95):
+        http.post(inbox.url, json=message(1, row))
+    seqs = []
+    for received in inbox.received():
+        seqs.append(received.seq)
+        http.post(inbox.url, json=message(1, 1000))
+    assert seqs[:95] == list(range(1, 96))
+    assert len(seqs) <= 105
+    assert [received.seq for received in inbox.received(after=93)][:2] == [94, 95]
+    assert rows(inbox.wait_for(95)) == list(range(95))
+    assert len(inbox.messages()) == inbox.count()
+
+
+def test_reading_leaves_the_garbage_collector_as_it_was(http: httpx.Client, inbox: Inbox) -> None:
+    http.post(inbox.url, json=message(1))
+    assert gc.isenabled()
+    inbox.messages()
+    inbox.requests()
+    assert gc.isenabled()
+    with pytest.raises(NotRunning), InspectorClient(f"http://127.0.0.1:{free_port()}") as client:
+        Inbox(client, "x", "ada", "", "").messages()
+    assert gc.isenabled()
