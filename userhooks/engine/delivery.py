@@ -140,6 +140,7 @@ class SinkDelivery:
         self._origin: OriginKey = (endpoint.scheme, endpoint.host, endpoint.port)
         self._head, self._tail_of_head = request_head(endpoint, sink.path)
         self._misses = 0
+        self._lingered = self._lingered or bool(self._ready)  # a larger batch must not wait for more
         self._hurry()
         if sink.status == "paused":
             self._fall_behind()
@@ -285,7 +286,7 @@ class SinkDelivery:
                         break
                     if message.row > 0:
                         waiting[i] = message.row
-        if not self.behind:
+        if not self.behind or self._held:  # `release` looks at what is in memory
             return
         if not len(self._tail) and not self._loading:
             surplus = []
@@ -324,7 +325,9 @@ class SinkDelivery:
         return True
 
     def _refill(self) -> None:
-        if not len(self._tail) or self._loading or self._held or self.down or self.sink.status != "active":
+        if not len(self._tail) or self._loading or self._held or self.sink.status != "active":
+            return
+        if self.down and (self._retries or self._flying):  # one that has given up all it tried needs something new to try
             return
         if len(self._ready) > WINDOW // 2:
             return
@@ -610,7 +613,7 @@ class SinkDelivery:
             return
         self._busy[group] = waiting
         batch: list[Message] = []
-        while isinstance(waiting[0], Message) and len(batch) < self.sink.batch_size:
+        while waiting and isinstance(waiting[0], Message) and len(batch) < self.sink.batch_size:
             first = waiting.popleft()
             assert isinstance(first, Message)  # noqa: S101
             if batch and (first.unjudged or batch[0].unjudged):

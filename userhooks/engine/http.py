@@ -431,7 +431,7 @@ class HttpClient:
         for key in list(islice(self._benched, CONNECTIONS_PER_ORIGIN)):
             if key in self._benched:  # a turn may have taken others along
                 origin, sender = self._benched.pop(key)
-                origin.offer(sender)
+                self.origin(origin.key).offer(sender)  # the one on the bench may have been swept away meanwhile
             if self._suspects >= self._places // SUSPECTS_SHARE:
                 return
 

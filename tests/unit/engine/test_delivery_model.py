@@ -592,7 +592,7 @@ class Run:
         window = luck.choice([2, 4, 10, 1000])
         self.limits = {
             "WINDOW": window,
-            "BLOCKED_WINDOW": luck.choice([10, 100]),
+            "BLOCKED_WINDOW": luck.choice([1, 3, 100]),
             "ROOM": luck.choice([1, 3, 1000]),
             "IN_FLIGHT_PER_SINK": luck.choice([1, 3, 50]),
         }
@@ -731,16 +731,14 @@ class Run:
         self.lives += 1
         self.luck.seed(f"{self.seed}, life {self.lives}")  # how the last one was buried must not matter
         self.life = life = Life(self)
-        begun = self.steps
         try:
             while self.steps < STEPS:
                 self.steps += 1
                 if not await self.step():
                     break
             else:
-                self.is_over = begun == STEPS  # the end has a life of its own: what the store and the WAL have must be all it takes
-                if self.is_over:
-                    await self.drain()
+                await self.drain()
+                self.is_over = True
         except asyncio.CancelledError:
             pass
         finally:
