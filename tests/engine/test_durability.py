@@ -176,6 +176,10 @@ def test_a_message_out_of_attempts_is_kept_listed_and_sent_again(engine: EngineP
     assert "were given up" in health(engine, "user-1")
     assert len(receiver.requests) == 4, "attempts in total"
     receiver.script = lambda *_: 200
+    engine.ask("PUT", "/api/sinks/user-1", {"status": "disabled"})
+    with pytest.raises(AssertionError, match="set its status to active first"):
+        engine.ask("POST", "/api/sinks/user-1/redeliver", {})
+    engine.ask("PUT", "/api/sinks/user-1", {"status": "active"})
     chosen = next(m["id"] for m in listed if m["key"] == str(other))
     assert engine.ask("POST", "/api/sinks/user-1/redeliver", {"ids": [chosen]}) == {"redelivered": 1}
     receiver.wait_for(1)

@@ -249,6 +249,8 @@ class Api:
         ids = body.get("ids")
         if ids is not None and not (isinstance(ids, list) and all(type(one) is int for one in ids)):
             raise refused("ids must be a list of whole numbers, as `discarded` shows them")
+        if sink.status == "disabled":
+            raise refused("the sink is disabled, so nothing is delivered to it: set its status to active first")
         return {"redelivered": await self.engine.redeliver(sink.id, ids)}
 
     # --- backfills -----------------------------------------------------------------------------------------------------

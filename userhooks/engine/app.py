@@ -65,6 +65,7 @@ class Engine:
         self._created: dict[str, float] = {}
         self._router = Router()
         self._sink_lock = asyncio.Lock()
+        self._flush_lock = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self.latencies = HistogramPool()
         self._client = HttpClient(allow_private=config.allow_private, places=raise_file_limit())
@@ -115,8 +116,9 @@ class Engine:
 
     async def close(self) -> None:
         """Stop everything; what was delivered is noted, so that it is not sent again."""
-        for task in self._tasks:
-            task.cancel()
+        async with self._flush_lock:  # of a flush that is cut off nobody knows whether it is written
+            for task in self._tasks:
+                task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.backfills.close()
         await self._backlog.close()
@@ -157,7 +159,11 @@ class Engine:
         given_up = self._store.discarded_count()
         for delivery in self._deliveries.values():
             delivery.discarded = given_up.get(delivery.number, 0)
-            delivery.restore(waiting.get(delivery.number, ()))
+            rows = waiting.get(delivery.number, ())
+            if delivery.sink.status == "disabled":  # it was killed before the store heard of that
+                self._backlog.done(rows)
+            else:
+                delivery.restore(rows)
 
     # --- progress ------------------------------------------------------------------------------------------------------
 
@@ -167,7 +173,8 @@ class Engine:
             await asyncio.sleep(max(_REST_SECONDS, FLUSH_SECONDS - (time.monotonic() - last_flush)))
             last_flush = time.monotonic()
             try:
-                await self._flush()
+                async with self._flush_lock:
+                    await self._flush()
                 self._store_problem = None
             except sqlite3.Error as exc:
                 problem = (
@@ -226,11 +233,11 @@ class Engine:
             return
         try:
             await self._write(self._store.flush, lsn, batch.flush)
-        except BaseException:
+        except Exception as exc:
             self._backlog.is_not_written(batch)
             for transaction, done in taken:
                 transaction.acknowledged[:0] = done
-            if batch.flush.kept:  # perhaps there is no room for more; what is delivered may make some
+            if isinstance(exc, sqlite3.Error) and batch.flush.kept:  # perhaps there is no room for more; what is delivered may make some
                 await self._write(self._store.flush, self.reader.confirmed, Flush(done=batch.flush.done))
             raise
         self._backlog.is_written(batch)

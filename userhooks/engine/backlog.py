@@ -106,16 +106,18 @@ class Backlog:
         """Keep a message that is given up."""
         self._given_up.append((delivery, message, error))
 
-    def load(self, rows: Sequence[int], delivery: SinkDelivery, take: Callable[[list[Message]], None]) -> None:
-        """Read messages back and hand them to `take`."""
-        task = asyncio.create_task(self._load(rows, delivery, take))
+    def load(self, rows: Sequence[int], room: int, delivery: SinkDelivery, take: Callable[[list[Message], list[int]], None]) -> None:
+        """Read messages back, at least one and no more than `room` bytes, and hand them to `take` with the rows that are left."""
+        task = asyncio.create_task(self._load(rows, room, delivery, take))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _load(self, rows: Sequence[int], delivery: SinkDelivery, take: Callable[[list[Message]], None]) -> None:
+    async def _load(self, rows: Sequence[int], room: int, delivery: SinkDelivery, take: Callable[[list[Message], list[int]], None]) -> None:
         while True:
             try:
-                kept: list[Kept] = await self._write(self._store.read_backlog, rows)
+                kept: list[Kept]
+                left: list[int]
+                kept, left = await self._write(self._store.read_backlog, rows, room)
                 break
             except sqlite3.Error as exc:
                 log.error("messages that wait cannot be read back from the store: %s", exc)
@@ -127,7 +129,7 @@ class Backlog:
                 messages.append(Message(change, _NOBODY, group_of(delivery, change), row=one.id, attempts=one.attempts))
             except DecodeError:
                 log.exception("message %d of sink %s cannot be read back; it stays in the store", one.id, delivery.sink.name)
-        take(messages)
+        take(messages, left)
 
     def _change(self, one: Kept) -> Change:
         return Change.of_payload(
@@ -198,8 +200,10 @@ class Backlog:
 
     def is_written(self, batch: Batch) -> None:
         """The flush is committed."""
-        for delivery, message, row in batch.messages:
+        for (delivery, message, row), kept in zip(batch.messages, batch.flush.kept, strict=True):
             delivery.is_stored(message, row)
+            if message.attempts > kept.attempts:  # it has failed meanwhile
+                self.failed_again(row, message.attempts)
         for delivery in batch.asked:
             delivery.make_room()
 

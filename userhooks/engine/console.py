@@ -195,7 +195,7 @@ def _sink_form(row: SinkRow, token: str, find: str | None) -> str:
         buttons.append(_button("pause", "Pause", row.name))
     elif row.status == "paused":
         buttons.append(_button("resume", "Resume", row.name))
-    if row.discarded:
+    if row.discarded and row.status != "disabled":
         buttons.append(_button("redeliver", "Redeliver all", f"that {row.name} gave up"))
     if not buttons:
         return ""

@@ -18,13 +18,13 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import Protocol
 
 from userhooks.engine.functions import FunctionRaised
 from userhooks.engine.histogram import HistogramPool, Latencies
 from userhooks.engine.http import HttpClient, OriginKey
-from userhooks.engine.owed import BEING_STORED, NOT_STORED, SETTLED, Load, Message, Owed, Rows
+from userhooks.engine.owed import BEING_STORED, LEAST_WINDOW, NOT_STORED, SETTLED, Load, Message, Owed, Rows
 from userhooks.engine.rendering import Change, SinkForm, render
 from userhooks.engine.request_head import request_head
 from userhooks.engine.resources import HttpEndpoint, Sink
@@ -45,10 +45,14 @@ DOWN_AFTER = 5
 """Failed attempts in a row after which nothing new is tried: what has failed is tried again, one request at a time, until one succeeds."""
 ROOM = 1000
 """Batches in backoff at which a sink tries nothing new."""
-WINDOW = 1000
-"""Messages that a sink which is behind keeps in memory."""
+ROOM_BYTES = 16_000_000
+"""Bytes on their way, or in backoff, at which a sink tries nothing new."""
+CROWD = 1000
+"""Messages owed from which on a sink is asked whether its receiver keeps up."""
 BLOCKED_WINDOW = 100
 """Messages of one blocked group that are kept in memory."""
+PARKED_BYTES = 4_000
+"""Bytes of a change above which memory does not keep it behind a blocked one of its group."""
 
 
 class Disk(Protocol):
@@ -66,8 +70,8 @@ class Disk(Protocol):
     def discard(self, delivery: SinkDelivery, message: Message, error: str) -> None:
         """Keep a message that is given up."""
 
-    def load(self, rows: Sequence[int], delivery: SinkDelivery, take: Callable[[list[Message]], None]) -> None:
-        """Read messages back and hand them to `take`."""
+    def load(self, rows: Sequence[int], room: int, delivery: SinkDelivery, take: Callable[[list[Message], list[int]], None]) -> None:
+        """Read messages back, at least one and no more than `room` bytes, and hand them to `take` with the rows that are left."""
 
     def caught_up(self, delivery: SinkDelivery) -> None:
         """The sink is not behind any more."""
@@ -113,10 +117,14 @@ class SinkDelivery:
         self._busy: dict[object, deque[Message | int] | None] = {}
         self._retries: list[tuple[float, int, list[Message]]] = []
         self._retry_count = 0
+        self._retry_bytes = 0
         self._flying: set[Attempt] = set()
+        self._flying_bytes = 0
         self._tail = Rows()
         self._fresh: deque[Message] = deque()
         self._loading = False
+        self._loaded = LEAST_WINDOW
+        self._has_large = False
         self._swept = False
         self._attended = False
         self._epoch = 0
@@ -180,8 +188,9 @@ class SinkDelivery:
         self._ready.clear()
         self._fresh.clear()
         self._retries.clear()
+        self._retry_bytes = 0
         self._busy = {group: None for group in self._busy if group in flying}
-        self.behind = False
+        self._set_behind(False)
 
     def withdraw(self, mine: Callable[[Owed], bool]) -> None:
         """Take back what waits in memory and was read from something that is no longer wanted (a cancelled backfill)."""
@@ -205,7 +214,7 @@ class SinkDelivery:
     def owe(self, message: Message) -> None:
         """Take a message; messages come in the order in which they are to be delivered."""
         self.pending += 1
-        self._load.add(1)
+        self._load.add(1, message.change.size)
         if self.behind:
             self._fresh.append(message)
             self.attend()
@@ -267,7 +276,8 @@ class SinkDelivery:
             return
         message.row = row
         message.owed.forgive()
-        self._load.add(-1)
+        self._load.add(-1, -message.change.size)
+        self._has_large = self._has_large or message.change.size > PARKED_BYTES
 
     def is_not_stored(self, message: Message) -> None:
         """The store could not take it."""
@@ -279,25 +289,39 @@ class SinkDelivery:
     def make_room(self) -> None:
         """A flush is over: keep a window of what is stored in memory, and only the row ids of the rest."""
         for waiting in self._busy.values():
-            if waiting is not None and len(waiting) > BLOCKED_WINDOW:
-                for i in range(len(waiting) - 1, BLOCKED_WINDOW - 1, -1):
+            if waiting and (self._has_large or len(waiting) > BLOCKED_WINDOW):
+                for i in range(len(waiting) - 1, -1, -1):
                     message = waiting[i]
                     if isinstance(message, int):
                         break
-                    if message.row > 0:
+                    if message.row > 0 and (i >= BLOCKED_WINDOW or message.change.size > PARKED_BYTES):
                         waiting[i] = message.row
+        self._has_large = False
         if not self.behind or self._held:  # `release` looks at what is in memory
             return
-        if not len(self._tail) and not self._loading:
-            surplus = []
-            while len(self._ready) > WINDOW and self._ready[-1].row > 0:
-                surplus.append(self._ready.pop().row)
-            self._tail.extend(reversed(surplus))
+        if not self._loading:
+            surplus = self._surplus()
+            self._tail.put_back(surplus)
             if surplus or not self._catch_up():
                 self._move_fresh()
         else:
             self._move_fresh()
         self._offer()
+
+    def _surplus(self) -> list[int]:
+        """Take out of memory what is stored and beyond the window."""
+        ready, most, room = self._ready, self._load.window, self._load.window_bytes
+        kept = 0
+        for message in islice(ready, most):
+            room -= message.change.size
+            if room < 0:
+                break
+            kept += 1
+        rows: list[int] = []
+        while len(ready) > max(kept, 1) and ready[-1].row > 0:
+            rows.append(ready.pop().row)
+        rows.reverse()
+        return rows
 
     def _move_fresh(self) -> None:
         if self._ready and self._ready[-1].row <= 0 and not len(self._tail):
@@ -306,18 +330,22 @@ class SinkDelivery:
             self._tail.extend((self._fresh.popleft().row,))
 
     def _fall_behind(self) -> None:
-        if not self.behind:
-            self.behind = True
+        if not self.behind and self.sink.status != "disabled":
+            self._set_behind(True)
             self._swept = False
             self.attend()
+
+    def _set_behind(self, behind: bool) -> None:
+        self._load.behind += behind - self.behind
+        self.behind = behind
 
     def _catch_up(self) -> bool:
         """Leave the store aside again once memory has all that is owed."""
         if not self.behind:
             return True
-        if len(self._tail) or self._loading or self.down or self.sink.status != "active" or len(self._ready) > WINDOW:
+        if len(self._tail) or self._loading or self.down or self.sink.status != "active" or len(self._ready) > self._load.window:
             return False
-        self.behind = False
+        self._set_behind(False)
         self._ready.extend(self._fresh)
         self._fresh.clear()
         self._lingered = True
@@ -329,22 +357,26 @@ class SinkDelivery:
             return
         if self.down and (self._retries or self._flying):  # one that has given up all it tried needs something new to try
             return
-        if len(self._ready) > WINDOW // 2:
+        half = max(1, self._load.window // 2)
+        if len(self._ready) > min(half, self._loaded):
             return
         epoch = self._epoch
         self._loading = True
 
-        def loaded(messages: list[Message]) -> None:
+        def loaded(messages: list[Message], left: list[int]) -> None:
             if epoch != self._epoch:
                 self._disk.done([m.row for m in messages])
+                self._disk.done(left)
                 return
             self._loading = False
+            self._loaded = len(messages) // 2 if left else half
+            self._tail.put_back(left)
             self._ready.extend(m for m in messages if self._wanted_still(m))
             self._lingered = True
             self._catch_up()
             self._offer()
 
-        self._disk.load(self._tail.take(WINDOW // 2), self, loaded)
+        self._disk.load(self._tail.take(half), self._load.window_bytes // 2, self, loaded)
 
     def _wanted_still(self, message: Message) -> bool:
         try:
@@ -372,7 +404,7 @@ class SinkDelivery:
     def has_more(self) -> bool:
         """Whether a request could be made now."""
         in_flight = len(self._flying)
-        if in_flight >= IN_FLIGHT_PER_SINK or self._held or not self._active:
+        if in_flight >= IN_FLIGHT_PER_SINK or self._flying_bytes > ROOM_BYTES or self._held or not self._active:
             return False
         if self._misses or self._retries:
             down = self._misses >= DOWN_AFTER
@@ -381,7 +413,7 @@ class SinkDelivery:
             if self._retries:
                 if self._retries[0][0] <= self._loop.time():
                     return True
-                if down or len(self._retries) >= ROOM:
+                if down or len(self._retries) >= ROOM or self._retry_bytes > ROOM_BYTES:
                     return False
         waiting = len(self._ready)
         return waiting >= self.sink.batch_size or (waiting > 0 and self._lingered)
@@ -397,10 +429,11 @@ class SinkDelivery:
                 continue
             body = self._body(messages)
             if body is not None:
-                attempt = Attempt(self, messages, self._loop.time())
+                attempt = Attempt(self, messages, len(body), self._loop.time())
                 if not self._flying:
                     self._progressed = attempt.started
                 self._flying.add(attempt)
+                self._flying_bytes += attempt.size
                 if self._latency is None:
                     self._latency = self._latencies.of(self.sink.id)
                 self._latency.internal.observe(time.time_ns() // 1000 - messages[0].change.commit_us)
@@ -409,7 +442,9 @@ class SinkDelivery:
 
     def _take(self) -> list[Message]:
         if self._retries and self._retries[0][0] <= self._loop.time():
-            return heapq.heappop(self._retries)[2]
+            batch = heapq.heappop(self._retries)[2]
+            self._retry_bytes -= sum(m.change.size for m in batch)
+            return batch
         ready, busy, size = self._ready, self._busy, self.sink.batch_size
         taken: list[Message] = []
         groups: set[object] = set()
@@ -424,7 +459,8 @@ class SinkDelivery:
                     waiting = busy[group]
                     if waiting is None:
                         waiting = busy[group] = deque()
-                    waiting.append(message.row if message.row > 0 and len(waiting) >= BLOCKED_WINDOW else message)
+                    on_disk = message.row > 0 and (len(waiting) >= BLOCKED_WINDOW or message.change.size > PARKED_BYTES)
+                    waiting.append(message.row if on_disk else message)
                     if self._retries:
                         self.attend()
                     continue
@@ -483,6 +519,7 @@ class SinkDelivery:
         """An attempt came to its end; 2xx is success."""
         messages = attempt.messages
         self._flying.discard(attempt)
+        self._flying_bytes -= attempt.size
         now = self._progressed = self._loop.time()
         took = now - attempt.started
         self.attempted += len(messages)
@@ -516,7 +553,7 @@ class SinkDelivery:
                 message.row = SETTLED if message.row == BEING_STORED else message.row
                 message.owed.settle(message.change.commit_idx, self.number)
                 self.pending -= 1
-                self._load.add(-1)
+                self._load.add(-1, -message.change.size)
         self._free_groups(messages)
         if was_down:
             self._hurry()  # the receiver is back
@@ -558,6 +595,7 @@ class SinkDelivery:
 
     def _retry(self, messages: list[Message], wait: float) -> None:
         self._retry_count += 1
+        self._retry_bytes += sum(m.change.size for m in messages)
         heapq.heappush(self._retries, (self._loop.time() + wait, self._retry_count, messages))
         self.attend()
         self._wake_up()
@@ -630,15 +668,17 @@ class SinkDelivery:
             rows.append(row)
         epoch = self._epoch
 
-        def loaded(messages: list[Message]) -> None:
+        def loaded(messages: list[Message], left: list[int]) -> None:
             if epoch != self._epoch:
                 self._disk.done([m.row for m in messages])
+                self._disk.done(left)
                 return
+            waiting.extendleft(reversed(left))
             waiting.extendleft(reversed([m for m in messages if self._wanted_still(m)]))
             self._free_group(group)
             self._offer()
 
-        self._disk.load(rows, self, loaded)
+        self._disk.load(rows, self._load.window_bytes // 2, self, loaded)
 
     # --- counting ------------------------------------------------------------------------------------------------------
 
@@ -649,7 +689,7 @@ class SinkDelivery:
             return
         message.row = SETTLED if message.row == BEING_STORED else message.row
         message.owed.forgive()
-        self._load.add(-1)
+        self._load.add(-1, -message.change.size)
 
     def look(self) -> None:
         """Called once a second while anything is owed: notice a receiver that does not answer, or is slower than its traffic."""
@@ -657,7 +697,8 @@ class SinkDelivery:
         if self.behind:
             return
         stalled = bool(self._flying) and self._loop.time() - self._progressed > STALLED_SECONDS
-        was_crowded, self._crowded = self._crowded, self.pending > WINDOW
+        was_crowded = self._crowded
+        self._crowded = self.pending > CROWD or sum(m.change.size for m in self._ready) > ROOM_BYTES
         if stalled or (was_crowded and self._crowded and self.pending > LONG_SECONDS * sent):
             self._fall_behind()
 
@@ -685,13 +726,14 @@ class SinkDelivery:
 
 
 class Attempt:
-    """One request of one sink on its way, since `started` (the loop's time)."""
+    """One request of one sink on its way, its body of `size` bytes, since `started` (the loop's time)."""
 
-    __slots__ = ("_sink", "messages", "started")
+    __slots__ = ("_sink", "messages", "size", "started")
 
-    def __init__(self, sink: SinkDelivery, messages: list[Message], started: float) -> None:
+    def __init__(self, sink: SinkDelivery, messages: list[Message], size: int, started: float) -> None:
         self._sink = sink
         self.messages = messages
+        self.size = size
         self.started = started
 
     def answered(self, status: int | None, error: str, retry_after: float | None) -> None:

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from userhooks.engine.rendering import Change
+
+UNSAVED = 50_000, 25_000
+"""Messages that only memory has, at which the reading of the slot stops and goes on"""
+UNSAVED_BYTES = 64_000_000, 32_000_000
+"""The same in bytes of their changes"""
+WINDOW = 1000
+"""Messages that a sink which is behind keeps in memory"""
+WINDOW_BYTES = 16_000_000
+"""The same in bytes of their changes"""
+LEAST_WINDOW = 10
+ALL_WINDOWS = 50_000
+"""Messages in the windows of all sinks that are behind: ten thousand may be, when one host is down"""
+ALL_WINDOWS_BYTES = 64_000_000
 
 
 class Owed(Protocol):
@@ -40,19 +53,40 @@ NOT_STORED, BEING_STORED, SETTLED = 0, -1, -2
 
 
 class Load:
-    """How many messages only memory has; the reading of the slot stops while there are too many."""
+    """How much is in memory. What only memory has: the reading of the slot stops while that is too much. What the store has as well:
+    sinks which are behind keep a window of it, and share the room for all windows.
+    """
 
-    def __init__(self, high: int, low: int, changed: Callable[[], None]) -> None:
-        self.high = high
-        self.low = low
+    def __init__(self, changed: Callable[[], None], *, messages: tuple[int, int] = UNSAVED, size: tuple[int, int] = UNSAVED_BYTES) -> None:
         self.waiting = 0
+        self.size = 0
+        self.is_full = False
+        self.behind = 0
+        self._high, self._low = messages
+        self._high_size, self._low_size = size
         self._changed = changed
 
-    def add(self, count: int) -> None:
-        """Count messages in, or out with a negative number."""
-        before, self.waiting = self.waiting, self.waiting + count
-        if (before <= self.high) != (self.waiting <= self.high) or (before <= self.low) != (self.waiting <= self.low):
+    def add(self, count: int, size: int) -> None:
+        """Count messages of so many bytes in, or out with negative numbers."""
+        self.waiting += count
+        self.size += size
+        if self.is_full:
+            if self.waiting <= self._low and self.size <= self._low_size:
+                self.is_full = False
+                self._changed()
+        elif self.waiting > self._high or self.size > self._high_size:
+            self.is_full = True
             self._changed()
+
+    @property
+    def window(self) -> int:
+        """How many messages one sink which is behind may keep in memory."""
+        return max(LEAST_WINDOW, min(WINDOW, ALL_WINDOWS // max(1, self.behind)))
+
+    @property
+    def window_bytes(self) -> int:
+        """How many bytes of changes one sink which is behind may keep in memory; one message may always be there."""
+        return min(WINDOW_BYTES, ALL_WINDOWS_BYTES // max(1, self.behind))
 
 
 class Rows:
@@ -68,6 +102,11 @@ class Rows:
     def extend(self, rows: Iterable[int]) -> None:
         """Add rows at the end."""
         self._ids.extend(rows)
+
+    def put_back(self, rows: Sequence[int]) -> None:
+        """Put rows back at the front."""
+        self._ids[: self._first] = array("q", rows)
+        self._first = 0
 
     def take(self, count: int) -> list[int]:
         """Take rows from the front."""

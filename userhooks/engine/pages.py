@@ -172,9 +172,9 @@ class Console:
                     await self.engine.save_sink(replace(sink, status="paused"))
                 case "resume" if sink.status == "paused":
                     await self.engine.save_sink(replace(sink, status="active"))
-                case "redeliver":
+                case "redeliver" if sink.status != "disabled":
                     await self.engine.redeliver(sink.id, [int(form["message"])] if form.get("message", "").isdecimal() else None)
-                case "pause" | "resume":
+                case "pause" | "resume" | "redeliver":
                     raise NotDone(409, "Not done", f"The sink {sink.name!r} is {sink.status} by now.")
                 case _:
                     raise NotDone(400, "Not done", "The form does not say what to do. Load the page again.")

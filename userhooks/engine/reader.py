@@ -35,8 +35,6 @@ from userhooks.errors import DatabaseUnavailable
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-MESSAGES_HIGH, MESSAGES_LOW = 50_000, 25_000
-"""Messages that only memory has, at which the reading of the slot stops and goes on"""
 ASK_SECONDS = 5.0
 """How long a question may wait for its turn, and how long for its answer: callers hold locks of the API meanwhile."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
@@ -67,7 +65,7 @@ class Reader:
         self.slot: tables.SlotState | None = None
         self.stream: Stream | None = None
         self.types = TypeCatalog([])
-        self.load = Load(MESSAGES_HIGH, MESSAGES_LOW, self._throttle)
+        self.load = Load(self._throttle)
         self.confirmed = store.confirmed_lsn()
         self._config = config
         self._router = router
@@ -426,9 +424,9 @@ class Reader:
         stream = self._slot_stream
         if stream is None:
             return
-        if self._stale or self.load.waiting > MESSAGES_HIGH:
+        if self._stale or self.load.is_full:
             stream.pause()
-        elif self.load.waiting <= MESSAGES_LOW:
+        else:
             stream.resume()
 
     def confirm(self, lsn: int) -> None:

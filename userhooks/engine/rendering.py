@@ -152,7 +152,7 @@ def _in_template(name: str) -> bytes:
 
 
 class Change:
-    """One change of one row, or one row that a backfill read (`backfill_id` is set, and there is neither LSN nor index).
+    """One change of one row, or one row that a backfill read (`backfill_id` is set, and there is neither LSN nor index); `size` in bytes.
 
     `new` and `old` are the rows in Postgres' text form, decoded when asked for: an insert has no `old`, a delete no `new`; an update has
     `old` with REPLICA IDENTITY FULL, or when its key changed. Reading them raises DecodeError when the stream's bytes are malformed.
@@ -170,6 +170,7 @@ class Change:
         "commit_lsn",
         "commit_us",
         "shape",
+        "size",
     )
 
     def __init__(
@@ -182,6 +183,7 @@ class Change:
         self.commit_us = commit_us
         self.annotations = annotations
         self.backfill_id: str | None = None
+        self.size = len(event.payload)
         self._event: RowChange | None = event
         self._new: Sequence[Value] | None = None
         self._old: Sequence[Value] | None = None
@@ -197,6 +199,7 @@ class Change:
         change.commit_us = read_us
         change.annotations = None
         change.backfill_id = backfill_id
+        change.size = sum(map(len, filter(None, row)))
         change._event = None
         change._new = row
         change._old = None
@@ -232,7 +235,7 @@ class Change:
     @property
     def is_large(self) -> bool:
         """Whether the change has so many bytes that nothing made of it is kept."""
-        return self._event is not None and len(self._event.payload) > _LARGE
+        return self.size > _LARGE
 
     @property
     def new(self) -> Sequence[Value] | None:

@@ -256,12 +256,18 @@ class Store:
             self._db.execute("delete from shapes where id not in (select shape from backlog union select shape from discarded)")
             return dict(self._db.execute("select id, document from shapes").fetchall())
 
-    def read_backlog(self, rows: Sequence[int]) -> list[Kept]:
-        """Return messages by row id, in order."""
+    def read_backlog(self, rows: Sequence[int], room: int) -> tuple[list[Kept], list[int]]:
+        """Return messages by row id, in order, at least one and no more than `room` bytes; and the rows that are left."""
         marks = ",".join("?" * len(rows))
+        found: list[Kept] = []
         with self._lock:
-            found = self._db.execute(f"select {_ROW} from backlog where id in ({marks}) order by id", rows).fetchall()
-        return [Kept(*one) for one in found]
+            for one in self._db.execute(f"select {_ROW} from backlog where id in ({marks}) order by id", rows):
+                kept = Kept(*one)
+                room -= len(kept.payload)
+                if room < 0 and found:
+                    return found, [row for row in rows if row >= kept.id]
+                found.append(kept)
+        return found, []
 
     def discarded_count(self) -> dict[int, int]:
         """Return how many messages were given up, by sink number."""

@@ -28,7 +28,7 @@ import pytest
 from tests.unit.engine import simulated
 from tests.unit.engine.simulated import Answer, Clock, DiskThread, MemoryStore, Wire
 from tests.unit.engine.wal import TYPES, insert
-from userhooks.engine import app, delivery
+from userhooks.engine import app, delivery, owed
 from userhooks.engine.app import Engine
 from userhooks.engine.backlog import Backlog
 from userhooks.engine.delivery import DOWN_AFTER, Attempt, SinkDelivery
@@ -106,7 +106,6 @@ class Ledger:
         self.changed: list[Due] = []
         self.story: list[str] = []
         self.repeats = self.sent = 0
-        self.flushing = False
 
     def tell(self, *words: object) -> None:
         self.story.append(f"{self.clock.now - 1000:9.3f} " + " ".join(map(str, words)))
@@ -227,8 +226,7 @@ class Ledger:
         if len(dues) == 1:
             due, most = dues[0], account.sink.max_retry_count
             due.attempts += 1
-            if not self.flushing:  # a message that fails while it is being stored is stored with the attempts of before
-                due.promised = due.attempts
+            due.promised = due.attempts
             self.changed.append(due)
             if most is not None and due.attempts >= most:
                 self._close(account, due, "discarded")
@@ -258,7 +256,7 @@ class Ledger:
         """Hold the store against the ledger: nothing lost, nothing twice. After a kill, what was not noted is owed again."""
         confirmed, acknowledged = store.confirmed_lsn(), store.acknowledged()
         kept = defaultdict(list)
-        for one in store.read_backlog([row for row, _ in store.backlog()]):
+        for one in store.read_backlog([row for row, _ in store.backlog()], 10**9)[0]:
             kept[one.sink, one.lsn, one.idx].append(one.attempts)
         given_up = {(n, k.lsn, k.idx) for n in self.accounts for k, _, _ in store.read_discarded(n, 10**6)}
         for key, due in self.dues.items():
@@ -336,7 +334,6 @@ class WatchedDelivery(SinkDelivery):
 class Life:
     """The engine from a start to a stop or a kill, with its own way of flushing and of stopping, but no Postgres, sockets or threads."""
 
-    _flush = Engine._flush
     _owing = Engine._owing
     close = Engine.close
 
@@ -347,7 +344,7 @@ class Life:
         self._main: Any = asyncio.current_task()
         self.dead = False
         self.problems: list[BaseException] = []
-        self.flushing = asyncio.Lock()
+        self._flush_lock = asyncio.Lock()
         self.loop.set_exception_handler(self._problem)
         self._store = run.store
         self._disk = DiskThread(self.loop, seconds=run.disk_seconds, fails=run.disk_fails, done=self._job_done)
@@ -358,12 +355,11 @@ class Life:
         self._positions: deque[tuple[float, int]] = deque()
         self._backlog = Backlog(self._store, self._write, on_gone=self._gone, on_caught_up=lambda _: None)
         self.router = Router()
-        self.load = Load(run.high, run.high // 2, self._read_on)
+        self.load = Load(self._read_on, messages=(run.high, run.high // 2), size=(run.high_size, run.high_size // 2))
         confirmed = self._store.confirmed_lsn()
         stream = Stream(Progress(confirmed), self.router, {("public", "notes"): TABLE}, TYPES, self._store.acknowledged(), lambda _: None)
         self.reader = SimpleNamespace(stream=stream, confirmed=confirmed, confirm=self._confirm, close=_nothing)
         self.backfills = SimpleNamespace(close=_nothing)
-        self._paused = False
         self._reading = False
         self._next = next((i for i, (lsn, _) in enumerate(run.wal) if lsn >= confirmed), len(run.wal))
         self._deliveries: dict[str, SinkDelivery] = {}
@@ -390,7 +386,11 @@ class Life:
         given_up = self._store.discarded_count()
         for one in self._deliveries.values():
             one.discarded = given_up.get(one.number, 0)
-            one.restore(waiting.get(one.number, ()))
+            rows = waiting.get(one.number, ())
+            if one.sink.status == "disabled":
+                self._backlog.done(rows)
+            else:
+                one.restore(rows)
         stream.take(RELATION)
         self._tasks = [self.loop.create_task(self._flush_now_and_then())]
         self._read_on()
@@ -411,17 +411,13 @@ class Life:
 
     def _read_on(self) -> None:
         """Read what has committed, as long as memory has not too much."""
-        if self.load.waiting > self.load.high:
-            self._paused = True
-        elif self.load.waiting <= self.load.low:
-            self._paused = False
-        if not self._reading and not self._paused and self._next < len(self.run.wal):
+        if not self._reading and not self.load.is_full and self._next < len(self.run.wal):
             self._reading = True
             self.loop.call_soon(self._read)
 
     def _read(self) -> None:
         self._reading = False
-        if not self._paused and self._next < len(self.run.wal) and not self.dead:
+        if not self.load.is_full and self._next < len(self.run.wal) and not self.dead:
             _, payloads = self.run.wal[self._next]
             self._next += 1
             for payload in payloads:
@@ -439,8 +435,8 @@ class Life:
         while True:
             await asyncio.sleep(self.run.luck.choice(self.run.flush_seconds))
             try:
-                async with self.flushing:
-                    await self.flush()
+                async with self._flush_lock:
+                    await self._flush()
             except app.sqlite3.Error as exc:
                 self.ledger.tell("flush failed:", exc)
             if self.loop.time() - looked > 1.0:
@@ -449,14 +445,10 @@ class Life:
                 for one in self._owing():  # type: ignore[misc]
                     one.look()
 
-    async def flush(self) -> None:
+    async def _flush(self) -> None:
         """Flush; what was answered before it began must be noted when it is over."""
         self._snapshot = snapshot = self.ledger.snapshot()
-        self.ledger.flushing = True
-        try:
-            await self._flush()  # type: ignore[misc]
-        finally:
-            self.ledger.flushing = False
+        await Engine._flush(self)  # type: ignore[arg-type]
         if not self.dead:
             self.ledger.noted(snapshot)
 
@@ -516,6 +508,8 @@ class Life:
         one.release(self.run.starts[number])
 
     async def redeliver(self, number: int) -> None:
+        if self.run.sinks[number].status == "disabled":  # the API refuses it
+            return
         found = [(k.id, k.lsn, k.idx) for k, _, _ in self._store.read_discarded(number, 10**6)]
         one = self._deliveries[str(number)]
         if found:
@@ -589,9 +583,18 @@ class Run:
         self.filters: dict[int, Bound | None] = {}
         for number in range(1, luck.choice([1, 2, 4]) + 1):
             self._make_sink(number)
-        window = luck.choice([2, 4, 10, 1000])
+        self.high_size = luck.choice([40, 400, 10**6])
+        self.windows = {
+            "WINDOW": luck.choice([2, 4, 10, 1000]),
+            "WINDOW_BYTES": luck.choice([1, 100, 10**6]),
+            "LEAST_WINDOW": luck.choice([1, 2]),
+            "ALL_WINDOWS": luck.choice([1, 1000]),
+            "ALL_WINDOWS_BYTES": luck.choice([100, 10**6]),
+        }
         self.limits = {
-            "WINDOW": window,
+            "CROWD": luck.choice([2, 1000]),
+            "ROOM_BYTES": luck.choice([1, 100, 10**6]),
+            "PARKED_BYTES": luck.choice([1, 10**6]),
             "BLOCKED_WINDOW": luck.choice([1, 3, 100]),
             "ROOM": luck.choice([1, 3, 1000]),
             "IN_FLIGHT_PER_SINK": luck.choice([1, 3, 50]),
@@ -719,10 +722,7 @@ class Run:
         return not life.dead
 
     async def stop(self) -> None:
-        """Stop as the program does on SIGTERM, between two flushes."""
-        async with self.life.flushing:
-            for task in self.life._tasks:
-                task.cancel()
+        """Stop as the program does on SIGTERM."""
         await self.life.close()  # type: ignore[misc]
         self.life.kill()
 
@@ -795,6 +795,8 @@ def play(seed: int, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(Attempt, "__hash__", _hash_of)
     for name, value in run.limits.items():
         monkeypatch.setattr(delivery, name, value)
+    for name, value in run.windows.items():
+        monkeypatch.setattr(owed, name, value)
     try:
         run.play()
     except BaseException as exc:
