@@ -99,7 +99,7 @@ def test_a_transaction_of_1_gb_passes_a_sink_that_wants_ten_rows_of_it(
 def test_400_mb_of_large_rows_wait_for_a_receiver_in_bounded_memory(
     engine: EngineProgram, database: Connection, receiver: Receiver
 ) -> None:
-    """In memory are at most 64 MB that are not in the store yet, as they came, as much on its way there, and 16 MB of requests."""
+    """At most 64 MB of it are neither delivered nor in the store, as they came, and 16 MB are on their way as requests."""
     publish(engine, database, "id int primary key, user_id int, v text")
     sink(engine, "all", receiver, "public.large")
     prompt = Receiver()
@@ -118,6 +118,19 @@ def test_400_mb_of_large_rows_wait_for_a_receiver_in_bounded_memory(
     grown = peak_mb(engine.pid) - before
     print(f"memory grew by {grown:.0f} MB")
     assert grown < 200
+
+
+def test_a_backfill_of_400_mb_of_large_rows_takes_bounded_memory(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
+    """The first page holds 100 rows, each further one about 8 MB; at most three are read before they are delivered."""
+    publish(engine, database, "id int primary key, user_id int, v text")
+    large_rows(database, 400)
+    sink(engine, "all", receiver, "public.large")
+    before = peak_mb(engine.pid)
+    engine.ask("POST", "/api/sinks/all/backfills", {})
+    assert sorted(m["record"]["id"] for m in receiver.wait_for(400, "/all", within=40)) == list(range(1, 401))
+    grown = peak_mb(engine.pid) - before
+    print(f"memory grew by {grown:.0f} MB")
+    assert grown < 350
 
 
 def test_a_transaction_of_100_000_rows_arrives_whole_in_bounded_memory(

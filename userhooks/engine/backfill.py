@@ -33,7 +33,9 @@ from userhooks.engine.stream import WATERMARK, group_of
 from userhooks.engine.trouble import InTrouble, Trouble
 from userhooks.engine.values import TypeCatalog
 
-PAGE_ROWS = 1000
+PAGE_ROWS, FIRST_PAGE_ROWS = 1000, 100
+PAGE_BYTES = 8_000_000
+"""Bytes of a page, by the rows of the page before it; how large the rows of the first one are nobody knows"""
 PAGES_IN_DELIVERY = 3
 PAGES_PER_TURN = 10
 """After so many another backfill may have the connection"""
@@ -138,6 +140,7 @@ class BackfillRun:
         self._broken: Interrupted | None = None
         self._pages: deque[Page] = deque()
         self._unsaved = 0
+        self._page_rows = FIRST_PAGE_ROWS
         self._changed = asyncio.Event()
         self._in_turn = False
 
@@ -310,8 +313,8 @@ class BackfillRun:
     async def _read(self, connection: AsyncConnection[Any]) -> None:
         await self._until_streamed_is_visible(connection)
         again = list(self._again)
-        for start in range(0, len(again), PAGE_ROWS):
-            await self._read_rows(connection, again[start : start + PAGE_ROWS])
+        for start in range(0, len(again), self._page_rows):
+            await self._read_rows(connection, again[start : start + self._page_rows])
         for _ in range(PAGES_PER_TURN):
             if self._ended or not self._is_wanted or not self._has_room:
                 break
@@ -342,10 +345,12 @@ class BackfillRun:
         """Read the next page; True when it is the last."""
         assert self._query is not None  # noqa: S101
         only = self._only
-        rows, snapshot = await self._fetch(connection, self._query.page(self._position, only, PAGE_ROWS, few=self._are_few))
-        is_last = len(rows) < PAGE_ROWS
+        rows, snapshot = await self._fetch(connection, self._query.page(self._position, only, self._page_rows, few=self._are_few))
+        is_last = len(rows) < self._page_rows
         if rows:
             self._position = self._cursor_of(rows[-1])
+            size = sum(len(value) for row in rows for value in row if value is not None)
+            self._page_rows = max(1, min(PAGE_ROWS, PAGE_BYTES * len(rows) // max(1, size)))
         await self._mark(connection, _Reading(rows, snapshot, only, is_last=is_last))
         return is_last
 
