@@ -343,7 +343,7 @@ class SinkDelivery:
         """Leave the store aside again once memory has all that is owed."""
         if not self.behind:
             return True
-        if len(self._tail) or self._loading or self.down or self.sink.status != "active" or len(self._ready) > self._load.window:
+        if len(self._tail) or self._loading or self._is_probing or self.sink.status != "active" or len(self._ready) > self._load.window:
             return False
         self._set_behind(False)
         self._ready.extend(self._fresh)
@@ -353,9 +353,13 @@ class SinkDelivery:
         return True
 
     def _refill(self) -> None:
-        if not len(self._tail) or self._loading or self._held or self.sink.status != "active":
+        """Read back what is next on disk; when nothing is there any more, the sink has caught up."""
+        if not len(self._tail):
+            self._catch_up()
             return
-        if self.down and (self._retries or self._flying):  # one that has given up all it tried needs something new to try
+        if self._loading or self._held or self.sink.status != "active":
+            return
+        if self._is_probing:
             return
         half = max(1, self._load.window // 2)
         if len(self._ready) > min(half, self._loaded):
@@ -394,6 +398,11 @@ class SinkDelivery:
     def down(self) -> bool:
         """Whether the receiver has refused everything of late."""
         return self._misses >= DOWN_AFTER
+
+    @property
+    def _is_probing(self) -> bool:
+        """Whether it tries nothing new: what it has tried will tell. One that is down and has given up all it tried has to try more."""
+        return self.down and bool(self._retries or self._flying)
 
     def _offer(self) -> None:
         if self.behind:
@@ -436,8 +445,10 @@ class SinkDelivery:
                 self._flying_bytes += attempt.size
                 if self._latency is None:
                     self._latency = self._latencies.of(self.sink.id)
-                self._latency.internal.observe(time.time_ns() // 1000 - messages[0].change.commit_us)
+                self._latency.internal.observe(time.time() * 1e6 - messages[0].change.commit_us)
                 return b"%b%d%b%b" % (self._head, len(body), self._tail_of_head, body), attempt
+        if self.behind:
+            self._refill()
         return None
 
     def _take(self) -> list[Message]:
@@ -526,11 +537,11 @@ class SinkDelivery:
         assert self._latency is not None  # noqa: S101  # it was sent
         if status is not None and 200 <= status < 300:
             self.suspect = took > QUICK_SECONDS
-            self._latency.succeeded.observe(int(took * 1e6))
+            self._latency.succeeded.observe(took * 1e6)
             self._succeeded(messages)
         else:
             self.suspect = True
-            self._latency.failed.observe(int(took * 1e6))
+            self._latency.failed.observe(took * 1e6)
             self._misses += 1
             if self.down:
                 self._fall_behind()
@@ -539,26 +550,31 @@ class SinkDelivery:
             if status == 410 and self._active:
                 self._active = False
                 self._disk.endpoint_is_gone(self)
-        self._offer()
+        if self.behind:
+            self._refill()
+        if self._ready or self._retries:  # whether one of them may go is asked when the turn comes
+            self._client.origin(self._origin).offer(self)
 
     def _succeeded(self, messages: list[Message]) -> None:
-        self.delivered += len(messages)
+        count = unsaved = len(messages)
+        self.delivered += count
+        self.pending -= count
         self.last_error = None
         was_down, self._misses = self._misses >= DOWN_AFTER, 0
+        size = 0
         for message in messages:
             if message.row > 0:
                 self._disk.done((message.row,))
-                self.pending -= 1
+                unsaved -= 1
             else:
-                message.row = SETTLED if message.row == BEING_STORED else message.row
+                if message.row == BEING_STORED:
+                    message.row = SETTLED
                 message.owed.settle(message.change.commit_idx, self.number)
-                self.pending -= 1
-                self._load.add(-1, -message.change.size)
+                size += message.change.size
+        self._load.add(-unsaved, -size)
         self._free_groups(messages)
         if was_down:
             self._hurry()  # the receiver is back
-        if self.behind and not len(self._tail):
-            self._catch_up()
 
     def _failed(self, messages: list[Message], error: str, retry_after: float | None) -> None:
         self.failed += len(messages)
@@ -634,15 +650,12 @@ class SinkDelivery:
 
     def _free_groups(self, messages: list[Message]) -> None:
         """Free each group of a batch once: freed twice, two batches of it would be on their way."""
-        if len(messages) == 1:
-            self._free_group(messages[0].group)
-        else:
-            for group in dict.fromkeys(message.group for message in messages):
-                self._free_group(group)
+        for group in dict.fromkeys([message.group for message in messages]) if len(messages) > 1 else (messages[0].group,):
+            self._free_group(group)
 
     def _free_group(self, group: object) -> None:
         """The group's batch is done: what waited for it goes first; what of it is on disk is read back."""
-        waiting = self._busy.pop(group, None) if group is not None else None
+        waiting = self._busy.pop(group, None)
         if not waiting:
             return
         if len(waiting) <= BLOCKED_WINDOW and not any(isinstance(m, int) for m in waiting):
@@ -693,6 +706,8 @@ class SinkDelivery:
 
     def look(self) -> None:
         """Called once a second while anything is owed: notice a receiver that does not answer, or is slower than its traffic."""
+        if self._latency is not None:
+            self._latency.sort()
         sent, self._delivered_before = self.delivered - self._delivered_before, self.delivered
         if self.behind:
             return

@@ -5,7 +5,7 @@ Buckets are those of sequin 0.14.6's `sequin_delivery_latency_us` and `sequin_in
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
 
 BOUNDS_US = (10, 100, 1_000, 10_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000, 10_000_000, 50_000_000)
 """Upper bounds in microseconds, each part of its bucket; one more bucket takes what is longer."""
@@ -14,18 +14,45 @@ OWN_HISTOGRAMS = 200
 
 
 class Histogram:
-    """How many observations fell into each bucket of `BOUNDS_US`, and their sum."""
+    """How many observations fell into each bucket of `BOUNDS_US`, and their sum.
 
-    __slots__ = ("counts", "sum")
+    `observe` takes one in microseconds and only notes it; `sort` puts all of them into their buckets. Call that now and then, too: what
+    is noted takes memory. One by one each would cost 0.35 µs of a delivery, a thousand at once 0.1 µs each.
+    """
+
+    __slots__ = ("_counts", "_noted", "_sum", "observe")
 
     def __init__(self) -> None:
-        self.counts = [0] * (len(BOUNDS_US) + 1)
-        self.sum = 0
+        self._counts = [0] * (len(BOUNDS_US) + 1)
+        self._sum = 0
+        self._noted: list[float] = []
+        self.observe = self._noted.append
 
-    def observe(self, microseconds: int) -> None:
-        """Count one observation (about 0.15 µs)."""
-        self.counts[bisect_left(BOUNDS_US, microseconds)] += 1
-        self.sum += microseconds
+    def sort(self) -> None:
+        """Put what was observed into the buckets."""
+        noted = self._noted
+        if noted:
+            noted.sort()
+            self._sum += round(sum(noted))
+            before = 0
+            for i, bound in enumerate(BOUNDS_US):
+                upto = bisect_right(noted, bound)
+                self._counts[i] += upto - before
+                before = upto
+            self._counts[-1] += len(noted) - before
+            noted.clear()
+
+    @property
+    def counts(self) -> list[int]:
+        """How many observations are in each bucket; the last one has no bound."""
+        self.sort()
+        return self._counts
+
+    @property
+    def sum(self) -> int:
+        """All observations together in microseconds."""
+        self.sort()
+        return self._sum
 
 
 class Latencies:
@@ -37,6 +64,11 @@ class Latencies:
         self.succeeded = Histogram()
         self.failed = Histogram()
         self.internal = Histogram()
+
+    def sort(self) -> None:
+        """Put what was observed into the buckets."""
+        for one in (self.succeeded, self.failed, self.internal):
+            one.sort()
 
 
 class HistogramPool:

@@ -233,16 +233,11 @@ class Change:
         return self._event.payload if self._event is not None else encode_insert(self.row)
 
     @property
-    def is_large(self) -> bool:
-        """Whether the change has so many bytes that nothing made of it is kept."""
-        return self.size > _LARGE
-
-    @property
     def new(self) -> Sequence[Value] | None:
         """The row as it is after the change; None for a delete."""
         if self._new is None and self._event is not None and self.action != "delete":
             row = self._checked(self._event.new)
-            if self.is_large:
+            if self.size > _LARGE:
                 return row
             self._new = row
         return self._new
@@ -252,7 +247,7 @@ class Change:
         """The row as it was before the change, as far as the WAL carries it."""
         if self._old is None and self._event is not None and self.action != "insert":
             row = self._checked(self._event.old)
-            if self.is_large:
+            if self.size > _LARGE:
                 return row
             self._old = row
         return self._old
@@ -322,7 +317,7 @@ def render(change: Change, form: SinkForm) -> bytes:
     cached = parts.get(form.timestamp_format)
     if cached is None:
         cached = _render_parts(change, form.timestamp_format)
-        if not change.is_large:
+        if change.size <= _LARGE:
             parts[form.timestamp_format] = cached
     record, metadata, end = cached
     return b"".join((record, form.head, metadata, form.database_name, end))
@@ -361,8 +356,11 @@ def _metadata(change: Change) -> bytes:
 
 def _keys(change: Change) -> list[bytes]:
     """Return the values of the primary key as text."""
-    row = change.row
-    return [raw if isinstance(raw := row[i], bytes) else b"" for i in change.shape.key_positions]
+    row, positions = change.row, change.shape.key_positions
+    if len(positions) == 1:
+        raw = row[positions[0]]
+        return [raw if isinstance(raw, bytes) else b""]
+    return [raw if isinstance(raw := row[i], bytes) else b"" for i in positions]
 
 
 def _idempotency_key(change: Change, keys: Sequence[bytes]) -> bytes:

@@ -157,9 +157,13 @@ class _SinkRequest:
             self.fields["actions"] = tuple(value)
 
     def _annotations(self, value: Any) -> None:
-        if not isinstance(value, dict):
+        try:
+            size = len(orjson.dumps(value)) if isinstance(value, dict) else None
+        except TypeError:  # a whole number beyond 64 bits
+            size = None
+        if size is None:
             self.errors["annotations"] = ["is invalid"]
-        elif len(orjson.dumps(value)) > _MAX_ANNOTATIONS:
+        elif size > _MAX_ANNOTATIONS:
             self.errors["annotations"] = [f"should be at most {_MAX_ANNOTATIONS} byte(s)"]
         else:
             self.fields["annotations"] = value

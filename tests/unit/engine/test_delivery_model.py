@@ -771,7 +771,7 @@ class Run:
             [(d.number, d.pending) for d in deliveries if d.pending],
             [(d.number, d.in_flight, d.retrying) for d in deliveries if d.in_flight or d.retrying],
             [(d.number, dict(d._busy)) for d in deliveries if d._busy],
-            [d.number for d in deliveries if d.behind and not d.down],
+            [d.number for d in deliveries if d.behind],
             [(row, number) for row, number in self.store.backlog() if self.sinks[number].status == "active"],
             [d.number for d in deliveries if d.discarded != len(self.store.read_discarded(d.number, 10**6))],
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -10,7 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trustme
 
-from userhooks.engine.http import MAX_ANSWER, HttpClient
+from userhooks.engine.http import MAX_ANSWER, Connection, HttpClient
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -129,6 +130,49 @@ def test_an_answer_in_single_bytes_is_read_to_its_end() -> None:
 def test_chunked_answers_and_interim_answers_are_understood() -> None:
     chunked = b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 202 Accepted\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
     assert asyncio.run(outcomes(answering(chunked), 3)) == [(202, "", None)] * 3
+
+
+class Wire:
+    """Stands for a connection's transport; what is written to it is nobody's concern."""
+
+    def write(self, data: bytes) -> None:
+        """Take it."""
+
+    def abort(self) -> None:
+        """Be gone."""
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_each_answer_counts_for_itself_whatever_came_before(seed: int) -> None:
+    """An answer whose bytes are those of the last one is not parsed: none may be taken for one that it resembles, or holds in its body."""
+    luck = random.Random(seed)
+    known = [
+        (OK, 200, None),
+        (OK, 200, None),
+        (OK[:-2] + b"OK", 200, None),
+        (OK.replace(b"200", b"503"), 503, None),
+        (b"HTTP/1.1 429 Slow\r\nretry-after: 3\r\ncontent-length: 0\r\n\r\n", 429, 3.0),
+        (b"HTTP/1.1 103 Early Hints\r\n\r\n" + OK, 200, None),
+        (b"HTTP/1.1 500 Oh\r\ncontent-length: %d\r\n\r\n" % len(OK) + OK, 500, None),
+    ]
+
+    async def run() -> None:
+        client = HttpClient(allow_private=True)
+        connection = Connection(client.origin(("http", "127.0.0.1", 1)))
+        connection.connection_made(Wire())
+        for _ in range(300):
+            request = Requests()
+            connection.send(b"", request, 0.0)
+            data, status, wait = luck.choice(known)
+            at = luck.choice([0, 0, luck.randrange(len(data)), len(data) - len(OK)])
+            for part in (data[:at], data[at:]):
+                if part:
+                    assert not request.outcomes
+                    connection.data_received(part)
+            assert request.outcomes == [(status, "", wait)]
+        client.close()
+
+    asyncio.run(run())
 
 
 def test_an_answer_without_a_length_ends_with_the_connection() -> None:
