@@ -191,6 +191,7 @@ class Engine:
                 last_look = now
                 self._note_position(now)
                 self._spare_the_collector()
+                self.latencies.sort()
                 for delivery in self._owing():
                     delivery.look()
             if now - last_status > STATUS_SECONDS:

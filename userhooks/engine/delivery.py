@@ -706,8 +706,6 @@ class SinkDelivery:
 
     def look(self) -> None:
         """Called once a second while anything is owed: notice a receiver that does not answer, or is slower than its traffic."""
-        if self._latency is not None:
-            self._latency.sort()
         sent, self._delivered_before = self.delivered - self._delivered_before, self.delivered
         if self.behind:
             return

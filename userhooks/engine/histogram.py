@@ -86,6 +86,11 @@ class HistogramPool:
             self.own[sink_id] = Latencies()
         return self.own[sink_id]
 
+    def sort(self) -> None:
+        """Put what was observed into the buckets."""
+        for one in (self.shared, *self.own.values()):
+            one.sort()
+
     def forget(self, sink_id: str) -> None:
         """The sink is deleted: its place is free."""
         self.own.pop(sink_id, None)
