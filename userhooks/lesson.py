@@ -1,6 +1,6 @@
 """A lesson's own users and inboxes, what a notebook does with them, and the ledger read from the database and the inboxes.
 
-How the two sides are judged is `ledger.py`; what subscribing and generating mean is in `subscriptions.py` and `generator.py`.
+How the two sides are judged is `ledger/`; what subscribing and generating mean is in `subscriptions.py` and `generator.py`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self, overload
 
 from userhooks.errors import InvalidInput, NotFound
 from userhooks.generator import Generated, generate
-from userhooks.ledger import Ledger, Owed, Receipt, Replay, Row, reconcile
+from userhooks.ledger import Ledger, Owed, Receipt, Replay, Row, changes, rows
+from userhooks.ledger.live import WalLedger
+from userhooks.ledger.recording import Recording
 from userhooks.subscriptions import MISSING
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ class Lesson:
         self.name = name
         self._since: dict[str, datetime] = {}
         self._replays: list[Replay] = []
+        self._recordings: list[Recording] = []
         self._remove()
         self._users = {user: stack.database.create_user(self._label(user)) for user in USERS}
         self._inboxes = {user: stack.inspector.inbox(self._label(user)) for user in USERS}
@@ -129,8 +132,14 @@ class Lesson:
         self._replays.append(Replay(subscriptions[0].sink_id, handle.id, started_at))
         return handle
 
-    def ledger(self, wait: float = 10.0) -> Ledger:
-        """Hold every row of this lesson's users against what their inboxes received.
+    @overload
+    def ledger(self, wait: float = 10.0) -> Ledger: ...
+
+    @overload
+    def ledger(self, wait: float = 10.0, *, wal: Literal[True]) -> WalLedger: ...
+
+    def ledger(self, wait: float = 10.0, *, wal: bool = False) -> Ledger | WalLedger:
+        """Hold every row of this lesson's users against what their inboxes received; with `wal`, every change from now on.
 
         What is owed and has not come is given `wait` seconds more; 0 for a look at how it is now. Counts subscriptions to this lesson's
         inboxes, rows that are still in the table, and backfills begun by `Lesson.backfill` and not cancelled.
@@ -138,18 +147,24 @@ class Lesson:
             ledger = lesson.ledger()
             ledger.verdict()
             ledger.frame()
+
+        With `wal=True` updates, deletes, and rows that change hands count as well: Postgres' WAL is read from a temporary slot. That costs
+        the database work for every change, so measure rates without it. Raises DatabaseUnsuitable when Postgres has no slot left.
+
+            with lesson.ledger(wal=True) as ledger:
+                lesson.generate(rate=100, seconds=5, mix={"insert": 8, "update": 1, "delete": 1})
+            ledger.verdict()
         """
-        deadline = time.monotonic() + wait
-        while True:
-            began = time.monotonic()
-            ledger = self._read()
-            ended = time.monotonic()
-            if ledger.complete or ended >= deadline:
-                return ledger
-            time.sleep(min(max(_POLL, ended - began), deadline - ended))
+        if not wal:
+            return self._settled(wait, lambda: self._reconciled(rows.reconcile))
+        recording = Recording(self.stack.database_url, self.stack.sequin.publication())
+        self._recordings.append(recording)
+        return WalLedger(recording, lambda recorded: self._settled(wait, lambda: self._judged(recorded)))
 
     def close(self) -> None:
         """Remove this lesson's users with their rows and subscriptions, and empty its inboxes."""
+        for recording in self._recordings:
+            recording.close()
         self._remove()
 
     def __enter__(self) -> Self:
@@ -176,9 +191,30 @@ class Lesson:
             now: datetime = row[0]
             return now
 
-    def _read(self) -> Ledger:
-        inboxes = {self._inboxes[user].url for user in self._users}
-        subscriptions = [subscription for subscription in self.subscriptions() if subscription.url in inboxes]
+    @staticmethod
+    def _settled(wait: float, look: Callable[[], Ledger]) -> Ledger:
+        """Look until all that is owed has come, or `wait` seconds are over."""
+        deadline = time.monotonic() + wait
+        while True:
+            began = time.monotonic()
+            ledger = look()
+            ended = time.monotonic()
+            if ledger.complete or ended >= deadline:
+                return ledger
+            time.sleep(min(max(_POLL, ended - began), deadline - ended))
+
+    def _judged(self, recording: Recording) -> Ledger:
+        users = set(self._users.values())
+
+        def reconcile(table: list[Row], received: list[Receipt], owed: list[Owed], replays: list[Replay]) -> Ledger:
+            committed = recording.changes()  # read last: whatever was received had committed by then
+            return changes.reconcile(committed, received, owed, replays, table, users=users, since_lsn=recording.start_lsn)
+
+        return self._reconciled(reconcile)
+
+    def _reconciled(self, reconcile: Callable[[list[Row], list[Receipt], list[Owed], list[Replay]], Ledger]) -> Ledger:
+        inboxes = {inbox.url: inbox for inbox in self._inboxes.values()}
+        subscriptions = [subscription for subscription in self.subscriptions() if _inbox_of(subscription, inboxes)]
         received = [receipt for user, inbox in self._inboxes.items() for receipt in _receipts(inbox, {}, self._users[user])]
         owed = _owed(self.stack, subscriptions, self._since)
         live = {debt.sink_id for debt in owed}
@@ -212,12 +248,18 @@ def stack_ledger(stack: Stack) -> Ledger:
     An inbox belongs to the users that are subscribed to it. What `Lesson.ledger` says of a lesson's users holds here for all.
     """
     inboxes = {inbox.url: inbox for inbox in stack.inspector.inboxes()}
-    subscriptions = [subscription for subscription in stack.subscriptions.list() if subscription.url in inboxes]
+    subscribed = [(one, inbox) for one in stack.subscriptions.list() if (inbox := _inbox_of(one, inboxes))]
+    subscriptions = [one for one, _ in subscribed]
     received: list[Receipt] = []
-    for url in {subscription.url for subscription in subscriptions}:
-        owners = {subscription.sink_id: subscription.user_id for subscription in subscriptions if subscription.url == url}
-        received += _receipts(inboxes[url], owners, otherwise=next(iter(owners.values())))
-    return reconcile(_rows(stack, None), received, _owed(stack, subscriptions, {}))
+    for inbox in {inbox.id: inbox for _, inbox in subscribed}.values():
+        owners = {one.sink_id: one.user_id for one, its in subscribed if its is inbox}
+        received += _receipts(inbox, owners, otherwise=next(iter(owners.values())))
+    return rows.reconcile(_rows(stack, None), received, _owed(stack, subscriptions, {}))
+
+
+def _inbox_of(subscription: Subscription, inboxes: Mapping[str, Inbox]) -> Inbox | None:
+    """The inbox, of those by URL, that receives what is sent to the subscription's URL: its own, or one below it."""
+    return next((inbox for url, inbox in inboxes.items() if re.match(re.escape(url) + r"(?:[/?]|$)", subscription.url)), None)
 
 
 def _receipts(inbox: Inbox, owners: Mapping[str, int], otherwise: int) -> list[Receipt]:

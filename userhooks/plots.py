@@ -123,7 +123,7 @@ def arrivals(messages: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def _owed(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame[(frame["state"] != "not owed") & ~frame["backfill"]]
+    return frame[frame["state"].isin(["received", "lost"]) & ~frame["backfill"]]
 
 
 def _timed(frame: pd.DataFrame) -> pd.DataFrame:

@@ -194,6 +194,14 @@ class SequinClient:
         """Return the server's version, like `v0.14.6`."""
         return self._one(lambda data: str(data["version"]), "GET", "/info/version", accept="*/*")
 
+    def publication(self) -> str:
+        """Return the name of the publication that Sequin reads."""
+
+        def read(data: Mapping[str, Any]) -> str:
+            return str(data["replication_slots"][0]["publication_name"])
+
+        return self._one(read, "GET", _path("postgres_databases", self.database))
+
     def refresh_tables(self) -> None:
         """Make Sequin look at the database's tables anew: a table younger than Sequin's last look cannot be named by a sink."""
         self._call("POST", _path("postgres_databases", self.database, "refresh_tables"), {})

@@ -13,7 +13,11 @@ PACKAGE = Path(__file__).parents[2] / "userhooks"
 PURE = [
     "addresses.py",
     "bearer.py",
-    "ledger.py",
+    "ledger/arrivals.py",
+    "ledger/changes.py",
+    "ledger/report.py",
+    "ledger/rows.py",
+    "ledger/wal.py",
     "messages.py",
     "engine/answers.py",
     "engine/column_filters.py",

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from userhooks.ledger import Ledger, Owed, Receipt, Replay, Row, reconcile
+from userhooks.ledger import Ledger, Owed, Receipt, Replay, Row
+from userhooks.ledger.rows import reconcile
 from userhooks.messages import Message
 
 START = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -211,7 +212,7 @@ def test_a_backfill_owes_every_row_that_was_there() -> None:
 def test_a_row_that_a_backfill_leaves_out_is_lost_and_named() -> None:
     ledger = backfilled(HISTORY[1:])
     assert ledger.verdict().endswith("backfill: 166 expected, 165 received, 1 lost")
-    assert ledger.problems() == ["lost: row 3 of user 1 never reached user-1-notifications by its backfill"]
+    assert ledger.problems() == ["lost: the read of row 3 of user 1 never reached user-1-notifications"]
     assert not ledger.ok
 
 
@@ -243,7 +244,7 @@ def test_the_frame_has_every_committed_row_with_typed_columns() -> None:
     assert frame["row"].nunique() == len(frame) == 500
     assert frame["state"].value_counts().to_dict() == {"not owed": 334, "received": 165, "lost": 1}
     assert [str(dtype) for dtype in frame.dtypes] == [
-        "int64", "int64", "str", "bool", "str", "datetime64[us, UTC]", "datetime64[us, UTC]", "float64",
+        "int64", "Int64", "str", "bool", "str", "datetime64[us, UTC]", "datetime64[us, UTC]", "float64", "str", "int64", "bool", "str",
     ]  # fmt: skip
 
 

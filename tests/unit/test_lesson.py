@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,10 +13,12 @@ import httpx
 import orjson
 import pytest
 
+from tests.waiting import eventually
 from userhooks import demo
-from userhooks.errors import InvalidInput, NotFound
+from userhooks.errors import DatabaseUnsuitable, InvalidInput, NotFound, UserhooksError
 from userhooks.generator import Generated
 from userhooks.home import Home
+from userhooks.ledger.recording import Recording
 from userhooks.lesson import USERS, Lesson, stack_ledger
 from userhooks.settings import PORT_VARIABLES, Settings
 from userhooks.stack import Stack
@@ -210,6 +214,114 @@ def test_a_lesson_begins_empty_after_an_interrupted_run_and_touches_no_other(sta
         for user in USERS:
             del after["inboxes"][f"lesson 04: {user}"]
         assert after == before
+
+
+# --- the ledger by the WAL ------------------------------------------------------------------------------------------------
+
+LEDGER_SLOTS = "select count(*) from pg_replication_slots where slot_name like 'userhooks_ledger_%'"
+
+
+def slots(stack: Stack) -> int:
+    with stack.database.connect() as connection:
+        row = connection.execute(LEDGER_SLOTS).fetchone()
+    return int(row[0]) if row else -1
+
+
+def run_sql(stack: Stack, statement: str, *values: object) -> None:
+    with stack.database.connect() as connection:
+        connection.execute(statement.encode(), values)
+
+
+def test_every_kind_of_change_is_in_the_ledger_by_the_wal(stack: Stack, lesson: Lesson) -> None:
+    subscribe_all(lesson)
+    ada, ben = lesson.user("ada"), lesson.user("ben")
+    lesson.subscribe("ada", url=f"{lesson.inbox('ada').url}/second")
+    with lesson.ledger(wal=True) as ledger:
+        generated = lesson.generate(rate=200, count=150, mix={"insert": 4, "update": 2, "delete": 1}, seed=5)
+        first, second = lesson.insert("ada", "one"), lesson.insert("ada", "two")
+        run_sql(stack, "update notifications set user_id = %s where id = %s", ben, first)
+        run_sql(stack, "update notifications set id = id + 1000000 where id = %s", second)
+        run_sql(stack, "delete from notifications where id = %s", first)
+    assert f"{generated.changes + 5} committed" in ledger.verdict()
+    assert "0 lost, 0 duplicated, 0 foreign, order kept, 3 withheld" in ledger.verdict(), ledger.problems()
+    assert ledger.ok
+    frame = ledger.frame()
+    assert set(frame["action"]) == {"insert", "update", "delete"}
+    assert frame[frame["row"] == second + 1_000_000]["action"].to_list() == ["update", "update"], "both of Ada's sinks"
+    assert set(frame[frame["state"] == "withheld"]["user_id"]) == {ada, ben}
+    assert slots(stack) == 0
+
+
+def test_the_ledger_by_the_wal_waits_for_what_is_owed_and_names_what_does_not_come(lesson: Lesson) -> None:
+    subscribe_all(lesson)
+    ledger = lesson.ledger(wal=True, wait=0.3)
+    row = lesson.insert("ada", "comes")
+    lesson.inbox("ada").wait_for(1)
+    lesson.inbox("ada").respond(status=503)
+    run_sql(lesson.stack, "update notifications set message = 'does not come' where id = %s", row)
+    assert ledger.problems() == [f"lost: the update of row {row} of user {lesson.user('ada')} never reached {sink_of(lesson, 'ada')}"]
+    lesson.inbox("ada").respond()
+    eventually(lambda: ledger.ok, within=20, what="the retry")
+    ledger.close()
+    assert ledger.verdict().startswith("2 committed, 2 expected, 2 received, 0 lost")
+
+
+def sink_of(lesson: Lesson, user: str) -> str:
+    return lesson.stack.subscriptions.list(lesson.user(user))[0].sink_name
+
+
+def test_a_kernel_that_is_killed_leaves_no_slot(stack: Stack) -> None:
+    code = (
+        "import sys, time; from userhooks.ledger.recording import Recording\n"
+        "recording = Recording(*sys.argv[1:]); print('ready', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, stack.database_url, stack.sequin.publication()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as kernel:
+        assert kernel.stdout
+        assert kernel.stdout.readline() == b"ready\n"
+        assert slots(stack) == 1
+        kernel.kill()
+    eventually(lambda: slots(stack) == 0, what="the slot to go")
+
+
+def test_a_database_without_a_slot_to_spare_says_so(stack: Stack) -> None:
+    with stack.database.connect() as connection:
+        free = "select current_setting('max_replication_slots')::int - count(*) from pg_replication_slots"
+        for n in range(connection.execute(free).fetchall()[0][0]):
+            connection.execute("select pg_create_physical_replication_slot(%s, false, true)", [f"taken_{n}"])  # they go with the connection
+        with pytest.raises(DatabaseUnsuitable, match="no replication slot left"):
+            Recording(stack.database_url, stack.sequin.publication())
+    assert slots(stack) == 0
+
+
+def test_a_recorder_that_is_gone_is_said_and_not_taken_for_silence(lesson: Lesson) -> None:
+    ledger = lesson.ledger(wal=True)
+    with lesson.stack.database.connect() as connection:
+        connection.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'userhooks ledger'")
+    for _ in range(2):
+        with pytest.raises(UserhooksError, match=r"recorder has ended|cannot read the WAL"):
+            ledger.verdict()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_ledger_by_the_wal_agrees_with_an_independent_count_of_a_real_run_with_faults(lesson: Lesson, seed: int) -> None:
+    """Counted from the inboxes' requests and from what the generator says that it wrote, without the WAL."""
+    subscribe_all(lesson)
+    lesson.inbox("ada").respond([{"percent": 20, "seed": seed, "status": 500}])
+    lesson.inbox("ben").respond([{"every": 3, "effect": "reset"}])
+    with lesson.ledger(wal=True, wait=30) as ledger:
+        generated = lesson.generate(rate=300, count=60, mix={"insert": 3, "update": 1, "delete": 1}, seed=seed)
+    accepted = [
+        (user, message.sink_id, message.idempotency_key)
+        for user in USERS
+        for request in lesson.inbox(user).received()
+        if request.accepted
+        for message in request.messages()
+    ]
+    all_of = generated.changes
+    assert len(accepted) == len(set(accepted)) == all_of
+    counted = f"{all_of} committed, {all_of} expected, {all_of} received, 0 lost, 0 duplicated, 0 foreign, order kept"
+    assert ledger.verdict().startswith(counted)
 
 
 def test_the_stacks_ledger_covers_all_users_with_an_inbox(stack: Stack) -> None:

@@ -1,0 +1,115 @@
+"""Changes of `notifications`, read from the payloads of Postgres' output plugin. Pure; `recorder.py` fetches them.
+
+The ledger judges the engine, so it does not share the engine's decoder: a fault of that would be hidden by itself. Only what a judgement
+needs is read here. Format: Postgres' documentation, "Logical Replication Message Formats", protocol version 1.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+TABLE = ("public", "notifications")
+
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # Postgres counts from there
+_TRANSACTIONAL = 1
+
+
+class Change(NamedTuple):
+    """One committed change of a row: its commit's LSN and its index in the commit, as messages name them.
+
+    `action` is `insert`, `update` or `delete`, `row` the row's id after the change (for a delete: before it), `user_id` whose row it is
+    then, `former_user_id` whose it was before an update. A user is None when the WAL does not say, as without REPLICA IDENTITY FULL.
+    """
+
+    lsn: int
+    idx: int
+    committed_at: datetime
+    action: str
+    row: int
+    user_id: int | None
+    former_user_id: int | None
+
+
+class Reader:
+    """Takes payloads in their order; `read` yields the changes of `notifications` in them."""
+
+    def __init__(self) -> None:
+        self._columns: dict[int, tuple[int, int] | None] = {}
+        self._lsn = self._index = 0
+        self._committed_at = _EPOCH
+
+    def read(self, payload: bytes) -> Iterator[Change]:
+        """Read one payload; raises ValueError for what is none.
+
+        The index counts the changes of every published table, truncations and messages, as Sequin's does (recorded).
+        """
+        kind = payload[:1]
+        try:
+            if kind == b"B":
+                self._lsn, microseconds = struct.unpack_from(">Qq", payload, 1)
+                self._committed_at = _EPOCH + timedelta(microseconds=microseconds)
+                self._index = 0
+            elif kind == b"R":
+                self._relation(payload)
+            elif kind in (b"I", b"U", b"D"):
+                index, self._index = self._index, self._index + 1
+                columns = self._columns[struct.unpack_from(">I", payload, 1)[0]]
+                if columns is not None:
+                    yield self._change(payload, index, columns)
+            elif kind == b"T" or (kind == b"M" and payload[1] & _TRANSACTIONAL):
+                self._index += 1
+        except (struct.error, IndexError, KeyError, UnicodeDecodeError) as error:
+            raise ValueError(f"not a payload of pgoutput: {payload[:40]!r}") from error
+
+    def _relation(self, payload: bytes) -> None:
+        (oid,) = struct.unpack_from(">I", payload, 1)
+        schema, name, rest = payload[5:].split(b"\0", 2)
+        names = []
+        (count,) = struct.unpack_from(">H", rest, 1)
+        rest = rest[3:]
+        for _ in range(count):
+            column, rest = rest[1:].split(b"\0", 1)
+            names.append(column.decode())
+            rest = rest[8:]
+        ours = (schema.decode(), name.decode()) == TABLE
+        self._columns[oid] = (names.index("id"), names.index("user_id")) if ours else None
+
+    def _change(self, payload: bytes, index: int, columns: tuple[int, int]) -> Change:
+        kind, part, at = payload[:1], payload[5:6], 6
+        old: list[bytes | None] = []
+        if part in (b"O", b"K"):
+            old, at = _tuple(payload, at)
+            if part == b"K":
+                old = [value if n == columns[0] else None for n, value in enumerate(old)]
+            part, at = payload[at : at + 1], at + 1
+        new = _tuple(payload, at)[0] if part == b"N" else old
+        action = {b"I": "insert", b"U": "update", b"D": "delete"}[kind]
+        row, user = (_integer(new[column]) for column in columns)
+        former = _integer(old[columns[1]]) if old and kind == b"U" else None
+        if row is None:
+            raise ValueError(f"a change of {'.'.join(TABLE)} without an id")
+        return Change(self._lsn, index, self._committed_at, action, row, user, former)
+
+
+def _tuple(payload: bytes, at: int) -> tuple[list[bytes | None], int]:
+    """The column values of a row as text, and where it ends; None for null, and for a value that the WAL does not carry."""
+    (count,) = struct.unpack_from(">H", payload, at)
+    at += 2
+    values: list[bytes | None] = []
+    for _ in range(count):
+        kind = payload[at]
+        at += 1
+        if kind == 0x74:  # t: text follows; n and u are null and an unchanged value kept elsewhere
+            (size,) = struct.unpack_from(">I", payload, at)
+            at += 4 + size
+            values.append(payload[at - size : at])
+        else:
+            values.append(None)
+    return values, at
+
+
+def _integer(value: bytes | None) -> int | None:
+    return None if value is None else int(value)
