@@ -71,6 +71,7 @@ class Engine:
         self._client = HttpClient(allow_private=config.allow_private, places=raise_file_limit())
         self._store_problem: str | None = None
         self._positions: deque[tuple[float, int]] = deque()
+        self._old = 0
         self._new_sinks = 0
         self.catalog = Catalog(_database(config, self._store))
         self.reader = Reader(
@@ -209,19 +210,17 @@ class Engine:
             gc.freeze()
 
     def _note_position(self, now: float) -> None:
-        """Remember how far the slot was read when; the first entry is then one of `LONG_SECONDS` ago."""
+        """Remember how far the slot was read when; what was read `LONG_SECONDS` ago is for the next flush to store."""
         if self.reader.stream is not None:
             self._positions.append((now, self.reader.stream.progress.read))
-        while len(self._positions) > 1 and self._positions[1][0] <= now - LONG_SECONDS:
-            self._positions.popleft()
+        while self._positions and self._positions[0][0] <= now - LONG_SECONDS:
+            self._old = self._positions.popleft()[1]
 
     async def _flush(self) -> None:
         """Commit how far everything is delivered or stored, and what is delivered beyond; only then tell Postgres. Raises sqlite3.Error."""
         stream = self.reader.stream
         lsn = self.reader.confirmed if stream is None else stream.progress.confirmable()
-        old = 0
-        if self._positions and self._positions[0][0] <= time.monotonic() - LONG_SECONDS and lsn < self._positions[0][1]:
-            old = self._positions[0][1]
+        old, self._old = self._old if lsn < self._old else 0, 0
         batch = self._backlog.collect(self._owing() if old else (), old)
         taken = []
         for transaction in stream.progress.unsettled() if stream is not None else ():

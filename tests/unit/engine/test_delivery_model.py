@@ -353,6 +353,7 @@ class Life:
         self._client = Wire(run, timeout=TIMEOUT, places=run.places)
         self._snapshot: list[tuple[Due, str, int]] = []
         self._positions: deque[tuple[float, int]] = deque()
+        self._old = 0
         self._backlog = Backlog(self._store, self._write, on_gone=self._gone, on_caught_up=lambda _: None)
         self.router = Router()
         self.load = Load(self._read_on, messages=(run.high, run.high // 2), size=(run.high_size, run.high_size // 2))
