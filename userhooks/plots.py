@@ -6,10 +6,16 @@ and on a dark page; lines also differ in style, so that it does without colour.
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,6 +25,9 @@ INK = "#777777"
 GENERATED, DELIVERED, MARK = "#0072b2", "#d55e00", "#009e73"
 """Told apart with the common kinds of colour blindness (Okabe and Ito's palette)."""
 
+ONE_SECOND = pd.Timedelta(seconds=1)
+
+_BANDS, _NAMED = 200, 20
 _AS_GENERATED = 1.0
 """Seconds: who has every row by then sees the same rate as the generator."""
 
@@ -120,6 +129,122 @@ def arrivals(messages: pd.DataFrame, ax: Axes) -> Axes:
     ax.set_ylim(bottom=0)
     title = f"{_count(int(history.sum()), 'message')} of history beside {int((~history).sum()):,} live"
     return _dressed(ax, title, "seconds since the first message", "messages so far")
+
+
+def rates(frame: pd.DataFrame, marks: Sequence[tuple[datetime, str]], ax: Axes) -> Axes:
+    """Draw what was written, delivered and refused in each second, all users together; `marks` are moments (aware) and what happened then.
+
+    `frame` is that of `pulse.pulse`. x: seconds since its first; y: rows, or requests, per second.
+    """
+    together = frame.groupby("second")[["generated", "delivered", "refused"]].sum()
+    x = _since_first(together.index.to_series(), frame)
+    for column, label, colour, style, marker in (
+        ("generated", "written", GENERATED, "--", "o"),
+        ("delivered", "delivered", DELIVERED, "-", "x"),
+        ("refused", "refused or unanswered", MARK, ":", "^"),
+    ):
+        ax.plot(x, together[column], style, marker=marker, markersize=4, color=colour, label=label)
+    ax.set_ylim(bottom=0)
+    _marked(marks, frame, ax, named=True)
+    written, delivered, refused = (int(together[column].sum()) for column in ("generated", "delivered", "refused"))
+    title = f"{_rows(written)} written, {delivered:,} deliveries, {_count(refused, 'attempt')} refused or unanswered"
+    return _dressed(ax, title, "", "per second")
+
+
+def waiting(frame: pd.DataFrame, marks: Sequence[tuple[datetime, str]], ax: Axes) -> Axes:
+    """Draw how many rows of each user wait at the end of each second; `marks` as in `rates`.
+
+    `frame` is that of `pulse.pulse`. x: seconds since its first; y: rows.
+    """
+    styles = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "d"))
+    for number, (user, mine) in enumerate(frame.groupby("user", sort=False)):
+        style, marker = styles[number % len(styles)]
+        colour = (DELIVERED, GENERATED, MARK)[number % 3]
+        ax.plot(_since_first(mine["second"], frame), mine["waiting"], style, marker=marker, markersize=3, color=colour, label=str(user))
+    ax.set_ylim(bottom=0)
+    _marked(marks, frame, ax, named=False)
+    last = frame[frame["second"] == frame["second"].max()] if len(frame) else frame
+    late = {str(line.user): int(line.waiting) for line in last.itertuples() if line.waiting}
+    title = "; ".join(f"{_rows(count)} of {user} wait" for user, count in late.items())
+    if len(late) > _NAMED:
+        title = f"Rows of {len(late)} users wait"
+    return _dressed(ax, title or "Nobody waits", "seconds since the dial was opened", "rows waiting")
+
+
+def pulse_picture(frame: pd.DataFrame, marks: Sequence[tuple[datetime, str]]) -> bytes:
+    """Return `rates` above `waiting` as a PNG."""
+    figure = Figure(figsize=(9, 5.4), layout="constrained")
+    above, below = figure.subplots(2, sharex=True)
+    rates(frame, marks, above)
+    waiting(frame, marks, below)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=90)
+    return file.getvalue()
+
+
+def retries(messages: pd.DataFrame, ax: Axes) -> Axes:
+    """Draw when each message that was refused was tried again, beside the schedule of 1, 2, 4, … seconds.
+
+    `messages` is `Inbox.messages()`. x: the attempt; y: seconds since the message's first attempt.
+    """
+    tries = messages.sort_values("seq").groupby("idempotency_key", sort=False)["received_at"]
+    after = (messages.sort_values("seq")["received_at"] - tries.transform("min")).dt.total_seconds()
+    number = tries.cumcount() + 1
+    again = tries.transform("size") > 1
+    ax.plot(number[again], after[again], "x", color=DELIVERED, label="an attempt")
+    most = int(number[again].max()) if again.any() else 0
+    if most:
+        steps = np.arange(1, most + 1)
+        ax.plot(steps, 2.0 ** (steps - 1) - 1, "--", marker="o", markersize=4, fillstyle="none", color=GENERATED, label="the schedule")
+    ax.set_ylim(bottom=0)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    count = int(messages.loc[again.reindex(messages.index, fill_value=False), "idempotency_key"].nunique()) if len(messages) else 0
+    title = f"{_count(count, 'message')} tried again, up to {most} attempts" if count else "No message had to be tried again"
+    return _dressed(ax, title, "attempt", "seconds since the first attempt")
+
+
+def by_user(frame: pd.DataFrame, ax: Axes) -> Axes:
+    """Draw the median way from commit to receipt for each user and second as a heat map: darker is slower, blank is nothing received.
+
+    `frame` is `Ledger.frame()`; hundreds of users and more share lines. x: seconds since the first row was committed; y: users by id.
+    """
+    came = _timed(frame)
+    users = np.sort(came["user_id"].unique().astype("int64"))
+    if len(users):
+        bands = min(len(users), _BANDS)
+        band = np.searchsorted(users, came["user_id"].to_numpy("int64")) * bands // len(users)
+        second = _seconds(came, "committed_at").astype(int)
+        medians = came["latency_ms"].groupby([band, second]).median()
+        grid = np.full((bands, int(second.max()) + 1), np.nan)
+        for (line, at), value in medians.items():
+            grid[line, at] = max(value, 0.01)
+        extent = (0, grid.shape[1], 0, len(users))
+        drawn = ax.imshow(grid, aspect="auto", origin="lower", extent=extent, cmap="cividis_r", norm=LogNorm(), interpolation="nearest")
+        if ax.figure is not None:
+            bar = ax.figure.colorbar(drawn, ax=ax, format="{x:,g}")
+            bar.set_label("median, ms", color=INK)
+            bar.ax.tick_params(which="both", colors=INK)
+        if len(users) <= _NAMED:
+            ax.set_yticks(np.arange(len(users)) + 0.5, [f"user {user}" for user in users])
+    medians = came.groupby("user_id")["latency_ms"].median() if len(came) else None
+    title = "No row arrived"
+    if medians is not None:
+        title = f"{_count(len(medians), 'user')}: medians from {_ms(float(medians.min()))} to {_ms(float(medians.max()))}"
+    _dressed(ax, title, "seconds since the first row", "" if len(users) <= _NAMED else "users, by id")
+    ax.grid(visible=False)
+    return ax
+
+
+def _since_first(times: pd.Series, frame: pd.DataFrame) -> np.ndarray:
+    return np.asarray((times - frame["second"].min()).dt.total_seconds())
+
+
+def _marked(marks: Sequence[tuple[datetime, str]], frame: pd.DataFrame, ax: Axes, *, named: bool) -> None:
+    """A line and a number wherever something was changed; the legend says what it was."""
+    for number, (moment, text) in enumerate(marks, 1):
+        at = (pd.Timestamp(moment) - frame["second"].min()).total_seconds() if len(frame) else 0.0
+        ax.axvline(at, color=INK, linestyle="-", linewidth=0.8, label=f"{number}: {text}" if named else None)
+        ax.annotate(str(number), (at, 1), (3, -3), xycoords=("data", "axes fraction"), textcoords="offset points", color=INK, va="top")
 
 
 def _owed(frame: pd.DataFrame) -> pd.DataFrame:

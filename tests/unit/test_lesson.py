@@ -22,7 +22,7 @@ from userhooks.ledger.recording import Recording
 from userhooks.lesson import USERS, Lesson, stack_ledger
 from userhooks.settings import PORT_VARIABLES, Settings
 from userhooks.stack import Stack
-from userhooks.widgets import BackfillPanel, GeneratePanel, InboxPanel, SubscribePanel
+from userhooks.widgets import BackfillPanel, FaultDial, GeneratePanel, InboxPanel, SubscribePanel
 
 
 @pytest.fixture(scope="module")
@@ -322,6 +322,69 @@ def test_the_ledger_by_the_wal_agrees_with_an_independent_count_of_a_real_run_wi
     assert len(accepted) == len(set(accepted)) == all_of
     counted = f"{all_of} committed, {all_of} expected, {all_of} received, 0 lost, 0 duplicated, 0 foreign, order kept"
     assert ledger.verdict().startswith(counted)
+
+
+# --- the fault dial ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_fault_dial_sets_a_receiver_shows_the_call_and_heals_again(lesson: Lesson) -> None:
+    subscribe_all(lesson)
+    dial = FaultDial(lesson)
+    try:
+        dial.user.value, dial.fails.value = "ben", 100
+        assert "lesson.inbox(&quot;ben&quot;).respond([{&#x27;percent&#x27;: 100.0" in dial.call.value
+        dial.button.click()
+        assert "Ben: 100 % answered 500." in dial.state.value
+        lesson.insert("ben", "refused at first")
+        eventually(lambda: dial.look().query("user == 'ben'")["refused"].sum() >= 1)
+        assert dial.look()["waiting"].max() == 1
+        dial.press("All is well again")
+        assert dial.fails.value == 0
+        lesson.inbox("ben").wait_for(1)
+        eventually(lambda: dial.look().query("user == 'ben'")["waiting"].iloc[-1] == 0)
+        assert [text for _, text in dial.marks] == ["Ben: 100 % answered 500", "Ben: all is well"]
+        assert bytes(dial.picture.value).startswith(b"\x89PNG")
+    finally:
+        dial.close()
+
+
+def test_the_fault_dial_pauses_and_resumes_a_sink_and_kills_and_restarts_the_engine(lesson: Lesson) -> None:
+    subscribe_all(lesson)
+    dial = FaultDial(lesson)
+    try:
+        dial.press("Pause the sink")
+        assert lesson.subscriptions()[0].status == "paused"
+        lesson.insert("ada", "waits")
+        dial.press("Resume the sink")
+        lesson.inbox("ada").wait_for(1)
+        dial.press("Kill the engine")
+        lesson.insert("ben", "while nobody reads")
+        dial.press("Restart the engine")
+        lesson.inbox("ben").wait_for(1)
+        assert lesson.ledger().complete
+        assert [text for _, text in dial.marks] == [
+            "Ada: sink paused",
+            "Ada: sink resumed",
+            "The engine is killed",
+            "The engine is restarted",
+        ]
+    finally:
+        dial.close()
+
+
+def test_a_fault_dial_says_what_cannot_be_done(lesson: Lesson) -> None:
+    first, dial = FaultDial(lesson), FaultDial(lesson)
+    try:
+        assert "A newer fault dial follows this lesson" in first.state.value
+        dial.press("Pause the sink")
+        assert "Not done: Ada has no sink.<br>Run lesson.subscribe(&quot;ada&quot;" in dial.state.value
+        dial.fails.value = dial.busy.value = 60
+        assert "at most 100 together" in dial.call.value
+        dial.button.click()
+        assert "Not done: The faults are 60 + 60 + 0 + 0 % of the requests." in dial.state.value
+        assert not dial.marks
+    finally:
+        dial.close()
 
 
 def test_the_stacks_ledger_covers_all_users_with_an_inbox(stack: Stack) -> None:

@@ -129,6 +129,65 @@ def test_lines_differ_without_colour_and_backgrounds_are_transparent(plot: Calla
     assert ax.figure.patch.get_alpha() == 0
 
 
+# --- what follows as it happens, retries, many users -----------------------------------------------------------------------
+
+
+def pulse(*lines: tuple[int, str, int, int, int, int]) -> pd.DataFrame:
+    table = pd.DataFrame(lines, columns=["second", "user", "generated", "delivered", "refused", "waiting"])
+    table["second"] = pd.to_datetime([START + timedelta(seconds=second) for second in table["second"]], utc=True)
+    return table
+
+
+FAILING = pulse((0, "ada", 10, 10, 0, 0), (0, "ben", 10, 10, 0, 0), (1, "ada", 10, 4, 6, 6), (1, "ben", 10, 10, 0, 0))
+MARKS = [(START + timedelta(seconds=0.5), "Ada: 50 % answered 500")]
+
+
+def test_the_live_picture_counts_all_users_and_marks_what_was_changed() -> None:
+    ax = plots.rates(FAILING, MARKS, Figure().add_subplot())
+    assert line(ax, "written") == ([0, 1], [20, 20])
+    assert line(ax, "delivered") == ([0, 1], [20, 14])
+    assert line(ax, "refused") == ([0, 1], [0, 6])
+    assert line(ax, "1: Ada: 50 % answered 500")[0] == [0.5, 0.5]
+    assert ax.get_title() == "40 rows written, 34 deliveries, 6 attempts refused or unanswered"
+
+
+def test_the_live_picture_names_who_waits() -> None:
+    ax = plots.waiting(FAILING, MARKS, Figure().add_subplot())
+    assert line(ax, "ada") == ([0, 1], [0, 6])
+    assert ax.get_title() == "6 rows of ada wait"
+    assert plots.waiting(FAILING[:2], (), Figure().add_subplot()).get_title() == "Nobody waits"
+
+
+def test_the_live_picture_is_a_png_also_before_anything_happened() -> None:
+    for table in (FAILING, FAILING[:0]):
+        assert plots.pulse_picture(table, MARKS).startswith(b"\x89PNG")
+
+
+def messages(*tries: tuple[str, float]) -> pd.DataFrame:
+    received = pd.to_datetime([START + timedelta(seconds=after) for _, after in tries], utc=True)
+    keys = [key for key, _ in tries]
+    return pd.DataFrame({"seq": range(len(tries)), "received_at": received, "idempotency_key": keys}).astype({"idempotency_key": "str"})
+
+
+def test_retries_are_drawn_beside_their_schedule() -> None:
+    ax = plots.retries(messages(("a", 0), ("b", 0.5), ("a", 1), ("a", 3.1), ("c", 4)), Figure().add_subplot())
+    assert line(ax, "an attempt") == ([1, 2, 3], pytest.approx([0, 1, 3.1]))
+    assert line(ax, "the schedule") == ([1, 2, 3], [0, 1, 3])
+    assert ax.get_title() == "1 message tried again, up to 3 attempts"
+    assert plots.retries(messages(("a", 0)), Figure().add_subplot()).get_title() == "No message had to be tried again"
+    assert plots.retries(messages(), Figure().add_subplot()).get_title() == "No message had to be tried again"
+
+
+def test_a_heat_map_has_a_line_for_each_user_and_bands_for_ten_thousand() -> None:
+    few = drawn(plots.by_user, [row(n, n, 2 if n % 2 else 200, user_id=1 + n % 2) for n in range(10)])
+    assert few.get_title() == "2 users: medians from 2.0 ms to 200 ms"
+    assert [label.get_text() for label in few.get_yticklabels()] == ["user 1", "user 2"]
+    assert np.asarray(few.images[0].get_array()).shape == (2, 10)
+    many = drawn(plots.by_user, [row(n, n % 5, 3, user_id=n) for n in range(10_000)])
+    assert np.asarray(many.images[0].get_array()).shape == (200, 5)
+    assert drawn(plots.by_user, [row(1, 0, None)]).get_title() == "No row arrived"
+
+
 def luminance(colour: str) -> float:
     return sum(
         w * (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4)

@@ -12,12 +12,11 @@ import pytest
 from ipywidgets import Widget
 
 from tests.waiting import eventually
-from userhooks import widgets
 from userhooks.errors import InvalidInput, NotRunning
 from userhooks.generator import Generated
 from userhooks.inspector.client import Received
 from userhooks.lesson import Lesson
-from userhooks.widgets import BackfillPanel, GeneratePanel, InboxPanel, Panel, SubscribePanel
+from userhooks.widgets import BackfillPanel, GeneratePanel, InboxPanel, Panel, SubscribePanel, panels
 
 NAMES = {"ada": 11, "ben": 12, "cy": 13}
 
@@ -87,9 +86,9 @@ class RecordingLesson:
 @pytest.fixture
 def lesson() -> Iterator[RecordingLesson]:
     yield RecordingLesson()
-    for panel in list(widgets._following.values()):
+    for panel in list(panels._following.values()):
         panel.close()
-    widgets._following.clear()
+    panels._following.clear()
 
 
 def real(lesson: RecordingLesson) -> Lesson:
@@ -159,7 +158,7 @@ def test_a_look_shows_the_newest_webhooks_first_with_every_value_escaped(lesson:
     lesson.inboxes["ada"].arrive(b"<script>alert(1)</script>", response_status=500, secret="not applicable")
     panel = InboxPanel(real(lesson))
     panel.button.click()
-    assert panel.table.value.count("<tr>") == 1 + widgets.NEWEST
+    assert panel.table.value.count("<tr>") == 1 + panels.NEWEST
     assert "12:00:12.123" in panel.table.value.split("<tr>")[2]
     assert "no Sequin message" in panel.table.value.split("<tr>")[2]
     assert "Hello &amp; &lt;b&gt;welcome&lt;/b&gt;" in panel.table.value
@@ -168,7 +167,7 @@ def test_a_look_shows_the_newest_webhooks_first_with_every_value_escaped(lesson:
 
 
 def test_the_panel_follows_by_itself_and_a_choice_is_followed_at_once(lesson: RecordingLesson, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(widgets, "FOLLOW_SECONDS", 0.01)
+    monkeypatch.setattr(panels, "FOLLOW_SECONDS", 0.01)
     panel = InboxPanel(real(lesson))
     lesson.inboxes["ada"].arrive(BODY)
     eventually(lambda: "Hello" in panel.table.value)
@@ -178,7 +177,7 @@ def test_the_panel_follows_by_itself_and_a_choice_is_followed_at_once(lesson: Re
 
 
 def test_a_dead_inspector_is_said_and_its_return_too(lesson: RecordingLesson, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(widgets, "FOLLOW_SECONDS", 0.01)
+    monkeypatch.setattr(panels, "FOLLOW_SECONDS", 0.01)
     panel = InboxPanel(real(lesson))
     lesson.fault = NotRunning("The inspector does not answer.", "Start it with: userhooks up")
     eventually(lambda: "Cannot look: The inspector does not answer.<br>Start it with: userhooks up" in panel.state.value)
@@ -198,7 +197,7 @@ def test_a_cell_that_is_run_again_takes_over_from_its_own_panel_only(lesson: Rec
 
 
 def test_a_closed_panel_stops_looking(lesson: RecordingLesson, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(widgets, "FOLLOW_SECONDS", 0.01)
+    monkeypatch.setattr(panels, "FOLLOW_SECONDS", 0.01)
     panel = InboxPanel(real(lesson))
     panel.close()
     eventually(lambda: not panel._follower.is_alive())

@@ -10,7 +10,7 @@ import html
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import ipywidgets
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from userhooks.inspector.client import Received
     from userhooks.lesson import Lesson
 
-_LABELLED = {"description_width": "initial"}
+LABELLED = {"description_width": "initial"}
 _CELL = "padding: 2px 12px 2px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--jp-border-color2)"
 
 NEWEST = 10
@@ -55,10 +55,13 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is untyped
         raise NotImplementedError
 
     def _clicked(self) -> None:
+        self._do(self.act)
+
+    def _do(self, act: Callable[[], str]) -> None:
         self.button.disabled = True
         self._say("Working; the notebook's Stop button ends it.")
         try:
-            self._say(self.act())
+            self._say(act())
         except KeyboardInterrupt:
             self._say("Stopped.")
         except UserhooksError as error:
@@ -79,8 +82,8 @@ class SubscribePanel(Panel):
     """
 
     def __init__(self, lesson: Lesson) -> None:
-        self.user = _user_choice(lesson)
-        self.url = ipywidgets.Text(lesson.inbox(self.user.value).url, description="URL", style=_LABELLED, layout={"width": "32em"})
+        self.user = user_choice(lesson)
+        self.url = ipywidgets.Text(lesson.inbox(self.user.value).url, description="URL", style=LABELLED, layout={"width": "32em"})
         self.user.observe(lambda change: self._show_inbox_of(change["new"]), "value")
         super().__init__(lesson, "Subscribe", "Send this user's rows to this URL", [self.user, self.url])
 
@@ -88,7 +91,7 @@ class SubscribePanel(Panel):
         """Subscribe."""
         subscription = self.lesson.subscribe(self.user.value, url=self.url.value)
         done = "is subscribed" if subscription.created else "was subscribed already"
-        return f"{_name(self.user.value)} {done}: the sink {subscription.sink_name} sends to {subscription.url}"
+        return f"{name_of(self.user.value)} {done}: the sink {subscription.sink_name} sends to {subscription.url}"
 
     def _show_inbox_of(self, user: str) -> None:
         self.url.value = self.lesson.inbox(user).url
@@ -103,9 +106,9 @@ class GeneratePanel(Panel):
     """
 
     def __init__(self, lesson: Lesson) -> None:
-        self.rate = ipywidgets.BoundedIntText(100, min=1, max=50_000, description="Rows per second", style=_LABELLED)
-        self.seconds = ipywidgets.BoundedFloatText(5, min=0.1, max=3600, description="Seconds", style=_LABELLED)
-        self.progress = ipywidgets.IntProgress(0, min=0, max=1, description="Rows written", style=_LABELLED)
+        self.rate = ipywidgets.BoundedIntText(100, min=1, max=50_000, description="Rows per second", style=LABELLED)
+        self.seconds = ipywidgets.BoundedFloatText(5, min=0.1, max=3600, description="Seconds", style=LABELLED)
+        self.progress = ipywidgets.IntProgress(0, min=0, max=1, description="Rows written", style=LABELLED)
         super().__init__(lesson, "Generate", "Write rows for random users of this lesson", [self.rate, self.seconds], [self.progress])
 
     def act(self) -> str:
@@ -128,13 +131,13 @@ class BackfillPanel(Panel):
     """
 
     def __init__(self, lesson: Lesson) -> None:
-        self.user = _user_choice(lesson)
+        self.user = user_choice(lesson)
         super().__init__(lesson, "Backfill", "Send all rows of this user that are there once more", [self.user])
 
     def act(self) -> str:
         """Backfill."""
         handle = self.lesson.backfill(self.user.value).wait()
-        return f"The backfill of {handle.sink_name} is {handle.state}: {_name(self.user.value)}'s rows were sent once more."
+        return f"The backfill of {handle.sink_name} is {handle.state}: {name_of(self.user.value)}'s rows were sent once more."
 
 
 class InboxPanel(Panel):
@@ -148,16 +151,13 @@ class InboxPanel(Panel):
     """
 
     def __init__(self, lesson: Lesson, user: str = "ada") -> None:
-        self.user = _user_choice(lesson, user)
+        self.user = user_choice(lesson, user)
         self.table = ipywidgets.HTML()
         self._ended = threading.Event()
         super().__init__(lesson, "Look now", "Show the newest webhooks in this inbox", [self.user], [self.table])
         self._say("Webhooks show here as they arrive.")
         self.user.observe(lambda _: self._clicked(), "value")
-        replaced = _following.pop((lesson.name, user), None)
-        if replaced is not None:
-            replaced.leave_off()
-        _following[lesson.name, user] = self
+        take_over(self, (lesson.name, user))
         self._follower = threading.Thread(target=self._follow, name="userhooks inbox panel", daemon=True)
         self._follower.start()
 
@@ -167,7 +167,7 @@ class InboxPanel(Panel):
         state = self.lesson.stack.inspector.call("GET", f"/api/inboxes/{inbox.id}")
         newest = list(inbox.received(after=max(0, state["last_seq"] - NEWEST)))[-NEWEST:]
         self.table.value = _table(newest[::-1])
-        return f"{state['count']:,} in the inbox of {_name(self.user.value)}; the newest {len(newest)} are shown."
+        return f"{state['count']:,} in the inbox of {name_of(self.user.value)}; the newest {len(newest)} are shown."
 
     def leave_off(self) -> None:
         """Look only when the button is clicked, from now on."""
@@ -188,16 +188,32 @@ class InboxPanel(Panel):
                 self._say(f"Cannot look: {error.what}", error.remedy)
 
 
-_following: dict[tuple[str, str], InboxPanel] = {}
-"""The panels that look by themselves, by lesson and first user: a cell that is run again takes over from its own panel."""
+class Follower(Protocol):
+    """A panel that looks by itself."""
+
+    def leave_off(self) -> None:
+        """Look only when asked, from now on."""
 
 
-def _user_choice(lesson: Lesson, user: str | None = None) -> ipywidgets.Dropdown:
+_following: dict[tuple[str, str], Follower] = {}
+
+
+def take_over(panel: Follower, place: tuple[str, str]) -> None:
+    """Let the panel be the one that looks by itself for this lesson and purpose: a cell that is run again follows in its own place."""
+    replaced = _following.pop(place, None)
+    if replaced is not None:
+        replaced.leave_off()
+    _following[place] = panel
+
+
+def user_choice(lesson: Lesson, user: str | None = None) -> ipywidgets.Dropdown:
+    """Return a control that chooses one of the lesson's users."""
     names = list(lesson.users)
-    return ipywidgets.Dropdown(options=[(_name(one), one) for one in names], value=user or names[0], description="User", style=_LABELLED)
+    return ipywidgets.Dropdown(options=[(name_of(one), one) for one in names], value=user or names[0], description="User", style=LABELLED)
 
 
-def _name(user: str) -> str:
+def name_of(user: str) -> str:
+    """Return the user's name as people write it."""
     return user.capitalize()
 
 

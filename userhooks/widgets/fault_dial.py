@@ -1,0 +1,162 @@
+"""The fault dial: what goes wrong at a user's receiver, in the engine or in Postgres, and a picture of what comes of it as it happens.
+
+What a fault is, is in faults.py; the figures are read by pulse.py and drawn by plots.py.
+"""
+
+from __future__ import annotations
+
+import html
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets
+
+from userhooks import plots
+from userhooks.errors import NotFound, UserhooksError
+from userhooks.faults import Faults
+from userhooks.pulse import pulse
+from userhooks.widgets.panels import LABELLED, Panel, name_of, take_over, user_choice
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from userhooks.lesson import Lesson
+
+FOLLOW_SECONDS = 1.0
+"""How often the picture is drawn anew."""
+
+_WIDE = {"width": "26em"}
+
+
+class FaultDial(Panel):
+    """Choose what goes wrong, and watch: sliders for one user's receiver, buttons for the sink, the engine and Postgres.
+
+    `Apply` makes the call that is shown beside it; the picture shows what is written, delivered, refused and waiting in each second, with a
+    mark wherever something was changed. It looks by itself once a second until it is closed or its cell is run again.
+
+        dial = FaultDial(lesson)
+        dial.user.value, dial.fails.value = "ada", 20
+        dial.button.click()
+        dial.press("Kill the engine")
+    """
+
+    def __init__(self, lesson: Lesson) -> None:
+        self.user = user_choice(lesson)
+        self.fails = _share("Answered 500, %")
+        self.busy = _share("Answered 429, %")
+        self.hangs = _share("Never answered, %")
+        self.resets = _share("Cut off, %")
+        self.delay = ipywidgets.FloatSlider(0, min=0, max=5, step=0.1, description="Answers take, s", style=LABELLED, layout=_WIDE)
+        self.seed = ipywidgets.BoundedIntText(1, min=0, max=10**6, description="Seed", style=LABELLED, layout={"width": "10em"})
+        self.call = ipywidgets.HTML()
+        self.picture = ipywidgets.Image(format="png", layout={"max_width": "100%"})
+        self.figures = ipywidgets.HTML()
+        self.marks: list[tuple[datetime, str]] = []
+        self.began = datetime.now(UTC)
+        self._ended = threading.Event()
+        self._presses: dict[str, Callable[[], str]] = {
+            "All is well again": self._heal,
+            "Pause the sink": lambda: self._set_sink("pause"),
+            "Resume the sink": lambda: self._set_sink("resume"),
+            "Kill the engine": lambda: self._part("kill", "sequin", "The engine is killed"),
+            "Restart the engine": lambda: self._part("restart", "sequin", "The engine is restarted"),
+            "Restart Postgres": lambda: self._part("restart", "postgres", "Postgres is restarted"),
+        }
+        buttons = []
+        for text in self._presses:
+            button = ipywidgets.Button(description=text, layout={"width": "auto"})
+            button.on_click(lambda clicked: self.press(clicked.description))
+            buttons.append(button)
+        sliders = [self.fails, self.busy, self.hangs, self.resets, self.delay]
+        for control in (self.user, *sliders, self.seed):
+            control.observe(lambda _: self._show_call(), "value")
+        self._buttons = ipywidgets.HBox(buttons, layout={"flex_flow": "row wrap"})
+        self._sliders = ipywidgets.HBox(sliders, layout={"flex_flow": "row wrap"})
+        below = [self._sliders, self.call, self._buttons, self.picture, self.figures]
+        super().__init__(lesson, "Apply", "Make this user's receiver do what the sliders say", [self.user, self.seed], below)
+        self._show_call()
+        take_over(self, (lesson.name, "faults"))
+        self._follower = threading.Thread(target=self._follow, name="userhooks fault dial", daemon=True)
+        self._follower.start()
+
+    @property
+    def faults(self) -> Faults:
+        """What the sliders say; raises InvalidInput for more than 100 %."""
+        return Faults(self.fails.value, self.busy.value, self.hangs.value, self.resets.value, self.delay.value, self.seed.value)
+
+    def act(self) -> str:
+        """Set the chosen user's receiver."""
+        faults = self.faults
+        self.lesson.inbox(self.user.value).respond(faults.script())
+        return self._mark(f"{name_of(self.user.value)}: {faults.words()}")
+
+    def press(self, button: str) -> None:
+        """Do what a button of this label does."""
+        self._do(self._presses[button])
+
+    def look(self) -> pd.DataFrame:
+        """Draw the picture now; returns its figures, as `pulse.pulse` has them."""
+        frame = pulse(self.lesson, self.began)
+        self.picture.value = plots.pulse_picture(frame, self.marks)
+        newest = frame[frame["second"] == frame["second"].max() - plots.ONE_SECOND]  # the last one is not over
+        said = [_figures(str(line.user), line) for line in newest.itertuples()]
+        self.figures.value = f'<div style="font-variant-numeric: tabular-nums">{"<br>".join(html.escape(line) for line in said)}</div>'
+        return frame
+
+    def leave_off(self) -> None:
+        """Draw no more: a newer dial does."""
+        self._ended.set()
+        self._follower.join()
+        self._say("A newer fault dial follows this lesson; the buttons of this one still work.")
+
+    def close(self) -> None:
+        """Stop looking, and close the widget."""
+        self._ended.set()
+        super().close()
+
+    def _heal(self) -> str:
+        for slider in (self.fails, self.busy, self.hangs, self.resets, self.delay):
+            slider.value = 0
+        return self.act()
+
+    def _set_sink(self, what: str) -> str:
+        user = self.user.value
+        found = self.lesson.stack.subscriptions.list(self.lesson.user(user))
+        if not found:
+            raise NotFound(f"{name_of(user)} has no sink.", f'Run lesson.subscribe("{user}", url=lesson.inbox("{user}").url) first.')
+        for one in found:
+            getattr(self.lesson.stack.subscriptions, what)(one.sink_name)
+        return self._mark(f"{name_of(user)}: sink {what}d")
+
+    def _part(self, what: str, part: str, words: str) -> str:
+        getattr(self.lesson.stack, what)(part)
+        return self._mark(words)
+
+    def _mark(self, text: str) -> str:
+        self.marks.append((datetime.now(UTC), text))
+        return f"{text}."
+
+    def _show_call(self) -> None:
+        try:
+            text = self.faults.call(self.user.value)
+        except UserhooksError as error:
+            text = f"# {error.what} {error.remedy}"
+        self.call.value = f"<p>The same in a cell: <code>{html.escape(text)}</code></p>"
+
+    def _follow(self) -> None:
+        while not self._ended.wait(FOLLOW_SECONDS):
+            try:
+                self.look()
+            except UserhooksError as error:
+                self.figures.value = f"<div>{html.escape(f'Cannot look: {error.what} {error.remedy}')}</div>"
+
+
+def _share(label: str) -> ipywidgets.FloatSlider:
+    return ipywidgets.FloatSlider(0, min=0, max=100, step=5, description=label, readout_format=".0f", style=LABELLED, layout=_WIDE)
+
+
+def _figures(user: str, line: Any) -> str:
+    last = f"{line.generated} written, {line.delivered} delivered, {line.refused} refused in the last second"
+    return f"{name_of(user)}: {last}; {line.waiting} waiting"
