@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import socket
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -203,6 +205,139 @@ def test_clear_empties_the_inbox_and_the_page(browser: Browser, inbox: Inbox) ->
         expect(page.locator("#hint")).to_contain_text("Nothing received yet")
         expect(page.locator("#counts")).to_have_text("0 requests")
     assert inbox.count() == 0
+
+
+def test_the_filter_finds_words_anywhere_and_the_keyboard_passes_by_what_it_hides(browser: Browser, inbox: Inbox) -> None:
+    for n in range(6):
+        send(
+            inbox,
+            f"/even/{n}" if n % 2 == 0 else "",
+            json=batch(message(1, n, f"note {n}")),
+            headers={"x-color": "Blue" if n == 4 else "red"},
+        )
+    with opened(browser, inbox.page) as page:
+        shown = page.locator(".entry:visible")
+        expect(shown).to_have_count(6)
+        page.keyboard.press("/")
+        page.keyboard.type("EVEN")
+        expect(shown).to_have_count(3)
+        expect(page.locator("#matches")).to_have_text("3 of 6")
+        page.get_by_role("listbox").focus()
+        page.keyboard.press("j")
+        page.keyboard.press("j")
+        expect(page.locator("#target")).to_contain_text("/even/2")
+        page.keyboard.press("k")
+        expect(page.locator("#target")).to_contain_text("/even/4")
+        page.get_by_label("Filter").fill("even blue")
+        expect(shown).to_have_count(1)
+        send(inbox, "/odd")
+        expect(page.locator("#matches")).to_have_text("1 of 7")
+        page.get_by_label("Filter").press("Escape")
+        expect(shown).to_have_count(7)
+
+
+def test_a_copied_curl_command_sends_the_same_request_again(browser: Browser, inbox: Inbox) -> None:
+    odd = 'it\'s $HOME `id` \\ "quoted"\n@line\u00e9'
+    send(inbox, "/a%20b?x=1&y='", content=odd.encode(), headers=[("x-twice", "1"), ("x-twice", "2"), ("content-type", "text/plain")])
+    send(inbox, method="PUT", content=b"\x00\xff" * 50)
+    send(inbox, method="DELETE")
+    with opened(browser, inbox.page) as page:
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        for number in (1, 2, 3):
+            page.locator(f"#request-{number}").click()
+            expect(page.locator("#when")).to_contain_text(f"#{number},")
+            page.evaluate("navigator.clipboard.writeText('')")
+            page.get_by_role("button", name="Copy as cURL").click()
+            command = eventually(lambda: page.evaluate("navigator.clipboard.readText()"), what="the command")
+            subprocess.run(["/bin/sh", "-c", f"no_proxy='*'; export no_proxy; {command}"], check=True, capture_output=True, timeout=20)
+    first, again = list(inbox.received())[:3], list(inbox.received())[3:]
+    own = {"host", "content-length", "connection"}
+    for one, other in zip(first, again, strict=True):
+        assert (one.method, one.path, one.query, one.body) == (other.method, other.path, other.query, other.body)
+        assert sorted(h for h in one.headers if h[0] not in own) == sorted(h for h in other.headers if h[0] not in own)
+
+
+def test_answers_are_changed_on_the_page_and_a_retry_succeeds(browser: Browser, inbox: Inbox) -> None:
+    with opened(browser, inbox.page) as page:
+        page.get_by_role("button", name="Change answers").click()
+        page.get_by_role("button", name="Fail the first 3").click()
+        expect(page.locator("#answers")).to_have_text("answers first 3: 500; else: 200")
+        page.get_by_label("how many", exact=True).fill("1")
+        page.get_by_label("Retry-After in seconds").fill("2")
+        expect(page.locator("#python")).to_have_text('inbox.respond([{"first":1,"status":500,"retry_after":2}])')
+        page.get_by_role("button", name="Set these answers").click()
+        expect(page.locator("#answers")).to_have_text("answers first 1: 500 with Retry-After 2; else: 200")
+        send(inbox)
+        send(inbox)
+        options = page.get_by_role("option")
+        expect(options.nth(1)).to_contain_text("500")
+        expect(options.nth(0)).to_contain_text("200")
+        options.nth(1).click()
+        expect(page.locator("#when")).to_contain_text("answered 500 by rule 1: first 1")
+        page.get_by_label("status", exact=True).fill("999")
+        page.get_by_role("button", name="Set these answers").click()
+        expect(page.get_by_role("alert").filter(has_text="999")).to_have_text(
+            "script[0].status is 999. It must be a whole number from 100 to 599."
+        )
+        page.get_by_role("button", name="Add a rule").click()
+        expect(page.locator(".rule")).to_have_count(2)
+        page.get_by_role("button", name="All is well").click()
+        expect(page.locator("#answers")).to_have_text("answers always: 200")
+    assert inbox._state()["response"]["script"] == []
+
+
+def test_what_is_wrong_with_a_request_is_said_and_leads_to_the_other_one(browser: Browser, inbox: Inbox) -> None:
+    one = batch(message(1, 10, "twice"))
+    foreign = message(1, 11)
+    foreign["record"]["user_id"] = 2
+    for body in (one, one, batch(foreign)):
+        send(inbox, json=body, headers=bearer(1, inbox.url))
+    with opened(browser, inbox.page) as page:
+        options = page.get_by_role("option")
+        expect(options.nth(0).locator(".badge.bad")).to_have_text("another user's row")
+        expect(options.nth(1)).to_contain_text("duplicate of #1")
+        options.nth(0).click()
+        expect(page.locator("#judgements")).to_contain_text("belongs to user 2, and user-1-notifications is a subscription of user 1")
+        options.nth(1).click()
+        page.get_by_role("button", name="Show #1").click()
+        expect(page.locator("#when")).to_contain_text("#1,")
+
+
+def test_a_gzip_body_is_shown_unpacked_and_as_it_came(browser: Browser, inbox: Inbox) -> None:
+    send(inbox, content=gzip.compress(b'{"packed":true}'), headers={"content-encoding": "gzip", "content-type": "application/json"})
+    with opened(browser, inbox.page) as page:
+        page.get_by_role("option").click()
+        expect(page.locator("#rawTitle")).to_have_text("Body, unpacked from gzip")
+        expect(page.locator("#raw")).to_have_text('{"packed":true}')
+        assert page.locator("#pretty").text_content() == '{\n  "packed": true\n}'
+        expect(page.locator("#packed")).to_contain_text("00000000  1f 8b")
+
+
+def test_a_request_is_sent_again_to_another_inbox_and_all_are_downloaded(browser: Browser, inspector: Program, inbox: Inbox) -> None:
+    with InspectorClient(inspector.url) as client:
+        other = client.inbox("ben")
+        send(inbox, "/deep", content=b"once more")
+        with opened(browser, inbox.page) as page:
+            page.get_by_role("option").click()
+            page.get_by_label("to", exact=True).select_option("ben")
+            page.get_by_role("button", name="Send again").click()
+            expect(page.get_by_role("status")).to_have_text("#1 sent to ben: it answered 200")
+            with page.expect_download() as download:
+                page.get_by_role("link", name="Download all").click()
+            lines = Path(download.value.path()).read_bytes().splitlines()
+        assert [orjson.loads(line)["body"] for line in lines] == ["once more"]
+        assert [one.body for one in other.received()] == [b"once more"]
+
+
+def test_the_last_minute_is_drawn_and_said_in_words(browser: Browser, inbox: Inbox) -> None:
+    with opened(browser, inbox.page) as page:
+        expect(page.locator("#rateWords")).to_have_text("No requests in the last minute")
+        inbox.respond(fail_first=1)
+        for _ in range(3):
+            send(inbox, json=batch(message(1)))
+        expect(page.locator("#rateWords")).to_have_text(re.compile(r"3 requests in the last minute, at most \d/s, 1 refused"))
+        expect(page.locator("#latencyWords")).to_have_text(re.compile(r"Commit to receipt: median [\d.]+ (ms|s) of late"))
+        assert str(page.locator("#rateBars").get_attribute("d")).startswith("M")
 
 
 def test_the_list_of_inboxes_follows_and_creates(browser: Browser, inspector: Program, inbox: Inbox) -> None:

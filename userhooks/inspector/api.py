@@ -353,5 +353,11 @@ def _page_headers(page: str) -> dict[str, str]:
     }
 
 
-PAGE = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+def _page() -> str:
+    """page.html with its style and script inside, so that the page is one answer."""
+    html, css, js = (Path(__file__).with_name(f"page.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js"))
+    return html.replace("/* page.css */\n", css).replace("/* page.js */\n", js)
+
+
+PAGE = _page()
 PAGE_HEADERS = _page_headers(PAGE)

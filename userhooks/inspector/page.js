@@ -1,0 +1,498 @@
+"use strict";
+const KEPT = 10000;            // entries on the page; the inbox itself holds more
+const WHOLE = 1 << 20;         // bytes; of a longer body only the beginning is shown
+const BEGINNING = 64 << 10;
+const at = (id) => document.getElementById(id);
+
+// Every value goes into the page through `text` and `element`, never as markup.
+function text(node, value) { node.textContent = value; return node; }
+function element(tag, value, className) {
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  if (value !== undefined) text(node, value);
+  return node;
+}
+function number(value, what) { return `${value.toLocaleString("en")} ${what}${value === 1 ? "" : "s"}`; }
+
+async function call(method, path, payload) {
+  const options = { method, headers: {} };
+  if (payload !== undefined) { options.body = JSON.stringify(payload); options.headers["Content-Type"] = "application/json"; }
+  const response = await fetch(path, options);
+  const answer = response.status === 204 ? null : await response.json();
+  if (!response.ok) throw new Error(answer.error);
+  return answer;
+}
+
+// ---- the list of inboxes -------------------------------------------------------------------------------------------
+function showInboxes() {
+  at("inboxes").hidden = false;
+  const rows = new Map();
+  async function refresh() {
+    let known;
+    try { known = (await call("GET", "/api/inboxes")).inboxes; text(at("state"), ""); }
+    catch { text(at("state"), "the inspector does not answer"); return; }
+    at("none").hidden = known.length > 0;
+    for (const inbox of known) {
+      let row = rows.get(inbox.id);
+      if (!row) {
+        row = element("tr");
+        const link = element("a", inbox.name);
+        link.href = `/inboxes/${encodeURIComponent(inbox.id)}`;
+        row.append(element("td"), element("td", "", "number"), element("td", "", "number"), element("td"));
+        row.cells[0].append(link);
+        row.cells[3].append(element("code", inbox.url));
+        rows.set(inbox.id, row);
+        at("rows").append(row);
+      }
+      text(row.cells[1], inbox.count.toLocaleString("en"));
+      text(row.cells[2], inbox.dropped.toLocaleString("en"));
+    }
+  }
+  at("create").addEventListener("submit", async (event) => {
+    event.preventDefault();
+    at("problem").hidden = true;
+    try {
+      const inbox = await call("POST", "/api/inboxes", at("name").value ? { name: at("name").value } : {});
+      location.assign(`/inboxes/${encodeURIComponent(inbox.id)}`);
+    } catch (error) { text(at("problem"), error.message).hidden = false; }
+  });
+  refresh();
+  setInterval(() => { if (!document.hidden) refresh(); }, 2000);
+}
+
+// ---- one inbox -----------------------------------------------------------------------------------------------------
+function showInbox(id) {
+  const base = `/api/inboxes/${encodeURIComponent(id)}`;
+  const list = at("list");
+  const entries = new Map();   // seq -> { request without its body, node }
+  let waiting = [];            // what arrived since the last frame
+  let chosen = null;
+
+  function describe(inbox) {
+    document.title = `${inbox.name} – inspector`;
+    text(at("title"), `Inbox ${inbox.name}`);
+    text(at("url"), inbox.url);
+    text(at("counts"), number(inbox.count, "request") + (inbox.dropped ? `, ${inbox.dropped.toLocaleString("en")} older ones dropped` : ""));
+    text(at("answers"), `answers ${inbox.response.words.join("; ")}`);
+    for (const part of ["back", "address", "clear", "openEditor", "download"]) at(part).hidden = false;
+    if (at("editor").hidden) editor.show(inbox.response.script);
+    for (const [seq, entry] of entries) if (seq < inbox.first_seq) forget(seq, entry);
+    hint();
+  }
+
+  function forget(seq, entry) {
+    entry.node.remove();
+    entries.delete(seq);
+    if (chosen === seq) { chosen = null; at("shown").hidden = true; }
+  }
+
+  function hint() {
+    at("hint").hidden = chosen !== null;
+    if (entries.size) text(at("hint"), "Choose a request: click it, or use the arrow keys (or j and k). The key / goes to the filter.");
+    else text(at("hint"), "Nothing received yet. Whatever is sent to the address above appears here at once.");
+  }
+
+  function arrange() {
+    const fresh = document.createDocumentFragment();
+    for (const request of waiting) {
+      const known = entries.get(request.seq);
+      const node = row(request);
+      const entry = { request: { ...request, body: null, decoded: null }, node, words: words(request) };
+      node.hidden = !wanted(entry);
+      entries.set(request.seq, entry);
+      if (known) { known.node.replaceWith(node); if (chosen === request.seq) choose(request.seq, false); }
+      else fresh.prepend(node);                          // newest first; the map keeps the order of arrival
+    }
+    waiting = [];
+    list.prepend(fresh);
+    while (entries.size > KEPT) { const [seq, entry] = entries.entries().next().value; forget(seq, entry); }
+    count();
+    hint();
+  }
+
+  // ---- the filter: every word has to be somewhere in the request
+  let sought = [];
+  function words(request) {
+    const headers = request.headers.map(([name, value]) => `${name}: ${value}`).join(" ");
+    const said = [...request.judgements.map(named), request.secret === "not applicable" ? "" : `secret ${request.secret}`, request.response, request.note];
+    const body = request.body_encoding === "base64" ? request.decoded ?? "" : request.body;
+    return [request.method, request.path, request.query, ...answerOf(request).slice(0, 1), summary(request), ...said, headers, body.slice(0, 2000)].join(" ").toLowerCase();
+  }
+  function wanted(entry) { return sought.every((word) => entry.words.includes(word)); }
+  function count() {
+    if (!sought.length) { text(at("matches"), ""); return; }
+    let shown = 0;
+    for (const entry of entries.values()) if (!entry.node.hidden) shown++;
+    text(at("matches"), `${shown.toLocaleString("en")} of ${entries.size.toLocaleString("en")}`);
+  }
+  at("filter").addEventListener("input", () => {
+    sought = at("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
+    for (const entry of entries.values()) entry.node.hidden = !wanted(entry);
+    count();
+  });
+  addEventListener("keydown", (event) => {
+    const typing = event.target.matches("input, select");
+    if (event.key === "/" && !typing) { event.preventDefault(); at("filter").focus(); }
+    if (event.key === "Escape" && event.target === at("filter")) {
+      at("filter").value = "";
+      at("filter").dispatchEvent(new Event("input"));
+      list.focus();
+    }
+  });
+
+  function row(request) {
+    const node = element("div", undefined, "entry");
+    node.id = `request-${request.seq}`;
+    node.setAttribute("role", "option");
+    node.setAttribute("aria-selected", String(chosen === request.seq));
+    node.dataset.seq = request.seq;
+    const time = new Date(request.received_at);
+    const [answer, kind] = answerOf(request);
+    node.append(
+      element("span", request.seq, "soft"),
+      element("span", `${time.toTimeString().slice(0, 8)}.${String(time.getMilliseconds()).padStart(3, "0")}`),
+      element("span", answer, kind),
+      said(request),
+      element("span", request.secret === "not applicable" ? "–" : request.secret, { ok: "good", wrong: "bad", missing: "bad" }[request.secret] || "soft"),
+    );
+    return node;
+  }
+
+  function said(request) {
+    const cell = element("span");
+    for (const judgement of request.judgements) {
+      if (judgement.kind !== "secret") cell.append(element("span", named(judgement), judgement.kind === "foreign" ? "badge bad" : "badge"), " ");
+    }
+    cell.append(summary(request));
+    return cell;
+  }
+
+  function choose(seq, scroll = true) {
+    const entry = entries.get(seq);
+    if (!entry) return;
+    const before = entries.get(chosen);
+    if (before) before.node.setAttribute("aria-selected", "false");
+    chosen = seq;
+    entry.node.setAttribute("aria-selected", "true");
+    list.setAttribute("aria-activedescendant", entry.node.id);
+    if (scroll) entry.node.scrollIntoView({ block: "nearest" });
+    hint();
+    detail(entry.request);
+  }
+
+  async function detail(request) {
+    const limit = request.size > WHOLE ? BEGINNING : WHOLE;
+    let found;
+    try { found = (await call("GET", `${base}/requests?after=${request.seq - 1}&limit=1&body_limit=${limit}`)).requests[0]; }
+    catch (error) { text(at("state"), error.message); return; }
+    if (chosen !== request.seq || !found || found.seq !== request.seq) return;
+    text(at("target"), `${found.method} ${found.path}${found.query ? `?${found.query}` : ""}`);
+    text(at("when"), `#${found.seq}, received ${found.received_at}, ${number(found.size, "byte")}, ${answered(found)}`);
+    text(at("note"), found.note).hidden = !found.note;
+    text(at("verdict"), `Secret ${found.secret}.`).className = { ok: "good", wrong: "bad", missing: "bad" }[found.secret] || "soft";
+    text(at("reason"), found.secret_reason);
+    at("headers").tBodies[0].replaceChildren(...found.headers.map(([name, value]) => {
+      const line = element("tr", undefined, "code");
+      line.append(element("td", name), element("td", value));
+      return line;
+    }));
+    text(at("cut"), `The body has ${number(found.size, "byte")}; this is its beginning.`).hidden = !found.truncated;
+    at("judgements").replaceChildren(...found.judgements.filter((one) => one.kind !== "secret").map((one) => {
+      const line = element("li", one.text, one.kind === "foreign" ? "bad" : "odd");
+      if (one.seq !== undefined && entries.has(one.seq)) {
+        const go = element("button", `Show #${one.seq}`);
+        go.type = "button";
+        go.addEventListener("click", () => { entries.get(one.seq).node.hidden = false; choose(one.seq); });
+        line.append(" ", go);
+      }
+      return line;
+    }));
+    const packed = found.decoded !== null;
+    const [body, encoding, cut] = packed ? [found.decoded, found.decoded_encoding, found.decoded_truncated] : [found.body, found.body_encoding, found.truncated];
+    const binary = encoding === "base64";
+    const pretty = binary || cut ? null : indented(body);
+    at("prettyPart").hidden = pretty === null;
+    text(at("pretty"), pretty ?? "");
+    const title = packed ? "Body, unpacked from gzip" : found.size ? "Body, raw" : "Body: empty";
+    text(at("rawTitle"), binary ? "Body, not UTF-8 text, as hexadecimal" : title);
+    text(at("raw"), binary ? hexadecimal(atob(body)) : body).hidden = !found.size;
+    at("packedPart").hidden = !packed;
+    text(at("packed"), packed ? hexadecimal(found.body_encoding === "base64" ? atob(found.body) : found.body) : "");
+    at("shown").hidden = false;
+  }
+
+  function answered(found) {
+    if (found.response_status === null) return found.note ? "not answered" : "answer still to come";
+    const rule = found.response.includes(", rule ") ? ` by ${found.response.slice(found.response.indexOf(", ") + 2)}` : "";
+    return `answered ${found.response_status}${rule}`;
+  }
+
+  // ---- what can be done with the chosen request
+  async function whole() {
+    return (await call("GET", `${base}/requests?after=${chosen - 1}&limit=1`)).requests[0];
+  }
+  at("curl").addEventListener("click", async () => {
+    try {
+      const command = curlOf(await whole(), new URL(at("url").textContent).origin);
+      await navigator.clipboard.writeText(command);
+      text(at("state"), "cURL command copied");
+    } catch (error) { text(at("state"), error.message); }
+  });
+  at("again").addEventListener("click", async () => {
+    const target = at("whereto");
+    try {
+      const came = await call("POST", `${base}/requests/${chosen}/send`, { inbox: target.value });
+      const how = came.status === null ? "it did not answer" : `it answered ${came.status}`;
+      text(at("state"), `#${chosen} sent to ${target.selectedOptions[0].textContent}: ${how}`);
+    } catch (error) { text(at("state"), error.message); }
+  });
+  async function knowInboxes() {
+    const known = (await call("GET", "/api/inboxes")).inboxes;
+    at("whereto").replaceChildren(...known.map((inbox) => {
+      const option = element("option", inbox.id === id ? "this inbox" : inbox.name);
+      option.value = inbox.id;
+      option.selected = inbox.id === id;
+      return option;
+    }));
+  }
+  at("whereto").addEventListener("focus", () => knowInboxes().catch(() => {}), { once: true });
+
+  // ---- what the inbox answers
+  const editor = rulesEditor(async (script) => { await call("PUT", `${base}/response`, { script }); });
+  at("openEditor").addEventListener("click", () => {
+    at("editor").hidden = !at("editor").hidden;
+    at("openEditor").setAttribute("aria-expanded", String(!at("editor").hidden));
+  });
+
+  // ---- the last minute, drawn
+  async function draw() {
+    if (document.hidden) return;
+    let seconds;
+    try { seconds = (await call("GET", `${base}/rates?seconds=60`)).rates; } catch { return; }
+    const most = Math.max(...seconds.map((one) => one.requests));
+    bars(at("rateBars"), seconds.map((one) => one.requests), most);
+    bars(at("refusedBars"), seconds.map((one) => one.refused), most);
+    const total = seconds.reduce((sum, one) => sum + one.requests, 0), refused = seconds.reduce((sum, one) => sum + one.refused, 0);
+    text(at("rateWords"), total ? `${number(total, "request")} in the last minute, at most ${most.toLocaleString("en")}/s, ${refused.toLocaleString("en")} refused` : "No requests in the last minute");
+    const timed = seconds.filter((one) => one.latency_ms);
+    const slowest = Math.max(0, ...timed.map((one) => one.latency_ms.p50));
+    bars(at("latencyBars"), seconds.map((one) => one.latency_ms?.p50 ?? 0), slowest);
+    const last = timed.at(-1)?.latency_ms;
+    text(at("latencyWords"), last ? `Commit to receipt: median ${shortly(last.p50)} of late, at most ${shortly(Math.max(...timed.map((one) => one.latency_ms.max)))}` : "No messages in the last minute");
+  }
+  function bars(path, values, most) {
+    const step = 240 / values.length;
+    path.setAttribute("d", values.map((value, n) => value ? `M${n * step} 40v${-38 * value / most}h${step * 0.8}v${38 * value / most}z` : "").join(""));
+  }
+  function shortly(ms) { return ms < 1000 ? `${Number(ms.toPrecision(2))} ms` : `${(ms / 1000).toFixed(1)} s`; }
+
+  list.addEventListener("click", (event) => {
+    const node = event.target.closest(".entry");
+    if (node) choose(Number(node.dataset.seq), false);
+  });
+  list.addEventListener("keydown", (event) => {
+    const current = entries.get(chosen)?.node;
+    const page = Math.max(1, Math.floor(at("side").clientHeight / (list.firstElementChild?.offsetHeight || 32)) - 1);
+    const seen = (node, way) => { while (node?.hidden) node = node[way]; return node; };
+    const step = (node, way, count) => {
+      for (let next; count > 0 && (next = seen(node?.[way], way)); count--) node = next;
+      return node;
+    };
+    const first = seen(list.firstElementChild, "nextElementSibling");
+    const go = { j: "ArrowDown", k: "ArrowUp" }[event.key] ?? event.key;
+    const next = {
+      ArrowDown: () => current ? step(current, "nextElementSibling", 1) : first,
+      ArrowUp: () => current ? step(current, "previousElementSibling", 1) : first,
+      PageDown: () => step(current ?? first, "nextElementSibling", page),
+      PageUp: () => step(current ?? first, "previousElementSibling", page),
+      Home: () => first,
+      End: () => seen(list.lastElementChild, "previousElementSibling"),
+    }[go]?.();
+    if (next === undefined) return;
+    event.preventDefault();
+    if (next) choose(Number(next.dataset.seq));
+  });
+  at("copy").addEventListener("click", async () => {
+    await navigator.clipboard.writeText(at("url").textContent);
+    text(at("state"), "address copied");
+  });
+  at("clear").addEventListener("click", () => call("DELETE", `${base}/requests`).catch((error) => text(at("state"), error.message)));
+
+  call("GET", base).then((inbox) => {
+    at("inbox").hidden = false;
+    at("download").href = `${base}/requests.ndjson`;
+    at("download").download = `${inbox.name}.ndjson`;
+    describe(inbox);
+    knowInboxes().catch(() => {});
+    draw();
+    setInterval(draw, 1000);
+    const events = new EventSource(`${base}/events?after=${Math.max(0, inbox.last_seq - KEPT)}`);
+    events.addEventListener("open", () => text(at("state"), "live"));
+    events.addEventListener("error", () => text(at("state"), "the inspector does not answer; trying again"));
+    events.addEventListener("request", (event) => {
+      waiting.push(JSON.parse(event.data));
+      if (waiting.length === 1) requestAnimationFrame(arrange);
+    });
+    events.addEventListener("inbox", (event) => { if (waiting.length) arrange(); describe(JSON.parse(event.data)); });
+  }).catch((error) => { at("back").hidden = false; text(at("state"), error.message).className = "bad"; });
+}
+
+// The rules of a response script as lines of controls; `set` is called with the script and may throw what is wrong with it.
+function rulesEditor(set) {
+  const conditions = { always: "always", first: "the first", every: "every n-th", percent: "percent" };
+  const effects = { status: "answer", hang: "never answer", drip: "answer a byte a second", reset: "cut the connection off", redirect: "redirect to itself", oversized: "answer 1 MB" };
+
+  function choice(label, options, value) {
+    const select = element("select");
+    select.setAttribute("aria-label", label);
+    for (const [name, words] of Object.entries(options)) {
+      const option = element("option", words);
+      option.value = name;
+      select.append(option);
+    }
+    select.value = value;
+    return select;
+  }
+  function figure(label, value) {
+    const input = element("input");
+    input.type = "number";
+    input.step = "any";
+    input.setAttribute("aria-label", label);
+    input.value = value ?? "";
+    return input;
+  }
+  function line(rule) {
+    const node = element("div", undefined, "rule");
+    const kind = ["first", "every", "percent"].find((name) => name in rule) ?? "always";
+    const controls = {
+      condition: choice("for which requests", conditions, kind), many: figure("how many", rule[kind]), seed: figure("seed", rule.seed ?? 1),
+      effect: choice("what is done", effects, rule.effect ?? "status"), status: figure("status", rule.status ?? 200),
+      delay: figure("after how many seconds", rule.delay ?? 0), wait: figure("Retry-After in seconds", rule.retry_after),
+    };
+    const remove = element("button", "Remove");
+    remove.type = "button";
+    remove.addEventListener("click", () => { node.remove(); told(); });
+    const group = (...parts) => { const span = element("span"); span.append(...parts); return span; };
+    const many = group(controls.many), seed = group("seed ", controls.seed);
+    const answer = group(controls.status, " after ", controls.delay, " s, Retry-After ", controls.wait, " s");
+    node.append(controls.condition, many, seed, controls.effect, answer, remove);
+    node.controls = controls;
+    const fit = () => {
+      many.hidden = controls.condition.value === "always";
+      seed.hidden = controls.condition.value !== "percent";
+      answer.hidden = controls.effect.value !== "status";
+      told();
+    };
+    node.addEventListener("input", fit);
+    node.fit = fit;
+    return node;
+  }
+  function script() {
+    return [...at("rules").children].map(({ controls }) => {
+      const rule = {}, value = (control) => control.value === "" ? null : Number(control.value);
+      if (controls.condition.value !== "always") rule[controls.condition.value] = value(controls.many);
+      if (controls.condition.value === "percent") rule.seed = value(controls.seed);
+      if (controls.effect.value !== "status") return { ...rule, effect: controls.effect.value };
+      rule.status = value(controls.status);
+      if (value(controls.delay)) rule.delay = value(controls.delay);
+      if (controls.wait.value !== "") rule.retry_after = value(controls.wait);
+      return rule;
+    });
+  }
+  function told() {
+    const rules = script();
+    text(at("python"), rules.length ? `inbox.respond(${JSON.stringify(rules)})` : "inbox.respond()");
+  }
+  function show(rules) {
+    at("rules").replaceChildren(...rules.map(line));
+    for (const node of at("rules").children) node.fit();
+    told();
+  }
+  async function apply(rules) {
+    text(at("ruleProblem"), "");
+    try { await set(rules); text(at("state"), "answers set"); }
+    catch (error) { text(at("ruleProblem"), error.message); }
+  }
+  at("addRule").addEventListener("click", () => {
+    const node = line({ first: 1, status: 500 });
+    at("rules").append(node);
+    node.fit();
+  });
+  at("setRules").addEventListener("click", () => apply(script()));
+  at("ready").addEventListener("click", (event) => {
+    const rules = event.target.dataset.rules;
+    if (rules) { show(JSON.parse(rules)); apply(JSON.parse(rules)); }
+  });
+  return { show };
+}
+
+// A command that sends the request once more, for a POSIX shell: nothing in the request is ever more than a quoted word to it.
+function curlOf(found, origin) {
+  const quoted = (value) => `'${value.replaceAll("'", "'\\''")}'`;
+  const own = new Set(["host", "content-length", "connection", "transfer-encoding", "expect", "keep-alive", "upgrade"]);
+  const parts = ["curl", "--globoff", "--path-as-is", "-X", quoted(found.method)];
+  const sent = found.headers.filter(([name]) => !own.has(name));
+  for (const [name, value] of sent) parts.push("-H", quoted(value ? `${name}: ${value}` : `${name};`));
+  for (const name of ["Accept", "User-Agent", "Content-Type"]) {
+    if (!sent.some(([one]) => one === name.toLowerCase())) parts.push("-H", quoted(`${name}:`));   // curl would send its own
+  }
+  parts.push(quoted(`${origin}${found.path}${found.query ? `?${found.query}` : ""}`));
+  if (!found.size) return parts.join(" ");
+  if (found.body_encoding === "utf-8" && found.size < 65536 && !found.body.includes("\0")) return [...parts, "--data-raw", quoted(found.body)].join(" ");
+  if (found.size > WHOLE) throw new Error("The body is too large for a command line. Use Download all.");
+  const bytes = found.body_encoding === "base64" ? found.body : btoa(String.fromCharCode(...new TextEncoder().encode(found.body)));
+  return `base64 -d <<'END' | ${[...parts, "--data-binary", "@-"].join(" ")}\n${bytes.replace(/.{76}/g, "$&\n")}\nEND`;
+}
+
+function named(judgement) {
+  const names = { foreign: "another user's row", duplicate_of: "duplicate", late: "late", out_of_order_with: "out of order", body: "not what it says", secret: "secret" };
+  return `${names[judgement.kind] ?? judgement.kind}${judgement.seq === undefined ? "" : ` of #${judgement.seq}`}`.replace("out of order of", "out of order with");
+}
+
+function answerOf(request) {
+  if (request.response_status === null) return request.note ? ["none", "odd"] : ["waiting", "odd"];
+  return [String(request.response_status), request.response_status < 300 ? "good" : "bad"];
+}
+
+// One line that says what a request is: the rows of Sequin messages in words, else the request line and how its body begins.
+function summary(request) {
+  const plain = `${request.method} ${request.body_encoding === "base64" ? "(binary)" : request.body.slice(0, 120)}`;
+  if (request.truncated || !request.body.startsWith("{")) return plain;
+  let body;
+  try { body = JSON.parse(request.body); } catch { return plain; }
+  const messages = Array.isArray(body.data) ? body.data : [body];
+  if (!messages.length || !messages.every((message) => message?.metadata && message.action)) return plain;
+  const first = messages[0];
+  const user = first.record?.user_id === undefined ? "" : `, user ${first.record.user_id}`;
+  const row = `row ${[first.metadata.record_pks].flat().join(",")} of ${first.metadata.table_name}`;
+  return `${first.action}${user}, ${row}${messages.length > 1 ? ` and ${messages.length - 1} more` : ""}`;
+}
+
+// Indents JSON without touching its tokens: JSON.stringify would round long numbers and reorder keys. null when it is no JSON.
+function indented(body) {
+  try { JSON.parse(body); } catch { return null; }
+  const parts = [];
+  let depth = 0;
+  for (const [token] of body.matchAll(/"(?:[^"\\]|\\.)*"|[{}[\],:]|[^\s"{}[\],:]+/g)) {
+    if (token === "}" || token === "]") {
+      depth--;
+      if (parts.at(-1).trim() === "" ) { parts.pop(); parts.push(token); } else parts.push("\n" + "  ".repeat(depth), token);
+    } else if (token === "{" || token === "[") { depth++; parts.push(token, "\n" + "  ".repeat(depth)); }
+    else if (token === ",") parts.push(",\n" + "  ".repeat(depth));
+    else parts.push(token === ":" ? ": " : token);
+  }
+  return parts.join("");
+}
+
+function hexadecimal(bytes) {
+  const lines = [];
+  for (let start = 0; start < Math.min(bytes.length, BEGINNING); start += 16) {
+    const part = bytes.slice(start, start + 16);
+    const hex = [...part].map((byte) => byte.charCodeAt(0).toString(16).padStart(2, "0")).join(" ");
+    lines.push(`${start.toString(16).padStart(8, "0")}  ${hex.padEnd(47)}  ${part.replace(/[^\x20-\x7e]/g, ".")}`);
+  }
+  return lines.join("\n");
+}
+
+const chosenInbox = location.pathname.match(/^\/inboxes\/([^/]+)$/);
+if (chosenInbox) showInbox(decodeURIComponent(chosenInbox[1])); else showInboxes();
