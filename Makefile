@@ -43,6 +43,9 @@ browser: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench.run
+	$(BIN)/python -m tests.bench.inspector
+	$(BIN)/python -m tests.bench.page
+	$(BIN)/python -m tests.bench.ledger
 
 torture: $(STAMP)
 	$(BIN)/python -m tests.torture

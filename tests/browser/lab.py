@@ -32,6 +32,7 @@ class Lab:
 
     url: str
     stack: Stack
+    notebooks: Path
 
     def notebook(self, name: str) -> str:
         return f"{self.url}/lab/tree/{name}?token={TOKEN}"
@@ -60,14 +61,18 @@ def running_lab(folder: Path) -> Iterator[Lab]:
     home = Home(folder / "home")
     with (folder / "lab.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "userhooks.cli", "lab", "--no-browser", "--", *options], env=environment, stdout=log, stderr=log
+            [sys.executable, "-m", "userhooks.cli", "lab", "--no-browser", "--", *options],
+            cwd=copy,  # before PYTHONPATH
+            env=environment,
+            stdout=log,
+            stderr=log,
         )
     try:
         url = f"http://127.0.0.1:{port}"
         eventually(lambda: _answers(url), within=60, what="JupyterLab to answer")
         stack = Stack.attach(Settings.from_env(environment))
         with stack.inspector, stack.sequin:
-            yield Lab(url, stack)
+            yield Lab(url, stack, copy / "notebooks")
     finally:
         process.terminate()
         process.wait(60)
@@ -89,14 +94,19 @@ def lesson_users(lab: Lab) -> dict[str, int]:
 def run_all(page: Page, lab: Lab) -> dict[str, int]:
     """Open notebook 01, run all cells, wait for what the last one does (an error would stop the run), and return the users."""
     before = lesson_users(lab)
-    page.goto(lab.notebook("01_first_webhook.ipynb"))
-    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    run_cells(page, lab, "01_first_webhook.ipynb")
     eventually(lambda: (users := lesson_users(lab)) and users != before, within=60, every=0.1, what="the first cell to make its users")
     ada = lab.stack.inspector.inbox("lesson 01: ada")
     ada.wait_for(1, match=lambda message: message.record["message"] == "It has arrived", timeout=60)
     return lesson_users(lab)
+
+
+def run_cells(page: Page, lab: Lab, name: str) -> None:
+    """Open a notebook and begin to run all its cells."""
+    page.goto(lab.notebook(name))
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
 
 
 def choose_theme(lab: Lab, theme: str) -> None:
