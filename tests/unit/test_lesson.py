@@ -301,6 +301,8 @@ def test_a_recorder_that_is_gone_is_said_and_not_taken_for_silence(lesson: Lesso
     for _ in range(2):
         with pytest.raises(UserhooksError, match=r"recorder has ended|cannot read the WAL"):
             ledger.verdict()
+    with pytest.raises(UserhooksError, match=r"recorder has ended"):
+        ledger.close()
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from typing import Any
 
 from userhooks.errors import DatabaseUnavailable, DatabaseUnsuitable, UserhooksError
@@ -74,7 +75,8 @@ class Recording:
         self._closed = True
         for stream in (self._program.stdin, self._program.stdout):
             if stream is not None:
-                stream.close()
+                with suppress(BrokenPipeError):  # a question that a recorder which is gone has not read
+                    stream.close()
         try:
             self._program.wait(5)
         except subprocess.TimeoutExpired:
