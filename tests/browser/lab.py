@@ -35,7 +35,8 @@ class Lab:
     notebooks: Path
 
     def notebook(self, name: str) -> str:
-        return f"{self.url}/lab/tree/{name}?token={TOKEN}"
+        """`reset` closes what an earlier page had open: a command would go to whichever notebook happens to be in front."""
+        return f"{self.url}/lab/tree/{name}?reset&token={TOKEN}"
 
 
 @contextmanager
