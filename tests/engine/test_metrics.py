@@ -75,6 +75,23 @@ def test_attempts_and_outcomes_are_counted_by_sink(engine: EngineProgram, databa
     assert samples_of(text, "quiet") == {}
 
 
+def test_the_oldest_message_that_is_tried_grows_older_until_it_arrives(
+    engine: EngineProgram, database: psycopg.Connection[Any], receiver: Receiver
+) -> None:
+    def ages() -> list[float]:
+        text = page(engine)
+        return [samples_of(text, sink).get("userhooks_oldest_message_age_seconds", -1) for sink in ("user-1", "user-2", "user-3")]
+
+    receiver.script = lambda path, _: 503 if path == "/failing" else 200
+    engine.user_sink(1, receiver.url)
+    engine.user_sink(2, f"{receiver.url}/failing")
+    engine.user_sink(3, receiver.url, status="paused")
+    database.execute("insert into notifications (user_id, message) select n, 'x' from generate_series(1, 3) n")
+    eventually(lambda: (now := ages())[1] > 1 and now[0] == now[2] == 0, what="the age of what fails, and of nothing else")
+    receiver.script = lambda *_: 200
+    eventually(lambda: ages() == [0, 0, 0], what="nothing to be tried any more")
+
+
 def test_names_kinds_and_labels_are_the_recorded_ones(engine: EngineProgram, database: psycopg.Connection[Any], receiver: Receiver) -> None:
     engine.user_sink(1, receiver.url)
     database.execute("insert into notifications (user_id, message) values (1, 'x')")

@@ -9,6 +9,7 @@ millisecond, between which deliveries go on (`tests/bench/scrape.py` measures it
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from itertools import accumulate, islice
 from typing import TYPE_CHECKING, TypeVar
@@ -35,12 +36,13 @@ SLICE = 50
 OTHERS = {"consumer_id": "others", "consumer_name": "others"}
 """Labels of the histograms that all sinks without their own share"""
 
-_PER_SINK: tuple[tuple[str, str, str, Callable[[SinkDelivery], int]], ...] = (
+_PER_SINK: tuple[tuple[str, str, str, Callable[[SinkDelivery], float]], ...] = (
     ("sequin_message_deliver_attempt_count", "counter", "Messages in delivery attempts.", lambda d: d.attempted),
     ("sequin_message_deliver_success_count", "counter", "Messages delivered.", lambda d: d.delivered),
     ("sequin_message_deliver_failure_count", "counter", "Messages in failed attempts.", lambda d: d.failed),
     ("sequin_messages_buffered", "gauge", "Messages not delivered yet.", lambda d: d.pending),
     ("sequin_messages_in_redelivery", "gauge", "Messages waiting for another attempt.", lambda d: d.retrying),
+    ("userhooks_oldest_message_age_seconds", "gauge", "Age of the oldest message that is being tried.", lambda d: _age(d)),
     ("userhooks_messages_discarded", "gauge", "Messages given up after the last attempt.", lambda d: d.discarded),
 )
 _HEALTH = {"error": "error", "paused": "paused"}
@@ -82,6 +84,10 @@ async def _sinks(engine: Engine) -> AsyncIterator[bytes]:
     for family in (*families, health):
         for piece in family:
             yield piece
+
+
+def _age(delivery: SinkDelivery) -> float:
+    return round(delivery.oldest_age(time.time()) or 0.0, 1) if delivery.pending else 0.0
 
 
 def _entity(labels: Mapping[str, str], present: str) -> Iterator[str]:
