@@ -34,6 +34,7 @@ class Settings:
     sequin_url: str | None = None
     sequin_api_token: str | None = field(default=None, repr=False)
     sequin_database: str = "postgres"
+    sequin_metrics_url: str | None = field(default=None, repr=False)
     ports: Mapping[str, int] = field(default_factory=lambda: {part: port for part, (_, port) in _PORTS.items()})
     inspector_bind: str = "127.0.0.1"
     inspector_public_url: str | None = None
@@ -67,6 +68,7 @@ class Settings:
             sequin_url=sequin_url.rstrip("/") if sequin_url else None,
             sequin_api_token=token,
             sequin_database=env.get("SEQUIN_DATABASE") or "postgres",
+            sequin_metrics_url=env.get("SEQUIN_METRICS_URL") or None,
             ports={part: _port(env, variable, default) for part, (variable, default) in _PORTS.items()},
             inspector_bind=env.get("USERHOOKS_INSPECTOR_BIND") or "127.0.0.1",
             inspector_public_url=(env.get("USERHOOKS_INSPECTOR_PUBLIC_URL") or "").rstrip("/") or None,

@@ -13,17 +13,21 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from userhooks import control
-from userhooks.errors import NotRunning
+from userhooks.errors import ConfigurationError, NotRunning, SequinFailed, SequinUnreachable
 from userhooks.home import Home
 from userhooks.settings import Settings
 from userhooks.supervisor import describe
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from userhooks.database import Database
     from userhooks.inspector.client import InspectorClient
     from userhooks.lesson import Lesson
     from userhooks.sequin import SequinClient
     from userhooks.subscriptions import BackfillHandle, Subscription, Subscriptions
+
+_METRICS_SECONDS = 10.0
 
 
 class Stack:
@@ -132,6 +136,34 @@ class Stack:
         from userhooks.inspector.client import InspectorClient
 
         return InspectorClient(self._addresses["inspector"]["url"])
+
+    def metrics(self) -> pd.DataFrame:
+        """Sequin's Prometheus page as it is now, one row for each sample: `metric`, `value`, and a column for each label.
+
+        Raises ConfigurationError when nobody said where a real server has it, SequinUnreachable or SequinFailed when it is not there.
+
+            page = stack.metrics()
+            page[page["metric"] == "sequin_messages_buffered"]
+        """
+        import httpx
+
+        from userhooks.metrics import parse
+
+        url = self._addresses["sequin"]["metrics_url"]
+        if url is None:
+            remedy = (
+                "Run userhooks down, set SEQUIN_METRICS_URL (for compose.yaml http://localhost:8376/metrics), run userhooks up --detach"
+            )
+            raise ConfigurationError("Where this Sequin server has its metrics is not known.", remedy)
+        try:
+            answer = httpx.get(url, timeout=_METRICS_SECONDS, trust_env=False)
+            answer.raise_for_status()
+            return parse(answer.text)
+        except httpx.HTTPStatusError:
+            raise SequinFailed(f"The metrics page answered {answer.status_code}.", "Is SEQUIN_METRICS_URL right?") from None
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            remedy = "When Sequin is down, so are its metrics. Start it with userhooks up, or correct SEQUIN_METRICS_URL."
+            raise SequinUnreachable(f"The metrics page does not answer: {error}.", remedy) from None
 
     def lesson(self, name: str) -> Lesson:
         """A lesson's own users and inboxes, empty: what an earlier run of the same lesson left is removed, and nothing else."""

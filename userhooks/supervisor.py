@@ -338,6 +338,7 @@ class Supervisor:
             "sequin_url": "SEQUIN_URL",
             "sequin_api_token": "SEQUIN_API_TOKEN",
             "sequin_database": "SEQUIN_DATABASE",
+            "sequin_metrics_url": "SEQUIN_METRICS_URL",
             "inspector_bind": "USERHOOKS_INSPECTOR_BIND",
             "inspector_public_url": "USERHOOKS_INSPECTOR_PUBLIC_URL",
         }
@@ -382,7 +383,7 @@ def describe(
         "sequin": {
             "url": sequin_url(settings, ports),
             "api_token": settings.sequin_api_token or (home.secrets.api_token if begun else None),
-            "metrics_url": None if own_sequin else f"http://127.0.0.1:{ports['metrics']}/metrics",
+            "metrics_url": settings.sequin_metrics_url if own_sequin else f"http://127.0.0.1:{ports['metrics']}/metrics",
             "database": settings.sequin_database,
             "embedded": not own_sequin,
             "pid": pids.get("sequin"),

@@ -27,7 +27,7 @@ from tests.waiting import eventually
 from userhooks import Stack
 from userhooks.control import end_programs_of, started_at
 from userhooks.database import Database
-from userhooks.errors import InvalidInput, NotRunning
+from userhooks.errors import ConfigurationError, InvalidInput, NotRunning, SequinUnreachable
 from userhooks.home import LOG_BYTES
 from userhooks.postgres import cluster_folder, runs_as_root
 
@@ -404,6 +404,29 @@ def test_with_a_sequin_of_the_readers_own_only_server_and_inspector_are_started(
         with Stack.attach(installation.settings).inspector as inspector:
             url = inspector.inbox("ada").url
         assert "New sink user-1-notifications" in installation.succeed("subscribe", "1", url)
+        with pytest.raises(ConfigurationError, match=r"not known\.\nRun userhooks down, set SEQUIN_METRICS_URL"):
+            Stack.attach(installation.settings).metrics()
+        installation.environment["SEQUIN_METRICS_URL"] = f"http://127.0.0.1:{engine.config['metrics_port']}/metrics"
+        assert "another SEQUIN_METRICS_URL" in installation.fail("up", "--detach")
+        installation.succeed("down")
+        installation.succeed("up", "--detach")
+        assert slot_health(Stack.attach(installation.settings)) == {"ok": 1}
         installation.succeed("down")
     finally:
         engine.stop()
+
+
+def slot_health(stack: Stack) -> dict[str, float]:
+    """Status -> 1 for the one that the slot has, read off the metrics page."""
+    page = stack.metrics()
+    present = page[(page["metric"] == "sequin_entity_health") & (page["entity_type"] == "replication_slot") & (page["value"] == 1)]
+    return dict(zip(present["status"], present["value"], strict=True))
+
+
+def test_metrics_are_a_frame_and_their_absence_is_said(installation: Installation) -> None:
+    installation.succeed("up", "--detach")
+    stack = Stack.attach(installation.settings)
+    assert slot_health(stack) == {"ok": 1}
+    stack.kill("sequin")
+    with pytest.raises(SequinUnreachable, match="When Sequin is down, so are its metrics"):
+        stack.metrics()

@@ -20,6 +20,7 @@ PURE = [
     "ledger/wal.py",
     "faults.py",
     "messages.py",
+    "metrics.py",
     "engine/answers.py",
     "engine/column_filters.py",
     "engine/config.py",
