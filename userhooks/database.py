@@ -14,6 +14,7 @@ from typing import Any, LiteralString, NoReturn
 from uuid import UUID
 
 import psycopg
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from userhooks.errors import ConfigurationError, DatabaseUnavailable, DatabaseUnsuitable, InvalidInput, NotFound
@@ -52,6 +53,7 @@ returning id
 _INSERT_SUBSCRIPTION = """
 insert into public.webhook_subscriptions (user_id, endpoint, sequin_sink_id, created_at) values (%s, %s, %s, clock_timestamp())
 """
+_SCHEMA_MARK = "select coalesce(obj_description(oid, 'pg_namespace'), '') from pg_namespace where nspname = %s"
 _SUBSCRIPTIONS = "select user_id, endpoint, sequin_sink_id from public.webhook_subscriptions"
 
 
@@ -188,6 +190,32 @@ class Database:
         with self.connect() as connection:
             found = connection.execute(_INSERT_NOTIFICATIONS, [[user for user, _ in rows], [message for _, message in rows]])
             return [row_id for (row_id,) in found]
+
+    def create_schema(self, name: str) -> None:
+        """Make a schema for tables of a lesson's own, marked as ours; one that we made before stays as it is.
+
+        Raises DatabaseUnsuitable when a schema of this name exists that we did not make.
+        """
+        with self.connect() as connection:
+            connection.execute(_LOCK, ["userhooks set-up"])
+            mark = connection.execute(_SCHEMA_MARK, [name]).fetchone()
+            if mark is None:
+                connection.execute(sql.SQL("create schema {}").format(sql.Identifier(name)))
+                connection.execute(sql.SQL("comment on schema {} is 'userhooks'").format(sql.Identifier(name)))
+            elif mark[0] != "userhooks":
+                what = f"The database {self._name()} already has a schema {name} that userhooks did not make; nothing was written."
+                raise DatabaseUnsuitable(what, "Use an empty database: CREATE DATABASE userhooks; then end DATABASE_URL with /userhooks.")
+
+    def has_schema(self, name: str) -> bool:
+        """Say whether there is a schema of this name that we made."""
+        with self.connect() as connection:
+            return bool(_one(connection, _SCHEMA_MARK, [name]) == "userhooks")
+
+    def drop_schema(self, name: str) -> None:
+        """Drop a schema with all that is in it; one that we did not make is left alone."""
+        if self.has_schema(name):
+            with self.connect() as connection:
+                connection.execute(sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(name)))
 
     def subscriptions(self) -> list[SubscriptionRow]:
         """Return the rows of all subscriptions, by user."""

@@ -94,6 +94,15 @@ class Lesson:
         """Insert one notification for the user and return its id."""
         return self.stack.database.insert_notifications([(self.user(user), text)])[0]
 
+    def schema(self) -> str:
+        """The name of a Postgres schema of this lesson's own, for tables that it makes; it is made when there is none.
+
+        It goes with the lesson, and before it the sinks on its tables with their endpoints. Raises DatabaseUnsuitable when a schema of that
+        name is somebody else's.
+        """
+        self.stack.database.create_schema(self._schema)
+        return self._schema
+
     def generate(
         self,
         rate: float = 100,
@@ -179,6 +188,10 @@ class Lesson:
     def _label(self, user: str) -> str:
         return f"lesson {self.name}: {user}"
 
+    @property
+    def _schema(self) -> str:
+        return f"lesson_{self.name}"
+
     def _require(self, user: str) -> None:
         if user not in self._users:
             raise NotFound(f"This lesson has no user {user!r}.", f"Its users are {', '.join(self._users)}.")
@@ -234,12 +247,29 @@ class Lesson:
             for subscription in subscriptions.list(user_id):
                 if subscription.status != MISSING:
                     subscriptions.unsubscribe(subscription.sink_name)
+        if database.has_schema(self._schema):
+            self._remove_schema()
         with database.connect() as connection:
             connection.execute(_DELETE_USERS, [users])
         for inbox in self.stack.inspector.inboxes():
             if inbox.name in labels:
                 inbox.respond()
                 inbox.clear()
+
+    def _remove_schema(self) -> None:
+        """The sinks on the schema's tables, every endpoint that leads to an inbox of this lesson and has no sink any more, the schema."""
+        sequin = self.stack.sequin
+        sinks = sequin.sinks()
+        theirs = [sink for sink in sinks if any(table.startswith(f"{self._schema}.") for table in sink.include_tables)]
+        for sink in theirs:
+            sequin.delete_sink(sink.id)
+        labels = {self._label(user) for user in USERS}
+        inboxes = {inbox.url: inbox for inbox in self.stack.inspector.inboxes() if inbox.name in labels}
+        used = {sink.endpoint for sink in sinks if sink not in theirs}
+        for endpoint in sequin.endpoints():
+            if endpoint.name not in used and _inbox_at(endpoint.url, inboxes):
+                sequin.delete_endpoint(endpoint.id)
+        self.stack.database.drop_schema(self._schema)
 
 
 def stack_ledger(stack: Stack) -> Ledger:
@@ -258,8 +288,13 @@ def stack_ledger(stack: Stack) -> Ledger:
 
 
 def _inbox_of(subscription: Subscription, inboxes: Mapping[str, Inbox]) -> Inbox | None:
-    """The inbox, of those by URL, that receives what is sent to the subscription's URL: its own, or one below it."""
-    return next((inbox for url, inbox in inboxes.items() if re.match(re.escape(url) + r"(?:[/?]|$)", subscription.url)), None)
+    """The inbox, of those by URL, that receives the subscription's webhooks."""
+    return _inbox_at(subscription.url, inboxes)
+
+
+def _inbox_at(url: str, inboxes: Mapping[str, Inbox]) -> Inbox | None:
+    """The inbox, of those by URL, that receives what is sent to `url`: its own, or one below it."""
+    return next((inbox for its, inbox in inboxes.items() if re.match(re.escape(its) + r"(?:[/?]|$)", url)), None)
 
 
 def _receipts(inbox: Inbox, owners: Mapping[str, int], otherwise: int) -> list[Receipt]:

@@ -339,3 +339,27 @@ def test_a_connection_that_breaks_off_is_database_unavailable(database: Database
 
     with pytest.raises(DatabaseUnavailable):
         lose_the_connection()
+
+
+# --- a lesson's own schema ---------------------------------------------------------------------------------------------
+
+
+def test_a_schema_of_our_own_is_made_once_and_goes_with_what_is_in_it(database: Database, database_url: str) -> None:
+    database.create_schema("lesson_X-1")
+    ask(database_url, 'create table "lesson_X-1".orders (id int)')
+    database.create_schema("lesson_X-1")
+    assert database.has_schema("lesson_X-1")
+    assert ask(database_url, "select relname from pg_class where relname = 'orders'") == [("orders",)]
+    database.drop_schema("lesson_X-1")
+    database.drop_schema("lesson_X-1")
+    assert not database.has_schema("lesson_X-1")
+    assert ask(database_url, "select relname from pg_class where relname = 'orders'") == []
+
+
+def test_a_schema_of_somebody_else_is_neither_used_nor_dropped(database: Database, database_url: str) -> None:
+    ask(database_url, "create schema lesson_10")
+    with pytest.raises(DatabaseUnsuitable, match="a schema lesson_10 that userhooks did not make"):
+        database.create_schema("lesson_10")
+    assert not database.has_schema("lesson_10")
+    database.drop_schema("lesson_10")
+    assert ask(database_url, "select nspname from pg_namespace where nspname = 'lesson_10'") == [("lesson_10",)]

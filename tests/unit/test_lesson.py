@@ -12,6 +12,7 @@ from typing import Any, cast
 import httpx
 import orjson
 import pytest
+from psycopg import sql
 
 from tests.waiting import eventually
 from userhooks import demo
@@ -441,3 +442,58 @@ def test_a_demo_that_leaks_fails_and_names_the_row(stack: Stack, capsys: pytest.
         assert ", 1 foreign," in output.splitlines()[-1]
     finally:
         stack.lesson("demo").close()
+
+
+def sink_on_orders(lesson: Lesson, user: str) -> str:
+    """A table of the lesson's own with one sink on it, made with the plain calls; returns the sink's name."""
+    stack, table = lesson.stack, f"{lesson.schema()}.orders"
+    with stack.database.connect() as connection:
+        connection.execute(f"CREATE TABLE IF NOT EXISTS {table} (id serial PRIMARY KEY, customer_id int NOT NULL)".encode())
+        publication = sql.Identifier(stack.sequin.publication())
+        connection.execute(sql.SQL("ALTER PUBLICATION {} ADD TABLE {}").format(publication, sql.SQL(table)))
+    stack.sequin.refresh_tables()
+    name = f"{user}-orders"
+    stack.sequin.create_endpoint(name, f"{lesson.inbox(user).url}/orders")
+    stack.sequin.create_sink(name, endpoint=name, include_tables=[table], filter_function="none")
+    return name
+
+
+def test_a_table_of_a_lesson_goes_with_it_and_its_sinks_before_it(stack: Stack) -> None:
+    with stack.lesson("other") as other:
+        other.subscribe("ada", url=other.inbox("ada").url)
+        before = state_of(stack)
+        with stack.lesson("orders") as lesson:
+            lesson.subscribe("ada", url=lesson.inbox("ada").url)
+            sink_on_orders(lesson, "ada")
+            stack.sequin.create_endpoint("without-a-sink", lesson.inbox("ben").url)  # as a kill between the two calls leaves it
+            with stack.database.connect() as connection:
+                connection.execute("INSERT INTO lesson_orders.orders (customer_id) VALUES (1)")
+            [message] = lesson.inbox("ada").wait_for(1)
+            assert message.table == "lesson_orders.orders"
+        after = state_of(stack)
+        assert {name: after[name] for name in ("users", "subscriptions", "sinks", "endpoints")} == {
+            name: before[name] for name in ("users", "subscriptions", "sinks", "endpoints")
+        }
+        assert not stack.database.has_schema("lesson_orders")
+
+
+def test_a_lesson_that_was_killed_half_way_begins_without_its_table(stack: Stack) -> None:
+    sink = sink_on_orders(stack.lesson("orders"), "ben")
+    with stack.lesson("orders") as again:
+        assert sink not in {one.name for one in stack.sequin.sinks()}
+        assert not stack.database.has_schema("lesson_orders")
+        assert sink_on_orders(again, "ben") == sink
+
+
+def test_a_schema_that_is_somebody_elses_is_not_a_lessons(stack: Stack, lesson: Lesson) -> None:
+    with stack.database.connect() as connection:
+        connection.execute("CREATE SCHEMA lesson_01")
+    try:
+        with pytest.raises(DatabaseUnsuitable, match="did not make"):
+            lesson.schema()
+        stack.lesson("01").close()
+        with stack.database.connect() as connection:
+            assert connection.execute("SELECT to_regnamespace('lesson_01') IS NOT NULL").fetchone() == (True,)
+    finally:
+        with stack.database.connect() as connection:
+            connection.execute("DROP SCHEMA lesson_01")
