@@ -1,4 +1,4 @@
-"""The stored form of a notebook: numbered cells, tags as the only metadata, no widget ids; of live cells only pictures and text.
+"""The stored form of a notebook: numbered cells, tags as metadata, solutions folded, no widget ids; of live cells only pictures and text.
 
     python -m tests.notebooks.normalise [--check] notebooks/*.ipynb
 
@@ -16,6 +16,8 @@ import nbformat
 
 LIVE = "nbval-ignore-output"
 """Tag of cells whose output depends on the clock; it is kept for readers and not compared"""
+SOLUTION = "solution"
+"""Tag of the cell that solves the exercise; it is stored folded, and a click on its bar opens it"""
 _KEPT_OF_LIVE_CELLS = ("image/png", "text/plain")
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -31,7 +33,8 @@ def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         cell = nbformat.from_dict(dict(original))
         cell.id = f"cell-{position:02}"
         tags = cell.metadata.get("tags", [])
-        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        folded = {"jupyter": {"source_hidden": True}} if SOLUTION in tags else {}
+        cell.metadata = nbformat.from_dict({**folded, **({"tags": tags} if tags else {})})
         if cell.cell_type == "code":
             number += 1
             cell.execution_count = number

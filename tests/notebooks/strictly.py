@@ -1,44 +1,81 @@
-"""Run the notebooks under nbval's strict comparison, twice in a row on one stack: what a first run leaves must not trouble the second.
+"""Run the notebooks under nbval's strict comparison on a used home: each passes there again, in any order.
 
-    python -m tests.notebooks.strictly
+    python -m tests.notebooks.strictly                       # all: the short course twice in a row, then the others in random order
+    python -m tests.notebooks.strictly notebooks/05_*.ipynb  # these, twice in a row
 
-The stack has free ports and a home of its own; it is ended and its home removed afterwards.
+The order is that of a seed, which is printed; `--seed` repeats it. In the end one notebook is run with one stored line changed, and must
+fail in just that cell. The stack has free ports and a home of its own; it is ended and its home removed afterwards.
 """
 
 from __future__ import annotations
 
-import os
+import argparse
+import random
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
+import xml.etree.ElementTree as ElementTree  # what it reads, pytest wrote
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from userhooks.control import down
-from userhooks.home import Home
-from userhooks.settings import PORT_VARIABLES, Settings
+import nbformat
+
+from tests.notebooks.mutations import changed, fact_cells
+from tests.notebooks.stack import own_stack
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
+SHORT_COURSE = 4
+"""Lessons 01 to 04 stand by themselves."""
+
 COMMAND = [sys.executable, "-m", "pytest", "-q", "-p", "no:python", "-p", "no:cacheprovider", "--nbval", "--nbval-current-env"]
 COMMAND += ["--nbval-cell-timeout", "120", "--nbval-kernel-startup-timeout", "120", "--nbval-sanitize-with", str(FOLDER / "nbval.cfg")]
 
 
 def main() -> int:
-    with tempfile.TemporaryDirectory(prefix="userhooks-notebooks-") as folder:
-        ports = dict.fromkeys(PORT_VARIABLES.values(), "0")
-        environment = {**os.environ, **ports, "USERHOOKS_HOME": str(Path(folder) / "home")}
-        home = Home(Settings.from_env(environment).home)
-        try:
-            subprocess.run(
-                [sys.executable, "-m", "userhooks.cli", "up", "--detach"], env=environment, check=True, stdout=subprocess.DEVNULL
-            )
-            for _ in range(2):
-                code = subprocess.run([*COMMAND, str(FOLDER)], env=environment, check=False).returncode
-                if code:
-                    return code
-        finally:
-            down(home)
-            home.remove()
-    return 0
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--seed", type=int, default=random.randrange(10**6))
+    arguments.add_argument("notebooks", nargs="*", type=Path)
+    given = arguments.parse_args()
+    chance = random.Random(given.seed)
+    paths = sorted(FOLDER.glob("*.ipynb"))
+    twice, once = (given.notebooks, []) if given.notebooks else (paths[:SHORT_COURSE], paths[SHORT_COURSE:])
+    chance.shuffle(once)
+    order = [*twice, *twice, *once]
+    print(f"Seed {given.seed}: {' '.join(path.stem[:2] for path in order)}", flush=True)
+    began = time.monotonic()
+    with own_stack() as stack:
+        for path in order:
+            code = subprocess.run([*COMMAND, str(path)], env=stack.environment, check=False).returncode
+            if code:
+                return code
+        path = chance.choice(order)
+        failed = failed_cells_when_one_is_changed(path, chance, stack.environment)
+    print(f"{path.stem} with one line changed: {failed}. {time.monotonic() - began:.0f} s in all", flush=True)
+    return 0 if failed == "fails there and nowhere else" else 1
+
+
+def failed_cells_when_one_is_changed(path: Path, chance: random.Random, environment: Mapping[str, str]) -> str:
+    """Run a copy of the notebook with one stored line changed, and say which cells the comparison finds different."""
+    notebook = nbformat.read(path, as_version=4)
+    wrong = chance.choice(fact_cells(notebook))
+    notebook.cells[wrong] = changed(notebook.cells[wrong], chance)
+    with tempfile.TemporaryDirectory(prefix="userhooks-changed-") as folder:
+        shutil.copy(FOLDER / "conftest.py", folder)
+        nbformat.write(notebook, Path(folder) / path.name)
+        report = Path(folder) / "report.xml"
+        command = [*COMMAND, "-c", "/dev/null", "--rootdir", folder, "--junitxml", str(report), str(Path(folder) / path.name)]
+        subprocess.run(command, env=environment, check=False, stdout=subprocess.DEVNULL)
+        failed = _failures(report)
+    number = sum(cell.cell_type == "code" for cell in notebook.cells[:wrong])
+    return "fails there and nowhere else" if failed == [number] else f"cell {number} was changed, different are {failed}"
+
+
+def _failures(report: Path) -> Sequence[int]:
+    """The numbers of the code cells, from 0, that differ."""
+    cases = list(ElementTree.parse(report).iter("testcase"))  # noqa: S314 - pytest wrote it
+    return [number for number, case in enumerate(cases) if case.find("failure") is not None]
 
 
 if __name__ == "__main__":

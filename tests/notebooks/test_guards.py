@@ -1,17 +1,18 @@
-"""What keeps the strict comparison of the notebooks honest, read off their files."""
+"""What keeps the notebooks in one form and their strict comparison honest, read off their files; README.md says it in words."""
 
 from __future__ import annotations
 
-import copy
+import ast
 import re
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from tests.notebooks.normalise import LIVE, normalise
+from tests.notebooks.comparison import differs
+from tests.notebooks.mutations import changes, fact_cells
+from tests.notebooks.normalise import LIVE, SOLUTION, normalise
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
@@ -20,22 +21,47 @@ PORTS = {"3333", "3334", "7376", "8376", "5433"}
 FORBIDDEN_IN_OUTPUT = {
     "a token or secret": re.compile(r"Bearer [A-Za-z0-9_-]{16,}|api_token|SEQUIN_API_TOKEN=\S"),
     "a password in a URL": re.compile(r"postgres(?:ql)?://[^\s/]*:[^\s/@]+@"),
-    "a home path": re.compile(r"/(?:home|root|Users|work|tmp)/"),
+    "a home path": re.compile(r"/(?:home|root|Users|work|tmp|var)/"),
 }
+GOALS = re.compile(r"When you are through[\w ]* \(about [\w ]+ minutes\),? you can\n\n((?:- .+\n(?:  .+\n)*){3,5})(?:\n|$)")
+PREDICTION = re.compile(r"\*\*[^*]*predict[^*]*\*\*", re.IGNORECASE)
+FOLDED = re.compile(r"<details><summary>[^<\n]+\?</summary>\n\n.+?\n+</details>", re.DOTALL)
+CODE_IN_TEXT = re.compile(r"`[^`]*(?:\(|userhooks |make )[^`]*`")
+LINK = re.compile(r"\]\(([^)#]+)")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "notebook" in metafunc.fixturenames:
-        read = [nbformat.read(path, as_version=4) for path in PATHS]
-        metafunc.parametrize("notebook", read, ids=[path.stem for path in PATHS])
+    if "path" in metafunc.fixturenames:
+        metafunc.parametrize("path", PATHS, ids=[path.stem for path in PATHS])
+
+
+@pytest.fixture
+def notebook(path: Path) -> nbformat.NotebookNode:
+    return nbformat.read(path, as_version=4)
 
 
 def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
+def texts(notebook: nbformat.NotebookNode) -> list[str]:
+    return [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+
+
 def tags(cell: nbformat.NotebookNode) -> list[str]:
     return list(cell.metadata.get("tags", []))
+
+
+def section(notebook: nbformat.NotebookNode, heading: str) -> str:
+    """What stands under the one heading of this name, up to the next."""
+    found = [
+        part.partition("\n")[2]
+        for text in texts(notebook)
+        for part in re.split(r"^## ", text, flags=re.MULTILINE)
+        if part.startswith(heading)
+    ]
+    assert len(found) == 1, f"one heading {heading}, not {len(found)}"
+    return found[0]
 
 
 def output_text(cell: nbformat.NotebookNode) -> str:
@@ -46,8 +72,11 @@ def output_text(cell: nbformat.NotebookNode) -> str:
     return "\n".join(parts)
 
 
-def test_there_are_notebooks() -> None:
-    assert len(PATHS) >= 4
+def test_there_are_notebooks_numbered_without_a_gap_in_the_short_course() -> None:
+    assert [path.stem[:2] for path in PATHS[:4]] == ["01", "02", "03", "04"]
+
+
+# --- the stored form -------------------------------------------------------------------------------------------------------
 
 
 def test_it_is_in_its_stored_form(notebook: nbformat.NotebookNode) -> None:
@@ -61,10 +90,21 @@ def test_every_code_cell_was_run_in_order(notebook: nbformat.NotebookNode) -> No
 
 def test_nothing_is_skipped_and_no_error_or_stderr_is_stored(notebook: nbformat.NotebookNode) -> None:
     for cell in code_cells(notebook):
-        assert set(tags(cell)) <= {LIVE, "nbval-raises-exception", "solution"}
+        assert set(tags(cell)) <= {LIVE, "nbval-raises-exception", SOLUTION}
         kinds = [output["output_type"] for output in cell.outputs]
         assert "error" not in kinds or "nbval-raises-exception" in tags(cell)
         assert not [output for output in cell.outputs if output.get("name") == "stderr"]
+
+
+def test_stored_outputs_hold_no_secret_no_path_and_no_unusual_port(notebook: nbformat.NotebookNode) -> None:
+    for cell in code_cells(notebook):
+        text = output_text(cell)
+        for what, pattern in FORBIDDEN_IN_OUTPUT.items():
+            assert not pattern.search(text), f"{what} in the output of: {cell.source}"
+        assert set(re.findall(r"(?:127\.0\.0\.1|localhost):(\d+)", text)) <= PORTS
+
+
+# --- what is compared ------------------------------------------------------------------------------------------------------
 
 
 def test_most_cells_are_compared_and_some_of_them_show_something(notebook: nbformat.NotebookNode) -> None:
@@ -82,46 +122,136 @@ def test_every_live_cell_is_followed_by_a_fact(notebook: nbformat.NotebookNode) 
             assert any(output.get("name") == "stdout" for c in following for output in c.outputs), cell.source
 
 
+def test_any_line_of_a_fact_that_were_otherwise_would_fail_the_comparison(notebook: nbformat.NotebookNode) -> None:
+    positions = fact_cells(notebook)
+    assert len(positions) >= 5
+    for position in positions:
+        cell = notebook.cells[position]
+        assert not differs(cell, cell)
+        wrong = list(changes(cell))
+        assert wrong
+        for other in wrong:
+            assert differs(reference=other, came=cell), other.outputs
+
+
+# --- the cells ---------------------------------------------------------------------------------------------------------------
+
+
+def lines_of(cell: nbformat.NotebookNode) -> int:
+    return len([line for line in cell.source.splitlines() if line.strip()])
+
+
 def test_cells_are_short_and_plain(notebook: nbformat.NotebookNode) -> None:
+    lengths = sorted(lines_of(cell) for cell in code_cells(notebook))
+    assert min(lengths) >= 1
+    assert lengths[-1] <= 16
+    assert lengths[-2] <= 12
+    assert len([length for length in lengths if length > 6]) <= len(lengths) / 4, lengths
     for cell in code_cells(notebook):
-        lines = cell.source.splitlines()
-        assert len(lines) <= 12, cell.source
-        assert not [line for line in lines if line.rstrip().endswith(";") or line.startswith(("%%", "!"))], cell.source
+        assert not [line for line in cell.source.splitlines() if line.rstrip().endswith(";") or line.startswith(("%%", "!"))], cell.source
 
 
-def test_stored_outputs_hold_no_secret_no_path_and_no_unusual_port(notebook: nbformat.NotebookNode) -> None:
+def test_all_imports_stand_in_the_first_cell(notebook: nbformat.NotebookNode) -> None:
+    first, *others = (ast.parse(cell.source) for cell in code_cells(notebook))
+    assert any(isinstance(node, ast.ImportFrom) and node.module == "userhooks" for node in ast.walk(first))
+    for tree in others:
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)], ast.unparse(tree)
+
+
+def test_nothing_sleeps(notebook: nbformat.NotebookNode) -> None:
     for cell in code_cells(notebook):
-        text = output_text(cell)
-        for what, pattern in FORBIDDEN_IN_OUTPUT.items():
-            assert not pattern.search(text), f"{what} in the output of: {cell.source}"
-        assert set(re.findall(r"(?:127\.0\.0\.1|localhost):(\d+)", text)) <= PORTS
+        assert "sleep(" not in cell.source
 
 
-def test_a_changed_reference_makes_the_strict_comparison_fail(tmp_path: Path) -> None:
-    """One pair of cells in a notebook of its own: passes as it is, fails with another stored output."""
-    cell = nbformat.v4.new_code_cell("print('1 delivered, 0 lost')", execution_count=1)
-    cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text="1 delivered, 0 lost\n")]
-    honest = normalise(nbformat.v4.new_notebook(cells=[cell]))
-    wrong = copy.deepcopy(honest)
-    wrong.cells[0].outputs[0].text = "1 delivered, 1 lost\n"
-    results = {}
-    for name, notebook in (("honest", honest), ("wrong", wrong)):
-        path = tmp_path / f"{name}.ipynb"
-        nbformat.write(notebook, path)
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:python",
-            "-p",
-            "no:cacheprovider",
-            "-c",
-            "/dev/null",
-            "--rootdir",
-            str(tmp_path),
-        ]
-        command += ["--nbval", "--nbval-current-env", "--nbval-sanitize-with", str(FOLDER / "nbval.cfg"), str(path)]
-        results[name] = subprocess.run(command, capture_output=True, text=True, timeout=120).returncode
-    assert results == {"honest": 0, "wrong": 1}
+def test_text_and_code_take_turns(notebook: nbformat.NotebookNode) -> None:
+    kinds = "".join(cell.cell_type[0] for cell in notebook.cells)
+    assert "ccc" not in kinds
+    assert "mmm" not in kinds
+
+
+def test_every_panel_is_followed_by_a_line_about_what_it_showed(notebook: nbformat.NotebookNode) -> None:
+    for cell, following in zip(notebook.cells, notebook.cells[1:], strict=False):
+        if cell.cell_type == "code" and re.search(r"\bwidgets\.[A-Z]", cell.source):
+            assert following.cell_type == "markdown", cell.source
+            first = following.source.splitlines()[0]
+            assert re.fullmatch(r"\*[^*].+[^*]\*", first), f"a line in italics after: {cell.source}"
+
+
+# --- the lesson --------------------------------------------------------------------------------------------------------------
+
+
+def test_it_begins_with_its_number_and_what_one_will_be_able_to_do(path: Path, notebook: nbformat.NotebookNode) -> None:
+    opening = notebook.cells[0].source
+    assert opening.startswith(f"# {path.stem[:2]} · ")
+    assert GOALS.search(re.sub(r"(?<=\S)\n(?=[^\s-])", " ", opening) + "\n")
+
+
+def test_the_first_code_cell_starts_the_stack_and_the_lesson(path: Path, notebook: nbformat.NotebookNode) -> None:
+    first = code_cells(notebook)[0].source
+    assert "\nstack = Stack.start()\n" in first
+    assert f'lesson = stack.lesson("{path.stem[:2]}")' in first
+
+
+def test_a_result_shows_in_the_first_three_code_cells(notebook: nbformat.NotebookNode) -> None:
+    assert any(output.get("name") == "stdout" for cell in code_cells(notebook)[:3] for output in cell.outputs)
+
+
+def test_a_prediction_is_asked_for_before_a_cell_and_compared_after_it(notebook: nbformat.NotebookNode) -> None:
+    asked = [n for n, cell in enumerate(notebook.cells) if cell.cell_type == "markdown" and PREDICTION.search(cell.source)]
+    assert asked
+    for position in asked:
+        after = notebook.cells[position + 1 : position + 6]
+        assert after[0].cell_type == "code", notebook.cells[position].source
+        compared = [cell for cell in after if cell.cell_type == "markdown" and "predict" in cell.source.lower()]
+        assert compared, notebook.cells[position].source
+
+
+def test_a_question_has_a_folded_answer(notebook: nbformat.NotebookNode) -> None:
+    together = "\n\n".join(texts(notebook))
+    assert FOLDED.search(together)
+    assert together.count("<details>") == together.count("</details>") == len(FOLDED.findall(together))
+
+
+def test_one_exercise_has_a_folded_solution_that_is_run_and_compared(notebook: nbformat.NotebookNode) -> None:
+    assert section(notebook, "Exercise").strip()
+    [asked] = [n for n, cell in enumerate(notebook.cells) if cell.cell_type == "markdown" and "## Exercise" in cell.source]
+    solutions = [n for n, cell in enumerate(notebook.cells) if SOLUTION in tags(cell)]
+    assert solutions == [asked + 1]
+    solution = notebook.cells[asked + 1]
+    assert solution.metadata["jupyter"]["source_hidden"] is True
+    assert asked + 1 in fact_cells(notebook)
+
+
+def test_it_names_two_causes_and_a_command_for_when_it_did_not_work(notebook: nbformat.NotebookNode) -> None:
+    said = section(notebook, "If this did not happen")
+    assert len(re.findall(r"^- ", said, flags=re.MULTILINE)) >= 2
+    assert CODE_IN_TEXT.search(said)
+
+
+def test_it_ends_with_what_was_seen_and_a_link_to_the_next(path: Path, notebook: nbformat.NotebookNode) -> None:
+    assert len(section(notebook, "What you have seen").split()) >= 15
+    following = PATHS[PATHS.index(path) + 1 :][:1]
+    for other in following:
+        title = nbformat.read(other, as_version=4).cells[0].source.splitlines()[0].removeprefix("# ")
+        assert f"[{title}]({other.name})" in notebook.cells[-1].source
+
+
+def links(text: str) -> Iterator[str]:
+    for target in LINK.findall(text):
+        if not target.startswith(("http://", "https://")):
+            yield target
+
+
+def test_links_lead_somewhere(path: Path, notebook: nbformat.NotebookNode) -> None:
+    for text in texts(notebook):
+        for target in links(text):
+            assert (path.parent / target).is_file(), target
+
+
+def test_the_readme_links_every_notebook_in_order_by_its_title() -> None:
+    readme = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d\d) \| \[([^\]]+)\]\(notebooks/([^)]+\.ipynb)\) \| \S.+ \|$", readme, flags=re.MULTILINE)
+    titles = [nbformat.read(path, as_version=4).cells[0].source.splitlines()[0] for path in PATHS]
+    assert [(f"# {number} · {title}", name) for number, title, name in rows] == [
+        (title, path.name) for title, path in zip(titles, PATHS, strict=True)
+    ]
