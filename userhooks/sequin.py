@@ -196,9 +196,15 @@ class SequinClient:
 
     def publication(self) -> str:
         """Return the name of the publication that Sequin reads."""
+        return self._replication("publication_name")
 
+    def slot(self) -> str:
+        """Return the name of the replication slot from which Sequin reads the WAL."""
+        return self._replication("slot_name")
+
+    def _replication(self, field: str) -> str:
         def read(data: Mapping[str, Any]) -> str:
-            return str(data["replication_slots"][0]["publication_name"])
+            return str(data["replication_slots"][0][field])
 
         return self._one(read, "GET", _path("postgres_databases", self.database))
 

@@ -179,6 +179,9 @@ class Supervisor:
         return [part for part in PARTS if part in self.programs or (part == "postgres" and self.postgres is not None)]
 
     def _known(self, part: str) -> str:
+        if part in PARTS and part not in self.parts:
+            what = f"The {part} of this stack is one of your own, which only you can end and start."
+            raise InvalidInput("part", what, f"Do it where it runs. The parts that run here are {', '.join(self.parts)}.")
         if part not in self.parts:
             raise InvalidInput("part", f"There is no part {part!r} here.", f"The parts of this stack are {', '.join(self.parts)}.")
         return part

@@ -49,6 +49,16 @@ def test_waiting_for_what_matches(http: httpx.Client, inbox: Inbox) -> None:
     assert rows(inbox.wait_for(2, match=lambda message: message.action == "insert")) == [0, 2]
 
 
+def test_waiting_for_attempts_counts_whatever_was_answered(http: httpx.Client, inbox: Inbox) -> None:
+    inbox.respond(fail_first=1)
+    for _ in range(2):
+        http.post(inbox.url, json=message(1, 5))
+    assert [attempt.response_status for attempt in inbox.wait_for_attempts(2)] == [500, 200]
+    assert [attempt.response_status for attempt in inbox.wait_for_attempts(1)] == [500]
+    with pytest.raises(DeliveriesMissing, match="2 of 3 attempts"):
+        inbox.wait_for_attempts(3, timeout=0)
+
+
 def test_a_failed_attempt_and_its_repetition_are_one_delivery(http: httpx.Client, inbox: Inbox) -> None:
     inbox.respond(fail_first=1)
     for _ in range(2):

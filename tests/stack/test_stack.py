@@ -401,7 +401,10 @@ def test_with_a_sequin_of_the_readers_own_only_server_and_inspector_are_started(
         expected: dict[str, Any] = {"url": engine.url, "api_token": engine.token, "metrics_url": None, "database": "postgres"}
         assert status["sequin"] == {**expected, "embedded": False, "pid": None, "version": "v0.14.6"}
         assert status["postgres"]["pid"] is None
-        with Stack.attach(installation.settings).inspector as inspector:
+        stack = Stack.attach(installation.settings)
+        with pytest.raises(InvalidInput, match=r"The sequin of this stack is one of your own.*\nDo it where it runs"):
+            stack.kill("sequin")
+        with stack.inspector as inspector:
             url = inspector.inbox("ada").url
         assert "New sink user-1-notifications" in installation.succeed("subscribe", "1", url)
         with pytest.raises(ConfigurationError, match=r"not known\.\nRun userhooks down, set SEQUIN_METRICS_URL"):

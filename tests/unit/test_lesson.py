@@ -197,6 +197,12 @@ def test_a_lesson_that_is_closed_leaves_empty_inboxes_and_nothing_else(stack: St
     assert httpx.post(lesson.inbox("ada").url, content=b"x", trust_env=False).status_code == 200
 
 
+def test_the_slot_that_sequin_reads_is_named(stack: Stack) -> None:
+    with stack.database.connect() as db:
+        [(plugin, active)] = db.execute("SELECT plugin, active FROM pg_replication_slots WHERE slot_name = %s", [stack.sequin.slot()])
+    assert (plugin, active) == ("pgoutput", True)
+
+
 def test_a_lesson_begins_empty_after_an_interrupted_run_and_touches_no_other(stack: Stack) -> None:
     with stack.lesson("03") as other, stack.lesson("03-b") as similar:
         outsider = stack.database.create_user("lesson 03: dee")

@@ -244,6 +244,24 @@ class Inbox:
                 )
             time.sleep(min(POLL, left))
 
+    def wait_for_attempts(self, n: int, timeout: float = 10.0) -> list[Received]:
+        """Wait until `n` requests were answered, whatever with, or given up by their sender; return the first `n` in order of arrival.
+
+        `wait_for` counts what was delivered; this counts failed attempts as well. `timeout` is in seconds. Raises DeliveriesMissing.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            attempts = [request for request in self.received() if not request.unanswered]
+            if len(attempts) >= n:
+                return attempts[:n]
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise DeliveriesMissing(
+                    f"{len(attempts)} of {_many(n, 'attempt')} came to the inbox {self.name!r} within {timeout:g} s.",
+                    "Is this inbox's URL subscribed, and was a row of that user written?",
+                )
+            time.sleep(min(POLL, left))
+
     def clear(self) -> None:
         """Remove every request received so far."""
         self._inspector.call("DELETE", f"/api/inboxes/{self.id}/requests")
