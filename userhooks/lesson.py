@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, overload
+from urllib.parse import urlsplit
 
+from userhooks import receiver
 from userhooks.errors import InvalidInput, NotFound
 from userhooks.generator import Generated, generate
 from userhooks.ledger import Ledger, Owed, Receipt, Replay, Row, changes, rows
@@ -20,6 +22,8 @@ from userhooks.ledger.recording import Recording
 from userhooks.subscriptions import MISSING
 
 if TYPE_CHECKING:
+    from http.server import BaseHTTPRequestHandler
+
     from userhooks.inspector.client import Inbox
     from userhooks.stack import Stack
     from userhooks.subscriptions import BackfillHandle, Subscription
@@ -85,6 +89,19 @@ class Lesson:
         if subscription.created:
             self._since[subscription.sink_id] = self._now()
         return subscription
+
+    def serve(self, handler: type[BaseHTTPRequestHandler]) -> receiver.ReceiverServer:
+        """Serve a receiver that the reader wrote, in the background; subscribe its `url`. Raises InvalidInput for anything but a handler.
+
+        The same call again closes the one before and puts the new one in its place, at the same URL. It listens where the inspector does.
+
+            server = lesson.serve(Receiver)
+            lesson.subscribe("ada", url=server.url)
+            server.answers()
+        """
+        settings = self.stack.settings
+        host = urlsplit(settings.inspector_public_url or "").hostname or "127.0.0.1"
+        return receiver.serve(self.name, handler, bind=settings.inspector_bind, host=host)
 
     def subscriptions(self) -> list[Subscription]:
         """The subscriptions of this lesson's users."""
@@ -171,7 +188,7 @@ class Lesson:
         return WalLedger(recording, lambda recorded: self._settled(wait, lambda: self._judged(recorded)))
 
     def close(self) -> None:
-        """Remove this lesson's users with their rows and subscriptions, and empty its inboxes."""
+        """Remove this lesson's users with their rows and subscriptions, empty its inboxes, and close what it serves."""
         for recording in self._recordings:
             recording.close()
         self._remove()
@@ -255,6 +272,7 @@ class Lesson:
             if inbox.name in labels:
                 inbox.respond()
                 inbox.clear()
+        receiver.leave(self.name)
 
     def _remove_schema(self) -> None:
         """The sinks on the schema's tables, every endpoint that leads to an inbox of this lesson and has no sink any more, the schema."""

@@ -171,8 +171,7 @@ class Subscriptions:
         except BaseException:
             self._undo(sink_ref, endpoint_ref)
             raise
-        secret = subscription_secret(self._home_key, user_id, url)
-        return Subscription(user_id, sink.id, sink.name, url, sink.status, secret, created=True)
+        return Subscription(user_id, sink.id, sink.name, url, sink.status, self.secret(user_id, url), created=True)
 
     def _create_endpoint(self, name: str, user_id: int, url: str) -> Endpoint:
         headers = self._headers(user_id, url)
@@ -199,7 +198,11 @@ class Subscriptions:
             log.warning("Kept HTTP endpoint %s: %s", name, error.what)
 
     def _headers(self, user_id: int, url: str) -> dict[str, str]:
-        return {"Authorization": f"Bearer {subscription_secret(self._home_key, user_id, url)}"}
+        return {"Authorization": f"Bearer {self.secret(user_id, url)}"}
+
+    def secret(self, user_id: int, url: str) -> str:
+        """Return what the webhooks of this user to this URL carry as `Authorization: Bearer …`; it is for the URL's owner alone."""
+        return subscription_secret(self._home_key, user_id, url)
 
     # --- look, pause, resume -------------------------------------------------------------------------------------------
 
