@@ -7,7 +7,7 @@ and on a dark page; lines also differ in style, so that it does without colour.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -129,6 +129,25 @@ def arrivals(messages: pd.DataFrame, ax: Axes) -> Axes:
     ax.set_ylim(bottom=0)
     title = f"{_count(int(history.sum()), 'message')} of history beside {int((~history).sum()):,} live"
     return _dressed(ax, title, "seconds since the first message", "messages so far")
+
+
+def answer_times(answers: Mapping[str, pd.DataFrame], ax: Axes) -> Axes:
+    """Draw how long a sender waited for each answer of a receiver; several receivers, by name, in one picture.
+
+    `answers` are those of `ReceiverServer.answers()`. x: requests in the order of their answers; y: milliseconds.
+    """
+    styles = ((DELIVERED, "-", "o"), (GENERATED, "--", "s"), (MARK, ":", "^"))
+    longest = {}
+    for number, (name, frame) in enumerate(answers.items()):
+        colour, style, marker = styles[number % len(styles)]
+        waits = 1000 * frame["seconds"].to_numpy()
+        ax.plot(np.arange(1, len(waits) + 1), waits, style, marker=marker, markersize=4, color=colour, label=name)
+        if len(waits):
+            longest[name] = _ms(float(waits.max()))
+    ax.set_ylim(bottom=0)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    title = "; ".join(f"{name}: up to {value}" for name, value in longest.items())
+    return _dressed(ax, title or "Nothing was answered", "answer", "the sender waited, ms")
 
 
 def rates(frame: pd.DataFrame, marks: Sequence[tuple[datetime, str]], ax: Axes) -> Axes:

@@ -178,6 +178,15 @@ def test_retries_are_drawn_beside_their_schedule() -> None:
     assert plots.retries(messages(), Figure().add_subplot()).get_title() == "No message had to be tried again"
 
 
+def test_the_waits_for_answers_are_drawn_for_each_receiver() -> None:
+    answers = {"slow": pd.DataFrame({"seconds": [0.05, 0.1, 1.5]}), "quick": pd.DataFrame({"seconds": [0.001]})}
+    ax = plots.answer_times(answers, Figure().add_subplot())
+    assert line(ax, "slow") == ([1, 2, 3], [50, 100, 1500])
+    assert line(ax, "quick") == ([1], [1])
+    assert ax.get_title() == "slow: up to 1,500 ms; quick: up to 1.0 ms"
+    assert plots.answer_times({}, Figure().add_subplot()).get_title() == "Nothing was answered"
+
+
 def test_a_heat_map_has_a_line_for_each_user_and_bands_for_ten_thousand() -> None:
     few = drawn(plots.by_user, [row(n, n, 2 if n % 2 else 200, user_id=1 + n % 2) for n in range(10)])
     assert few.get_title() == "2 users: medians from 2.0 ms to 200 ms"
