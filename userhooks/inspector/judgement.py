@@ -36,7 +36,7 @@ class Held(NamedTuple):
 
     `subscriber` is the sink's annotated user, `owners` the users that the row belongs to or belonged to before the change, `row` its table
     and the values of its primary key, `place` its commit's LSN and index, `committed` in seconds since 1970. `delivery` stands for sink and
-    idempotency key, `line` for sink and row; both are hashes, of which a story remembers many.
+    idempotency key, `line` for sink and row; both are hashes, of which a story remembers many. `inserts` says that it tells of a new row.
     """
 
     subscriber: int | None
@@ -47,6 +47,7 @@ class Held(NamedTuple):
     committed: float | None
     delivery: int | None
     line: int
+    inserts: bool
 
 
 class Verdict(NamedTuple):
@@ -203,6 +204,10 @@ class Story:
                 for oldest in list(islice(memory, REMEMBERED // 4)):
                     del memory[oldest]
 
+    def new_rows(self, held: Sequence[Held]) -> int:
+        """How many messages tell of a new row and were not accepted before."""
+        return sum([message.inserts and message.delivery not in self._firsts for message in held])
+
     def settle(self, seq: int, *, accepted: bool) -> None:
         """Say what became of a request that was folded without an answer."""
         self.open.discard(seq)
@@ -244,6 +249,7 @@ def _held(message: dict[str, Any], metadata: dict[str, Any]) -> Held:
         _seconds(timestamp) if type(timestamp) is str else None,
         hash((sink, key)) if type(sink) is str and type(key) is str else None,
         hash((sink, row)) if type(sink) is str else hash(row),
+        message.get("action") == "insert",
     )
 
 
