@@ -133,7 +133,7 @@ def judge_owners(held: Sequence[Held]) -> list[Judgement]:
 def judge_lateness(held: Sequence[Held], received_at: float) -> list[Judgement]:
     """A change that came long after its commit; `received_at` in seconds since 1970."""
     took = max((received_at - message.committed for message in held if message.committed is not None), default=0.0)
-    return [{"kind": "late", "text": f"Received {took:.1f} s after its commit."}] if took > LATE_SECONDS else []
+    return [{"kind": "late", "text": f"Received {_duration(took)} after its commit."}] if took > LATE_SECONDS else []
 
 
 def judge_body(content_types: Sequence[str], body: bytes) -> list[Judgement]:
@@ -251,6 +251,13 @@ def _held(message: dict[str, Any], metadata: dict[str, Any]) -> Held:
         hash((sink, row)) if type(sink) is str else hash(row),
         message.get("action") == "insert",
     )
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} s"
 
 
 _NOTHING: dict[str, Any] = {}
