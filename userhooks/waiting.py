@@ -1,0 +1,35 @@
+"""Waiting until a call returns what is wanted; each client's own waits, which say what came instead, are with the client."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from userhooks.errors import DeliveriesMissing
+
+T = TypeVar("T")
+
+POLL = 0.1
+"""Seconds between two looks: short, so that a notebook's Stop button works at once."""
+
+
+def until(
+    look: Callable[[], T],
+    wanted: T,
+    timeout: float = 20.0,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> T:
+    """Call `look` until it returns `wanted`, and return that; raises DeliveriesMissing with the last value after `timeout` seconds.
+
+    until(lambda: len(stack.subscriptions.list()), 3)
+    """
+    deadline = clock() + timeout
+    while (found := look()) != wanted:
+        if clock() >= deadline:
+            what = f"After {timeout:g} s there is {found!r} and not {wanted!r}."
+            raise DeliveriesMissing(what, "Is something slow, paused or down? Run userhooks doctor, or give it a longer timeout.")
+        sleep(POLL)
+    return found
