@@ -16,7 +16,6 @@ class _Second:
     accepted: int = 0
     refused: int = 0
     unanswered: int = 0
-    rows: int = 0
     slowest: float = 0.0
     latencies: list[float] = field(default_factory=list)
 
@@ -26,10 +25,10 @@ class Rates:
 
     def __init__(self) -> None:
         self._seconds: dict[int, _Second] = {}
-        self._open: dict[int, tuple[int, int]] = {}
+        self._open: dict[int, int] = {}
 
-    def add(self, seq: int, received_at: float, status: int | None, *, unanswered: bool, latencies: list[float], rows: int = 0) -> None:
-        """Count a request received at `received_at` (seconds since 1970) whose messages took `latencies` seconds and tell of new `rows`."""
+    def add(self, seq: int, received_at: float, status: int | None, *, unanswered: bool, latencies: list[float]) -> None:
+        """Count a request received at `received_at` (seconds since 1970) whose messages took `latencies` seconds."""
         at = int(received_at)
         second = self._seconds.get(at)
         if second is None:
@@ -37,9 +36,9 @@ class Rates:
             for old in [one for one in self._seconds if one <= at - KEPT_SECONDS]:
                 del self._seconds[old]
         second.requests += 1
-        self._count(second, status, 1, rows)
+        self._count(second, status, 1)
         if unanswered:
-            self._open[seq] = at, rows
+            self._open[seq] = at
         for latency in latencies:
             second.slowest = max(second.slowest, latency)
             if len(second.latencies) < _SAMPLES:
@@ -47,11 +46,10 @@ class Rates:
 
     def settle(self, seq: int, status: int | None) -> None:
         """Say what became of a request that was added without an answer."""
-        at, rows = self._open.pop(seq, (0, 0))
-        second = self._seconds.get(at)
+        second = self._seconds.get(self._open.pop(seq, 0))
         if second is not None:
-            self._count(second, None, -1, 0)
-            self._count(second, status, 1, rows)
+            self._count(second, None, -1)
+            self._count(second, status, 1)
 
     def newest(self, now: float, seconds: int) -> list[dict[str, Any]]:
         """The `seconds` up to `now`, oldest first; the shape is described in api.py. p50 is that of the second's first 1,000 messages."""
@@ -69,17 +67,15 @@ class Rates:
                     "accepted": second.accepted,
                     "refused": second.refused,
                     "unanswered": second.unanswered,
-                    "rows": second.rows,
                     "latency_ms": latency,
                 }
             )
         return shown
 
-    def _count(self, second: _Second, status: int | None, step: int, rows: int) -> None:
+    def _count(self, second: _Second, status: int | None, step: int) -> None:
         if status is None:
             second.unanswered += step
         elif 200 <= status < 300:
             second.accepted += step
-            second.rows += rows
         else:
             second.refused += step
