@@ -30,11 +30,15 @@ Script = Callable[[str, list[dict[str, Any]]], int]
 
 
 class Receiver:
-    """A webhook receiver on a free port; `script` decides the status from the path and the messages, 200 by default."""
+    """A webhook receiver on a free port; `script` decides the status from the path and the messages, 200 by default.
+
+    Answers wait for `gate`; `arrived` counts requests, also those that wait for it.
+    """
 
     def __init__(self) -> None:
         self.requests: list[Received] = []
         self.script: Script = lambda path, messages: 200
+        self.arrived = 0
         self.gate = threading.Event()
         self.gate.set()
         outer = self
@@ -51,6 +55,7 @@ class Receiver:
                 raw = self.rfile.read(int(self.headers["content-length"]))
                 body = json.loads(raw)
                 messages = body.get("data", [body])
+                outer.arrived += 1
                 outer.gate.wait(30)
                 status = outer.script(self.path, messages)
                 headers = list(self.headers.items())

@@ -7,15 +7,16 @@ and on a dark page; lines also differ in style, so that it does without colour.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from matplotlib.colors import LogNorm
+from matplotlib import colormaps
+from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +30,10 @@ _STYLES = (("-", GENERATED), ("--", DELIVERED), (":", MARK))
 
 ONE_SECOND = pd.Timedelta(seconds=1)
 
-_BANDS, _NAMED = 200, 20
+_SLOWNESS = ListedColormap(colormaps["cividis_r"](np.linspace(0, 0.8, 256)))
+"""Without its darkest part, which could not be told from a dark page."""
+
+_BANDS, _NAMED, _NAMED_MARKS = 200, 20, 6
 _AS_GENERATED = 1.0
 """Seconds: who has every row by then sees the same rate as the generator."""
 
@@ -89,8 +93,9 @@ def latency_distribution(frame: pd.DataFrame, ax: Axes) -> Axes:
             ax.plot([value], [percent], marker, color=GENERATED, label=f"{percent} % within {_ms(value)}")
         if latencies[0] > 0:
             ax.set_xscale("log")
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             ax.xaxis.set_major_formatter("{x:,g}")
-            ax.xaxis.set_minor_formatter("{x:,g}")
+            ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_ylim(0, 103)
     return _dressed(ax, _how_fast(latencies), "commit to receipt, ms", "rows arrived, %")
 
@@ -104,16 +109,20 @@ def backlog(frame: pd.DataFrame, ax: Axes) -> Axes:
     times, waiting = _waiting(owed)
     ax.plot(times, waiting, "-", drawstyle="steps-post", color=DELIVERED, label="waiting")
     peak = int(waiting.max()) if len(waiting) else 0
+    caught_up = 0.0
     if peak:
         where = int(waiting.argmax())
         ax.plot([times[where]], [peak], "v", color=MARK, label=f"most: {peak:,} after {times[where]:.1f} s")
+        caught_up = times[where + int((waiting[where:] == 0).argmax())] - times[where]
+        if caught_up > _AS_GENERATED and not waiting[-1]:
+            ax.plot([times[where] + caught_up], [0], "o", color=GENERATED, label=f"caught up {caught_up:.1f} s later")
     left = int(waiting[-1]) if len(waiting) else 0
     if not len(owed):
         title = "No row was owed to anybody"
     elif left:
         title = f"{_rows(left)} still waiting at the end"
     else:
-        title = f"At most {_rows(peak)} waiting, none at the end"
+        title = f"At most {_rows(peak)} waiting, " + ("none at the end" if caught_up <= _AS_GENERATED else f"none {caught_up:.1f} s later")
     ax.set_ylim(bottom=0)
     return _dressed(ax, title, "seconds since the first row", "rows waiting")
 
@@ -133,13 +142,32 @@ def arrivals(messages: pd.DataFrame, ax: Axes) -> Axes:
     return _dressed(ax, title, "seconds since the first message", "messages so far")
 
 
+def answer_times(answers: Mapping[str, pd.DataFrame], ax: Axes) -> Axes:
+    """Draw how long a sender waited for each answer of a receiver; several receivers, by name, in one picture.
+
+    `answers` are those of `ReceiverServer.answers()`. x: requests in the order of their answers; y: milliseconds.
+    """
+    styles = ((DELIVERED, "-", "o"), (GENERATED, "--", "s"), (MARK, ":", "^"))
+    longest = {}
+    for number, (name, frame) in enumerate(answers.items()):
+        colour, style, marker = styles[number % len(styles)]
+        waits = 1000 * frame["seconds"].to_numpy()
+        ax.plot(np.arange(1, len(waits) + 1), waits, style, marker=marker, markersize=4, color=colour, label=name)
+        if len(waits):
+            longest[name] = _ms(float(waits.max()))
+    ax.set_ylim(bottom=0)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    title = "; ".join(f"{name}: up to {value}" for name, value in longest.items())
+    return _dressed(ax, title or "Nothing was answered", "answer", "the sender waited, ms")
+
+
 def rates(frame: pd.DataFrame, marks: Sequence[tuple[datetime, str]], ax: Axes) -> Axes:
     """Draw what was written, delivered and refused in each second, all users together; `marks` are moments (aware) and what happened then.
 
-    `frame` is that of `pulse.pulse`. x: seconds since its first; y: rows, or requests, per second.
+    `frame` is that of `pulse.pulse`. x: seconds since its first, each drawn at its middle; y: rows, or requests, per second.
     """
     together = frame.groupby("second")[["generated", "delivered", "refused"]].sum()
-    x = _since_first(together.index.to_series(), frame)
+    x = _since_first(together.index.to_series(), frame) + 0.5
     for column, label, colour, style, marker in (
         ("generated", "written", GENERATED, "--", "o"),
         ("delivered", "delivered", DELIVERED, "-", "x"),
@@ -147,24 +175,25 @@ def rates(frame: pd.DataFrame, marks: Sequence[tuple[datetime, str]], ax: Axes) 
     ):
         ax.plot(x, together[column], style, marker=marker, markersize=4, color=colour, label=label)
     ax.set_ylim(bottom=0)
-    _marked(marks, frame, ax, named=True)
+    _marked(marks, frame, ax)
     written, delivered, refused = (int(together[column].sum()) for column in ("generated", "delivered", "refused"))
     title = f"{_rows(written)} written, {delivered:,} deliveries, {_count(refused, 'attempt')} refused or unanswered"
-    return _dressed(ax, title, "", "per second")
+    return _dressed(ax, title, "seconds since the dial was opened", "per second")
 
 
 def waiting(frame: pd.DataFrame, marks: Sequence[tuple[datetime, str]], ax: Axes) -> Axes:
     """Draw how many rows of each user wait at the end of each second; `marks` as in `rates`.
 
-    `frame` is that of `pulse.pulse`. x: seconds since its first; y: rows.
+    `frame` is that of `pulse.pulse`. x: seconds since its first, each drawn at its end; y: rows.
     """
     styles = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "d"))
     for number, (user, mine) in enumerate(frame.groupby("user", sort=False)):
         style, marker = styles[number % len(styles)]
         colour = (DELIVERED, GENERATED, MARK)[number % 3]
-        ax.plot(_since_first(mine["second"], frame), mine["waiting"], style, marker=marker, markersize=3, color=colour, label=str(user))
+        x = _since_first(mine["second"], frame) + 1
+        ax.plot(x, mine["waiting"], style, marker=marker, markersize=3, color=colour, label=str(user))
     ax.set_ylim(bottom=0)
-    _marked(marks, frame, ax, named=False)
+    _marked(marks, frame, ax, named=0)
     last = frame[frame["second"] == frame["second"].max()] if len(frame) else frame
     late = {str(line.user): int(line.waiting) for line in last.itertuples() if line.waiting}
     title = "; ".join(f"{_rows(count)} of {user} wait" for user, count in late.items())
@@ -174,11 +203,24 @@ def waiting(frame: pd.DataFrame, marks: Sequence[tuple[datetime, str]], ax: Axes
 
 
 def pulse_picture(frame: pd.DataFrame, marks: Sequence[tuple[datetime, str]]) -> bytes:
-    """Return `rates` above `waiting` as a PNG."""
-    figure = Figure(figsize=(9, 5.4), layout="constrained")
-    above, below = figure.subplots(2, sharex=True)
-    rates(frame, marks, above)
-    waiting(frame, marks, below)
+    """Return `rates` for each user, side by side, above `waiting` of all, as a PNG."""
+    users = [str(user) for user in frame["user"].unique()] or ["nobody"]
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    above, below = figure.subfigures(2, squeeze=False)[:, 0]
+    axes = above.subplots(1, len(users), sharex=True, sharey=True, squeeze=False)[0]
+    for user, ax in zip(users, axes, strict=True):
+        mine = frame[frame["user"] == user]
+        rates(mine, marks, ax)
+        written, delivered, refused = (int(mine[column].sum()) for column in ("generated", "delivered", "refused"))
+        ax.set_title(f"{user}: {written:,} written,\n{delivered:,} delivered, {refused:,} refused", color=INK, fontsize="medium")
+        ax.set_xlabel("seconds", color=INK)
+        ax.get_legend().remove()
+    for ax in axes[1:]:
+        ax.set_ylabel("")
+    above.legend(*axes[0].get_legend_handles_labels(), frameon=False, labelcolor=INK, loc="outside lower left", ncols=3)
+    waiting(frame, marks, below.subplots())
+    for part in (figure, above, below):
+        part.patch.set_alpha(0)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=90)
     return file.getvalue()
@@ -229,6 +271,7 @@ def by_user(frame: pd.DataFrame, ax: Axes) -> Axes:
     """
     came = _timed(frame)
     users = np.sort(came["user_id"].unique().astype("int64"))
+    title = "No row arrived"
     if len(users):
         bands = min(len(users), _BANDS)
         band = np.searchsorted(users, came["user_id"].to_numpy("int64")) * bands // len(users)
@@ -237,18 +280,18 @@ def by_user(frame: pd.DataFrame, ax: Axes) -> Axes:
         grid = np.full((bands, int(second.max()) + 1), np.nan)
         for (line, at), value in medians.items():
             grid[line, at] = max(value, 0.01)
+        whole = came.groupby("user_id")["latency_ms"].median()
+        title = f"{_count(len(users), 'user')}: medians {_ms(float(whole.min()))} to {_ms(float(whole.max()))}"
+        title += f", slowest second {_ms(float(medians.max()))}"
         extent = (0, grid.shape[1], 0, len(users))
-        drawn = ax.imshow(grid, aspect="auto", origin="lower", extent=extent, cmap="cividis_r", norm=LogNorm(), interpolation="nearest")
+        drawn = ax.imshow(grid, aspect="auto", origin="lower", extent=extent, cmap=_SLOWNESS, norm=LogNorm(), interpolation="nearest")
         if ax.figure is not None:
-            bar = ax.figure.colorbar(drawn, ax=ax, format="{x:,g}")
+            bar = ax.figure.colorbar(drawn, ax=ax, format="{x:,g}", ticks=LogLocator(subs=(1, 2, 5)))
+            bar.ax.yaxis.set_minor_formatter(NullFormatter())
             bar.set_label("median, ms", color=INK)
             bar.ax.tick_params(which="both", colors=INK)
         if len(users) <= _NAMED:
             ax.set_yticks(np.arange(len(users)) + 0.5, [f"user {user}" for user in users])
-    medians = came.groupby("user_id")["latency_ms"].median() if len(came) else None
-    title = "No row arrived"
-    if medians is not None:
-        title = f"{_count(len(medians), 'user')}: medians from {_ms(float(medians.min()))} to {_ms(float(medians.max()))}"
     _dressed(ax, title, "seconds since the first row", "" if len(users) <= _NAMED else "users, by id")
     ax.grid(visible=False)
     return ax
@@ -258,11 +301,12 @@ def _since_first(times: pd.Series, frame: pd.DataFrame) -> np.ndarray:
     return np.asarray((times - frame["second"].min()).dt.total_seconds())
 
 
-def _marked(marks: Sequence[tuple[datetime, str]], frame: pd.DataFrame, ax: Axes, *, named: bool) -> None:
-    """A line and a number wherever something was changed; the legend says what it was."""
+def _marked(marks: Sequence[tuple[datetime, str]], frame: pd.DataFrame, ax: Axes, *, named: int = _NAMED_MARKS) -> None:
+    """A line and a number wherever something was changed; the legend of `rates` says what it was, of the newest ones."""
     for number, (moment, text) in enumerate(marks, 1):
         at = (pd.Timestamp(moment) - frame["second"].min()).total_seconds() if len(frame) else 0.0
-        ax.axvline(at, color=INK, linestyle="-", linewidth=0.8, label=f"{number}: {text}" if named else None)
+        label = f"{number}: {text}" if number > len(marks) - named else None
+        ax.axvline(at, color=INK, linestyle="-", linewidth=0.8, label=label)
         ax.annotate(str(number), (at, 1), (3, -3), xycoords=("data", "axes fraction"), textcoords="offset points", color=INK, va="top")
 
 

@@ -22,8 +22,9 @@ SELECT user_id, floor(extract(epoch FROM created_at))::bigint, count(*)
 def pulse(lesson: Lesson, since: datetime) -> pd.DataFrame:
     """Count what was written and received in each second from `since` (aware) on, at most the newest ten minutes.
 
-    Columns, one row for each user and second: `second` (datetime64[us, UTC]), `user` (str), `generated` (rows inserted), `delivered`
-    (requests answered 2xx), `refused` (those answered otherwise, or not), `waiting` (generated and not delivered since the first second).
+    Columns, one row for each user and second: `second` (datetime64[us, UTC]), `user` (str), `generated` (rows inserted, those left aside
+    that were deleted since), `delivered` (requests answered 2xx), `refused` (those answered otherwise, or not), `waiting` (rows generated
+    and not delivered from the first second to the end of this one; updates, deletes, repeats and backfills are none of them).
     """
     import pandas as pd
 
@@ -36,9 +37,9 @@ def pulse(lesson: Lesson, since: datetime) -> pd.DataFrame:
         for second in lesson.stack.inspector.call("GET", f"/api/inboxes/{inbox.id}/rates?seconds={LONGEST_SECONDS}")["rates"]:
             if second["second"] < int(since.timestamp()):
                 continue
-            generated, delivered = written.get((number, second["second"]), 0), second["accepted"]
-            waiting = max(0, waiting + generated - delivered)
-            rows.append((second["second"], user, generated, delivered, second["refused"] + second["unanswered"], waiting))
+            generated = written.get((number, second["second"]), 0)
+            waiting = max(0, waiting + generated - second["rows"])
+            rows.append((second["second"], user, generated, second["accepted"], second["refused"] + second["unanswered"], waiting))
     frame = pd.DataFrame(rows, columns=["second", "user", "generated", "delivered", "refused", "waiting"])
     frame["second"] = pd.to_datetime(frame["second"], unit="s", utc=True).astype("datetime64[us, UTC]")
     return frame.astype({"user": "str", "generated": "int64", "delivered": "int64", "refused": "int64", "waiting": "int64"})

@@ -5,7 +5,9 @@ The inspector's inboxes are receivers of their own, in `inspector/`.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import socket
 import socketserver
 import threading
 import time
@@ -41,7 +43,7 @@ class Answer:
 class ReceiverServer:
     """Serve a `http.server.BaseHTTPRequestHandler` class at `url`, one thread for each request, until it is closed.
 
-    Each request has a connection of its own, and none is left open, so that a closed server answers nothing more. Nothing is ever printed:
+    Each request has a connection of its own, and a server that is closed answers what has come, and nothing more. Nothing is ever printed:
     `answers` says what was answered and what the handler raised. A handler that raises sends no answer.
 
     `bind` is the address listened on, `host` what the URL begins with, `port` 0 a free one. Raises InvalidInput for anything but a handler
@@ -147,6 +149,25 @@ class _Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
     request_queue_size = _AT_ONCE
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self._open: set[Any] = set()
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def server_close(self) -> None:
+        """Besides, end the connections on which no request has come yet: senders open some ahead. What came already is still answered."""
+        super().server_close()
+        for connection in tuple(self._open):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RD)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """What the handler raised is noted; what is left is a sender that went away before its answer."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
+from contextlib import closing
 from typing import Any
 
+import httpx
 import psycopg
 
 from tests.engine_program import EngineProgram
@@ -30,6 +34,11 @@ def on_disk(engine: EngineProgram, database: Connection) -> None:
     """Wait until what is owed waits in the store alone."""
     query = "select pg_current_wal_insert_lsn() - confirmed_flush_lsn < 2000 from pg_replication_slots where slot_name = %s"
     eventually(lambda: database.execute(query, (engine.config["slot"],)).fetchone() == (True,), what="everything to be on disk")
+
+
+def nothing_owed(engine: EngineProgram) -> None:
+    page = f"http://127.0.0.1:{engine.config['metrics_port']}/metrics"
+    eventually(lambda: re.findall(r"sequin_messages_buffered{.*} (\d+)", httpx.get(page).text) == ["0"], what="nothing to be owed")
 
 
 def test_each_change_has_the_shape_that_its_table_had_when_it_was_committed(
@@ -141,3 +150,107 @@ def test_no_change_of_one_sink_holds_up_or_repeats_anything_for_another(
     expected += insert(database, "d")
     receiver.wait_for(len(expected), "/steady")
     assert sorted(receiver.ids("/steady")) == expected
+
+
+def test_a_message_that_waits_for_a_connection_is_never_sent_to_the_url_of_before(
+    engine: EngineProgram, database: Connection, receiver: Receiver
+) -> None:
+    with closing(Receiver()) as other:
+        receiver.gate.clear()
+        other.gate.clear()
+        engine.sink("all", f"{receiver.url}/before")
+        insert(database, *map(str, range(40)))
+        eventually(lambda: receiver.arrived >= 10, what="requests that hang")
+        engine.ask("PATCH", "/api/destinations/http_endpoints/all", {"url": f"{other.url}/after"})
+        insert(database, *map(str, range(40, 100)))
+        eventually(lambda: other.arrived >= 10, what="requests to the new URL")
+        receiver.gate.set()
+        eventually(lambda: len(receiver.requests) >= 10, what="answers to what was sent before")
+        other.gate.set()
+        eventually(lambda: len({*texts(receiver), *texts(other)}) == 100, what="all messages")
+        assert {request.path for request in receiver.requests} == {"/before"}
+        assert {request.path for request in other.requests} == {"/after"}
+
+
+def test_what_is_on_its_way_when_the_filter_changes_is_not_sent_again_to_whom_it_is_not_for(
+    engine: EngineProgram, database: Connection, receiver: Receiver
+) -> None:
+    receiver.script = lambda path, messages: 500 if path == "/ada" else 200
+    receiver.gate.clear()
+    engine.user_sink(1, f"{receiver.url}/ada")
+    insert(database, "for ada", user=1)
+    eventually(lambda: receiver.arrived, what="the request for Ada")
+    engine.endpoint("bob", f"{receiver.url}/bob")
+    destination = {"type": "webhook", "http_endpoint": "bob"}
+    engine.ask("PATCH", "/api/sinks/user-1", {"annotations": {"user_id": "2"}, "destination": destination})
+    receiver.gate.set()
+    eventually(lambda: receiver.requests, what="the failure")
+    insert(database, "for bob", user=2)
+    receiver.wait_for(1, "/bob")
+    nothing_owed(engine)
+    assert texts(receiver, "/bob") == ["for bob"]
+
+
+def test_a_failure_at_the_url_of_before_is_none_of_the_new_one(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
+    receiver.script = lambda path, messages: 410 if path == "/before" else 200
+    receiver.gate.clear()
+    engine.sink("all", f"{receiver.url}/before")
+    insert(database, "moves house")
+    eventually(lambda: receiver.arrived, what="the request to the old URL")
+    engine.ask("PATCH", "/api/destinations/http_endpoints/all", {"url": f"{receiver.url}/after"})
+    receiver.gate.set()
+    receiver.wait_for(1, "/after")
+    assert engine.ask("GET", "/api/sinks/all")["status"] == "active"
+
+
+def test_what_was_on_its_way_when_its_sink_was_disabled_is_not_tried_again_in_its_next_life(
+    engine: EngineProgram, database: Connection, receiver: Receiver
+) -> None:
+    receiver.script = lambda path, messages: 500 if messages[0]["record"]["message"] == "of the first life" else 200
+    receiver.gate.clear()
+    engine.sink("all", receiver.url)
+    insert(database, "of the first life")
+    eventually(lambda: receiver.arrived, what="the request")
+    patch(engine, status="disabled")
+    patch(engine, status="active")
+    receiver.gate.set()
+    eventually(lambda: receiver.requests, what="the failure")
+    insert(database, "of the second")
+    receiver.wait_for(1)
+    nothing_owed(engine)
+    assert [m["record"]["message"] for request in receiver.requests for m in request.messages] == ["of the first life", "of the second"]
+
+
+def test_what_waited_on_disk_keeps_the_types_of_its_columns_over_a_restart(
+    engine: EngineProgram, database: Connection, receiver: Receiver
+) -> None:
+    database.execute("create domain counted as int")
+    database.execute("alter table notifications add column stars counted default 5, add column tags int[] default '{1,2}'")
+    engine.ask("POST", "/api/postgres_databases/postgres/refresh_tables", {})
+    receiver.script = lambda path, messages: 500
+    code = 'def filter(_action, record, _changes, _metadata) do\n  record["stars"] == 5\nend'
+    engine.ask("POST", "/api/config/apply", {"yaml": json.dumps({"functions": [{"name": "five", "type": "filter", "code": code}]})})
+    engine.sink("all", receiver.url, filter="five")
+    insert(database, *map(str, range(3)))
+    on_disk(engine, database)
+    engine.kill()
+    receiver.script = lambda path, messages: 200
+    engine.start()
+    receiver.wait_for(3)
+    assert [(m["record"]["stars"], m["record"]["tags"]) for m in receiver.messages()] == [(5, [1, 2])] * 3
+
+
+def test_a_column_filter_goes_on_when_its_columns_type_changes(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
+    engine.sink(
+        "all",
+        receiver.url,
+        source={},
+        table="public.notifications",
+        filters=[{"column_name": "user_id", "operator": "=", "comparison_value": 1}],
+    )
+    insert(database, "a whole number")
+    receiver.wait_for(1)
+    database.execute("alter table notifications drop constraint notifications_user_id_fkey, alter column user_id type numeric")
+    insert(database, "a decimal one")
+    receiver.wait_for(2)
+    assert texts(receiver) == ["a whole number", "a decimal one"]

@@ -119,9 +119,20 @@ def test_a_response_without_a_script_is_refused(http: httpx.Client, inbox: Inbox
 
 
 def test_python_gets_the_same_error(inbox: Inbox) -> None:
-    with pytest.raises(InvalidInput, match=r"script\[0\]\.status is 99\. It must be a whole number from 100 to 599\.") as caught:
+    with pytest.raises(InvalidInput, match=r"script\[0\]\.status is 99\.\nIt must be a whole number from 100 to 599\.") as caught:
         inbox.respond(status=99)
     assert caught.value.field == "script[0].status"
+    for script, field in (
+        (5, "script"),
+        ("fail", "script"),
+        ({"status": 500}, "script"),
+        ([500], "script[0]"),
+        ([{"first": object()}], "script[0].first"),
+    ):
+        with pytest.raises(InvalidInput) as caught:
+            inbox.respond(script)  # type: ignore[arg-type]
+        assert caught.value.field == field
+        assert caught.value.remedy
     with pytest.raises(InvalidInput, match="Both a script and a short form"):
         inbox.respond([{"status": 500}], delay=1)
 
@@ -133,6 +144,13 @@ def test_the_script_is_shown_with_its_words_and_its_count(http: httpx.Client, in
     assert put.json() == {"script": script, "words": words, "requests": 0}
     http.post(inbox.url)
     assert http.get(f"/api/inboxes/{inbox.id}").json()["response"] == put.json() | {"requests": 1}
+
+
+def test_python_reads_the_script_that_it_has_set(inbox: Inbox) -> None:
+    assert inbox.script() == []
+    script = [{"percent": 5, "seed": 7, "status": 429, "retry_after": 2}, {"first": 1, "effect": "drip"}]
+    inbox.respond(script)
+    assert inbox.script() == script
 
 
 def test_a_script_that_was_read_can_be_set_again(http: httpx.Client, inbox: Inbox) -> None:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
 
 import httpx
 import pandas as pd
@@ -110,11 +112,12 @@ def test_waiting_says_that_all_is_not_answered_yet(http: httpx.Client, inbox: In
     sender.join()
 
 
-def test_a_wait_can_be_interrupted_at_once(inspector: Program) -> None:
+@pytest.mark.parametrize("waits", ["inbox.wait_for(1, timeout=60)", "[message for message in inbox]"])
+def test_waiting_and_following_can_be_interrupted_at_once(inspector: Program, waits: str) -> None:
     script = (
         "import sys; from userhooks.inspector.client import InspectorClient\n"
         "inbox = InspectorClient(sys.argv[1]).inbox('interrupted')\n"
-        "try:\n    print('waiting', flush=True)\n    inbox.wait_for(1, timeout=60)\n"
+        f"try:\n    print('waiting', flush=True)\n    {waits}\n"
         "except KeyboardInterrupt:\n    print('stopped', flush=True)\n"
     )
     with subprocess.Popen([sys.executable, "-c", script, inspector.url], stdout=subprocess.PIPE, text=True) as waiting:
@@ -124,6 +127,14 @@ def test_a_wait_can_be_interrupted_at_once(inspector: Program) -> None:
         started = time.monotonic()
         assert waiting.stdout.readline() == "stopped\n"
         assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(("asked", "field"), [({"n": "3"}, "n"), ({"n": -1}, "n"), ({"n": 1, "match": {"action": "insert"}}, "match")])
+def test_waiting_for_what_cannot_be_waited_for_is_refused(inbox: Inbox, asked: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        inbox.wait_for(**asked)
+    assert caught.value.field == field
+    assert "inbox.wait_for(10)" in caught.value.remedy or "lambda message" in caught.value.remedy
 
 
 def test_messages_are_a_table_with_typed_columns(http: httpx.Client, inbox: Inbox) -> None:
@@ -222,6 +233,27 @@ def test_an_inspector_that_is_not_there_is_one_clear_error() -> None:
             assert first.startswith(f"The inspector does not answer at {url}")
             assert second == "Start it with: userhooks up"
         assert "does not answer" in Inbox(client, "x", "ada", "", "")._repr_html_()
+
+
+class Stranger(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200 if "inboxes" in self.path else 404)
+        self.end_headers()
+        self.wfile.write(b"<h1>It works</h1>")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("path", "status"), [("/api/inboxes", 200), ("/elsewhere", 404)])
+def test_another_program_in_the_inspectors_place_is_named(path: str, status: int) -> None:
+    with HTTPServer(("127.0.0.1", 0), Stranger) as stranger:
+        url = f"http://127.0.0.1:{stranger.server_port}"
+        threading.Thread(target=stranger.handle_request).start()
+        with InspectorClient(url) as client, pytest.raises(NotRunning) as caught:
+            client.call("GET", path)
+    assert caught.value.what == f"What answers at {url} is not the inspector (status {status})."
+    assert "USERHOOKS_INSPECTOR_PORT" in caught.value.remedy
 
 
 def test_an_inbox_that_is_gone_is_one_clear_error(inspector: Program) -> None:

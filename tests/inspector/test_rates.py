@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import httpx
 
-from tests.inspector.bodies import message
+from tests.inspector.bodies import batch, message
 from userhooks.inspector.client import Inbox
 from userhooks.inspector.rates import KEPT_SECONDS, Rates
 
@@ -18,21 +18,21 @@ def test_each_second_counts_what_was_received_in_it() -> None:
     rates.add(2, 100.9, 503, unanswered=False, latencies=[0.003, 0.005])
     rates.add(3, 102.5, None, unanswered=True, latencies=[])
     assert rates.newest(102.9, 4) == [
-        {"second": 99, "requests": 0, "accepted": 0, "refused": 0, "unanswered": 0, "latency_ms": None},
-        {"second": 100, "requests": 2, "accepted": 1, "refused": 1, "unanswered": 0, "latency_ms": {"p50": 3.0, "max": 5.0}},
-        {"second": 101, "requests": 0, "accepted": 0, "refused": 0, "unanswered": 0, "latency_ms": None},
-        {"second": 102, "requests": 1, "accepted": 0, "refused": 0, "unanswered": 1, "latency_ms": None},
+        {"second": 99, "requests": 0, "accepted": 0, "refused": 0, "unanswered": 0, "rows": 0, "latency_ms": None},
+        {"second": 100, "requests": 2, "accepted": 1, "refused": 1, "unanswered": 0, "rows": 0, "latency_ms": {"p50": 3.0, "max": 5.0}},
+        {"second": 101, "requests": 0, "accepted": 0, "refused": 0, "unanswered": 0, "rows": 0, "latency_ms": None},
+        {"second": 102, "requests": 1, "accepted": 0, "refused": 0, "unanswered": 1, "rows": 0, "latency_ms": None},
     ]
 
 
 def test_an_answer_that_came_later_counts_in_the_second_of_its_request() -> None:
     rates = Rates()
-    rates.add(1, 100.0, None, unanswered=True, latencies=[])
-    rates.add(2, 100.0, None, unanswered=True, latencies=[])
+    rates.add(1, 100.0, None, unanswered=True, latencies=[], rows=1)
+    rates.add(2, 100.0, None, unanswered=True, latencies=[], rows=1)
     rates.settle(1, 200)
     rates.settle(2, None)
     (second,) = rates.newest(100.0, 1)
-    assert (second["accepted"], second["refused"], second["unanswered"]) == (1, 0, 1)
+    assert (second["accepted"], second["refused"], second["unanswered"], second["rows"]) == (1, 0, 1, 1)
 
 
 def test_old_seconds_are_forgotten_and_their_late_answers_harm_nothing() -> None:
@@ -56,6 +56,15 @@ def test_an_inbox_tells_its_rates(http: httpx.Client, inbox: Inbox) -> None:
     assert (sum(one["requests"] for one in found), sum(one["accepted"] for one in found), sum(one["refused"] for one in found)) == (6, 4, 2)
     assert began <= found[0]["second"] <= time.time()
     assert all(0 < one["latency_ms"]["p50"] <= one["latency_ms"]["max"] < 60_000 for one in found)
+
+
+def test_new_rows_count_once_and_only_when_they_were_accepted(http: httpx.Client, inbox: Inbox) -> None:
+    inbox.respond([{"first": 1, "status": 500}])
+    update, read = message(1, 4, action="update"), message(1, 5, action="read", commit_lsn=None)
+    for body in (message(1, 1), message(1, 1), message(1, 1), batch(message(1, 2), message(1, 3)), update, read):
+        http.post(inbox.url, json=body)
+    rates = http.get(f"/api/inboxes/{inbox.id}/rates", params={"seconds": 30}).json()["rates"]
+    assert sum(one["rows"] for one in rates) == 3
 
 
 def test_rates_of_too_many_seconds_are_refused(http: httpx.Client, inbox: Inbox) -> None:

@@ -15,7 +15,7 @@ from tests.inspector.bodies import batch, bearer, message
 from tests.waiting import eventually
 from userhooks.inspector import judgement
 from userhooks.inspector.client import Inbox
-from userhooks.inspector.judgement import Held, Story, judge_owners, messages_in
+from userhooks.inspector.judgement import Held, Story, judge_lateness, judge_owners, messages_in
 
 
 def held(*messages: dict[str, Any]) -> list[Held]:
@@ -115,6 +115,15 @@ def test_a_row_of_another_user_is_foreign_by_its_record_or_by_what_changed() -> 
         "Row 10 of notifications belongs to user 2, and user-1-notifications is a subscription of user 1."
     )
     assert judge_owners(held(message(3, annotated="1"), moved))[0]["text"].endswith("a subscription of user 1, and 1 more.")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(5, None), (7.25, "7.2 s"), (119, "119.0 s"), (120, "2.0 min"), (9_000, "2.5 h"), (241_867, "2.8 days")]
+)
+def test_a_late_message_says_how_late_in_the_unit_that_people_use(seconds: float, said: str | None) -> None:
+    messages = held(message(1, commit_timestamp="2026-11-23T00:00:00Z"))
+    found = judge_lateness(messages, datetime(2026, 11, 23, tzinfo=UTC).timestamp() + seconds)
+    assert found == ([{"kind": "late", "text": f"Received {said} after its commit."}] if said else [])
 
 
 def kinds(inbox: Inbox) -> list[list[str]]:

@@ -381,6 +381,34 @@ def test_the_fault_dial_pauses_and_resumes_a_sink_and_kills_and_restarts_the_eng
         dial.close()
 
 
+def test_panels_of_a_stopped_stack_say_so_and_start_it_with_what_they_had(stack: Stack, lesson: Lesson) -> None:
+    subscribe_all(lesson)
+    subscribe, inbox, dial = SubscribePanel(lesson), InboxPanel(lesson), FaultDial(lesson)
+    try:
+        stack.stop()
+        subscribe.button.click()
+        assert "Not done: " in subscribe.state.value
+        assert "is not available" in subscribe.state.value
+        eventually(lambda: "Cannot look: The inspector does not answer" in inbox.state.value)
+        eventually(lambda: "Cannot look: The database" in dial.figures.value)
+        dial.button.click()
+        eventually(lambda: {panel.start.layout.display for panel in (subscribe, inbox, dial)} == {None}, what="the offers to start it")
+        subscribe.start.click()
+        assert "The stack runs again." in subscribe.state.value
+        subscribe.button.click()
+        assert "Ada was subscribed already" in subscribe.state.value
+        lesson.insert("ada", "after the start")
+        eventually(lambda: "after the start" in inbox.table.value)
+        eventually(lambda: "Cannot look" not in dial.figures.value)
+        eventually(lambda: {panel.start.layout.display for panel in (subscribe, inbox, dial)} == {"none"}, what="the offers to be gone")
+        dial.button.click()
+        assert "Ada: all is well." in dial.state.value
+    finally:
+        inbox.close()
+        dial.close()
+        stack.start(stack.settings)
+
+
 def test_a_fault_dial_says_what_cannot_be_done(lesson: Lesson) -> None:
     first, dial = FaultDial(lesson), FaultDial(lesson)
     try:
@@ -392,6 +420,9 @@ def test_a_fault_dial_says_what_cannot_be_done(lesson: Lesson) -> None:
         dial.button.click()
         assert "Not done: The faults are 60 + 60 + 0 + 0 % of the requests." in dial.state.value
         assert not dial.marks
+        with pytest.raises(InvalidInput, match="no button 'Kill Postgres'") as caught:
+            dial.press("Kill Postgres")
+        assert "Restart Postgres" in caught.value.remedy
     finally:
         dial.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.image import imread as read_png
 
 from userhooks import plots
 from userhooks.ledger import Entry, Ledger
@@ -107,7 +109,9 @@ def test_the_backlog_rises_with_commits_and_falls_with_receipts() -> None:
     ax = drawn(plots.backlog, [row(1, 0, 3_000), row(2, 1, 1_000), row(3, 2, 2_000)])
     assert line(ax, "waiting") == ([0, 1, 2, 2, 3, 4], [1, 2, 3, 2, 1, 0])
     assert line(ax, "most") == ([2.0], [3.0])
-    assert ax.get_title() == "At most 3 rows waiting, none at the end"
+    assert line(ax, "caught up 2.0 s later") == ([4.0], [0])
+    assert ax.get_title() == "At most 3 rows waiting, none 2.0 s later"
+    assert drawn(plots.backlog, STEADY).get_title() == "At most 1 row waiting, none at the end"
     assert drawn(plots.backlog, [row(1, 0, 5), row(2, 1, None)]).get_title() == "1 row still waiting at the end"
 
 
@@ -122,18 +126,35 @@ def test_without_rows_each_plot_says_so_and_stands() -> None:
 # --- how they look ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("plot", PLOTS, ids=lambda plot: plot.__name__)
-def test_axes_have_words_with_units_and_a_legend(plot: Callable[[pd.DataFrame, Axes], Axes]) -> None:
-    ax = drawn(plot, STEADY)
-    units = ("second", "ms", "%", "rows")
+def every_plot() -> dict[str, Axes]:
+    """Each plot, with what it is drawn from."""
+    axes = {plot.__name__: drawn(plot, STEADY) for plot in PLOTS}
+    arrived = messages(("a", 0), ("b", 0.5), ("a", 1)).assign(action=["read", "insert", "insert"])
+    more: dict[str, Callable[[Axes], Axes]] = {
+        "arrivals": lambda ax: plots.arrivals(arrived, ax),
+        "retries": lambda ax: plots.retries(arrived, ax),
+        "rates": lambda ax: plots.rates(FAILING, MARKS, ax),
+        "waiting": lambda ax: plots.waiting(FAILING, MARKS, ax),
+    }
+    return axes | {name: plot(Figure().add_subplot()) for name, plot in more.items()}
+
+
+EVERY_PLOT = [*(plot.__name__ for plot in PLOTS), "arrivals", "retries", "rates", "waiting"]
+
+
+@pytest.mark.parametrize("name", EVERY_PLOT)
+def test_axes_have_words_with_units_and_a_legend(name: str) -> None:
+    ax = every_plot()[name]
+    units = ("second", "ms", "%", "rows", "messages", "attempt")
     assert any(unit in ax.get_xlabel() for unit in units)
     assert any(unit in ax.get_ylabel() for unit in units)
+    assert ax.get_title()
     assert ax.get_legend() is not None
 
 
-@pytest.mark.parametrize("plot", PLOTS, ids=lambda plot: plot.__name__)
-def test_lines_differ_without_colour_and_backgrounds_are_transparent(plot: Callable[[pd.DataFrame, Axes], Axes]) -> None:
-    ax = drawn(plot, STEADY)
+@pytest.mark.parametrize("name", EVERY_PLOT)
+def test_lines_differ_without_colour_and_backgrounds_are_transparent(name: str) -> None:
+    ax = every_plot()[name]
     looks = [(one.get_linestyle(), one.get_marker()) for one in ax.get_lines()]
     assert len(set(looks)) == len(looks)
     assert ax.patch.get_alpha() == 0
@@ -155,23 +176,41 @@ MARKS = [(START + timedelta(seconds=0.5), "Ada: 50 % answered 500")]
 
 def test_the_live_picture_counts_all_users_and_marks_what_was_changed() -> None:
     ax = plots.rates(FAILING, MARKS, Figure().add_subplot())
-    assert line(ax, "written") == ([0, 1], [20, 20])
-    assert line(ax, "delivered") == ([0, 1], [20, 14])
-    assert line(ax, "refused") == ([0, 1], [0, 6])
+    assert line(ax, "written") == ([0.5, 1.5], [20, 20])
+    assert line(ax, "delivered") == ([0.5, 1.5], [20, 14])
+    assert line(ax, "refused") == ([0.5, 1.5], [0, 6])
     assert line(ax, "1: Ada: 50 % answered 500")[0] == [0.5, 0.5]
     assert ax.get_title() == "40 rows written, 34 deliveries, 6 attempts refused or unanswered"
 
 
 def test_the_live_picture_names_who_waits() -> None:
     ax = plots.waiting(FAILING, MARKS, Figure().add_subplot())
-    assert line(ax, "ada") == ([0, 1], [0, 6])
+    assert line(ax, "ada") == ([1, 2], [0, 6])
     assert ax.get_title() == "6 rows of ada wait"
     assert plots.waiting(FAILING[:2], (), Figure().add_subplot()).get_title() == "Nobody waits"
 
 
-def test_the_live_picture_is_a_png_also_before_anything_happened() -> None:
+def test_the_live_picture_is_a_png_without_a_background_also_before_anything_happened() -> None:
     for table in (FAILING, FAILING[:0]):
-        assert plots.pulse_picture(table, MARKS).startswith(b"\x89PNG")
+        picture = plots.pulse_picture(table, MARKS)
+        assert picture.startswith(b"\x89PNG")
+        pixels = read_png(io.BytesIO(picture))
+        assert {pixels[0, 0, 3], pixels[-1, -1, 3]} == {0}
+
+
+def test_the_live_picture_has_rates_for_each_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+    real = plots.rates
+    monkeypatch.setattr(plots, "rates", lambda frame, marks, ax: drawn.extend(frame["user"].unique()) or real(frame, marks, ax))
+    plots.pulse_picture(FAILING, MARKS)
+    assert drawn == ["ada", "ben"]
+
+
+def test_of_many_marks_the_legend_names_the_newest() -> None:
+    marks = [(START + timedelta(seconds=n / 10), f"mark {n}") for n in range(20)]
+    ax = plots.rates(FAILING, marks, Figure().add_subplot())
+    assert [text.get_text() for text in ax.get_legend().get_texts()][3:] == [f"{n + 1}: mark {n}" for n in range(14, 20)]
+    assert sum(one.get_linewidth() == 0.8 for one in ax.get_lines()) == 20
 
 
 def messages(*tries: tuple[str, float]) -> pd.DataFrame:
@@ -189,9 +228,18 @@ def test_retries_are_drawn_beside_their_schedule() -> None:
     assert plots.retries(messages(), Figure().add_subplot()).get_title() == "No message had to be tried again"
 
 
+def test_the_waits_for_answers_are_drawn_for_each_receiver() -> None:
+    answers = {"slow": pd.DataFrame({"seconds": [0.05, 0.1, 1.5]}), "quick": pd.DataFrame({"seconds": [0.001]})}
+    ax = plots.answer_times(answers, Figure().add_subplot())
+    assert line(ax, "slow") == ([1, 2, 3], [50, 100, 1500])
+    assert line(ax, "quick") == ([1], [1])
+    assert ax.get_title() == "slow: up to 1,500 ms; quick: up to 1.0 ms"
+    assert plots.answer_times({}, Figure().add_subplot()).get_title() == "Nothing was answered"
+
+
 def test_a_heat_map_has_a_line_for_each_user_and_bands_for_ten_thousand() -> None:
     few = drawn(plots.by_user, [row(n, n, 2 if n % 2 else 200, user_id=1 + n % 2) for n in range(10)])
-    assert few.get_title() == "2 users: medians from 2.0 ms to 200 ms"
+    assert few.get_title() == "2 users: medians 2.0 ms to 200 ms, slowest second 200 ms"
     assert [label.get_text() for label in few.get_yticklabels()] == ["user 1", "user 2"]
     assert np.asarray(few.images[0].get_array()).shape == (2, 10)
     many = drawn(plots.by_user, [row(n, n % 5, 3, user_id=n) for n in range(10_000)])

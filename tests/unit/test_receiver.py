@@ -109,6 +109,34 @@ def test_a_closed_one_answers_nothing_and_can_be_closed_again() -> None:
             sender.post(server.url, content="200")
 
 
+def test_a_connection_that_a_sender_opened_ahead_is_ended_with_its_server() -> None:
+    server = ReceiverServer(Echo)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as ahead:
+        post(server, "200")  # accepted later, so the one before is accepted, too
+        server.close()
+        assert ahead.recv(1) == b""
+
+
+def test_what_has_come_when_a_server_is_closed_is_still_answered() -> None:
+    begun, goes_on = threading.Event(), threading.Event()
+
+    class Patient(Echo):
+        def do_POST(self) -> None:
+            begun.set()
+            goes_on.wait(10)
+            super().do_POST()
+
+    server = ReceiverServer(Patient)
+    answers: list[int] = []
+    sender = threading.Thread(target=lambda: answers.append(post(server, "200")))
+    sender.start()
+    assert begun.wait(10)
+    server.close()
+    goes_on.set()
+    sender.join(10)
+    assert answers == [200]
+
+
 def test_a_second_one_takes_the_place_and_the_url_of_the_first(place: str) -> None:
     first = receiver.serve(place, Echo)
     second = receiver.serve(place, Teapot)

@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from ipywidgets import Widget
+from ipywidgets import Button, Widget
 
 from tests.waiting import eventually
-from userhooks.errors import InvalidInput, NotRunning
+from userhooks.errors import DatabaseUnavailable, InvalidInput, NotRunning, SequinUnreachable, UserhooksError
 from userhooks.generator import Generated
 from userhooks.inspector.client import Received
 from userhooks.lesson import Lesson
-from userhooks.widgets import BackfillPanel, GeneratePanel, InboxPanel, Panel, SubscribePanel, panels
+from userhooks.widgets import BackfillPanel, GeneratePanel, InboxPanel, Panel, ResponsePanel, SubscribePanel, panels
 
 NAMES = {"ada": 11, "ben": 12, "cy": 13}
 
 
 class RecordingInbox:
-    def __init__(self, user: str) -> None:
+    def __init__(self, user: str, called: Callable[..., None]) -> None:
         self.id = self.name = user
+        self.called = called
+        self.rules: list[dict[str, Any]] = []
         self.url = f"http://127.0.0.1:3334/in/{user}"
         self.requests: list[Received] = []
 
     def received(self, after: int) -> Iterator[Received]:
         yield from (request for request in self.requests if request.seq > after)
+
+    def script(self) -> list[dict[str, Any]]:
+        return self.rules
+
+    def respond(self, script: list[dict[str, Any]]) -> None:
+        self.called("respond", self.name, script)
+        self.rules = script
 
     def arrive(self, body: bytes, **fields: Any) -> None:
         seq = len(self.requests) + 1
@@ -46,8 +55,10 @@ class RecordingLesson:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.fault: BaseException | None = None
-        self.inboxes = {user: RecordingInbox(user) for user in NAMES}
-        self.stack = SimpleNamespace(inspector=SimpleNamespace(call=self._inspector))
+        self.inboxes = {user: RecordingInbox(user, self._called) for user in NAMES}
+        self.stack = SimpleNamespace(
+            inspector=SimpleNamespace(call=self._inspector), settings="its settings", start=lambda settings: self._called("start", settings)
+        )
         self.threads: set[str] = set()
 
     def _called(self, *call: Any) -> None:
@@ -95,7 +106,7 @@ def real(lesson: RecordingLesson) -> Lesson:
     return cast("Lesson", lesson)
 
 
-PANELS = [SubscribePanel, GeneratePanel, BackfillPanel]
+PANELS = [SubscribePanel, GeneratePanel, BackfillPanel, ResponsePanel]
 
 
 def controls(widget: Widget) -> list[Widget]:
@@ -145,6 +156,73 @@ def test_backfill_waits_for_the_end(lesson: RecordingLesson) -> None:
     assert "The backfill of user-11-notifications is completed" in panel.state.value
 
 
+def test_the_rules_of_a_response_script_are_added_shown_in_words_and_set_together(lesson: RecordingLesson) -> None:
+    panel = ResponsePanel(real(lesson))
+    assert "Ada&#x27;s inbox answers always: 200." in panel.state.value
+    panel.condition.value, panel.many.value, panel.status.value, panel.retry_after.value = "first", 3, 503, 2
+    panel.add.click()
+    panel.condition.value, panel.many.value, panel.seed.value, panel.effect.value = "percent", 12.5, 7, "reset"
+    panel.add.click()
+    rules = [{"first": 3, "status": 503, "retry_after": 2}, {"percent": 12.5, "seed": 7, "effect": "reset"}]
+    assert panel.rules == rules
+    assert lesson.calls == [], "nothing is set before the button is clicked"
+    assert "Not set yet" in panel.state.value
+    assert "<li>first 3: 503 with Retry-After 2</li><li>12.5 % by seed 7: reset</li><li>else: 200</li>" in panel.call.value
+    panel.button.click()
+    assert lesson.calls == [("respond", "ada", rules)]
+    assert "Ada&#x27;s inbox answers first 3: 503 with Retry-After 2; 12.5 % by seed 7: reset; else: 200." in panel.state.value
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rule"),
+    [
+        ({"condition": "always", "status": 410}, {"status": 410}),
+        ({"condition": "every", "many": 10, "delay": 1.5}, {"every": 10, "status": 500, "delay": 1.5}),
+        *[({"condition": "always", "effect": effect}, {"effect": effect}) for effect in ("hang", "drip", "reset", "redirect", "oversized")],
+    ],
+)
+def test_each_kind_of_rule_can_be_chosen(lesson: RecordingLesson, chosen: dict[str, Any], rule: dict[str, Any]) -> None:
+    panel = ResponsePanel(real(lesson))
+    for control, value in chosen.items():
+        getattr(panel, control).value = value
+    panel.add.click()
+    panel.button.click()
+    assert lesson.calls == [("respond", "ada", [rule])]
+
+
+def test_the_response_panel_begins_with_what_the_chosen_inbox_answers(lesson: RecordingLesson) -> None:
+    lesson.inboxes["ben"].rules = [{"status": 500}, {"status": 410}]
+    panel = ResponsePanel(real(lesson))
+    assert panel.remove.disabled
+    panel.user.value = "ben"
+    assert panel.rules == [{"status": 500}, {"status": 410}]
+    assert "Ben&#x27;s inbox answers always: 500; always: 410." in panel.state.value
+    panel.remove.click()
+    assert "lesson.inbox(&quot;ben&quot;).respond([{&#x27;status&#x27;: 500}])" in panel.call.value
+    panel.remove.click()
+    assert "lesson.inbox(&quot;ben&quot;).respond()" in panel.call.value
+
+
+def test_a_rule_that_cannot_be_is_not_added_and_says_why(lesson: RecordingLesson) -> None:
+    panel = ResponsePanel(real(lesson))
+    panel.condition.value, panel.many.value = "percent", 300
+    panel.add.click()
+    assert "Not added: script[0].percent is 300.0.<br>It must be a number from 0 to 100." in panel.state.value
+    assert panel.rules == []
+
+
+def test_controls_that_do_not_matter_cannot_be_used(lesson: RecordingLesson) -> None:
+    panel = ResponsePanel(real(lesson))
+    panel.condition.value, panel.effect.value = "always", "hang"
+    assert panel.many.disabled
+    assert panel.seed.disabled
+    assert panel.status.disabled
+    panel.condition.value, panel.effect.value = "percent", "status"
+    assert not panel.many.disabled
+    assert not panel.seed.disabled
+    assert not panel.status.disabled
+
+
 # --- the inbox -------------------------------------------------------------------------------------------------------------
 
 BODY = b"""{"record": {"id": 7, "user_id": 11, "message": "Hello & <b>welcome</b>"}, "changes": null, "action": "insert", "metadata":
@@ -181,8 +259,10 @@ def test_a_dead_inspector_is_said_and_its_return_too(lesson: RecordingLesson, mo
     panel = InboxPanel(real(lesson))
     lesson.fault = NotRunning("The inspector does not answer.", "Start it with: userhooks up")
     eventually(lambda: "Cannot look: The inspector does not answer.<br>Start it with: userhooks up" in panel.state.value)
+    eventually(lambda: panel.start.layout.display is None)
     lesson.fault = None
     eventually(lambda: "0 in the inbox of Ada" in panel.state.value)
+    eventually(lambda: panel.start.layout.display == "none")
 
 
 def test_a_cell_that_is_run_again_takes_over_from_its_own_panel_only(lesson: RecordingLesson) -> None:
@@ -218,6 +298,41 @@ def test_an_error_is_shown_in_two_lines_and_the_button_works_again(kind: type[Pa
     assert "Not done" not in panel.state.value
 
 
+@pytest.mark.parametrize("error", [NotRunning, DatabaseUnavailable, SequinUnreachable])
+@pytest.mark.parametrize("kind", PANELS)
+def test_a_stack_that_is_stopped_can_be_started_from_the_panel(
+    kind: type[Panel], error: type[UserhooksError], lesson: RecordingLesson
+) -> None:
+    panel = kind(real(lesson))
+    assert panel.start.layout.display == "none"
+    lesson.fault = error("It does not answer.", "Run userhooks up")
+    panel.button.click()
+    assert "Not done: It does not answer.<br>Run userhooks up" in panel.state.value
+    assert (panel.start.layout.display, panel.start.description) == (None, "Start the stack")
+    lesson.fault = None
+    panel.start.click()
+    assert lesson.calls[-1] == ("start", "its settings")
+    assert "The stack runs again." in panel.state.value
+    assert panel.start.layout.display == "none"
+
+
+@pytest.mark.parametrize("kind", PANELS)
+def test_starting_is_not_offered_for_what_it_would_not_mend(kind: type[Panel], lesson: RecordingLesson) -> None:
+    panel = kind(real(lesson))
+    lesson.fault = InvalidInput("url", "That is no URL.", "")
+    panel.button.click()
+    assert panel.start.layout.display == "none"
+
+
+def test_a_stack_that_cannot_be_started_says_why_and_can_be_tried_again(lesson: RecordingLesson) -> None:
+    panel = SubscribePanel(real(lesson))
+    lesson.fault = NotRunning("Port 3334 is in use.", "Stop what uses it.")
+    panel.button.click()
+    panel.start.click()
+    assert "Not done: Port 3334 is in use.<br>Stop what uses it." in panel.state.value
+    assert panel.start.layout.display is None
+
+
 @pytest.mark.parametrize("kind", PANELS)
 def test_stop_ends_the_call_and_the_button_works_again(kind: type[Panel], lesson: RecordingLesson) -> None:
     lesson.fault = KeyboardInterrupt()
@@ -245,9 +360,9 @@ def test_everything_has_words_and_a_stable_short_repr(
     assert panel.button.description
     assert panel.button.icon == ""
     for widget in controls(panel):
-        if "description" in widget.trait_names() and widget is not panel.button and not hasattr(widget, "children"):
+        if "description" in widget.trait_names() and not hasattr(widget, "children"):
             assert widget.description or widget.__class__.__name__ == "HTML"
-            assert widget.description == "" or widget.style.description_width == "initial"
+            assert widget.description == "" or isinstance(widget, Button) or widget.style.description_width == "initial"
     panel.button.click()
     assert capsys.readouterr() == ("", "")
 

@@ -86,6 +86,7 @@ class Engine:
         self._backlog = Backlog(
             self._store,
             self._write,
+            knows_types=self.reader.knows_types,
             on_gone=lambda delivery: self._client.spawn(self._pause(delivery.sink.id, _GONE)),
             on_caught_up=lambda delivery: self.backfills.poke(delivery.sink.id),
         )
@@ -386,8 +387,7 @@ class Engine:
         bound: functions.Bound | None = None
         broken: str | None = None
         if sink.filters is not None:
-            table = self.catalog.tables.get((sink.source.include_tables or (("", ""),))[0])
-            bound = functions.bind_column_filters(sink.filters, table)
+            bound = functions.bind_column_filters(sink.filters)
         elif sink.filter is not None:
             function = next((f for f in self.catalog.functions.values() if f.name == sink.filter), None)
             if function is None:

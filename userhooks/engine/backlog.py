@@ -53,18 +53,23 @@ _NOBODY = _Nobody()
 
 
 class Backlog:
-    """The way to and from the store. `write` runs a method of the store on its thread; `on_gone` is told of endpoints that answer 410."""
+    """The way to and from the store. `write` runs a method of the store on its thread; `on_gone` is told of endpoints that answer 410.
+
+    Nothing is read back until `knows_types` is set: without the database's types a filter would judge, and a receiver get, other values.
+    """
 
     def __init__(
         self,
         store: Store,
         write: Callable[..., Awaitable[Any]],
         *,
+        knows_types: asyncio.Event,
         on_gone: Callable[[SinkDelivery], None],
         on_caught_up: Callable[[SinkDelivery], None],
     ) -> None:
         self._store = store
         self._write = write
+        self._knows_types = knows_types
         self.endpoint_is_gone = on_gone
         self.caught_up = on_caught_up
         self._next_row = store.next_row()
@@ -113,6 +118,7 @@ class Backlog:
         task.add_done_callback(self._tasks.discard)
 
     async def _load(self, rows: Sequence[int], room: int, delivery: SinkDelivery, take: Callable[[list[Message], list[int]], None]) -> None:
+        await self._knows_types.wait()
         while True:
             try:
                 kept: list[Kept]

@@ -136,6 +136,7 @@ class SinkDelivery:
         self._progressed = 0.0
         self._delivered_before = 0
         self._crowded = False
+        self._origin: OriginKey = (endpoint.scheme, endpoint.host, endpoint.port)
         self.configure(sink, endpoint, form)
 
     # --- what the sink is ----------------------------------------------------------------------------------------------
@@ -145,7 +146,10 @@ class SinkDelivery:
         self.sink = sink
         self._active = sink.status == "active"
         self.form = form
-        self._origin: OriginKey = (endpoint.scheme, endpoint.host, endpoint.port)
+        origin = (endpoint.scheme, endpoint.host, endpoint.port)
+        if origin != self._origin:
+            self._client.origin(self._origin).withdraw(self)  # a turn there would send what is for the new one
+            self._origin = origin
         self._head, self._tail_of_head = request_head(endpoint, sink.path)
         self._misses = 0
         self._lingered = self._lingered or bool(self._ready)  # a larger batch must not wait for more
@@ -158,7 +162,7 @@ class SinkDelivery:
 
     def rejudge(self) -> None:
         """The filter has changed: ask it again about everything that waits; what is on disk is judged when it comes back."""
-        for message in self._in_memory():
+        for message in chain(chain.from_iterable(attempt.messages for attempt in self._flying), self._in_memory()):
             message.unjudged = True
 
     def hold(self) -> None:
@@ -438,7 +442,7 @@ class SinkDelivery:
                 continue
             body = self._body(messages)
             if body is not None:
-                attempt = Attempt(self, messages, len(body), self._loop.time())
+                attempt = Attempt(self, messages, len(body), self._loop.time(), self._head, self._epoch)
                 if not self._flying:
                     self._progressed = attempt.started
                 self._flying.add(attempt)
@@ -540,16 +544,25 @@ class SinkDelivery:
             self._latency.succeeded.observe(took * 1e6)
             self._succeeded(messages)
         else:
-            self.suspect = True
             self._latency.failed.observe(took * 1e6)
-            self._misses += 1
-            if self.down:
-                self._fall_behind()
             reason = f"Unexpected status code: {status}" if status is not None else f"POST to webhook endpoint failed: {error}"
-            self._failed(messages, f"[http_endpoint]: {reason}", retry_after)
-            if status == 410 and self._active:
-                self._active = False
-                self._disk.endpoint_is_gone(self)
+            if attempt.epoch != self._epoch:  # of an earlier life of the sink: not owed any more
+                self.failed += len(messages)
+                for message in messages:
+                    self._forgive(message)
+                self._free_groups(messages)
+            elif attempt.head != self._head:  # says nothing of the endpoint as it is now
+                self._failed(messages, f"[http_endpoint]: {reason}", None)
+                self._hurry()
+            else:
+                self.suspect = True
+                self._misses += 1
+                if self.down:
+                    self._fall_behind()
+                self._failed(messages, f"[http_endpoint]: {reason}", retry_after)
+                if status == 410 and self._active:
+                    self._active = False
+                    self._disk.endpoint_is_gone(self)
         if self.behind:
             self._refill()
         if self._ready or self._retries:  # whether one of them may go is asked when the turn comes
@@ -579,11 +592,6 @@ class SinkDelivery:
     def _failed(self, messages: list[Message], error: str, retry_after: float | None) -> None:
         self.failed += len(messages)
         self.last_error = error
-        if self.sink.status == "disabled":
-            for message in messages:
-                self._forgive(message)
-            self._free_groups(messages)
-            return
         if len(messages) == 1:  # what fails in a batch may be another's fault: it is not counted
             messages[0].attempts += 1
             if messages[0].row > 0:
@@ -739,15 +747,21 @@ class SinkDelivery:
 
 
 class Attempt:
-    """One request of one sink on its way, its body of `size` bytes, since `started` (the loop's time)."""
+    """One request of one sink on its way, its body of `size` bytes, since `started` (the loop's time).
 
-    __slots__ = ("_sink", "messages", "size", "started")
+    `head` is the request's, `epoch` the sink's life in which it was sent: when these are others by the time of the answer, that says
+    nothing of the sink as it is then.
+    """
 
-    def __init__(self, sink: SinkDelivery, messages: list[Message], size: int, started: float) -> None:
+    __slots__ = ("_sink", "epoch", "head", "messages", "size", "started")
+
+    def __init__(self, sink: SinkDelivery, messages: list[Message], size: int, started: float, head: bytes, epoch: int) -> None:
         self._sink = sink
         self.messages = messages
         self.size = size
         self.started = started
+        self.head = head
+        self.epoch = epoch
 
     def answered(self, status: int | None, error: str, retry_after: float | None) -> None:
         """Pass the outcome on to the sink."""

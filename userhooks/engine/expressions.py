@@ -137,12 +137,14 @@ class Equality(NamedTuple):
     """What must hold for a filter to accept: `record[column] == value`, or `to_string(record[column]) == value`.
 
     Provided that the columns in `scalars` hold no lists and maps, a filter whose equality does not hold is false and cannot raise.
+    With `types` (oids) that is so only while the column's type is one of them.
     """
 
     column: str
     value: Any
     as_text: bool
     scalars: frozenset[str]
+    types: frozenset[int] | None = None
 
 
 Judge: TypeAlias = Callable[[Change], bool]

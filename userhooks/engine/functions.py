@@ -35,7 +35,7 @@ from userhooks.engine.expressions import (
     split_equality,
 )
 from userhooks.engine.rendering import CONSUMER_FIELDS, DATABASE_FIELDS, METADATA, Change, Transform
-from userhooks.engine.resources import ColumnFilter, Table
+from userhooks.engine.resources import ColumnFilter
 from userhooks.engine.terms import Atom, Raised
 from userhooks.engine.transforms import compile_writer
 from userhooks.engine.values import BOOLEAN, DATES, EXACT_TEXTS, INTEGERS, NUMERIC, TimestampFormat
@@ -182,22 +182,23 @@ _METADATA_PATHS: dict[str, Any] = {
 
 # --- column filters of Sequin 0.9.4 ------------------------------------------------------------------------------------------
 
-_INDEXABLE = {**dict.fromkeys(INTEGERS, (int, float)), BOOLEAN: (bool,), **dict.fromkeys(EXACT_TEXTS, (str,))}
-"""Column types whose values equal a filter's value exactly when the index says so, and the types of such values"""
+_INDEXABLE = {int: INTEGERS, float: INTEGERS, bool: frozenset({BOOLEAN}), str: EXACT_TEXTS}
+"""By the type of a filter's value: the column types whose values equal it exactly when the index says so"""
 
 
-def bind_column_filters(filters: Sequence[ColumnFilter], table: Table | None) -> Bound:
-    """Make the filter that a list of column filters means: all have to hold (Sequin contract, 3.5). `table` is what the sink reads.
+def bind_column_filters(filters: Sequence[ColumnFilter]) -> Bound:
+    """Make the filter that a list of column filters means: all have to hold (Sequin contract, 3.5).
 
-    A column that the row does not have matches nothing. The filter raises only for a JSON value that cannot be read.
+    A column that the row does not have matches nothing. The filter raises only for a JSON value that cannot be read. Nothing is taken from
+    the table as it is now: changes of before and after a column's type was changed are each judged by the type that they have.
     """
-    types = {column.name: column.type_oid for column in table.columns} if table is not None else {}
     accepts = partial(_all_hold, tuple(filters))
-    for i, one in enumerate(filters):
-        allowed = _INDEXABLE.get(types.get(one.column_name, 0), ())
-        if one.operator == "==" and not one.field_path and one.field_type != "cistring" and type(one.value) in allowed:
+    for i, one in sorted(enumerate(filters), key=lambda numbered: isinstance(numbered[1].value, str)):  # a text may be for a date
+        types = _INDEXABLE.get(type(one.value))
+        if types is not None and one.operator == "==" and not one.field_path and one.field_type != "cistring":
             rest = (*filters[:i], *filters[i + 1 :])
-            return Bound(accepts, Equality(one.column_name, one.value, False, frozenset()), partial(_all_hold, rest) if rest else None)
+            equality = Equality(one.column_name, one.value, False, frozenset(), types)
+            return Bound(accepts, equality, partial(_all_hold, rest) if rest else None)
     return Bound(accepts)
 
 

@@ -233,6 +233,13 @@ class Origin:
             self._turns.append(sender)
         self.pump()
 
+    def withdraw(self, sender: Sender) -> None:
+        """The sender's requests are for another origin from now on."""
+        self._client.unbench(sender)
+        if id(sender) in self._waiting:
+            self._waiting.discard(id(sender))
+            self._turns.remove(sender)
+
     def pump(self) -> None:
         """Hand free connections to the senders in turn; open more connections while there is more to send."""
         turns, idle = self._turns, self._idle
@@ -434,6 +441,10 @@ class HttpClient:
     def bench(self, origin: Origin, sender: Sender) -> None:
         """Let a suspect wait until another has its answer."""
         self._benched[id(sender)] = (origin, sender)
+
+    def unbench(self, sender: Sender) -> None:
+        """It waits no longer."""
+        self._benched.pop(id(sender), None)
 
     def suspects_changed(self, by: int) -> None:
         """Suspects hold more connections, or fewer: then those that wait get their turn."""

@@ -65,6 +65,7 @@ class Reader:
         self.slot: tables.SlotState | None = None
         self.stream: Stream | None = None
         self.types = TypeCatalog([])
+        self.knows_types = asyncio.Event()
         self.load = Load(self._throttle)
         self.confirmed = store.confirmed_lsn()
         self._config = config
@@ -170,6 +171,7 @@ class Reader:
         self._catalog.tables.clear()
         self._catalog.tables.update(found)
         self.types.update(types)
+        self.knows_types.set()
 
     async def look_at_slot(self) -> None:
         """Tell Postgres that we are there, and begin to look whether slot and publication are still what they were."""

@@ -180,6 +180,8 @@ def wal_forms(shape: TableShape, equality: Equality) -> tuple[Value, ...] | None
     if not types.is_scalar(type_oid):
         return None
     base = types.base(type_oid)
+    if equality.types is not None and base not in equality.types:
+        return None
     if equality.as_text and not isinstance(wanted, str):
         return ()
     if not equality.as_text and wanted is None:

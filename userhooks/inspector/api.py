@@ -26,6 +26,7 @@ A request, in `GET …/requests` and in the `request` events:
     {"inbox": id, "status": 200 | null}          null when none came within send_again.SECONDS
 `GET …/rates?seconds=60`: the newest seconds, oldest first, those without a request included:
     {"rates": [{"second": 1767225600 (unix), "requests": 9, "accepted": 7 (2xx), "refused": 1, "unanswered": 1 (yet or ever),
+                "rows": 5 (whose inserts were accepted for the first time),
                 "latency_ms": {"p50": 1.2, "max": 9.0} | null (from commit to receipt)}, …]}
 An error: {"error": "what happened, and what to do", "field"?: "script[0].status"}.
 """

@@ -23,6 +23,7 @@ import httpx
 import orjson
 
 from userhooks.errors import DeliveriesMissing, InvalidInput, NotFound, NotRunning, UserhooksError
+from userhooks.inspector.answers import parse_script
 from userhooks.messages import Message, parse_body
 
 if TYPE_CHECKING:
@@ -108,7 +109,10 @@ class InspectorClient:
     def call(self, method: str, path: str, payload: object = None) -> Any:
         """One call of the inspector's API; returns the decoded answer, raises what its status means."""
         content = self.answer(method, path, payload).content
-        return orjson.loads(content) if content else None
+        try:
+            return orjson.loads(content) if content else None
+        except ValueError:
+            raise self._not_the_inspector(200) from None
 
     def answer(self, method: str, path: str, payload: object = None) -> httpx.Response:
         """As `call`, but returns the answer as it came."""
@@ -124,15 +128,16 @@ class InspectorClient:
             problem = orjson.loads(response.content)
             text = str(problem["error"])
         except (ValueError, TypeError, KeyError):
-            raise NotRunning(
-                f"What answers at {self.url} is not the inspector (status {response.status_code}).",
-                "Stop the other program or set USERHOOKS_INSPECTOR_PORT to another port, then: userhooks up",
-            ) from None
+            raise self._not_the_inspector(response.status_code) from None
         if response.status_code == 404:
             raise NotFound(text)
         if "field" in problem:
             raise InvalidInput(problem["field"], text)
         raise UserhooksError(f"The inspector answered {response.status_code}: {text}")
+
+    def _not_the_inspector(self, status: int) -> NotRunning:
+        what = f"What answers at {self.url} is not the inspector (status {status})."
+        return NotRunning(what, "Stop the other program or set USERHOOKS_INSPECTOR_PORT to another port, then: userhooks up")
 
     def close(self) -> None:
         """Close the connections; the inspector and its inboxes stay."""
@@ -228,8 +233,10 @@ class Inbox:
         Delivered means answered 2xx: a failed attempt and its repetition are not two. `match` picks which messages count; `timeout` is in
         seconds. Raises DeliveriesMissing, which says what came instead.
         """
-        if n < 0:
-            raise InvalidInput("n", f"n is {n}.", "Wait for 0 or more messages.")
+        if not hasattr(n, "__index__") or n < 0:
+            raise InvalidInput("n", f"n is {n!r}.", "Wait for 0 or more messages, like inbox.wait_for(10).")
+        if match is not None and not callable(match):
+            raise InvalidInput("match", f"match is {match!r}.", 'Pass a function, like match=lambda message: message.action == "insert".')
         deadline = time.monotonic() + timeout
         tally = _Tally(match)
         while True:
@@ -285,7 +292,13 @@ class Inbox:
             script += [{"status": status, "delay": delay}] if (status, delay) != (200, 0) else []
         elif (status, delay, fail_first) != (200, 0, 0):
             raise InvalidInput("script", "Both a script and a short form were given.", "Write status and delay into the script's rules.")
-        self._inspector.call("PUT", f"/api/inboxes/{self.id}/response", {"script": list(script)})
+        rules = [rule.as_json() for rule in parse_script(script)]
+        self._inspector.call("PUT", f"/api/inboxes/{self.id}/response", {"script": rules})
+
+    def script(self) -> list[dict[str, Any]]:
+        """The response script by which the inbox answers now, as `respond` takes it; empty for 200 at once."""
+        rules: list[dict[str, Any]] = self._state()["response"]["script"]
+        return rules
 
     def _pages(self, after: int) -> Iterator[list[Received]]:
         """What there is now above `after`, in pieces; the next piece is fetched while the one before is worked on."""

@@ -187,10 +187,11 @@ class _Told:
 
     def fold(self, recorded: Recorded, held: Sequence[Held] | None) -> None:
         unanswered = recorded.status is None and not recorded.note
+        rows = self.story.new_rows(held or ())
         self.story.fold(recorded.seq, held or (), accepted=_accepted(recorded.status), unanswered=unanswered)
         received_at = recorded.received_at / 1e6
         latencies = [received_at - message.committed for message in held or () if message.committed is not None]
-        self.rates.add(recorded.seq, received_at, recorded.status, unanswered=unanswered, latencies=latencies)
+        self.rates.add(recorded.seq, received_at, recorded.status, unanswered=unanswered, latencies=latencies, rows=rows)
 
 
 def _accepted(status: int | None) -> bool:

@@ -36,7 +36,7 @@ class Held(NamedTuple):
 
     `subscriber` is the sink's annotated user, `owners` the users that the row belongs to or belonged to before the change, `row` its table
     and the values of its primary key, `place` its commit's LSN and index, `committed` in seconds since 1970. `delivery` stands for sink and
-    idempotency key, `line` for sink and row; both are hashes, of which a story remembers many.
+    idempotency key, `line` for sink and row; both are hashes, of which a story remembers many. `inserts` says that it tells of a new row.
     """
 
     subscriber: int | None
@@ -47,6 +47,7 @@ class Held(NamedTuple):
     committed: float | None
     delivery: int | None
     line: int
+    inserts: bool
 
 
 class Verdict(NamedTuple):
@@ -132,7 +133,7 @@ def judge_owners(held: Sequence[Held]) -> list[Judgement]:
 def judge_lateness(held: Sequence[Held], received_at: float) -> list[Judgement]:
     """A change that came long after its commit; `received_at` in seconds since 1970."""
     took = max((received_at - message.committed for message in held if message.committed is not None), default=0.0)
-    return [{"kind": "late", "text": f"Received {took:.1f} s after its commit."}] if took > LATE_SECONDS else []
+    return [{"kind": "late", "text": f"Received {_duration(took)} after its commit."}] if took > LATE_SECONDS else []
 
 
 def judge_body(content_types: Sequence[str], body: bytes) -> list[Judgement]:
@@ -203,6 +204,10 @@ class Story:
                 for oldest in list(islice(memory, REMEMBERED // 4)):
                     del memory[oldest]
 
+    def new_rows(self, held: Sequence[Held]) -> int:
+        """How many messages tell of a new row and were not accepted before."""
+        return sum([message.inserts and message.delivery not in self._firsts for message in held])
+
     def settle(self, seq: int, *, accepted: bool) -> None:
         """Say what became of a request that was folded without an answer."""
         self.open.discard(seq)
@@ -244,7 +249,15 @@ def _held(message: dict[str, Any], metadata: dict[str, Any]) -> Held:
         _seconds(timestamp) if type(timestamp) is str else None,
         hash((sink, key)) if type(sink) is str and type(key) is str else None,
         hash((sink, row)) if type(sink) is str else hash(row),
+        message.get("action") == "insert",
     )
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} s"
 
 
 _NOTHING: dict[str, Any] = {}

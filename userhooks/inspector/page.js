@@ -89,7 +89,7 @@ function showInbox(id) {
   function hint() {
     at("hint").hidden = chosen !== null;
     if (entries.size) text(at("hint"), "Choose a request: click it, or use the arrow keys (or j and k). The key / goes to the filter.");
-    else text(at("hint"), "Nothing received yet. Whatever is sent to the address above appears here at once.");
+    else text(at("hint"), `Nothing received yet. Whatever is sent to the address above appears here at once. Try it in a terminal: curl -d hello ${at("url").textContent}`);
   }
 
   function arrange() {
@@ -284,7 +284,11 @@ function showInbox(id) {
     const step = 240 / values.length;
     path.setAttribute("d", values.map((value, n) => value ? `M${n * step} 40v${-38 * value / most}h${step * 0.8}v${38 * value / most}z` : "").join(""));
   }
-  function shortly(ms) { return ms < 1000 ? `${Number(ms.toPrecision(2))} ms` : `${(ms / 1000).toFixed(1)} s`; }
+  function shortly(ms) {
+    if (ms < 1000) return `${Number(ms.toPrecision(2))} ms`;
+    for (const [unit, length] of [["days", 86400e3], ["h", 3600e3], ["min", 60e3]]) if (ms >= 2 * length) return `${(ms / length).toFixed(1)} ${unit}`;
+    return `${(ms / 1000).toFixed(1)} s`;
+  }
 
   list.addEventListener("click", (event) => {
     const node = event.target.closest(".entry");
@@ -463,9 +467,9 @@ function summary(request) {
   const messages = Array.isArray(body.data) ? body.data : [body];
   if (!messages.length || !messages.every((message) => message?.metadata && message.action)) return plain;
   const first = messages[0];
-  const user = first.record?.user_id === undefined ? "" : `, user ${first.record.user_id}`;
-  const row = `row ${[first.metadata.record_pks].flat().join(",")} of ${first.metadata.table_name}`;
-  return `${first.action}${user}, ${row}${messages.length > 1 ? ` and ${messages.length - 1} more` : ""}`;
+  const user = first.record?.user_id === undefined ? "" : ` of user ${first.record.user_id}`;
+  const row = `row ${[first.metadata.record_pks].flat().join(",")}`;
+  return `${first.action} ${row}${user}${messages.length > 1 ? ` and ${messages.length - 1} more` : ""} in ${first.metadata.table_name}`;
 }
 
 // Indents JSON without touching its tokens: JSON.stringify would round long numbers and reorder keys. null when it is no JSON.

@@ -16,6 +16,7 @@ class _Second:
     accepted: int = 0
     refused: int = 0
     unanswered: int = 0
+    rows: int = 0
     slowest: float = 0.0
     latencies: list[float] = field(default_factory=list)
 
@@ -25,10 +26,10 @@ class Rates:
 
     def __init__(self) -> None:
         self._seconds: dict[int, _Second] = {}
-        self._open: dict[int, int] = {}
+        self._open: dict[int, tuple[int, int]] = {}
 
-    def add(self, seq: int, received_at: float, status: int | None, *, unanswered: bool, latencies: list[float]) -> None:
-        """Count a request received at `received_at` (seconds since 1970) whose messages took `latencies` seconds."""
+    def add(self, seq: int, received_at: float, status: int | None, *, unanswered: bool, latencies: list[float], rows: int = 0) -> None:
+        """Count a request received at `received_at` (seconds since 1970) whose messages took `latencies` seconds and tell of new `rows`."""
         at = int(received_at)
         second = self._seconds.get(at)
         if second is None:
@@ -36,9 +37,9 @@ class Rates:
             for old in [one for one in self._seconds if one <= at - KEPT_SECONDS]:
                 del self._seconds[old]
         second.requests += 1
-        self._count(second, status, 1)
+        self._count(second, status, 1, rows)
         if unanswered:
-            self._open[seq] = at
+            self._open[seq] = at, rows
         for latency in latencies:
             second.slowest = max(second.slowest, latency)
             if len(second.latencies) < _SAMPLES:
@@ -46,10 +47,11 @@ class Rates:
 
     def settle(self, seq: int, status: int | None) -> None:
         """Say what became of a request that was added without an answer."""
-        second = self._seconds.get(self._open.pop(seq, 0))
+        at, rows = self._open.pop(seq, (0, 0))
+        second = self._seconds.get(at)
         if second is not None:
-            self._count(second, None, -1)
-            self._count(second, status, 1)
+            self._count(second, None, -1, 0)
+            self._count(second, status, 1, rows)
 
     def newest(self, now: float, seconds: int) -> list[dict[str, Any]]:
         """The `seconds` up to `now`, oldest first; the shape is described in api.py. p50 is that of the second's first 1,000 messages."""
@@ -67,15 +69,17 @@ class Rates:
                     "accepted": second.accepted,
                     "refused": second.refused,
                     "unanswered": second.unanswered,
+                    "rows": second.rows,
                     "latency_ms": latency,
                 }
             )
         return shown
 
-    def _count(self, second: _Second, status: int | None, step: int) -> None:
+    def _count(self, second: _Second, status: int | None, step: int, rows: int) -> None:
         if status is None:
             second.unanswered += step
         elif 200 <= status < 300:
             second.accepted += step
+            second.rows += rows
         else:
             second.refused += step

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets
 
 from userhooks import plots
-from userhooks.errors import NotFound, UserhooksError
+from userhooks.errors import InvalidInput, NotFound, UserhooksError
 from userhooks.faults import Faults
 from userhooks.pulse import pulse
-from userhooks.widgets.panels import LABELLED, Panel, name_of, take_over, user_choice
+from userhooks.widgets.panels import LABELLED, STOPPED, Panel, name_of, take_over, user_choice
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,7 +93,9 @@ class FaultDial(Panel):
         return self._mark(f"{name_of(self.user.value)}: {faults.words()}")
 
     def press(self, button: str) -> None:
-        """Do what a button of this label does."""
+        """Do what the button of this label does; raises InvalidInput when there is none."""
+        if button not in self._presses:
+            raise InvalidInput("button", f"The fault dial has no button {button!r}.", f"Its buttons are {', '.join(self._presses)}.")
         self._do(self._presses[button])
 
     def look(self) -> pd.DataFrame:
@@ -146,11 +148,18 @@ class FaultDial(Panel):
         self.call.value = f"<p>The same in a cell: <code>{html.escape(text)}</code></p>"
 
     def _follow(self) -> None:
+        blind = False
         while not self._ended.wait(FOLLOW_SECONDS):
             try:
                 self.look()
             except UserhooksError as error:
+                blind = True
                 self.figures.value = f"<div>{html.escape(f'Cannot look: {error.what} {error.remedy}')}</div>"
+                self.offer_start(isinstance(error, STOPPED))
+            else:
+                if blind:
+                    blind = False
+                    self.offer_start(False)
 
 
 def _share(label: str) -> ipywidgets.FloatSlider:

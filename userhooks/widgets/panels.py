@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import ipywidgets
 
-from userhooks.errors import UserhooksError
+from userhooks.errors import DatabaseUnavailable, NotRunning, SequinUnreachable, UserhooksError
 
 if TYPE_CHECKING:
     from userhooks.inspector.client import Received
     from userhooks.lesson import Lesson
+
+STOPPED = (NotRunning, DatabaseUnavailable, SequinUnreachable)
+"""What a call raises when a part of the stack is not there."""
 
 LABELLED = {"description_width": "initial"}
 _CELL = "padding: 2px 12px 2px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--jp-border-color2)"
@@ -31,7 +34,10 @@ FOLLOW_SECONDS = 0.5
 
 
 class Panel(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is untyped
-    """What all panels share: a user to choose, a button, and a line of words about what happened."""
+    """What all panels share: a user to choose, a button, and a line of words about what happened.
+
+    When the stack is stopped, or a part of it, the words say so and another button appears, `start`, which starts what is down.
+    """
 
     def __init__(
         self,
@@ -45,7 +51,10 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is untyped
         self.button = ipywidgets.Button(description=button, tooltip=tooltip, button_style="primary")
         self.button.on_click(lambda _: self._clicked())
         self.state = ipywidgets.HTML(_status(["Nothing done yet."]))
-        super().__init__([ipywidgets.HBox([*controls, self.button], layout={"flex_flow": "row wrap"}), self.state, *below])
+        self.start = ipywidgets.Button(description="Start the stack", tooltip="Start what is down", layout={"display": "none"})
+        self.start.on_click(lambda _: self._do(self._start_stack))
+        above = ipywidgets.HBox([*controls, self.button], layout={"flex_flow": "row wrap"})
+        super().__init__([above, self.state, self.start, *below])
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(lesson {self.lesson.name})"
@@ -65,11 +74,25 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is untyped
         except KeyboardInterrupt:
             self._say("Stopped.")
         except UserhooksError as error:
-            self._say(f"Not done: {error.what}", error.remedy)
+            self._complain("Not done", error)
         finally:
             self.button.disabled = False
 
-    def _say(self, *lines: str) -> None:
+    def offer_start(self, offered: bool) -> None:
+        """Show the button that starts the stack, or hide it."""
+        self.start.layout.display = None if offered else "none"
+
+    def _start_stack(self) -> str:
+        stack = self.lesson.stack
+        stack.start(stack.settings)
+        return "The stack runs again."
+
+    def _complain(self, what: str, error: UserhooksError) -> None:
+        """Say what was not possible, and offer to start the stack when that is why."""
+        self._say(f"{what}: {error.what}", error.remedy, start=isinstance(error, STOPPED))
+
+    def _say(self, *lines: str, start: bool = False) -> None:
+        self.offer_start(start)
         self.state.value = _status([line for text in lines for line in text.splitlines()])
 
 
@@ -185,7 +208,7 @@ class InboxPanel(Panel):
             try:
                 self._say(self.act())
             except UserhooksError as error:
-                self._say(f"Cannot look: {error.what}", error.remedy)
+                self._complain("Cannot look", error)
 
 
 class Follower(Protocol):

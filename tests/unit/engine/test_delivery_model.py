@@ -354,7 +354,9 @@ class Life:
         self._snapshot: list[tuple[Due, str, int]] = []
         self._positions: deque[tuple[float, int]] = deque()
         self._old = 0
-        self._backlog = Backlog(self._store, self._write, on_gone=self._gone, on_caught_up=lambda _: None)
+        knows_types = asyncio.Event()
+        knows_types.set()
+        self._backlog = Backlog(self._store, self._write, knows_types=knows_types, on_gone=self._gone, on_caught_up=lambda _: None)
         self.router = Router()
         self.load = Load(self._read_on, messages=(run.high, run.high // 2), size=(run.high_size, run.high_size // 2))
         confirmed = self._store.confirmed_lsn()
@@ -620,7 +622,7 @@ class Run:
         self.sinks[number] = sink
         self.starts[number] = 0
         wanted = luck.choice([None, None, 1])
-        self.filters[number] = None if wanted is None else bind_column_filters([ColumnFilter("owner", "==", float(wanted))], TABLE)
+        self.filters[number] = None if wanted is None else bind_column_filters([ColumnFilter("owner", "==", float(wanted))])
         self.ledger.accounts[number] = Account(sink)
 
     # the world around the engine

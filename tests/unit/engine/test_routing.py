@@ -12,7 +12,7 @@ from tests.unit.engine import wal
 from userhooks.engine.functions import Bound, FunctionRaised, bind_column_filters, parse
 from userhooks.engine.pgoutput import UNCHANGED, Value
 from userhooks.engine.rendering import Change, TableShape
-from userhooks.engine.resources import Action, Column, ColumnFilter, Source, Table
+from userhooks.engine.resources import Action, ColumnFilter, Source
 from userhooks.engine.routing import Route, Router
 
 ALL: tuple[Action, ...] = ("insert", "update", "delete")
@@ -291,7 +291,6 @@ def random_filter(luck: random.Random) -> Bound | None:
     if kind < 0.05:
         return None
     if kind < 0.2:
-        table = Table("public", "notifications", tuple(Column(c, wal.OIDS[t], -1) for c, t in COLUMNS.items()), (), "f")
         values: list[tuple[str, str, Any]] = [
             ("n", "==", 1.0),
             ("n", ">", 0.0),
@@ -303,7 +302,7 @@ def random_filter(luck: random.Random) -> Bound | None:
             ("n", "in", ["1", 2]),
             ("j", "is null", None),
         ]
-        return bind_column_filters([ColumnFilter(*luck.choice(values)) for _ in range(luck.randint(1, 2))], table)
+        return bind_column_filters([ColumnFilter(*luck.choice(values)) for _ in range(luck.randint(1, 2))])
     steps = f"x = {random_expression(luck, 0).replace('x', 'true').replace('y', 'false')}\ny = {luck.choice(LITERALS)}\n"
     return bound(steps + random_expression(luck, 2))
 
