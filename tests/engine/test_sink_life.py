@@ -192,14 +192,16 @@ def test_what_is_on_its_way_when_the_filter_changes_is_not_sent_again_to_whom_it
 
 
 def test_a_failure_at_the_url_of_before_is_none_of_the_new_one(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
-    receiver.script = lambda path, messages: 410 if path == "/before" else 200
+    receiver.script = lambda path, messages: 410
     receiver.gate.clear()
-    engine.sink("all", f"{receiver.url}/before")
+    engine.sink("all", receiver.url)
     insert(database, "moves house")
     eventually(lambda: receiver.arrived, what="the request to the old URL")
-    engine.ask("PATCH", "/api/destinations/http_endpoints/all", {"url": f"{receiver.url}/after"})
-    receiver.gate.set()
-    receiver.wait_for(1, "/after")
+    with closing(Receiver()) as other:
+        engine.ask("PATCH", "/api/destinations/http_endpoints/all", {"url": other.url})
+        receiver.gate.set()
+        other.wait_for(1)
+        nothing_owed(engine)
     assert engine.ask("GET", "/api/sinks/all")["status"] == "active"
 
 

@@ -136,6 +136,8 @@ class SinkDelivery:
         self._progressed = 0.0
         self._delivered_before = 0
         self._crowded = False
+        self._head = self._tail_of_head = b""
+        self._address = 0
         self._origin: OriginKey = (endpoint.scheme, endpoint.host, endpoint.port)
         self.configure(sink, endpoint, form)
 
@@ -150,7 +152,10 @@ class SinkDelivery:
         if origin != self._origin:
             self._client.origin(self._origin).withdraw(self)  # a turn there would send what is for the new one
             self._origin = origin
-        self._head, self._tail_of_head = request_head(endpoint, sink.path)
+        head = request_head(endpoint, sink.path)
+        if head != (self._head, self._tail_of_head):
+            self._head, self._tail_of_head = head
+            self._address += 1
         self._misses = 0
         self._lingered = self._lingered or bool(self._ready)  # a larger batch must not wait for more
         self._hurry()
@@ -442,7 +447,7 @@ class SinkDelivery:
                 continue
             body = self._body(messages)
             if body is not None:
-                attempt = Attempt(self, messages, len(body), self._loop.time(), self._head, self._epoch)
+                attempt = Attempt(self, messages, len(body), self._loop.time(), self._address, self._epoch)
                 if not self._flying:
                     self._progressed = attempt.started
                 self._flying.add(attempt)
@@ -551,9 +556,8 @@ class SinkDelivery:
                 for message in messages:
                     self._forgive(message)
                 self._free_groups(messages)
-            elif attempt.head != self._head:  # says nothing of the endpoint as it is now
+            elif attempt.address != self._address:  # says nothing of the endpoint as it is now
                 self._failed(messages, f"[http_endpoint]: {reason}", None)
-                self._hurry()
             else:
                 self.suspect = True
                 self._misses += 1
@@ -749,18 +753,18 @@ class SinkDelivery:
 class Attempt:
     """One request of one sink on its way, its body of `size` bytes, since `started` (the loop's time).
 
-    `head` is the request's, `epoch` the sink's life in which it was sent: when these are others by the time of the answer, that says
-    nothing of the sink as it is then.
+    `address` numbers the URL and headers with which, `epoch` the sink's life in which it was sent: when these are others by the time of
+    the answer, that says nothing of the sink as it is then.
     """
 
-    __slots__ = ("_sink", "epoch", "head", "messages", "size", "started")
+    __slots__ = ("_sink", "address", "epoch", "messages", "size", "started")
 
-    def __init__(self, sink: SinkDelivery, messages: list[Message], size: int, started: float, head: bytes, epoch: int) -> None:
+    def __init__(self, sink: SinkDelivery, messages: list[Message], size: int, started: float, address: int, epoch: int) -> None:
         self._sink = sink
         self.messages = messages
         self.size = size
         self.started = started
-        self.head = head
+        self.address = address
         self.epoch = epoch
 
     def answered(self, status: int | None, error: str, retry_after: float | None) -> None:

@@ -91,6 +91,7 @@ class Account:
         self.misses = 0
         self.gone = False
         self.start = 0
+        self.address = self.life = 0
         self.largest = sink.batch_size
 
 
@@ -101,7 +102,7 @@ class Ledger:
         self.clock = clock
         self.accounts: dict[int, Account] = {}
         self.dues: dict[tuple[int, int, int], Due] = {}
-        self.moving: dict[Any, tuple[Account, list[Due]]] = {}
+        self.moving: dict[Any, tuple[Account, list[Due], int, int]] = {}
         self.written: dict[bytes, int] = defaultdict(int)
         self.changed: list[Due] = []
         self.story: list[str] = []
@@ -120,6 +121,7 @@ class Ledger:
     def configured(self, number: int, sink: Sink) -> None:
         """The sink has new settings: what waits for a retry may go at once."""
         account = self.accounts[number]
+        account.address += sink.endpoint_id != account.sink.endpoint_id
         account.sink = sink
         account.largest = max(account.largest, sink.batch_size)
         account.misses = 0
@@ -132,12 +134,13 @@ class Ledger:
                 due.not_before = 0.0
 
     def dropped(self, number: int) -> None:
-        """The sink is disabled: nothing is owed to it; what is on its way may come to its end."""
+        """The sink is disabled: nothing is owed to it; what is on its way may come to its end, and is not sent again."""
         account = self.accounts[number]
+        account.life += 1
         for due in self.dues.values():
             if due.sink == number and due.status == "owed":
                 due.status = "dropped"
-                due.free = due.moving
+                due.free = False
         account.queues.clear()
 
     def again(self, number: int, rows: Sequence[tuple[int, int]]) -> None:
@@ -185,7 +188,7 @@ class Ledger:
         account.requests += 1
         for due in dues:
             due.moving = True
-        self.moving[attempt] = (account, dues)
+        self.moving[attempt] = (account, dues, account.life, account.address)
         self.written[request] += 1
         self.sent += len(dues)
 
@@ -204,7 +207,7 @@ class Ledger:
         self.written[request] -= 1
 
     def answered(self, attempt: Any, status: int | None, retry_after: float | None) -> None:
-        account, dues = self.moving.pop(attempt)
+        account, dues, life, address = self.moving.pop(attempt)
         self.tell("answer", status, retry_after, dues)
         account.requests -= 1
         for due in dues:
@@ -217,8 +220,13 @@ class Ledger:
             for due in dues:
                 self._close(account, due, "delivered")
             return
-        account.misses += 1
-        account.gone = account.gone or status == 410
+        if life != account.life:
+            return
+        if address == account.address:
+            account.misses += 1
+            account.gone = account.gone or status == 410
+        else:  # at the URL of before
+            retry_after = None
         wait = SCHEDULE.wait(dues[0].attempts + 1 if len(dues) == 1 else 1, 0.0)
         asked = 0.0 if retry_after is None else min(retry_after, SCHEDULE.cap)
         for due in dues:
@@ -633,6 +641,7 @@ class Run:
     def request(self, key: OriginKey, request: bytes) -> Answer:
         if self.life.dead:
             return Answer(None)
+        assert b"\r\nhost: %b" % key[1].encode() in request, "a request at the host of another"
         self.ledger.arrived(request)
         luck = self.luck
         if self.healed:
