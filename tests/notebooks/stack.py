@@ -15,7 +15,7 @@ from userhooks.control import down
 from userhooks.home import Home
 from userhooks.settings import PORT_VARIABLES, Settings
 
-_ELSEWHERE = ("DATABASE_URL", "SEQUIN_URL", "SEQUIN_API_TOKEN", "SEQUIN_DATABASE")
+_ELSEWHERE = ("DATABASE_URL", "SEQUIN_URL", "SEQUIN_API_TOKEN", "SEQUIN_DATABASE", "SEQUIN_METRICS_URL")
 
 
 @dataclass(frozen=True)
