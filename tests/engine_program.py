@@ -47,7 +47,10 @@ class EngineProgram:
             **config,
         }
         self._process: subprocess.Popen[bytes] | None = None
-        self.http = httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {self.token}"}, timeout=10)
+        self.http = self._client()
+
+    def _client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {self.token}"}, timeout=10)
 
     @property
     def pid(self) -> int:
@@ -56,6 +59,8 @@ class EngineProgram:
 
     def start(self, *, module: tuple[str, ...] = ("-m", "userhooks.engine")) -> EngineProgram:
         """Start the program and return when its API answers."""
+        if self.http.is_closed:
+            self.http = self._client()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, *module],

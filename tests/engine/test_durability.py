@@ -133,6 +133,19 @@ def test_one_row_that_fails_for_long_holds_back_thousands_of_its_own_and_no_othe
     assert versions(receiver.messages())[bad][1:] == [f"version {n}" for n in range(600)]
 
 
+def test_a_stop_waits_for_the_answers_to_what_is_on_its_way(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
+    receiver.gate.clear()
+    engine.sink("all", receiver.url)
+    ids = insert(database, 1, 20)
+    eventually(lambda: receiver.arrived == 20, what="all requests")
+    threading.Timer(0.5, receiver.gate.set).start()
+    engine.stop()
+    engine.start()
+    later = insert(database, 1, 1)
+    receiver.wait_for(21)
+    assert sorted(receiver.ids()) == [*ids, *later]
+
+
 def test_a_deleted_sinks_waiting_messages_leave_the_store(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
     engine.user_sink(1, receiver.url, status="paused")
     engine.user_sink(2, f"{receiver.url}/2", status="paused")

@@ -47,6 +47,8 @@ FLUSH_SECONDS = 0.05
 """From one flush to the next, its own time included; with a quick disk, what was delivered 100 ms ago is noted."""
 _REST_SECONDS = 0.01
 STATUS_SECONDS = 10.0
+LANDING_SECONDS = 1.0
+"""How long a stop waits for answers"""
 _NEW_SINK_SECONDS = 1.0
 _GONE = "The endpoint answered 410 Gone, so the sink is paused. Change its URL or set it active again."
 
@@ -124,6 +126,7 @@ class Engine:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.backfills.close()
         await self._backlog.close()
+        await self._land()
         for delivery in self._deliveries.values():
             delivery.close()
         self._client.close()
@@ -134,6 +137,16 @@ class Engine:
         await self.reader.close()
         self._writer.shutdown()
         self._store.close()
+
+    async def _land(self) -> None:
+        """Send nothing more, and wait a little for the answers to what is on its way: without them it would be sent again."""
+        for delivery in self._deliveries.values():
+            delivery.hold()
+        flying = self._owing()
+        clock = asyncio.get_running_loop().time
+        until = clock() + LANDING_SECONDS
+        while any(delivery.in_flight for delivery in flying) and clock() < until:
+            await asyncio.sleep(_REST_SECONDS)
 
     def _load_resources(self) -> None:
         catalog = self.catalog

@@ -343,6 +343,7 @@ class Life:
     """The engine from a start to a stop or a kill, with its own way of flushing and of stopping, but no Postgres, sockets or threads."""
 
     _owing = Engine._owing
+    _land = Engine._land
     close = Engine.close
 
     def __init__(self, run: Run) -> None:
