@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import httptools
 
 from userhooks.addresses import forbidden
+from userhooks.engine.lookups import Lookups
 
 MAX_ANSWER = 64 * 1024
 """Bytes of an answer's body that are read; what is longer counts by its status, and the connection is closed."""
@@ -392,6 +393,7 @@ class HttpClient:
         self.crowd: dict[Origin, None] = {}
         self._benched: dict[int, tuple[Origin, Sender]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._lookups = Lookups()
         self._sweeper = self.loop.call_later(0.25, self._sweep)
 
     def origin(self, key: OriginKey) -> Origin:
@@ -436,7 +438,7 @@ class HttpClient:
 
     def has_room_for_suspects(self, of_origin: int) -> bool:
         """Whether a suspect may have one more connection to an origin where suspects hold so many."""
-        return self._suspects < self._places // SUSPECTS_SHARE and of_origin < CONNECTIONS_PER_ORIGIN // SUSPECTS_SHARE
+        return self._suspects < max(1, self._places // SUSPECTS_SHARE) and of_origin < CONNECTIONS_PER_ORIGIN // SUSPECTS_SHARE
 
     def bench(self, origin: Origin, sender: Sender) -> None:
         """Let a suspect wait until another has its answer."""
@@ -458,7 +460,7 @@ class HttpClient:
             if key in self._benched:  # a turn may have taken others along
                 origin, sender = self._benched.pop(key)
                 self.origin(origin.key).offer(sender)  # the one on the bench may have been swept away meanwhile
-            if self._suspects >= self._places // SUSPECTS_SHARE:
+            if not self.has_room_for_suspects(0):
                 return
 
     # --- connecting ----------------------------------------------------------------------------------------------------
@@ -468,9 +470,8 @@ class HttpClient:
         scheme, host, port = origin.key
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                found = await self.loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-                addresses = [info[4][0] for info in found]
-                if any(forbidden(str(address), allow_private=self._allow_private) for address in addresses):
+                addresses = await self._lookups.addresses(host)
+                if any(forbidden(address, allow_private=self._allow_private) for address in addresses):
                     raise ConnectError("the webhook URL leads to a forbidden address")
                 return await self._connect_any(addresses, port, origin, host if scheme == "https" else None)
         except TimeoutError:
@@ -483,15 +484,15 @@ class HttpClient:
             raise ConnectError("the connection was refused") from None
         except OSError as exc:
             raise ConnectError("the host name does not resolve" if isinstance(exc, socket.gaierror) else "the connection failed") from None
-        except UnicodeError:
+        except ValueError:  # UnicodeError, or what no name may hold
             raise ConnectError("the host name does not resolve") from None
 
-    async def _connect_any(self, addresses: list[Any], port: int, origin: Origin, server_name: str | None) -> Connection:
+    async def _connect_any(self, addresses: list[str], port: int, origin: Origin, server_name: str | None) -> Connection:
         last: OSError | None = None
         for address in dict.fromkeys(addresses):
             try:
                 _, connection = await self.loop.create_connection(
-                    self._maker(origin), str(address), port, ssl=self._tls if server_name else None, server_hostname=server_name
+                    self._maker(origin), address, port, ssl=self._tls if server_name else None, server_hostname=server_name
                 )
                 return connection
             except ssl.SSLError:
@@ -521,6 +522,7 @@ class HttpClient:
     def close(self) -> None:
         """Close every connection; unfinished requests fail."""
         self._sweeper.cancel()
+        self._lookups.close()
         for task in self._tasks:
             task.cancel()
         for origin in self._origins.values():

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import trustme
@@ -261,6 +264,39 @@ def test_a_closed_port_is_a_failure_for_everything_that_waits() -> None:
 def test_a_private_address_is_refused_after_name_resolution_without_naming_it(host: str) -> None:
     [(status, error, _)] = asyncio.run(outcomes(answering(OK), host=host, allow_private=False))
     assert (status, error) == (None, "the webhook URL leads to a forbidden address")
+
+
+def test_names_that_are_not_answered_do_not_hold_up_a_host_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+    ask = socket.getaddrinfo
+
+    def getaddrinfo(host: str, *args: Any, **more: Any) -> Any:
+        if host.startswith("lost-") and not more.get("flags"):
+            answered.wait(20)
+            raise socket.gaierror("no answer")
+        return ask("127.0.0.1" if host == "known.test" and not more.get("flags") else host, *args, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+    async def life() -> None:
+        closing = OK.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
+        async with server(answering(closing, close=True)) as port:
+            client = HttpClient(allow_private=True)
+            try:
+                for lost in (0, 300):
+                    for n in range(lost):
+                        client.origin(("http", f"lost-{n}.test", 80)).offer(Requests())
+                    await asyncio.sleep(0)
+                    requests = Requests(3)
+                    client.origin(("http", "known.test", port)).offer(requests)
+                    async with asyncio.timeout(5):
+                        await requests.done.wait()
+                    assert [status for status, _, _ in requests.outcomes] == [200] * 3
+            finally:
+                client.close()
+                answered.set()
+
+    asyncio.run(life())
 
 
 def test_tls_is_verified_against_the_host_name() -> None:
