@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ import pytest
 from psycopg import sql
 
 from tests.waiting import eventually
-from userhooks import demo
+from userhooks import demo, receiver
 from userhooks.errors import DatabaseUnsuitable, InvalidInput, NotFound, UserhooksError
 from userhooks.generator import Generated
 from userhooks.home import Home
@@ -60,6 +61,20 @@ def state_of(stack: Stack) -> dict[str, Any]:
     }
 
 
+class Accepting(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(204)
+        self.end_headers()
+
+
+def reached(url: str) -> bool:
+    try:
+        return httpx.post(url, content=b"{}", trust_env=False).status_code == 204
+    except httpx.ConnectError:
+        return False
+
+
 # --- the way of a lesson ---------------------------------------------------------------------------------------------------
 
 
@@ -74,6 +89,33 @@ def test_a_subscriber_gets_all_of_their_rows_and_the_ledger_says_so(lesson: Less
     assert re.fullmatch(rf"{counted}, p99 \d+ ms", verdict)
     assert {message.user_id for message in inbox.wait_for(expected)} == {lesson.user("ada")}
     assert repr(lesson) == "Lesson('01', users ada, ben, cy)"
+
+
+def test_a_receiver_that_the_reader_wrote_gets_rows_until_the_lesson_is_closed(stack: Stack) -> None:
+    lesson = stack.lesson("01")
+    server = lesson.serve(Accepting)
+    lesson.subscribe("ada", url=server.url)
+    lesson.insert("ada", "Hello")
+    assert server.wait_for(1, status=204) == 1
+    lesson.close()
+    assert not reached(server.url)
+
+
+def test_a_lesson_that_begins_again_closes_what_it_served(stack: Stack) -> None:
+    server = stack.lesson("01").serve(Accepting)
+    assert reached(server.url)
+    with stack.lesson("01"):
+        assert not reached(server.url)
+
+
+def test_a_receiver_listens_where_the_inspector_does_and_is_named_as_it_is() -> None:
+    settings = Settings.from_env({"USERHOOKS_INSPECTOR_BIND": "127.0.0.1", "USERHOOKS_INSPECTOR_PUBLIC_URL": "http://localhost:3334"})
+    lesson = object.__new__(Lesson)
+    lesson.name, lesson.stack = "01", cast("Any", SimpleNamespace(settings=settings))
+    with lesson.serve(Accepting) as server:
+        assert server.url == f"http://localhost:{server.port}/"
+        assert reached(server.url)
+    receiver.leave("01")
 
 
 def test_one_inserted_row_arrives_with_its_text(lesson: Lesson) -> None:
