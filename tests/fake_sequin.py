@@ -68,10 +68,24 @@ class FakeSequin:
                 config = {"databases": [], "functions": list(self.functions.values()), "http_endpoints": [], "sinks": []}
                 return httpx.Response(200, json={"yaml": "---\n" + yaml.safe_dump(config)})
             case ["POST", "config", "apply"]:
-                for function in yaml.safe_load(body["yaml"])["functions"]:
-                    self.functions[function["name"]] = {**function, "description": None}
-                return httpx.Response(200, json={"resources": [{"password": "postgres", "hostname": "127.0.0.1"}]})
+                return self._apply(yaml.safe_load(body["yaml"]))
         return httpx.Response(404, text="Not Found")
+
+    def _apply(self, config: dict[str, Any]) -> httpx.Response:
+        """Create or change what is named, all or nothing."""
+        before = dict(self.endpoints), dict(self.sinks)
+        shown: list[dict[str, Any]] = [{"password": "postgres", "hostname": "127.0.0.1"}]
+        for function in config.get("functions", ()):
+            self.functions[function["name"]] = {**function, "description": None}
+        for kind, create in (("http_endpoints", self._endpoint), ("sinks", self._sink)):
+            for entry in config.get(kind, ()):
+                present = entry["name"] in (self.endpoints if kind == "http_endpoints" else self.sinks)
+                answer = create("PATCH" if present else "POST", [entry["name"]] if present else [], entry)
+                if answer.status_code != 200:
+                    self.endpoints, self.sinks = before
+                    return answer
+                shown.append(answer.json())
+        return httpx.Response(200, json={"resources": shown})
 
     def _endpoint(self, method: str, name: list[str], body: dict[str, Any]) -> httpx.Response:
         if not name:

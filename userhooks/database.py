@@ -6,7 +6,7 @@ the embedded server lives in `postgres.py`; the replication slot belongs to Sequ
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +45,7 @@ _IS_SET_UP = "select to_regclass('public.notifications') is not null"
 _ADD_USER = "List the users with SELECT id, name FROM users; and add one with INSERT INTO users (name) VALUES ('User 4');"
 
 _LOCK = "select pg_advisory_xact_lock(hashtextextended(%s, 0))"
+_LOCKS = "select pg_advisory_xact_lock(hashtextextended(name, 0)) from unnest(%s::text[]) name"
 _INSERT_NOTIFICATIONS = """
 insert into public.notifications (user_id, message)
 select user_id, message from unnest(%s::int[], %s::text[]) with ordinality as given (user_id, message, position) order by position
@@ -95,6 +96,42 @@ class LockedUser:
 
     def commit(self) -> None:
         """Make the changes last, and let go of the lock."""
+        self._connection.commit()
+
+
+class LockedUsers:
+    """An open transaction that holds the locks on many users' subscriptions: reads and writes their rows."""
+
+    def __init__(self, connection: psycopg.Connection[Any], user_ids: Sequence[int]) -> None:
+        self._connection = connection
+        self._user_ids = user_ids
+
+    def require_new(self) -> None:
+        """Raise NotFound for an unknown user, InvalidInput for one with a subscription; none can be deleted before the transaction ends."""
+        query = "select id from public.users where id = any(%s) order by id for key share"
+        known = {user_id for (user_id,) in self._connection.execute(query, [self._user_ids])}
+        unknown = [user_id for user_id in self._user_ids if user_id not in known]
+        if unknown:
+            raise NotFound(f"There is no user {unknown[0]}.", _ADD_USER)
+        for row in self.subscriptions():
+            raise InvalidInput("userId", f"User {row.user_id} has a subscription already.", "Subscribe this user alone.")
+
+    def subscriptions(self) -> list[SubscriptionRow]:
+        """Return these users' subscriptions."""
+        rows = self._connection.execute(f"{_SUBSCRIPTIONS} where user_id = any(%s) order by id", [self._user_ids])
+        return [SubscriptionRow(user_id, url, str(sink_id)) for user_id, url, sink_id in rows]
+
+    def add(self, subscriptions: Sequence[tuple[int, str, str]]) -> None:
+        """Add rows of new subscriptions: user, URL, the sink's id."""
+        with self._connection.cursor() as cursor:
+            cursor.executemany(_INSERT_SUBSCRIPTION, [(user_id, url, UUID(sink_id)) for user_id, url, sink_id in subscriptions])
+
+    def remove(self) -> None:
+        """Remove the rows of all subscriptions of these users."""
+        self._connection.execute("delete from public.webhook_subscriptions where user_id = any(%s)", [self._user_ids])
+
+    def commit(self) -> None:
+        """Make the changes last, and let go of the locks."""
         self._connection.commit()
 
 
@@ -233,6 +270,15 @@ class Database:
             connection.execute(f"set local lock_timeout = {_LOCK_TIMEOUT_MS}")
             connection.execute(_LOCK, [f"userhooks user {user_id}"])
             yield LockedUser(connection, user_id)
+
+    @contextmanager
+    def locked_users(self, user_ids: Iterable[int]) -> Iterator[LockedUsers]:
+        """Hold the locks of `locked_user` on many users, taken in the order of their ids, so that two calls never wait for each other."""
+        ids = sorted(user_ids)
+        with self.connect() as connection:
+            connection.execute(f"set local lock_timeout = {_LOCK_TIMEOUT_MS}")
+            connection.execute(_LOCKS, [[f"userhooks user {user_id}" for user_id in ids]])
+            yield LockedUsers(connection, ids)
 
     @contextmanager
     def connect(self) -> Iterator[psycopg.Connection[Any]]:

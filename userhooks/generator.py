@@ -173,7 +173,7 @@ def generate(
     try:
         with Database(database_url).connect() as connection:
             writer = _Writer(connection, users, weights, random.Random(seed))  # noqa: S311 - chooses rows, keeps no secret
-            with _shown(progress, schedule.total) as show:
+            with progress_shown(progress, schedule.total, "rows") as show:
                 try:
                     return _run(writer, schedule, limit, show, clock, sleep)
                 finally:
@@ -188,7 +188,7 @@ def _run(
     writer: _Writer,
     schedule: Schedule,
     limit: float | None,
-    show: Callable[[int], None],
+    show: Callable[[int], object],
     clock: Callable[[], float],
     sleep: Callable[[float], None],
 ) -> Generated:
@@ -343,13 +343,14 @@ def _note(timeline: list[tuple[float, int]], elapsed: float, changes: int) -> No
 
 
 @contextmanager
-def _shown(progress: Callable[[int], None] | None, total: int | None) -> Iterator[Callable[[int], None]]:
+def progress_shown(progress: Callable[[int], object] | None, total: int | None, unit: str) -> Iterator[Callable[[int], object]]:
+    """Yield what to call with the count so far: `progress` itself, or without one a bar, when a person watches."""
     if progress is not None:
         yield progress
     elif sys.stderr.isatty() or _in_notebook():
         from tqdm.auto import tqdm
 
-        with tqdm(total=total, unit="rows") as bar:
+        with tqdm(total=total, unit=unit) as bar:
             yield lambda rows: bar.update(rows - bar.n)
     else:
         yield lambda rows: None

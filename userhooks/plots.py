@@ -297,6 +297,26 @@ def by_user(frame: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
+def cost_per_change(points: pd.DataFrame, ax: Axes) -> Axes:
+    """Draw what one change costs the engine by the number of subscribed users: a filter for each would be a rising line, an index is flat.
+
+    `points` is `capacity.frame(…)`. x: users, logarithmic; y: microseconds of CPU time, or without an engine of ours per webhook delivered.
+    """
+    measured = points["engine_us"].notna().all()
+    cost = points["engine_us"] if measured else 1e6 / points["webhooks_per_second"]
+    ax.plot(points["users"], cost, "-", marker="o", color=DELIVERED, label="measured")
+    if len(points) > 1:
+        first, last = points["users"].iloc[0], points["users"].iloc[-1]
+        ax.axhline(cost.iloc[0], linestyle="--", color=GENERATED, label=f"as with {first:,} users")
+        title = f"{last:,} users cost {cost.iloc[-1] / cost.iloc[0]:.1f} times what {first:,} cost"
+    else:
+        title = "What one change costs"
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter("{x:,g}")
+    ax.set_ylim(0, max(1.0, 1.5 * float(cost.max())) if len(points) else 1)
+    return _dressed(ax, title, "subscribed users", "CPU for one change, µs" if measured else "time for one webhook, µs")
+
+
 def _since_first(times: pd.Series, frame: pd.DataFrame) -> np.ndarray:
     return np.asarray((times - frame["second"].min()).dt.total_seconds())
 

@@ -6,6 +6,7 @@ in it) are neither logged nor put into errors.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -106,6 +107,29 @@ class Sink:
             health=health.get("status"),
             error="; ".join(errors) or None,
         )
+
+
+@dataclass(frozen=True)
+class NewEndpoint:
+    """An HTTP endpoint that is to be; `encrypted_headers` go with every webhook and are never shown again."""
+
+    name: str
+    url: str
+    encrypted_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class NewSink:
+    """A webhook sink that is to be; fields as in `SequinClient.create_sink`."""
+
+    name: str
+    endpoint: str
+    include_tables: tuple[str, ...]
+    filter_function: str
+    annotations: Mapping[str, Any] = field(default_factory=dict)
+    actions: tuple[str, ...] = ACTIONS
+    batch: bool = True
+    batch_size: int = 1
 
 
 @dataclass(frozen=True)
@@ -266,18 +290,42 @@ class SequinClient:
         Raises SequinMismatch, with the sink deleted, when the answer shows another filter, source or annotation than was asked for:
         a filter that got lost sends one user's rows to another.
         """
-        body = {
-            "name": name,
+        body = self._new_sink(
+            NewSink(name, endpoint, tuple(include_tables), filter_function, annotations or {}, tuple(actions), batch, batch_size)
+        )
+        return self.require_sink(self._one(Sink.of, "POST", _path("sinks"), body), body)
+
+    def create_sinks(self, endpoints: Iterable[NewEndpoint], sinks: Iterable[NewSink]) -> list[Sink]:
+        """Create endpoints and the sinks that use them with one call, for hundreds at once; those of these names that exist are changed.
+
+        Returns the sinks in order. Raises SequinMismatch like `create_sink`, also for one that is missing in the answer; then those that
+        were right are still there.
+        """
+        bodies = [self._new_sink(sink) for sink in sinks]
+        listed = [{"name": one.name, "url": one.url, "encrypted_headers": dict(one.encrypted_headers)} for one in endpoints]
+        document = json.dumps({"http_endpoints": listed, "sinks": bodies})  # YAML, too
+
+        def read(data: Mapping[str, Any]) -> dict[str, Sink]:
+            return {entry["name"]: Sink.of(entry) for entry in data["resources"] if "destination" in entry}
+
+        found = self._one(read, "POST", "/api/config/apply", {"yaml": document})
+        missing = [body["name"] for body in bodies if body["name"] not in found]
+        if missing:
+            raise SequinMismatch(f"Sequin did not make the sink {missing[0]}.", "Look at its sinks in Sequin's console.")
+        return [self.require_sink(found[body["name"]], body) for body in bodies]
+
+    def _new_sink(self, sink: NewSink) -> dict[str, Any]:
+        return {
+            "name": sink.name,
             "status": "active",
             "database": self.database,
-            "source": {"include_tables": list(include_tables)},
-            "actions": list(actions),
-            "filter": filter_function,
-            "annotations": dict(annotations or {}),
-            "destination": {"type": "webhook", "http_endpoint": endpoint, "http_endpoint_path": "", "batch": batch},
-            "batch_size": batch_size,
+            "source": {"include_tables": list(sink.include_tables)},
+            "actions": list(sink.actions),
+            "filter": sink.filter_function,
+            "annotations": dict(sink.annotations),
+            "destination": {"type": "webhook", "http_endpoint": sink.endpoint, "http_endpoint_path": "", "batch": sink.batch},
+            "batch_size": sink.batch_size,
         }
-        return self.require_sink(self._one(Sink.of, "POST", _path("sinks"), body), body)
 
     def update_sink(self, name: str, **fields: Any) -> Sink:
         """Change these fields of a sink (as in Sequin's API); raises SequinMismatch like `create_sink`."""

@@ -12,7 +12,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from userhooks.addresses import check_webhook_url
 from userhooks.bearer import subscription_secret
 from userhooks.database import Database, LockedUser, SubscriptionRow
 from userhooks.errors import DeliveriesMissing, Forbidden, InvalidInput, NotFound, SequinError, SequinInvalid, SequinNotFound
-from userhooks.sequin import Backfill, Endpoint, SequinClient, Sink
+from userhooks.sequin import Backfill, Endpoint, NewEndpoint, NewSink, SequinClient, Sink
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +106,58 @@ class Subscriptions:
                 user.remove(row.sink_id)  # somebody deleted its sink
             names = self._free_names(user_id, url, {row.sink_id for row in rows})
             return self._create(user, user_id, url, names)
+
+    def subscribe_all(self, urls: Mapping[int, str]) -> Sequence[Subscription]:
+        """Subscribe new users, each to its URL, with one call to Sequin: hundreds take as long as a few one by one.
+
+        All of them or none. Raises InvalidInput for a user id or URL that is none and for a user who has a subscription, NotFound for an
+        unknown user. What a crash left under a sink's name becomes the new sink.
+        """
+        for user_id, url in urls.items():
+            check_user_id(user_id)
+            check_webhook_url(url)
+        names = {user_id: _names(user_id, url)[0] for user_id, url in urls.items()}
+        with self._checking_function_after_refusals(), self._database.locked_users(urls) as users:
+            users.require_new()
+            self._ensure_function()
+            try:
+                made = self._sequin.create_sinks(
+                    [NewEndpoint(names[user_id].endpoint, url, self._headers(user_id, url)) for user_id, url in urls.items()],
+                    [
+                        NewSink(name.sink, name.endpoint, (TABLE,), FUNCTION_NAME, {"user_id": str(user_id)})
+                        for user_id, name in names.items()
+                    ],
+                )
+                sinks = dict(zip(urls, made, strict=True))
+                users.add([(user_id, url, sinks[user_id].id) for user_id, url in urls.items()])
+                users.commit()
+            except BaseException:
+                for name in names.values():
+                    self._undo(name.sink, name.endpoint)
+                raise
+        log.info("Subscribed %d users", len(urls))
+        return [
+            Subscription(
+                user_id, sink.id, sink.name, urls[user_id], sink.status, subscription_secret(self._home_key, user_id, urls[user_id]), True
+            )
+            for user_id, sink in sinks.items()
+        ]
+
+    def unsubscribe_all(self, user_ids: Sequence[int]) -> None:
+        """Remove these users' subscriptions, and what a crash left of them; users who are unknown or have none do no harm."""
+        with self._checking_function_after_refusals(), self._database.locked_users(user_ids) as users:
+            plain = {_names(user_id, "")[0] for user_id in user_ids}
+            for row in users.subscriptions():
+                sink = self._sink(row.sink_id)
+                if sink is not None:
+                    self._sequin.delete_sink(sink.id)
+                    self._delete_endpoint(sink.endpoint)
+                    plain.discard(_Names(sink.name, sink.endpoint))
+            for names in plain:
+                self._sequin.delete_sink(names.sink)
+                self._delete_endpoint(names.endpoint)
+            users.remove()
+        log.info("Removed the subscriptions of %d users", len(user_ids))
 
     def unsubscribe(self, sink_name: str) -> None:
         """Remove sink, endpoint and row, or what a crash left of them; raises NotFound when there is nothing of that name."""
