@@ -1,4 +1,5 @@
-"""The fault dial in JupyterLab in a real Chromium: a slider, a click, a picture that changes, and a retry that succeeds."""
+"""Fault dial and response panel in JupyterLab in a real Chromium: a slider, a click, a picture that changes, a retry that succeeds, a
+stack that is stopped and started again."""
 
 from __future__ import annotations
 
@@ -8,19 +9,16 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.browser.lab import Lab, choose_theme, run_cells, running_lab
 
 SCREENSHOTS = os.environ.get("USERHOOKS_SCREENSHOTS")
-CELLS = [
-    """from userhooks import Stack, widgets
+BEGIN = """from userhooks import Stack, widgets
 stack = Stack.start()
-lesson = stack.lesson("dial")
+lesson = stack.lesson("{}")
 for user in lesson.users:
-    lesson.subscribe(user, url=lesson.inbox(user).url)""",
-    "dial = widgets.FaultDial(lesson)\ndial",
-]
+    lesson.subscribe(user, url=lesson.inbox(user).url)"""
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +35,24 @@ def page(browser: Browser) -> Iterator[Page]:
         yield one
 
 
+def run(page: Page, lab: Lab, name: str, *cells: str) -> Locator:
+    """Make a notebook of these cells, run it, and return its panel."""
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}}
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells], metadata=kernel)
+    nbformat.write(notebook, lab.notebooks / f"{name}.ipynb")
+    run_cells(page, lab, f"{name}.ipynb")
+    return page.locator(".jp-NotebookPanel:visible")
+
+
+def users_of(lab: Lab, lesson: str) -> dict[str, int]:
+    named = f"lesson {lesson}: "
+    return {name.removeprefix(named): number for number, name in lab.stack.database.users() if name.startswith(named)}
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_a_reader_makes_a_receiver_fail_watches_and_heals_it(page: Page, lab: Lab, theme: str) -> None:
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}}
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS], metadata=kernel)
-    nbformat.write(notebook, lab.notebooks / f"dial-{theme}.ipynb")
     choose_theme(lab, f"JupyterLab {theme.capitalize()}")
-    run_cells(page, lab, f"dial-{theme}.ipynb")
-    panel = page.locator(".jp-NotebookPanel:visible")
+    panel = run(page, lab, f"dial-{theme}", BEGIN.format("dial"), "dial = widgets.FaultDial(lesson)\ndial")
     picture = panel.locator("img.jupyter-widgets")
     expect(picture).to_be_visible(timeout=60_000)
     expect(panel.get_by_text("Nothing done yet.")).to_be_visible()
@@ -56,7 +64,7 @@ def test_a_reader_makes_a_receiver_fail_watches_and_heals_it(page: Page, lab: La
     panel.get_by_role("button", name="Apply").click()
     expect(panel.get_by_text("Ada: 100 % answered 500.")).to_be_visible()
     before = picture.get_attribute("src")
-    users = {name.removeprefix("lesson dial: "): number for number, name in lab.stack.database.users() if name.startswith("lesson dial: ")}
+    users = users_of(lab, "dial")
     lab.stack.database.insert_notifications([(users[user], f"row {n}") for n in range(20) for user in ("ada", "ben")])
     expect(panel.get_by_text("20 waiting")).to_be_visible(timeout=20_000)
     expect(picture).not_to_have_attribute("src", str(before))
@@ -69,3 +77,35 @@ def test_a_reader_makes_a_receiver_fail_watches_and_heals_it(page: Page, lab: La
     if SCREENSHOTS:
         page.wait_for_timeout(1500)
         page.screenshot(path=Path(SCREENSHOTS) / f"dial-{theme}.png")
+
+
+def test_a_reader_chooses_answers_by_keyboard_and_starts_a_stack_that_was_stopped(page: Page, lab: Lab) -> None:
+    choose_theme(lab, "JupyterLab Light")
+    panel = run(page, lab, "answers", BEGIN.format("answers"), "widgets.ResponsePanel(lesson)", "widgets.InboxPanel(lesson)")
+    expect(panel.get_by_text("Ada's inbox answers always: 200.")).to_be_visible(timeout=60_000)
+    start = panel.locator("button", has_text="Start the stack")
+    expect(start).to_have_count(2)
+    expect(start.first).to_be_hidden()
+    panel.get_by_label("How many").fill("1")
+    panel.get_by_label("How many").press("Tab")
+    panel.get_by_role("button", name="Add the rule").press("Enter")
+    expect(panel.get_by_text("first 1: 500", exact=True)).to_be_visible()
+    panel.get_by_role("button", name="Set these answers").press("Enter")
+    expect(panel.get_by_text("Ada's inbox answers first 1: 500; else: 200.")).to_be_visible()
+    lab.stack.stop()
+    panel.get_by_role("button", name="Set these answers").press("Enter")
+    expect(panel.get_by_text("Not done: The inspector does not answer")).to_be_visible()
+    expect(panel.get_by_text("Cannot look: The inspector does not answer")).to_be_visible()
+    expect(start.last).to_be_visible()
+    if SCREENSHOTS:
+        page.screenshot(path=Path(SCREENSHOTS) / "stopped.png")
+    start.first.press("Enter")
+    expect(panel.get_by_text("The stack runs again.")).to_be_visible()
+    expect(start.first).to_be_hidden()
+    expect(start.last).to_be_hidden()
+    panel.get_by_role("button", name="Set these answers").press("Enter")
+    expect(panel.get_by_text("Ada's inbox answers first 1: 500; else: 200.")).to_be_visible()
+    lab.stack.database.insert_notifications([(users_of(lab, "answers")["ada"], "tried twice")])
+    expect(panel.get_by_role("cell", name="tried twice")).to_have_count(2)
+    if SCREENSHOTS:
+        page.screenshot(path=Path(SCREENSHOTS) / "answers.png")

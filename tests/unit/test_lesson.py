@@ -405,19 +405,26 @@ def test_the_fault_dial_pauses_and_resumes_a_sink_and_kills_and_restarts_the_eng
     try:
         dial.press("Pause the sink")
         assert lesson.subscriptions()[0].status == "paused"
+        assert f"stack.subscriptions.pause(&quot;{lesson.subscriptions()[0].sink_name}&quot;)" in dial.call.value
         lesson.insert("ada", "waits")
         dial.press("Resume the sink")
         lesson.inbox("ada").wait_for(1)
         dial.press("Kill the engine")
+        assert "stack.kill(&quot;sequin&quot;)" in dial.call.value
         lesson.insert("ben", "while nobody reads")
         dial.press("Restart the engine")
         lesson.inbox("ben").wait_for(1)
+        dial.press("Restart Postgres")
+        assert "Postgres is restarted." in dial.state.value
+        lesson.insert("ben", "after the restart")
+        lesson.inbox("ben").wait_for(2)
         assert lesson.ledger().complete
         assert [text for _, text in dial.marks] == [
             "Ada: sink paused",
             "Ada: sink resumed",
             "The engine is killed",
             "The engine is restarted",
+            "Postgres is restarted",
         ]
     finally:
         dial.close()

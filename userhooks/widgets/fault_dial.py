@@ -33,8 +33,9 @@ _WIDE = {"width": "26em"}
 class FaultDial(Panel):
     """Choose what goes wrong, and watch: sliders for one user's receiver, buttons for the sink, the engine and Postgres.
 
-    `Apply` makes the call that is shown beside it; the picture shows what is written, delivered, refused and waiting in each second, with a
-    mark wherever something was changed. It looks by itself once a second until it is closed or its cell is run again.
+    `Apply` makes the call that is shown below it, and each button tells its call when it is pressed. The picture shows what is written,
+    delivered, refused and waiting in each second, with a mark wherever something was changed; it follows once a second until the dial is
+    closed or its cell is run again.
 
         dial = FaultDial(lesson)
         dial.user.value, dial.fails.value = "ada", 20
@@ -56,17 +57,17 @@ class FaultDial(Panel):
         self.marks: list[tuple[datetime, str]] = []
         self.began = datetime.now(UTC)
         self._ended = threading.Event()
-        self._presses: dict[str, Callable[[], str]] = {
-            "All is well again": self._heal,
-            "Pause the sink": lambda: self._set_sink("pause"),
-            "Resume the sink": lambda: self._set_sink("resume"),
-            "Kill the engine": lambda: self._part("kill", "sequin", "The engine is killed"),
-            "Restart the engine": lambda: self._part("restart", "sequin", "The engine is restarted"),
-            "Restart Postgres": lambda: self._part("restart", "postgres", "Postgres is restarted"),
+        self._presses: dict[str, tuple[str, Callable[[], str]]] = {
+            "All is well again": ("lesson.inbox(user).respond()", self._heal),
+            "Pause the sink": ("stack.subscriptions.pause(sink_name)", lambda: self._set_sink("pause")),
+            "Resume the sink": ("stack.subscriptions.resume(sink_name)", lambda: self._set_sink("resume")),
+            "Kill the engine": ('stack.kill("sequin")', lambda: self._part("kill", "sequin", "The engine is killed")),
+            "Restart the engine": ('stack.restart("sequin")', lambda: self._part("restart", "sequin", "The engine is restarted")),
+            "Restart Postgres": ('stack.restart("postgres")', lambda: self._part("restart", "postgres", "Postgres is restarted")),
         }
         buttons = []
-        for text in self._presses:
-            button = ipywidgets.Button(description=text, layout={"width": "auto"})
+        for text, (call, _) in self._presses.items():
+            button = ipywidgets.Button(description=text, tooltip=call, layout={"width": "auto"})
             button.on_click(lambda clicked: self.press(clicked.description))
             buttons.append(button)
         sliders = [self.fails, self.busy, self.hangs, self.resets, self.delay]
@@ -96,7 +97,7 @@ class FaultDial(Panel):
         """Do what the button of this label does; raises InvalidInput when there is none."""
         if button not in self._presses:
             raise InvalidInput("button", f"The fault dial has no button {button!r}.", f"Its buttons are {', '.join(self._presses)}.")
-        self._do(self._presses[button])
+        self._do(self._presses[button][1])
 
     def look(self) -> pd.DataFrame:
         """Draw the picture now; returns its figures, as `pulse.pulse` has them."""
@@ -121,6 +122,7 @@ class FaultDial(Panel):
     def _heal(self) -> str:
         for slider in (self.fails, self.busy, self.hangs, self.resets, self.delay):
             slider.value = 0
+        self._show_call()
         return self.act()
 
     def _set_sink(self, what: str) -> str:
@@ -128,11 +130,13 @@ class FaultDial(Panel):
         found = self.lesson.stack.subscriptions.list(self.lesson.user(user))
         if not found:
             raise NotFound(f"{name_of(user)} has no sink.", f'Run lesson.subscribe("{user}", url=lesson.inbox("{user}").url) first.')
+        self._show("; ".join(f'stack.subscriptions.{what}("{one.sink_name}")' for one in found))
         for one in found:
             getattr(self.lesson.stack.subscriptions, what)(one.sink_name)
         return self._mark(f"{name_of(user)}: sink {what}d")
 
     def _part(self, what: str, part: str, words: str) -> str:
+        self._show(f'stack.{what}("{part}")')
         getattr(self.lesson.stack, what)(part)
         return self._mark(words)
 
@@ -145,7 +149,10 @@ class FaultDial(Panel):
             text = self.faults.call(self.user.value)
         except UserhooksError as error:
             text = f"# {error.what} {error.remedy}"
-        self.call.value = f"<p>The same in a cell: <code>{html.escape(text)}</code></p>"
+        self._show(text)
+
+    def _show(self, call: str) -> None:
+        self.call.value = f"<p>The same in a cell: <code>{html.escape(call)}</code></p>"
 
     def _follow(self) -> None:
         blind = False
