@@ -173,7 +173,7 @@ def rates(frame: pd.DataFrame, marks: Sequence[tuple[datetime, str]], ax: Axes) 
         ("delivered", "delivered", DELIVERED, "-", "x"),
         ("refused", "refused or unanswered", MARK, ":", "^"),
     ):
-        ax.plot(x, together[column], style, marker=marker, markersize=4, color=colour, label=label)
+        ax.plot(x, together[column], style, marker=marker, markersize=4, markevery=_sparse(x), color=colour, label=label)
     ax.set_ylim(bottom=0)
     _marked(marks, frame, ax)
     written, delivered, refused = (int(together[column].sum()) for column in ("generated", "delivered", "refused"))
@@ -191,7 +191,7 @@ def waiting(frame: pd.DataFrame, marks: Sequence[tuple[datetime, str]], ax: Axes
         style, marker = styles[number % len(styles)]
         colour = (DELIVERED, GENERATED, MARK)[number % 3]
         x = _since_first(mine["second"], frame) + 1
-        ax.plot(x, mine["waiting"], style, marker=marker, markersize=3, color=colour, label=str(user))
+        ax.plot(x, mine["waiting"], style, marker=marker, markersize=3, markevery=_sparse(x), color=colour, label=str(user))
     ax.set_ylim(bottom=0)
     _marked(marks, frame, ax, named=0)
     last = frame[frame["second"] == frame["second"].max()] if len(frame) else frame
@@ -203,11 +203,13 @@ def waiting(frame: pd.DataFrame, marks: Sequence[tuple[datetime, str]], ax: Axes
 
 
 def pulse_picture(frame: pd.DataFrame, marks: Sequence[tuple[datetime, str]]) -> bytes:
-    """Return `rates` for each user, side by side, above `waiting` of all, as a PNG."""
+    """Return `rates` for each user, side by side, above `waiting` of all, as a PNG; quickly, since it is drawn every second."""
     users = [str(user) for user in frame["user"].unique()] or ["nobody"]
-    figure = Figure(figsize=(10, 6), layout="constrained")
-    above, below = figure.subfigures(2, squeeze=False)[:, 0]
-    axes = above.subplots(1, len(users), sharex=True, sharey=True, squeeze=False)[0]
+    figure = Figure(figsize=(10, 6))
+    figure.patch.set_alpha(0)
+    # Places are fixed: to reckon them anew for each picture would take as long as drawing it.
+    grid = figure.add_gridspec(1, len(users), left=0.07, right=0.985, top=0.9, bottom=0.62, wspace=0.08)
+    axes = list(grid.subplots(sharex=True, sharey=True, squeeze=False)[0])
     for user, ax in zip(users, axes, strict=True):
         mine = frame[frame["user"] == user]
         rates(mine, marks, ax)
@@ -217,10 +219,9 @@ def pulse_picture(frame: pd.DataFrame, marks: Sequence[tuple[datetime, str]]) ->
         ax.get_legend().remove()
     for ax in axes[1:]:
         ax.set_ylabel("")
-    above.legend(*axes[0].get_legend_handles_labels(), frameon=False, labelcolor=INK, loc="outside lower left", ncols=3)
-    waiting(frame, marks, below.subplots())
-    for part in (figure, above, below):
-        part.patch.set_alpha(0)
+    named = axes[0].get_legend_handles_labels()
+    figure.legend(*named, frameon=False, labelcolor=INK, loc="upper left", bbox_to_anchor=(0.06, 0.53), ncols=3)
+    waiting(frame, marks, figure.add_axes((0.07, 0.13, 0.915, 0.2)))
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=90)
     return file.getvalue()
@@ -319,6 +320,11 @@ def cost_per_change(points: pd.DataFrame, ax: Axes) -> Axes:
 
 def _since_first(times: pd.Series, frame: pd.DataFrame) -> np.ndarray:
     return np.asarray((times - frame["second"].min()).dt.total_seconds())
+
+
+def _sparse(x: np.ndarray) -> int:
+    """Each how many-th point has a marker, so that many points do not become a bar."""
+    return max(1, len(x) // 40)
 
 
 def _marked(marks: Sequence[tuple[datetime, str]], frame: pd.DataFrame, ax: Axes, *, named: int = _NAMED_MARKS) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from userhooks.lesson import Lesson
 
 FOLLOW_SECONDS = 1.0
-"""How often the picture is drawn anew."""
+"""How often the picture is drawn anew, unless that takes so long that what else the kernel does would be slower for it."""
 
 _WIDE = {"width": "26em"}
 
@@ -156,7 +157,9 @@ class FaultDial(Panel):
 
     def _follow(self) -> None:
         blind = False
-        while not self._ended.wait(FOLLOW_SECONDS):
+        pause = FOLLOW_SECONDS
+        while not self._ended.wait(pause):
+            began = time.monotonic()
             try:
                 self.look()
             except UserhooksError as error:
@@ -167,6 +170,7 @@ class FaultDial(Panel):
                 if blind:
                     blind = False
                     self.offer_start(False)
+            pause = max(FOLLOW_SECONDS, 3 * (time.monotonic() - began))
 
 
 def _share(label: str) -> ipywidgets.FloatSlider:
