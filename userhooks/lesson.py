@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from userhooks import receiver
 from userhooks.errors import InvalidInput, NotFound
 from userhooks.generator import Generated, generate
+from userhooks.leak import close_leak, open_leak
 from userhooks.ledger import Ledger, Owed, Receipt, Replay, Row, changes, rows
 from userhooks.ledger.live import WalLedger
 from userhooks.ledger.recording import Recording
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from http.server import BaseHTTPRequestHandler
 
     from userhooks.inspector.client import Inbox
+    from userhooks.sequin import Sink
     from userhooks.stack import Stack
     from userhooks.subscriptions import BackfillHandle, Subscription
 
@@ -158,6 +160,18 @@ class Lesson:
         self._replays.append(Replay(subscriptions[0].sink_id, handle.id, started_at))
         return handle
 
+    def break_it(self, user: str) -> Sink:
+        """Send every row of the table, whoever's it is, to this user's inbox too: a sink whose filter is `none`. `mend` undoes it.
+
+        It leads to an inbox of this lesson and nowhere else. It also goes when any lesson begins or ends, so that a kernel that was killed
+        leaves no leak behind for long.
+        """
+        return open_leak(self.stack.sequin, self.stack.home_key, self.user(user), self.inbox(user))
+
+    def mend(self) -> None:
+        """Remove the sink that `break_it` made; what it has sent stays in the inbox."""
+        close_leak(self.stack.sequin)
+
     @overload
     def ledger(self, wait: float = 10.0) -> Ledger: ...
 
@@ -257,6 +271,7 @@ class Lesson:
 
     def _remove(self) -> None:
         """What an earlier run of this lesson left, or this one made: sinks first, so that nothing is sent any more, inboxes last."""
+        self.mend()
         labels = {self._label(user) for user in USERS}
         database, subscriptions = self.stack.database, self.stack.subscriptions
         users = [user_id for user_id, name in database.users() if name in labels]
