@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 from userhooks import errors
-from userhooks.errors import InvalidInput, NotRunning, UserhooksError
+from userhooks.errors import START, InvalidInput, NotRunning, UserhooksError
 from userhooks.home import Home
 from userhooks.settings import Settings
 
@@ -53,7 +53,7 @@ def ask(state: Mapping[str, Any], do: str, **more: Any) -> dict[str, Any]:
             connection.sendall(json.dumps({"token": control["token"], "do": do, **more}).encode() + b"\n")
             line = connection.makefile("rb").readline()
     except OSError as error:
-        raise NotRunning(f"The supervisor does not answer: {error}.", "Run userhooks up.") from None
+        raise NotRunning(f"The supervisor does not answer: {error}.", f"{START}.") from None
     return _result(line)
 
 
@@ -102,7 +102,7 @@ def as_reply(error: UserhooksError) -> dict[str, Any]:
 def _result(line: bytes) -> dict[str, Any]:
     """The status in a reply; an error in it is raised as the class it had."""
     if not line:
-        raise NotRunning("The supervisor ended before it answered.", "Run userhooks up.")
+        raise NotRunning("The supervisor ended before it answered.", f"{START}.")
     reply = json.loads(line)
     if "error" in reply:
         kind, what, remedy = (reply["error"][key] for key in ("type", "what", "remedy"))

@@ -17,13 +17,14 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from userhooks.errors import ConfigurationError, DatabaseUnavailable, DatabaseUnsuitable, InvalidInput, NotFound
+from userhooks.errors import START, ConfigurationError, DatabaseUnavailable, DatabaseUnsuitable, InvalidInput, NotFound
 
 _SQL = Path(__file__).resolve().parent.parent / "sql"
 _MIN_VERSION = 14
 _CONNECT_TIMEOUT_S = 5
 _LOCK_TIMEOUT_MS = 60_000
 
+_LIBPQ_ASKS = " Is the server running on that host and accepting TCP/IP connections?"
 _NOT_OURS = "UH001"  # the SQLSTATE that sql/ raises for an object that is not marked as ours
 
 # On managed services the right to replicate is a role to be a member of, not the attribute of the user.
@@ -310,8 +311,9 @@ class Database:
             case psycopg.DataError():
                 raise InvalidInput("value", f"Postgres cannot store this value: {message}.", "Correct it and try again.") from None
             case psycopg.OperationalError():
-                remedy = "Start it with userhooks up, or correct DATABASE_URL."
-                raise DatabaseUnavailable(f"The database at {self._place()} is not available: {message}", remedy) from None
+                remedy = f"{START}; or correct DATABASE_URL."
+                reason = message.rpartition(" failed: ")[2].removesuffix(_LIBPQ_ASKS)
+                raise DatabaseUnavailable(f"The database at {self._place()} is not available: {reason}.", remedy) from None
         raise DatabaseUnsuitable(f"Postgres refused: {message}.", "Is DATABASE_URL the database that userhooks set up?") from None
 
     def _place(self) -> str:

@@ -22,6 +22,9 @@ from __future__ import annotations
 
 from typing import Any
 
+START = "Start it with Stack.start() in a notebook, with userhooks up --detach in a terminal"
+"""What to do when something of the stack does not run; each error says how it goes on."""
+
 
 class UserhooksError(Exception):
     """Base of all errors of this package: `what` happened, and the `remedy`, which says what to do or run."""

@@ -17,6 +17,7 @@ import httpx
 import yaml
 
 from userhooks.errors import (
+    START,
     ConfigurationError,
     SequinError,
     SequinFailed,
@@ -437,7 +438,7 @@ class SequinClient:
 
     def _unreachable(self, error: Exception) -> SequinUnreachable:
         reason = str(error) or type(error).__name__
-        return SequinUnreachable(f"Sequin at {self.url} does not answer: {reason}.", "Start it with userhooks up, or correct SEQUIN_URL.")
+        return SequinUnreachable(f"Sequin at {self.url} does not answer: {reason}.", f"{START}; or correct SEQUIN_URL.")
 
 
 def _path(*parts: str) -> str:

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from userhooks import control
-from userhooks.errors import ConfigurationError, NotRunning, SequinFailed, SequinUnreachable
+from userhooks.errors import START, ConfigurationError, NotRunning, SequinFailed, SequinUnreachable
 from userhooks.home import Home
 from userhooks.settings import Settings
 from userhooks.supervisor import describe
@@ -65,7 +65,7 @@ class Stack:
         status = stack_status(settings)
         if not status["ready"]:
             down = [part for part in ("postgres", "sequin", "server", "inspector") if is_down(status, part)]
-            raise NotRunning(f"Not running: {', '.join(down)}.", "Run userhooks up --detach")
+            raise NotRunning(f"Not running: {', '.join(down)}.", f"{START}.")
         return cls(settings, status, started=False)
 
     def stop(self) -> str:
@@ -93,7 +93,7 @@ class Stack:
     def _running(self) -> dict[str, Any]:
         state = self._home.running()
         if state is None:
-            raise NotRunning("The stack is not running.", "Run userhooks up --detach")
+            raise NotRunning("The stack is not running.", f"{START}.")
         return state
 
     # --- what talks to it ----------------------------------------------------------------------------------------------
@@ -168,7 +168,9 @@ class Stack:
     def lesson(self, name: str) -> Lesson:
         """A lesson's own users and inboxes, empty: what an earlier run of the same lesson left is removed, and nothing else."""
         from userhooks.lesson import Lesson
+        from userhooks.notebook import explain_in_two_lines
 
+        explain_in_two_lines()
         return Lesson(self, name)
 
     def backfill(self, subscription: Subscription | str) -> BackfillHandle:

@@ -58,6 +58,7 @@ def running_lab(folder: Path) -> Iterator[Lab]:
         f"--ServerApp.port={port}",
         f"--IdentityProvider.token={TOKEN}",
         "--ServerApp.port_retries=0",
+        "--LabApp.expose_app_in_browser=True",  # so that a test can switch the theme of a page that is open
     ]
     home = Home(folder / "home")
     with (folder / "lab.log").open("wb") as log:
@@ -108,6 +109,13 @@ def run_cells(page: Page, lab: Lab, name: str) -> None:
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+
+
+def end_kernels(lab: Lab) -> None:
+    """End the kernels of all notebooks that were open."""
+    headers = {"Authorization": f"token {TOKEN}"}
+    for session in httpx.get(f"{lab.url}/api/sessions", headers=headers).raise_for_status().json():
+        httpx.delete(f"{lab.url}/api/sessions/{session['id']}", headers=headers).raise_for_status()
 
 
 def choose_theme(lab: Lab, theme: str) -> None:

@@ -1,18 +1,19 @@
-"""Notebook 01 as a reader goes through it: JupyterLab in a real Chromium, every cell run, a click on Subscribe, rows that show up."""
+"""Every notebook as a reader goes through it: JupyterLab in a real Chromium, all cells run, panels clicked, in two themes."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.lab import Lab, choose_theme, run_all, running_lab
+from tests.browser.lab import ROOT, Lab, end_kernels, running_lab
+from tests.browser.lessons import CLICKS
+from tests.browser.reader import Reader
 
-SCREENSHOTS = os.environ.get("USERHOOKS_SCREENSHOTS")
-"""A folder that keeps the screenshots, for those who want to look at them."""
+PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 @pytest.fixture(scope="module")
@@ -23,35 +24,33 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 @pytest.fixture
 def page(browser: Browser, lab: Lab) -> Iterator[Page]:
-    with browser.new_context(viewport={"width": 1400, "height": 1000}) as context:
+    with browser.new_context(viewport={"width": 1300, "height": 1000}) as context:
         one = context.new_page()
         one.set_default_timeout(60_000)
         yield one
+    end_kernels(lab)
 
 
-def keep(page: Page, name: str) -> None:
-    if SCREENSHOTS:
-        page.screenshot(path=Path(SCREENSHOTS) / f"{name}.png")
+@pytest.mark.parametrize("path", PATHS, ids=[path.stem for path in PATHS])
+def test_a_reader_runs_a_notebook_clicks_its_panels_and_sees_it_whole_in_two_themes(page: Page, lab: Lab, path: Path) -> None:
+    reader = Reader(page, lab, path.stem)
+    reader.run_all()
+    CLICKS.get(path.stem, lambda _: None)(reader)
+    for theme in ("light", "dark"):
+        reader.look(theme)
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_a_reader_runs_the_first_notebook_subscribes_with_a_click_and_sees_rows_arrive(page: Page, lab: Lab, theme: str) -> None:
-    choose_theme(lab, f"JupyterLab {theme.capitalize()}")
-    users = run_all(page, lab)
-    panel = page.locator(".jp-NotebookPanel:visible")
-    cy = users["cy"]
-    assert lab.stack.subscriptions.list(cy) == []
-    panel.get_by_label("User").first.select_option(label="Cy")
-    subscribe = panel.get_by_role("button", name="Subscribe")
-    subscribe.click()
-    expect(panel.get_by_text(f"Cy is subscribed: the sink user-{cy}-notifications sends to", exact=False)).to_be_visible()
-    [subscription] = lab.stack.subscriptions.list(cy)
-    assert lab.stack.sequin.sink(subscription.sink_name).status == "active"
-    subscribe.scroll_into_view_if_needed()
-    keep(page, f"subscribe-{theme}")
+def test_a_solution_is_folded_and_a_click_on_its_bar_opens_it(page: Page, lab: Lab) -> None:
+    page.goto(lab.notebook("01_first_webhook.ipynb"))
+    exercise = page.locator(".jp-Cell", has=page.get_by_role("heading", name="Exercise"))
+    solution = exercise.locator("xpath=following::div[contains(concat(' ', @class, ' '), ' jp-CodeCell ')][1]")
+    exercise.scroll_into_view_if_needed()
+    expect(solution.locator(".jp-Placeholder")).to_be_visible()
+    expect(solution.locator(".cm-content")).to_be_hidden()
+    solution.locator(".jp-Placeholder-content").first.click()
+    expect(solution.locator(".cm-content")).to_be_visible()
 
-    lab.stack.database.insert_notifications([(users["ada"], f"From the test, {theme} <b>&")])
-    arrived = panel.get_by_text(f"From the test, {theme} <b>&")
-    expect(arrived).to_be_visible()
-    arrived.scroll_into_view_if_needed()
-    keep(page, f"inbox-{theme}")
+
+def test_every_notebook_with_a_panel_has_its_clicks() -> None:
+    panels = {path.stem for path in PATHS if any("widgets." in cell.source for cell in nbformat.read(path, as_version=4).cells)}
+    assert panels == set(CLICKS)

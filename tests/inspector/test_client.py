@@ -18,7 +18,7 @@ import pytest
 from tests.inspector.bodies import batch, bearer, message
 from tests.inspector.program import Program
 from tests.ports import free_port
-from userhooks.errors import DeliveriesMissing, InvalidInput, NotFound, NotRunning
+from userhooks.errors import START, DeliveriesMissing, InvalidInput, NotFound, NotRunning
 from userhooks.inspector import client as client_module
 from userhooks.inspector.client import Inbox, InspectorClient
 from userhooks.messages import Message
@@ -231,7 +231,7 @@ def test_an_inspector_that_is_not_there_is_one_clear_error() -> None:
                 call()
             first, second = str(caught.value).splitlines()
             assert first.startswith(f"The inspector does not answer at {url}")
-            assert second == "Start it with: userhooks up"
+            assert second == f"{START}."
         assert "does not answer" in Inbox(client, "x", "ada", "", "")._repr_html_()
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx
 import orjson
 
-from userhooks.errors import DeliveriesMissing, InvalidInput, NotFound, NotRunning, UserhooksError
+from userhooks.errors import START, DeliveriesMissing, InvalidInput, NotFound, NotRunning, UserhooksError
 from userhooks.inspector.answers import parse_script
 from userhooks.messages import Message, parse_body
 
@@ -121,7 +121,7 @@ class InspectorClient:
         try:
             response = self._http.request(method, path, content=content, headers=headers)
         except httpx.TransportError as error:
-            raise NotRunning(f"The inspector does not answer at {self.url} ({error}).", "Start it with: userhooks up") from None
+            raise NotRunning(f"The inspector does not answer at {self.url} ({error}).", f"{START}.") from None
         if response.is_success:
             return response
         try:

@@ -1,0 +1,44 @@
+"""What a reader clicks in each lesson after all its cells have run; a lesson that has a panel has an entry in CLICKS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.browser.reader import Reader
+
+
+def subscribe_cy_and_see_a_row_arrive(reader: Reader) -> None:
+    cy = reader.user("cy")
+    assert reader.lab.stack.subscriptions.list(cy) == []
+    reader.choose("Subscribe", "Cy")
+    reader.press("Subscribe")
+    reader.sees(f"Cy is subscribed: the sink user-{cy}-notifications sends to")
+    [subscription] = reader.lab.stack.subscriptions.list(cy)
+    assert reader.lab.stack.sequin.sink(subscription.sink_name).status == "active"
+    reader.insert("ada", "From the test <b>&")
+    reader.sees("From the test <b>&")
+
+
+def generate_rows(reader: Reader) -> None:
+    before = reader.inbox("ada").count()
+    reader.fill("Generate", "Rows per second", "60")
+    reader.fill("Generate", "Seconds", "0.5")
+    reader.press("Generate")
+    reader.sees("30 inserted")
+    reader.inbox("ada").wait_for(before + 1)
+
+
+def send_history_again(reader: Reader) -> None:
+    before = reader.inbox("ben").count()
+    reader.choose("Backfill", "Ben")
+    reader.press("Backfill")
+    reader.sees("is completed: Ben's rows were sent once more.")
+    assert reader.inbox("ben").count() > before
+
+
+CLICKS: dict[str, Callable[[Reader], None]] = {
+    "01_first_webhook": subscribe_cy_and_see_a_row_arrive,
+    "02_traffic": generate_rows,
+    "03_backfill": send_history_again,
+}
+"""Notebook -> what is clicked, and what must come of it."""

@@ -1,0 +1,91 @@
+"""A real kernel, as a notebook has one: runs cells, and has its Stop button pressed or its process killed."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.manager import KernelManager, start_new_kernel
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+PATIENCE = 120.0
+
+
+@dataclass
+class Shown:
+    """What a cell showed: printed text, the lines of its error, and how long it took."""
+
+    text: str = ""
+    error: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class Kernel:
+    """A kernel whose cells are run one after the other."""
+
+    def __init__(self, manager: KernelManager, client: BlockingKernelClient) -> None:
+        self._manager = manager
+        self._client = client
+
+    def run(self, code: str, on_text: Callable[[], None] = lambda: None) -> Shown:
+        """Run a cell and return what it showed; `on_text` is called when it has printed for the first time."""
+        began = time.monotonic()
+        asked = self._client.execute(code)
+        shown = Shown()
+        while True:
+            message = self._client.get_iopub_msg(timeout=PATIENCE)
+            if message["parent_header"].get("msg_id") != asked:
+                continue
+            content = message["content"]
+            if message["msg_type"] == "stream":
+                first = not shown.text
+                shown.text += content["text"]
+                if first:
+                    on_text()
+            elif message["msg_type"] in ("execute_result", "display_data"):
+                shown.text += content["data"].get("text/plain", "")
+            elif message["msg_type"] == "error":
+                shown.error = _COLOUR.sub("", "\n".join(content["traceback"])).splitlines()
+            elif message["msg_type"] == "status" and content["execution_state"] == "idle":
+                shown.seconds = time.monotonic() - began
+                return shown
+
+    def stop(self, code: str) -> Shown:
+        """Run a cell that prints and then takes long, press Stop when it has printed; `seconds` are those from Stop to its end."""
+        pressed: list[float] = []
+
+        def press() -> None:
+            pressed.append(time.monotonic())
+            self._manager.interrupt_kernel()
+
+        shown = self.run(code, press)
+        shown.seconds = time.monotonic() - pressed[0]
+        return shown
+
+    def begin(self, code: str) -> None:
+        """Run a cell and return when the kernel has begun with it."""
+        asked = self._client.execute(code)
+        while True:
+            message = self._client.get_iopub_msg(timeout=PATIENCE)
+            if message["parent_header"].get("msg_id") == asked and message["msg_type"] == "execute_input":
+                return
+
+    def kill(self) -> None:
+        """End its process as a crash would."""
+        self._manager.shutdown_kernel(now=True)
+
+
+@contextmanager
+def running_kernel(environment: Mapping[str, str], folder: Path) -> Iterator[Kernel]:
+    """Start a kernel in `folder`; it is killed afterwards."""
+    manager, client = start_new_kernel(kernel_name="python3", env=dict(environment), cwd=str(folder))
+    try:
+        yield Kernel(manager, client)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
