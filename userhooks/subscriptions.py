@@ -434,19 +434,21 @@ class BackfillHandle:
         self._backfill = self._sequin.backfill(self.sink_name, self.id)
         return self
 
-    def wait(self, timeout: float = 60.0) -> BackfillHandle:
+    def wait(self, timeout: float = 60.0, progress: Callable[[BackfillHandle], None] = lambda handle: None) -> BackfillHandle:
         """Return when the backfill is completed; raises DeliveriesMissing, saying what is missing, after `timeout` s or another end.
 
-        A real Sequin server takes up to 20 s before the first row.
+        `progress` is called with this handle after each look. A real Sequin server takes up to 20 s before the first row.
         """
         deadline = self._clock() + timeout
         while self.refresh().state in _RUNNING:
+            progress(self)
             if self._clock() >= deadline:
                 what = f"The backfill of {self.sink_name} is {self.state} and has not ended within {timeout:g} s: {self._progress()}."
                 raise DeliveriesMissing(
                     what, "Is the sink paused, or its receiver failing? Look with userhooks subscriptions, or wait longer."
                 )
             self._sleep(_POLL_S)
+        progress(self)
         if self.state != "completed":
             raise DeliveriesMissing(f"The backfill of {self.sink_name} was {self.state}: {self._progress()}.", "Ask for a new one.")
         return self

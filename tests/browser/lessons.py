@@ -36,9 +36,21 @@ def send_history_again(reader: Reader) -> None:
     assert reader.inbox("ben").count() > before
 
 
+def subscribe_the_receiver_again(reader: Reader) -> None:
+    reader.press("Subscribe")
+    reader.sees("Ada was subscribed already: the sink user-")
+
+
+def heal_with_the_fault_dial(reader: Reader) -> None:
+    reader.press("All is well again")
+    reader.sees("Ada: all is well.")
+
+
 CLICKS: dict[str, Callable[[Reader], None]] = {
     "01_first_webhook": subscribe_cy_and_see_a_row_arrive,
     "02_traffic": generate_rows,
     "03_backfill": send_history_again,
+    "07_shape_and_receive": subscribe_the_receiver_again,
+    "09_watching_it": heal_with_the_fault_dial,
 }
 """Notebook -> what is clicked, and what must come of it."""

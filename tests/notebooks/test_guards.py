@@ -200,7 +200,7 @@ def test_a_prediction_is_asked_for_before_a_cell_and_compared_after_it(notebook:
     asked = [n for n, cell in enumerate(notebook.cells) if cell.cell_type == "markdown" and PREDICTION.search(cell.source)]
     assert asked
     for position in asked:
-        after = notebook.cells[position + 1 : position + 6]
+        after = notebook.cells[position + 1 : position + 7]
         assert after[0].cell_type == "code", notebook.cells[position].source
         compared = [cell for cell in after if cell.cell_type == "markdown" and "predict" in cell.source.lower()]
         assert compared, notebook.cells[position].source

@@ -162,6 +162,7 @@ def test_the_panels_do_what_the_calls_do(lesson: Lesson) -> None:
     assert "<td" in inbox.table.value.partition(">ok<")[0], "the secret is judged"
     backfill.button.click()
     assert "is completed" in backfill.state.value
+    assert backfill.progress.value == backfill.progress.max > 1
     assert "; backfill: " in lesson.ledger().verdict()
     assert lesson.ledger().ok
     inbox.close()

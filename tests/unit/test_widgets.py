@@ -90,7 +90,7 @@ class RecordingLesson:
     def backfill(self, user: str) -> Any:
         self._called("backfill", user)
         handle = SimpleNamespace(sink_name="user-11-notifications", state="completed")
-        handle.wait = lambda: handle
+        handle.wait = lambda progress: handle
         return handle
 
 

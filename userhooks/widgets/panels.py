@@ -19,6 +19,7 @@ from userhooks.errors import DatabaseUnavailable, NotRunning, SequinUnreachable,
 if TYPE_CHECKING:
     from userhooks.inspector.client import Received
     from userhooks.lesson import Lesson
+    from userhooks.subscriptions import BackfillHandle
 
 STOPPED = (NotRunning, DatabaseUnavailable, SequinUnreachable)
 """What a call raises when a part of the stack is not there."""
@@ -146,7 +147,7 @@ class GeneratePanel(Panel):
 
 
 class BackfillPanel(Panel):
-    """Send a user's rows once more, and wait for the end: `lesson.backfill(user).wait()`.
+    """Send a user's rows once more, and wait for the end: `lesson.backfill(user).wait()`. Shows how many of the table's rows are done.
 
     panel = BackfillPanel(lesson)
     panel.user.value = "ada"
@@ -155,12 +156,18 @@ class BackfillPanel(Panel):
 
     def __init__(self, lesson: Lesson) -> None:
         self.user = user_choice(lesson)
-        super().__init__(lesson, "Backfill", "Send all rows of this user that are there once more", [self.user])
+        self.progress = ipywidgets.IntProgress(0, min=0, max=1, description="Rows of the table", style=LABELLED)
+        super().__init__(lesson, "Backfill", "Send all rows of this user that are there once more", [self.user], [self.progress])
 
     def act(self) -> str:
         """Backfill."""
-        handle = self.lesson.backfill(self.user.value).wait()
+        self.progress.value = 0
+        handle = self.lesson.backfill(self.user.value).wait(progress=self._show)
         return f"The backfill of {handle.sink_name} is {handle.state}: {name_of(self.user.value)}'s rows were sent once more."
+
+    def _show(self, handle: BackfillHandle) -> None:
+        self.progress.max = handle.rows_initial_count or 1
+        self.progress.value = handle.rows_processed_count
 
 
 class InboxPanel(Panel):
