@@ -41,6 +41,16 @@ def subscribe_the_receiver_again(reader: Reader) -> None:
     reader.sees("Ada was subscribed already: the sink user-")
 
 
+def kill_and_restart_the_engine(reader: Reader) -> None:
+    heal_with_the_fault_dial(reader)
+    reader.press("Kill the engine")
+    reader.sees("The engine is killed.")
+    reader.insert("ada", "while nobody reads")
+    reader.press("Restart the engine")
+    reader.sees("The engine is restarted.")
+    reader.inbox("ada").wait_for(1, match=lambda message: message.record["message"] == "while nobody reads")
+
+
 def heal_with_the_fault_dial(reader: Reader) -> None:
     reader.press("All is well again")
     reader.sees("Ada: all is well.")
@@ -50,6 +60,7 @@ CLICKS: dict[str, Callable[[Reader], None]] = {
     "01_first_webhook": subscribe_cy_and_see_a_row_arrive,
     "02_traffic": generate_rows,
     "03_backfill": send_history_again,
+    "05_when_receivers_fail": kill_and_restart_the_engine,
     "07_shape_and_receive": subscribe_the_receiver_again,
     "09_watching_it": heal_with_the_fault_dial,
 }
