@@ -58,6 +58,12 @@ HOSTILE = [
 ]
 
 
+UNTIL_SHOWN = """seq => new Promise((done) => {
+  const look = () => document.getElementById(`request-${seq}`) ? done() : requestAnimationFrame(look);
+  look();
+})"""
+
+
 @pytest.fixture
 def inspector(tmp_path: Path) -> Iterator[Program]:
     with running(tmp_path) as program:
@@ -432,6 +438,55 @@ def test_ten_thousand_requests_in_one_go_leave_the_page_usable(browser: Browser,
         shows("#when", f"#{total - 9_999},")
         page.keyboard.press("Home")
         shows("#when", f"#{total},")
+
+
+def test_an_arrival_costs_the_page_no_more_beside_ten_thousand_entries_than_beside_few(browser: Browser, inbox: Inbox) -> None:
+    pipeline(inbox, 200)
+    with opened(browser, inbox.page) as page:
+        eventually(lambda: page.locator(".entry").count() == 200, within=30)
+        few = cost_of_arrivals(page, inbox)
+        pipeline(inbox, 10_000)
+        eventually(lambda: page.locator(".entry").first.get_attribute("data-seq") == "10210", within=60)
+        assert cost_of_arrivals(page, inbox) < 4 * few
+
+
+def cost_of_arrivals(page: Page, inbox: Inbox) -> float:
+    """Seconds that the page is busy with ten requests, which come one by one."""
+    devtools = page.context.new_cdp_session(page)
+    devtools.send("Performance.enable")
+
+    def busy() -> float:
+        return next(float(one["value"]) for one in devtools.send("Performance.getMetrics")["metrics"] if one["name"] == "TaskDuration")
+
+    began = busy()
+    for _ in range(10):
+        newest = inbox.count()
+        send(inbox, json=batch(message(1)))
+        page.evaluate(UNTIL_SHOWN, newest + 1)
+    return busy() - began
+
+
+def test_the_list_is_as_long_as_what_it_shows_also_where_it_is_not_drawn(browser: Browser, inbox: Inbox) -> None:
+    send(inbox, content=b"needle")
+    pipeline(inbox, 300)
+    length = "document.getElementById('list').scrollHeight / document.querySelector('.entry:not([hidden])').offsetHeight"
+    with opened(browser, inbox.page) as page:
+        eventually(lambda: page.locator(".entry").count() == 301, within=30)
+        assert page.evaluate(length) == 301
+        page.get_by_label("Filter").fill("needle")
+        expect(page.locator(".entry:visible")).to_have_count(1)
+        page.evaluate("document.getElementById('list').style.minHeight = 0")
+        assert page.evaluate(length) == 1
+        page.keyboard.press("Escape")
+        assert page.evaluate(length) == 301
+        page.get_by_role("listbox").focus()
+        page.keyboard.press("End")
+        expect(page.locator("#when")).to_contain_text("#1,")
+        for _ in range(60):
+            page.keyboard.press("ArrowUp")
+        expect(page.locator("#when")).to_contain_text("#61,")
+        page.keyboard.press("PageDown")
+        expect(page.locator("#when")).not_to_contain_text("#61,")
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

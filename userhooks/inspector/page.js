@@ -1,5 +1,6 @@
 "use strict";
 const KEPT = 10000;            // entries on the page; the inbox itself holds more
+const TOGETHER = 50;           // entries in one part of the list: the browser passes by the parts that are out of sight
 const WHOLE = 1 << 20;         // bytes; of a longer body only the beginning is shown
 const BEGINNING = 64 << 10;
 const at = (id) => document.getElementById(id);
@@ -81,7 +82,9 @@ function showInbox(id) {
   }
 
   function forget(seq, entry) {
+    const part = entry.node.parentElement;
     entry.node.remove();
+    if (part.firstElementChild) fit(part); else part.remove();
     entries.delete(seq);
     if (chosen === seq) { chosen = null; at("shown").hidden = true; }
   }
@@ -92,19 +95,33 @@ function showInbox(id) {
     else text(at("hint"), `Nothing received yet. Whatever is sent to the address above appears here at once. Try it in a terminal: curl -d hello ${at("url").textContent}`);
   }
 
+  // What is out of sight is not laid out; its height is known all the same, since each entry that is not filtered out has the same.
+  function fit(part) {
+    let shown = 0;
+    for (const node of part.children) if (!node.hidden) shown++;
+    part.style.containIntrinsicBlockSize = `${2 * shown}rem`;
+  }
+
+  function add(node) {                                 // newest first; the map keeps the order of arrival
+    let part = list.firstElementChild;
+    if (!part || part.childElementCount >= TOGETHER) { part = element("div", undefined, "part"); part.setAttribute("role", "none"); list.prepend(part); }
+    part.prepend(node);
+    return part;
+  }
+
   function arrange() {
-    const fresh = document.createDocumentFragment();
+    const changed = new Set();
     for (const request of waiting) {
       const known = entries.get(request.seq);
       const node = row(request);
       const entry = { request: { ...request, body: null, decoded: null }, node, words: words(request) };
       node.hidden = !wanted(entry);
       entries.set(request.seq, entry);
-      if (known) { known.node.replaceWith(node); if (chosen === request.seq) choose(request.seq, false); }
-      else fresh.prepend(node);                          // newest first; the map keeps the order of arrival
+      if (known) { known.node.replaceWith(node); changed.add(node.parentElement); if (chosen === request.seq) choose(request.seq, false); }
+      else changed.add(add(node));
     }
     waiting = [];
-    list.prepend(fresh);
+    changed.forEach(fit);
     while (entries.size > KEPT) { const [seq, entry] = entries.entries().next().value; forget(seq, entry); }
     count();
     hint();
@@ -128,6 +145,7 @@ function showInbox(id) {
   at("filter").addEventListener("input", () => {
     sought = at("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
     for (const entry of entries.values()) entry.node.hidden = !wanted(entry);
+    [...list.children].forEach(fit);
     count();
   });
   addEventListener("keydown", (event) => {
@@ -202,7 +220,7 @@ function showInbox(id) {
       if (one.seq !== undefined && entries.has(one.seq)) {
         const go = element("button", `Show #${one.seq}`);
         go.type = "button";
-        go.addEventListener("click", () => { entries.get(one.seq).node.hidden = false; choose(one.seq); });
+        go.addEventListener("click", () => { const { node } = entries.get(one.seq); node.hidden = false; fit(node.parentElement); choose(one.seq); });
         line.append(" ", go);
       }
       return line;
@@ -296,21 +314,23 @@ function showInbox(id) {
   });
   list.addEventListener("keydown", (event) => {
     const current = entries.get(chosen)?.node;
-    const page = Math.max(1, Math.floor(at("side").clientHeight / (list.firstElementChild?.offsetHeight || 32)) - 1);
-    const seen = (node, way) => { while (node?.hidden) node = node[way]; return node; };
+    const page = Math.max(1, Math.floor(at("side").clientHeight / (list.querySelector(".entry")?.offsetHeight || 32)) - 1);
+    const older = (node) => node.nextElementSibling ?? node.parentElement.nextElementSibling?.firstElementChild;
+    const newer = (node) => node.previousElementSibling ?? node.parentElement.previousElementSibling?.lastElementChild;
+    const seen = (node, way) => { while (node?.hidden) node = way(node); return node; };
     const step = (node, way, count) => {
-      for (let next; count > 0 && (next = seen(node?.[way], way)); count--) node = next;
+      for (let next; node && count > 0 && (next = seen(way(node), way)); count--) node = next;
       return node;
     };
-    const first = seen(list.firstElementChild, "nextElementSibling");
+    const first = seen(list.firstElementChild?.firstElementChild, older);
     const go = { j: "ArrowDown", k: "ArrowUp" }[event.key] ?? event.key;
     const next = {
-      ArrowDown: () => current ? step(current, "nextElementSibling", 1) : first,
-      ArrowUp: () => current ? step(current, "previousElementSibling", 1) : first,
-      PageDown: () => step(current ?? first, "nextElementSibling", page),
-      PageUp: () => step(current ?? first, "previousElementSibling", page),
-      Home: () => first,
-      End: () => seen(list.lastElementChild, "previousElementSibling"),
+      ArrowDown: () => current ? step(current, older, 1) : first,
+      ArrowUp: () => current ? step(current, newer, 1) : first,
+      PageDown: () => step(current ?? first, older, page),
+      PageUp: () => step(current ?? first, newer, page),
+      Home: () => first ?? null,
+      End: () => seen(list.lastElementChild?.lastElementChild, newer) ?? null,
     }[go]?.();
     if (next === undefined) return;
     event.preventDefault();
