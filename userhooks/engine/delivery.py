@@ -729,7 +729,7 @@ class SinkDelivery:
 
     def oldest_age(self, now: float) -> float | None:
         """Return for how many seconds the oldest message in memory has been owed, by the time of day `now`; None without one."""
-        first = chain((a.messages[0] for a in self._flying), (b[0] for _, _, b in self._retries), list(self._ready)[:1])
+        first = chain((a.messages[0] for a in self._flying), (b[0] for _, _, b in self._retries), islice(self._ready, 1))
         oldest = min((m.change.commit_us for m in first), default=None)
         return None if oldest is None else max(0.0, now - oldest / 1e6)
 
