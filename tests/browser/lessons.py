@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tests.browser.reader import Reader
+from userhooks.metrics import firing
 
 
 def subscribe_cy_and_see_a_row_arrive(reader: Reader) -> None:
@@ -56,12 +57,23 @@ def heal_with_the_fault_dial(reader: Reader) -> None:
     reader.sees("Ada: all is well.")
 
 
+def pause_and_resume_and_see_it_in_the_metrics(reader: Reader) -> None:
+    heal_with_the_fault_dial(reader)
+    reader.press("Pause the sink")
+    reader.sees("Ada: sink paused.")
+    sink = f"user-{reader.user('ada')}-notifications"
+    assert list(firing(f'sequin_entity_health{{entity_name="{sink}"}} == 1', reader.lab.stack.metrics())["status"]) == ["paused"]
+    reader.press("Resume the sink")
+    reader.sees("Ada: sink resumed.")
+    assert list(firing(f'sequin_entity_health{{entity_name="{sink}"}} == 1', reader.lab.stack.metrics())["status"]) == ["ok"]
+
+
 CLICKS: dict[str, Callable[[Reader], None]] = {
     "01_first_webhook": subscribe_cy_and_see_a_row_arrive,
     "02_traffic": generate_rows,
     "03_backfill": send_history_again,
     "05_when_receivers_fail": kill_and_restart_the_engine,
     "07_shape_and_receive": subscribe_the_receiver_again,
-    "09_watching_it": heal_with_the_fault_dial,
+    "09_watching_it": pause_and_resume_and_see_it_in_the_metrics,
 }
 """Notebook -> what is clicked, and what must come of it."""
