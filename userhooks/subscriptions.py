@@ -13,6 +13,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -43,6 +44,7 @@ MISSING = "missing"
 _SINK_NAME = re.compile(r"user-([1-9][0-9]{0,17})-notifications(-[0-9a-f]{8})?", re.ASCII)
 _RUNNING = ("active", "paused")
 _POLL_S = 0.1
+_CALLS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -144,20 +146,36 @@ class Subscriptions:
         ]
 
     def unsubscribe_all(self, user_ids: Sequence[int]) -> None:
-        """Remove these users' subscriptions, and what a crash left of them; users who are unknown or have none do no harm."""
+        """Remove these users' subscriptions, and what a crash left of them; users who are unknown or have none do no harm.
+
+        Sequin removes one thing with one call, so several calls are under way at once.
+        """
         with self._checking_function_after_refusals(), self._database.locked_users(user_ids) as users:
-            plain = {_names(user_id, "")[0] for user_id in user_ids}
+            sinks: dict[int, list[str]] = {user_id: [] for user_id in user_ids}
             for row in users.subscriptions():
-                sink = self._sink(row.sink_id)
-                if sink is not None:
-                    self._sequin.delete_sink(sink.id)
-                    self._delete_endpoint(sink.endpoint)
-                    plain.discard(_Names(sink.name, sink.endpoint))
-            for names in plain:
-                self._sequin.delete_sink(names.sink)
-                self._delete_endpoint(names.endpoint)
+                sinks[row.user_id].append(row.sink_id)
+            pool = ThreadPoolExecutor(_CALLS_AT_ONCE, thread_name_prefix="userhooks unsubscribe")
+            try:
+                for _ in pool.map(self._remove_from_sequin, sinks.keys(), sinks.values()):
+                    pass
+            finally:
+                pool.shutdown(cancel_futures=True)  # after Stop or an error, what has not begun is left
             users.remove()
         log.info("Removed the subscriptions of %d users", len(user_ids))
+
+    def _remove_from_sequin(self, user_id: int, sink_ids: Sequence[str]) -> None:
+        """Remove these sinks and their endpoints, and those that have the user's first name though no row tells of them."""
+        first = _names(user_id, "")[0]
+        removed = set()
+        for sink in filter(None, map(self._sink, sink_ids)):
+            self._sequin.delete_sink(sink.id)
+            self._delete_endpoint(sink.endpoint)
+            removed.add(_Names(sink.name, sink.endpoint))
+        if first not in removed:
+            left = self._sink(first.sink)
+            if left is not None:
+                self._sequin.delete_sink(left.id)
+            self._delete_endpoint(first.endpoint)
 
     def unsubscribe(self, sink_name: str) -> None:
         """Remove sink, endpoint and row, or what a crash left of them; raises NotFound when there is nothing of that name."""

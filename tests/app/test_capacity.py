@@ -11,7 +11,7 @@ import pytest
 
 from userhooks import Stack, capacity
 from userhooks.capacity.measure import insert
-from userhooks.errors import DeliveriesMissing
+from userhooks.errors import DeliveriesMissing, InvalidInput
 from userhooks.home import Home
 from userhooks.settings import PORT_VARIABLES, Settings
 
@@ -68,6 +68,18 @@ def test_growing_can_be_stopped_and_goes_on_where_it_was(stack: Stack) -> None:
         assert len(crowd.users) == 250
         crowd.grow(260)
         assert len(stack.subscriptions.list()) == 260
+
+
+def test_a_crowd_is_as_large_as_who_delivers_stands(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    with capacity.Crowd(stack) as crowd:
+        assert crowd.sizes() == [10, 100, 1_000, 10_000]
+        monkeypatch.setattr(capacity.Crowd, "engine_pid", None)  # what it is with a Sequin that is not ours
+        assert crowd.sizes() == [10]
+        with pytest.raises(InvalidInput, match="11 filtered sinks would bring this Sequin server down"):
+            crowd.grow(11)
+        assert stack.subscriptions.list() == []
+        crowd.grow(10, lambda _: None)
+        assert len(stack.subscriptions.list()) == 10
 
 
 def test_points_and_card_show_themselves(stack: Stack) -> None:

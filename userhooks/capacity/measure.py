@@ -162,12 +162,12 @@ def capacity_card(crowd: Crowd, *, rows: int = 20_000, rate: float = 100, second
 
 
 def settle(crowd: Crowd) -> None:
-    """Send one row to some users, so that nothing is measured that happens once: connections, caches."""
-    some = crowd.users[:: max(1, len(crowd.users) // 1000)]
+    """Send a row to each user, and a thousand at least, so that nothing is measured that happens once: connections, first webhooks."""
+    rows = max(1000, len(crowd.users))
     crowd.counter.reset()
     with crowd.stack.database.connect() as connection:
-        insert(connection, some, 0, 2 * len(some))
-    crowd.counter.wait_for(2 * len(some), PATIENCE)
+        insert(connection, crowd.users, 0, rows)
+    crowd.counter.wait_for(rows, PATIENCE)
     time.sleep(_SETTLED_SECONDS)
 
 
