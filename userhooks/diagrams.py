@@ -1,4 +1,4 @@
-"""Pictures that explain: the path of a row, the mark of a backfill's page, the order within a group. Pictures of figures are in `plots.py`.
+"""Pictures that explain: the path of a row, a slot in the log, the mark of a backfill's page, the order within a group. Pictures of figures are in `plots.py`.
 
 Each function draws into the Axes that it is given and returns it; a figure of 8 by 3 inches fits. What is said stands in cards of their own
 colour or in a grey of middle lightness, so that a picture reads well on a light and on a dark page, and without colour.
@@ -29,6 +29,21 @@ def path_of_a_row(ax: Axes, user: str = "Ada", other: str = "Ben") -> Axes:
     _arrow(ax, (76, 27.5), (84, 27.5), DELIVERED, "POST")
     ax.text(80, 8.5, "✕", ha="center", va="center", color=INK, fontsize=13)
     ax.text(64, 18, "Sequin reads the log", ha="center", va="center", color=INK, fontsize=9)
+    return ax
+
+
+def slot(ax: Axes) -> Axes:
+    """Draw the log with a slot as the bookmark in it: what Sequin is done with, what Postgres keeps for it, where it writes next."""
+    _stage(ax, "A slot is a bookmark in the log: what lies ahead of it is kept", 100, 36)
+    _arrow(ax, (0, 18), (99, 18), INK)
+    for x, text in ((8, "insert 7"), (22, "update 3"), (36, "delete 5"), (57, "insert 8"), (71, "update 7"), (85, "insert 9")):
+        _card(ax, x, 18, 13, 8, text, _PALE if x < 46 else GENERATED)
+    ax.plot([46.5, 46.5], [9, 25], color=MARK, linewidth=3)
+    ax.plot([94.5, 94.5], [14, 25], color=INK, linewidth=1.5, linestyle="--")
+    ax.text(46.5, 29.5, "the slot's place: up to here\nSequin is done", ha="center", va="center", color=INK, fontsize=9)
+    ax.text(99, 29.5, "the end of the log:\nPostgres writes here next", ha="right", va="center", color=INK, fontsize=9)
+    ax.text(22, 8, "Postgres may throw it away", ha="center", va="center", color=INK, fontsize=9)
+    ax.text(71, 8, "kept, however long it takes", ha="center", va="center", color=INK, fontsize=9)
     return ax
 
 

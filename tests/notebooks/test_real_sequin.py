@@ -10,11 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import psycopg
 import pytest
 import yaml
+from nbclient import NotebookClient
 
 from tests.engine_program import EngineProgram
+from tests.notebooks.normalise import SOLUTION
 from tests.notebooks.strictly import COMMAND, FOLDER
 from tests.stack.conftest import Installation
 
@@ -48,18 +51,25 @@ def elsewhere(database_url: str, tmp_path: Path) -> Iterator[Installation]:
         engine.stop()
 
 
-def test_the_first_and_the_last_lesson_run_against_a_sequin_elsewhere_and_leave_no_table_behind(
-    elsewhere: Installation, database_url: str
-) -> None:
+def test_lessons_run_against_a_sequin_elsewhere_and_leave_no_table_behind(elsewhere: Installation, database_url: str) -> None:
     elsewhere.succeed("up", "--detach")
     status = elsewhere.status()
     assert status["mode"] == "sequin"
     assert status["postgres"]["pid"] is status["sequin"]["pid"] is None
-    run(elsewhere, "01", "10")
+    run(elsewhere, "01", "06", "10")
     assert elsewhere.status()["mode"] == "sequin"
     with psycopg.connect(database_url) as connection:
         found = connection.execute("SELECT schemaname FROM pg_publication_tables WHERE pubname = %s", [IN_SEQUIN["publication"]["name"]])
         assert {schema for (schema,) in found} == {"public"}
+
+
+def test_the_lesson_that_kills_leaves_a_sequin_elsewhere_alone_and_ends_well(elsewhere: Installation) -> None:
+    elsewhere.succeed("up", "--detach")
+    path = next(FOLDER.glob("05_*.ipynb"))
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(FOLDER)}}).execute(env=elsewhere.environment)
+    [solution] = [cell for cell in notebook.cells if SOLUTION in cell.metadata.get("tags", [])]
+    assert "".join(output.text for output in solution.outputs) == "arrived: Back again | lost: 0\n"
 
 
 def run(installation: Installation, *lessons: str) -> None:

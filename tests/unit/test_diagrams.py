@@ -17,7 +17,7 @@ from userhooks import diagrams
 LIGHT_PAGE, DARK_PAGE = "#ffffff", "#111111"
 
 
-@pytest.fixture(params=[diagrams.path_of_a_row, diagrams.watermark, diagrams.group_order], ids=lambda draw: draw.__name__)
+@pytest.fixture(params=[diagrams.path_of_a_row, diagrams.slot, diagrams.watermark, diagrams.group_order], ids=lambda draw: draw.__name__)
 def drawn(request: pytest.FixtureRequest) -> Axes:
     draw: Callable[[Axes], Axes] = request.param
     figure = Figure(figsize=(8, 3))
