@@ -1,8 +1,8 @@
 """Pictures that explain: the path of a row, a slot in the log, the mark of a backfill's page, the order within a group.
 
-Pictures of figures are in `plots.py`. Each function draws into the Axes that it is given and returns it; a figure of 8 by 3 inches fits. What
-is said stands in cards of their own colour or in a grey of middle lightness, so that a picture reads well on a light and on a dark page, and
-without colour.
+Pictures of figures are in `plots.py`. Each function draws into the Axes that it is given and returns it; a figure of 8 by 3 inches fits.
+What is said stands in cards of their own colour or in a grey of middle lightness, so that a picture reads well on a light and on a dark
+page, and without colour.
 """
 
 from __future__ import annotations
