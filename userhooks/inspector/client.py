@@ -235,6 +235,8 @@ class Inbox:
         """
         if not hasattr(n, "__index__") or n < 0:
             raise InvalidInput("n", f"n is {n!r}.", "Wait for 0 or more messages, like inbox.wait_for(10).")
+        if not isinstance(timeout, (int, float)):
+            raise InvalidInput("timeout", f"timeout is {timeout!r}.", "Give seconds, like inbox.wait_for(10, timeout=5).")
         if match is not None and not callable(match):
             raise InvalidInput("match", f"match is {match!r}.", 'Pass a function, like match=lambda message: message.action == "insert".')
         deadline = time.monotonic() + timeout

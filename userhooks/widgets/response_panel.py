@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
@@ -111,7 +112,7 @@ class ResponsePanel(Panel):
             control.disabled = self.effect.value != "status"
 
 
-def _button(text: str, do: Any) -> ipywidgets.Button:
+def _button(text: str, do: Callable[[], None]) -> ipywidgets.Button:
     button = ipywidgets.Button(description=text, layout={"width": "auto"})
     button.on_click(lambda _: do())
     return button
