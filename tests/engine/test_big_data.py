@@ -149,3 +149,28 @@ def test_a_transaction_of_100_000_rows_arrives_whole_in_bounded_memory(
     grown = peak_mb(engine.pid) - before
     print(f"memory grew by {grown:.0f} MB")
     assert grown < 150
+
+
+def test_changes_behind_many_rows_that_fail_for_ever_wait_in_bounded_memory(
+    engine: EngineProgram, database: Connection, receiver: Receiver
+) -> None:
+    """A receiver that refuses every other row: 800 rows wait for their next attempt, and 60 changes of 3.5 kB behind each of them."""
+    receiver.script = lambda path, messages: 422 if messages[0]["record"]["id"] % 2 else 200
+    publish(engine, database, "id int primary key, n int, v text")
+    sink(engine, "large", receiver, "public.large")
+    database.execute("insert into large select id, 0, '' from generate_series(1, 1600) id")
+    receiver.wait_for(800, "/large", within=60)
+    for n in range(60):
+        database.execute("update large set n = %s, v = repeat('0123456789', 350) where mod(id, 2) = 1", (n,))
+    database.execute("insert into large values (2000, 0, '')")
+    receiver.wait_for(801, "/large", within=60)
+    assert peak_mb(engine.pid) < 280
+    database.execute("delete from large")
+    receiver.script = lambda path, messages: 200
+    engine.ask("PATCH", "/api/sinks/large", {"batch_size": 100})
+    receiver.wait_for(800 + 801 + 62 * 800, "/large", within=120)
+    told: dict[int, list[int]] = {}
+    for message in receiver.messages("/large"):
+        if message["action"] == "update":
+            told.setdefault(message["record"]["id"], []).append(message["record"]["n"])
+    assert told == {row: list(range(60)) for row in range(1, 1600, 2)}

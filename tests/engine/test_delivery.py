@@ -85,6 +85,23 @@ def test_a_failing_message_holds_back_its_own_row_only(engine: EngineProgram, da
     assert story(messages) == [("insert", "first"), ("update", "second")]
 
 
+def test_rows_that_are_refused_for_ever_keep_nothing_back_from_others(
+    engine: EngineProgram, database: Connection, receiver: Receiver
+) -> None:
+    receiver.script = lambda path, messages: 422 if messages[0]["record"]["message"] == "refused" else 200
+    engine.user_sink(1, receiver.url)
+    insert(database, 1, *["refused"] * 12)
+    eventually(lambda: len(receiver.requests) > 60, what="many attempts, and nothing else to do")
+    for n in range(20):
+        insert(database, 1, f"fine {n}")
+    receiver.wait_for(20)
+    insert(database, 1, *["refused"] * 12)
+    tried = len(receiver.requests)
+    eventually(lambda: len(receiver.requests) > tried + 12, what="more attempts")
+    insert(database, 1, "last")
+    assert [text for _, text in story(receiver.wait_for(21))][-1] == "last"
+
+
 def test_only_the_offending_message_of_a_batch_waits(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
     engine.user_sink(1, receiver.url, batch_size=10)
     receiver.script = lambda _, messages: 500 if "poison" in [m["record"]["message"] for m in messages] else 200

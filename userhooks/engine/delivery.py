@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
+import math
 import random
 import time
 from collections import deque
@@ -42,15 +43,18 @@ STALLED_SECONDS = 2.0
 LONG_SECONDS = 5.0
 """What would wait longer than this in memory goes to the store."""
 DOWN_AFTER = 5
-"""Failed attempts in a row after which nothing new is tried: what has failed is tried again, one request at a time, until one succeeds."""
+"""New messages that failed in a row after which a sink is down: one request at a time, most of them for what has failed before, until
+one succeeds."""
 ROOM = 1000
-"""Batches in backoff at which a sink tries nothing new."""
+"""Batches in backoff at which a sink has no room for more."""
 ROOM_BYTES = 16_000_000
-"""Bytes on their way, or in backoff, at which a sink tries nothing new."""
+"""The same in bytes; and bytes on their way at which nothing is sent."""
+NEW_SECONDS = 60.0
+"""The longest time after which a sink that is down, or has no room, tries something new: perhaps only what it has tried is refused."""
 CROWD = 1000
 """Messages owed from which on a sink is asked whether its receiver keeps up."""
 BLOCKED_WINDOW = 100
-"""Messages of one blocked group that are kept in memory."""
+"""Messages of one blocked group that are kept in memory at most."""
 PARKED_BYTES = 4_000
 """Bytes of a change above which memory does not keep it behind a blocked one of its group."""
 
@@ -129,6 +133,8 @@ class SinkDelivery:
         self._attended = False
         self._epoch = 0
         self._misses = 0
+        self._refused = 0
+        self._next_new = 0.0
         self._held = held
         self._linger: asyncio.TimerHandle | None = None
         self._lingered = False
@@ -156,7 +162,8 @@ class SinkDelivery:
         if head != (self._head, self._tail_of_head):
             self._head, self._tail_of_head = head
             self._address += 1
-        self._misses = 0
+        self._misses = self._refused = 0
+        self._next_new = 0.0
         self._lingered = self._lingered or bool(self._ready)  # a larger batch must not wait for more
         self._hurry()
         if sink.status == "paused":
@@ -297,13 +304,14 @@ class SinkDelivery:
 
     def make_room(self) -> None:
         """A flush is over: keep a window of what is stored in memory, and only the row ids of the rest."""
+        most = self._blocked_window
         for waiting in self._busy.values():
-            if waiting and (self._has_large or len(waiting) > BLOCKED_WINDOW):
+            if waiting and (self._has_large or len(waiting) > most):
                 for i in range(len(waiting) - 1, -1, -1):
                     message = waiting[i]
                     if isinstance(message, int):
                         break
-                    if message.row > 0 and (i >= BLOCKED_WINDOW or message.change.size > PARKED_BYTES):
+                    if message.row > 0 and (i >= most or message.change.size > PARKED_BYTES):
                         waiting[i] = message.row
         self._has_large = False
         if not self.behind or self._held:  # `release` looks at what is in memory
@@ -368,7 +376,7 @@ class SinkDelivery:
             return
         if self._loading or self._held or self.sink.status != "active":
             return
-        if self._is_probing:
+        if self._is_probing and self._ready:
             return
         half = max(1, self._load.window // 2)
         if len(self._ready) > min(half, self._loaded):
@@ -405,13 +413,22 @@ class SinkDelivery:
 
     @property
     def down(self) -> bool:
-        """Whether the receiver has refused everything of late."""
+        """Whether the receiver has refused everything new of late. What has failed before may fail again for its own fault."""
         return self._misses >= DOWN_AFTER
 
     @property
     def _is_probing(self) -> bool:
-        """Whether it tries nothing new: what it has tried will tell. One that is down and has given up all it tried has to try more."""
+        """Whether it tries little that is new: what it has tried will tell. One that has given up all it tried has to try more."""
         return self.down and bool(self._retries or self._flying)
+
+    @property
+    def _blocked_window(self) -> int:
+        """Messages of one blocked group that are kept in memory: the more groups, the fewer."""
+        return max(1, min(BLOCKED_WINDOW, self._load.window // max(1, len(self._busy))))
+
+    @property
+    def _has_room(self) -> bool:
+        return len(self._retries) < ROOM and self._retry_bytes <= ROOM_BYTES
 
     def _offer(self) -> None:
         if self.behind:
@@ -429,9 +446,10 @@ class SinkDelivery:
             if down and in_flight:
                 return False
             if self._retries:
-                if self._retries[0][0] <= self._loop.time():
+                now = self._loop.time()
+                if self._retries[0][0] <= now:
                     return True
-                if down or len(self._retries) >= ROOM or self._retry_bytes > ROOM_BYTES:
+                if (down or not self._has_room) and now < self._next_new:
                     return False
         waiting = len(self._ready)
         return waiting >= self.sink.batch_size or (waiting > 0 and self._lingered)
@@ -439,32 +457,37 @@ class SinkDelivery:
     def next_request(self) -> tuple[bytes, Attempt] | None:
         """Take the next batch and return it as the bytes of a request."""
         while self.has_more():
-            messages = self._take()
+            failed = self.failed
+            messages, is_new = self._take()
             if messages and messages[0].unjudged:
                 self._wait_behind(messages[:1], messages[1:], 0.0)
                 messages = self._judged(messages[0])
-            if not messages:
+            body = self._body(messages) if messages else None
+            if body is None:
+                if is_new and self.failed > failed:
+                    self._new_failed()
                 continue
-            body = self._body(messages)
-            if body is not None:
-                attempt = Attempt(self, messages, len(body), self._loop.time(), self._address, self._epoch)
-                if not self._flying:
-                    self._progressed = attempt.started
-                self._flying.add(attempt)
-                self._flying_bytes += attempt.size
-                if self._latency is None:
-                    self._latency = self._latencies.of(self.sink.id)
-                self._latency.internal.observe(time.time() * 1e6 - messages[0].change.commit_us)
-                return b"%b%d%b%b" % (self._head, len(body), self._tail_of_head, body), attempt
+            attempt = Attempt(self, messages, len(body), self._loop.time(), self._address, self._epoch, is_new)
+            if is_new and self._retries and not self._has_room:
+                self._next_new = math.inf  # one at a time
+            if not self._flying:
+                self._progressed = attempt.started
+            self._flying.add(attempt)
+            self._flying_bytes += attempt.size
+            if self._latency is None:
+                self._latency = self._latencies.of(self.sink.id)
+            self._latency.internal.observe(time.time() * 1e6 - messages[0].change.commit_us)
+            return b"%b%d%b%b" % (self._head, len(body), self._tail_of_head, body), attempt
         if self.behind:
             self._refill()
         return None
 
-    def _take(self) -> list[Message]:
+    def _take(self) -> tuple[list[Message], bool]:
+        """Return the next batch, and whether it is new: not one that has failed before."""
         if self._retries and self._retries[0][0] <= self._loop.time():
             batch = heapq.heappop(self._retries)[2]
             self._retry_bytes -= sum(m.change.size for m in batch)
-            return batch
+            return batch, False
         ready, busy, size = self._ready, self._busy, self.sink.batch_size
         taken: list[Message] = []
         groups: set[object] = set()
@@ -479,7 +502,7 @@ class SinkDelivery:
                     waiting = busy[group]
                     if waiting is None:
                         waiting = busy[group] = deque()
-                    on_disk = message.row > 0 and (len(waiting) >= BLOCKED_WINDOW or message.change.size > PARKED_BYTES)
+                    on_disk = message.row > 0 and (len(waiting) >= self._blocked_window or message.change.size > PARKED_BYTES)
                     waiting.append(message.row if on_disk else message)
                     if self._retries:
                         self.attend()
@@ -491,7 +514,7 @@ class SinkDelivery:
                 break
         if not ready:
             self._lingered = False
-        return taken
+        return taken, True
 
     def _judged(self, message: Message) -> list[Message]:
         """Ask the filter about a message: send it, drop it, or count a failed attempt when the filter raises."""
@@ -560,9 +583,11 @@ class SinkDelivery:
                 self._failed(messages, f"[http_endpoint]: {reason}", None)
             else:
                 self.suspect = True
-                self._misses += 1
-                if self.down:
-                    self._fall_behind()
+                if attempt.is_new:
+                    self._misses += 1
+                    self._new_failed()
+                    if self.down:
+                        self._fall_behind()
                 self._failed(messages, f"[http_endpoint]: {reason}", retry_after)
                 if status == 410 and self._active:
                     self._active = False
@@ -578,6 +603,7 @@ class SinkDelivery:
         self.pending -= count
         self.last_error = None
         was_down, self._misses = self._misses >= DOWN_AFTER, 0
+        self._refused, self._next_new = 0, 0.0
         size = 0
         for message in messages:
             if message.row > 0:
@@ -592,6 +618,13 @@ class SinkDelivery:
         self._free_groups(messages)
         if was_down:
             self._hurry()  # the receiver is back
+
+    def _new_failed(self) -> None:
+        """The more new messages have failed in a row, the later the next one goes out while the sink is down or has no room."""
+        self._refused += 1
+        wait = self._schedule.wait(max(1, self._refused - DOWN_AFTER + 1), self._luck.random())
+        self._next_new = self._loop.time() + min(NEW_SECONDS, wait)
+        self._wake_up()
 
     def _failed(self, messages: list[Message], error: str, retry_after: float | None) -> None:
         self.failed += len(messages)
@@ -646,18 +679,22 @@ class SinkDelivery:
         heapq.heapify(self._retries)
 
     def _wake_up(self) -> None:
-        """Set the one timer to the earliest retry."""
+        """Set the one timer to the earliest retry, or to when something new may be tried."""
         if self._wake is not None:
             self._wake.cancel()
-        self._wake = self._loop.call_at(self._retries[0][0], self._woken) if self._retries else None
+        times = [self._retries[0][0]] if self._retries else []
+        if self._loop.time() < self._next_new < math.inf:
+            times.append(self._next_new)
+        self._wake = self._loop.call_at(min(times), self._woken) if times else None
 
     def _woken(self) -> None:
         """Offer what is due by now; the timer is set again for what is not, judged by the same reading of the clock."""
         self._wake = None
         now = self._loop.time()
         self._offer()
-        later = min((due for due, _, _ in self._retries if due > now), default=None)
-        if later is not None:
+        later = min((due for due, _, _ in self._retries if due > now), default=math.inf)
+        later = min(later, self._next_new if self._next_new > now else math.inf)
+        if later < math.inf:
             self._wake = self._loop.call_at(later, self._woken)
 
     def _free_groups(self, messages: list[Message]) -> None:
@@ -753,19 +790,22 @@ class SinkDelivery:
 class Attempt:
     """One request of one sink on its way, its body of `size` bytes, since `started` (the loop's time).
 
-    `address` numbers the URL and headers with which, `epoch` the sink's life in which it was sent: when these are others by the time of
-    the answer, that says nothing of the sink as it is then.
+    `is_new`: nothing of it has failed before. `address` numbers the URL and headers with which, `epoch` the sink's life in which it was
+    sent: when these are others by the time of the answer, that says nothing of the sink as it is then.
     """
 
-    __slots__ = ("_sink", "address", "epoch", "messages", "size", "started")
+    __slots__ = ("_sink", "address", "epoch", "is_new", "messages", "size", "started")
 
-    def __init__(self, sink: SinkDelivery, messages: list[Message], size: int, started: float, address: int, epoch: int) -> None:
+    def __init__(
+        self, sink: SinkDelivery, messages: list[Message], size: int, started: float, address: int, epoch: int, is_new: bool
+    ) -> None:
         self._sink = sink
         self.messages = messages
         self.size = size
         self.started = started
         self.address = address
         self.epoch = epoch
+        self.is_new = is_new
 
     def answered(self, status: int | None, error: str, retry_after: float | None) -> None:
         """Pass the outcome on to the sink."""

@@ -223,7 +223,7 @@ class Ledger:
         if life != account.life:
             return
         if address == account.address:
-            account.misses += 1
+            account.misses += attempt.is_new
             account.gone = account.gone or status == 410
         else:  # at the URL of before
             retry_after = None
