@@ -44,7 +44,7 @@ MISSING = "missing"
 _SINK_NAME = re.compile(r"user-([1-9][0-9]{0,17})-notifications(-[0-9a-f]{8})?", re.ASCII)
 _RUNNING = ("active", "paused")
 _POLL_S = 0.1
-_CALLS_AT_ONCE = 8
+_CALLS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)

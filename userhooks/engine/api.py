@@ -13,7 +13,8 @@ import logging
 import re
 import sqlite3
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -30,6 +31,7 @@ from userhooks.engine.clock import utc_now
 from userhooks.engine.pages import Console
 from userhooks.engine.refusals import Refused, invalid, not_found, refused
 from userhooks.engine.resources import ApiKey, Backfill, Function, HttpEndpoint, Sink
+from userhooks.engine.together import Together
 from userhooks.errors import DatabaseUnavailable
 from userhooks.guard import HostGuard
 
@@ -85,6 +87,8 @@ class Api:
         self.engine = engine
         self.catalog = engine.catalog
         self.writing = asyncio.Lock()
+        self._removing_sinks: Together[dict[str, Any]] = Together(self.writing, self._remove_sinks)
+        self._removing_endpoints: Together[dict[str, Any]] = Together(self.writing, self._remove_endpoints)
 
     def routes(self) -> dict[str, dict[str, Handler]]:
         """Path below /api -> method -> handler; PUT is PATCH (recorded)."""
@@ -123,7 +127,7 @@ class Api:
             try:
                 self._check_token(request)
                 body = await _body(request)
-                if method == "GET":
+                if method == "GET" or handlers[method] in (self.delete_sink, self.delete_endpoint):  # those take turns together
                     return _json(await handlers[method](request, body))
                 async with self.writing:  # what a request was checked against must still hold when it is put in force
                     return _json(await handlers[method](request, body))
@@ -191,14 +195,19 @@ class Api:
 
     async def delete_endpoint(self, request: Request, _: dict[str, Any]) -> Any:
         """Remove an endpoint that no sink uses."""
-        one = self._endpoint(request)
-        users = sum(sink.endpoint_id == one.id for sink in self.catalog.sinks.values())
-        if users:
-            raise Refused(
-                400, {"summary": f"Cannot delete HTTP endpoint {one.name} ({one.id}), as it is in use by {users} sink consumer(s)"}
-            )
-        await self.engine.delete_endpoint(one.id)
-        return {"id": one.id, "deleted": True}
+        return await self._removing_endpoints(request.path_params["name"])
+
+    async def _remove_endpoints(self, names: Sequence[str]) -> list[dict[str, Any] | Exception]:
+        used = Counter(sink.endpoint_id for sink in self.catalog.sinks.values())
+
+        def unused(one: HttpEndpoint) -> None:
+            if used[one.id]:
+                in_use = f"Cannot delete HTTP endpoint {one.name} ({one.id}), as it is in use by {used[one.id]} sink consumer(s)"
+                raise Refused(400, {"summary": in_use})
+
+        found = _find_each(self.catalog.endpoints, names, "http endpoint", unused)
+        await self.engine.delete_endpoints([one.id for one in found if not isinstance(one, Refused)])
+        return [one if isinstance(one, Refused) else {"id": one.id, "deleted": True} for one in found]
 
     # --- sinks ---------------------------------------------------------------------------------------------------------
 
@@ -234,9 +243,12 @@ class Api:
 
     async def delete_sink(self, request: Request, _: dict[str, Any]) -> Any:
         """Remove a sink with its backfills and all that it owes."""
-        one = self._sink(request.path_params["name"])
-        await self.engine.delete_sink(one.id)
-        return {"id": one.id, "deleted": True}
+        return await self._removing_sinks(request.path_params["name"])
+
+    async def _remove_sinks(self, names: Sequence[str]) -> list[dict[str, Any] | Exception]:
+        found = _find_each(self.catalog.sinks, names, "consumer", lambda _: None)
+        await self.engine.delete_sinks([one.id for one in found if not isinstance(one, Refused)])
+        return [one if isinstance(one, Refused) else {"id": one.id, "deleted": True} for one in found]
 
     async def list_discarded(self, request: Request, _: dict[str, Any]) -> Any:
         """The first messages of a sink that were given up, oldest first."""
@@ -390,9 +402,9 @@ class Api:
         if old is not None:
             await self._save(old)
         elif isinstance(new, Sink):
-            await self.engine.delete_sink(new.id)
+            await self.engine.delete_sinks([new.id])
         elif isinstance(new, HttpEndpoint):
-            await self.engine.delete_endpoint(new.id)
+            await self.engine.delete_endpoints([new.id])
 
     async def plan(self, _: Request, body: dict[str, Any]) -> Any:
         """Say what applying would change."""
@@ -433,4 +445,21 @@ def _find(among: Mapping[str, T], name: str, entity: str) -> T:
     found = among.get(name) if _UUID4.fullmatch(name) else next((one for one in among.values() if one.name == name), None)
     if found is None:
         raise not_found(entity)
+    return found
+
+
+def _find_each(among: Mapping[str, T], names: Sequence[str], entity: str, check: Callable[[T], None]) -> list[T | Refused]:
+    """Look things up that are to be removed; for each what was found, or why it cannot be removed: one that is named again is gone then."""
+    found: list[T | Refused] = []
+    gone: set[str] = set()
+    for name in names:
+        try:
+            one = _find(among, name, entity)
+            check(one)
+            if one.id in gone:
+                raise not_found(entity)
+            gone.add(one.id)
+            found.append(one)
+        except Refused as exc:
+            found.append(exc)
     return found

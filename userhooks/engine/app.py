@@ -276,10 +276,11 @@ class Engine:
             if sink.endpoint_id == endpoint.id:
                 self._deliveries[sink.id].configure(sink, endpoint, self._form(sink))
 
-    async def delete_endpoint(self, endpoint_id: str) -> None:
-        """Remove an endpoint that no sink uses."""
-        await self._write(self._store.delete, [endpoint_id])
-        self.catalog.endpoints.pop(endpoint_id, None)
+    async def delete_endpoints(self, endpoint_ids: Sequence[str]) -> None:
+        """Remove endpoints that no sink uses, all or none."""
+        await self._write(self._store.delete, endpoint_ids)
+        for endpoint_id in endpoint_ids:
+            self.catalog.endpoints.pop(endpoint_id, None)
 
     async def save_function(self, function: Function) -> None:
         """Create or replace a function; sinks that use it route by the new code from the next change on."""
@@ -468,19 +469,22 @@ class Engine:
 
         return raising
 
-    async def delete_sink(self, sink_id: str) -> None:
-        """Remove a sink with its backfills and everything it still owed."""
+    async def delete_sinks(self, sink_ids: Sequence[str]) -> None:
+        """Remove sinks with their backfills and everything they still owed, all or none."""
         async with self._sink_lock:
-            await self.backfills.cancel_those_of(sink_id)
-            backfills = [b.id for b in self.catalog.backfills.values() if b.sink_id == sink_id]
-            await self._write(self._store.delete, [sink_id, *backfills])
-            self._router.remove(sink_id)
-            delivery = self._deliveries.pop(sink_id)
-            self.catalog.sinks.pop(sink_id, None)
-            delivery.sink = replace(delivery.sink, status="disabled")
-            delivery.drop()
-            delivery.close()
-            self.latencies.forget(sink_id)
+            for sink_id in sink_ids:
+                await self.backfills.cancel_those_of(sink_id)
+            gone = set(sink_ids)
+            backfills = [b.id for b in self.catalog.backfills.values() if b.sink_id in gone]
+            await self._write(self._store.delete, [*sink_ids, *backfills])
+            for sink_id in sink_ids:
+                self._router.remove(sink_id)
+                delivery = self._deliveries.pop(sink_id)
+                self.catalog.sinks.pop(sink_id, None)
+                delivery.sink = replace(delivery.sink, status="disabled")
+                delivery.drop()
+                delivery.close()
+                self.latencies.forget(sink_id)
             for backfill_id in backfills:
                 self.catalog.backfills.pop(backfill_id, None)
 
