@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     generate = command(
         "generate", _generate, "write notifications for random users at a steady rate", "userhooks generate --rate 100 --seconds 10"
     )
-    generate.add_argument("--rate", type=float, default=100, metavar="N", help="rows per second, 1 to 50,000 (100)")
+    generate.add_argument("--rate", type=float, default=100, metavar="N", help="rows per second, 1 to 100,000 (100)")
     end = generate.add_mutually_exclusive_group()
     end.add_argument("--seconds", type=float, metavar="S", help="how long; without it, until Ctrl-C")
     end.add_argument("--count", type=int, metavar="N", help="how many rows")

@@ -25,7 +25,7 @@ import psycopg
 from userhooks.database import Database
 from userhooks.errors import DatabaseUnavailable, DatabaseUnsuitable, InvalidInput, NotFound
 
-MAX_RATE = 50_000
+MAX_RATE = 100_000
 TICKS_PER_SECOND = 25
 MAX_ROWS_PER_TICK = 5_000
 LOG_ROWS, LOG_SECONDS, LOG_PAUSE = 1_000, 10.0, 1.0

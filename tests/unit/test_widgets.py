@@ -146,7 +146,7 @@ def test_generate_shows_how_far_it_is_and_ends_with_the_summary(lesson: Recordin
 def test_numbers_stay_within_what_the_generator_takes(lesson: RecordingLesson) -> None:
     panel = GeneratePanel(real(lesson))
     panel.rate.value, panel.seconds.value = 10**9, -1
-    assert (panel.rate.value, panel.seconds.value) == (50_000, 0.1)
+    assert (panel.rate.value, panel.seconds.value) == (100_000, 0.1)
 
 
 def test_backfill_waits_for_the_end(lesson: RecordingLesson) -> None:

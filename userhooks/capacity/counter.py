@@ -18,10 +18,11 @@ _LOOK_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class Count:
-    """Requests and messages so far, the time of the last (seconds since 1970), connections open now, and at most since the reset."""
+    """Requests and messages since the reset, times of the first and the last (seconds since 1970), connections open now, and at most."""
 
     requests: int
     messages: int
+    first: float
     last: float
     open: int
     most_open: int

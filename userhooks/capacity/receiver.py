@@ -1,20 +1,23 @@
 """A receiver that does as little as possible: it answers 200 and counts, so that the sender is what is measured. A program of its own.
 
-It listens on as many free ports as its argument says, prints them as JSON, and answers one-line commands on stdin with one line of JSON:
-`count` gives requests and messages so far, the time of the last, and the connections open now and at most; `latencies` the times in
-seconds from commit to receipt since the last such command, each with the number at the end of its request's path; `reset` starts anew,
-`reset latencies` keeps latencies from then on. It ends with its stdin. Who asks is in `counter.py`.
+It listens on as many free ports as its argument says, prints them as JSON, and answers one-line commands on stdin with one line of JSON.
+`count` gives requests and messages so far, the times of the first and the last, and the connections open now and at most. `latencies`
+gives the times in seconds from commit to receipt since the last such command, each with the number at the end of its request's path.
+`reset` starts anew, `reset latencies` keeps latencies from then on. It ends with its stdin. Who asks is in `counter.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import sys
 import time
 from datetime import datetime
 from typing import Any
 
+FILES = 20_000
+"""Files that it may have open, as far as the system allows: thousands of ports and connections"""
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
 STAMP = b'"commit_timestamp":"'
 
@@ -29,7 +32,7 @@ class Counts:
 
     def reset(self) -> None:
         self.requests = self.messages = 0
-        self.last = 0.0
+        self.first = self.last = 0.0
         self.most_open = self.open
         self.paths: list[int] = []
         self.latencies: list[float] = []
@@ -69,6 +72,8 @@ class Receiver(asyncio.Protocol):
             stop = end + 4 + int(data[start : data.index(b"\r", start)])
             if len(data) < stop:
                 break
+            if not counts.requests:
+                counts.first = now
             counts.requests += 1
             counts.messages += data.count(STAMP, end, stop)
             counts.last = now
@@ -80,6 +85,8 @@ class Receiver(asyncio.Protocol):
 
 
 async def main(ports: int) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, FILES), hard))
     loop = asyncio.get_running_loop()
     counts = Counts()
     servers = [await loop.create_server(lambda: Receiver(counts), "127.0.0.1", 0, backlog=1024) for _ in range(ports)]
@@ -90,7 +97,7 @@ async def main(ports: int) -> None:
         command = line.strip().decode()
         answer: dict[str, Any] = {}
         if command == "count":
-            answer = {name: getattr(counts, name) for name in ("requests", "messages", "last", "open", "most_open")}
+            answer = {name: getattr(counts, name) for name in ("requests", "messages", "first", "last", "open", "most_open")}
         elif command == "latencies":
             answer = {"paths": counts.paths, "latencies": counts.latencies}
             counts.paths, counts.latencies = [], []

@@ -376,9 +376,22 @@ class Api:
         wanted = await self._wanted(body)
         done: list[tuple[config.Resource, config.Resource | None]] = []
         try:
-            for new, old in wanted.changes():
+            changes = wanted.changes()
+            endpoints = [one for one, old in changes if old is None and isinstance(one, HttpEndpoint)]
+            sinks = [one for one, old in changes if old is None and isinstance(one, Sink) and one.status != "disabled"]
+            new_ones: list[config.Resource] = [*endpoints, *sinks]
+            together = {one.id for one in new_ones}
+            functions = [pair for pair in changes if isinstance(pair[0], Function)]
+            for new, old in functions:  # first, since sinks are routed by them
                 await self._save(new)
                 done.append((new, old))
+            if together:
+                await self.engine.create(endpoints, sinks)
+                done += [(one, None) for one in new_ones]
+            for new, old in changes:
+                if not isinstance(new, Function) and new.id not in together:
+                    await self._save(new)
+                    done.append((new, old))
             for sink, reading in wanted.backfills:
                 table, sort_column, start = reading
                 one = Backfill(_new_id(), sink.id, table, "active", utc_now(), utc_now(), sort_column=sort_column, start_position=start)

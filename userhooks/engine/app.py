@@ -316,9 +316,11 @@ class Engine:
             before = self.catalog.sinks.get(sink.id)
             if sink.status == "active":
                 sink = replace(sink, paused_because=None)
-            starts = sink.status != "disabled" and (before is None or before.status == "disabled")
-            if starts:
-                await self._start_sink(sink)
+            if sink.status != "disabled" and (before is None or before.status == "disabled"):
+                if before is None:
+                    await self._create((), [sink])
+                else:
+                    await self._enable(sink, before)
                 return
             number = await self._write(self._store.save, sink)
             self.catalog.sinks[sink.id] = sink
@@ -338,34 +340,62 @@ class Engine:
             delivery.configure(sink, self.catalog.endpoints[sink.endpoint_id], self._form(sink))
             self.backfills.poke(sink.id)
 
-    async def _start_sink(self, sink: Sink) -> None:
-        before = self.catalog.sinks.get(sink.id)
-        number = await self._write(self._store.save, before or replace(sink, status="disabled"))
+    async def create(self, endpoints: Sequence[HttpEndpoint], sinks: Sequence[Sink]) -> None:
+        """Create endpoints, and sinks that are not disabled, all or none: hundreds take as many waits for the disk as one by one a single
+        sink does. Raises DatabaseUnavailable and sqlite3.Error.
+        """
+        async with self._sink_lock:
+            await self._create(endpoints, sinks)
+
+    async def _create(self, endpoints: Sequence[HttpEndpoint], sinks: Sequence[Sink]) -> None:
+        catalog = self.catalog
+        created: list[HttpEndpoint | Sink] = [*endpoints, *(replace(sink, status="disabled") for sink in sinks)]
+        numbers = await self._write(self._store.save_all, created)
+        try:
+            for endpoint in endpoints:
+                catalog.endpoints[endpoint.id] = endpoint
+            for sink, number in zip(sinks, numbers[len(endpoints) :], strict=True):
+                self._start_lsns[sink.id] = 0
+                self._put_in_force(sink, number, held=True)
+            start_lsn = await self.reader.ask(tables.insert_lsn)
+            await self._write(self._store.save_all, sinks, start_lsn=start_lsn)
+        except BaseException:
+            for sink in sinks:
+                self._router.remove(sink.id)
+                delivery = self._deliveries.pop(sink.id, None)
+                if delivery is not None:
+                    delivery.drop()
+            for endpoint in endpoints:
+                catalog.endpoints.pop(endpoint.id, None)
+            await self._write(self._store.delete, [one.id for one in created])
+            raise
+        for sink in sinks:
+            catalog.sinks[sink.id] = sink
+            self._live_from(sink, start_lsn)
+
+    async def _enable(self, sink: Sink, before: Sink) -> None:
+        """Let a sink that was disabled begin anew."""
         self._start_lsns[sink.id] = 0
-        if before is None:
-            self._put_in_force(sink, number, held=True)
-        else:
-            self._deliveries[sink.id].hold()
-            self._deliveries[sink.id].configure(sink, self.catalog.endpoints[sink.endpoint_id], self._form(sink))
-            self._route(sink)
         delivery = self._deliveries[sink.id]
+        delivery.hold()
+        delivery.configure(sink, self.catalog.endpoints[sink.endpoint_id], self._form(sink))
+        self._route(sink)
         try:
             start_lsn = await self.reader.ask(tables.insert_lsn)
             await self._write(self._store.save, sink, start_lsn=start_lsn)
         except BaseException:
             self._router.remove(sink.id)
             delivery.drop()
-            if before is None:
-                del self._deliveries[sink.id]
-                await self._write(self._store.delete, [sink.id])
-            else:
-                delivery.configure(before, self.catalog.endpoints[before.endpoint_id], self._form(before))
+            delivery.configure(before, self.catalog.endpoints[before.endpoint_id], self._form(before))
             raise
         self.catalog.sinks[sink.id] = sink
+        self._live_from(sink, start_lsn)
+
+    def _live_from(self, sink: Sink, start_lsn: int) -> None:
         self._created[sink.id] = time.monotonic()
         self._start_lsns[sink.id] = start_lsn
         self._route(sink)
-        delivery.release(start_lsn)
+        self._deliveries[sink.id].release(start_lsn)
 
     async def _pause(self, sink_id: str, reason: str) -> None:
         """Pause a sink for a reason of the engine's own."""

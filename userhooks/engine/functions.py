@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeAlias, TypeVar
 
 from userhooks.engine import terms
@@ -83,6 +83,7 @@ class Filter:
         return Bound(accepts, equality, None if rest is None else _judge(steps, rest, metadata))
 
 
+@lru_cache(maxsize=16)  # the same function for thousands of sinks
 def parse(code: str, function_type: str) -> Filter:
     """Parse the code of a filter function; raises FunctionError with the line and what is wrong or not supported there."""
     if function_type != "filter":

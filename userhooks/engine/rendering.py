@@ -302,7 +302,7 @@ class SinkForm:
             orjson.dumps({name: consumer[name] for name in CONSUMER_FIELDS}),
             orjson.dumps({name: database[name] for name in DATABASE_FIELDS}),
         )
-        self.database_name = orjson.dumps(database["name"])
+        self.database_name = b"%b" % orjson.dumps(database["name"])  # a copy: of what orjson makes 4 kB stay taken for each sink
         self.timestamp_format = timestamp_format
         self.transform = transform
 

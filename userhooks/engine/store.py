@@ -164,15 +164,29 @@ class Store:
 
     def save(self, resource: Resource, *, start_lsn: int | None = None) -> int:
         """Create or replace a resource by id and return its number; `start_lsn` None leaves that of an existing one."""
-        document = orjson.dumps(asdict(resource))
         with self._lock:
-            self._db.execute(
-                "insert into resources (id, kind, document, start_lsn) values (?, ?, ?, coalesce(?, 0))"
-                " on conflict (id) do update set document = excluded.document, start_lsn = coalesce(?, start_lsn)",
-                (resource.id, _KINDS[type(resource)], document, start_lsn, start_lsn),
-            )
-            number = self._db.execute("select number from resources where id = ?", (resource.id,)).fetchone()[0]
-        return int(number)
+            return self._save(resource, start_lsn)
+
+    def save_all(self, resources: Sequence[Resource], *, start_lsn: int | None = None) -> list[int]:
+        """As `save` for each, all or none, and on disk with one commit."""
+        with self._lock:
+            self._db.execute("begin immediate")
+            try:
+                numbers = [self._save(resource, start_lsn) for resource in resources]
+                self._db.execute("commit")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("rollback")
+                raise
+        return numbers
+
+    def _save(self, resource: Resource, start_lsn: int | None) -> int:
+        self._db.execute(
+            "insert into resources (id, kind, document, start_lsn) values (?, ?, ?, coalesce(?, 0))"
+            " on conflict (id) do update set document = excluded.document, start_lsn = coalesce(?, start_lsn)",
+            (resource.id, _KINDS[type(resource)], orjson.dumps(asdict(resource)), start_lsn, start_lsn),
+        )
+        return int(self._db.execute("select number from resources where id = ?", (resource.id,)).fetchone()[0])
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove resources by id, all or none, with what was kept for them."""

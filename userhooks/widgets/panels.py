@@ -130,7 +130,7 @@ class GeneratePanel(Panel):
     """
 
     def __init__(self, lesson: Lesson) -> None:
-        self.rate = ipywidgets.BoundedIntText(100, min=1, max=50_000, description="Rows per second", style=LABELLED)
+        self.rate = ipywidgets.BoundedIntText(100, min=1, max=100_000, description="Rows per second", style=LABELLED)
         self.seconds = ipywidgets.BoundedFloatText(5, min=0.1, max=3600, description="Seconds", style=LABELLED)
         self.progress = ipywidgets.IntProgress(0, min=0, max=1, description="Rows written", style=LABELLED)
         super().__init__(lesson, "Generate", "Write rows for random users of this lesson", [self.rate, self.seconds], [self.progress])

@@ -1,0 +1,87 @@
+"""All benchmarks, or those that are named: `python -m tests.bench [quick|full] [names] [--write]`.
+
+Each part is the file of its name beside this one. With `--write` the table, and the plot of the users, go into `README.md` here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import subprocess
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+
+from tests.bench import backfill, delivery, fairness, generator, ladder, latency, scale, start, unwanted
+from tests.bench.figures import Figure, markdown
+from tests.bench.lab import Size, cores
+from userhooks.postgres import find_binaries
+
+PARTS = {
+    "delivery": delivery.run,
+    "latency": latency.run,
+    "scale": scale.run,
+    "fairness": fairness.run,
+    "unwanted": unwanted.run,
+    "backfill": backfill.run,
+    "generator": generator.run,
+    "start": start.run,
+    "ladder": ladder.run,
+}
+QUICK = ("delivery", "latency", "backfill", "start")
+README = Path(__file__).with_name("README.md")
+_BEGIN, _END = "<!-- figures -->", "<!-- end of figures -->"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("words", nargs="*", metavar="quick | full | " + " | ".join(PARTS))
+    parser.add_argument("--write", action="store_true")
+    arguments = parser.parse_args()
+    unknown = set(arguments.words) - {"quick", "full", *PARTS}
+    if unknown:
+        parser.error(f"there is no {', '.join(sorted(unknown))}")
+    size = Size(next((word for word in arguments.words if word in ("quick", "full")), "usual"))
+    names = [word for word in arguments.words if word in PARTS] or (QUICK if size.name == "quick" else list(PARTS))
+    began = time.monotonic()
+    title = _title()
+    print(title, flush=True)
+    figures: list[Figure] = []
+    for name in names:
+        idle = psutil.cpu_percent(1)
+        print(f"\n{name}" + (f"  (others use {idle:.0f} % of the machine: not to be trusted)" if idle > 10 else ""), flush=True)
+        for figure in PARTS[name](size):
+            print(figure.line(), flush=True)
+            figures.append(figure)
+    minutes = (time.monotonic() - began) / 60
+    missed = [figure.what for figure in figures if figure.met is False]
+    print(f"\n{minutes:.1f} minutes; " + (f"not met: {'; '.join(missed)}" if missed else "all that is required is met"))
+    if arguments.write:
+        before, _, rest = README.read_text().partition(_BEGIN)
+        after = rest.partition(_END)[2]
+        README.write_text(f"{before}{_BEGIN}\n{title}\n\n{markdown(figures)}\n{_END}{after}")
+
+
+def _title() -> str:
+    memory = psutil.virtual_memory().total / 1e9
+    processor = next((line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine())
+    return (
+        f"{datetime.now(UTC):%Y-%m-%d}, {platform.system()} {platform.machine()}, {processor}, {cores()} cores, {memory:.0f} GB, "
+        f"Python {platform.python_version()}, {_postgres()}, fsync on"
+    )
+
+
+def _postgres() -> str:
+    said = subprocess.run([find_binaries().program("postgres"), "--version"], capture_output=True, text=True, check=True).stdout
+    return f"Postgres {said.split()[2]}"
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Backfills: rows per second in batches of 1 and of 100, the first row, and with `full` a few rows of a table of millions."""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+
+from tests.bench.figures import Figure, at_least, at_most
+from tests.bench.lab import Size, bench_stack
+from tests.bench.yardsticks import copy_out
+from tests.ports import free_port
+from userhooks import Stack
+from userhooks.capacity import Crowd
+from userhooks.capacity.counter import Counter
+from userhooks.capacity.measure import PATIENCE, insert, settle
+from userhooks.database import Database
+from userhooks.postgres import PostgresServer
+
+LARGE = 10_000_000
+MINE = 1000
+
+
+def run(size: Size) -> Iterator[Figure]:
+    rows = size.pick(50_000, 100_000)
+    with bench_stack() as stack, Crowd(stack) as crowd:
+        crowd.grow(1)
+        settle(crowd)
+        with psycopg.connect(stack.database_url, autocommit=True) as connection:
+            crowd.counter.reset()
+            for first in range(0, rows, 10_000):
+                insert(connection, crowd.users, first, first + 10_000)
+            crowd.counter.wait_for(rows, PATIENCE)
+            connection.execute("analyze public.notifications")
+        _, plain = copy_out(stack.database_url, "select * from public.notifications")
+        bounds: tuple[tuple[int, float, float], ...] = ((1, 15_000, 30_000), (100, 80_000, 150_000))
+        for batch, required, goal in bounds:
+            crowd.batch(batch)
+            took, first = _backfill(stack, stack.subscriptions.list()[0].sink_name, crowd.counter, rows)
+            beside = f"plain COPY out {plain:,.0f} rows/s, ratio {rows / took / plain:.3f}"
+            yield at_least(f"backfill, {batch} per request", rows / took, "rows/s", required, goal, beside)
+            yield at_most(f"backfill, {batch} per request: first row after", first, "s", 0.2, digits=3)
+    if size.is_full:
+        yield from few_of_many()
+
+
+def few_of_many() -> Iterator[Figure]:
+    """A user's 1,000 rows in a table of ten million with an index on user_id, loaded before there is a publication."""
+    with tempfile.TemporaryDirectory(prefix="userhooks-bench-") as folder:
+        server = PostgresServer(Path(folder), port=free_port(), password=secrets.token_hex(8), log=Path(folder) / "postgres.log")
+        try:
+            server.start()
+            began = time.monotonic()
+            user = _load(server.url())
+            loaded = time.monotonic() - began
+            with bench_stack(DATABASE_URL=server.url()) as stack, Counter() as counter:
+                sink = stack.subscriptions.subscribe(user, counter.url(user)).sink_name
+                took, first = _backfill(stack, sink, counter, MINE)
+                _, plain = copy_out(server.url(), f"select * from public.notifications where user_id = {user:d}")  # noqa: S608
+        finally:
+            server.remove()
+    beside = f"plain COPY out of them {plain:,.0f} rows/s; first row after {first:.2f} s; loading took {loaded:.0f} s"
+    yield at_most(f"backfill of {MINE:,} rows in a table of {LARGE:,}", took, "s", 2, None, beside, digits=2)
+
+
+def _load(url: str) -> int:
+    """Fill the table and index it; returns a user in the middle."""
+    Database(url).set_up(None)
+    with psycopg.connect(url, autocommit=True) as connection:
+        first = connection.execute(
+            "with made as (insert into users (name) select 'user' from generate_series(1, %s) returning id) select min(id) from made",
+            [LARGE // MINE],
+        ).fetchone()
+        assert first is not None
+        connection.execute(
+            "insert into notifications (user_id, message)"
+            " select %s::int + n %% %s::int, 'Notification ' || n from generate_series(1, %s::int) n",
+            [first[0], LARGE // MINE, LARGE],
+        )
+        connection.execute("create index on notifications (user_id)")
+        connection.execute("vacuum analyze notifications")
+        return int(first[0]) + LARGE // MINE // 2
+
+
+def _backfill(stack: Stack, sink: str, counter: Counter, rows: int) -> tuple[float, float]:
+    """Seconds until the last row, and until the first."""
+    counter.reset()
+    began = time.time()
+    handle = stack.backfill(sink)
+    count = counter.wait_for(rows, PATIENCE)
+    handle.wait()
+    return count.last - began, count.first - began

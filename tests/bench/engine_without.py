@@ -1,0 +1,69 @@
+"""The engine without some of its guarantees, for the ladder alone: the product has no switch for any of this.
+
+    python -m tests.bench.engine_without durability order …
+
+Names are those of `WITHOUT`; the configuration comes on stdin as for the engine.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from userhooks.engine import __main__ as program
+from userhooks.engine import backlog, http, stream
+from userhooks.engine.histogram import Histogram
+from userhooks.engine.progress import Progress, Transaction
+from userhooks.engine.store import Store
+
+
+def _durability() -> None:
+    """Nothing that is delivered or owed is written to disk, nor noted for it."""
+
+    def flush(self: Any, confirmed_lsn: int, batch: Any) -> None:
+        pass
+
+    def settle(self: Transaction, index: int, sink_number: int) -> None:
+        self.owed -= 1
+
+    def unsettled(self: Progress) -> Any:
+        return iter(())
+
+    Store.flush = flush
+    Transaction.settle = settle
+    Progress.unsettled = unsettled
+
+
+def _order() -> None:
+    """No message waits for an earlier one of its row, so a retry needs no book of groups."""
+
+    def group_of(delivery: Any, change: Any) -> None:
+        return None
+
+    stream.group_of = group_of
+    backlog.group_of = group_of
+
+
+def _metrics() -> None:
+    """No latency is observed; the plain counters stay."""
+    made = Histogram.__init__
+
+    def init(self: Any) -> None:
+        made(self)
+        self.observe = lambda value: None
+
+    Histogram.__init__ = init
+
+
+def _guard() -> None:
+    """No address is judged; it is asked once for each connection."""
+    http.forbidden = lambda address, allow_private: False
+
+
+WITHOUT: dict[str, Callable[[], None]] = {"durability": _durability, "order": _order, "metrics": _metrics, "guard": _guard}
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        WITHOUT[name]()
+    program.main()

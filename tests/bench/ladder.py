@@ -1,0 +1,99 @@
+"""What each guarantee costs: the engine with all of them, with one less, and without any; one message per request."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from tests.bench.engine_without import WITHOUT
+from tests.bench.figures import Figure
+from tests.bench.lab import Size, bench_stack
+from tests.waiting import eventually
+from userhooks import Stack
+from userhooks.capacity import Crowd, Throughput, throughput
+from userhooks.capacity.measure import settle
+from userhooks.home import Home
+
+ROOT = Path(__file__).parents[2]
+_NAMES = {"durability": "durability", "order": "order and retries per row", "metrics": "latency metrics", "guard": "address guard"}
+
+
+class _Crowd(Crowd):
+    """A crowd whose engine was not started by the supervisor."""
+
+    pid: int | None = None
+
+    @property
+    def engine_pid(self) -> int | None:
+        return self.pid
+
+
+def run(size: Size) -> Iterator[Figure]:
+    rows, times = size.pick(20_000, 40_000), size.pick(1, 3)
+    with bench_stack() as stack:
+        crowd = _Crowd(stack)
+        try:
+            crowd.grow(10)
+            stack.kill("sequin")
+            every = _best(crowd, (), rows, times)
+            yield Figure("ladder: all guarantees", f"{every.engine_us:.1f} µs a message", f"{every.per_second:,.0f} webhooks/s")
+            for name in WITHOUT:
+                yield _step(f"ladder: without {_NAMES[name]}", _best(crowd, (name,), rows, times), every)
+            yield _step("ladder: without any of them", _best(crowd, tuple(WITHOUT), rows, times), every)
+        finally:
+            crowd.counter.close()
+
+
+def _step(what: str, one: Throughput, every: Throughput) -> Figure:
+    assert one.engine_us is not None
+    assert every.engine_us is not None
+    beside = f"{one.per_second:,.0f} webhooks/s; it costs {every.engine_us - one.engine_us:+.1f} µs"
+    return Figure(what, f"{one.engine_us:.1f} µs a message", beside)
+
+
+def _best(crowd: _Crowd, without: Sequence[str], rows: int, times: int) -> Throughput:
+    """The run with the least CPU of the engine: noise only ever adds."""
+    with _engine(crowd.stack, without) as pid:
+        crowd.pid = pid
+        settle(crowd)
+        return min((throughput(crowd, rows) for _ in range(times)), key=lambda one: one.engine_us or 0.0)
+
+
+@contextmanager
+def _engine(stack: Stack, without: Sequence[str]) -> Iterator[int]:
+    """An engine in the place of the stack's own, which is down."""
+    home, sequin = Home(stack.settings.home), stack.status()["sequin"]
+    config = {
+        "port": int(sequin["url"].rpartition(":")[2]),
+        "metrics_port": int(sequin["metrics_url"].rpartition(":")[2].partition("/")[0]),
+        "api_token": sequin["api_token"],
+        "database_url": stack.database_url,
+        "slot": home.slot,
+        "publication": home.publication,
+        "store": str(home.engine_store),
+        "allow_private": True,
+    }
+    command = [sys.executable, "-m", "tests.bench.engine_without", *without]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(config).encode() + b"\n")
+    process.stdin.flush()
+
+    def answers() -> bool:
+        try:
+            return httpx.get(f"{sequin['url']}/health", trust_env=False).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    try:
+        eventually(answers, within=20, what="the engine to answer")
+        yield process.pid
+    finally:
+        process.stdin.close()
+        process.wait(20)

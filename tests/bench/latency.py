@@ -1,0 +1,19 @@
+"""From commit to receipt at 100 rows a second, each a transaction of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tests.bench.figures import Figure, at_most
+from tests.bench.lab import Size, bench_stack
+from userhooks.capacity import Crowd, latency
+from userhooks.capacity.measure import settle
+
+
+def run(size: Size) -> Iterator[Figure]:
+    with bench_stack() as stack, Crowd(stack) as crowd:
+        crowd.grow(10)
+        settle(crowd)
+        took = latency(crowd, rate=100, seconds=size.pick(10, 30), progress=lambda _: None)
+        yield at_most("commit to receipt at 100 rows/s, p50", took.p50_ms, "ms", 2.5, 1.2, f"{took.count:,} rows", digits=2)
+        yield at_most("commit to receipt at 100 rows/s, p99", took.p99_ms, "ms", 10, 4, f"longest {took.max_ms:.1f} ms", digits=2)

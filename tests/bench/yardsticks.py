@@ -1,0 +1,95 @@
+"""What the figures are held against: the same work with nothing around it."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import time
+
+import psycopg
+import uvloop
+
+from userhooks.capacity import Crowd
+from userhooks.capacity.measure import PER_TRANSACTION, insert
+from userhooks.engine.http import HttpClient
+from userhooks.postgres import find_binaries
+
+
+class _Posts:
+    """A bare loop of one request for the engine's HTTP client."""
+
+    suspect = False
+
+    def __init__(self, request: bytes, count: int) -> None:
+        self.request, self.left, self.unanswered, self.done = request, count, count, asyncio.Event()
+
+    def slow(self) -> None:
+        """A receiver on this machine that takes a second is noted by nobody."""
+
+    def next_request(self) -> tuple[bytes, _Posts] | None:
+        if not self.left:
+            return None
+        self.left -= 1
+        return self.request, self
+
+    def has_more(self) -> bool:
+        return self.left > 0
+
+    def answered(self, status: int | None, error: str, retry_after: float | None) -> None:
+        assert status == 200, error
+        self.unanswered -= 1
+        if not self.unanswered:
+            self.done.set()
+
+
+def bare_posts(crowd: Crowd, count: int, per_request: int) -> float:
+    """Messages per second in requests of the usual size from the engine's HTTP client to the same receiver, with nothing around."""
+    message = b'{"record":{},"metadata":{"commit_timestamp":"' + b"x" * 550 + b'"}}'
+    body = b'{"data":[' + b",".join([message] * per_request) + b"]}"
+    request = b"POST /in/bare HTTP/1.1\r\ncontent-length: %d\r\nhost: x\r\n\r\n%b" % (len(body), body)
+
+    async def post() -> float:
+        client = HttpClient(allow_private=True)
+        posts = _Posts(request, count)
+        began = time.perf_counter()
+        client.origin(("http", "127.0.0.1", crowd.counter.ports[0])).offer(posts)
+        await posts.done.wait()
+        took = time.perf_counter() - began
+        client.close()
+        return count * per_request / took
+
+    crowd.counter.reset()
+    return uvloop.run(post())
+
+
+def recvlogical(crowd: Crowd, rows: int) -> float:
+    """Changes per second that pg_recvlogical reads from a slot of its own; the rows are inserted for the crowd's users before."""
+    slot, publication = "yardstick", crowd.stack.sequin.publication()
+    with psycopg.connect(crowd.stack.database_url, autocommit=True) as connection:
+        connection.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", [slot])
+        crowd.counter.reset()
+        for first in range(0, rows, PER_TRANSACTION):
+            insert(connection, crowd.users, first, min(rows, first + PER_TRANSACTION))
+        end = connection.execute("select pg_current_wal_lsn()::text").fetchone()
+        crowd.counter.wait_for(rows, 30)  # the engine has the same rows to deliver
+        began = time.perf_counter()
+        subprocess.run(
+            [find_binaries().program("pg_recvlogical"), "-d", crowd.stack.database_url, "-S", slot, "--start", "-f", "/dev/null"]
+            + ["--endpos", end[0] if end else "", "-o", "proto_version=1", "-o", f"publication_names={publication}"],
+            check=True,
+            stderr=subprocess.DEVNULL,
+        )
+        took = time.perf_counter() - began
+        connection.execute("select pg_drop_replication_slot(%s)", [slot])
+    return rows / took
+
+
+def copy_out(database_url: str, query: str) -> tuple[int, float]:
+    """Rows, and rows per second, of a plain COPY of the query to this process."""
+    with psycopg.connect(database_url) as connection, connection.cursor() as cursor:
+        began = time.perf_counter()
+        rows = 0
+        with cursor.copy(f"copy ({query}) to stdout".encode()) as copy:
+            for block in copy:
+                rows += bytes(block).count(b"\n")
+        return rows, rows / (time.perf_counter() - began)
