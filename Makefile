@@ -3,7 +3,7 @@
 #   make test      every test that needs no browser
 #   make demo      the main job once, without a browser
 #   make browser   the tests in Chromium
-#   make bench     rates and latencies beside a yardstick of the same run
+#   make bench     rates and latencies beside a yardstick of the same run: 15 minutes (bench-quick: 2; bench-full: the long ones)
 #   make torture   the engine under crashes, outages, dead receivers and a soak: about 25 minutes
 #   make clean     remove everything that the commands above made
 #   make notebooks / clean-notebooks / lock   for those who change the project
@@ -13,7 +13,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
-.PHONY: install lab test demo browser bench torture clean notebooks clean-notebooks lock
+.PHONY: install lab test demo browser bench bench-quick bench-full torture clean notebooks clean-notebooks lock
 
 install: $(STAMP)
 
@@ -42,10 +42,16 @@ browser: $(STAMP)
 	$(BIN)/pytest -q tests/browser
 
 bench: $(STAMP)
-	$(BIN)/python -m tests.bench.run
+	$(BIN)/python -m tests.bench
 	$(BIN)/python -m tests.bench.inspector
 	$(BIN)/python -m tests.bench.page
 	$(BIN)/python -m tests.bench.ledger
+
+bench-quick: $(STAMP)
+	$(BIN)/python -m tests.bench quick
+
+bench-full: $(STAMP)
+	$(BIN)/python -m tests.bench full
 
 torture: $(STAMP)
 	$(BIN)/python -m tests.torture
