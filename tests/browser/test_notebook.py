@@ -51,6 +51,13 @@ def test_a_solution_is_folded_and_a_click_on_its_bar_opens_it(page: Page, lab: L
     expect(solution.locator(".cm-content")).to_be_visible()
 
 
+def test_the_glossary_opens_as_a_page_from_the_first_lesson(page: Page, lab: Lab) -> None:
+    page.goto(lab.notebook("01_first_webhook.ipynb"))
+    page.get_by_role("link", name="glossary").click()
+    expect(page.get_by_role("heading", name="Ten words")).to_be_visible()
+    expect(page.get_by_role("row")).to_have_count(11)
+
+
 def test_every_notebook_with_a_panel_has_its_clicks() -> None:
     panels = {path.stem for path in PATHS if any("widgets." in cell.source for cell in nbformat.read(path, as_version=4).cells)}
     assert panels == set(CLICKS)

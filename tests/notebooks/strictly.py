@@ -1,10 +1,11 @@
-"""Run the notebooks under nbval's strict comparison on a used home: each passes there again, in any order.
+"""Run the notebooks under nbval's strict comparison on a used home: each passes there again, in any order, whatever was cut short before.
 
     python -m tests.notebooks.strictly                       # all: the short course twice in a row, then the others in random order
     python -m tests.notebooks.strictly notebooks/05_*.ipynb  # these, twice in a row
 
-The order is that of a seed, which is printed; `--seed` repeats it. In the end one notebook is run with one stored line changed, and must
-fail in just that cell. The stack has free ports and a home of its own; it is ended and its home removed afterwards.
+Before the second half of the runs, every notebook is begun and its kernel killed in the middle of some cell. In the end one notebook is run
+with one stored line changed, and must fail in just that cell. Order, cells and line are those of a seed, which is printed; `--seed` repeats
+them. The stack has free ports and a home of its own; it is ended and its home removed afterwards.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import nbformat
 
+from tests.notebooks.kernel import running_kernel
 from tests.notebooks.mutations import changed, fact_cells
 from tests.notebooks.stack import own_stack
 
@@ -42,18 +44,41 @@ def main() -> int:
     paths = sorted(FOLDER.glob("*.ipynb"))
     twice, once = (given.notebooks, []) if given.notebooks else (paths[:SHORT_COURSE], paths[SHORT_COURSE:])
     chance.shuffle(once)
-    order = [*twice, *twice, *once]
-    print(f"Seed {given.seed}: {' '.join(path.stem[:2] for path in order)}", flush=True)
+    print(f"Seed {given.seed}: {numbers(twice)}, all begun and killed, {numbers([*twice, *once])}", flush=True)
     began = time.monotonic()
     with own_stack() as stack:
-        for path in order:
-            code = subprocess.run([*COMMAND, str(path)], env=stack.environment, check=False).returncode
-            if code:
-                return code
-        path = chance.choice(order)
+        if not all(passes(path, stack.environment) for path in twice):
+            return 1
+        for path in chance.sample([*twice, *once], len(twice) + len(once)):
+            print(f"{path.stem[:2]} killed in cell {begin_and_kill(path, chance, stack.environment)}", flush=True)
+        if not all(passes(path, stack.environment) for path in [*twice, *once]):
+            return 1
+        path = chance.choice([*twice, *once])
         failed = failed_cells_when_one_is_changed(path, chance, stack.environment)
     print(f"{path.stem} with one line changed: {failed}. {time.monotonic() - began:.0f} s in all", flush=True)
     return 0 if failed == "fails there and nowhere else" else 1
+
+
+def numbers(paths: Sequence[Path]) -> str:
+    return " ".join(path.stem[:2] for path in paths)
+
+
+def passes(path: Path, environment: Mapping[str, str]) -> bool:
+    """Run the notebook and compare what it shows with what is stored."""
+    return subprocess.run([*COMMAND, str(path)], env=environment, check=False).returncode == 0
+
+
+def begin_and_kill(path: Path, chance: random.Random, environment: Mapping[str, str]) -> int:
+    """Run the notebook up to one of its cells, kill the kernel a moment after that one has begun, and return its number."""
+    codes = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    last = chance.randrange(1, len(codes))
+    with running_kernel(environment, path.parent) as kernel:
+        for code in codes[:last]:
+            kernel.run(code)
+        kernel.begin(codes[last])
+        time.sleep(chance.uniform(0, 0.5))  # a kill has no condition to wait for: it comes at any moment
+        kernel.kill()
+    return last + 1
 
 
 def failed_cells_when_one_is_changed(path: Path, chance: random.Random, environment: Mapping[str, str]) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from inspect import signature
 from pathlib import Path
 
 import nbformat
@@ -255,3 +256,87 @@ def test_the_readme_links_every_notebook_in_order_by_its_title() -> None:
     assert [(f"# {number} · {title}", name) for number, title, name in rows] == [
         (title, path.name) for title, path in zip(titles, PATHS, strict=True)
     ]
+
+
+# --- the guards themselves -----------------------------------------------------------------------------------------------------
+
+Notebook = nbformat.NotebookNode
+
+
+def replaced(old: str, new: str) -> Callable[[Notebook], None]:
+    """Put `new` for `old` wherever a cell has it; one has."""
+
+    def damage(notebook: Notebook) -> None:
+        assert any(old in cell.source for cell in notebook.cells), old
+        for cell in notebook.cells:
+            cell.source = cell.source.replace(old, new)
+
+    return damage
+
+
+def printed(text: str) -> Callable[[Notebook], None]:
+    """Let the last cell that prints have printed this."""
+    return lambda notebook: notebook.cells[fact_cells(notebook)[-1]].outputs[0].update(text=text)
+
+
+def tagged(tag: str, cells: slice) -> Callable[[Notebook], None]:
+    def damage(notebook: Notebook) -> None:
+        for cell in code_cells(notebook)[cells]:
+            cell.metadata["tags"] = [*tags(cell), tag]
+
+    return damage
+
+
+DAMAGES = [
+    (test_it_is_in_its_stored_form, lambda notebook: notebook.cells[1].metadata.update(collapsed=True)),
+    (test_every_code_cell_was_run_in_order, lambda notebook: code_cells(notebook)[2].update(execution_count=None)),
+    (test_nothing_is_skipped_and_no_error_or_stderr_is_stored, tagged("nbval-skip", slice(3, 4))),
+    (
+        test_nothing_is_skipped_and_no_error_or_stderr_is_stored,
+        lambda notebook: notebook.cells[fact_cells(notebook)[0]].outputs[0].update(name="stderr"),
+    ),
+    (test_stored_outputs_hold_no_secret_no_path_and_no_unusual_port, printed("Authorization: Bearer 0123456789abcdef")),
+    (test_stored_outputs_hold_no_secret_no_path_and_no_unusual_port, printed("postgresql://ada:secret@127.0.0.1:5433/app")),
+    (test_stored_outputs_hold_no_secret_no_path_and_no_unusual_port, printed("/home/ada/notebooks")),
+    (test_stored_outputs_hold_no_secret_no_path_and_no_unusual_port, printed("http://127.0.0.1:41235/in/x")),
+    (test_most_cells_are_compared_and_some_of_them_show_something, tagged(LIVE, slice(None, None, 2))),
+    (test_every_live_cell_is_followed_by_a_fact, tagged(LIVE, slice(-1, None))),
+    (test_any_line_of_a_fact_that_were_otherwise_would_fail_the_comparison, printed("http://127.0.0.1:3334\n")),
+    (test_cells_are_short_and_plain, lambda notebook: notebook.cells[1].update(source="x = 1\n" * 17)),
+    (test_cells_are_short_and_plain, lambda notebook: notebook.cells[1].update(source="%%time\nx = 1")),
+    (test_all_imports_stand_in_the_first_cell, lambda notebook: code_cells(notebook)[1].update(source="import time")),
+    (test_nothing_sleeps, lambda notebook: code_cells(notebook)[1].update(source="time.sleep(1)")),
+    (test_text_and_code_take_turns, lambda notebook: (notebook.cells.pop(2), notebook.cells.pop(3))),
+    (test_every_panel_is_followed_by_a_line_about_what_it_showed, replaced("*A choice of user", "A choice of user")),
+    (test_it_begins_with_its_number_and_what_one_will_be_able_to_do, replaced("- subscribe a user's URL", "Subscribe a user's URL")),
+    (test_it_begins_with_its_number_and_what_one_will_be_able_to_do, replaced("# 01 ·", "# 1 ·")),
+    (test_the_first_code_cell_starts_the_stack_and_the_lesson, replaced('stack.lesson("01")', 'stack.lesson("02")')),
+    (
+        test_a_result_shows_in_the_first_three_code_cells,
+        lambda notebook: [cell.update(outputs=[]) for cell in code_cells(notebook)[:3]],
+    ),
+    (test_a_prediction_is_asked_for_before_a_cell_and_compared_after_it, replaced("**A prediction.**", "A question.")),
+    (test_a_prediction_is_asked_for_before_a_cell_and_compared_after_it, replaced("Did you predict", "Did you expect")),
+    (test_a_question_has_a_folded_answer, replaced("</details>", "")),
+    (test_a_question_has_a_folded_answer, replaced("<details><summary>", "")),
+    (test_one_exercise_has_a_folded_solution_that_is_run_and_compared, replaced("## Exercise", "## Task")),
+    (test_one_exercise_has_a_folded_solution_that_is_run_and_compared, tagged("solution", slice(0, 1))),
+    (
+        test_one_exercise_has_a_folded_solution_that_is_run_and_compared,
+        lambda notebook: [cell.metadata.pop("jupyter", None) for cell in notebook.cells],
+    ),
+    (test_it_names_two_causes_and_a_command_for_when_it_did_not_work, replaced("## If this did not happen", "## Trouble")),
+    (test_it_names_two_causes_and_a_command_for_when_it_did_not_work, replaced("`userhooks", "`")),
+    (test_it_ends_with_what_was_seen_and_a_link_to_the_next, replaced("(02_traffic.ipynb)", "(03_backfill.ipynb)")),
+    (test_links_lead_somewhere, replaced("(02_traffic.ipynb)", "(02_nothing.ipynb)")),
+]
+
+
+@pytest.mark.parametrize(("guard", "damage"), DAMAGES, ids=[f"{guard.__name__}-{number}" for number, (guard, _) in enumerate(DAMAGES)])
+def test_a_guard_notices_what_it_is_for(guard: Callable[..., None], damage: Callable[[Notebook], object]) -> None:
+    notebook = nbformat.read(PATHS[0], as_version=4)
+    arguments = {"path": PATHS[0]} if "path" in signature(guard).parameters else {}
+    guard(**arguments, notebook=notebook)
+    damage(notebook)
+    with pytest.raises((AssertionError, KeyError)):
+        guard(**arguments, notebook=notebook)

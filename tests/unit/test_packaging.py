@@ -1,12 +1,16 @@
-"""What is installed: pyproject.toml, requirements.lock and environment.yml say the same."""
+"""What is installed: pyproject.toml, requirements.lock, environment.yml, and the files of Binder and Codespaces say the same."""
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
+
+from userhooks.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -46,13 +50,25 @@ def test_the_lock_has_a_hash_for_everything_and_no_address() -> None:
     assert "://" not in LOCK
 
 
-def test_the_conda_environment_installs_this_project_with_a_python_that_it_supports() -> None:
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+@pytest.mark.parametrize(("file", "project"), [("environment.yml", "-e .[test]"), (".binder/environment.yml", "-e ..")])
+def test_a_conda_environment_installs_this_project_with_a_python_that_it_supports(file: str, project: str) -> None:
+    environment = yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))
     assert environment["name"] == PROJECT["name"]
     assert environment["channels"] == ["conda-forge", "nodefaults"]
     python, pip, section = environment["dependencies"]
-    major, minor = numbers(python.removeprefix("python="))
-    assert (3, 11) <= (major, minor) <= (3, 14)
+    assert python == "python=3.13"
     assert PROJECT["requires-python"] == ">=3.11"
     assert pip == "pip"
-    assert section == {"pip": ["-e .[test]"]}
+    assert section == {"pip": [project]}
+    folder = project.removeprefix("-e ").partition("[")[0]
+    assert ((ROOT / file).parent / folder).resolve() == ROOT, "pip is run in the file's folder"
+
+
+def test_codespaces_use_the_same_python_the_same_install_and_the_usual_ports() -> None:
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))
+    assert container["image"].endswith("/python:3.13")
+    assert container["postCreateCommand"] == "make install"
+    ports = Settings.from_env({}).ports
+    assert {ports["server"], ports["inspector"]} < set(container["forwardPorts"])
+    assert {str(port) for port in container["forwardPorts"]} == set(container["portsAttributes"])
+    assert container["remoteEnv"]["PATH"].startswith("${containerWorkspaceFolder}/.venv/bin:")
