@@ -147,7 +147,7 @@ class GeneratePanel(Panel):
 
 
 class BackfillPanel(Panel):
-    """Send a user's rows once more, and wait for the end: `lesson.backfill(user).wait()`. Shows how many of the table's rows are done.
+    """Send a user's rows once more, and wait for the end: `lesson.backfill(user).wait()`. Shows how far it is.
 
     panel = BackfillPanel(lesson)
     panel.user.value = "ada"
@@ -156,7 +156,7 @@ class BackfillPanel(Panel):
 
     def __init__(self, lesson: Lesson) -> None:
         self.user = user_choice(lesson)
-        self.progress = ipywidgets.IntProgress(0, min=0, max=1, description="Rows of the table", style=LABELLED)
+        self.progress = ipywidgets.IntProgress(0, min=0, max=1, description="Rows done", style=LABELLED)
         super().__init__(lesson, "Backfill", "Send all rows of this user that are there once more", [self.user], [self.progress])
 
     def act(self) -> str:
