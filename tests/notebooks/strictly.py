@@ -87,7 +87,8 @@ def failed_cells_when_one_is_changed(path: Path, chance: random.Random, environm
     wrong = chance.choice(fact_cells(notebook))
     notebook.cells[wrong] = changed(notebook.cells[wrong], chance)
     with tempfile.TemporaryDirectory(prefix="userhooks-changed-") as folder:
-        shutil.copy(FOLDER / "conftest.py", folder)
+        for beside in ("conftest.py", "alerts.yaml"):
+            shutil.copy(FOLDER / beside, folder)
         nbformat.write(notebook, Path(folder) / path.name)
         report = Path(folder) / "report.xml"
         command = [*COMMAND, "-c", "/dev/null", "--rootdir", folder, "--junitxml", str(report), str(Path(folder) / path.name)]
