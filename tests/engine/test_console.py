@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sqlite3
+from contextlib import closing
 from typing import Any
 
 import httpx
@@ -96,6 +98,17 @@ def test_the_filter_works_without_script(engine: EngineProgram, receiver: Receiv
     assert re.findall(r'<tr id="sink-.*?/sinks/([^"]+)"', found) == ["ada", "adam"]
     assert "2 of 3 sinks" in found
     assert "No sink has “&lt;b&gt;” in its name." in page(engine, "/?find=%3Cb%3E")
+
+
+def test_a_store_that_cannot_be_written_is_said_and_nothing_is_done(engine: EngineProgram, receiver: Receiver) -> None:
+    engine.sink("all", receiver.url)
+    form = {"csrf": token(engine), "do": "pause"}
+    with closing(sqlite3.connect(engine.config["store"], isolation_level=None)) as other:
+        other.execute("begin immediate")
+        answer = httpx.post(f"{engine.url}/sinks/all", data=form, headers={"Origin": engine.url}, timeout=20)
+    assert answer.status_code == 503
+    assert "The engine&#x27;s store cannot be written" in answer.text
+    assert engine.ask("GET", "/api/sinks/all")["status"] == "active"
 
 
 @pytest.mark.parametrize(

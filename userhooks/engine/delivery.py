@@ -427,7 +427,7 @@ class SinkDelivery:
         if not len(self._tail):
             self._catch_up()
             return
-        if self._loading or self._held or self.sink.status != "active":
+        if self._loading or self._held or self.sink.status == "disabled":
             return
         if self._is_probing and self._ready:
             return

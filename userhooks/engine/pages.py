@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import secrets
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -31,6 +33,8 @@ from userhooks.errors import DatabaseUnavailable
 
 if TYPE_CHECKING:
     from userhooks.engine.app import Engine
+
+log = logging.getLogger(__name__)
 
 SLICE = 200
 """Sinks that are looked at between two turns of the event loop"""
@@ -74,6 +78,10 @@ class Console:
                 return _page(exc.heading, console.message(exc.heading, str(exc)), exc.status)
             except DatabaseUnavailable as exc:
                 return _page("Not done", console.message("Not done", f"{exc.what} {exc.remedy}"), 503)
+            except sqlite3.Error as exc:
+                log.error("a request could not be carried out: %s", exc)
+                said = f"The engine's store cannot be written: {exc}. Make room on its disk, then try again."
+                return _page("Not done", console.message("Not done", said), 503)
 
         return answer
 
