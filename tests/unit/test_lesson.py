@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from types import SimpleNamespace
 from typing import Any, cast
@@ -608,6 +609,17 @@ def test_a_lesson_that_was_killed_half_way_begins_without_its_table(stack: Stack
         assert sink not in {one.name for one in stack.sequin.sinks()}
         assert not stack.database.has_schema("lesson_orders")
         assert sink_on_orders(again, "ben") == sink
+
+
+def test_a_sequin_elsewhere_is_given_a_moment_to_take_up_a_new_sink(stack: Stack, lesson: Lesson, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("userhooks.lesson.time.sleep", slept.append)
+    lesson.subscribe("ada", url=lesson.inbox("ada").url)
+    assert slept == []
+    monkeypatch.setattr(stack, "settings", replace(stack.settings, sequin_url="http://127.0.0.1:1"))
+    for _ in range(2):
+        lesson.subscribe("ben", url=lesson.inbox("ben").url)
+    assert slept == [0.5]  # ten times what was recorded to be missed, and not for a sink that is there
 
 
 def test_a_schema_that_is_somebody_elses_is_not_a_lessons(stack: Stack, lesson: Lesson) -> None:
