@@ -149,6 +149,7 @@ def test_cells_are_short_and_plain(notebook: nbformat.NotebookNode) -> None:
     assert lengths[-2] <= 12
     assert len([length for length in lengths if length > 6]) <= len(lengths) / 4, lengths
     for cell in code_cells(notebook):
+        assert max(map(len, cell.source.splitlines())) <= 110, f"wider than a page beside the list of files: {cell.source}"
         assert not [line for line in cell.source.splitlines() if line.rstrip().endswith(";") or line.startswith(("%%", "!"))], cell.source
 
 
@@ -315,6 +316,7 @@ DAMAGES = [
     (test_any_line_of_a_fact_that_were_otherwise_would_fail_the_comparison, printed("http://127.0.0.1:3334\n")),
     (test_cells_are_short_and_plain, lambda notebook: notebook.cells[1].update(source="x = 1\n" * 17)),
     (test_cells_are_short_and_plain, lambda notebook: notebook.cells[1].update(source="%%time\nx = 1")),
+    (test_cells_are_short_and_plain, lambda notebook: notebook.cells[1].update(source=f"x = {'1' * 110}")),
     (test_all_imports_stand_in_the_first_cell, lambda notebook: code_cells(notebook)[1].update(source="import time")),
     (test_nothing_sleeps, lambda notebook: code_cells(notebook)[1].update(source="time.sleep(1)")),
     (test_text_and_code_take_turns, lambda notebook: (notebook.cells.pop(2), notebook.cells.pop(3))),
