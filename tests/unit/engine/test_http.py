@@ -6,9 +6,11 @@ import asyncio
 import random
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -264,6 +266,49 @@ def test_a_closed_port_is_a_failure_for_everything_that_waits() -> None:
 def test_a_private_address_is_refused_after_name_resolution_without_naming_it(host: str) -> None:
     [(status, error, _)] = asyncio.run(outcomes(answering(OK), host=host, allow_private=False))
     assert (status, error) == (None, "the webhook URL leads to a forbidden address")
+
+
+def test_senders_that_are_suspect_share_a_quarter_of_all_connections() -> None:
+    hanging: list[bytes] = []
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        hanging.append(await read_request(reader))
+        await asyncio.sleep(60)
+
+    async def life() -> None:
+        async with AsyncExitStack() as servers:
+            silent = [await servers.enter_async_context(server(hang)) for _ in range(6)]
+            quick = await servers.enter_async_context(server(answering(OK)))
+            client = HttpClient(allow_private=True, timeout=2.0, places=8)
+            try:
+                lost = [Requests() for _ in silent]
+                for port, requests in zip(silent, lost, strict=True):
+                    requests.suspect = True
+                    client.origin(("http", "127.0.0.1", port)).offer(requests)
+                known = Requests(200)
+                client.origin(("http", "127.0.0.1", quick)).offer(known)
+                async with asyncio.timeout(1.5):
+                    await known.done.wait()
+                assert len(hanging) == 2
+                async with asyncio.timeout(15):
+                    await asyncio.gather(*(requests.done.wait() for requests in lost))
+                assert len(hanging) == 6  # each had its turn
+            finally:
+                client.close()
+
+    asyncio.run(life())
+
+
+@pytest.mark.parametrize(("soft", "hard", "places"), [(64, 1000, 744), (64, 100, 1)])
+def test_the_file_limit_is_raised_to_the_hard_one_and_the_connections_fit_under_it(soft: int, hard: int, places: int) -> None:
+    code = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))
+from userhooks.engine.http import raise_file_limit
+print(raise_file_limit(), *resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.split() == [str(places), str(hard), str(hard)]
 
 
 def test_names_that_are_not_answered_do_not_hold_up_a_host_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
