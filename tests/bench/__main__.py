@@ -1,6 +1,7 @@
 """All benchmarks, or those that are named: `python -m tests.bench [quick|full] [names] [--write]`.
 
-Each part is the file of its name beside this one. With `--write` the table, and the plot of the users, go into `README.md` here.
+Each part is the file of its name beside this one. With `--write` the tables of these parts, and the plot of the users, go into `README.md`
+here.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ PARTS = {
 }
 QUICK = ("delivery", "latency", "backfill", "start")
 README = Path(__file__).with_name("README.md")
-_BEGIN, _END = "<!-- figures -->", "<!-- end of figures -->"
 
 
 def main() -> None:
@@ -52,16 +52,23 @@ def main() -> None:
     for name in names:
         idle = psutil.cpu_percent(1)
         print(f"\n{name}" + (f"  (others use {idle:.0f} % of the machine: not to be trusted)" if idle > 10 else ""), flush=True)
-        for figure in PARTS[name](size):
+        of_part = []
+        for figure in scale.run(size, picture=True) if name == "scale" and arguments.write else PARTS[name](size):
             print(figure.line(), flush=True)
-            figures.append(figure)
+            of_part.append(figure)
+        figures += of_part
+        if arguments.write:
+            _write(name, f"{title}\n\n{markdown(of_part)}")
     minutes = (time.monotonic() - began) / 60
     missed = [figure.what for figure in figures if figure.met is False]
     print(f"\n{minutes:.1f} minutes; " + (f"not met: {'; '.join(missed)}" if missed else "all that is required is met"))
-    if arguments.write:
-        before, _, rest = README.read_text().partition(_BEGIN)
-        after = rest.partition(_END)[2]
-        README.write_text(f"{before}{_BEGIN}\n{title}\n\n{markdown(figures)}\n{_END}{after}")
+
+
+def _write(name: str, text: str) -> None:
+    """Replace what stands between the marks of a part."""
+    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+    before, _, rest = README.read_text().partition(begin)
+    README.write_text(f"{before}{begin}{text}\n{end}{rest.partition(end)[2]}")
 
 
 def _title() -> str:
