@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+import time
 from contextlib import closing
 from typing import Any
 
 import httpx
 import psycopg
 
-from tests.engine_program import EngineProgram
+from tests.engine_program import FILTER, EngineProgram
 from tests.receiver import Receiver
 from tests.waiting import eventually
 
@@ -127,6 +129,41 @@ def test_disabled_forgets_at_once_and_begins_anew(engine: EngineProgram, databas
     insert(database, "anew")
     receiver.wait_for(1)
     assert texts(receiver) == ["anew"]
+
+
+def test_a_function_or_an_endpoint_of_thousands_of_sinks_changes_beside_everything_else(engine: EngineProgram, receiver: Receiver) -> None:
+    engine.user_sink(1, receiver.url)
+    shared = {"database": "postgres", "filter": "rows-of-user", "source": {"include_tables": ["public.notifications"]}}
+    sinks = [
+        {**shared, "name": f"u{n}", "annotations": {"user_id": n}, "destination": {"type": "webhook", "http_endpoint": "user-1"}}
+        for n in range(3000)
+    ]
+    engine.http.timeout = httpx.Timeout(60)
+    engine.ask("POST", "/api/config/apply", {"yaml": json.dumps({"sinks": sinks})})
+    function = {"name": "rows-of-user", "type": "filter", "code": FILTER.replace("wanted", "wished_for")}
+    for method, path, body in (
+        ("POST", "/api/config/apply", {"yaml": json.dumps({"functions": [function]})}),
+        ("PATCH", "/api/destinations/http_endpoints/user-1", {"url": f"{receiver.url}/elsewhere"}),
+    ):
+        over = threading.Event()
+        waits: list[float] = []
+
+        def look(over: threading.Event = over, waits: list[float] = waits) -> None:
+            with httpx.Client(base_url=engine.url) as another:
+                while not over.is_set():
+                    asked = time.monotonic()
+                    another.get("/health")
+                    waits.append(time.monotonic() - asked)
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        began = time.monotonic()
+        engine.ask(method, path, body)
+        took = time.monotonic() - began
+        over.set()
+        thread.join()
+        print(f"{path}: {took:.3f} s, others waited {max(waits):.3f} s at most")
+        assert max(waits) < max(0.1, took / 3)
 
 
 def test_no_change_of_one_sink_holds_up_or_repeats_anything_for_another(

@@ -15,7 +15,7 @@ import time
 import uuid
 from array import array
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -50,6 +50,7 @@ STATUS_SECONDS = 10.0
 LANDING_SECONDS = 1.0
 """How long a stop waits for answers"""
 _NEW_SINK_SECONDS = 1.0
+_TURN_SECONDS = 0.002
 _GONE = "The endpoint answered 410 Gone, so the sink is paused. Change its URL or set it active again."
 
 
@@ -272,7 +273,7 @@ class Engine:
         """Create or replace an endpoint; what waits for it goes to the new address at once."""
         await self._write(self._store.save, endpoint)
         self.catalog.endpoints[endpoint.id] = endpoint
-        for sink in self.catalog.sinks.values():
+        async for sink in self._all_sinks():
             if sink.endpoint_id == endpoint.id:
                 self._deliveries[sink.id].configure(sink, endpoint, self._form(sink))
 
@@ -286,13 +287,24 @@ class Engine:
         """Create or replace a function; sinks that use it route by the new code from the next change on."""
         await self._write(self._store.save, function)
         self.catalog.functions[function.id] = function
-        for sink in self.catalog.sinks.values():
+        async for sink in self._all_sinks():
             delivery = self._deliveries[sink.id]
             if sink.filter == function.name:
                 self._route(sink)
                 delivery.rejudge()
             if function.name in (sink.filter, sink.transform):
                 delivery.configure(sink, self.catalog.endpoints[sink.endpoint_id], self._form(sink))
+
+    async def _all_sinks(self) -> AsyncIterator[Sink]:
+        """Yield every sink, as it is when its turn comes; ten thousand take seconds to see to, so deliveries get turns in between."""
+        until = time.perf_counter() + _TURN_SECONDS
+        for sink_id in list(self.catalog.sinks):
+            if time.perf_counter() > until:
+                await asyncio.sleep(0)
+                until = time.perf_counter() + _TURN_SECONDS
+            sink = self.catalog.sinks.get(sink_id)
+            if sink is not None:
+                yield sink
 
     async def save_api_key(self, key: ApiKey) -> None:
         """Create or replace an API key."""
