@@ -82,6 +82,13 @@ def test_a_crowd_is_as_large_as_who_delivers_stands(stack: Stack, monkeypatch: p
         assert len(stack.subscriptions.list()) == 10
 
 
+def test_without_an_engine_of_ours_its_figures_are_missing_numbers() -> None:
+    frame = capacity.frame([capacity.Point(10, 1.0, 500.0, None, 15.0, 25.0, 100, None)])
+    assert frame["engine_us"].isna().all()
+    assert frame["engine_mb"].dtype == "float64"
+    assert list(capacity.frame([]).columns) == list(frame.columns)
+
+
 def test_points_and_card_show_themselves(stack: Stack) -> None:
     with capacity.Crowd(stack) as crowd:
         points = list(capacity.scale(crowd, [2, 5], rows=100, rate=100, seconds=0.2))

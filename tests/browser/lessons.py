@@ -38,8 +38,18 @@ def send_history_again(reader: Reader) -> None:
 
 
 def subscribe_the_receiver_again(reader: Reader) -> None:
+    ada = reader.user("ada")
+    assert reader.lab.stack.subscriptions.list(ada) == []
     reader.press("Subscribe")
-    reader.sees("Ada was subscribed already: the sink user-")
+    reader.sees(f"Ada is subscribed: the sink user-{ada}-notifications sends to")
+    [subscription] = reader.lab.stack.subscriptions.list(ada)
+    assert reader.panel("Subscribe").get_by_label("URL").input_value() == subscription.url
+
+
+def look_into_adas_inbox(reader: Reader) -> None:
+    reader.press("Look now")
+    reader.sees("1 in the inbox of Ada")
+    reader.sees("One of ten thousand")
 
 
 def kill_and_restart_the_engine(reader: Reader) -> None:
@@ -74,6 +84,7 @@ CLICKS: dict[str, Callable[[Reader], None]] = {
     "03_backfill": send_history_again,
     "05_when_receivers_fail": kill_and_restart_the_engine,
     "07_shape_and_receive": subscribe_the_receiver_again,
+    "08_many_users": look_into_adas_inbox,
     "09_watching_it": pause_and_resume_and_see_it_in_the_metrics,
 }
 """Notebook -> what is clicked, and what must come of it."""

@@ -73,7 +73,8 @@ class Card:
 
 
 def frame(points: Iterable[Point]) -> pd.DataFrame:
-    """The points as a table, one line for each number of users, columns as in `Point`."""
+    """The points as a table, one line for each number of users, columns as in `Point`; what is not known is missing."""
     import pandas as pd
 
-    return pd.DataFrame([asdict(point) for point in points], columns=list(Point.__dataclass_fields__))
+    table = pd.DataFrame([asdict(point) for point in points], columns=list(Point.__dataclass_fields__))
+    return table.astype({"users": "int64"} | {name: "float64" for name in table.columns if name != "users"})
