@@ -14,7 +14,6 @@ from userhooks.engine.store import StoreMismatch
 from userhooks.program import fail, listen, read_config, run, serve_until_stopped
 from userhooks.settings import PORT_VARIABLES
 
-
 COLLECT_AFTER = 10_000, 20, 20
 """Objects made, and collections of the younger generation, before garbage is looked for: Python's 700, 10, 10 cost 6 % of each message"""
 
