@@ -91,7 +91,7 @@ def test_without_an_engine_of_ours_its_figures_are_missing_numbers() -> None:
 
 def test_points_and_card_show_themselves(stack: Stack) -> None:
     with capacity.Crowd(stack) as crowd:
-        points = list(capacity.scale(crowd, [2, 5], rows=100, rate=100, seconds=0.2))
+        points = list(capacity.scale(crowd, [2, 5], rows=3_000, rate=100, seconds=0.2))
         card = capacity.capacity_card(crowd, rows=100, seconds=0.2)
     frame = capacity.frame(points)
     assert list(frame["users"]) == [2, 5]
