@@ -131,7 +131,7 @@ def test_disabled_forgets_at_once_and_begins_anew(engine: EngineProgram, databas
     assert texts(receiver) == ["anew"]
 
 
-def test_a_function_or_an_endpoint_of_thousands_of_sinks_changes_beside_everything_else(engine: EngineProgram, receiver: Receiver) -> None:
+def test_what_is_done_with_thousands_of_sinks_is_done_beside_everything_else(engine: EngineProgram, receiver: Receiver) -> None:
     engine.user_sink(1, receiver.url)
     shared = {"database": "postgres", "filter": "rows-of-user", "source": {"include_tables": ["public.notifications"]}}
     sinks = [
@@ -144,6 +144,8 @@ def test_a_function_or_an_endpoint_of_thousands_of_sinks_changes_beside_everythi
     for method, path, body in (
         ("POST", "/api/config/apply", {"yaml": json.dumps({"functions": [function]})}),
         ("PATCH", "/api/destinations/http_endpoints/user-1", {"url": f"{receiver.url}/elsewhere"}),
+        ("GET", "/api/sinks", None),
+        ("GET", "/api/config/export", None),
     ):
         over = threading.Event()
         waits: list[float] = []
@@ -157,13 +159,16 @@ def test_a_function_or_an_endpoint_of_thousands_of_sinks_changes_beside_everythi
 
         thread = threading.Thread(target=look)
         thread.start()
+        eventually(lambda waits=waits: waits, what="a first look")  # type: ignore[misc]
+        waits.clear()
         began = time.monotonic()
-        engine.ask(method, path, body)
+        answer = engine.http.request(method, path, json=body)  # what it answers is not read: that would hold up the other thread here
         took = time.monotonic() - began
         over.set()
         thread.join()
-        print(f"{path}: {took:.3f} s, others waited {max(waits):.3f} s at most")
-        assert max(waits) < max(0.1, took / 3)
+        assert answer.is_success, answer.text
+        print(f"{path}: {took:.3f} s, others waited {max(waits, default=0):.3f} s at most")
+        assert max(waits, default=took) < max(0.15, took / 3)
 
 
 def test_no_change_of_one_sink_holds_up_or_repeats_anything_for_another(

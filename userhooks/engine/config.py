@@ -245,7 +245,10 @@ def _planned(one: Resource, catalog: Catalog) -> dict[str, Any]:
     return _without_id(_shown(one, catalog))
 
 
-class _Dumper(yaml.SafeDumper):
+_SafeDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+class _Dumper(_SafeDumper):  # type: ignore[misc]
     """Writes texts of several lines as blocks, so that code stays readable."""
 
 
@@ -280,7 +283,12 @@ def export(catalog: Catalog) -> str:
         "http_endpoints": [_without_id(answers.endpoint(e)) for e in catalog.endpoints.values()],
         "sinks": [_without_id(s) for s in answers.sinks(catalog.sinks.values(), catalog)],
     }
-    return "---\n" + yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    parts = ["---\n"]
+    for kind, those in document.items():
+        parts.append(f"{kind}:\n" if those else f"{kind}: []\n")
+        # one by one: the library in C lets no other thread run before it is through
+        parts += [yaml.dump([one], Dumper=_Dumper, sort_keys=False, allow_unicode=True) for one in those]
+    return "".join(parts)
 
 
 def _without_id(shown: dict[str, Any]) -> dict[str, Any]:
