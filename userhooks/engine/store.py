@@ -10,10 +10,10 @@ import sqlite3
 import threading
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -351,14 +351,14 @@ def _cursor(text: str | None) -> tuple[str, ...] | None:
 
 def _revive(cls: type[Any], document: dict[str, Any]) -> Resource:
     """Build the dataclass from what `asdict` and JSON left of it: lists become tuples again, nested ones their classes."""
-    fields = {name: _tuples(document[name]) for name in get_type_hints(cls) if name in document}
+    found = {one.name: _tuples(document[one.name]) for one in fields(cls) if one.name in document}
     if cls is Sink:
-        fields["source"] = Source(**{k: _tuples(v) for k, v in document["source"].items()})
-        fields["tables"] = tuple(SinkTable(_tuples(t["table"]), _tuples(t["group_column_names"])) for t in document["tables"])
+        found["source"] = Source(**{k: _tuples(v) for k, v in document["source"].items()})
+        found["tables"] = tuple(SinkTable(_tuples(t["table"]), _tuples(t["group_column_names"])) for t in document["tables"])
         if document["filters"] is not None:
-            fields["filters"] = tuple(ColumnFilter(**f) for f in document["filters"])
-        fields["annotations"] = document["annotations"]
-    resource: Resource = cls(**fields)
+            found["filters"] = tuple(ColumnFilter(**f) for f in document["filters"])
+        found["annotations"] = document["annotations"]
+    resource: Resource = cls(**found)
     return resource
 
 
