@@ -60,6 +60,25 @@ def test_of_racing_creates_of_one_name_one_wins(engine: EngineProgram, receiver:
     assert racing(engine, 12, "DELETE", "/api/sinks/s", None) == {200: 1, 404: 11}
 
 
+def test_of_many_deletes_at_once_each_has_its_own_answer(engine: EngineProgram, receiver: Receiver) -> None:
+    destinations = "/api/destinations/http_endpoints"
+    names = [f"s{number}" for number in range(8)]
+    for name in names:
+        engine.sink(name, receiver.url)
+    sinks = [f"/api/sinks/{name}" for name in names[:7]]
+    endpoints = [f"{destinations}/s7", f"{destinations}/unknown"]
+    with ThreadPoolExecutor(12) as pool:
+        statuses = list(pool.map(lambda path: engine.http.delete(path).status_code, [*sinks, *endpoints, "/api/sinks/unknown"]))
+    assert statuses == [200] * 7 + [400, 404, 404]
+    assert [one["name"] for one in engine.ask("GET", "/api/sinks")["data"]] == ["s7"]
+    with ThreadPoolExecutor(8) as pool:
+        deleted = pool.map(lambda name: engine.http.delete(f"{destinations}/{name}").status_code, names)
+    assert list(deleted) == [200] * 7 + [400]
+    engine.kill()
+    engine.start()
+    assert [one["name"] for one in engine.ask("GET", destinations)["data"]] == ["s7"]
+
+
 def test_an_endpoint_is_never_deleted_under_a_sink(engine: EngineProgram, receiver: Receiver) -> None:
     for n in range(8):
         engine.endpoint(f"e{n}", receiver.url)
