@@ -87,7 +87,8 @@ async def _sinks(engine: Engine) -> AsyncIterator[bytes]:
 
 
 def _age(delivery: SinkDelivery) -> float:
-    return round(delivery.oldest_age(time.time()) or 0.0, 1) if delivery.pending else 0.0
+    """Return 0 for a sink that is paused, too: nothing of it is tried."""
+    return round(delivery.oldest_age(time.time()) or 0.0, 1) if delivery.pending and delivery.sink.status == "active" else 0.0
 
 
 def _entity(labels: Mapping[str, str], present: str) -> Iterator[str]:
