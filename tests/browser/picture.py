@@ -40,6 +40,7 @@ def main() -> None:
         inspector.goto(lab.stack.inspector.inbox("lesson 01: ada").page)
         inspector.get_by_role("option").first.click()
         inspector.get_by_text("Secret ok.").wait_for()
+        inspector.get_by_text("Bearer ").first.evaluate("element => { element.textContent = 'Bearer …' }")
         images = [IMAGE.format(data=base64.b64encode(page.screenshot()).decode()) for page in (notebook, inspector)]
         both = chromium.new_page(viewport={"width": 1600, "height": 812})
         both.set_content(PAGE.format(images="".join(images)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -83,7 +84,7 @@ class Kernel:
 @contextmanager
 def running_kernel(environment: Mapping[str, str], folder: Path) -> Iterator[Kernel]:
     """Start a kernel in `folder`; it is killed afterwards."""
-    manager, client = start_new_kernel(kernel_name="python3", env=dict(environment), cwd=str(folder))
+    manager, client = start_new_kernel(kernel_name="python3", env=dict(environment), cwd=str(folder), stderr=subprocess.DEVNULL)
     try:
         yield Kernel(manager, client)
     finally:

@@ -9,6 +9,7 @@ and stores nothing of that notebook.
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def main(paths: list[Path]) -> None:
                 if cell.cell_type == "code":
                     cell.outputs = []
             options = {"timeout": 120, "kernel_name": "python3", "resources": {"metadata": {"path": str(path.parent)}}}
-            NotebookClient(notebook, **options).execute(env=stack.environment)
+            NotebookClient(notebook, **options).execute(env=stack.environment, stderr=subprocess.DEVNULL)
             for cell in notebook.cells:
                 if cell.cell_type == "code":
                     cell.outputs = [nbformat.from_dict(with_usual_ports(output, usual)) for output in cell.outputs]
