@@ -51,14 +51,15 @@ def main() -> None:
     figures: list[Figure] = []
     for name in names:
         idle = psutil.cpu_percent(1)
-        print(f"\n{name}" + (f"  (others use {idle:.0f} % of the machine: not to be trusted)" if idle > 10 else ""), flush=True)
+        disturbed = f" (others use {idle:.0f} % of the machine: not to be trusted)" if idle > 10 else ""
+        print(f"\n{name}{disturbed}", flush=True)
         of_part = []
         for figure in scale.run(size, picture=True) if name == "scale" and arguments.write else PARTS[name](size):
             print(figure.line(), flush=True)
             of_part.append(figure)
         figures += of_part
         if arguments.write:
-            _write(name, f"{title}\n\n{markdown(of_part)}")
+            _write(name, f"{title}{disturbed}\n\n{markdown(of_part)}")
     minutes = (time.monotonic() - began) / 60
     missed = [figure.what for figure in figures if figure.met is False]
     print(f"\n{minutes:.1f} minutes; " + (f"not met: {'; '.join(missed)}" if missed else "all that is required is met"))
