@@ -46,8 +46,11 @@ def run(size: Size, *, picture: bool = False) -> Iterator[Figure]:
                     yield at_most("10,000 users: memory for each further sink", each, "kB", 20, 8)
             first, last = points[0], points[-1]
             ratio = last.webhooks_per_second / first.webhooks_per_second
-            beside = f"its CPU time is {(last.engine_us or 0) / (first.engine_us or 1):.2f} times that with {first.users} users"
-            yield Figure(f"rate with {last.users:,} users, of that with {first.users}", f"{ratio:.2f}", beside, "≥ 0.9", "", ratio >= 0.9)
+            yield Figure(
+                f"rate with {last.users:,} users, of that with {first.users}", f"{ratio:.2f} times", "", "≥ 0.9", "1", ratio >= 0.9
+            )
+            ratio = (last.engine_us or 0) / (first.engine_us or 1)
+            yield at_most(f"CPU for a change with {last.users:,} users, of that with {first.users}", ratio, "times", 1.25, 1.0, digits=2)
             ratio = last.p99_ms / first.p99_ms
             yield at_most(f"p99 with {last.users:,} users, of that with {first.users}", ratio, "times", 1.5, 1.0, digits=2)
         finally:
