@@ -246,6 +246,9 @@ class Origin:
         turns, idle = self._turns, self._idle
         if self._pumping or not turns:
             return
+        if not idle:
+            self._connect_more()
+            return
         self._pumping = True
         try:
             deadline = self._client.loop.time() + self._client.timeout
@@ -282,8 +285,10 @@ class Origin:
         Connections that suspects hold do not count, so that those cannot use up the origin's.
         """
         opened = len(self._open)
-        limit = CONNECTIONS_PER_ORIGIN + self._suspects
-        wanted = min(max(1, opened) - self._connecting, len(self._turns) + 1, limit - opened - self._connecting)
+        room = CONNECTIONS_PER_ORIGIN + self._suspects - opened - self._connecting
+        if room <= 0:
+            return  # as for most messages of a thousand sinks with one receiver
+        wanted = min(max(1, opened) - self._connecting, len(self._turns) + 1, room)
         for _ in range(wanted):
             if not self._client.take_place(self):
                 return
