@@ -151,31 +151,27 @@ class Subscriptions:
         Sequin removes one thing with one call, so several calls are under way at once.
         """
         with self._checking_function_after_refusals(), self._database.locked_users(user_ids) as users:
-            sinks: dict[int, list[str]] = {user_id: [] for user_id in user_ids}
+            rows: dict[int, list[SubscriptionRow]] = {user_id: [] for user_id in user_ids}
             for row in users.subscriptions():
-                sinks[row.user_id].append(row.sink_id)
+                rows[row.user_id].append(row)
             pool = ThreadPoolExecutor(_CALLS_AT_ONCE, thread_name_prefix="userhooks unsubscribe")
             try:
-                for _ in pool.map(self._remove_from_sequin, sinks.keys(), sinks.values()):
+                for _ in pool.map(self._remove_from_sequin, rows.keys(), rows.values()):
                     pass
             finally:
                 pool.shutdown(cancel_futures=True)  # after Stop or an error, what has not begun is left
             users.remove()
         log.info("Removed the subscriptions of %d users", len(user_ids))
 
-    def _remove_from_sequin(self, user_id: int, sink_ids: Sequence[str]) -> None:
-        """Remove these sinks and their endpoints, and those that have the user's first name though no row tells of them."""
+    def _remove_from_sequin(self, user_id: int, rows: Sequence[SubscriptionRow]) -> None:
+        """Remove the sinks of these rows, or without rows the one that a crash may have left, and the endpoints: two calls as a rule."""
         first = _names(user_id, "")[0]
-        removed = set()
-        for sink in filter(None, map(self._sink, sink_ids)):
-            self._sequin.delete_sink(sink.id)
-            self._delete_endpoint(sink.endpoint)
-            removed.add(_Names(sink.name, sink.endpoint))
-        if first not in removed:
-            left = self._sink(first.sink)
-            if left is not None:
-                self._sequin.delete_sink(left.id)
-            self._delete_endpoint(first.endpoint)
+        left = None if rows else self._sink(first.sink)
+        for sink_id in [row.sink_id for row in rows] if left is None else [left.id]:
+            self._sequin.delete_sink(sink_id)
+        if not self._delete_endpoint(first.endpoint) or len(rows) > 1:
+            for row in rows:
+                self._delete_endpoint(_names(user_id, row.url)[1].endpoint)
 
     def unsubscribe(self, sink_name: str) -> None:
         """Remove sink, endpoint and row, or what a crash left of them; raises NotFound when there is nothing of that name."""
@@ -261,11 +257,13 @@ class Subscriptions:
         except SequinError as error:
             log.warning("Could not undo a failed subscribe (%s); the next one of this user will.", error.what)
 
-    def _delete_endpoint(self, name: str) -> None:
+    def _delete_endpoint(self, name: str) -> bool:
+        """Whether it was there and is gone."""
         try:
-            self._sequin.delete_endpoint(name)
+            return self._sequin.delete_endpoint(name)
         except SequinInvalid as error:  # another sink uses it
             log.warning("Kept HTTP endpoint %s: %s", name, error.what)
+            return False
 
     def _headers(self, user_id: int, url: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.secret(user_id, url)}"}
