@@ -108,6 +108,7 @@ def in_a_new_home(tmp_path: Path) -> str:
 def own_environment(lesson: Kernel) -> Iterator[Kernel]:
     lesson.run("kept = dict(os.environ)")
     yield lesson
+    lesson.run("Stack.attach().stop()")  # what began in the new home, in spite of what was wrong
     assert not lesson.run("os.environ.clear(); os.environ.update(kept)").error
 
 
