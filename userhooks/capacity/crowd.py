@@ -65,6 +65,8 @@ class Crowd:
         if users > MOST_ON_SEQUIN and self.engine_pid is None:
             what = f"{users:,} filtered sinks would bring this Sequin server down: it runs the filter of each for every row."
             raise InvalidInput("users", what, f"Ask for {MOST_ON_SEQUIN} at most, or use the local engine: unset SEQUIN_URL.")
+        if users <= len(self.users):
+            return
         subscriptions, database = self.stack.subscriptions, self.stack.database
         with progress_shown(progress, users, "users") as show:
             while len(self.users) < users:

