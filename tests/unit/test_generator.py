@@ -278,7 +278,7 @@ def test_no_database_at_all_is_said_without_a_count() -> None:
 @pytest.mark.parametrize(
     ("options", "field"),
     [
-        ({"rate": 0.5}, "rate"), ({"rate": 50_001}, "rate"), ({"rate": float("nan")}, "rate"), ({"seconds": 0}, "seconds"),
+        ({"rate": 0.5}, "rate"), ({"rate": MAX_RATE + 1}, "rate"), ({"rate": float("nan")}, "rate"), ({"seconds": 0}, "seconds"),
         ({"seconds": -1}, "seconds"), ({"seconds": float("nan")}, "seconds"), ({"count": 0}, "count"),
         ({"seconds": 1, "count": 1}, "count"), ({"mix": {}}, "mix"), ({"mix": {"truncate": 1}}, "mix"),
     ],
