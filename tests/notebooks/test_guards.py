@@ -248,6 +248,7 @@ def test_links_lead_somewhere(path: Path, notebook: nbformat.NotebookNode) -> No
     for text in texts(notebook):
         for target in links(text):
             assert (path.parent / target).is_file(), target
+            assert "/" not in target, f"JupyterLab opens nothing outside its folder: {target}"
 
 
 def test_the_readme_links_every_notebook_in_order_by_its_title() -> None:
@@ -342,6 +343,7 @@ DAMAGES = [
     (test_it_names_two_causes_and_a_command_for_when_it_did_not_work, replaced("`userhooks", "`")),
     (test_it_ends_with_what_was_seen_and_a_link_to_the_next, replaced("(02_traffic.ipynb)", "(03_backfill.ipynb)")),
     (test_links_lead_somewhere, replaced("(02_traffic.ipynb)", "(02_nothing.ipynb)")),
+    (test_links_lead_somewhere, replaced("(02_traffic.ipynb)", "(../README.md)")),
 ]
 
 
