@@ -54,7 +54,7 @@ def delivery_rate(frame: pd.DataFrame, ax: Axes) -> Axes:
         (delivered, "delivered", DELIVERED, "-", "x"),
     ):
         counts, _ = np.histogram(times, edges)
-        ax.plot(edges[:-1] + 0.5, counts, style, marker=marker, markersize=5, color=colour, label=label)
+        ax.plot(edges[:-1] + 0.5, counts, style, marker=marker, markersize=5, color=colour, clip_on=False, label=label)
     ax.set_ylim(bottom=0)
     return _dressed(ax, _how_it_went(owed), "seconds since the first row", "rows per second")
 
@@ -173,7 +173,7 @@ def rates(frame: pd.DataFrame, marks: Sequence[tuple[datetime, str]], ax: Axes) 
         ("delivered", "delivered", DELIVERED, "-", "x"),
         ("refused", "refused or unanswered", MARK, ":", "^"),
     ):
-        ax.plot(x, together[column], style, marker=marker, markersize=4, markevery=_sparse(x), color=colour, label=label)
+        ax.plot(x, together[column], style, marker=marker, markersize=4, markevery=_sparse(x), color=colour, clip_on=False, label=label)
     ax.set_ylim(bottom=0)
     _marked(marks, frame, ax)
     written, delivered, refused = (int(together[column].sum()) for column in ("generated", "delivered", "refused"))
@@ -191,7 +191,7 @@ def waiting(frame: pd.DataFrame, marks: Sequence[tuple[datetime, str]], ax: Axes
         style, marker = styles[number % len(styles)]
         colour = (DELIVERED, GENERATED, MARK)[number % 3]
         x = _since_first(mine["second"], frame) + 1
-        ax.plot(x, mine["waiting"], style, marker=marker, markersize=3, markevery=_sparse(x), color=colour, label=str(user))
+        ax.plot(x, mine["waiting"], style, marker=marker, markersize=3, markevery=_sparse(x), color=colour, clip_on=False, label=str(user))
     ax.set_ylim(bottom=0)
     _marked(marks, frame, ax, named=0)
     last = frame[frame["second"] == frame["second"].max()] if len(frame) else frame
