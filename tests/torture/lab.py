@@ -66,11 +66,10 @@ class Lab:
         self.sinks.append(sink)
 
     def kill_engine(self) -> None:
-        """kill -9, and wait until the receiver has answered what was on its way."""
+        """kill -9, and wait until the receiver has noted what was on its way."""
         at = time.monotonic()
         self.engine.kill()
-        for _ in range(5):  # turns of the receiver's loop: to accept, to read, to answer
-            self.receiver.distinct()
+        self.receiver.settle()
         self.kills.append(Kill(at, time.monotonic()))
 
     def sql(self, query: str, *params: object) -> list[tuple[Any, ...]]:

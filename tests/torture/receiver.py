@@ -11,6 +11,7 @@ import asyncio
 import base64
 import json
 import random
+import socket
 import struct
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from typing import Any, NamedTuple
 
 import orjson
 import uvloop
+
+from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 _RECORD = struct.Struct("<ddIqqQQI")
@@ -93,6 +96,19 @@ class ReceiverProgram:
         """Return how many different messages of these sinks (of all) were answered with 2xx so far."""
         return int(self._ask(distinct=None if sinks is None else list(sinks)))
 
+    def settle(self) -> None:
+        """Wait until everything that a dead sender sent was read and noted, and its connections were closed.
+
+        Connections are accepted in the order in which they were made, some turns after they were: those opened here are the last.
+        """
+        last = [socket.create_connection(("127.0.0.1", port)) for port in self.ports]
+        try:
+            ours = sorted(one.getsockname()[1] for one in last)
+            eventually(lambda: self._ask(peers=True) == ours, within=60, every=0.001, what="the dead sender's connections closed")
+        finally:
+            for one in last:
+                one.close()
+
     def arrivals(self, start: int = 0) -> Iterator[Arrival]:
         """Yield what was answered with 2xx, in order; `start` leaves out as many of the first."""
         self._ask(flush=True)
@@ -122,6 +138,8 @@ class _Notes:
         self.behaviours: dict[int, Behaviour] = defaultdict(Behaviour)
         self.seen: dict[int, set[tuple[int, int]]] = defaultdict(set)
         self.stuck: dict[int, set[_Connection]] = defaultdict(set)
+        self.peers: set[int] = set()
+        """the ports from which connections are open"""
 
     def take(self, sink: int, body: bytes) -> None:
         """Note the messages of an answered request."""
@@ -148,6 +166,8 @@ class _Notes:
         elif "distinct" in command:
             wanted = command["distinct"]
             return sum(len(self.seen[sink]) for sink in (list(self.seen) if wanted is None else wanted))
+        elif "peers" in command:
+            return sorted(self.peers)
         elif "flush" in command:
             self.file.flush()
         return None
@@ -163,8 +183,11 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
+        self.peer: int = transport.get_extra_info("peername")[1]
+        self.notes.peers.add(self.peer)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.notes.peers.discard(self.peer)
         self.notes.stuck[self.sink].discard(self)
 
     def hang_up(self) -> None:
