@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,28 @@ class Received:
 
 
 Script = Callable[[str, list[dict[str, Any]]], int]
+
+
+class _Server(ThreadingHTTPServer):
+    """One thread a connection; `peers` are the addresses from which connections are open."""
+
+    daemon_threads = True
+    request_queue_size = 512  # of 5, the usual, a sender with many connections finds the rest refused for a second
+
+    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
+        self.peers: set[Any] = set()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Called for one connection after the other, as they are accepted."""
+        self.peers.add(client_address)
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.peers.discard(client_address)
 
 
 class Receiver:
@@ -67,8 +90,7 @@ class Receiver:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
@@ -78,6 +100,15 @@ class Receiver:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+    def settle(self) -> None:
+        """Wait until everything that a dead sender sent was read and answered, and its connections were closed.
+
+        Connections are accepted in the order in which they were made: the one opened here is the last.
+        """
+        with socket.create_connection(self._server.server_address) as last:
+            ours = {last.getsockname()}
+            eventually(lambda: self._server.peers == ours, within=60, every=0.001, what="the dead sender's connections closed")
 
     def messages(self, path: str = "") -> list[dict[str, Any]]:
         """The messages of requests that were answered 2xx, below a path."""

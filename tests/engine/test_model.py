@@ -429,19 +429,9 @@ class Run:
 
     def kill_engine(self) -> None:
         self.engine.kill()
-        self._until_quiet()
+        self.receiver.settle()
         self.life += 1
         self.engine.start()
-
-    def _until_quiet(self) -> None:
-        """Wait until the receiver has dealt with what was on its way when the engine died."""
-        seen = [-1, -1, -1]
-
-        def quiet() -> bool:
-            seen.append(len(self.receiver.requests))
-            return len(set(seen[-4:])) == 1
-
-        eventually(quiet)
 
     def restart_postgres(self) -> None:
         self.luck.choice((self.server.stop, self.server.kill))()

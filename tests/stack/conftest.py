@@ -1,4 +1,4 @@
-"""A home of its own for each test here, and the commands run on it as a person would run them."""
+"""A home for the tests here, fresh for each or shared by those of a file, and the commands run on it as a person would run them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ class Installation:
 
     def remove(self) -> None:
         processes = self.processes()
-        self.succeed("down")
+        if self.home.path.exists():
+            self.succeed("down")
         assert_gone(processes)
         self.home.remove()
 
@@ -100,3 +101,31 @@ def install(tmp_path: Path) -> Iterator[Callable[..., Installation]]:
 @pytest.fixture
 def installation(install: Callable[..., Installation]) -> Installation:
     return install()
+
+
+@pytest.fixture(scope="module")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where a file's tests that do not mind what was there before have their home: to begin one anew takes longer than most of them."""
+    folder = tmp_path_factory.mktemp("shared") / "home"
+    yield folder
+    Installation(folder).remove()
+
+
+@pytest.fixture
+def running(shared_folder: Path) -> Installation:
+    """The shared home, with every part running."""
+    shared = Installation(shared_folder)
+    shared.succeed("up", "--detach")
+    return shared
+
+
+@pytest.fixture
+def stopped(shared_folder: Path) -> Installation:
+    """The shared home, which has run before and is down."""
+    shared = Installation(shared_folder)
+    if not shared_folder.exists():
+        shared.succeed("up", "--detach")
+    processes = shared.processes()
+    shared.succeed("down")
+    assert_gone(processes)
+    return shared

@@ -101,9 +101,9 @@ def test_trouble_with_postgres_is_named_with_what_to_run(installation: Installat
 
 
 @pytest.mark.parametrize("part", ["postgres", "sequin", "server", "inspector"])
-def test_a_part_that_died_is_named_with_its_log(installation: Installation, part: str) -> None:
-    Stack.start(installation.settings).kill(part)
-    assert str(installation.home.log(part)) in complaints(installation)[part]
+def test_a_part_that_died_is_named_with_its_log(running: Installation, part: str) -> None:
+    Stack.attach(running.settings).kill(part)
+    assert str(running.home.log(part)) in complaints(running)[part]
 
 
 def test_a_home_that_others_may_read_is_named(installation: Installation) -> None:

@@ -42,22 +42,20 @@ def kill(pid: int | None) -> None:
 # --- up, status, down --------------------------------------------------------------------------------------------------
 
 
-def test_up_twice_and_down_twice_change_nothing_the_second_time(installation: Installation) -> None:
-    installation.succeed("up", "--detach")
-    first = installation.status()
-    installation.succeed("up", "--detach")
-    assert installation.status() == first
-    processes = installation.processes()
+def test_up_twice_and_down_twice_change_nothing_the_second_time(running: Installation) -> None:
+    first = running.status()
+    running.succeed("up", "--detach")
+    assert running.status() == first
+    processes = running.processes()
     assert len(processes) >= 6
-    installation.succeed("down")
+    running.succeed("down")
     assert_gone(processes)
-    installation.succeed("down")
-    assert not installation.status()["ready"]
+    running.succeed("down")
+    assert not running.status()["ready"]
 
 
-def test_status_tells_programs_where_everything_is(installation: Installation) -> None:
-    installation.succeed("up", "--detach")
-    status = installation.status()
+def test_status_tells_programs_where_everything_is(running: Installation) -> None:
+    status = running.status()
     assert {name: sorted(value) if isinstance(value, dict) else type(value) for name, value in status.items()} == {
         "home": str,
         "mode": str,
@@ -67,7 +65,7 @@ def test_status_tells_programs_where_everything_is(installation: Installation) -
         "server": ["pid", "url"],
         "inspector": ["pid", "url"],
     }
-    assert status["home"] == str(installation.home.path)
+    assert status["home"] == str(running.home.path)
     assert (status["mode"], status["ready"]) == ("embedded", True)
     assert status["sequin"]["version"] == "v0.14.6"
     assert Path(status["postgres"]["data_dir"], "PG_VERSION").exists()
@@ -79,19 +77,17 @@ def test_status_tells_programs_where_everything_is(installation: Installation) -
     assert httpx.get(f"{status['sequin']['url']}/api/sinks", headers=token).status_code == 200
 
 
-def test_the_status_for_people_holds_no_secret(installation: Installation) -> None:
-    installation.succeed("up", "--detach")
-    secrets = installation.home.secrets
-    text = installation.succeed("status")
+def test_the_status_for_people_holds_no_secret(running: Installation) -> None:
+    secrets = running.home.secrets
+    text = running.succeed("status")
     assert "loopback and private addresses are allowed" in text
     assert secrets.postgres_password not in text
     assert secrets.api_token not in text
 
 
-def test_the_home_is_its_owners_alone(installation: Installation) -> None:
-    installation.succeed("up", "--detach")
-    assert installation.home.path.stat().st_mode & 0o777 == 0o700
-    for file in (installation.home.secrets_file, installation.home.stack_file):
+def test_the_home_is_its_owners_alone(running: Installation) -> None:
+    assert running.home.path.stat().st_mode & 0o777 == 0o700
+    for file in (running.home.secrets_file, running.home.stack_file):
         assert file.stat().st_mode & 0o777 == 0o600
 
 
@@ -103,9 +99,9 @@ def test_status_of_a_home_that_is_not_there_starts_and_creates_nothing(installat
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_ctrl_c_and_a_closed_terminal_end_what_up_started(installation: Installation, number: int, code: int) -> None:
-    with up_in_foreground(installation) as up:
-        processes = installation.processes()
+def test_ctrl_c_and_a_closed_terminal_end_what_up_started(stopped: Installation, number: int, code: int) -> None:
+    with up_in_foreground(stopped) as up:
+        processes = stopped.processes()
         up.send_signal(number)
         assert up.wait(30) == code
         assert_gone(processes)
@@ -123,9 +119,9 @@ def test_a_signal_while_it_starts_leaves_nothing_running(installation: Installat
         up.wait()
 
 
-def test_up_ends_when_down_is_typed_elsewhere(installation: Installation) -> None:
-    with up_in_foreground(installation) as up:
-        installation.succeed("down")
+def test_up_ends_when_down_is_typed_elsewhere(stopped: Installation) -> None:
+    with up_in_foreground(stopped) as up:
+        stopped.succeed("down")
         assert up.wait(30) == 0
 
 
@@ -141,12 +137,11 @@ def up_in_foreground(installation: Installation) -> Iterator[subprocess.Popen[st
         up.communicate()
 
 
-def test_a_log_that_has_grown_large_is_put_aside(installation: Installation) -> None:
-    installation.succeed("up", "--detach")
-    installation.succeed("down")
-    log = installation.home.log("server")
+def test_a_log_that_has_grown_large_is_put_aside(running: Installation) -> None:
+    running.succeed("down")
+    log = running.home.log("server")
     log.write_bytes(b"x" * (LOG_BYTES + 1))
-    installation.succeed("up", "--detach")
+    running.succeed("up", "--detach")
     assert log.stat().st_size < LOG_BYTES
     assert log.with_suffix(".log.old").stat().st_size > LOG_BYTES
 
@@ -159,9 +154,8 @@ def test_several_commands_at_once_start_one_stack(installation: Installation) ->
     assert len(said) == 1
 
 
-def test_two_homes_run_side_by_side_on_free_ports(install: Callable[..., Installation]) -> None:
-    one, two = install("one"), install("two")
-    one.succeed("up", "--detach")
+def test_two_homes_run_side_by_side_on_free_ports(running: Installation, install: Callable[..., Installation]) -> None:
+    one, two = running, install("two")
     two.succeed("up", "--detach")
     first, second = one.status(), two.status()
     assert first["ready"]
@@ -177,22 +171,21 @@ def test_two_homes_run_side_by_side_on_free_ports(install: Callable[..., Install
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_part_that_was_killed_stays_down_until_up(installation: Installation, part: str) -> None:
-    installation.succeed("up", "--detach")
-    before = installation.pids()
+def test_a_part_that_was_killed_stays_down_until_up(running: Installation, part: str) -> None:
+    before = running.pids()
     kill(before[part])
-    eventually(lambda: installation.pids()[part] is None, what=f"{part} to be seen as down")
-    assert not installation.status()["ready"]
-    assert "Not running" in installation.fail("subscriptions")
-    installation.succeed("up", "--detach")
-    after = installation.pids()
-    assert installation.status()["ready"]
+    eventually(lambda: running.pids()[part] is None, what=f"{part} to be seen as down")
+    assert not running.status()["ready"]
+    assert "Not running" in running.fail("subscriptions")
+    running.succeed("up", "--detach")
+    after = running.pids()
+    assert running.status()["ready"]
     assert after[part] not in (None, before[part])
     assert {**before, part: None} == {**after, part: None}
 
 
-def test_a_notebook_can_kill_and_restart_a_part(installation: Installation) -> None:
-    stack = Stack.start(installation.settings)
+def test_a_notebook_can_kill_and_restart_a_part(stopped: Installation) -> None:
+    stack = Stack.start(stopped.settings)
     assert stack.started
     stack.kill("postgres")
     assert stack.status()["postgres"]["pid"] is None
@@ -204,53 +197,50 @@ def test_a_notebook_can_kill_and_restart_a_part(installation: Installation) -> N
     assert len(stack.database.users()) > 0
     with pytest.raises(InvalidInput, match=r"There is no part 'redis' here"):
         stack.kill("redis")
-    assert not Stack.start(installation.settings).started
+    assert not Stack.start(stopped.settings).started
     stack.stop()
     with pytest.raises(NotRunning):
         stack.restart("server")
     with pytest.raises(NotRunning):
-        Stack.attach(installation.settings)
+        Stack.attach(stopped.settings)
 
 
-def test_a_supervisor_that_was_killed_takes_everything_with_it_and_the_data_stays(installation: Installation) -> None:
-    installation.succeed("up", "--detach")
-    ada = Stack.attach(installation.settings).database.create_user("Ada")
-    supervisor, *others = installation.processes()
+def test_a_supervisor_that_was_killed_takes_everything_with_it_and_the_data_stays(running: Installation) -> None:
+    ada = Stack.attach(running.settings).database.create_user("Ada")
+    supervisor, *others = running.processes()
     supervisor.kill()
     assert_gone(others)
-    assert not installation.status()["ready"]
-    installation.succeed("up", "--detach")
-    assert Stack.attach(installation.settings).database.user_exists(ada)
+    assert not running.status()["ready"]
+    running.succeed("up", "--detach")
+    assert Stack.attach(running.settings).database.user_exists(ada)
 
 
-def test_up_right_after_the_supervisor_was_killed_waits_for_the_ports(installation: Installation) -> None:
-    installation.succeed("up", "--detach")
-    installation.processes()[0].kill()
-    installation.succeed("up", "--detach")
-    assert installation.status()["ready"]
+def test_up_right_after_the_supervisor_was_killed_waits_for_the_ports(running: Installation) -> None:
+    running.processes()[0].kill()
+    running.succeed("up", "--detach")
+    assert running.status()["ready"]
 
 
-def test_a_watchdog_that_was_killed_is_replaced_at_once(installation: Installation) -> None:
+def test_a_watchdog_that_was_killed_is_replaced_at_once(running: Installation) -> None:
     def watchdog() -> psutil.Process | None:
         with suppress(psutil.NoSuchProcess):  # it ended while we looked
-            return next((one for one in installation.processes() if "userhooks.watchdog" in one.cmdline()), None)
+            return next((one for one in running.processes() if "userhooks.watchdog" in one.cmdline()), None)
         return None
 
-    installation.succeed("up", "--detach")
     first = watchdog()
     assert first is not None
     first.kill()
     eventually(lambda: watchdog() not in (None, first), what="another watchdog")
-    supervisor, *others = installation.processes()
+    supervisor, *others = running.processes()
     supervisor.kill()
     assert_gone(others)
 
 
-def test_a_server_restarted_after_a_crash_is_still_watched(installation: Installation) -> None:
-    stack = Stack.start(installation.settings)
+def test_a_server_restarted_after_a_crash_is_still_watched(stopped: Installation) -> None:
+    stack = Stack.start(stopped.settings)
     stack.kill("postgres")
     stack.restart("postgres")
-    supervisor, *others = installation.processes()
+    supervisor, *others = stopped.processes()
     supervisor.kill()
     assert_gone(others)
 
@@ -297,15 +287,14 @@ def test_sequin_without_its_database_is_an_error(install: Callable[..., Installa
 
 
 @pytest.mark.parametrize(("key", "value"), [("format", 99), ("postgres_major", 9)])
-def test_a_home_of_another_release_is_not_touched(installation: Installation, key: str, value: int) -> None:
-    installation.succeed("up", "--detach")
-    installation.succeed("down")
-    file = installation.home.format_file
+def test_a_home_of_another_release_is_not_touched(running: Installation, key: str, value: int) -> None:
+    running.succeed("down")
+    file = running.home.format_file
     kept = file.read_text(encoding="utf-8")
     file.write_text(json.dumps({**json.loads(kept), key: value}), encoding="utf-8")
-    assert "make clean" in installation.fail("up", "--detach")
+    assert "make clean" in running.fail("up", "--detach")
     file.write_text(kept, encoding="utf-8")
-    installation.succeed("up", "--detach")
+    running.succeed("up", "--detach")
 
 
 def test_a_folder_with_other_things_in_it_is_no_home(tmp_path: Path) -> None:
@@ -327,15 +316,14 @@ def test_a_home_deleted_by_hand_is_not_begun_anew_on_its_old_database(installati
     installation.succeed("up", "--detach")
 
 
-def test_a_running_stack_is_not_passed_off_as_one_with_other_settings(installation: Installation, database_url: str) -> None:
-    installation.succeed("up", "--detach")
-    installation.environment["DATABASE_URL"] = database_url
-    said = installation.fail("up", "--detach")
+def test_a_running_stack_is_not_passed_off_as_one_with_other_settings(running: Installation, database_url: str) -> None:
+    running.environment["DATABASE_URL"] = database_url
+    said = running.fail("up", "--detach")
     assert "another DATABASE_URL" in said
     assert "userhooks down" in said
-    del installation.environment["DATABASE_URL"]
-    installation.environment["USERHOOKS_SERVER_PORT"] = str(free_port())
-    assert "another USERHOOKS_SERVER_PORT" in installation.fail("up", "--detach")
+    del running.environment["DATABASE_URL"]
+    running.environment["USERHOOKS_SERVER_PORT"] = str(free_port())
+    assert "another USERHOOKS_SERVER_PORT" in running.fail("up", "--detach")
 
 
 def test_a_part_that_cannot_start_says_why_and_leaves_nothing_half_started(installation: Installation) -> None:
@@ -426,9 +414,8 @@ def slot_health(stack: Stack) -> dict[str, float]:
     return dict(zip(present["status"], present["value"], strict=True))
 
 
-def test_metrics_are_a_frame_and_their_absence_is_said(installation: Installation) -> None:
-    installation.succeed("up", "--detach")
-    stack = Stack.attach(installation.settings)
+def test_metrics_are_a_frame_and_their_absence_is_said(running: Installation) -> None:
+    stack = Stack.attach(running.settings)
     assert slot_health(stack) == {"ok": 1}
     stack.kill("sequin")
     with pytest.raises(SequinUnreachable, match="When Sequin is down, so are its metrics"):
