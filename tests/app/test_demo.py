@@ -30,7 +30,7 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 def demo(environment: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "userhooks.cli", "demo", "--rate", "100", "--seconds", "3", *options]
+    command = [sys.executable, "-m", "userhooks.cli", "demo", "--rate", "300", "--seconds", "1", *options]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
@@ -402,6 +403,10 @@ def test_the_ledger_by_the_wal_agrees_with_an_independent_count_of_a_real_run_wi
     lesson.inbox("ben").respond([{"every": 3, "effect": "reset"}])
     with lesson.ledger(wal=True, wait=30) as ledger:
         generated = lesson.generate(rate=300, count=60, mix={"insert": 3, "update": 1, "delete": 1}, seed=seed)
+        eventually(lambda: most_refusals(lesson, "ben") > 1, what="an attempt that is repeated in vain")
+        for user in USERS:
+            lesson.inbox(user).respond()  # or a row that has no luck is waited for longer than any test should
+    assert most_refusals(lesson, "ada") > 0
     accepted = [
         (user, message.sink_id, message.idempotency_key)
         for user in USERS
@@ -413,6 +418,13 @@ def test_the_ledger_by_the_wal_agrees_with_an_independent_count_of_a_real_run_wi
     assert len(accepted) == len(set(accepted)) == all_of
     counted = f"{all_of} committed, {all_of} expected, {all_of} received, 0 lost, 0 duplicated, 0 foreign, order kept"
     assert ledger.verdict().startswith(counted)
+
+
+def most_refusals(lesson: Lesson, user: str) -> int:
+    """How often the inbox refused the message that it refused most often."""
+    refused = [request for request in lesson.inbox(user).received() if not request.accepted]
+    times = Counter((message.sink_id, message.idempotency_key) for request in refused for message in request.messages())
+    return max(times.values(), default=0)
 
 
 # --- the fault dial ---------------------------------------------------------------------------------------------------------
