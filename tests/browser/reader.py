@@ -81,7 +81,9 @@ class Reader:
         """Wait until the notebook shows this."""
         shown = self.notebook.get_by_text(text).first
         expect(shown).to_be_visible(timeout=within * 1000)
-        shown.scroll_into_view_if_needed()
+        shown.evaluate(
+            "element => element.scrollIntoView({block: 'nearest'})"
+        )  # a panel that looks again meanwhile makes it anew: no fault
 
     def user(self, name: str) -> int:
         """The id of a user of this lesson."""
