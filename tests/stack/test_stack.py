@@ -263,7 +263,7 @@ def test_a_stranger_that_has_the_pid_of_an_old_program_is_left_alone() -> None:
 def test_a_port_in_use_is_one_error_that_names_port_and_variable(install: Callable[..., Installation], part: str) -> None:
     variable = f"USERHOOKS_{part.upper()}_PORT"
     with socket.socket() as other:
-        other.bind(("127.0.0.1", free_port()))
+        other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
         installation = install(**{variable: str(port)})
