@@ -181,6 +181,18 @@ def fold(expr: Expr, metadata: Mapping[Atom, Any], known: Sequence[Expr]) -> Exp
     return expr
 
 
+def without_update(expr: Expr) -> Expr:
+    """Return what is left of a folded expression for a change that is no update, of which `changes` is nil."""
+    match expr:
+        case ColumnOf("changes", _) | Argument("changes"):
+            return Const(None)
+        case Logic(name, operands):
+            return _fold_logic(name, [without_update(operand) for operand in operands])
+        case Apply(operation, operands):
+            return _fold_apply(Apply(operation, tuple(without_update(operand) for operand in operands)), {})
+    return expr
+
+
 def _fold_apply(expr: Apply, metadata: Mapping[Atom, Any]) -> Expr:
     match expr:
         case Apply("access", (Argument("record" | "changes" as name), Const(key))):

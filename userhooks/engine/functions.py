@@ -33,6 +33,7 @@ from userhooks.engine.expressions import (
     compile_expression,
     fold_program,
     split_equality,
+    without_update,
 )
 from userhooks.engine.rendering import CONSUMER_FIELDS, DATABASE_FIELDS, METADATA, Change, Transform
 from userhooks.engine.resources import ColumnFilter
@@ -52,7 +53,8 @@ Judge: TypeAlias = Callable[[Change], bool]
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A filter of one sink: `accepts` raises FunctionRaised. `rest` is what is left to ask when `equality` holds, None when nothing is.
+    """A filter of one sink: `accepts` raises FunctionRaised. `rest` is what is left to ask of an update when `equality` holds, and
+    `rest_of_others` of any other change, None when nothing is.
 
     `never` is set when no change can pass, whatever it holds.
     """
@@ -60,6 +62,7 @@ class Bound:
     accepts: Judge
     equality: Equality | None = None
     rest: Judge | None = None
+    rest_of_others: Judge | None = None
     never: bool = False
 
 
@@ -80,7 +83,11 @@ class Filter:
         if split is None:
             return Bound(accepts)
         equality, rest = split
-        return Bound(accepts, equality, None if rest is None else _judge(steps, rest, metadata))
+        if rest is None:
+            return Bound(accepts, equality)
+        judge = _judge(steps, rest, metadata)
+        is_decided = not any(steps) and without_update(rest) == Const(True)
+        return Bound(accepts, equality, judge, None if is_decided else judge)
 
 
 @lru_cache(maxsize=16)  # the same function for thousands of sinks
@@ -199,7 +206,8 @@ def bind_column_filters(filters: Sequence[ColumnFilter]) -> Bound:
         if types is not None and one.operator == "==" and not one.field_path and one.field_type != "cistring":
             rest = (*filters[:i], *filters[i + 1 :])
             equality = Equality(one.column_name, one.value, False, frozenset(), types)
-            return Bound(accepts, equality, partial(_all_hold, rest) if rest else None)
+            judge = partial(_all_hold, rest) if rest else None
+            return Bound(accepts, equality, judge, judge)
     return Bound(accepts)
 
 

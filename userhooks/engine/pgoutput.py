@@ -24,6 +24,7 @@ _U16 = struct.Struct(">H").unpack_from
 _U32 = struct.Struct(">I").unpack_from
 _BEGIN = struct.Struct(">xQqI").unpack
 _COMMIT = struct.Struct(">xBQQq").unpack
+_KIND_AND_LENGTH = struct.Struct(">BI").unpack_from
 _RELATION_COLUMN = struct.Struct(">Ii").unpack_from
 _MESSAGE = struct.Struct(">xBQ").unpack_from
 
@@ -117,17 +118,17 @@ class RowChange:
     `old` is None when the WAL does not carry the row as it was; with a replica identity other than FULL it has only the key, all else null.
     """
 
-    __slots__ = ("_data", "relation_oid")
+    __slots__ = ("payload",)
     action: Literal["insert", "update", "delete"]
 
-    def __init__(self, relation_oid: int, data: bytes) -> None:
-        self.relation_oid = relation_oid
-        self._data = data
+    def __init__(self, payload: bytes) -> None:
+        self.payload = payload
+        """the bytes that this was decoded from"""
 
     @property
-    def payload(self) -> bytes:
-        """The bytes that this was decoded from."""
-        return self._data
+    def relation_oid(self) -> int:
+        """The table's oid, as in its `Relation`."""
+        return int.from_bytes(self.payload[1:5])
 
     @property
     def new(self) -> Row | None:
@@ -142,7 +143,7 @@ class RowChange:
     @property
     def old_is_whole(self) -> bool:
         """Whether `old` has all columns (REPLICA IDENTITY FULL), not only the key."""
-        return self._data[5] == _OLD
+        return self.payload[5] == _OLD
 
     def value(self, position: int) -> Value:
         """One column of the row that the change is about: the new one, or of a delete the old one."""
@@ -158,7 +159,7 @@ class Insert(RowChange):
     @property
     def new(self) -> Row:
         """The new row."""
-        return _last_row(self._data, 6)
+        return _last_row(self.payload, 6)
 
     @property
     def old(self) -> None:
@@ -167,7 +168,7 @@ class Insert(RowChange):
 
     def value(self, position: int) -> Value:
         """One column of the new row."""
-        return _column(self._data, 6, position)
+        return _column(self.payload, 6, position)
 
 
 class Update(RowChange):
@@ -179,7 +180,7 @@ class Update(RowChange):
     @property
     def new(self) -> Row:
         """The row after the update; a value that is UNCHANGED is taken from `old` when that has it."""
-        row = _last_row(self._data, self._start_of_new())
+        row = _last_row(self.payload, self._start_of_new())
         if UNCHANGED in row:
             old = self.old
             if old is not None and len(old) == len(row):
@@ -190,18 +191,18 @@ class Update(RowChange):
     @property
     def old(self) -> Row | None:
         """The row before the update (FULL), its key when that changed (otherwise), or None."""
-        return _row(self._data, 6)[0] if self._has_old() else None
+        return _row(self.payload, 6)[0] if self._has_old() else None
 
     def value(self, position: int) -> Value:
         """One column of the new row."""
-        value = _column(self._data, self._start_of_new(), position)
+        value = _column(self.payload, self._start_of_new(), position)
         return self.new[position] if value is UNCHANGED else value
 
     def _has_old(self) -> bool:
-        return self._data[5] != _NEW
+        return self.payload[5] != _NEW
 
     def _start_of_new(self) -> int:
-        data = self._data
+        data = self.payload
         if not self._has_old():
             return 6
         end = _end_of_row(data, 6)
@@ -224,11 +225,11 @@ class Delete(RowChange):
     @property
     def old(self) -> Row:
         """The row before the delete (FULL), or its key."""
-        return _last_row(self._data, 6)
+        return _last_row(self.payload, 6)
 
     def value(self, position: int) -> Value:
         """One column of the old row."""
-        return _column(self._data, 6, position)
+        return _column(self.payload, 6, position)
 
 
 Event: TypeAlias = Begin | Commit | Origin | Relation | Type | Insert | Update | Delete | Truncate | LogicalMessage
@@ -241,7 +242,7 @@ def decode(data: bytes) -> Event:
         if kind == 73:  # I
             if data[5] != _NEW:
                 raise DecodeError("an insert without its row")
-            return Insert(_U32(data, 1)[0], data)
+            return Insert(data)
         decoder = _DECODERS.get(kind)
         if decoder is None:
             raise DecodeError(f"a message of the unknown kind {data[:1]!r}")
@@ -266,13 +267,13 @@ def encode_insert(row: Sequence[Value]) -> bytes:
 def _update(data: bytes) -> Update:
     if data[5] not in b"KON":
         raise DecodeError("an update without its new row")
-    return Update(_U32(data, 1)[0], data)
+    return Update(data)
 
 
 def _delete(data: bytes) -> Delete:
     if data[5] not in b"KO":
         raise DecodeError("a delete without its old row")
-    return Delete(_U32(data, 1)[0], data)
+    return Delete(data)
 
 
 def _begin(data: bytes) -> Begin:
@@ -359,16 +360,18 @@ def _whole(message: T, data: bytes, end: int) -> T:
 
 def _row(data: bytes, at: int) -> tuple[Row, int]:
     """Decode a row; returns it and the position behind it."""
+    end = len(data)
+    data += b"\0\0\0\0"  # so that a length can be read behind every kind, behind a null at the end too: one call instead of two
     try:
         row: Row = []
         append = row.append
         (count,) = _U16(data, at)
         at += 2
         for _ in range(count):
-            kind = data[at]
+            kind, length = _KIND_AND_LENGTH(data, at)
             if kind == _TEXT:
                 start = at + 5
-                at = start + _U32(data, at + 1)[0]
+                at = start + length
                 append(data[start:at])
             else:
                 at += 1
@@ -378,9 +381,9 @@ def _row(data: bytes, at: int) -> tuple[Row, int]:
                     append(UNCHANGED)
                 else:
                     raise DecodeError(f"a value of the unknown kind {kind}")
-    except (struct.error, IndexError) as exc:
+    except struct.error as exc:
         raise DecodeError(f"a malformed row: {exc}") from exc
-    if at > len(data):
+    if at > end:
         raise DecodeError("a row that is cut off")
     return row, at
 
@@ -388,7 +391,7 @@ def _row(data: bytes, at: int) -> tuple[Row, int]:
 def _last_row(data: bytes, at: int) -> Row:
     """Decode the row that ends the message."""
     row, end = _row(data, at)
-    return _whole(row, data, end)
+    return row if end == len(data) else _whole(row, data, end)
 
 
 def _column(data: bytes, at: int, position: int) -> Value:

@@ -49,6 +49,7 @@ class TableShape:
         "_forms",
         "_templates",
         "columns",
+        "group_prefix",
         "key_positions",
         "metadata",
         "name",
@@ -62,6 +63,7 @@ class TableShape:
         self.schema = relation.schema
         self.name = relation.name
         self.table: TableName = (relation.schema, relation.name)
+        self.group_prefix = b"%b\0%b\0" % (relation.schema.encode(), relation.name.encode())  # no name has a zero in it
         self.types = types
         self.columns = tuple(Column(c.name, c.type_oid, c.type_mod) for c in relation.columns)
         self.positions = {column.name: i for i, column in enumerate(self.columns)}
@@ -163,6 +165,7 @@ class Change:
         "_new",
         "_old",
         "_parts",
+        "_parts_format",
         "action",
         "annotations",
         "backfill_id",
@@ -187,7 +190,8 @@ class Change:
         self._event: RowChange | None = event
         self._new: Sequence[Value] | None = None
         self._old: Sequence[Value] | None = None
-        self._parts: dict[TimestampFormat, tuple[bytes, bytes, bytes]] | None = None
+        self._parts: tuple[bytes, bytes, bytes] | None = None
+        self._parts_format: TimestampFormat = "iso8601"
 
     @classmethod
     def read(cls, shape: TableShape, row: Sequence[bytes | None], backfill_id: str, read_us: int) -> Change:
@@ -204,6 +208,7 @@ class Change:
         change._new = row
         change._old = None
         change._parts = None
+        change._parts_format = "iso8601"
         return change
 
     @classmethod
@@ -236,7 +241,9 @@ class Change:
     def new(self) -> Sequence[Value] | None:
         """The row as it is after the change; None for a delete."""
         if self._new is None and self._event is not None and self.action != "delete":
-            row = self._checked(self._event.new)
+            row = self._event.new
+            if row is None or len(row) != len(self.shape.columns):
+                raise self._misfit(row)
             if self.size > _LARGE:
                 return row
             self._new = row
@@ -246,23 +253,26 @@ class Change:
     def old(self) -> Sequence[Value] | None:
         """The row as it was before the change, as far as the WAL carries it."""
         if self._old is None and self._event is not None and self.action != "insert":
-            row = self._checked(self._event.old)
+            row = self._event.old
+            if row is not None and len(row) != len(self.shape.columns):
+                raise self._misfit(row)
             if self.size > _LARGE:
                 return row
             self._old = row
         return self._old
 
-    def _checked(self, row: Row | None) -> Row | None:
-        if row is not None and len(row) != len(self.shape.columns):
-            raise DecodeError(f"a row of {len(row)} columns for {self.shape.schema}.{self.shape.name}, which has {len(self.shape.columns)}")
-        return row
+    def _misfit(self, row: Row | None) -> DecodeError:
+        shape = self.shape
+        return DecodeError(f"a row of {len(row or ())} columns for {shape.schema}.{shape.name}, which has {len(shape.columns)}")
 
     @property
     def row(self) -> Sequence[Value]:
         """The row that the message shows: the new one, or of a delete the old one."""
-        row = self.old if self.action == "delete" else self.new
+        row = self._new
         if row is None:
-            raise DecodeError("a change without a row")
+            row = self.old if self.action == "delete" else self.new
+            if row is None:
+                raise DecodeError("a change without a row")
         return row
 
     def raw(self, position: int) -> Value:
@@ -312,14 +322,11 @@ def render(change: Change, form: SinkForm) -> bytes:
     if form.transform is not None:
         return form.transform(change)
     parts = change._parts
-    if parts is None:
-        parts = change._parts = {}
-    cached = parts.get(form.timestamp_format)
-    if cached is None:
-        cached = _render_parts(change, form.timestamp_format)
+    if parts is None or change._parts_format != form.timestamp_format:
+        parts = _render_parts(change, form.timestamp_format)
         if change.size <= _LARGE:
-            parts[form.timestamp_format] = cached
-    record, metadata, end = cached
+            change._parts, change._parts_format = parts, form.timestamp_format
+    record, metadata, end = parts
     return b"".join((record, form.head, metadata, form.database_name, end))
 
 
@@ -374,6 +381,7 @@ def _idempotency_key(change: Change, keys: Sequence[bytes]) -> bytes:
 _ENDS = {action: b'},"action":"%b","changes":null}' % action.encode() for action in ("insert", "delete", "read")}
 
 
+@lru_cache(maxsize=64)  # the same for all changes of a transaction
 def timestamp(microseconds: int) -> bytes:
     """Return microseconds since 1970 as ISO 8601 in UTC with six digits, like 2026-11-23T17:44:38.478467Z."""
     seconds, fraction = divmod(microseconds, 1_000_000)
@@ -385,7 +393,7 @@ def _second(seconds: int) -> bytes:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
 
 
-def group_key(change: Change, columns: Sequence[str] | None) -> tuple[object, ...] | None:
+def group_key(change: Change, columns: Sequence[str] | None) -> object:
     """Return what names the message's group: table and values of `columns`, by default of the primary key; None without any column.
 
     A column that the table does not have counts as null. (Sequin contract, 7.3)
@@ -394,8 +402,8 @@ def group_key(change: Change, columns: Sequence[str] | None) -> tuple[object, ..
     row = change.row
     if columns is None:
         positions = shape.key_positions
-        if len(positions) == 1:
-            return (shape.table, row[positions[0]])
+        if len(positions) == 1 and isinstance(value := row[positions[0]], bytes):
+            return shape.group_prefix + value  # bytes keep their hash, and the garbage collector passes them by
         return (shape.table, *[row[i] for i in positions]) if positions else None
     if not columns:
         return None

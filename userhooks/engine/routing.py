@@ -155,7 +155,12 @@ def _judge(route: Route, change: Change, routes: list[Route], failed: list[Faile
         failed.append((route, route.broken))
         return
     bound = route.bound
-    judge = None if bound is None else bound.rest if found else bound.accepts
+    if bound is None:
+        judge = None
+    elif found:
+        judge = bound.rest if change.action == "update" else bound.rest_of_others
+    else:
+        judge = bound.accepts
     try:
         if judge is None or judge(change):
             routes.append(route)

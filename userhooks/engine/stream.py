@@ -74,7 +74,8 @@ class Stream:
         """the latest transactions read; a SELECT may not see all of them yet"""
         self._acknowledged = acknowledged
         self._on_watermark = on_watermark
-        self._shapes: dict[int, TableShape] = {}
+        self._shapes: dict[bytes, TableShape] = {}
+        """by the table's oid as changes begin with it"""
         self._skip = 0
         self._transaction: Transaction | None = None
         self._delivered_before: set[tuple[int, int]] = set()
@@ -86,7 +87,7 @@ class Stream:
         """Handle one payload of the output plugin; raises CatalogStale (never when `refreshed`) and pgoutput.DecodeError."""
         event = pgoutput.decode(payload)
         self.bytes += len(payload)
-        if isinstance(event, (pgoutput.Insert, pgoutput.Update, pgoutput.Delete)):
+        if isinstance(event, pgoutput.RowChange):
             self._change(event)
         elif isinstance(event, pgoutput.Begin):
             self._begin(event)
@@ -98,7 +99,7 @@ class Stream:
             self._skip = 0
             self.progress.commit(event.end_lsn)
         elif isinstance(event, pgoutput.Relation):
-            self._shapes[event.oid] = self._shape(event, refreshed)
+            self._shapes[event.oid.to_bytes(4)] = self._shape(event, refreshed)
         elif isinstance(event, pgoutput.LogicalMessage):
             self._logical_message(event)
         elif isinstance(event, pgoutput.Truncate):
@@ -135,7 +136,7 @@ class Stream:
         key = table.primary_key if table is not None and names.issuperset(table.primary_key) else ()
         return TableShape(relation, key, self.types)
 
-    def _change(self, event: pgoutput.Insert | pgoutput.Update | pgoutput.Delete) -> None:
+    def _change(self, event: pgoutput.RowChange) -> None:
         transaction = self._transaction
         if transaction is None:
             raise pgoutput.DecodeError("a change outside a transaction")
@@ -144,7 +145,7 @@ class Stream:
         if index < self._skip:
             return
         self.changes += 1
-        shape = self._shapes.get(event.relation_oid)
+        shape = self._shapes.get(event.payload[1:5])
         if shape is None:
             raise pgoutput.DecodeError("a change of a table that was not described")
         change = Change(shape, event, transaction.commit_lsn, index, self._commit_us, self._annotations)
@@ -156,7 +157,7 @@ class Stream:
         if self.watchers:
             owed = {route.sink_id for route in routes} | {route.sink_id for route, _ in failed}
             for watcher in self.watchers:
-                if watcher.table == (shape.schema, shape.name):
+                if watcher.table == shape.table:
                     watcher.touched(change, transaction.xid, watcher.sink_id in owed)
 
     def _owe(self, route: Route, change: Change, transaction: Transaction, index: int, *, unjudged: bool) -> None:
@@ -193,8 +194,7 @@ def group_of(delivery: SinkDelivery, change: Change) -> object:
     sink = delivery.sink
     if not sink.message_grouping:
         return None
-    shape = change.shape
     for entry in sink.tables:
-        if entry.table == (shape.schema, shape.name):
+        if entry.table == change.shape.table:
             return group_key(change, entry.group_column_names)
     return group_key(change, None)
