@@ -91,6 +91,7 @@ class SinkDelivery:
         "_active",
         "_address",
         "_attended",
+        "_batch_size",
         "_busy",
         "_client",
         "_crowded",
@@ -206,6 +207,7 @@ class SinkDelivery:
         """Take over the sink's and the endpoint's present settings; what waits for a retry goes out at once under them."""
         self.sink = sink
         self._active = sink.status == "active"
+        self._batch_size = sink.batch_size
         self.form = form
         origin = (endpoint.scheme, endpoint.host, endpoint.port)
         if origin != self._origin:
@@ -289,7 +291,7 @@ class SinkDelivery:
             self.attend()
             return
         self._ready.append(message)
-        if not self._lingered and self.sink.batch_size > 1 and len(self._ready) < self.sink.batch_size:
+        if len(self._ready) < self._batch_size and not self._lingered:
             if self._linger is None:
                 self._linger = self._loop.call_later(LINGER_SECONDS, self._lingered_enough)
         else:
@@ -505,7 +507,7 @@ class SinkDelivery:
                 if (down or not self._has_room) and now < self._next_new:
                     return False
         waiting = len(self._ready)
-        return waiting >= self.sink.batch_size or (waiting > 0 and self._lingered)
+        return waiting >= self._batch_size or (waiting > 0 and self._lingered)
 
     def next_request(self) -> tuple[bytes, Attempt] | None:
         """Take the next batch and return it as the bytes of a request."""
@@ -541,17 +543,21 @@ class SinkDelivery:
             batch = heapq.heappop(self._retries)[2]
             self._retry_bytes -= sum(m.change.size for m in batch)
             return batch, False
-        ready, busy, size = self._ready, self._busy, self.sink.batch_size
+        ready, busy, size = self._ready, self._busy, self._batch_size
         taken: list[Message] = []
         groups: set[object] = set()
+        """of what is taken"""
         while ready and len(taken) < size:
             message = ready[0]
             if message.unjudged and taken:
                 break
             ready.popleft()
             group = message.group
-            if group is not None and group not in groups:
-                if group in busy:
+            if group is not None:
+                if group not in busy:
+                    busy[group] = None
+                    groups.add(group)
+                elif group not in groups:
                     waiting = busy[group]
                     if waiting is None:
                         waiting = busy[group] = deque()
@@ -560,8 +566,6 @@ class SinkDelivery:
                     if self._retries:
                         self.attend()
                     continue
-                busy[group] = None
-                groups.add(group)
             taken.append(message)
             if message.unjudged:
                 break
@@ -659,14 +663,15 @@ class SinkDelivery:
         self._refused, self._next_new = 0, 0.0
         size = 0
         for message in messages:
-            if message.row > 0:
-                self._disk.done((message.row,))
+            row, change = message.row, message.change
+            if row > 0:
+                self._disk.done((row,))
                 unsaved -= 1
             else:
-                if message.row == BEING_STORED:
+                if row == BEING_STORED:
                     message.row = SETTLED
-                message.owed.settle(message.change.commit_idx, self.number)
-                size += message.change.size
+                message.owed.settle(change.commit_idx, self.number)
+                size += change.size
         self._load.add(-unsaved, -size)
         self._free_groups(messages)
         if was_down:
@@ -752,7 +757,15 @@ class SinkDelivery:
 
     def _free_groups(self, messages: list[Message]) -> None:
         """Free each group of a batch once: freed twice, two batches of it would be on their way."""
-        for group in dict.fromkeys([message.group for message in messages]) if len(messages) > 1 else (messages[0].group,):
+        busy = self._busy
+        blocked: dict[object, None] = {}
+        for message in messages:
+            group = message.group
+            waiting = busy.pop(group, None)
+            if waiting:
+                busy[group] = waiting
+                blocked[group] = None
+        for group in blocked:
             self._free_group(group)
 
     def _free_group(self, group: object) -> None:
@@ -766,7 +779,7 @@ class SinkDelivery:
             return
         self._busy[group] = waiting
         batch: list[Message] = []
-        while waiting and isinstance(waiting[0], Message) and len(batch) < self.sink.batch_size:
+        while waiting and isinstance(waiting[0], Message) and len(batch) < self._batch_size:
             first = waiting.popleft()
             assert isinstance(first, Message)  # noqa: S101
             if batch and (first.unjudged or batch[0].unjudged):

@@ -228,11 +228,11 @@ class Origin:
         self._pumping = False
 
     def offer(self, sender: Sender) -> None:
-        """The sender has something to send: give it a turn."""
+        """The sender has something to send: give it a turn, unless it waits for one; whatever frees a connection goes on with the turns."""
         if id(sender) not in self._waiting:
             self._waiting.add(id(sender))
             self._turns.append(sender)
-        self.pump()
+            self.pump()
 
     def withdraw(self, sender: Sender) -> None:
         """The sender's requests are for another origin from now on."""

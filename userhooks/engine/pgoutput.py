@@ -396,24 +396,23 @@ def _last_row(data: bytes, at: int) -> Row:
 
 def _column(data: bytes, at: int, position: int) -> Value:
     """Decode one column of a row, and step over those before it."""
+    start, left = at + 2, position
     try:
-        if position >= _U16(data, at)[0]:
-            raise DecodeError(f"a row without column {position}")
-        at += 2
-        for _ in range(position):
-            at += 5 + _U32(data, at + 1)[0] if data[at] == _TEXT else 1
-        kind = data[at]
+        kind, length = _KIND_AND_LENGTH(data, start)
+        while left:
+            start += 5 + length if kind == _TEXT else 1
+            kind, length = _KIND_AND_LENGTH(data, start)
+            left -= 1
         if kind == _TEXT:
-            end = at + 5 + _U32(data, at + 1)[0]
-            if end <= len(data):
-                return data[at + 5 : end]
-        elif kind == _NULL:
-            return None
-        elif kind == _UNCHANGED:
-            return UNCHANGED
-    except (struct.error, IndexError) as exc:
-        raise DecodeError(f"a malformed row: {exc}") from exc
-    raise DecodeError("a malformed row")
+            value = data[start + 5 : start + 5 + length]
+            if len(value) == length and position < _U16(data, at)[0]:
+                return value
+    except struct.error:  # malformed, or a null near the end
+        pass
+    row, _ = _row(data, at)
+    if position >= len(row):
+        raise DecodeError(f"a row without column {position}")
+    return row[position]
 
 
 def _end_of_row(data: bytes, at: int) -> int:

@@ -20,7 +20,7 @@ import orjson
 
 from userhooks.engine.pgoutput import UNCHANGED, DecodeError, Relation, Row, RowChange, Value, decode, encode_insert
 from userhooks.engine.resources import Column, Table, TableName
-from userhooks.engine.values import Decoder, Encoder, TimestampFormat, TypeCatalog, text, verbatim
+from userhooks.engine.values import Decoder, Encoder, TimestampFormat, TypeCatalog, verbatim
 
 ChangeAction: TypeAlias = Literal["insert", "update", "delete", "read"]
 
@@ -47,6 +47,7 @@ class TableShape:
         "_decoders",
         "_encoders",
         "_forms",
+        "_key_forms",
         "_templates",
         "columns",
         "group_prefix",
@@ -68,6 +69,7 @@ class TableShape:
         self.columns = tuple(Column(c.name, c.type_oid, c.type_mod) for c in relation.columns)
         self.positions = {column.name: i for i, column in enumerate(self.columns)}
         self.key_positions = tuple(sorted(self.positions[name] for name in primary_key))
+        self._key_forms = tuple((at, types.text_encoder(self.columns[at].type_oid)) for at in self.key_positions)
         self.metadata = b"".join(
             [
                 b'"table_name":',
@@ -92,16 +94,10 @@ class TableShape:
         forms = self._forms.get(timestamp_format)
         if forms is None:
             forms = self._column_forms(timestamp_format)
-        values: list[bytes] = []
-        append = values.append
-        for _, position, encode in forms:
-            raw = row[position]
-            if raw is None:
-                append(b"null")
-            elif raw is UNCHANGED:
-                append(_UNCHANGED_JSON)
-            else:
-                append(raw if encode is None else encode(raw))
+        values = [
+            b"null" if (raw := row[at]) is None else _UNCHANGED_JSON if raw is UNCHANGED else raw if encode is None else encode(raw)
+            for _, at, encode in forms
+        ]
         return self._templates[timestamp_format] % tuple(values)
 
     def changes(self, new: Sequence[Value], old: Sequence[Value], timestamp_format: TimestampFormat) -> bytes:
@@ -122,6 +118,10 @@ class TableShape:
         self._templates[timestamp_format] = b"{%b}" % b",".join([form.name.replace(b"%", b"%%") + b"%b" for form in forms])
         self._forms[timestamp_format] = forms
         return forms
+
+    def keys(self, row: Sequence[Value]) -> bytes:
+        """Return the values of the primary key as JSON strings with commas between them."""
+        return b",".join([encode(raw) if isinstance(raw := row[at], bytes) else b'""' for at, encode in self._key_forms])
 
     def encode(self, position: int, raw: Value, timestamp_format: TimestampFormat) -> bytes:
         """Return the JSON of one value, as it is in `record`."""
@@ -327,7 +327,7 @@ def render(change: Change, form: SinkForm) -> bytes:
         if change.size <= _LARGE:
             change._parts, change._parts_format = parts, form.timestamp_format
     record, metadata, end = parts
-    return b"".join((record, form.head, metadata, form.database_name, end))
+    return b"".join((b'{"record":', record, form.head, metadata, form.database_name, end))
 
 
 def _render_parts(change: Change, timestamp_format: TimestampFormat) -> tuple[bytes, bytes, bytes]:
@@ -339,42 +339,32 @@ def _render_parts(change: Change, timestamp_format: TimestampFormat) -> tuple[by
         end = b'},"action":"update","changes":%b}' % (b"{}" if old is None else shape.changes(row, old, timestamp_format))
     else:
         end = _ENDS[change.action]
-    return b'{"record":' + shape.record(row, timestamp_format), _metadata(change), end
+    return shape.record(row, timestamp_format), _metadata(change), end
 
 
 def _metadata(change: Change) -> bytes:
     """Render the metadata between the sink's two parts."""
-    keys = _keys(change)
+    shape = change.shape
     if change.backfill_id is None:
         index, lsn = b"%d" % change.commit_idx, b"%d" % change.commit_lsn
         identity = b2a_base64(b"%b:%b" % (lsn, index), newline=False)
     else:
         index = lsn = b"null"
-        identity = _idempotency_key(change, keys)
-    return change.shape.metadata % (
-        index,
-        lsn,
-        timestamp(change.commit_us),
-        identity,
-        change.annotations or b"null",
-        b",".join(map(text, keys)),
-    )
+        identity = _idempotency_key(change)
+    return shape.metadata % (index, lsn, timestamp(change.commit_us), identity, change.annotations or b"null", shape.keys(change.row))
 
 
 def _keys(change: Change) -> list[bytes]:
     """Return the values of the primary key as text."""
-    row, positions = change.row, change.shape.key_positions
-    if len(positions) == 1:
-        raw = row[positions[0]]
-        return [raw if isinstance(raw, bytes) else b""]
-    return [raw if isinstance(raw := row[i], bytes) else b"" for i in positions]
+    row = change.row
+    return [raw if isinstance(raw := row[at], bytes) else b"" for at in change.shape.key_positions]
 
 
-def _idempotency_key(change: Change, keys: Sequence[bytes]) -> bytes:
+def _idempotency_key(change: Change) -> bytes:
     if change.backfill_id is None:
         identity = b"%d:%d" % (change.commit_lsn, change.commit_idx)
     else:
-        identity = b":".join([change.backfill_id.encode(), *keys])
+        identity = b":".join([change.backfill_id.encode(), *_keys(change)])
     return b2a_base64(identity, newline=False)
 
 
@@ -437,7 +427,7 @@ METADATA: Mapping[str, Callable[[Change], Any]] = {
     "commit_idx": lambda change: change.commit_idx if change.backfill_id is None else None,
     "commit_lsn": lambda change: change.commit_lsn if change.backfill_id is None else None,
     "commit_timestamp": lambda change: timestamp(change.commit_us).decode(),
-    "idempotency_key": lambda change: _idempotency_key(change, _keys(change)).decode(),
+    "idempotency_key": lambda change: _idempotency_key(change).decode(),
     "table_schema": lambda change: change.shape.schema,
     "transaction_annotations": lambda change: None if change.annotations is None else orjson.loads(change.annotations),
     "record_pks": lambda change: [key.decode(errors="replace") for key in _keys(change)],

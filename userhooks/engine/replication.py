@@ -158,7 +158,7 @@ class SlotStream:
                 if size <= 0 or not self._reading:  # what came with a notice that ended the stream is not handled
                     return
                 if data[0] == _XLOG_DATA:
-                    self._on_data(bytes(data[_HEADER:]))
+                    self._on_data(data[_HEADER:].tobytes())
                 elif data[0] == _KEEPALIVE:
                     self._keepalive(data)
                 handled += 1

@@ -101,7 +101,7 @@ def _timestamp_with(suffix: bytes) -> Encoder:
 
     def encode(raw: bytes) -> bytes:
         if len(raw) == common and raw[19] == _POINT and raw[-1] != _C:  # most: a year of four digits, a fraction of six, not BC
-            return b'"%bT%b%b"' % (raw[:10], raw[11:26], suffix)
+            return b'"%b%b"' % (raw[:26].replace(b" ", b"T", 1), suffix)
         if raw in _INFINITIES:
             return b'"%b"' % raw
         return b'"%bT%b%b"' % (*_split_timestamp(raw), suffix)
@@ -261,6 +261,10 @@ class TypeCatalog:
         if kind == "b" and name in _AS_VECTOR:
             return verbatim
         return text
+
+    def text_encoder(self, type_oid: int) -> Encoder:
+        """Return what turns the type's text form into a JSON string of just that."""
+        return _plain if self.base(type_oid) in INTEGERS or self.json_encoder(type_oid) is _plain else text
 
     def is_scalar(self, type_oid: int) -> bool:
         """Whether the JSON of the type is never a list or an object."""
