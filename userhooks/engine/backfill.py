@@ -226,14 +226,17 @@ class BackfillRun:
         self._handed_over = self._cursor_of(reading.rows[-1])
         page = Page(len(reading.rows), self._handed_over, self._page_done)
         self._pages.append(page)
+        now = self._now_us()
         for row in reading.rows:
-            key = tuple([row[i] for i in self._key])
-            newer = self._newer(key, reading.snapshot) if self._touched else ()
-            if not newer:
-                self._owe(row, page)
-            elif not any(newer) and key not in self._again:
-                page.owed += 1
-                self._again[key] = page
+            if self._touched:
+                key = tuple([row[i] for i in self._key])
+                newer = self._newer(key, reading.snapshot)
+                if newer:
+                    if not any(newer) and key not in self._again:
+                        page.owed += 1
+                        self._again[key] = page
+                    continue
+            self._owe(row, page, now)
         page.handed_over = True
         if page.is_done:
             self._page_done()
@@ -246,7 +249,7 @@ class BackfillRun:
                 continue  # once more, then
             page = self._again.pop(key)
             if not newer and key in rows:
-                self._owe(rows[key], page)
+                self._owe(rows[key], page, self._now_us())
             page.forgive()
 
     def _newer(self, key: Key, snapshot: Snapshot) -> Sequence[bool]:
@@ -263,8 +266,8 @@ class BackfillRun:
         self._broken = Interrupted(why)
         self._changed.set()
 
-    def _owe(self, row: Row, page: Page) -> None:
-        change = Change.read(self._shape, row, self.backfill.id, self._now_us())
+    def _owe(self, row: Row, page: Page, now_us: int) -> None:
+        change = Change.read(self._shape, row, self.backfill.id, now_us)
         delivery = self._delivery
         try:
             wanted, unjudged = delivery.judge(change), False

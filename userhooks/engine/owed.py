@@ -12,6 +12,9 @@ UNSAVED = 50_000, 25_000
 """Messages that only memory has, at which the reading of the slot stops and goes on"""
 UNSAVED_BYTES = 64_000_000, 32_000_000
 """The same in bytes of their changes"""
+AT_HAND = 1000
+"""Messages in memory above which the slot is read in small steps: of those still to be sent, more would have left the processor's caches"""
+SMALL_STEP = 64
 WINDOW = 1000
 """Messages that a sink which is behind keeps in memory"""
 WINDOW_BYTES = 16_000_000
@@ -77,6 +80,10 @@ class Load:
         elif self.waiting > self._high or self.size > self._high_size:
             self.is_full = True
             self._changed()
+
+    def at_once(self) -> int:
+        """How many changes may be read before deliveries get a turn."""
+        return max(SMALL_STEP, AT_HAND - self.waiting)
 
     @property
     def window(self) -> int:

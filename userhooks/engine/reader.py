@@ -289,6 +289,7 @@ class Reader:
         stream = SlotStream(
             await self._open(replication=True),
             on_data=self._take,
+            at_once=self.load.at_once,
             on_keepalive=self.stream.progress.keepalive,
             on_unpublished=self._loss_is_known,
             silence=config.silence,

@@ -45,10 +45,10 @@ class Unpublished(ReplicationEnded):
 class SlotStream:
     """One running START_REPLICATION on `connection` (opened with replication="database").
 
-    `on_data` gets each payload of the output plugin, `on_keepalive` the server's WAL end; both run in the event loop. `on_unpublished` is
-    called when changes are left out for want of the publication, and says whether the stream goes on. Reading stops while it is paused, so
-    that a transaction of any size passes through bounded memory. The server is asked for a sign of life after half of `silence` seconds,
-    and given up after all of them.
+    `on_data` gets each payload of the output plugin, `on_keepalive` the server's WAL end; both run in the event loop, no more than
+    `at_once` messages before deliveries get a turn. `on_unpublished` is called when changes are left out for want of the publication, and
+    says whether the stream goes on. Reading stops while it is paused, so that a transaction of any size passes through bounded memory. The
+    server is asked for a sign of life after half of `silence` seconds, and given up after all of them.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class SlotStream:
         connection: AsyncConnection[Any],
         *,
         on_data: Callable[[bytes], None],
+        at_once: Callable[[], int],
         on_keepalive: Callable[[int], None],
         on_unpublished: Callable[[], bool],
         silence: float,
@@ -63,6 +64,7 @@ class SlotStream:
         self._connection = connection
         self._pgconn = connection.pgconn
         self._on_data = on_data
+        self._at_once = at_once
         self._on_keepalive = on_keepalive
         self._loop = asyncio.get_running_loop()
         self._socket = connection.pgconn.socket
@@ -149,7 +151,7 @@ class SlotStream:
         self._again = None
         get_copy_data = self._pgconn.get_copy_data
         until = time.perf_counter() + _SLICE_SECONDS
-        handled = 0
+        handled, most = 0, self._at_once()
         try:
             while self._reading:
                 size, data = get_copy_data(1)
@@ -162,7 +164,7 @@ class SlotStream:
                 elif data[0] == _KEEPALIVE:
                     self._keepalive(data)
                 handled += 1
-                if not handled & 63 and time.perf_counter() > until:
+                if handled >= most or (not handled & 63 and time.perf_counter() > until):
                     self._again = self._loop.call_soon(self._drain)
                     return
         except OperationalError as exc:
