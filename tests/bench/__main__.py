@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import platform
+import signal
 import subprocess
+import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +38,7 @@ README = Path(__file__).with_name("README.md")
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that stacks end with the run
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("words", nargs="*", metavar="quick | full | " + " | ".join(PARTS))
     parser.add_argument("--write", action="store_true")
