@@ -180,7 +180,9 @@ class _SinkRequest:
     def _destination(self, value: Any) -> None:
         if not isinstance(value, dict) or value.get("type") != "webhook":
             raise refused('destination must be an object with "type": "webhook"; the local engine delivers to nothing else')
-        endpoint = next((e for e in self.catalog.endpoints.values() if e.name == value.get("http_endpoint")), None)
+        name = value.get("http_endpoint")
+        # of a hundred thousand it is mostly one that was made just now
+        endpoint = next((e for e in reversed(self.catalog.endpoints.values()) if e.name == name), None)
         if endpoint is None:
             raise not_found("http endpoint")
         path = value.get("http_endpoint_path") or None
