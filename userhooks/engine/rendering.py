@@ -121,7 +121,10 @@ class TableShape:
 
     def keys(self, row: Sequence[Value]) -> bytes:
         """Return the values of the primary key as JSON strings with commas between them."""
-        return b",".join([encode(raw) if isinstance(raw := row[at], bytes) else b'""' for at, encode in self._key_forms])
+        forms = self._key_forms
+        if len(forms) == 1 and isinstance(raw := row[forms[0][0]], bytes):
+            return forms[0][1](raw)
+        return b",".join([encode(raw) if isinstance(raw := row[at], bytes) else b'""' for at, encode in forms])
 
     def encode(self, position: int, raw: Value, timestamp_format: TimestampFormat) -> bytes:
         """Return the JSON of one value, as it is in `record`."""
