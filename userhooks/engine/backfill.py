@@ -17,6 +17,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 from psycopg import AsyncConnection, AsyncRawCursor
@@ -28,6 +29,7 @@ from userhooks.engine.page_query import Cursor, Only, PageQuery, Query, only_row
 from userhooks.engine.pgoutput import Value
 from userhooks.engine.rendering import Change, TableShape
 from userhooks.engine.resources import Backfill, Table
+from userhooks.engine.routing import wal_forms
 from userhooks.engine.snapshot import Snapshot
 from userhooks.engine.stream import WATERMARK, group_of
 from userhooks.engine.trouble import InTrouble, Trouble
@@ -226,7 +228,7 @@ class BackfillRun:
         self._handed_over = self._cursor_of(reading.rows[-1])
         page = Page(len(reading.rows), self._handed_over, self._page_done)
         self._pages.append(page)
-        now = self._now_us()
+        now, judge = self._now_us(), self._judge()
         for row in reading.rows:
             if self._touched:
                 key = tuple([row[i] for i in self._key])
@@ -236,7 +238,7 @@ class BackfillRun:
                         page.owed += 1
                         self._again[key] = page
                     continue
-            self._owe(row, page, now)
+            self._owe(row, page, now, judge)
         page.handed_over = True
         if page.is_done:
             self._page_done()
@@ -249,7 +251,7 @@ class BackfillRun:
                 continue  # once more, then
             page = self._again.pop(key)
             if not newer and key in rows:
-                self._owe(rows[key], page, self._now_us())
+                self._owe(rows[key], page, self._now_us(), self._judge())
             page.forgive()
 
     def _newer(self, key: Key, snapshot: Snapshot) -> Sequence[bool]:
@@ -266,11 +268,22 @@ class BackfillRun:
         self._broken = Interrupted(why)
         self._changed.set()
 
-    def _owe(self, row: Row, page: Page, now_us: int) -> None:
+    def _judge(self) -> Callable[[Change], bool]:
+        """Return what asks the filter about a row: the one value that it demands, and the rest of it, where these say all."""
+        bound, delivery, shape = self._bound(), self._delivery, self._shape
+        if bound is None or bound.equality is None or not delivery.sink.source.covers(*shape.table):
+            return delivery.judge
+        forms, position = wal_forms(shape, bound.equality), shape.positions.get(bound.equality.column)
+        if forms is None or position is None:
+            return delivery.judge
+        rest = bound.rest_of_others
+        return lambda change: change.raw(position) in forms and (rest is None or rest(change))
+
+    def _owe(self, row: Row, page: Page, now_us: int, judge: Callable[[Change], bool]) -> None:
         change = Change.read(self._shape, row, self.backfill.id, now_us)
         delivery = self._delivery
         try:
-            wanted, unjudged = delivery.judge(change), False
+            wanted, unjudged = judge(change), False
         except Exception:  # the filter raised: the message fails visibly when its turn comes
             wanted, unjudged = True, True
         if wanted:
@@ -352,7 +365,7 @@ class BackfillRun:
         is_last = len(rows) < self._page_rows
         if rows:
             self._position = self._cursor_of(rows[-1])
-            size = sum(len(value) for row in rows for value in row if value is not None)
+            size = sum(map(len, filter(None, chain.from_iterable(rows))))
             self._page_rows = max(1, min(PAGE_ROWS, PAGE_BYTES * len(rows) // max(1, size)))
         await self._mark(connection, _Reading(rows, snapshot, only, is_last=is_last))
         return is_last

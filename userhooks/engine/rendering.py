@@ -278,6 +278,16 @@ class Change:
                 raise DecodeError("a change without a row")
         return row
 
+    @property
+    def group(self) -> object:
+        """What names the change's group where nothing else is asked for: table and primary key, None without a key."""
+        shape = self.shape
+        row = self._new or self.row
+        positions = shape.key_positions
+        if len(positions) == 1 and isinstance(value := row[positions[0]], bytes):
+            return shape.group_prefix + value  # bytes keep their hash, and the garbage collector passes them by
+        return (shape.table, *[row[i] for i in positions]) if positions else None
+
     def raw(self, position: int) -> Value:
         """Return one column of `row`; of a row that nobody has asked for yet, no more than this is decoded."""
         if self._event is None or self._new is not None or self._old is not None:
@@ -386,20 +396,15 @@ def _second(seconds: int) -> bytes:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
 
 
-def group_key(change: Change, columns: Sequence[str] | None) -> object:
-    """Return what names the message's group: table and values of `columns`, by default of the primary key; None without any column.
+def group_key(change: Change, columns: Sequence[str]) -> object:
+    """Return what names the message's group by `columns`: table and their values; None without any column.
 
     A column that the table does not have counts as null. (Sequin contract, 7.3)
     """
-    shape = change.shape
-    row = change.row
-    if columns is None:
-        positions = shape.key_positions
-        if len(positions) == 1 and isinstance(value := row[positions[0]], bytes):
-            return shape.group_prefix + value  # bytes keep their hash, and the garbage collector passes them by
-        return (shape.table, *[row[i] for i in positions]) if positions else None
     if not columns:
         return None
+    shape = change.shape
+    row = change.row
     return (shape.table, *[row[shape.positions[name]] if name in shape.positions else None for name in columns])
 
 

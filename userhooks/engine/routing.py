@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
-from userhooks.engine.expressions import Equality
+from userhooks.engine.expressions import Equality, Judge
 from userhooks.engine.functions import Bound, FunctionRaised
 from userhooks.engine.pgoutput import UNCHANGED, Value
 from userhooks.engine.rendering import Change, TableShape
@@ -140,27 +140,22 @@ class TableRoutes:
         for position, index in self._found.items():
             bucket = index.get(change.raw(position))
             if bucket is not None:
-                for route in bucket.values():
-                    _judge(route, change, routes, failed, found=True)
+                for route in bucket.values():  # found by the equality, so only the rest of the filter is asked
+                    bound = route.bound
+                    if bound is not None:
+                        _judge(route, change, bound.rest if change.action == "update" else bound.rest_of_others, routes, failed)
         for route in self._asked.values():
-            _judge(route, change, routes, failed, found=False)
+            _judge(route, change, None if route.bound is None else route.bound.accepts, routes, failed)
         return routes, failed
 
 
-def _judge(route: Route, change: Change, routes: list[Route], failed: list[Failed], *, found: bool) -> None:
-    """Put the route where it belongs: when it was `found` by its equality, only the rest of its filter is asked."""
+def _judge(route: Route, change: Change, judge: Judge | None, routes: list[Route], failed: list[Failed]) -> None:
+    """Put the route where it belongs."""
     if change.action not in route.actions or change.commit_lsn < route.start_lsn:
         return
     if route.broken is not None:
         failed.append((route, route.broken))
         return
-    bound = route.bound
-    if bound is None:
-        judge = None
-    elif found:
-        judge = bound.rest if change.action == "update" else bound.rest_of_others
-    else:
-        judge = bound.accepts
     try:
         if judge is None or judge(change):
             routes.append(route)

@@ -196,5 +196,5 @@ def group_of(delivery: SinkDelivery, change: Change) -> object:
         return None
     for entry in sink.tables:
         if entry.table == change.shape.table:
-            return group_key(change, entry.group_column_names)
-    return group_key(change, None)
+            return change.group if entry.group_column_names is None else group_key(change, entry.group_column_names)
+    return change.group

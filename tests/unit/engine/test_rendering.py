@@ -238,11 +238,11 @@ def test_groups_are_the_key_by_default_or_the_named_columns() -> None:
     shape = wal.shape_of({"id": "int4", "user_id": "int4", "part": "int4"}, ["id", "part"])
     row: list[bytes | None] = [b"1", b"2", b"3"]
     live = wal.change_of(shape, wal.insert(1, row))
-    assert group_key(live, None) == (("public", "notifications"), b"1", b"3")
+    assert live.group == (("public", "notifications"), b"1", b"3")
     assert group_key(live, ["user_id"]) == (("public", "notifications"), b"2")
     assert group_key(live, ["user_id", "nothing"]) == (("public", "notifications"), b"2", None)
     assert group_key(live, []) is None
-    assert group_key(wal.change_of(wal.shape_of({"a": "int4"}), wal.insert(1, [b"1"])), None) is None
+    assert wal.change_of(wal.shape_of({"a": "int4"}), wal.insert(1, [b"1"])).group is None
 
 
 def test_all_that_happens_to_a_row_is_one_group() -> None:
@@ -253,7 +253,7 @@ def test_all_that_happens_to_a_row_is_one_group() -> None:
         wal.change_of(NOTIFICATIONS, wal.delete(1, [b"1", None, None, None], whole=False)),
         Change.read(NOTIFICATIONS, row, "b", 0),
     ]
-    assert len({group_key(change, None) for change in changes}) == 1
+    assert len({change.group for change in changes}) == 1
 
 
 texts = st.none() | st.text(st.characters(exclude_categories=["Cs"]))
