@@ -33,7 +33,7 @@ def run(size: Size, *, picture: bool = False) -> Iterator[Figure]:
                 crowd.grow(number, lambda _: None)
                 created += time.monotonic() - began
                 start, megabytes = _restarted(crowd)
-                point = next(scale(crowd, [number], rows=size.pick(20_000, 40_000), rate=RATE, seconds=size.pick(4, 8)))
+                point = next(scale(crowd, [number], rows=20_000, rate=RATE, seconds=4, runs=size.pick(2, 6)))
                 points.append(point)
                 each = (megabytes - few[1]) * 1000 / (number - 10) if number > 10 else 0.0
                 beside = (
