@@ -82,8 +82,9 @@ class Latency:
         return f"Latency({self.count:,} rows at {self.rate:g}/s: p50 {self.p50_ms:.1f} ms, p99 {self.p99_ms:.1f} ms)"
 
 
-def throughput(crowd: Crowd, rows: int, *, batch_size: int = 1) -> Throughput:
-    """Insert rows for the crowd's users in turn as fast as Postgres takes them, and time their webhooks; up to `batch_size` per request.
+def throughput(crowd: Crowd, rows: int, *, batch_size: int = 1, users: list[int] | None = None) -> Throughput:
+    """Insert rows for the crowd's users, or for these, in turn as fast as Postgres takes them, and time their webhooks; up to `batch_size`
+    per request.
 
     Raises DeliveriesMissing when nothing comes for half a minute.
     """
@@ -95,7 +96,7 @@ def throughput(crowd: Crowd, rows: int, *, batch_size: int = 1) -> Throughput:
         connection.autocommit = True
         began = time.time()
         for first in range(0, rows, PER_TRANSACTION):
-            insert(connection, crowd.users, first, min(rows, first + PER_TRANSACTION))
+            insert(connection, users or crowd.users, first, min(rows, first + PER_TRANSACTION))
     count = crowd.counter.wait_for(rows, PATIENCE)
     used = {name: _difference(cpu_seconds(pid), before[name], rows) for name, pid in programs.items()}
     return Throughput(count.messages, count.requests, count.last - began, used["engine"], used["postgres"], used["receiver"])
