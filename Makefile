@@ -34,14 +34,14 @@ test: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m tests.notebooks.normalise --check $(NOTEBOOKS)
-	$(BIN)/pytest -q --numprocesses 3 --dist loadfile --no-loadscope-reorder --ignore tests/browser
+	$(BIN)/pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder --ignore tests/browser
 	$(BIN)/python -m tests.notebooks.strictly
 
 demo: $(STAMP)
 	$(BIN)/userhooks demo
 
 browser: $(STAMP)
-	$(BIN)/pytest -q --numprocesses 2 --dist worksteal tests/browser
+	$(BIN)/pytest -q tests/browser
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench
