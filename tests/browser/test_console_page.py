@@ -175,8 +175,8 @@ def test_an_action_that_fails_says_why_and_an_engine_that_is_gone_is_told(
     with browser.new_context() as context:
         page = context.new_page()
         page.goto(engine.url)
-        page.evaluate("document.querySelector('input[name=do], button[name=do]').value = 'explode'")
-        page.get_by_role("button", name="Pause all").click()
+        # in one go: the page makes its buttons anew when it looks again
+        page.get_by_role("button", name="Pause all").evaluate("button => { button.value = 'explode'; button.click() }")
         expect(page.get_by_role("status")).to_contain_text("Pause all: The form does not say what to do.")
         engine.kill()
         expect(page.get_by_role("status")).to_contain_text("The engine does not answer; what is shown is from ")
