@@ -245,13 +245,14 @@ class BackfillRun:
 
     def _hand_over_again(self, reading: _Reading, keys: Sequence[Key]) -> None:
         rows: dict[Key, Row] = {tuple([row[i] for i in self._key]): row for row in reading.rows}
+        now, judge = self._now_us(), self._judge()
         for key in keys:
             newer = self._newer(key, reading.snapshot)
             if newer and not any(newer):
                 continue  # once more, then
             page = self._again.pop(key)
             if not newer and key in rows:
-                self._owe(rows[key], page, self._now_us(), self._judge())
+                self._owe(rows[key], page, now, judge)
             page.forgive()
 
     def _newer(self, key: Key, snapshot: Snapshot) -> Sequence[bool]:
