@@ -67,10 +67,12 @@ def document(body: Mapping[str, Any]) -> dict[str, list[Any]]:
     if not isinstance(text, str):
         raise Refused(400, {"summary": "`yaml` is required."})
     try:
-        found = yaml.load(text, Loader=_Loader)  # noqa: S506  # it is a safe one
-        if _weight(found, {}) > _HEAVIEST:
-            raise ValueError("its aliases make too much of it, or contain themselves")
-        found = orjson.loads(orjson.dumps(found))
+        found = _json(text)
+        if found is None:
+            found = yaml.load(text, Loader=_Loader)  # noqa: S506  # it is a safe one
+            if _weight(found, {}) > _HEAVIEST:
+                raise ValueError("its aliases make too much of it, or contain themselves")
+            found = orjson.loads(orjson.dumps(found))
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as exc:
         raise Refused(400, {"summary": f"Invalid YAML: {' '.join(str(exc).split())}"}) from exc
     if found is None:
@@ -86,6 +88,14 @@ def document(body: Mapping[str, Any]) -> dict[str, list[Any]]:
         if not isinstance(listed, list | None):
             raise Refused(400, {"summary": f"Invalid YAML: `{key}` must be a list"})
     return {key: listed for key, listed in found.items() if listed}
+
+
+def _json(text: str) -> Any:
+    """Read YAML that is JSON, too, a hundred times as fast: a call that names hundreds of sinks is mostly reading. None for any other."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
 
 
 def _weight(value: Any, known: dict[int, int]) -> int:

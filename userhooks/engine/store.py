@@ -10,7 +10,7 @@ import sqlite3
 import threading
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -184,7 +184,7 @@ class Store:
         self._db.execute(
             "insert into resources (id, kind, document, start_lsn) values (?, ?, ?, coalesce(?, 0))"
             " on conflict (id) do update set document = excluded.document, start_lsn = coalesce(?, start_lsn)",
-            (resource.id, _KINDS[type(resource)], orjson.dumps(asdict(resource)), start_lsn, start_lsn),
+            (resource.id, _KINDS[type(resource)], orjson.dumps(resource), start_lsn, start_lsn),
         )
         return int(self._db.execute("select number from resources where id = ?", (resource.id,)).fetchone()[0])
 
@@ -206,7 +206,7 @@ class Store:
         with self._lock:
             self._db.execute(
                 "update resources set document = ?, cursor = ? where id = ?",
-                (orjson.dumps(asdict(backfill)), None if cursor is None else orjson.dumps(cursor).decode(), backfill.id),
+                (orjson.dumps(backfill), None if cursor is None else orjson.dumps(cursor).decode(), backfill.id),
             )
 
     # --- progress ------------------------------------------------------------------------------------------------------
@@ -350,7 +350,7 @@ def _cursor(text: str | None) -> tuple[str, ...] | None:
 
 
 def _revive(cls: type[Any], document: dict[str, Any]) -> Resource:
-    """Build the dataclass from what `asdict` and JSON left of it: lists become tuples again, nested ones their classes."""
+    """Build the dataclass from what JSON left of it: lists become tuples again, nested ones their classes."""
     found = {one.name: _tuples(document[one.name]) for one in fields(cls) if one.name in document}
     if cls is Sink:
         found["source"] = Source(**{k: _tuples(v) for k, v in document["source"].items()})

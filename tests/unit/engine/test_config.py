@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -170,6 +171,11 @@ def test_a_sink_may_use_the_function_and_the_endpoint_of_the_same_yaml() -> None
         ("http_endpoint", "create"),
         ("sink", "create"),
     ]
+
+
+def test_a_yaml_written_as_json_asks_for_the_same() -> None:
+    document = {"sinks": [sink(annotations={"user_id": "1", "é": [1, 2.5, None, True, "2026-01-02", "1e3"]})], "functions": [flat()]}
+    assert read(json.dumps(document), catalog()) == read(yaml.safe_dump(document), catalog())
 
 
 def test_what_exists_keeps_its_id_and_what_the_yaml_does_not_say() -> None:
