@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Empty
 
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager, start_new_kernel
@@ -75,6 +76,18 @@ class Kernel:
             message = self._client.get_iopub_msg(timeout=PATIENCE)
             if message["parent_header"].get("msg_id") == asked and message["msg_type"] == "execute_input":
                 return
+
+    def ends(self, code: str, before: float) -> bool:
+        """Run a cell, and return whether it ended before a time of `time.monotonic`; if not, it is still running."""
+        asked = self._client.execute(code)
+        while (left := before - time.monotonic()) > 0:
+            try:
+                message = self._client.get_iopub_msg(timeout=left)
+            except Empty:
+                break
+            if message["parent_header"].get("msg_id") == asked and message["content"].get("execution_state") == "idle":
+                return True
+        return False
 
     def kill(self) -> None:
         """End its process as a crash would."""

@@ -3,9 +3,10 @@
     python -m tests.notebooks.strictly                       # all: the short course twice in a row, then the others in random order
     python -m tests.notebooks.strictly notebooks/05_*.ipynb  # these, twice in a row
 
-Before the second half of the runs, every notebook is begun and its kernel killed in the middle of some cell. In the end one notebook is run
-with one stored line changed, and must fail in just that cell. Order, cells and line are those of a seed, which is printed; `--seed` repeats
-them. The stack has free ports and a home of its own; it is ended and its home removed afterwards.
+Before the second half of the runs, every notebook is begun and its kernel killed in the middle of some cell: one that is chosen, or the one
+that is running when a time is up that is chosen, too. Every cell may be hit, and few runs wait for the costly ones. In the end one notebook
+is run with one stored line changed, and must fail in just that cell. Order, cells, times and line are those of a seed, which is printed;
+`--seed` repeats them. The stack has free ports and a home of its own; it is ended and its home removed afterwards.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ FOLDER = Path(__file__).parents[2] / "notebooks"
 SHORT_COURSE = 4
 """Lessons 01 to 04 stand by themselves."""
 
+SECONDS_TO_A_KILL = 6.0
+
 COMMAND = [sys.executable, "-m", "pytest", "-q", "-p", "no:python", "-p", "no:cacheprovider", "--nbval", "--nbval-current-env"]
 COMMAND += ["--nbval-cell-timeout", "120", "--nbval-kernel-startup-timeout", "120", "--nbval-sanitize-with", str(FOLDER / "nbval.cfg")]
 
@@ -47,11 +50,11 @@ def main() -> int:
     print(f"Seed {given.seed}: {numbers(twice)}, all begun and killed, {numbers([*twice, *once])}", flush=True)
     began = time.monotonic()
     with own_stack() as stack:
-        if not all(passes(path, stack.environment) for path in twice):
+        if not pass_all(twice, stack.environment):
             return 1
         for path in chance.sample([*twice, *once], len(twice) + len(once)):
             print(f"{path.stem[:2]} killed in cell {begin_and_kill(path, chance, stack.environment)}", flush=True)
-        if not all(passes(path, stack.environment) for path in [*twice, *once]):
+        if not pass_all([*twice, *once], stack.environment):
             return 1
         path = chance.choice([*twice, *once])
         failed = failed_cells_when_one_is_changed(path, chance, stack.environment)
@@ -63,20 +66,29 @@ def numbers(paths: Sequence[Path]) -> str:
     return " ".join(path.stem[:2] for path in paths)
 
 
-def passes(path: Path, environment: Mapping[str, str]) -> bool:
-    """Run the notebook and compare what it shows with what is stored."""
-    return subprocess.run([*COMMAND, str(path)], env=environment, check=False).returncode == 0
+def pass_all(paths: Sequence[Path], environment: Mapping[str, str]) -> bool:
+    """Run the notebooks in this order, each in a kernel of its own, and compare what they show with what is stored."""
+    return subprocess.run([*COMMAND, *map(str, paths)], env=environment, check=False).returncode == 0
 
 
 def begin_and_kill(path: Path, chance: random.Random, environment: Mapping[str, str]) -> int:
-    """Run the notebook up to one of its cells, kill the kernel a moment after that one has begun, and return its number."""
+    """Run the notebook, kill the kernel a moment after one of its cells has begun, or earlier when a time is up, and return the number of
+    the cell that was running.
+
+    The time, which begins after the first cell, is as random as that of an accident: any may come, `SECONDS_TO_A_KILL` in the mean.
+    """
     codes = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     last = chance.randrange(1, len(codes))
+    moment, time_to_live = chance.uniform(0, 0.5), chance.expovariate(1 / SECONDS_TO_A_KILL)
     with running_kernel(environment, path.parent) as kernel:
-        for code in codes[:last]:
-            kernel.run(code)
+        kernel.run(codes[0])  # the start
+        end = time.monotonic() + time_to_live
+        for number, code in enumerate(codes[1:last], 2):
+            if not kernel.ends(code, end):
+                kernel.kill()
+                return number
         kernel.begin(codes[last])
-        time.sleep(chance.uniform(0, 0.5))  # a kill has no condition to wait for: it comes at any moment
+        time.sleep(moment)  # a kill has no condition to wait for: it comes at any moment
         kernel.kill()
     return last + 1
 
