@@ -7,9 +7,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from tests.browser.lab import ROOT, Lab, end_kernels, running_lab
+from tests.browser.lab import ROOT, Lab, end_kernels, open_notebook, running_lab
 from tests.browser.lessons import CLICKS
 from tests.browser.reader import Reader
 
@@ -22,12 +22,20 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield one
 
 
-@pytest.fixture
-def page(browser: Browser, lab: Lab) -> Iterator[Page]:
+@pytest.fixture(scope="module")
+def window(browser: Browser) -> Iterator[BrowserContext]:
     with browser.new_context(viewport={"width": 1300, "height": 1000}) as context:
-        one = context.new_page()
-        one.set_default_timeout(60_000)
-        yield one
+        context.set_default_timeout(60_000)
+        yield context
+
+
+@pytest.fixture
+def page(window: BrowserContext, lab: Lab, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """JupyterLab as the test before left it, or after a failure a new page."""
+    if request.session.testsfailed:
+        for old in window.pages:
+            old.close()
+    yield window.pages[0] if window.pages else window.new_page()
     end_kernels(lab)
 
 
@@ -41,7 +49,7 @@ def test_a_reader_runs_a_notebook_clicks_its_panels_and_sees_it_whole_in_two_the
 
 
 def test_a_solution_is_folded_and_a_click_on_its_bar_opens_it(page: Page, lab: Lab) -> None:
-    page.goto(lab.notebook("01_first_webhook.ipynb"))
+    open_notebook(page, lab, "01_first_webhook.ipynb")
     exercise = page.locator(".jp-Cell", has=page.get_by_role("heading", name="Exercise"))
     solution = exercise.locator("xpath=following::div[contains(concat(' ', @class, ' '), ' jp-CodeCell ')][1]")
     exercise.scroll_into_view_if_needed()
@@ -52,7 +60,7 @@ def test_a_solution_is_folded_and_a_click_on_its_bar_opens_it(page: Page, lab: L
 
 
 def test_the_glossary_opens_as_a_page_from_the_first_lesson(page: Page, lab: Lab) -> None:
-    page.goto(lab.notebook("01_first_webhook.ipynb"))
+    open_notebook(page, lab, "01_first_webhook.ipynb")
     page.get_by_role("link", name="glossary").click()
     expect(page.get_by_role("heading", name="Ten words")).to_be_visible()
     expect(page.get_by_role("row")).to_have_count(11)
