@@ -12,9 +12,10 @@ from __future__ import annotations
 import json
 from binascii import b2a_base64
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import orjson
 
@@ -30,14 +31,15 @@ _UNCHANGED_JSON = b'"unchanged_toast"'
 """What Sequin shows for a value that the WAL does not carry (recorded)"""
 
 
-class _ColumnForm(NamedTuple):
-    """How one column gets into a record."""
+@dataclass(frozen=True, slots=True)
+class _RecordForm:
+    """How a row becomes a record: `template` has a place for each of the columns, which are in the order of their names."""
 
-    name: bytes
-    """the JSON of the name, with the colon"""
-    position: int
-    encode: Encoder | None
-    """None for values that are JSON already"""
+    template: bytes
+    columns: tuple[tuple[int, Encoder | None], ...]
+    """position and encoder; None for values that are JSON already"""
+    names: tuple[bytes, ...]
+    """the JSON of each name, with the colon"""
 
 
 class TableShape:
@@ -48,11 +50,11 @@ class TableShape:
         "_encoders",
         "_forms",
         "_key_forms",
-        "_templates",
         "columns",
         "group_prefix",
         "key_positions",
         "metadata",
+        "metadata_of_reads",
         "name",
         "positions",
         "schema",
@@ -70,17 +72,9 @@ class TableShape:
         self.positions = {column.name: i for i, column in enumerate(self.columns)}
         self.key_positions = tuple(sorted(self.positions[name] for name in primary_key))
         self._key_forms = tuple((at, types.text_encoder(self.columns[at].type_oid)) for at in self.key_positions)
-        self.metadata = b"".join(
-            [
-                b'"table_name":',
-                _in_template(relation.name),
-                b',"commit_idx":%b,"commit_lsn":%b,"commit_timestamp":"%b","idempotency_key":"%b","table_schema":',
-                _in_template(relation.schema),
-                b',"transaction_annotations":%b,"record_pks":[%b],"enrichment":null,"database_name":',
-            ]
-        )
-        self._forms: dict[TimestampFormat, list[_ColumnForm]] = {}
-        self._templates: dict[TimestampFormat, bytes] = {}
+        self.metadata = _metadata_template(relation, index=b"%d", lsn=b"%d")
+        self.metadata_of_reads = _metadata_template(relation, index=b"null", lsn=b"null")
+        self._forms: dict[TimestampFormat, _RecordForm] = {}
         self._decoders: dict[int, Decoder] = {}
         self._encoders: dict[tuple[int, TimestampFormat], Encoder] = {}
 
@@ -91,33 +85,39 @@ class TableShape:
 
     def record(self, row: Sequence[Value], timestamp_format: TimestampFormat) -> bytes:
         """Return the JSON object of a whole row, columns by name."""
-        forms = self._forms.get(timestamp_format)
-        if forms is None:
-            forms = self._column_forms(timestamp_format)
-        values = [
-            b"null" if (raw := row[at]) is None else _UNCHANGED_JSON if raw is UNCHANGED else raw if encode is None else encode(raw)
-            for _, at, encode in forms
-        ]
-        return self._templates[timestamp_format] % tuple(values)
+        form = self._forms.get(timestamp_format) or self._record_form(timestamp_format)
+        values: list[bytes] = []
+        for at, encode in form.columns:  # plain tuples in a plain loop take a quarter less than what reads better
+            raw = row[at]
+            if raw is None:
+                values.append(b"null")
+            elif raw is UNCHANGED:
+                values.append(_UNCHANGED_JSON)
+            else:
+                values.append(raw if encode is None else encode(raw))
+        return form.template % tuple(values)
 
     def changes(self, new: Sequence[Value], old: Sequence[Value], timestamp_format: TimestampFormat) -> bytes:
         """Return the JSON object of the old values that differ from the new ones."""
-        forms = self._forms.get(timestamp_format) or self._column_forms(timestamp_format)
+        form = self._forms.get(timestamp_format) or self._record_form(timestamp_format)
         parts = []
-        for name, position, encode in forms:
+        for name, (position, encode) in zip(form.names, form.columns, strict=True):
             raw = old[position]
             if raw != new[position] and raw is not UNCHANGED:
                 parts.append(name + (b"null" if raw is None else raw if encode is None else encode(raw)))
         return b"{%b}" % b",".join(parts)
 
-    def _column_forms(self, timestamp_format: TimestampFormat) -> list[_ColumnForm]:
-        forms = []
-        for name, position in sorted(self.positions.items(), key=lambda item: item[0].encode()):
-            encode = self.types.json_encoder(self.columns[position].type_oid, timestamp_format)
-            forms.append(_ColumnForm(orjson.dumps(name) + b":", position, None if encode is verbatim else encode))
-        self._templates[timestamp_format] = b"{%b}" % b",".join([form.name.replace(b"%", b"%%") + b"%b" for form in forms])
-        self._forms[timestamp_format] = forms
-        return forms
+    def _record_form(self, timestamp_format: TimestampFormat) -> _RecordForm:
+        positions = [position for _, position in sorted(self.positions.items(), key=lambda item: item[0].encode())]
+        columns = [self.columns[position] for position in positions]
+        encoders = [self.types.json_encoder(column.type_oid, timestamp_format) for column in columns]
+        names = tuple(orjson.dumps(column.name) + b":" for column in columns)
+        form = self._forms[timestamp_format] = _RecordForm(
+            template=b"{%b}" % b",".join([name.replace(b"%", b"%%") + b"%b" for name in names]),
+            columns=tuple((at, None if encode is verbatim else encode) for at, encode in zip(positions, encoders, strict=True)),
+            names=names,
+        )
+        return form
 
     def keys(self, row: Sequence[Value]) -> bytes:
         """Return the values of the primary key as JSON strings with commas between them."""
@@ -152,8 +152,13 @@ class TableShape:
         return decoder(raw)
 
 
-def _in_template(name: str) -> bytes:
-    return orjson.dumps(name).replace(b"%", b"%%")
+def _metadata_template(relation: Relation | Table, *, index: bytes, lsn: bytes) -> bytes:
+    """Return the metadata between the sink's two parts, with places for what changes have."""
+    names = [orjson.dumps(name).replace(b"%", b"%%") for name in (relation.name, relation.schema)]
+    return (
+        b'"table_name":%b,"commit_idx":%b,"commit_lsn":%b,"commit_timestamp":"%%b","idempotency_key":"%%b","table_schema":%b,'
+        b'"transaction_annotations":%%b,"record_pks":[%%b],"enrichment":null,"database_name":'
+    ) % (names[0], index, lsn, names[1])
 
 
 class Change:
@@ -352,19 +357,18 @@ def _render_parts(change: Change, timestamp_format: TimestampFormat) -> tuple[by
         end = b'},"action":"update","changes":%b}' % (b"{}" if old is None else shape.changes(row, old, timestamp_format))
     else:
         end = _ENDS[change.action]
-    return shape.record(row, timestamp_format), _metadata(change), end
+    return shape.record(row, timestamp_format), _metadata(change, shape.keys(row)), end
 
 
-def _metadata(change: Change) -> bytes:
+def _metadata(change: Change, keys: bytes) -> bytes:
     """Render the metadata between the sink's two parts."""
     shape = change.shape
-    if change.backfill_id is None:
-        index, lsn = b"%d" % change.commit_idx, b"%d" % change.commit_lsn
-        identity = b2a_base64(b"%b:%b" % (lsn, index), newline=False)
-    else:
-        index = lsn = b"null"
-        identity = _idempotency_key(change)
-    return shape.metadata % (index, lsn, timestamp(change.commit_us), identity, change.annotations or b"null", shape.keys(change.row))
+    at, annotations = timestamp(change.commit_us), change.annotations or b"null"
+    if change.backfill_id is not None:
+        return shape.metadata_of_reads % (at, _idempotency_key(change), annotations, keys)
+    index, lsn = change.commit_idx, change.commit_lsn
+    identity = b2a_base64(b"%d:%d" % (lsn, index), newline=False)
+    return shape.metadata % (index, lsn, at, identity, annotations, keys)
 
 
 def _keys(change: Change) -> list[bytes]:

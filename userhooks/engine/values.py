@@ -98,10 +98,11 @@ def _split_timestamp(raw: bytes) -> tuple[bytes, bytes]:
 def _timestamp_with(suffix: bytes) -> Encoder:
     """Make the encoder for timestamp (no suffix) or timestamptz (`Z`)."""
     common = len(b"2026-11-23 17:44:38.478467") + (3 if suffix else 0)
+    template = b'"%bT%b' + suffix + b'"'
 
     def encode(raw: bytes) -> bytes:
         if len(raw) == common and raw[19] == _POINT and raw[-1] != _C:  # most: a year of four digits, a fraction of six, not BC
-            return b'"%b%b"' % (raw[:26].replace(b" ", b"T", 1), suffix)
+            return template % (raw[:10], raw[11:26])
         if raw in _INFINITIES:
             return b'"%b"' % raw
         return b'"%bT%b%b"' % (*_split_timestamp(raw), suffix)

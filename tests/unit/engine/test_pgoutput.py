@@ -228,10 +228,11 @@ def test_malformed_messages_say_what_is_wrong(data: bytes, says: str) -> None:
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        (b"\0\1", "malformed row"),
+        (b"\0\1", "cut off"),
+        (b"\0", "cut off"),
         (b"\0\1x", "unknown kind 120"),
         (b"\0\1t\0\0\0\5ab", "cut off"),
-        (b"\0\1nn", "a message of 9 bytes in 10 bytes"),
+        (b"\0\1nn", "longer than it says"),
     ],
 )
 def test_malformed_rows_say_what_is_wrong_when_they_are_looked_at(row: bytes, says: str) -> None:
