@@ -22,8 +22,8 @@ from userhooks.errors import START, InvalidInput, NotRunning, UserhooksError
 from userhooks.home import Home
 from userhooks.settings import Settings
 
-START_SECONDS = 60.0
-"""How long a part may take until it answers: for the first start on a slow machine, not for the usual half second."""
+START_SECONDS = 180.0
+"""How long a part may take until it answers: for the engine with 100,000 sinks on a slow machine, not for the usual half second."""
 STOP_SECONDS = 5.0
 """How long a program may take to end before it is killed."""
 LOCKED = b"locked\n"

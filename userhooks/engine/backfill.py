@@ -17,7 +17,6 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from typing import Any
 
 from psycopg import AsyncConnection, AsyncRawCursor
@@ -27,7 +26,7 @@ from userhooks.engine.functions import Bound
 from userhooks.engine.owed import Message
 from userhooks.engine.page_query import Cursor, Only, PageQuery, Query, only_rows
 from userhooks.engine.pgoutput import Value
-from userhooks.engine.rendering import Change, TableShape
+from userhooks.engine.rendering import Change, TableShape, size_of
 from userhooks.engine.resources import Backfill, Table
 from userhooks.engine.routing import wal_forms
 from userhooks.engine.snapshot import Snapshot
@@ -82,7 +81,7 @@ class Page:
     def forgive(self) -> None:
         """One message of the page is delivered, in the store, or no longer owed."""
         self.owed -= 1
-        if self.is_done:
+        if not self.owed and self.handed_over:
             self._on_done()
 
     @property
@@ -101,6 +100,11 @@ class _Reading:
     keys: Sequence[Key] | None = None
     is_last: bool = False
     token: str = field(default_factory=lambda: str(uuid.uuid4()))
+    sizes: list[int] = field(init=False)
+    """of the rows, in bytes"""
+
+    def __post_init__(self) -> None:
+        self.sizes = list(map(size_of, self.rows))
 
 
 class BackfillRun:
@@ -229,7 +233,7 @@ class BackfillRun:
         page = Page(len(reading.rows), self._handed_over, self._page_done)
         self._pages.append(page)
         now, judge = self._now_us(), self._judge()
-        for row in reading.rows:
+        for row, size in zip(reading.rows, reading.sizes, strict=True):
             if self._touched:
                 key = tuple([row[i] for i in self._key])
                 newer = self._newer(key, reading.snapshot)
@@ -238,13 +242,15 @@ class BackfillRun:
                         page.owed += 1
                         self._again[key] = page
                     continue
-            self._owe(row, page, now, judge)
+            self._owe(row, size, page, now, judge)
         page.handed_over = True
         if page.is_done:
             self._page_done()
 
     def _hand_over_again(self, reading: _Reading, keys: Sequence[Key]) -> None:
-        rows: dict[Key, Row] = {tuple([row[i] for i in self._key]): row for row in reading.rows}
+        rows: dict[Key, tuple[Row, int]] = {}
+        for row, size in zip(reading.rows, reading.sizes, strict=True):
+            rows[tuple([row[i] for i in self._key])] = (row, size)
         now, judge = self._now_us(), self._judge()
         for key in keys:
             newer = self._newer(key, reading.snapshot)
@@ -252,7 +258,7 @@ class BackfillRun:
                 continue  # once more, then
             page = self._again.pop(key)
             if not newer and key in rows:
-                self._owe(rows[key], page, now, judge)
+                self._owe(*rows[key], page, now, judge)
             page.forgive()
 
     def _newer(self, key: Key, snapshot: Snapshot) -> Sequence[bool]:
@@ -280,8 +286,8 @@ class BackfillRun:
         rest = bound.rest_of_others
         return lambda change: change.raw(position) in forms and (rest is None or rest(change))
 
-    def _owe(self, row: Row, page: Page, now_us: int, judge: Callable[[Change], bool]) -> None:
-        change = Change.read(self._shape, row, self.backfill.id, now_us)
+    def _owe(self, row: Row, size: int, page: Page, now_us: int, judge: Callable[[Change], bool]) -> None:
+        change = Change.read(self._shape, row, self.backfill.id, now_us, size)
         delivery = self._delivery
         try:
             wanted, unjudged = judge(change), False
@@ -364,11 +370,11 @@ class BackfillRun:
         only = self._only
         rows, snapshot = await self._fetch(connection, self._query.page(self._position, only, self._page_rows, few=self._are_few))
         is_last = len(rows) < self._page_rows
+        reading = _Reading(rows, snapshot, only, is_last=is_last)
         if rows:
             self._position = self._cursor_of(rows[-1])
-            size = sum(map(len, filter(None, chain.from_iterable(rows))))
-            self._page_rows = max(1, min(PAGE_ROWS, PAGE_BYTES * len(rows) // max(1, size)))
-        await self._mark(connection, _Reading(rows, snapshot, only, is_last=is_last))
+            self._page_rows = max(1, min(PAGE_ROWS, PAGE_BYTES * len(rows) // max(1, sum(reading.sizes))))
+        await self._mark(connection, reading)
         return is_last
 
     @property

@@ -161,6 +161,11 @@ def _metadata_template(relation: Relation | Table, *, index: bytes, lsn: bytes) 
     ) % (names[0], index, lsn, names[1])
 
 
+def size_of(row: Sequence[bytes | None]) -> int:
+    """Return how many bytes the values of a row have."""
+    return sum(map(len, filter(None, row)))
+
+
 class Change:
     """One change of one row, or one row that a backfill read (`backfill_id` is set, and there is neither LSN nor index); `size` in bytes.
 
@@ -202,8 +207,8 @@ class Change:
         self._parts_format: TimestampFormat = "iso8601"
 
     @classmethod
-    def read(cls, shape: TableShape, row: Sequence[bytes | None], backfill_id: str, read_us: int) -> Change:
-        """Make the change for a row of a backfill, read at `read_us` (microseconds since 1970)."""
+    def read(cls, shape: TableShape, row: Sequence[bytes | None], backfill_id: str, read_us: int, size: int | None = None) -> Change:
+        """Make the change for a row of a backfill, read at `read_us` (microseconds since 1970); `size` is that of its values, if known."""
         change = cls.__new__(cls)
         change.shape = shape
         change.action = "read"
@@ -211,7 +216,7 @@ class Change:
         change.commit_us = read_us
         change.annotations = None
         change.backfill_id = backfill_id
-        change.size = sum(map(len, filter(None, row)))
+        change.size = size_of(row) if size is None else size
         change._event = None
         change._new = row
         change._old = None
@@ -373,8 +378,10 @@ def _metadata(change: Change, keys: bytes) -> bytes:
 
 def _keys(change: Change) -> list[bytes]:
     """Return the values of the primary key as text."""
-    row = change.row
-    return [raw if isinstance(raw := row[at], bytes) else b"" for at in change.shape.key_positions]
+    row, positions = change.row, change.shape.key_positions
+    if len(positions) == 1 and isinstance(raw := row[positions[0]], bytes):
+        return [raw]
+    return [raw if isinstance(raw := row[at], bytes) else b"" for at in positions]
 
 
 def _idempotency_key(change: Change) -> bytes:
