@@ -27,13 +27,12 @@ from userhooks.errors import (
     SequinUnauthorized,
     SequinUnreachable,
 )
-from userhooks.light_http import LightTransport
 
 T = TypeVar("T")
 
 ACTIONS = ("insert", "update", "delete")
 
-_EXTENSIONS = {"timeout": httpx.Timeout(15.0, connect=5.0).as_dict()}
+_TIMEOUT = httpx.Timeout(15.0, connect=5.0)
 _PAUSES_S = (0.1, 0.4)  # before the second and the third try of a GET or DELETE; a POST is never repeated: it may have worked
 _WORTH_ANOTHER_TRY = frozenset({502, 503, 504})
 
@@ -196,13 +195,13 @@ class SequinClient:
         self.url = url
         self.database = database
         self._sleep = sleep
-        self._headers = {"Accept": "application/json", "Content-Type": "application/json", "Authorization": f"Bearer {token}"}
-        # Without httpx.Client, whose cookies, redirects and proxies are not wanted: the token is for Sequin alone.
-        self._transport = transport or LightTransport()
+        headers = {"Accept": "application/json", "Content-Type": "application/json", "Authorization": f"Bearer {token}"}
+        # The proxies of the environment are not asked: the token is for Sequin alone.
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT, trust_env=False, transport=transport)
 
     def close(self) -> None:
         """Close the connections."""
-        self._transport.close()
+        self._http.close()
 
     def __enter__(self) -> Self:
         return self
@@ -424,12 +423,10 @@ class SequinClient:
 
     def _call(self, method: str, path: str, body: Any = None, *, accept: str | None = None) -> dict[str, Any]:
         pauses = (*_PAUSES_S, None) if method in ("GET", "DELETE") else (None,)
-        headers = self._headers | {"Accept": accept} if accept else self._headers
+        headers = {"Accept": accept} if accept else None
         for pause in pauses:
             try:
-                request = httpx.Request(method, self.url.rstrip("/") + path, headers=headers, json=body, extensions=_EXTENSIONS)
-                response = self._transport.handle_request(request)
-                response.read()
+                response = self._http.request(method, path, json=body, headers=headers)
             except (httpx.TransportError, httpx.InvalidURL) as error:
                 if pause is None or isinstance(error, httpx.ReadTimeout | httpx.UnsupportedProtocol | httpx.InvalidURL):
                     raise self._unreachable(error) from None
