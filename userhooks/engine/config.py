@@ -72,7 +72,7 @@ def document(body: Mapping[str, Any]) -> dict[str, list[Any]]:
             found = yaml.load(text, Loader=_Loader)  # noqa: S506  # it is a safe one
             if _weight(found, {}) > _HEAVIEST:
                 raise ValueError("its aliases make too much of it, or contain themselves")
-            found = orjson.loads(orjson.dumps(found))
+        found = orjson.loads(orjson.dumps(found))  # raises for what cannot be stored
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as exc:
         raise Refused(400, {"summary": f"Invalid YAML: {' '.join(str(exc).split())}"}) from exc
     if found is None:
