@@ -32,7 +32,7 @@ FOLDER = Path(__file__).parents[2] / "notebooks"
 SHORT_COURSE = 4
 """Lessons 01 to 04 stand by themselves."""
 
-SECONDS_TO_A_KILL = 6.0
+SECONDS_TO_A_KILL = 3.0
 
 COMMAND = [sys.executable, "-m", "pytest", "-q", "-p", "no:python", "-p", "no:cacheprovider", "--nbval", "--nbval-current-env"]
 COMMAND += ["--nbval-cell-timeout", "120", "--nbval-kernel-startup-timeout", "120", "--nbval-sanitize-with", str(FOLDER / "nbval.cfg")]
