@@ -87,13 +87,15 @@ class Router:
 class TableRoutes:
     """The routes of one table: those that are found by a column's value, and those that have to be asked."""
 
-    __slots__ = ("_asked", "_found", "shape")
+    __slots__ = ("_asked", "_found", "_was_wanted", "shape")
 
     def __init__(self, shape: TableShape, routes: Iterable[Route]) -> None:
         self.shape = shape
         self._found: dict[int, dict[Value, dict[str, Route]]] = {}
         """by the column's position, then by its text in the WAL, then by sink"""
         self._asked: dict[str, Route] = {}
+        self._was_wanted = False
+        """the change before: the next one is then, as a rule, wanted as well, and decoded as a whole at once"""
         for route in routes:
             self.add(route)
 
@@ -137,8 +139,9 @@ class TableRoutes:
         """Return the routes that a change is owed to, and those whose filter raised; raises DecodeError for malformed rows."""
         routes: list[Route] = []
         failed: list[Failed] = []
+        row = change.row if self._was_wanted else None
         for position, index in self._found.items():
-            bucket = index.get(change.raw(position))
+            bucket = index.get(change.raw(position) if row is None else row[position])
             if bucket is not None:
                 for route in bucket.values():  # found by the equality, so only the rest of the filter is asked
                     bound = route.bound
@@ -146,6 +149,7 @@ class TableRoutes:
                         _judge(route, change, bound.rest if change.action == "update" else bound.rest_of_others, routes, failed)
         for route in self._asked.values():
             _judge(route, change, None if route.bound is None else route.bound.accepts, routes, failed)
+        self._was_wanted = bool(routes)
         return routes, failed
 
 
