@@ -154,13 +154,14 @@ class SlotStream:
         handled, most = 0, self._at_once()
         try:
             while self._reading:
-                size, data = get_copy_data(1)
+                size, buffer = get_copy_data(1)
                 if size < 0:
                     self._finished()
                 if size <= 0 or not self._reading:  # what came with a notice that ended the stream is not handled
                     return
+                data = buffer.tobytes()
                 if data[0] == _XLOG_DATA:
-                    self._on_data(data[_HEADER:].tobytes())
+                    self._on_data(data[_HEADER:])
                 elif data[0] == _KEEPALIVE:
                     self._keepalive(data)
                 handled += 1
@@ -179,7 +180,7 @@ class SlotStream:
         undefined = result is not None and (result.error_field(DiagnosticField.SQLSTATE) or b"").decode() == _UNDEFINED
         self.end(Unpublished(text) if undefined else ReplicationEnded(text))
 
-    def _keepalive(self, data: Any) -> None:
+    def _keepalive(self, data: bytes) -> None:
         wal_end, _, reply = _KEEPALIVE_FIELDS(data)
         self._received = max(self._received, wal_end)
         self._on_keepalive(wal_end)

@@ -13,7 +13,7 @@ from userhooks.engine.expressions import Equality, Judge
 from userhooks.engine.functions import Bound, FunctionRaised
 from userhooks.engine.pgoutput import UNCHANGED, Value
 from userhooks.engine.rendering import Change, TableShape
-from userhooks.engine.resources import Action, Source, TableName
+from userhooks.engine.resources import Action, Source
 from userhooks.engine.values import BOOLEAN, INTEGERS
 
 Failed: TypeAlias = tuple["Route", str]
@@ -52,7 +52,7 @@ class Router:
 
     def __init__(self) -> None:
         self._routes: dict[str, Route] = {}
-        self._tables: dict[TableName, TableRoutes] = {}
+        self._tables: dict[TableShape, TableRoutes] = {}
 
     def add(self, route: Route) -> None:
         """Add a sink's route, or replace the one it has."""
@@ -78,9 +78,11 @@ class Router:
 
     def for_table(self, shape: TableShape) -> TableRoutes:
         """Return the routes that concern a table; they stay up to date for as long as its shape is this one."""
-        found = self._tables.get(shape.table)
-        if found is None or found.shape is not shape:
-            found = self._tables[shape.table] = TableRoutes(shape, self._routes.values())
+        found = self._tables.get(shape)
+        if found is None:
+            for former in [one for one in self._tables if one.table == shape.table]:
+                del self._tables[former]
+            found = self._tables[shape] = TableRoutes(shape, self._routes.values())
         return found
 
 
@@ -139,29 +141,35 @@ class TableRoutes:
         """Return the routes that a change is owed to, and those whose filter raised; raises DecodeError for malformed rows."""
         routes: list[Route] = []
         failed: list[Failed] = []
+        action, lsn = change.action, change.commit_lsn
         row = change.row if self._was_wanted else None
         for position, index in self._found.items():
             bucket = index.get(change.raw(position) if row is None else row[position])
             if bucket is not None:
                 for route in bucket.values():  # found by the equality, so only the rest of the filter is asked
                     bound = route.bound
-                    if bound is not None:
-                        _judge(route, change, bound.rest if change.action == "update" else bound.rest_of_others, routes, failed)
+                    if bound is not None and action in route.actions and lsn >= route.start_lsn:
+                        rest = bound.rest if action == "update" else bound.rest_of_others
+                        if rest is None:
+                            routes.append(route)
+                        else:
+                            _ask(route, rest, change, routes, failed)
         for route in self._asked.values():
-            _judge(route, change, None if route.bound is None else route.bound.accepts, routes, failed)
+            if action in route.actions and lsn >= route.start_lsn:
+                if route.broken is not None:
+                    failed.append((route, route.broken))
+                elif route.bound is None:
+                    routes.append(route)
+                else:
+                    _ask(route, route.bound.accepts, change, routes, failed)
         self._was_wanted = bool(routes)
         return routes, failed
 
 
-def _judge(route: Route, change: Change, judge: Judge | None, routes: list[Route], failed: list[Failed]) -> None:
-    """Put the route where it belongs."""
-    if change.action not in route.actions or change.commit_lsn < route.start_lsn:
-        return
-    if route.broken is not None:
-        failed.append((route, route.broken))
-        return
+def _ask(route: Route, judge: Judge, change: Change, routes: list[Route], failed: list[Failed]) -> None:
+    """Put the route where the filter says."""
     try:
-        if judge is None or judge(change):
+        if judge(change):
             routes.append(route)
     except FunctionRaised as exc:
         failed.append((route, str(exc)))
