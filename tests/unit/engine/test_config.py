@@ -87,6 +87,7 @@ def test_yaml_that_names_no_function_changes_nothing(nothing: Any) -> None:
         ("a: 2026-99-99", 400, "`a` cannot be applied"),
         ("[" * 3000, 400, "Invalid YAML: "),
         ('{"functions": ' + "[" * 500 + "]" * 500 + "}", 400, "Invalid YAML: "),
+        ('{"functions": [{"name": 18446744073709551616}]}', 400, "Invalid YAML: Integer exceeds 64-bit range"),
         ("!!python/object:os.system {}", 400, "Invalid YAML: "),
         ("!!set {a, b}", 400, "Invalid YAML: "),
         ("1: 2", 400, "Invalid YAML: "),
