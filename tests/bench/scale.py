@@ -49,7 +49,8 @@ def run(size: Size, *, picture: bool = False) -> Iterator[Figure]:
                 if number == 10_000:
                     yield at_most("10,000 users: create all", created, "s", 60)
                     yield at_most("10,000 users: memory for each further sink", each, "kB", 20, 8)
-            yield from _side_by_side(few, crowd, size.pick(2, 8))
+                if number == numbers[-1] or number >= 10_000:
+                    yield from _side_by_side(few, crowd, size.pick(2, 8))
         finally:
             crowd.counter.close()  # the users go with their home
     if picture:
