@@ -15,13 +15,12 @@ from uuid import UUID
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from userhooks import connections
 from userhooks.errors import START, ConfigurationError, DatabaseUnavailable, DatabaseUnsuitable, InvalidInput, NotFound
 
 _SQL = Path(__file__).resolve().parent.parent / "sql"
 _MIN_VERSION = 14
-_CONNECT_TIMEOUT_S = 5
 _LOCK_TIMEOUT_MS = 60_000
 
 _LIBPQ_ASKS = " Is the server running on that host and accepting TCP/IP connections?"
@@ -144,14 +143,8 @@ class Database:
     """
 
     def __init__(self, url: str) -> None:
-        try:
-            self._parts = conninfo_to_dict(url)
-        except psycopg.ProgrammingError:
-            remedy = "Set it like DATABASE_URL=postgresql://user:password@127.0.0.1:5432/userhooks"
-            raise ConfigurationError("DATABASE_URL is no Postgres address.", remedy) from None
-        self._conninfo = make_conninfo(url, application_name="userhooks")
-        if "connect_timeout" not in self._parts:
-            self._conninfo = make_conninfo(self._conninfo, connect_timeout=_CONNECT_TIMEOUT_S)
+        self._parts = connections.parse(url)
+        self._url = url
 
     def check(self, slot: str | None = None) -> None:
         """Raise what is missing for logical replication: version, wal_level, rights and, for the engine's own `slot`, room for it.
@@ -285,7 +278,7 @@ class Database:
     def connect(self) -> Iterator[psycopg.Connection[Any]]:
         """Open a connection for one transaction, committed at the end and rolled back by an exception; errors become ours."""
         try:
-            with psycopg.connect(self._conninfo) as connection:
+            with connections.connect(self._url) as connection:
                 yield connection
         except psycopg.Error as error:
             self._translate(error)
@@ -317,7 +310,7 @@ class Database:
         raise DatabaseUnsuitable(f"Postgres refused: {message}.", "Is DATABASE_URL the database that userhooks set up?") from None
 
     def _place(self) -> str:
-        return f"{self._parts.get('host') or 'localhost'}:{self._parts.get('port') or 5432}"
+        return ", ".join(f"{host}:{port}" for host, port in connections.servers(self._parts))
 
     def _name(self) -> str:
         return str(self._parts.get("dbname") or self._user())

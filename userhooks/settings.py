@@ -44,7 +44,7 @@ class Settings:
         """Read the variables of the README's table; raises ConfigurationError naming the variable that is wrong."""
         env = os.environ if environ is None else environ
         sequin_url = env.get("SEQUIN_URL") or None
-        database_url = env.get("DATABASE_URL") or None
+        database_url = _database_url(env)
         token = env.get("SEQUIN_API_TOKEN") or None
         if sequin_url and not database_url:
             raise ConfigurationError(
@@ -73,6 +73,15 @@ class Settings:
             inspector_bind=env.get("USERHOOKS_INSPECTOR_BIND") or "127.0.0.1",
             inspector_public_url=(env.get("USERHOOKS_INSPECTOR_PUBLIC_URL") or "").rstrip("/") or None,
         )
+
+
+def _database_url(env: Mapping[str, str]) -> str | None:
+    url = env.get("DATABASE_URL", "").strip()
+    if not url:
+        return None
+    from userhooks.connections import complete  # here: it loads psycopg, which the embedded database needs later, if at all
+
+    return complete(url, env)
 
 
 def _port(env: Mapping[str, str], variable: str, default: int) -> int:

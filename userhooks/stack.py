@@ -226,8 +226,8 @@ def is_down(status: dict[str, Any], part: str) -> bool:
 
 
 def without_password(url: str) -> str:
-    """A database's address for people to read."""
-    return re.sub(r"(?<=//)([^:/@]+):[^@/]*@", r"\1@", url)
+    """A database's address, in either of libpq's forms, for people to read."""
+    return re.sub(r"(?<=password=)('(?:[^'\\]|\\.)*'|[^\s&]+)", "…", re.sub(r"(?<=//)([^:/@]*):[^@/]*@", r"\1@", url))
 
 
 def private_addresses_allowed(status: dict[str, Any]) -> bool:
@@ -238,8 +238,10 @@ def private_addresses_allowed(status: dict[str, Any]) -> bool:
 def _held_wal(database_url: str, slot: str) -> str:
     import psycopg
 
+    from userhooks.connections import connect
+
     try:
-        with psycopg.connect(database_url, connect_timeout=5) as connection:
+        with connect(database_url) as connection:
             row = connection.execute(
                 "SELECT pg_size_pretty(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)) FROM pg_replication_slots WHERE slot_name = %s",
                 [slot],

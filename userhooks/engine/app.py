@@ -21,8 +21,8 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from psycopg import Error
-from psycopg.conninfo import conninfo_to_dict
 
+from userhooks import connections
 from userhooks.engine import functions, tables
 from userhooks.engine.backfills import Backfills
 from userhooks.engine.backlog import Backlog
@@ -595,7 +595,8 @@ def _sha256(text: str) -> str:
 
 def _database(config: Config, store: Store) -> Database:
     """The one database, with ids that stay the same over restarts."""
-    info = conninfo_to_dict(config.database_url)
+    info = connections.parse(config.database_url)
+    host, port = connections.servers(info)[0]
     ids = {}
     for key in ("database_id", "slot_id"):
         ids[key] = store.meta(key) or str(uuid.uuid4())
@@ -603,8 +604,8 @@ def _database(config: Config, store: Store) -> Database:
     return Database(
         id=ids["database_id"],
         name=config.database_name,
-        hostname=str(info.get("host") or "localhost"),
-        port=int(info.get("port") or 5432),
+        hostname=host,
+        port=port,
         database=str(info.get("dbname") or info.get("user") or "postgres"),
         username=str(info.get("user") or "postgres"),
         password=str(info.get("password") or ""),

@@ -18,7 +18,7 @@ from typing import Any
 from psycopg import AsyncConnection, AsyncRawCursor, DataError, Error, OperationalError, ProgrammingError
 from psycopg.errors import InsufficientPrivilege
 
-from userhooks.engine import tables
+from userhooks.connections import connect_async
 from userhooks.engine.backfill import BackfillRun, Failed, Interrupted, TableChanged
 from userhooks.engine.clock import utc_now
 from userhooks.engine.delivery import SinkDelivery
@@ -28,8 +28,8 @@ from userhooks.engine.reader import Reader
 from userhooks.engine.requests import Reading
 from userhooks.engine.resources import Backfill, BackfillState, Catalog
 from userhooks.engine.routing import Router
+from userhooks.engine.startup import APPLICATION
 from userhooks.engine.store import Store
-from userhooks.engine.values import SESSION_SETTINGS
 from userhooks.errors import DatabaseUnavailable
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ AT_ONCE = 4
 """Backfills that read at the same time, each by a connection"""
 _PAUSE_SECONDS = 1.0
 _COUNT_AFTER_SECONDS = 0.5
-_READING = {**SESSION_SETTINGS, "synchronous_commit": "local", "lock_timeout": "5s", "statement_timeout": "0"}
+_READING = {"synchronous_commit": "local", "lock_timeout": "5s"}
 """`local`: a watermark has to be in the WAL here at once, and need not wait for a synchronous standby, which may be down"""
 _COUNTING = {"statement_timeout": "30s", "max_parallel_workers_per_gather": "0"}
 """The count is for people who watch, and must not be in the way of anything"""
@@ -279,7 +279,7 @@ class Backfills:
             if self._connections:
                 connection = self._connections.pop()
             else:
-                connection = await tables.connect(self._database_url, settings=_READING)
+                connection = await connect_async(self._database_url, application_name=APPLICATION, settings=_READING)
                 connection.prepare_threshold = None  # a plan that fits any value would not use that a user has few rows
             try:
                 yield connection
@@ -320,7 +320,7 @@ class Backfills:
         async with self._counting:
             try:
                 self._use_table(run)
-                async with await tables.connect(self._database_url, settings=_COUNTING) as connection:
+                async with await connect_async(self._database_url, application_name=APPLICATION, settings=_COUNTING) as connection:
                     await run.count(connection)
             except (Error, OSError, Failed) as exc:
                 log.info("the rows that backfill %s reads were not counted: %s", run.backfill.id, exc)

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from psycopg import AsyncConnection, Error, OperationalError
 
+from userhooks.connections import connect_async
 from userhooks.engine import tables, trouble
 from userhooks.engine.clock import utc_now
 from userhooks.engine.lost import LostRange, show_lsn, to_backfill, words
@@ -25,11 +26,11 @@ from userhooks.engine.progress import Progress
 from userhooks.engine.replication import ReplicationEnded, SlotStream, Unpublished
 from userhooks.engine.resources import Catalog, Sink, TableName
 from userhooks.engine.routing import Router
-from userhooks.engine.startup import Config
+from userhooks.engine.startup import APPLICATION, Config
 from userhooks.engine.store import Store, StoreMismatch
 from userhooks.engine.stream import CatalogStale, Stream
 from userhooks.engine.trouble import InTrouble, Names, Trouble
-from userhooks.engine.values import SESSION_SETTINGS, TypeCatalog
+from userhooks.engine.values import TypeCatalog
 from userhooks.errors import DatabaseUnavailable
 
 log = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ class Reader:
 
     async def _open(self, *, replication: bool = False) -> AsyncConnection[Any]:
         """Connect, and make sure that it is the cluster and database that the state belongs to; raises StoreMismatch."""
-        connection = await tables.connect(self._config.database_url, replication=replication, settings=SESSION_SETTINGS)
+        connection = await connect_async(self._config.database_url, replication=replication, application_name=APPLICATION)
         try:
             identity = await self._within(ASK_SECONDS, connection, lambda c: tables.identity(c, self._config.slot))
             await self._write(self._store.bind, identity)

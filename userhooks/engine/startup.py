@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+APPLICATION = "userhooks-engine"
+"""The name that the engine's sessions have in pg_stat_activity"""
+
 
 @dataclass(frozen=True)
 class Config:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from psycopg import AsyncConnection, sql
-from psycopg.conninfo import conninfo_to_dict
 
 from userhooks.engine.lost import show_lsn
 from userhooks.engine.resources import Column, Table, TableName
@@ -53,9 +51,6 @@ select active, restart_lsn - '0/0'::pg_lsn, confirmed_flush_lsn - '0/0'::pg_lsn,
   from pg_replication_slots s where slot_name = %s
 """
 
-_CONNECTION = {"connect_timeout": 5, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 30_000}
-"""How soon a server that is gone is noticed (seconds; the last in ms), unless the address says otherwise"""
-
 
 @dataclass(frozen=True, slots=True)
 class SlotState:
@@ -75,16 +70,6 @@ class SlotState:
     def lag(self) -> int:
         """WAL in bytes between the confirmed position and the WAL's end."""
         return self.restart_lsn + self.retained - self.confirmed_lsn
-
-
-async def connect(database_url: str, *, replication: bool = False, settings: Mapping[str, str] | None = None) -> AsyncConnection[Any]:
-    """Connect with autocommit, and with the session settings that fix how values look as text."""
-    options = " ".join(f"-c {name}={value}" for name, value in (settings or {}).items())
-    given = conninfo_to_dict(database_url)
-    more: dict[str, Any] = {name: value for name, value in _CONNECTION.items() if name not in given}
-    if replication:
-        more["replication"] = "database"
-    return await AsyncConnection.connect(database_url, autocommit=True, options=options, application_name="userhooks-engine", **more)
 
 
 async def read_tables(connection: AsyncConnection[Any], publication: str) -> dict[TableName, Table]:

@@ -1,7 +1,7 @@
 """Postgres values: from their text form to JSON as Sequin writes it, and to what a filter function sees. Pure.
 
-The text form is that of sessions with `SESSION_SETTINGS`. The JSON form is that of Sequin's live changes (recorded from 0.14.6); rows of a
-backfill get the same form here, where Sequin's differ for some types. How values become messages is in `rendering.py`.
+The text form is that of sessions with `connections.SETTINGS`. The JSON form is that of Sequin's live changes (recorded from 0.14.6); rows
+of a backfill get the same form here, where Sequin's differ for some types. How values become messages is in `rendering.py`.
 
 Encoders work on bytes: they rearrange Postgres' text, and make no dates or decimals of it, since they run for each value of each message.
 """
@@ -15,16 +15,6 @@ from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import orjson
-
-SESSION_SETTINGS = {
-    "TimeZone": "UTC",
-    "DateStyle": "ISO",
-    "IntervalStyle": "postgres",
-    "extra_float_digits": "1",
-    "bytea_output": "hex",
-    "client_encoding": "UTF8",
-}
-"""What every session that reads values has to set, so that their text form is the one expected here"""
 
 TimestampFormat: TypeAlias = Literal["iso8601", "unix_microsecond"]
 Encoder: TypeAlias = Callable[[bytes], bytes]

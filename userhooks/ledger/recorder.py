@@ -16,6 +16,7 @@ from typing import Any
 
 import psycopg
 
+from userhooks.connections import connect
 from userhooks.program import read_config
 
 SLOT = "userhooks_ledger_{}"
@@ -35,7 +36,7 @@ def main() -> None:
     config = read_config()
     slot = SLOT.format(os.getpid())
     try:
-        with psycopg.connect(config["database_url"], autocommit=True, application_name="userhooks ledger") as connection:
+        with connect(config["database_url"], autocommit=True, application_name="userhooks ledger") as connection:
             row = connection.execute(_QUOTED, [config["publication"]]).fetchone()
             publication = str(row[0]) if row else ""
             connection.execute(f"set statement_timeout = {_START_MS}")

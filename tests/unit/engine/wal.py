@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import psycopg
 from psycopg import sql
 
+from userhooks import connections
 from userhooks.engine.pgoutput import UNCHANGED, Insert, Relation, RowChange, Value, decode
 from userhooks.engine.rendering import Change, TableShape
 from userhooks.engine.resources import Column, Table
-from userhooks.engine.values import SESSION_SETTINGS, TypeCatalog
+from userhooks.engine.values import TypeCatalog
 
 POSTGRES_EPOCH_US = 946_684_800_000_000
 
@@ -87,8 +88,7 @@ def change_of(
 
 def connect(url: str) -> psycopg.Connection:
     """A session in which values look as they do to the engine."""
-    options = " ".join(f"-c {name}={value}" for name, value in SESSION_SETTINGS.items())
-    return psycopg.connect(url, autocommit=True, options=options)
+    return connections.connect(url, autocommit=True)
 
 
 def catalog_of(connection: psycopg.Connection) -> TypeCatalog:
