@@ -21,6 +21,7 @@ import psycopg
 import pytest
 
 from tests.engine_program import EngineProgram
+from tests.hostile import VARIABLES
 from tests.ports import free_port
 from tests.stack.conftest import Installation, assert_gone
 from tests.waiting import eventually
@@ -420,3 +421,10 @@ def test_metrics_are_a_frame_and_their_absence_is_said(running: Installation) ->
     stack.kill("sequin")
     with pytest.raises(SequinUnreachable, match="When Sequin is down, so are its metrics"):
         stack.metrics()
+
+
+def test_variables_for_another_postgres_are_nothing_to_the_embedded_one(install: Callable[..., Installation]) -> None:
+    hostile = install(**VARIABLES)
+    hostile.succeed("up", "--detach")
+    assert hostile.run("generate", "--count", "3").returncode == 0
+    assert hostile.status()["ready"] is True

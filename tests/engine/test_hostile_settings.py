@@ -1,0 +1,99 @@
+"""The engine in an environment, and on a database, that set everything otherwise: what it sends is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from tests.engine.conftest import PUBLICATION
+from tests.engine_program import EngineProgram
+from tests.hostile import SETTINGS, VARIABLES
+from tests.receiver import Receiver
+from tests.waiting import eventually
+
+Connection = psycopg.Connection[Any]
+
+ROW = {
+    "id": 1,
+    "at": "2025-07-01T12:00:00.000000Z",
+    "day": "2025-02-03",
+    "span": {"days": 1, "microseconds": 7_200_000_000, "months": 0},
+    "ratio": 0.1234567890123456,
+    "raw": "\\x00ff",
+    "word": "Grüße",
+}
+
+
+@pytest.fixture
+def values(database: Connection) -> Connection:
+    database.execute(
+        "create table public.odd (id int primary key, at timestamptz, day date, span interval, ratio float8, raw bytea, word text)"
+    )
+    database.execute("alter publication test_pub add table public.odd")
+    return database
+
+
+def insert(database: Connection, row_id: int) -> None:
+    database.execute(
+        "insert into public.odd values (%s, '2025-07-01 12:00:00+00', '2025-02-03', '1 day 2 hours', 0.1234567890123456,"
+        " '\\x00ff', 'Grüße')",
+        [row_id],
+    )
+
+
+def check_live_and_backfilled(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
+    """Have one row sent live and read again, after the engine has been idle for a while in Postgres' eyes."""
+    insert(database, 1)
+    engine.sink("odd", f"{receiver.url}/odd", source={"include_tables": ["public.odd"]})
+    insert(database, 2)
+    receiver.wait_for(1)
+    backfill = engine.ask("POST", "/api/sinks/odd/backfills", {"table": "public.odd"})
+    path = f"/api/sinks/odd/backfills/{backfill['id']}"
+    eventually(lambda: engine.ask("GET", path)["state"] == "completed", within=20, what="the backfill to be completed")
+    records = [message["record"] for message in receiver.wait_for(3)]
+    assert records == [{**ROW, "id": 2}, ROW, {**ROW, "id": 2}]
+
+
+@pytest.mark.parametrize("variables", [["PGTZ", "PGDATESTYLE"], list(VARIABLES)], ids=["the session's", "all"])
+def test_no_variable_of_libpq_changes_what_is_sent(
+    variables: list[str], values: Connection, database_url: str, receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = EngineProgram(database_url, tmp_path, publication=PUBLICATION)
+    with monkeypatch.context() as environment:
+        for name in variables:
+            environment.setenv(name, VARIABLES[name])
+        engine.start()
+    try:
+        check_live_and_backfilled(engine, values, receiver)
+    finally:
+        engine.stop()
+
+
+@pytest.fixture
+def hostile(values: Connection) -> Iterator[Connection]:
+    for name, value in SETTINGS.items():
+        database = sql.Identifier(values.info.dbname)
+        values.execute(sql.SQL("alter database {} set {} = {}").format(database, sql.Identifier(name), value))
+    return values
+
+
+def test_what_the_database_sets_changes_nothing_that_is_sent(
+    hostile: Connection, database_url: str, receiver: Receiver, tmp_path: Path
+) -> None:
+    engine = EngineProgram(database_url, tmp_path, publication=PUBLICATION).start()
+    try:
+        check_live_and_backfilled(engine, hostile, receiver)
+        sessions = "select pid from pg_stat_activity where application_name = 'userhooks-engine' order by pid"
+        before = hostile.execute(sessions).fetchall()
+        hostile.execute("select pg_sleep(0.2)")  # longer than its sessions may be idle
+        insert(hostile, 3)
+        receiver.wait_for(4)
+        assert hostile.execute(sessions).fetchall() == before
+        assert engine.ask("GET", "/health")["ok"] is True
+    finally:
+        engine.stop()
