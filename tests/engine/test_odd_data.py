@@ -235,6 +235,23 @@ def test_a_partitioned_table_published_by_its_root_is_one_table(engine: EnginePr
     ]
 
 
+def test_a_backfill_of_a_table_reads_none_that_inherit_from_it(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
+    prepare(
+        engine,
+        database,
+        """create table people (id int primary key);
+           create table clients (rebate int, primary key (id)) inherits (people);
+           alter publication test_pub add table only people;""",
+    )
+    sink(engine, "people", receiver, "public.people")
+    database.execute("insert into people values (1); insert into clients values (2, 5); insert into people values (3)")
+    assert [m["record"] for m in receiver.wait_for(2)] == [{"id": 1}, {"id": 3}]
+    read_again(engine, "people", "public.people")
+    assert [m["record"] for m in receiver.wait_for(4)] == [{"id": 1}, {"id": 3}] * 2
+    [backfill] = engine.ask("GET", "/api/sinks/people/backfills")["data"]
+    assert (backfill["rows_initial_count"], backfill["rows_processed_count"]) == (2, 2)
+
+
 def test_partitions_published_one_by_one_are_tables_of_their_own(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
     prepare(
         engine,

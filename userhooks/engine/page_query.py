@@ -107,8 +107,10 @@ class PageQuery:
         return _names(column.name for column in self.table.columns)
 
     @property
-    def _from(self) -> sql.Identifier:
-        return sql.Identifier(self.table.schema, self.table.name)
+    def _from(self) -> sql.Composed:
+        """The table without those that inherit from it: their changes come under their own names."""
+        only = sql.SQL("" if self.table.partitioned else "only ")
+        return only + sql.Identifier(self.table.schema, self.table.name)
 
 
 def only_rows(shape: TableShape, bound: Bound | None) -> Only | None:

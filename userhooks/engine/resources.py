@@ -40,6 +40,8 @@ class Table:
     """the publication's condition on rows, as SQL"""
     indexes: tuple[tuple[str | None, ...], ...] = ()
     """the columns of each B-tree index of all rows; None for an expression"""
+    partitioned: bool = False
+    """whether its rows, and their changes, are those of its partitions"""
 
     def unreadable(self, sort_column: str | None = None) -> str | None:
         """Return why a backfill cannot read the table, as the end of a sentence; None when it can."""

@@ -26,14 +26,15 @@ select n.nspname, c.relname, c.relreplident::text,
                           cross join unnest(i.indkey::int2[]) with ordinality as o (attnum, place)
                            left join pg_attribute k on k.attrelid = c.oid and k.attnum = o.attnum
                           where i.indrelid = c.oid and i.indisvalid and i.indpred is null and o.place <= i.indnkeyatts
-                          group by i.indexrelid) x), '[]')
+                          group by i.indexrelid) x), '[]'),
+       c.relkind = 'p'
   from pg_publication_tables p
   join pg_namespace n on n.nspname = p.schemaname
   join pg_class c on c.relnamespace = n.oid and c.relname = p.tablename
   join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
                      and coalesce(to_jsonb(p) -> 'attnames' ? a.attname, a.attgenerated = '')
  where p.pubname = %s
- group by n.nspname, c.relname, c.relreplident, c.oid, to_jsonb(p)
+ group by n.nspname, c.relname, c.relreplident, c.oid, c.relkind, to_jsonb(p)
 """
 
 _TYPES = "select oid::int8, typname, typtype::text, typcategory::text, typelem::int8, typbasetype::int8 from pg_type"
@@ -76,9 +77,11 @@ async def read_tables(connection: AsyncConnection[Any], publication: str) -> dic
     """Return the publication's tables by (schema, name)."""
     rows = await (await connection.execute(_TABLES, (publication,))).fetchall()
     tables = {}
-    for schema, name, identity, columns, key, row_filter, indexes in rows:
+    for schema, name, identity, columns, key, row_filter, indexes, partitioned in rows:
         known = tuple(Column(c[0], int(c[1]), int(c[2])) for c in columns)
-        tables[schema, name] = Table(schema, name, known, tuple(key), identity, row_filter, tuple(tuple(one) for one in indexes))
+        tables[schema, name] = Table(
+            schema, name, known, tuple(key), identity, row_filter, tuple(tuple(one) for one in indexes), partitioned
+        )
     return tables
 
 
