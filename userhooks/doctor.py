@@ -52,7 +52,11 @@ _PUBLICATION = "select exists (select from pg_publication where pubname = %s)"
 _PUBLISHED = (
     "select exists (select from pg_publication_tables where pubname = %s and schemaname = 'public' and tablename = 'notifications')"
 )
-_READABLE = "select has_table_privilege('public.notifications', 'select')"
+_READABLE = """
+select bool_and(has_column_privilege(attrelid, attnum, 'select')) from pg_attribute
+ where attrelid = 'public.notifications'::regclass and attnum > 0 and not attisdropped
+"""
+_ROWS_HIDDEN = "select row_security_active('public.notifications')"
 
 
 @dataclass(frozen=True)
@@ -185,6 +189,11 @@ def _contents(database: Database, home: Home, *, embedded: bool) -> Iterator[Fin
             readable = _one(connection, _READABLE) is True
             text = f"the role {connection.info.user} may {'' if readable else 'not '}read notifications, as backfills do"
             yield Finding("rights", readable, text, f"Run GRANT SELECT ON notifications TO {connection.info.user};")
+            if _one(connection, _ROWS_HIDDEN) is True:
+                user = connection.info.user
+                text = f"it hides rows of notifications from the role {user}, so no backfill reads them"
+                remedy = f"Run ALTER ROLE {user} BYPASSRLS; as a superuser, or set DATABASE_URL to a role that may read all rows."
+                yield Finding("row-level security", False, text, remedy)
             row = connection.execute(_SLOT, [home.slot]).fetchone()
             yield judge_slot(home.slot, row)
 

@@ -135,7 +135,10 @@ class NewSink:
 
 @dataclass(frozen=True)
 class Backfill:
-    """A backfill. The counters count the whole table's rows; `rows_initial_count` is None until Sequin has counted."""
+    """A backfill. The counters count the whole table's rows; `rows_initial_count` is None until Sequin has counted.
+
+    `error` says what keeps it from reading, where Sequin tells.
+    """
 
     id: str
     sink_name: str
@@ -144,6 +147,7 @@ class Backfill:
     rows_initial_count: int | None
     rows_processed_count: int
     rows_ingested_count: int
+    error: str | None = None
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Self:
@@ -156,6 +160,7 @@ class Backfill:
             rows_initial_count=data["rows_initial_count"],
             rows_processed_count=int(data["rows_processed_count"]),
             rows_ingested_count=int(data["rows_ingested_count"]),
+            error=data.get("error"),
         )
 
 

@@ -460,13 +460,13 @@ class BackfillHandle:
             progress(self)
             if self._clock() >= deadline:
                 what = f"The backfill of {self.sink_name} is {self.state} and has not ended within {timeout:g} s: {self._progress()}."
-                raise DeliveriesMissing(
-                    what, "Is the sink paused, or its receiver failing? Look with userhooks subscriptions, or wait longer."
-                )
+                remedy = "Is the sink paused, or its receiver failing? Look with userhooks subscriptions, or wait longer."
+                raise DeliveriesMissing(what, self._backfill.error or remedy)
             self._sleep(_POLL_S)
         progress(self)
         if self.state != "completed":
-            raise DeliveriesMissing(f"The backfill of {self.sink_name} was {self.state}: {self._progress()}.", "Ask for a new one.")
+            why = self._backfill.error or "Ask for a new one."
+            raise DeliveriesMissing(f"The backfill of {self.sink_name} was {self.state}: {self._progress()}.", why)
         return self
 
     def cancel(self) -> BackfillHandle:

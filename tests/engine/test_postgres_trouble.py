@@ -118,8 +118,9 @@ def lab(server: PostgresServer, tmp_path: Path) -> Iterator[Lab]:
         admin.execute(f"drop database {name} with (force)".encode())
 
 
-def backfill(lab: Lab) -> None:
-    lab.engine.ask("POST", "/api/sinks/all/backfills", {"table": "public.notifications"})
+def backfill(lab: Lab, *, table: str = "public.notifications") -> str:
+    """Start a backfill of the sink `all` and return its id."""
+    return str(lab.engine.ask("POST", "/api/sinks/all/backfills", {"table": table})["id"])
 
 
 # --- Postgres goes and comes -------------------------------------------------------------------------------------------
@@ -279,6 +280,47 @@ def test_a_backfill_that_may_not_read_the_table_says_so_and_goes_on_when_it_may(
     lab.sql(f"grant select on notifications to {own_role}")
     receiver.wait_for(2)
     assert receiver.ids() == [live, live]
+    lab.is_well()
+
+
+def shown(lab: Lab, backfill_id: str) -> dict[str, Any]:
+    return lab.engine.ask("GET", f"/api/sinks/all/backfills/{backfill_id}")
+
+
+def test_a_backfill_from_which_row_level_security_hides_rows_says_so_and_reads_none(lab: Lab, receiver: Receiver, own_role: str) -> None:
+    lab.engine.sink("all", receiver.url)
+    [live] = lab.insert("live changes are not filtered")
+    receiver.wait_for(1)
+    lab.sql("alter table notifications enable row level security")
+    started = backfill(lab)
+    lab.says("Row-level security hides rows", "row_security = off", f"ALTER ROLE {own_role} BYPASSRLS;")
+    now = shown(lab, started)
+    assert now["state"] == "active"
+    assert f"ALTER ROLE {own_role} BYPASSRLS;" in now["error"]
+    lab.sql(f"alter role {own_role} bypassrls")
+    receiver.wait_for(2)
+    assert receiver.ids() == [live, live]
+    lab.is_well()
+    eventually(lambda: shown(lab, started)["state"] == "completed", what="the backfill to be completed")
+    assert "error" not in shown(lab, started)
+
+
+def test_a_backfill_of_columns_that_the_role_may_not_read_says_so(lab: Lab, receiver: Receiver, own_role: str) -> None:
+    lab.sql('create schema "Its own"')
+    lab.sql('create table "Its own"."Table" (id int primary key, open text, secret text)')
+    lab.sql(f'grant usage on schema "Its own" to {own_role}')
+    lab.sql(f'grant select (id, open) on "Its own"."Table" to {own_role}')
+    lab.sql(f'alter publication {PUBLICATION} add table "Its own"."Table"')
+    lab.engine.ask("POST", "/api/postgres_databases/postgres/refresh_tables", {})
+    lab.engine.sink("all", receiver.url, source={"include_tables": ["Its own.Table"]})
+    lab.sql("insert into \"Its own\".\"Table\" values (1, 'a', 'b')")
+    receiver.wait_for(1)
+    started = backfill(lab, table="Its own.Table")
+    grant = f'GRANT SELECT ON "Its own"."Table" TO {own_role};'
+    lab.says("not each of its published columns", grant)
+    assert grant in shown(lab, started)["error"]
+    lab.sql(grant)
+    receiver.wait_for(2)
     lab.is_well()
 
 
@@ -494,6 +536,47 @@ def test_a_table_taken_out_of_the_publication_is_said(lab: Lab, receiver: Receiv
     lab.says("public.notifications is not in the publication", f"ALTER PUBLICATION {PUBLICATION} ADD TABLE public.notifications;")
     lab.sql(f"alter publication {PUBLICATION} add table notifications")
     lab.hang_up()
+    lab.is_well()
+
+
+def test_a_table_is_well_as_soon_as_it_is_put_into_the_publication_and_tables_are_read(lab: Lab, receiver: Receiver) -> None:
+    lab.engine.sink("all", receiver.url)
+    lab.sql(f"alter publication {PUBLICATION} drop table notifications")
+    lab.engine.ask("POST", "/api/postgres_databases/postgres/refresh_tables", {})
+    lab.says("public.notifications is not in the publication")
+    lab.sql(f"alter publication {PUBLICATION} add table notifications")
+    lab.engine.ask("POST", "/api/postgres_databases/postgres/refresh_tables", {})
+    assert lab.engine.ask("GET", "/api/sinks/all")["health"]["status"] != "error"
+
+
+def test_a_table_that_cannot_be_put_into_the_publication_says_what_can_be_done(lab: Lab, receiver: Receiver) -> None:
+    def read_tables() -> None:
+        lab.engine.ask("POST", "/api/postgres_databases/postgres/refresh_tables", {})
+
+    lab.engine.sink("all", receiver.url)
+    lab.sql("alter table notifications rename to messages")
+    read_tables()
+    lab.says("There is no table public.notifications: it was renamed or dropped", "Change the sink's source")
+    lab.sql("alter table messages rename to notifications")
+    read_tables()
+    lab.is_well()
+    lab.sql(f"alter publication {PUBLICATION} drop table notifications")
+    lab.sql("alter table notifications set unlogged")
+    read_tables()
+    lab.says("public.notifications is unlogged", "ALTER TABLE public.notifications SET LOGGED;")
+
+
+def test_the_command_for_a_table_that_is_not_published_works_for_every_name(lab: Lab, receiver: Receiver) -> None:
+    lab.sql('create table "Sales ""2025""" (id int primary key)')
+    lab.sql(f'alter publication {PUBLICATION} add table "Sales ""2025"""')
+    lab.engine.ask("POST", "/api/postgres_databases/postgres/refresh_tables", {})
+    lab.engine.sink("all", receiver.url, source={"include_tables": ['public.Sales "2025"']})
+    lab.sql(f'alter publication {PUBLICATION} drop table "Sales ""2025"""')
+    lab.engine.ask("POST", "/api/postgres_databases/postgres/refresh_tables", {})
+    command = f'ALTER PUBLICATION {PUBLICATION} ADD TABLE public."Sales ""2025""";'
+    lab.says(command)
+    lab.sql(command)
+    lab.engine.ask("POST", "/api/postgres_databases/postgres/refresh_tables", {})
     lab.is_well()
 
 

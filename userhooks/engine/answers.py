@@ -112,7 +112,7 @@ def _tables(names: tuple[TableName, ...] | None) -> list[str] | None:
 
 
 def backfill(one: Backfill, of: Sink) -> dict[str, Any]:
-    """A backfill of a sink; `error` is there when it has failed."""
+    """A backfill of a sink; `error` is there when it has failed or is kept from reading."""
     why = {} if one.error is None else {"error": one.error}
     return why | {
         "id": one.id,

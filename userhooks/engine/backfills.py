@@ -12,7 +12,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from psycopg import AsyncConnection, AsyncRawCursor, DataError, Error, OperationalError, ProgrammingError
@@ -88,6 +87,8 @@ class Backfills:
         async def try_it(connection: AsyncConnection[Any]) -> str | None:
             try:
                 await AsyncRawCursor(connection).execute(*query)
+            except InsufficientPrivilege as exc:
+                return str(self._reader.words(exc, table))
             except (DataError, ProgrammingError) as exc:
                 return str(exc).splitlines()[0]
             return None
@@ -108,7 +109,7 @@ class Backfills:
         backfill = self._catalog.backfills[backfill_id]
         if backfill.state in ("active", "paused"):
             canceled_at = utc_now(micro=True) if state == "cancelled" else None
-            backfill = replace(backfill, state=state, updated_at=utc_now(), canceled_at=canceled_at)
+            backfill = replace(backfill, state=state, error=None, updated_at=utc_now(), canceled_at=canceled_at)
         await self._save(backfill, self._cursors.get(backfill_id))
         if state == "active":
             self._run(backfill)
@@ -178,7 +179,7 @@ class Backfills:
             streamed=lambda: list(stream.recent_xids),
             now_us=lambda: time.time_ns() // 1000,
             now_text=utc_now,
-            report=partial(self._reader.backfill_trouble, backfill.sink_id),
+            report=lambda exc: self._note(run, exc),
         )
         self._running[backfill.id] = (run, asyncio.create_task(self._attend(run)))
 
@@ -199,7 +200,7 @@ class Backfills:
             for helper in helpers:
                 helper.cancel()
             self._running.pop(run.backfill.id, None)
-            self._reader.backfill_trouble(run.sink_id, None)
+            self._reader.backfill_trouble(run.sink_id, run.table, None)
             if not self._running:
                 await self._hang_up()
 
@@ -216,7 +217,9 @@ class Backfills:
         done = run.backfill
         counted = done.rows_processed_count if done.rows_initial_count is None else done.rows_initial_count
         log.info("backfill %s is completed: %d rows", done.id, done.rows_processed_count)
-        return replace(done, state="completed", completed_at=utc_now(micro=True), updated_at=utc_now(), rows_initial_count=counted)
+        return replace(
+            done, state="completed", error=None, completed_at=utc_now(micro=True), updated_at=utc_now(), rows_initial_count=counted
+        )
 
     async def _read_to_the_end(self, run: BackfillRun) -> None:
         refused: str | None = None
@@ -230,11 +233,11 @@ class Backfills:
                     if await self._turn(run):
                         return
                     refused = None
-                    self._reader.backfill_trouble(run.sink_id, None)
+                    self._note(run, None)
                 except Interrupted as exc:
                     log.info("backfill %s reads a page again: %s", run.backfill.id, exc)
                 except _MAY_PASS as exc:
-                    self._reader.backfill_trouble(run.sink_id, exc)
+                    self._note(run, exc)
                     await asyncio.sleep(_PAUSE_SECONDS)
                 except (Error, TableChanged) as exc:
                     if refused == str(exc):
@@ -252,8 +255,15 @@ class Backfills:
         try:
             await self._reader.refresh_tables()
         except DatabaseUnavailable as exc:
-            self._reader.backfill_trouble(run.sink_id, exc)
+            self._note(run, exc)
             await asyncio.sleep(_PAUSE_SECONDS)
+
+    def _note(self, run: BackfillRun, exc: BaseException | None) -> None:
+        """Show what keeps a backfill from reading, at the sink and at the backfill itself, or None once it goes on."""
+        error = self._reader.backfill_trouble(run.sink_id, run.table, exc)
+        if error != run.backfill.error:
+            run.backfill = replace(run.backfill, error=error)
+            self._catalog.backfills[run.backfill.id] = run.backfill
 
     async def _turn(self, run: BackfillRun) -> bool:
         """Wait for a turn and take it; True when nothing is left to read."""

@@ -87,6 +87,8 @@ class Reader:
         self._renewed: str | None = None
         """why the slot that is being made had to be made"""
         self._published: set[TableName] | None = None
+        self._absent: dict[TableName, Trouble] = {}
+        """why tables that sinks name are not among them"""
         self._slot_stream: SlotStream | None = None
         self._admin: AsyncConnection[Any] | None = None
         self._admin_lock = asyncio.Lock()
@@ -104,7 +106,7 @@ class Reader:
         try:
             return await self._ask(question)
         except _Troubles as exc:
-            found = self._words(exc)
+            found = self.words(exc)
             raise DatabaseUnavailable(found.what, found.remedy) from exc
 
     async def _ask(self, question: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
@@ -173,6 +175,26 @@ class Reader:
         self._catalog.tables.update(found)
         self.types.update(types)
         self.knows_types.set()
+        await self.ask(self._read_publication)
+
+    async def _read_publication(self, connection: AsyncConnection[Any]) -> None:
+        """Learn which tables are published, and of those that sinks name and that are not, why."""
+        published = await tables.published(connection, self._config.publication)
+        named = {table for sink in self._catalog.sinks.values() for table in sink.source.include_tables or ()}
+        absent = named - (published or set())
+        kinds = await tables.kinds(connection, absent) if absent else {}
+        self._published = published
+        self._absent = {table: self._absence(table, kinds.get(table)) for table in absent}
+
+    def _absence(self, table: TableName, kind: tuple[bool, TableName | None] | None) -> Trouble:
+        if kind is None:
+            return trouble.table_missing(table)
+        unlogged, root = kind
+        if unlogged:
+            return trouble.table_unlogged(table)
+        if root is not None and root in (self._published or ()):
+            return trouble.table_published_by_root(table, root, self._names)
+        return trouble.table_not_published(table, self._names)
 
     async def look_at_slot(self) -> None:
         """Tell Postgres that we are there, and begin to look whether slot and publication are still what they were."""
@@ -185,7 +207,7 @@ class Reader:
         stream = self._slot_stream
         try:
             self.slot = await self._ask(lambda c: tables.read_slot(c, self._config.slot))
-            self._published = await self._ask(lambda c: tables.published(c, self._config.publication))
+            await self._ask(self._read_publication)
         except _Troubles as exc:
             self.slot = None
             # A shutdown waits until everything is confirmed, and so for receivers that fail: hang up, it is read again afterwards.
@@ -211,8 +233,7 @@ class Reader:
         if self._lost is not None and (left := self._to_backfill().get(sink.id)):
             found.append(words(self._lost, left))
         if self._published is not None:
-            missing = [table for table in sink.source.include_tables or () if table not in self._published]
-            found += [str(trouble.table_not_published(".".join(table), self._names)) for table in missing]
+            found += [str(self._absent[table]) for table in sink.source.include_tables or () if table in self._absent]
         if self._trouble is None and sink.id in self._backfills:
             found.append(str(self._backfills[sink.id]))
         return " ".join(found) or None
@@ -239,25 +260,28 @@ class Reader:
         self._lost = lost
         log.error("%s Start backfills.", lost)
 
-    def backfill_trouble(self, sink_id: str, exc: BaseException | None) -> None:
-        """Note what keeps a sink's backfill from reading its table, or None once it goes on."""
-        found = self._words(exc) if exc is not None else None
+    def backfill_trouble(self, sink_id: str, table: TableName, exc: BaseException | None) -> str | None:
+        """Note what keeps a sink's backfill from reading its table, or None once it goes on, and return it in words."""
+        found = self.words(exc, table) if exc is not None else None
         if found is None:
             self._backfills.pop(sink_id, None)
-        elif found != self._backfills.get(sink_id):
+            return None
+        if found != self._backfills.get(sink_id):
             self._backfills[sink_id] = found
             log.warning("a backfill is interrupted: %s", found)
+        return str(found)
 
     def trouble(self, exc: BaseException) -> None:
         """Note what is wrong; the log tells once."""
-        self._note(self._words(exc))
+        self._note(self.words(exc))
 
     def _note(self, found: Trouble) -> None:
         if found != self._trouble:
             log.error("%s", found)
         self._trouble = found
 
-    def _words(self, exc: BaseException) -> Trouble:
+    def words(self, exc: BaseException, table: TableName | None = None) -> Trouble:
+        """Return what an error means and what to do; `table` is the one that was read."""
         if isinstance(exc, StoreMismatch):
             return trouble.other_cluster(str(exc))
         if isinstance(exc, DatabaseUnavailable):
@@ -266,7 +290,7 @@ class Reader:
             return trouble.publication_missing(self._names)
         if isinstance(exc, TimeoutError):
             return trouble.silent(self._names, self._config.silence)
-        return trouble.of_error(str(exc) or type(exc).__name__, self._names)
+        return trouble.of_error(str(exc) or type(exc).__name__, self._names, table)
 
     # --- the stream ----------------------------------------------------------------------------------------------------
 

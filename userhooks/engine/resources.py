@@ -172,7 +172,7 @@ class Backfill:
     completed_at: str | None = None
     canceled_at: str | None = None
     error: str | None = None
-    """why it has failed"""
+    """why it has failed, or what keeps it from reading at the moment"""
     sort_column: str | None = None
     start_position: str | None = None
 

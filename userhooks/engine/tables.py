@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,15 @@ _PUBLISHED = """
 select t.schemaname::text, t.tablename::text
   from pg_publication p left join pg_publication_tables t on t.pubname = p.pubname
  where p.pubname = %s
+"""
+
+_KINDS = """
+select n.nspname::text, c.relname::text, c.relpersistence = 'u', rn.nspname::text, r.relname::text
+  from unnest(%s::text[], %s::text[]) named (schema, name)
+  join pg_namespace n on n.nspname = named.schema
+  join pg_class c on c.relnamespace = n.oid and c.relname = named.name and c.relkind in ('r', 'p')
+  left join pg_class r on c.relispartition and r.oid = pg_partition_root(c.oid)
+  left join pg_namespace rn on rn.oid = r.relnamespace
 """
 
 # invalidation_reason is there since Postgres 17
@@ -118,6 +128,12 @@ async def published(connection: AsyncConnection[Any], publication: str) -> set[T
     """Return the names of the publication's tables, or None when there is no such publication."""
     rows = await (await connection.execute(_PUBLISHED, (publication,))).fetchall()
     return {(schema, name) for schema, name in rows if name is not None} if rows else None
+
+
+async def kinds(connection: AsyncConnection[Any], names: Collection[TableName]) -> dict[TableName, tuple[bool, TableName | None]]:
+    """Return of those tables that there are whether they are unlogged, and the partitioned table that they are a part of."""
+    rows = await (await connection.execute(_KINDS, ([n[0] for n in names], [n[1] for n in names]))).fetchall()
+    return {(schema, name): (unlogged, None if root is None else (root_schema, root)) for schema, name, unlogged, root_schema, root in rows}
 
 
 async def create_slot(connection: AsyncConnection[Any], slot: str) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from userhooks.engine.resources import TableName
 from userhooks.errors import DatabaseUnavailable
 
 
@@ -41,6 +42,7 @@ class Names:
     publication: str
 
 
+_PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
 _START = "Start it, for example with userhooks up."
 _GRANT_REPLICATION = "Run ALTER ROLE {user} REPLICATION; as a superuser (on RDS: GRANT rds_replication TO {user};)."
 _SENDERS = "Raise max_wal_senders and restart Postgres, or end a replication that is not needed (SELECT * FROM pg_stat_replication;)."
@@ -130,9 +132,14 @@ _KNOWN = [
         "Is it another engine? Then end one of the two; when it is nobody's, run SELECT pg_terminate_backend({pid});",
     ),
     (
-        r"permission denied for (?:table|view|relation) (?P<table>\S+)",
-        "The role {user} may not read the table {table}.",
+        r"permission denied for (?:table|view|relation) (?P<named>\S+)",
+        "The role {user} may not read the table {table}, or not each of its published columns.",
         "Run GRANT SELECT ON {table} TO {user};",
+    ),
+    (
+        r"affected by row-level security policy for table \"(?P<named>[^\"]+)\"",
+        "Row-level security hides rows of the table {table} from the role {user}, so it is not read (row_security = off).",
+        "Run ALTER ROLE {user} BYPASSRLS; as a superuser, or set DATABASE_URL to a role that may read all rows.",
     ),
     (
         r"permission denied for schema (?P<schema>\S+)",
@@ -147,15 +154,28 @@ _KNOWN = [
 ]
 
 
-def of_error(text: str, names: Names) -> Trouble:
-    """Return the words for an error by its text; never a connection string, since libpq's texts hold none."""
+def of_error(text: str, names: Names, table: TableName | None = None) -> Trouble:
+    """Return the words for an error by its text; never a connection string, since libpq's texts hold none.
+
+    `table` is the one that was read; Postgres names it without its schema.
+    """
     for pattern, what, remedy in _KNOWN:
         found = re.search(pattern, text, re.IGNORECASE)
         if found:
             words = {"server": names.server, "database": names.database, "user": names.user, "slot": names.slot, **found.groupdict()}
+            words["table"] = words.get("named", "") if table is None else quoted(table).removeprefix("public.")
             return Trouble(what.format(**words), remedy.format(**words))
     said = " ".join(text.split()).replace(". ", "; ").removesuffix(".")
     return Trouble(f"Postgres says: {said or 'nothing'}.", "See its log.")
+
+
+def quoted(table: TableName) -> str:
+    """Return a table's name as SQL has to have it."""
+    return ".".join(map(_identifier, table))
+
+
+def _identifier(name: str) -> str:
+    return name if _PLAIN.fullmatch(name) else '"' + name.replace('"', '""') + '"'
 
 
 # --- findings ----------------------------------------------------------------------------------------------------------
@@ -174,11 +194,36 @@ def publication_missing(names: Names) -> Trouble:
     )
 
 
-def table_not_published(table: str, names: Names) -> Trouble:
-    """A sink names a table that the publication has not."""
+def table_missing(table: TableName) -> Trouble:
+    """A sink names a table that the database has not."""
+    name = ".".join(table)
     return Trouble(
-        f"The table {table} is not in the publication {names.publication}, so none of its changes come.",
-        f"Run ALTER PUBLICATION {names.publication} ADD TABLE {table}; and then start a backfill.",
+        f"There is no table {name}: it was renamed or dropped, and none of its changes come.",
+        "Change the sink's source to the table's present name and start a backfill, rename the table back, or delete the sink.",
+    )
+
+
+def table_not_published(table: TableName, names: Names) -> Trouble:
+    """A sink names a table that is there, and that the publication has not."""
+    return Trouble(
+        f"The table {'.'.join(table)} is not in the publication {names.publication}, so none of its changes come.",
+        f"Run ALTER PUBLICATION {_identifier(names.publication)} ADD TABLE {quoted(table)}; and then start a backfill.",
+    )
+
+
+def table_unlogged(table: TableName) -> Trouble:
+    """A sink names a table whose changes are not in the WAL."""
+    return Trouble(
+        f"The table {'.'.join(table)} is unlogged, so none of its changes come.",
+        f"Run ALTER TABLE {quoted(table)} SET LOGGED; and see that the table is in the publication; then start a backfill.",
+    )
+
+
+def table_published_by_root(table: TableName, root: TableName, names: Names) -> Trouble:
+    """A sink names a partition whose changes come under the name of its partitioned table."""
+    return Trouble(
+        f"The table {'.'.join(table)} is a partition, whose changes come as those of {'.'.join(root)}.",
+        f"Name {'.'.join(root)} in the sink's source: the publication {names.publication} has publish_via_partition_root.",
     )
 
 
