@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from tests.engine_program import EngineProgram
 from tests.ports import free_port
@@ -98,6 +99,32 @@ def test_trouble_with_postgres_is_named_with_what_to_run(installation: Installat
         connection.execute("INSERT INTO notifications (user_id, message) VALUES (1, 'unpublished')")
         assert f"{home.publication} is missing" in complaints(installation)["publication"]
         assert "Run userhooks up" in eventually(lambda: complaints(installation).get(sink), what="the engine's complaint")
+
+
+def test_rows_that_row_level_security_hides_are_named_at_the_database_and_at_the_subscription(
+    install: Callable[..., Installation], database_url: str
+) -> None:
+    with psycopg.connect(database_url, autocommit=True) as admin:
+        admin.execute("create role reader login replication password 'reader'")
+        admin.execute(sql.SQL("grant create on database {} to reader").format(sql.Identifier(admin.info.dbname)))
+        admin.execute("grant create on schema public to reader")
+        try:
+            own = install(DATABASE_URL=psycopg.conninfo.make_conninfo(database_url, user="reader", password="reader"))
+            stack = Stack.start(own.settings)
+            with stack.inspector as inspector, stack.sequin:
+                subscription = stack.subscriptions.subscribe(1, inspector.inbox("ada").url)
+                admin.execute("alter table notifications enable row level security, force row level security")
+                stack.subscriptions.backfill(subscription.sink_name)
+                remedy = "Run ALTER ROLE reader BYPASSRLS;"
+                found = eventually(
+                    lambda: (c := complaints(own)).keys() >= {"row-level security", subscription.sink_name} and c, what="both complaints"
+                )
+            assert remedy in found["row-level security"]
+            assert remedy in found[subscription.sink_name]
+        finally:
+            own.succeed("down")
+            admin.execute("drop owned by reader cascade")
+            admin.execute("drop role reader")
 
 
 @pytest.mark.parametrize("part", ["postgres", "sequin", "server", "inspector"])
