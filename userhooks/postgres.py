@@ -367,10 +367,20 @@ def _initdb_error(stderr: str) -> ConfigurationError:
             f"This user (uid {os.geteuid()}) has no entry in /etc/passwd, and Postgres refuses to run as such a user.",
             "Run as a user with a name, or as root (Postgres then runs as nobody), or set DATABASE_URL to a server of your own.",
         )
-    lines = [line for line in stderr.splitlines() if line.strip()]
-    return ConfigurationError(
-        f"initdb failed: {lines[-1] if lines else 'it said nothing'}", "Check that the disk has room and the home folder can be written."
-    )
+    reason = " ".join(_complaint(stderr)) or "it said nothing."
+    return ConfigurationError(f"initdb failed: {reason}", "Check that the disk has room and the home folder can be written.")
+
+
+def _complaint(output: str) -> list[str]:
+    """Return the first error that initdb or the server under it wrote, with its details and hints; what follows is the clean-up."""
+    found: list[str] = []
+    for line in output.splitlines():
+        said = re.search(r"\b(?:(error|ERROR|FATAL|PANIC)|detail|DETAIL|hint|HINT): +(.*)", line)
+        if said is not None and bool(said.group(1)) != bool(found):
+            found.append(said.group(2).rstrip(".") + ".")
+        elif found:
+            break
+    return found
 
 
 def _reason(log: Path, start: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import secrets
 import signal
 import subprocess
@@ -127,3 +128,17 @@ def test_it_works_with_a_home_that_nobody_else_may_enter(tmp_path: Path) -> None
         assert psutil.Process(server.pid).username() == ("nobody" if as_root else psutil.Process().username())
     finally:
         server.remove()
+
+
+def test_a_cluster_that_cannot_be_made_is_an_error_with_the_first_reason(tmp_path: Path) -> None:
+    server = PostgresServer(tmp_path, port=free_port(), password=secrets.token_hex(16), log=tmp_path / "postgres.log")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (14_000_000, hard))  # of 16 MB is the first file of the WAL
+    try:
+        with pytest.raises(ConfigurationError, match="initdb failed") as caught:
+            server.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        server.remove()
+    assert 'could not write to file "pg_wal/xlogtemp' in caught.value.what
+    assert "File too large" in caught.value.what
