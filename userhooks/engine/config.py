@@ -7,6 +7,7 @@ refused rather than ignored. What is named is created or changed; nothing is del
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -61,6 +62,19 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
+class _NotFinite(Exception):
+    """A number that would be stored as null."""
+
+
+def _finite(text: str, number: float) -> float:
+    if not math.isfinite(number):
+        raise _NotFinite(f"{text} is not a number that can be stored")
+    return number
+
+
+_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: _finite(node.value, loader.construct_yaml_float(node)))
+
+
 def document(body: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Read the YAML of a request: a list for each kind of resource that it names. Raises Refused."""
     text = body.get("yaml")
@@ -73,7 +87,7 @@ def document(body: Mapping[str, Any]) -> dict[str, list[Any]]:
             if _weight(found, {}) > _HEAVIEST:
                 raise ValueError("its aliases make too much of it, or contain themselves")
         found = orjson.loads(orjson.dumps(found))  # raises for what cannot be stored
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as exc:
+    except (yaml.YAMLError, _NotFinite, ValueError, TypeError, RecursionError) as exc:
         raise Refused(400, {"summary": f"Invalid YAML: {' '.join(str(exc).split())}"}) from exc
     if found is None:
         return {}
@@ -93,7 +107,9 @@ def document(body: Mapping[str, Any]) -> dict[str, list[Any]]:
 def _json(text: str) -> Any:
     """Read YAML that is JSON, too, many times as fast: a call that names hundreds of sinks is mostly reading. None for any other."""
     try:
-        return json.loads(text, parse_constant=_not_json)  # orjson would make floats of integers that it cannot hold
+        return json.loads(
+            text, parse_constant=_not_json, parse_float=lambda number: _finite(number, float(number))
+        )  # orjson would make floats of integers that it cannot hold
     except ValueError:
         return None
 

@@ -6,6 +6,7 @@ are normal.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -176,14 +177,30 @@ class Stream:
         if event.prefix == WATERMARK and self._index > self._skip:
             self._on_watermark(event.content.decode(errors="replace"))  # anybody may write such a message
         elif event.prefix == _ANNOTATE:
-            try:
-                orjson.loads(event.content)
+            if _is_json(event.content):
                 self._annotations = event.content  # as it came: orjson reads numbers and depths that it cannot write again
-            except orjson.JSONDecodeError:
+            else:
                 self._annotations = None
                 log.warning("a transaction's annotations are not JSON; they are left out")
         elif event.prefix == _FORGET_ANNOTATIONS:
             self._annotations = None
+
+
+def _is_json(content: bytes) -> bool:
+    try:
+        orjson.loads(content)
+    except orjson.JSONDecodeError as exc:
+        if "number is infinity" not in exc.msg:  # 1e400 is JSON, and jsonb holds it; orjson reads doubles
+            return False
+        try:
+            json.loads(content, parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            return False
+    return True
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def group_of(delivery: SinkDelivery, change: Change) -> object:

@@ -180,6 +180,22 @@ def test_a_yaml_written_as_json_asks_for_the_same() -> None:
     assert read(json.dumps(document)) == read(document)
 
 
+@pytest.mark.parametrize("number", ["1e400", "-1.5e999", "1.0e+400", "[0.5, 1e400]"])
+def test_a_number_of_json_that_cannot_be_stored_is_refused(number: str) -> None:
+    text = json.dumps({"sinks": [sink(annotations={"score": "NUMBER"})]}).replace('"NUMBER"', number)
+    with pytest.raises(Refused, match="not a number that can be stored") as caught:
+        read(text)
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize("number", ["1.0e+400", "-1.5e+999", ".inf", "-.inf", ".nan", "[0.5, .inf]"])
+def test_a_number_of_yaml_that_cannot_be_stored_is_refused(number: str) -> None:
+    text = yaml.dump({"sinks": [sink(annotations={"score": "NUMBER"})]}).replace("NUMBER", number)
+    with pytest.raises(Refused, match="not a number that can be stored") as caught:
+        read(text)
+    assert caught.value.status == 400
+
+
 def test_what_exists_keeps_its_id_and_what_the_yaml_does_not_say() -> None:
     known = with_sink(annotations={"user_id": "1"}, batch_size=7)
     [endpoint, one] = wanted({"http_endpoints": [{"name": "other", "url": "https://c.d"}], "sinks": [sink(batch_size=9)]}, known).named

@@ -100,7 +100,14 @@ def test_annotations_of_any_depth_go_with_the_changes_as_they_were_written(depth
     assert [m.change.annotations for m in taker.messages] == [annotations]  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("content", [b"\xff", b"[", b"[" * 5000 + b"]" * 5000])
+def test_annotations_may_hold_a_number_that_no_double_holds() -> None:
+    stream, taker = a_stream(100)
+    annotations = b'{"big": 1e400, "small": 1}'
+    feed(stream, RELATION, begin(200), message(b"sequin:transaction_annotations.set", annotations), insert(7, [b"1"]), commit(200))
+    assert [m.change.annotations for m in taker.messages] == [annotations]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"[", b"[" * 5000 + b"]" * 5000, b"[NaN]", b"[1e400, NaN]", b"[1e400"])
 def test_messages_that_anybody_may_write_never_stop_the_stream(content: bytes) -> None:
     stream, taker = a_stream(100)
     unreadable = [message(prefix, content) for prefix in (b"sequin:transaction_annotations.set", b"userhooks.backfill", b"other")]
