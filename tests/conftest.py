@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import secrets
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +20,10 @@ from tests.waiting import eventually
 from userhooks.postgres import PostgresServer
 
 _numbers = itertools.count(1)
+
+# Tests connect as psycopg does by itself; what a shell sets for another Postgres is nothing to them and to the programs they start.
+for _variable in [name for name in os.environ if name.startswith("PG")]:
+    del os.environ[_variable]
 
 # How long a machine takes that does other things beside is nothing that these tests are about.
 settings.register_profile("userhooks", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)

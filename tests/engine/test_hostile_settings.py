@@ -15,6 +15,8 @@ from tests.engine_program import EngineProgram
 from tests.hostile import SETTINGS, VARIABLES
 from tests.receiver import Receiver
 from tests.waiting import eventually
+from userhooks.database import Database
+from userhooks.postgres import PostgresServer
 
 Connection = psycopg.Connection[Any]
 
@@ -89,7 +91,9 @@ def test_what_the_database_sets_changes_nothing_that_is_sent(
     try:
         check_live_and_backfilled(engine, hostile, receiver)
         sessions = "select pid from pg_stat_activity where application_name = 'userhooks-engine' order by pid"
-        before = hostile.execute(sessions).fetchall()
+        before = eventually(
+            lambda: len(found := hostile.execute(sessions).fetchall()) == 2 and found, what="the backfill's connections to be closed"
+        )
         hostile.execute("select pg_sleep(0.2)")  # longer than its sessions may be idle
         insert(hostile, 3)
         receiver.wait_for(4)
@@ -97,3 +101,25 @@ def test_what_the_database_sets_changes_nothing_that_is_sent(
         assert engine.ask("GET", "/health")["ok"] is True
     finally:
         engine.stop()
+
+
+def test_a_value_of_a_database_without_an_encoding_stops_nobody(
+    postgres_server: PostgresServer, receiver: Receiver, tmp_path: Path
+) -> None:
+    with psycopg.connect(postgres_server.url(), autocommit=True) as admin:
+        admin.execute("create database no_encoding encoding 'SQL_ASCII' locale_provider libc locale 'C' template template0")
+        url = postgres_server.url("no_encoding")
+        Database(url).set_up(PUBLICATION)
+        engine = EngineProgram(url, tmp_path, publication=PUBLICATION).start()
+        try:
+            engine.sink("all", receiver.url)
+            with psycopg.connect(url, autocommit=True, client_encoding="SQL_ASCII") as connection:
+                for message in ("Grüße".encode(), b"Gr\xfc\xdfe", b"after"):
+                    connection.execute(b"insert into notifications (user_id, message) values (1, '" + message + b"')")
+            found = [m["record"]["message"] for m in receiver.wait_for(3)]
+            assert found == ["Grüße", "Gr\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}e", "after"]
+            assert engine.ask("GET", "/api/sinks/all")["health"]["status"] == "healthy"
+        finally:
+            engine.stop()
+            admin.execute("select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = 'no_encoding'")
+            admin.execute("drop database no_encoding with (force)")

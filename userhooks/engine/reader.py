@@ -311,8 +311,9 @@ class Reader:
         if self.stream is None:
             acknowledged = await self._write(self._store.acknowledged)
             self.stream = Stream(Progress(self.confirmed), self._router, self._catalog.tables, self.types, acknowledged, self._on_watermark)
+        connection = await self._open(replication=True)
         stream = SlotStream(
-            await self._open(replication=True),
+            connection,
             on_data=self._take,
             at_once=self.load.at_once,
             on_keepalive=self.stream.progress.keepalive,
@@ -320,6 +321,7 @@ class Reader:
             silence=config.silence,
         )
         try:
+            await self._within(ASK_SECONDS, connection, tables.take_any_bytes)
             await stream.start(tables.start_replication(config.slot, config.publication, self.stream.progress.read), self.confirmed)
         except BaseException:
             await stream.close()

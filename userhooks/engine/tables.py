@@ -150,6 +150,13 @@ async def drop_slot(connection: AsyncConnection[Any], slot: str) -> None:
     await connection.execute("select pg_drop_replication_slot(%s)", (slot,))
 
 
+async def take_any_bytes(connection: AsyncConnection[Any]) -> None:
+    """Let a database in SQL_ASCII hand out its text as it is: asked for UTF-8, it breaks off at the first value that is none."""
+    await connection.execute(
+        "select set_config('client_encoding', 'SQL_ASCII', false) where current_setting('server_encoding') = 'SQL_ASCII'"
+    )
+
+
 def start_replication(slot: str, publication: str, lsn: int) -> sql.Composed:
     """The command that starts streaming (Postgres documentation, 54.4 and 54.5), with logical messages, protocol version 1."""
     return sql.SQL("START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', publication_names {}, messages 'true')").format(
