@@ -42,6 +42,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 SETTLED_SECONDS = 5.0
 """A stream that lived this long was in order, so pauses begin anew after it."""
 
+_REPLICATING = {"wal_sender_timeout": "60s"}
+"""Postgres' default; `look_at_slot` sends a sign of life often enough for it, whatever the role or the database has instead"""
 _LOST = "lost"
 _GONE_BACK = "gone_back"
 _PASSES_UNPUBLISHED = 180_000  # Postgres 18 passes over changes from when the publication was missing; older ones break off there
@@ -132,7 +134,9 @@ class Reader:
 
     async def _open(self, *, replication: bool = False) -> AsyncConnection[Any]:
         """Connect, and make sure that it is the cluster and database that the state belongs to; raises StoreMismatch."""
-        connection = await connect_async(self._config.database_url, replication=replication, application_name=APPLICATION)
+        settings = _REPLICATING if replication else None
+        url = self._config.database_url
+        connection = await connect_async(url, replication=replication, application_name=APPLICATION, settings=settings)
         try:
             identity = await self._within(ASK_SECONDS, connection, lambda c: tables.identity(c, self._config.slot))
             await self._write(self._store.bind, identity)
