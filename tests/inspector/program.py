@@ -16,6 +16,7 @@ from tests.ports import free_port
 from tests.waiting import eventually
 
 HOME_KEY = bytes(range(32))
+TOKEN = "for-programs"
 
 
 class Program:
@@ -24,6 +25,7 @@ class Program:
     def __init__(self, folder: Path, **changes: Any) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.headers = {"Authorization": f"Bearer {TOKEN}"}
         self.log = folder / "inspector.log"
         self.config = {
             "bind": "127.0.0.1",
@@ -31,6 +33,7 @@ class Program:
             "public_url": None,
             "store": str(folder / "inspector.db"),
             "home_key": HOME_KEY.hex(),
+            "token": TOKEN,
             **changes,
         }
         self.process: subprocess.Popen[bytes] | None = None

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import socket
 import sqlite3
 import stat
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from tests.inspector.program import Program, running
 from tests.waiting import eventually
+from userhooks.inspector.answers import parse_script
 from userhooks.inspector.client import InspectorClient
+from userhooks.inspector.ingest import Ingest
 from userhooks.inspector.store import Inbox, Store
 
 EVERYTHING = 1 << 40
@@ -266,3 +270,137 @@ def test_a_file_that_cannot_be_used_is_named_and_left_as_it_is(tmp_path: Path, s
     assert program.process.wait(10) == 1
     program.kill()
     assert path.read_bytes() == before
+
+
+@contextlib.contextmanager
+def without_table(path: Path, table: str) -> Iterator[None]:
+    """Let every statement on the table fail, as on a full disk, but at once."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute(f"ALTER TABLE {table} RENAME TO elsewhere")
+        try:
+            yield
+        finally:
+            other.execute(f"ALTER TABLE elsewhere RENAME TO {table}")
+
+
+def test_an_inbox_that_could_not_be_stored_is_not_there_and_no_later_one_shows_its_requests(tmp_path: Path) -> None:
+    with running(tmp_path) as program, httpx.Client(base_url=program.url, headers=program.headers, trust_env=False) as http:
+        with without_table(tmp_path / "inspector.db", "inboxes"):
+            assert http.post("/api/inboxes", json={"name": "ada"}).status_code == 500
+        assert http.get("/api/inboxes").json() == {"inboxes": []}
+        made = http.post("/api/inboxes", json={"name": "ada"})
+        assert made.status_code == 201
+        ada = made.json()["id"]
+        assert http.post(f"/in/{ada}", content=b"for ada").status_code == 200
+        program.kill()
+        program.start()
+        ben = http.post("/api/inboxes", json={"name": "ben"}).json()
+        assert (ben["count"], http.get(f"/api/inboxes/{ben['id']}/requests").json()["requests"]) == (0, [])
+        assert [one["body"] for one in http.get(f"/api/inboxes/{ada}/requests").json()["requests"]] == ["for ada"]
+
+
+def test_requests_whose_inbox_an_older_version_failed_to_store_are_shown_in_no_other_inbox(tmp_path: Path) -> None:
+    async def fill(store: Store) -> None:
+        for name in ("ada", "ben"):
+            await receive(store, (await store.create(name))[0])
+
+    async def look(store: Store) -> None:
+        assert list(store.by_name) == ["ada"]
+        cy = (await store.create("cy"))[0]
+        await receive(store, cy, b"for cy")
+        assert [recorded.body for recorded in store.read(cy, 0, 10, EVERYTHING)] == [b"for cy"]
+        assert seqs(store, store.by_name["ada"]) == [1]
+
+    in_store(tmp_path / "i.db", fill)
+    with contextlib.closing(sqlite3.connect(tmp_path / "i.db")) as connection, connection:
+        connection.execute("DELETE FROM inboxes WHERE name = 'ben'")
+    in_store(tmp_path / "i.db", look)
+
+
+def test_an_answer_and_a_clearing_that_could_not_be_stored_change_nothing(tmp_path: Path) -> None:
+    with running(tmp_path) as program, httpx.Client(base_url=program.url, headers=program.headers, trust_env=False) as http:
+        inbox = http.post("/api/inboxes", json={"name": "ada"}).json()["id"]
+        rules = [{"status": 418, "delay": 0.0}]
+        assert http.put(f"/api/inboxes/{inbox}/response", json={"script": rules}).status_code == 200
+        assert http.post(f"/in/{inbox}", content=b"kept").status_code == 418
+        before = http.get(f"/api/inboxes/{inbox}").json()
+        with without_table(tmp_path / "inspector.db", "inboxes"):
+            assert http.put(f"/api/inboxes/{inbox}/response", json={"script": []}).status_code == 500
+            assert http.delete(f"/api/inboxes/{inbox}/requests").status_code == 500
+        assert http.get(f"/api/inboxes/{inbox}").json() == before
+        assert http.post(f"/in/{inbox}").status_code == 418
+        assert [one["body"] for one in http.get(f"/api/inboxes/{inbox}/requests").json()["requests"]] == ["kept", ""]
+
+
+def test_after_any_work_on_a_failing_disk_memory_shows_what_a_restart_would(tmp_path: Path) -> None:
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    luck = random.Random(seed)
+    path = tmp_path / "i.db"
+
+    def shown(store: Store) -> dict[str, Any]:
+        return {one.id: (one.name, one.script, one.stored, one.count, one.dropped, seqs(store, one)) for one in store.by_id.values()}
+
+    async def attempt(store: Store) -> None:
+        known = list(store.by_id.values())
+        match luck.choice(["create", "record", "record", "script", "clear"]) if known else "create":
+            case "create":
+                await store.create(luck.choice(["ada", "ben", "cy", "dee", None]))
+            case "record":
+                await receive(store, luck.choice(known))
+            case "script":
+                await store.set_script(luck.choice(known), parse_script([{"first": luck.randrange(1, 9), "status": 500}]))
+            case "clear":
+                await store.clear(luck.choice(known))
+
+    async def work(store: Store) -> None:
+        for _ in range(12):
+            with without_table(path, luck.choice(["inboxes", "requests"])) if luck.random() < 0.6 else contextlib.nullcontext():
+                await asyncio.gather(*(attempt(store) for _ in range(luck.randrange(1, 4))), return_exceptions=True)
+            restarted = Store(path, ring=10)
+            await restarted.open()
+            assert shown(restarted) == shown(store)
+            await restarted.close()
+
+    in_store(path, work, ring=10)
+
+
+def test_two_who_create_the_same_inbox_at_once_get_the_same_one(tmp_path: Path) -> None:
+    async def work(store: Store) -> None:
+        (first, first_is_new), (second, second_is_new), (other, _) = await asyncio.gather(
+            store.create("ada"), store.create("ada"), store.create(None)
+        )
+        assert first is second
+        assert (first_is_new, second_is_new) == (True, False)
+        assert other is not first
+
+    in_store(tmp_path / "i.db", work)
+
+
+def test_a_request_that_comes_while_a_script_is_stored_is_answered_by_it(tmp_path: Path) -> None:
+    answered: list[int] = []
+
+    async def body() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def answer(message: MutableMapping[str, Any]) -> None:
+        answered.extend([message["status"]] if message["type"] == "http.response.start" else [])
+
+    async def work(store: Store) -> None:
+        inbox = (await store.create("ada"))[0]
+        scope = {"type": "http", "method": "POST", "path": f"/in/{inbox.id}", "raw_path": b"/in", "query_string": b"", "headers": []}
+        with contextlib.closing(sqlite3.connect(tmp_path / "i.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            setting = asyncio.create_task(store.set_script(inbox, parse_script([{"first": 1, "status": 500}])))
+            await asyncio.sleep(0)
+            sending = asyncio.create_task(Ingest(no_other_app, store, lambda: 0)(scope, body, answer))
+            await asyncio.sleep(0)
+            other.execute("ROLLBACK")
+            await asyncio.gather(setting, sending)
+        assert answered == [500]
+
+    in_store(tmp_path / "i.db", work)
+
+
+async def no_other_app(scope: Any, receive: Any, send: Any) -> None:
+    raise AssertionError

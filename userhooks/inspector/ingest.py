@@ -95,6 +95,8 @@ class Ingest:
             self.in_flight -= size
 
     async def _record_and_decide(self, inbox: Inbox, scope: Scope, body: bytes, send: Send) -> tuple[int, Answer] | None:
+        while inbox.changing:  # from this request on, if the disk takes it
+            await asyncio.wait(inbox.changing)
         seq = inbox.next_seq()
         answer = decide(inbox.script, seq - inbox.set_at)
         at_once = not answer.delay and answer.effect not in ("hang", "drip", "reset")

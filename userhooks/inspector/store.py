@@ -6,6 +6,8 @@ since the log was last synced, because `synchronous=NORMAL`; a test bench for we
 commit costs a fraction of a millisecond, since whatever arrives during one commit goes into the next one together.
 
 A row's key is `inbox number << 40 | seq`: one B-tree without a second index, in which each inbox is one range in the order of arrival.
+
+Memory follows the disk: what a call changes in an `Inbox` takes effect when its transaction is committed, and not at all when that fails.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import contextlib
 import itertools
 import secrets
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,6 +85,8 @@ _INSERTS = [
 _SELECT = f"SELECT {_COLUMNS} FROM requests WHERE key BETWEEN ? AND ? ORDER BY key"  # noqa: S608
 _ANSWERED = "UPDATE requests SET status = ?, note = ? WHERE key = ?"
 _UNANSWERED = "SELECT key FROM requests WHERE status IS NULL AND note = '' AND key BETWEEN ? AND ?"
+_ORPHANS = f"DELETE FROM requests WHERE key >= (SELECT coalesce(max(number), 0) + 1 FROM inboxes) << {_SEQ_BITS}"  # noqa: S608
+"""Older versions kept requests for an inbox that they had failed to store; the next inbox would get its number, and show them."""
 _STOPPED = "UPDATE requests SET note = 'the inspector was stopped before the answer' WHERE status IS NULL AND note = ''"
 _DELETE = "DELETE FROM requests WHERE key BETWEEN ? AND ?"
 _FIRST = "SELECT received_at FROM requests WHERE key BETWEEN ? AND ? ORDER BY key LIMIT 1"
@@ -137,6 +141,8 @@ class Inbox:
     floor: int = 0
     removed: int = 0
     waiting: list[asyncio.Future[None]] = field(default_factory=list)
+    changing: set[asyncio.Future[None]] = field(default_factory=set)
+    """Response scripts that are being stored: each decides from the next request on, so that one has to wait for them."""
 
     @property
     def count(self) -> int:
@@ -157,12 +163,16 @@ class Inbox:
 
 
 class _Job(NamedTuple):
-    """One piece of work for the writer: a row to insert, or a statement to run in its place in the order."""
+    """One piece of work for the writer: a row to insert, or a statement to run in its place in the order.
+
+    `committed` changes the memory accordingly; it is called in the same order, in the event loop's thread, once the transaction holds.
+    """
 
     inbox: Inbox
     row: tuple[Any, ...] | None
     statement: str
     parameters: tuple[Any, ...]
+    committed: Callable[[], object]
     done: asyncio.Future[None]
 
 
@@ -178,6 +188,8 @@ class Store:
         self.home_bytes = home_bytes
         self.by_id: dict[str, Inbox] = {}
         self.by_name: dict[str, Inbox] = {}
+        self._creating: dict[str, asyncio.Future[None]] = {}
+        self._numbers = itertools.count(1)
         self._jobs: list[_Job] = []
         self._behind: set[Inbox] = set()
         self._wake = asyncio.Event()
@@ -194,6 +206,7 @@ class Store:
         for inbox in await loop.run_in_executor(self._thread, _load, self._connection):
             self._add(inbox)
             self._let_go(inbox)
+            self._numbers = itertools.count(inbox.number + 1)
         self._writer = loop.create_task(self._write_forever())
 
     async def close(self) -> None:
@@ -207,17 +220,23 @@ class Store:
         self._thread.shutdown()
 
     async def create(self, name: str | None) -> tuple[Inbox, bool]:
-        """The inbox of that name and whether it is new; without a name, a new one called `inbox-N`."""
-        number = len(self.by_id) + 1
+        """The inbox of that name and whether it is new; without a name, a new one called `inbox-N`. Raises sqlite3.Error."""
         if name is None:
-            name = next(free for n in itertools.count(number) if (free := f"inbox-{n}") not in self.by_name)
+            numbers = itertools.count(len(self.by_name) + 1)
+            name = next(free for n in numbers if (free := f"inbox-{n}") not in self.by_name and free not in self._creating)
         known = self.by_name.get(name)
         if known is not None:
             return known, False
-        inbox = Inbox(number, secrets.token_urlsafe(16), name)
-        self._add(inbox)
-        await self._do(inbox, "INSERT INTO inboxes (number, id, name) VALUES (?, ?, ?)", (number, inbox.id, name))
-        return inbox, True
+        creating = self._creating.get(name)
+        is_first = creating is None
+        if creating is None:
+            inbox = Inbox(next(self._numbers), secrets.token_urlsafe(16), name)
+            insert = "INSERT INTO inboxes (number, id, name) VALUES (?, ?, ?)"
+            creating = self._enqueue(inbox, None, insert, (inbox.number, inbox.id, name), lambda: self._add(inbox))
+            creating.add_done_callback(lambda _: self._creating.pop(name))
+            self._creating[name] = creating
+        await asyncio.shield(creating)  # a caller that leaves does not end it for the others
+        return self.by_name[name], is_first
 
     async def record(
         self,
@@ -235,24 +254,41 @@ class Store:
     ) -> None:
         """Keep one request; returns when it is committed. Raises sqlite3.Error when that failed: then it must not be answered 2xx."""
         kept = b"\n".join([b":".join(header) for header in headers])
-        await self._enqueue(inbox, (inbox.key(seq), received_at, method, path, query, kept, body, status, response, note), "", ())
+        row = (inbox.key(seq), received_at, method, path, query, kept, body, status, response, note)
+
+        def committed() -> None:
+            inbox.stored = max(inbox.stored, seq)
+
+        await self._enqueue(inbox, row, "", (), committed)
 
     async def answered(self, inbox: Inbox, seq: int, status: int | None, note: str = "") -> None:
         """Add to a request that was recorded without an answer what became of it."""
-        await self._do(inbox, _ANSWERED, (status, note, inbox.key(seq)))
+        await self._enqueue(inbox, None, _ANSWERED, (status, note, inbox.key(seq)), lambda: None)
 
     async def set_script(self, inbox: Inbox, script: Script) -> None:
-        """Answer like this from the next request on, also after a restart."""
-        inbox.script, inbox.set_at = script, inbox.last
+        """Answer like this from the next request on, also after a restart. Raises sqlite3.Error, and then nothing has changed."""
+        set_at = inbox.last
+
+        def committed() -> None:
+            inbox.script, inbox.set_at = script, set_at
+
         text = orjson.dumps([rule.as_json() for rule in script]).decode()
-        await self._do(inbox, "UPDATE inboxes SET script = ?, set_at = ? WHERE number = ?", (text, inbox.set_at, inbox.number))
+        update = "UPDATE inboxes SET script = ?, set_at = ? WHERE number = ?"
+        stored = self._enqueue(inbox, None, update, (text, set_at, inbox.number), committed)
+        inbox.changing.add(stored)
+        stored.add_done_callback(inbox.changing.discard)
+        await asyncio.shield(stored)
 
     async def clear(self, inbox: Inbox) -> None:
-        """Remove every request received so far; their numbers are not used again."""
-        inbox.cleared = inbox.floor = inbox.last
-        inbox.stored = max(inbox.stored, inbox.last)
-        self._let_go(inbox)
-        await self._do(inbox, "UPDATE inboxes SET cleared = ? WHERE number = ?", (inbox.cleared, inbox.number))
+        """Remove every request received so far; their numbers are not used again. Raises sqlite3.Error, and then nothing has changed."""
+        upto = inbox.last
+
+        def committed() -> None:
+            inbox.cleared = upto
+            inbox.floor = max(inbox.floor, upto)
+            inbox.stored = max(inbox.stored, upto)
+
+        await self._enqueue(inbox, None, "UPDATE inboxes SET cleared = ? WHERE number = ?", (upto, inbox.number), committed)
 
     def next_change(self, inbox: Inbox) -> asyncio.Future[None]:
         """A future that is done after the next change to this inbox."""
@@ -285,12 +321,11 @@ class Store:
     def _add(self, inbox: Inbox) -> None:
         self.by_id[inbox.id] = self.by_name[inbox.name] = inbox
 
-    async def _do(self, inbox: Inbox, statement: str, parameters: tuple[Any, ...]) -> None:
-        await self._enqueue(inbox, None, statement, parameters)
-
-    def _enqueue(self, inbox: Inbox, row: tuple[Any, ...] | None, statement: str, parameters: tuple[Any, ...]) -> asyncio.Future[None]:
+    def _enqueue(
+        self, inbox: Inbox, row: tuple[Any, ...] | None, statement: str, parameters: tuple[Any, ...], committed: Callable[[], object]
+    ) -> asyncio.Future[None]:
         done = asyncio.get_running_loop().create_future()
-        self._jobs.append(_Job(inbox, row, statement, parameters, done))
+        self._jobs.append(_Job(inbox, row, statement, parameters, committed, done))
         self._wake.set()
         return done
 
@@ -334,8 +369,7 @@ class Store:
     def _committed(self, jobs: list[_Job]) -> None:
         touched = {job.inbox for job in jobs}
         for job in jobs:
-            if job.row is not None:
-                job.inbox.stored = max(job.inbox.stored, job.row[0] & _SEQ_MASK)
+            job.committed()
             if not job.done.done():
                 job.done.set_result(None)
         for inbox in touched:
@@ -418,7 +452,9 @@ def prepare(path: Path) -> None:
             if found > _FORMAT:
                 raise ConfigurationError(f"The inspector's store {path} was written by a newer version of userhooks.", remove)
             older = found == 0 and connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'inboxes'").fetchone()
-            connection.executescript(f"BEGIN; {_FROM_1 if older else ''} {_SCHEMA} PRAGMA user_version = {_FORMAT}; {_STOPPED}; COMMIT")
+            connection.executescript(
+                f"BEGIN; {_FROM_1 if older else ''} {_SCHEMA} PRAGMA user_version = {_FORMAT}; {_ORPHANS}; {_STOPPED}; COMMIT"
+            )
     except sqlite3.Error as error:
         raise ConfigurationError(f"The inspector's store {path} cannot be used: {error}.", remove) from None
 
@@ -428,8 +464,9 @@ def _load(connection: sqlite3.Connection) -> list[Inbox]:
     for number, ident, name, cleared, floor, script, set_at in connection.execute(_INBOXES).fetchall():
         inbox = Inbox(number, ident, name, parse_script(orjson.loads(script)), set_at, cleared=cleared)
         lowest, highest = connection.execute(_ENDS, (inbox.key(0), inbox.key(_SEQ_MASK))).fetchone()
-        inbox.last = inbox.stored = max(cleared, floor, (highest or 0) & _SEQ_MASK)
-        inbox.removed = (lowest & _SEQ_MASK) - 1 if lowest is not None else inbox.last
+        inbox.stored = max(cleared, floor, (highest or 0) & _SEQ_MASK)
+        inbox.last = max(inbox.stored, set_at)
+        inbox.removed = (lowest & _SEQ_MASK) - 1 if lowest is not None else inbox.stored
         inbox.floor = max(cleared, floor)
         inboxes.append(inbox)
     return inboxes
