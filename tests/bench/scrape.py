@@ -65,7 +65,7 @@ async def main() -> None:
         for n in range(SINKS):
             sink = replace(template, id=f"00000000-0000-4000-8000-{n:012}", name=f"user-{n}-notifications")
             engine.catalog.sinks[sink.id] = sink
-            engine._put_in_force(sink, n)
+            engine._put_in_force(sink, n, engine.catalog.endpoints["e"])
             engine.delivery(sink.id).attempted = engine.delivery(sink.id).delivered = n + 1
             latencies = engine.latencies.of(sink.id)
             for histogram in (latencies.succeeded, latencies.failed, latencies.internal):

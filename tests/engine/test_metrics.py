@@ -142,7 +142,7 @@ def offline_page(folder: Path, sinks: int, name: str = "user-{}") -> str:
         for n in range(sinks):
             sink = Sink(str(n), name.format(n), "e", status="disabled")
             engine.catalog.sinks[sink.id] = sink
-            engine._put_in_force(sink, n)
+            engine._put_in_force(sink, n, engine.catalog.endpoints["e"])
             engine.delivery(sink.id).attempted = 2
             latencies = engine.latencies.of(sink.id)
             latencies.succeeded.observe(2_000)

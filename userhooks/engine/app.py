@@ -167,7 +167,7 @@ class Engine:
                 self._start_lsns[resource.id] = stored.start_lsn
                 sinks.append((resource, stored.number))
         for sink, number in sinks:
-            self._put_in_force(sink, number)
+            self._put_in_force(sink, number, catalog.endpoints[sink.endpoint_id])
         self._backlog.restore_shapes(self.reader.types)
         waiting: dict[int, array[int]] = {}
         for row, number in self._store.backlog():
@@ -334,18 +334,15 @@ class Engine:
                 else:
                     await self._enable(sink, before)
                 return
+            if before is not None and sink.status == "disabled":
+                await self._disable(sink)
+                return
             number = await self._write(self._store.save, sink)
             self.catalog.sinks[sink.id] = sink
             if before is None:
-                self._put_in_force(sink, number)
+                self._put_in_force(sink, number, self.catalog.endpoints[sink.endpoint_id])
                 return
             delivery = self._deliveries[sink.id]
-            if sink.status == "disabled":
-                self._router.remove(sink.id)
-                delivery.configure(sink, self.catalog.endpoints[sink.endpoint_id], self._form(sink))
-                delivery.drop()
-                await self.backfills.cancel_those_of(sink.id)
-                return
             self._route(sink)
             if _choice(before) != _choice(sink):
                 delivery.rejudge()
@@ -361,26 +358,24 @@ class Engine:
 
     async def _create(self, endpoints: Sequence[HttpEndpoint], sinks: Sequence[Sink]) -> None:
         catalog = self.catalog
-        created: list[HttpEndpoint | Sink] = [*endpoints, *(replace(sink, status="disabled") for sink in sinks)]
-        numbers = await self._write(self._store.save_all, created)
+        known = catalog.endpoints | {endpoint.id: endpoint for endpoint in endpoints}
+        reserved = await self._write(self._store.reserve, len(sinks))
+        numbers = {sink.id: number for sink, number in zip(sinks, reserved, strict=True)}
         try:
-            for endpoint in endpoints:
-                catalog.endpoints[endpoint.id] = endpoint
-            for sink, number in zip(sinks, numbers[len(endpoints) :], strict=True):
+            for sink in sinks:
                 self._start_lsns[sink.id] = 0
-                self._put_in_force(sink, number, held=True)
+                self._put_in_force(sink, numbers[sink.id], known[sink.endpoint_id], held=True)
             start_lsn = await self.reader.ask(tables.insert_lsn)
-            await self._write(self._store.save_all, sinks, start_lsn=start_lsn)
+            await self._write(self._store.save_all, [*endpoints, *sinks], start_lsn=start_lsn, numbers=numbers)
         except BaseException:
             for sink in sinks:
                 self._router.remove(sink.id)
                 delivery = self._deliveries.pop(sink.id, None)
                 if delivery is not None:
                     delivery.drop()
-            for endpoint in endpoints:
-                catalog.endpoints.pop(endpoint.id, None)
-            await self._write(self._store.delete, [one.id for one in created])
             raise
+        for endpoint in endpoints:
+            catalog.endpoints[endpoint.id] = endpoint
         for sink in sinks:
             catalog.sinks[sink.id] = sink
             self._live_from(sink, start_lsn)
@@ -403,6 +398,18 @@ class Engine:
         self.catalog.sinks[sink.id] = sink
         self._live_from(sink, start_lsn)
 
+    async def _disable(self, sink: Sink) -> None:
+        """Forget at once what the sink has pending, and cancel its backfills."""
+        async with self.backfills.halted([sink.id]) as cancelled:
+            await self._write(self._store.save_all, [sink, *cancelled])
+            self.catalog.sinks[sink.id] = sink
+            for backfill in cancelled:
+                self.catalog.backfills[backfill.id] = backfill
+            self._router.remove(sink.id)
+            delivery = self._deliveries[sink.id]
+            delivery.configure(sink, self.catalog.endpoints[sink.endpoint_id], self._form(sink))
+            delivery.drop()
+
     def _live_from(self, sink: Sink, start_lsn: int) -> None:
         self._created[sink.id] = time.monotonic()
         self._start_lsns[sink.id] = start_lsn
@@ -420,11 +427,11 @@ class Engine:
             else:
                 log.warning("sink %s: %s", sink.name, reason)
 
-    def _put_in_force(self, sink: Sink, number: int, *, held: bool = False) -> None:
+    def _put_in_force(self, sink: Sink, number: int, endpoint: HttpEndpoint, *, held: bool = False) -> None:
         self._new_sinks += 1
         self._deliveries[sink.id] = SinkDelivery(
             sink,
-            self.catalog.endpoints[sink.endpoint_id],
+            endpoint,
             self._form(sink),
             number,
             client=self._client,
@@ -514,21 +521,20 @@ class Engine:
     async def delete_sinks(self, sink_ids: Sequence[str]) -> None:
         """Remove sinks with their backfills and everything they still owed, all or none."""
         async with self._sink_lock:
-            for sink_id in sink_ids:
-                await self.backfills.cancel_those_of(sink_id)
             gone = set(sink_ids)
-            backfills = [b.id for b in self.catalog.backfills.values() if b.sink_id in gone]
-            await self._write(self._store.delete, [*sink_ids, *backfills])
-            for sink_id in sink_ids:
-                self._router.remove(sink_id)
-                delivery = self._deliveries.pop(sink_id)
-                self.catalog.sinks.pop(sink_id, None)
-                delivery.sink = replace(delivery.sink, status="disabled")
-                delivery.drop()
-                delivery.close()
-                self.latencies.forget(sink_id)
-            for backfill_id in backfills:
-                self.catalog.backfills.pop(backfill_id, None)
+            async with self.backfills.halted(gone):
+                backfills = [b.id for b in self.catalog.backfills.values() if b.sink_id in gone]
+                await self._write(self._store.delete, [*sink_ids, *backfills])
+                for sink_id in sink_ids:
+                    self._router.remove(sink_id)
+                    delivery = self._deliveries.pop(sink_id)
+                    self.catalog.sinks.pop(sink_id, None)
+                    delivery.sink = replace(delivery.sink, status="disabled")
+                    delivery.drop()
+                    delivery.close()
+                    self.latencies.forget(sink_id)
+                for backfill_id in backfills:
+                    self.catalog.backfills.pop(backfill_id, None)
 
     # --- what can be seen ----------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
@@ -67,6 +67,7 @@ class Backfills:
         self._write = write
         self._running: dict[str, tuple[BackfillRun, asyncio.Task[None]]] = {}
         self._in_turn: set[BackfillRun] = set()
+        self._halted: set[str] = set()
         self._cursors: dict[str, Cursor | None] = {}
         self._places = asyncio.Semaphore(AT_ONCE)
         self._connections: list[AsyncConnection[Any]] = []
@@ -110,16 +111,30 @@ class Backfills:
         if backfill.state in ("active", "paused"):
             canceled_at = utc_now(micro=True) if state == "cancelled" else None
             backfill = replace(backfill, state=state, error=None, updated_at=utc_now(), canceled_at=canceled_at)
-        await self._save(backfill, self._cursors.get(backfill_id))
-        if state == "active":
-            self._run(backfill)
+        try:
+            await self._save(backfill, self._cursors.get(backfill_id))
+        finally:
+            self.run_active()  # this one too, if it was to stop and that could not be stored
         return backfill
 
-    async def cancel_those_of(self, sink_id: str) -> None:
-        """Cancel what is not at its end: the sink is deleted or disabled."""
-        for backfill in list(self._catalog.backfills.values()):
-            if backfill.sink_id == sink_id and backfill.state in ("active", "paused"):
-                await self.change(backfill.id, "cancelled")
+    @asynccontextmanager
+    async def halted(self, sink_ids: Collection[str]) -> AsyncIterator[list[Backfill]]:
+        """Hold what these sinks' backfills do while the block deletes or disables the sinks; those that it leaves active go on.
+
+        Yields the unfinished ones as they are when cancelled, for the block to store together with the sinks.
+        """
+        self._halted.update(sink_ids)
+        try:
+            cancelled = []
+            for backfill_id in [one.id for one in self._catalog.backfills.values() if one.sink_id in sink_ids]:
+                await self._stop(backfill_id)
+                one = self._catalog.backfills[backfill_id]
+                if one.state in ("active", "paused"):
+                    cancelled.append(replace(one, state="cancelled", updated_at=utc_now(), canceled_at=utc_now(micro=True)))
+            yield cancelled
+        finally:
+            self._halted.difference_update(sink_ids)
+            self.run_active()
 
     def run_active(self) -> None:
         """Start every active backfill that does not run yet."""
@@ -162,15 +177,15 @@ class Backfills:
         self._deliveries[run.sink_id].withdraw(run.owns)
 
     async def _save(self, backfill: Backfill, cursor: Cursor | None) -> None:
-        self.restore(backfill, cursor)
         await self._write(self._store.save_backfill, backfill, cursor)
+        self.restore(backfill, cursor)
 
     # --- keeping one going ---------------------------------------------------------------------------------------------
 
     def _run(self, backfill: Backfill) -> None:
         stream = self._reader.stream
-        if stream is None or backfill.id in self._running:
-            return  # `run_active` is called once the stream is there
+        if stream is None or backfill.id in self._running or backfill.sink_id in self._halted:
+            return  # `run_active` is called once the stream is there, and after a halt
         run = BackfillRun(
             backfill,
             self._deliveries[backfill.sink_id],

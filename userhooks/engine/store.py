@@ -121,6 +121,8 @@ class Store:
             self._db.execute(f"pragma max_page_count = {int(max_pages)}")
         self._db.execute("pragma synchronous = full")
         self._db.executescript(_SCHEMA)
+        last = self._db.execute("select seq from sqlite_sequence where name = 'resources'").fetchone()
+        self._last_number = 0 if last is None else int(last[0])
 
     def close(self) -> None:
         """Close the file; the object is of no use afterwards."""
@@ -167,26 +169,39 @@ class Store:
         with self._lock:
             return self._save(resource, start_lsn)
 
-    def save_all(self, resources: Sequence[Resource], *, start_lsn: int | None = None) -> list[int]:
-        """As `save` for each, all or none, and on disk with one commit."""
+    def reserve(self, count: int) -> list[int]:
+        """Hand out numbers for resources that `save_all` creates later, or never."""
+        with self._lock:
+            return [self._next_number() for _ in range(count)]
+
+    def save_all(self, resources: Sequence[Resource], *, start_lsn: int | None = None, numbers: Mapping[str, int] | None = None) -> None:
+        """As `save` for each, all or none, and on disk with one commit; `numbers` are reserved ones by the ids of new resources."""
         with self._lock:
             self._db.execute("begin immediate")
             try:
-                numbers = [self._save(resource, start_lsn) for resource in resources]
+                for resource in resources:
+                    self._save(resource, start_lsn, (numbers or {}).get(resource.id))
                 self._db.execute("commit")
             except BaseException:
                 if self._db.in_transaction:
                     self._db.execute("rollback")
                 raise
-        return numbers
 
-    def _save(self, resource: Resource, start_lsn: int | None) -> int:
-        self._db.execute(
-            "insert into resources (id, kind, document, start_lsn) values (?, ?, ?, coalesce(?, 0))"
-            " on conflict (id) do update set document = excluded.document, start_lsn = coalesce(?, start_lsn)",
-            (resource.id, _KINDS[type(resource)], orjson.dumps(resource), start_lsn, start_lsn),
-        )
-        return int(self._db.execute("select number from resources where id = ?", (resource.id,)).fetchone()[0])
+    def _save(self, resource: Resource, start_lsn: int | None, reserved: int | None = None) -> int:
+        document = orjson.dumps(resource)
+        known = self._db.execute("select number from resources where id = ?", (resource.id,)).fetchone()
+        if known is not None:
+            update = "update resources set document = ?, start_lsn = coalesce(?, start_lsn) where number = ?"
+            self._db.execute(update, (document, start_lsn, known[0]))
+            return int(known[0])
+        number = self._next_number() if reserved is None else reserved
+        insert = "insert into resources (number, id, kind, document, start_lsn) values (?, ?, ?, ?, ?)"
+        self._db.execute(insert, (number, resource.id, _KINDS[type(resource)], document, start_lsn or 0))
+        return number
+
+    def _next_number(self) -> int:
+        self._last_number += 1
+        return self._last_number
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove resources by id, all or none, with what was kept for them."""
@@ -198,7 +213,8 @@ class Store:
                     self._db.execute("delete from resources where id = ?", (one,))
                 self._db.execute("commit")
             except BaseException:
-                self._db.execute("rollback")
+                if self._db.in_transaction:
+                    self._db.execute("rollback")
                 raise
 
     def save_backfill(self, backfill: Backfill, cursor: tuple[str, ...] | None) -> None:
@@ -328,7 +344,8 @@ class Store:
                 self._db.execute("delete from acknowledgements")
                 self._db.execute("commit")
             except BaseException:
-                self._db.execute("rollback")
+                if self._db.in_transaction:
+                    self._db.execute("rollback")
                 raise
 
     def confirmed_lsn(self) -> int:
