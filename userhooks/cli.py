@@ -179,7 +179,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _print_status(status: dict[str, Any]) -> None:
-    from userhooks.stack import is_down, private_addresses_allowed, without_password
+    from userhooks.stack import is_down, page_links, private_addresses_allowed, without_password
 
     addresses = {
         "postgres": without_password(status["postgres"]["url"] or "not created yet"),
@@ -192,6 +192,10 @@ def _print_status(status: dict[str, Any]) -> None:
         ours = status[part].get("embedded", True)
         state = ("down" if is_down(status, part) else f"pid {status[part]['pid']}") if ours else "not ours"
         print(f"  {part:<10} {state:<12} {address}")
+    if links := page_links(status):
+        print("  pages for a browser; these links work for an hour:")
+        for part, link in links.items():
+            print(f"    {part:<10} {link}")
     if private_addresses_allowed(status):
         print("  webhooks to loopback and private addresses are allowed")
 

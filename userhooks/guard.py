@@ -1,16 +1,21 @@
-"""The ASGI middleware in front of every port of this project: which `Host`, `Origin` and content type are let in.
+"""The ASGI middleware in front of this project's ports: which `Host`, `Origin` and content type are let in, and who sees pages and APIs.
 
 A web page must not read an inbox or create a sink through DNS rebinding or a cross-site form, so a request is refused unless it names a
-host that we serve and, where a browser says where it comes from, an origin that we serve.
+host that we serve and, where a browser says where it comes from, an origin that we serve. `Host` proves nothing about who asks, though:
+any program can send `Host: localhost`. So pages and APIs also ask for a token; what counts as one is decided in `access.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+import html
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
+
+from userhooks import access
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -48,10 +53,7 @@ class HostGuard:
             await self.app(scope, receive, send)
             return
         status, text = refusal
-        body = orjson.dumps({"error": text})
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await _answer(send, status, [(b"content-type", b"application/json")], orjson.dumps({"error": text}))
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         host = origin = content_type = b""
@@ -82,7 +84,8 @@ def _allowed(origins: Iterable[str]) -> tuple[frozenset[str], frozenset[str]]:
     for origin in origins:
         parts = urlsplit(origin)
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        names = {"127.0.0.1", "localhost", "[::1]"} if parts.hostname in ("127.0.0.1", "localhost", "::1") else {parts.hostname or ""}
+        name = parts.hostname or ""
+        names = {"127.0.0.1", "localhost", "[::1]"} if name in ("127.0.0.1", "localhost", "::1") else {f"[{name}]" if ":" in name else name}
         for name in names:
             hosts.add(f"{name}:{port}")
             full.add(f"{parts.scheme}://{name}:{port}")
@@ -90,3 +93,88 @@ def _allowed(origins: Iterable[str]) -> tuple[frozenset[str], frozenset[str]]:
                 hosts.add(name)
                 full.add(f"{parts.scheme}://{name}")
     return frozenset(hosts), frozenset(full)
+
+
+async def _answer(send: Send, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": status, "headers": [length, *headers]})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _headers(scope: Scope, *names: bytes) -> dict[bytes, list[str]]:
+    found: dict[bytes, list[str]] = {name: [] for name in names}
+    for name, value in scope["headers"]:
+        if name in found:
+            found[name].append(value.decode("latin-1"))
+    return found
+
+
+class TokenGuard:
+    """Let in who has one of the tokens: programs with `Authorization`, browsers with a link that is exchanged for a cookie (`access.py`).
+
+    `keys` returns those of the tokens that count now. `port` goes into the cookie's name, since a browser keeps one jar for all ports of a
+    host. `advice` ends every refusal: it says what to run for a link, and where programs find the token.
+    """
+
+    def __init__(self, app: App, *, keys: Callable[[], Collection[bytes]], port: int, advice: str) -> None:
+        self.app = app
+        self.keys = keys
+        self.cookie = f"userhooks-{port}"
+        self.advice = advice
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = _headers(scope, b"authorization", b"cookie")
+        pairs = [pair.strip().partition("=") for line in given[b"cookie"] for pair in line.split(";")]
+        decision = access.decide(
+            self.keys(),
+            query=scope["query_string"].decode("latin-1"),
+            authorizations=given[b"authorization"],
+            cookies=[value for name, _, value in pairs if name == self.cookie],
+            reads=scope["method"] in ("GET", "HEAD"),
+            now=time.time(),
+        )
+        match decision:
+            case access.Admitted():
+                await self.app(scope, receive, send)
+            case access.SentOn(query, cookie):
+                # One slash: a path like //host would lead the browser away.
+                path = b"/" + scope["raw_path"].lstrip(b"/\\")
+                headers = [(b"location", path + b"?" * bool(query) + query.encode("latin-1")), *_NO_TRACE]
+                if cookie is not None:
+                    headers.append((b"set-cookie", f"{self.cookie}={cookie}; {_COOKIE}".encode()))
+                await _answer(send, 303, headers, b"")
+            case access.Refused(reason):
+                text = f"{reason} {self.advice}"
+                body, kind = orjson.dumps({"error": text}), b"application/json"
+                if any("text/html" in value for value in _headers(scope, b"accept")[b"accept"]):
+                    body, kind = _PAGE.format(text=html.escape(text)).encode(), b"text/html; charset=utf-8"
+                await _answer(send, 401, [(b"content-type", kind), (b"www-authenticate", b"Bearer"), *_NO_TRACE], body)
+
+
+_COOKIE = f"Max-Age={access.COOKIE_SECONDS}; Path=/; HttpOnly; SameSite=Lax"
+"""Lax: a link from JupyterLab at `localhost` to a page at `127.0.0.1` comes from another site, and `Strict` would leave the cookie out."""
+
+_NO_TRACE = [
+    (b"cache-control", b"no-store"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+]
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,">
+<title>No access</title>
+</head>
+<body>
+<main><h1>No access</h1><p class="problem">{text}</p></main>
+</body>
+</html>
+"""

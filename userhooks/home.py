@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from userhooks.access import inspector_token
 from userhooks.errors import ConfigurationError
 from userhooks.postgres import cluster_folder, find_binaries, remove_cluster
 from userhooks.settings import PORT_VARIABLES, Settings
@@ -39,6 +40,11 @@ class Secrets:
     postgres_password: str = field(repr=False)
     api_token: str = field(repr=False)
     home_key: bytes = field(repr=False)
+
+    @property
+    def inspector_token(self) -> str:
+        """The token of the inspector's pages and API."""
+        return inspector_token(self.home_key)
 
 
 class Home:

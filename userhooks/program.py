@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from ipaddress import ip_address
 from typing import Any, NoReturn
 
 PORT_IN_USE = 2
@@ -64,6 +65,21 @@ def listen(host: str, port: int, variable: str) -> socket.socket:
     listener.listen(1024)
     listener.setblocking(False)
     return listener
+
+
+def own_address(bind: str) -> str:
+    """Return the address at which this machine reaches what listens on `bind`, an IPv6 address in its shortest form."""
+    try:
+        address = ip_address(bind)
+    except ValueError:
+        return "127.0.0.1" if bind == "localhost" else bind
+    return "127.0.0.1" if address.is_unspecified else address.compressed
+
+
+def own_url(bind: str, port: int) -> str:
+    """Return the URL at which this machine reaches what listens on `bind`, as a browser writes it in `Host`: `http://[fd00::1]:3334`."""
+    address = own_address(bind)
+    return f"http://{f'[{address}]' if ':' in address else address}:{port}"
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from userhooks import control
+from userhooks.access import page_link
 from userhooks.errors import START, ConfigurationError, NotRunning, SequinFailed, SequinUnreachable
 from userhooks.home import Home
 from userhooks.settings import Settings
@@ -135,7 +136,8 @@ class Stack:
         """The inboxes."""
         from userhooks.inspector.client import InspectorClient
 
-        return InspectorClient(self._addresses["inspector"]["url"])
+        inspector = self._addresses["inspector"]
+        return InspectorClient(inspector["url"], inspector["token"])
 
     def metrics(self) -> pd.DataFrame:
         """Sequin's Prometheus page as it is now, one row for each sample: `metric`, `value`, and a column for each label.
@@ -189,8 +191,10 @@ class Stack:
             "sequin": (self._addresses["sequin"]["url"], "reads the WAL and sends webhooks"),
             "inspector": (self._addresses["inspector"]["url"], "receives webhooks"),
         }
+        links = page_links(self._addresses)
         rows = "".join(
-            f'<tr><th style="text-align: left">{part}</th><td><a href="{html.escape(url)}">{html.escape(url)}</a></td><td>{role}</td></tr>'
+            f'<tr><th style="text-align: left">{part}</th>'
+            f'<td><a href="{html.escape(links.get(part, url))}">{html.escape(url)}</a></td><td>{role}</td></tr>'
             for part, (url, role) in pages.items()
         )
         caption = "Webhooks to loopback and private addresses are allowed." if private_addresses_allowed(self._addresses) else ""
@@ -223,6 +227,13 @@ def stop_stack(settings: Settings) -> str:
 def is_down(status: dict[str, Any], part: str) -> bool:
     """Whether a part that is ours has no process."""
     return bool(status[part].get("embedded", True)) and status[part]["pid"] is None
+
+
+def page_links(status: dict[str, Any]) -> dict[str, str]:
+    """Links to the pages for people: the inspector's and the local engine's, as far as they run. They expire, and hold no token."""
+    tokens = {"inspector": "token"} | ({"sequin": "api_token"} if status["sequin"]["embedded"] else {})
+    running = {part: status[part] for part in tokens if status[part]["pid"] is not None}
+    return {part: page_link(f"{shown['url']}/", shown[tokens[part]], time.time()) for part, shown in running.items()}
 
 
 def without_password(url: str) -> str:

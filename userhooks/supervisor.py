@@ -27,7 +27,7 @@ from userhooks.control import LOCKED, START_SECONDS, STOP_SECONDS, as_json, as_r
 from userhooks.errors import ConfigurationError, InvalidInput, NotRunning, UserhooksError
 from userhooks.home import Home, require_free, write_json
 from userhooks.postgres import PostgresServer, cluster_folder, server_url
-from userhooks.program import read_config
+from userhooks.program import own_address, own_url, read_config
 from userhooks.settings import PORT_VARIABLES, Settings
 
 PARTS = ("postgres", "sequin", "server", "inspector")
@@ -80,7 +80,7 @@ class Program:
         """Return when `/health` answers 200; raises ConfigurationError when the program ends or takes too long."""
         deadline = time.monotonic() + START_SECONDS
         port = next(iter(self.ports.values()))
-        while await http_get(_reachable(self.host), port, "/health") is None:
+        while await http_get(own_address(self.host), port, "/health") is None:
             if self.pid is None:
                 raise ConfigurationError(f"The {self.name} did not start: {self._last_words()}", f"Its log is {self.log_file}")
             if time.monotonic() > deadline:
@@ -271,6 +271,7 @@ class Supervisor:
             "public_url": self.settings.inspector_public_url,
             "store": str(home.inspector_store),
             "home_key": home.secrets.home_key.hex(),
+            "token": home.secrets.inspector_token,
         }
 
     # --- the state file, and children that end -------------------------------------------------------------------------
@@ -393,17 +394,12 @@ def describe(
             "version": version,
         },
         "server": {"url": f"http://127.0.0.1:{ports['server']}", "pid": pids.get("server")},
-        "inspector": {"url": f"http://{_in_url(_reachable(settings.inspector_bind))}:{ports['inspector']}", "pid": pids.get("inspector")},
+        "inspector": {
+            "url": own_url(settings.inspector_bind, ports["inspector"]),
+            "token": home.secrets.inspector_token if begun else None,
+            "pid": pids.get("inspector"),
+        },
     }
-
-
-def _reachable(bind: str) -> str:
-    """The address at which we ourselves reach what listens on `bind`."""
-    return "127.0.0.1" if bind in ("0.0.0.0", "::", "localhost") else bind  # noqa: S104
-
-
-def _in_url(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 async def http_get(host: str, port: int, path: str) -> bytes | None:
@@ -413,7 +409,8 @@ async def http_get(host: str, port: int, path: str) -> bytes | None:
     except (OSError, TimeoutError):
         return None
     try:
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: {_in_url(host)}:{port}\r\nAccept: */*\r\nConnection: close\r\n\r\n".encode())
+        host_header = own_url(host, port).removeprefix("http://")
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: {host_header}\r\nAccept: */*\r\nConnection: close\r\n\r\n".encode())
         head, _, body = (await asyncio.wait_for(reader.read(), 10)).partition(b"\r\n\r\n")
         return body if head.split(b" ", 2)[1:2] == [b"200"] else None
     except (OSError, TimeoutError):

@@ -20,7 +20,7 @@ from typing import cast
 import httpx
 import uvloop
 
-from tests.inspector.program import running
+from tests.inspector.program import TOKEN, running, with_token
 from tests.ports import free_port
 from tests.waiting import eventually
 from userhooks.inspector.client import InspectorClient
@@ -120,11 +120,11 @@ def main() -> None:
         bare.kill()
         bare.wait()
     with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as program:
-        inbox = httpx.post(f"{program.url}/api/inboxes", json={}, trust_env=False).json()
+        inbox = httpx.post(f"{program.url}/api/inboxes", json={}, auth=with_token, trust_env=False).json()
         rate, took = uvloop.run(load(inbox["url"], options.seconds, options.connections))
-        kept = httpx.get(f"{program.url}/api/inboxes/{inbox['id']}", trust_env=False).json()["last_seq"]
+        kept = httpx.get(f"{program.url}/api/inboxes/{inbox['id']}", auth=with_token, trust_env=False).json()["last_seq"]
         _, slow = uvloop.run(load(inbox["url"], options.seconds, 1, pause=0.01))
-        with InspectorClient(program.url) as client:
+        with InspectorClient(program.url, TOKEN) as client:
             stored = client.inbox(inbox["name"])
             first = seconds(stored.messages)
             again = seconds(stored.messages)

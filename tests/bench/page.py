@@ -19,7 +19,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from tests.bench.inspector import BODY, load, milliseconds
 from tests.browser.conftest import ARGUMENTS, CHROMIUM
-from tests.inspector.program import running
+from tests.inspector.program import TOKEN, running
 from userhooks.inspector.client import Inbox, InspectorClient
 
 COUNT = 200
@@ -34,7 +34,7 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         running(Path(folder)) as program,
-        InspectorClient(program.url) as client,
+        InspectorClient(program.url, TOKEN) as client,
         sync_playwright() as playwright,
         httpx.Client(trust_env=False) as sender,
     ):

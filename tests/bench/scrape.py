@@ -7,6 +7,7 @@ its own. Lateness is what a delivery would wait for its turn.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 import sys
 import tempfile
@@ -22,8 +23,9 @@ from uvicorn import Server
 from tests.ports import free_port
 from userhooks.engine.api import create_app
 from userhooks.engine.app import Engine
+from userhooks.engine.clock import utc_now
 from userhooks.engine.metrics import metrics_app
-from userhooks.engine.resources import HttpEndpoint, Sink
+from userhooks.engine.resources import ApiKey, HttpEndpoint, Sink
 from userhooks.engine.startup import Config
 
 SINKS = 10_000
@@ -34,7 +36,7 @@ print(flush=True)
 time.sleep(0.3)
 for _ in range(int(sys.argv[2])):
     begun = time.perf_counter()
-    size = len(u.urlopen(sys.argv[1]).read())
+    size = len(u.urlopen(u.Request(sys.argv[1], headers={"Authorization": "Bearer token"})).read())
     print(size, (time.perf_counter() - begun) * 1000)
     time.sleep(0.2)
 """
@@ -60,6 +62,7 @@ async def main() -> None:
     port = free_port()
     with tempfile.TemporaryDirectory() as home:
         engine = Engine(Config(port, port, "token", "postgresql://127.0.0.1:1/none", Path(home) / "engine.db"))
+        await engine.save_api_key(ApiKey("k", "Default", hashlib.sha256(b"token").hexdigest(), utc_now()))
         engine.catalog.endpoints["e"] = HttpEndpoint("e", "e", "http", "127.0.0.1", 1)
         template = Sink("", "", "e", status="disabled")
         for n in range(SINKS):

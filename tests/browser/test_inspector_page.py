@@ -17,7 +17,7 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from tests.inspector.bodies import batch, bearer, message
-from tests.inspector.program import Program, running
+from tests.inspector.program import TOKEN, Program, running
 from tests.waiting import eventually
 from userhooks.inspector.client import Inbox, InspectorClient
 
@@ -72,7 +72,7 @@ def inspector(tmp_path: Path) -> Iterator[Program]:
 
 @pytest.fixture
 def inbox(inspector: Program) -> Iterator[Inbox]:
-    with InspectorClient(inspector.url) as client:
+    with InspectorClient(inspector.url, TOKEN) as client:
         yield client.inbox("ada")
 
 
@@ -324,7 +324,7 @@ def test_a_gzip_body_is_shown_unpacked_and_as_it_came(browser: Browser, inbox: I
 
 
 def test_a_request_is_sent_again_to_another_inbox_and_all_are_downloaded(browser: Browser, inspector: Program, inbox: Inbox) -> None:
-    with InspectorClient(inspector.url) as client:
+    with InspectorClient(inspector.url, TOKEN) as client:
         other = client.inbox("ben")
         send(inbox, "/deep", content=b"once more")
         with opened(browser, inbox.page) as page:
@@ -408,7 +408,7 @@ def test_hostile_payloads_are_only_ever_text(browser: Browser, inspector: Progra
 
 
 def test_hostile_names_are_only_ever_text(browser: Browser, inspector: Program) -> None:
-    with InspectorClient(inspector.url) as client:
+    with InspectorClient(inspector.url, TOKEN) as client:
         names = [payload[:100].strip() for payload in HOSTILE if payload.isprintable()]
         hostile = [client.inbox(name) for name in names]
     with opened(browser, inspector.url + "/") as page:

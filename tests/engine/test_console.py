@@ -16,9 +16,13 @@ from tests.receiver import Receiver
 from tests.waiting import eventually
 
 
+def bearer(engine: EngineProgram) -> dict[str, str]:
+    return {"Authorization": f"Bearer {engine.token}"}
+
+
 def page(engine: EngineProgram, path: str = "/", status: int = 200) -> str:
     """A page for people: HTML under a policy that lets nothing run but what has the page's own nonce."""
-    answer = httpx.get(engine.url + path)
+    answer = httpx.get(engine.url + path, headers=bearer(engine))
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     policy = answer.headers["content-security-policy"]
@@ -39,7 +43,7 @@ def token(engine: EngineProgram) -> str:
 def press(engine: EngineProgram, path: str, do: str, **fields: str) -> httpx.Response:
     """Post a form as a browser does."""
     form = {"csrf": token(engine), "do": do, **fields}
-    return httpx.post(engine.url + path, data=form, headers={"Origin": engine.url})
+    return httpx.post(engine.url + path, data=form, headers={"Origin": engine.url, **bearer(engine)})
 
 
 def row(engine: EngineProgram, name: str) -> str:
@@ -105,7 +109,7 @@ def test_a_store_that_cannot_be_written_is_said_and_nothing_is_done(engine: Engi
     form = {"csrf": token(engine), "do": "pause"}
     with closing(sqlite3.connect(engine.config["store"], isolation_level=None)) as other:
         other.execute("begin immediate")
-        answer = httpx.post(f"{engine.url}/sinks/all", data=form, headers={"Origin": engine.url}, timeout=20)
+        answer = httpx.post(f"{engine.url}/sinks/all", data=form, headers={"Origin": engine.url, **bearer(engine)}, timeout=20)
     assert answer.status_code == 503
     assert "The engine&#x27;s store cannot be written" in answer.text
     assert engine.ask("GET", "/api/sinks/all")["status"] == "active"
@@ -131,7 +135,7 @@ def test_a_form_that_is_not_ours_changes_nothing(
     engine.sink("all", receiver.url)
     if form.get("csrf") == "right":
         form = {**form, "csrf": token(engine)}
-    assert httpx.post(engine.url + "/sinks/all", data=form, headers=headers).status_code == status
+    assert httpx.post(engine.url + "/sinks/all", data=form, headers=bearer(engine) | headers).status_code == status
     assert engine.ask("GET", "/api/sinks/all")["status"] == "active"
 
 
@@ -141,7 +145,7 @@ def test_the_token_is_another_one_after_a_restart(engine: EngineProgram, receive
     engine.stop()
     engine.http = httpx.Client(base_url=engine.url, headers={"Authorization": f"Bearer {engine.token}"})
     engine.start()
-    answer = httpx.post(engine.url + "/sinks/all", data={"do": "pause", "csrf": before})
+    answer = httpx.post(engine.url + "/sinks/all", data={"do": "pause", "csrf": before}, headers=bearer(engine))
     assert answer.status_code == 403
     assert "Load it again" in answer.text
 

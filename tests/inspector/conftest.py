@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.inspector.program import Program, running
+from tests.inspector.program import TOKEN, Program, running, with_token
 from userhooks.inspector.client import Inbox, InspectorClient
 
 _names = itertools.count(1)
@@ -23,11 +23,11 @@ def inspector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
 @pytest.fixture
 def http(inspector: Program) -> Iterator[httpx.Client]:
     """Whoever sends webhooks and calls the API."""
-    with httpx.Client(base_url=inspector.url, trust_env=False) as client:
+    with httpx.Client(base_url=inspector.url, auth=with_token, trust_env=False) as client:
         yield client
 
 
 @pytest.fixture
 def inbox(inspector: Program) -> Iterator[Inbox]:
-    with InspectorClient(inspector.url) as client:
+    with InspectorClient(inspector.url, TOKEN) as client:
         yield client.inbox(f"test-{next(_names)}")

@@ -8,7 +8,7 @@ import time
 import httpx
 import pytest
 
-from tests.inspector.program import Program, running
+from tests.inspector.program import TOKEN, Program, running
 from tests.waiting import eventually
 from userhooks.errors import InvalidInput
 from userhooks.inspector.client import Inbox, InspectorClient
@@ -65,7 +65,7 @@ def test_a_sender_that_gives_up_is_recorded_as_not_answered(http: httpx.Client, 
 
 def test_the_setting_and_its_count_outlive_the_process(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("inspector")
-    with running(folder) as program, InspectorClient(program.url) as client:
+    with running(folder) as program, InspectorClient(program.url, TOKEN) as client:
         inbox = client.inbox("ada")
         inbox.respond(status=201, fail_first=3)
         assert [httpx.post(inbox.url, trust_env=False).status_code for _ in range(2)] == [500, 500]

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from tests.inspector.bodies import batch, bearer, message
-from tests.inspector.program import Program, running
+from tests.inspector.program import TOKEN, Program, running
 from userhooks.inspector.client import Inbox, InspectorClient
 
 
@@ -258,7 +258,7 @@ def test_every_request_is_judged_by_its_secret(http: httpx.Client, inbox: Inbox)
 
 
 def test_the_secret_is_right_by_whichever_name_the_sender_knows_the_inspector(tmp_path: Path) -> None:
-    with running(tmp_path, public_url="http://inspector.example:3334") as program, InspectorClient(program.url) as client:
+    with running(tmp_path, public_url="http://inspector.example:3334") as program, InspectorClient(program.url, TOKEN) as client:
         inbox = client.inbox("ada")
         names = [f"http://127.0.0.1:{program.port}", f"http://localhost:{program.port}", "http://inspector.example:3334"]
         for subscribed in names:
@@ -287,7 +287,7 @@ def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         port = holder.getsockname()[1]
-        config = {"bind": "127.0.0.1", "port": port, "public_url": None, "store": str(tmp_path / "i.db"), "home_key": "00"}
+        config = {"bind": "127.0.0.1", "port": port, "public_url": None, "store": str(tmp_path / "i.db"), "home_key": "00", "token": TOKEN}
         ended = subprocess.run(
             [sys.executable, "-m", "userhooks.inspector"],
             input=json.dumps(config) + "\n",
@@ -318,7 +318,7 @@ def test_a_request_can_be_sent_again_to_an_inbox(inspector: Program, http: httpx
     headers = [("x-a", "1"), ("x-b", ""), ("X-A", "caf\xe9"), ("authorization", "Bearer x")]
     sent = httpx.Headers([(name, value.encode("latin-1")) for name, value in headers])  # type: ignore[misc]
     http.patch(f"{inbox.url}/deeper%2F/x?y=%20&y", content=iter([body, b"!"]), headers=sent)
-    with InspectorClient(inspector.url) as client:
+    with InspectorClient(inspector.url, TOKEN) as client:
         other = client.inbox("sent again")
         other.respond(status=503)
         answer = http.post(f"/api/inboxes/{inbox.id}/requests/1/send", json={"inbox": other.id})

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from tests.inspector.bodies import batch, bearer, message
-from tests.inspector.program import Program
+from tests.inspector.program import TOKEN, Program
 from tests.ports import free_port
 from userhooks.errors import START, DeliveriesMissing, InvalidInput, NotFound, NotRunning
 from userhooks.inspector import client as client_module
@@ -116,11 +116,11 @@ def test_waiting_says_that_all_is_not_answered_yet(http: httpx.Client, inbox: In
 def test_waiting_and_following_can_be_interrupted_at_once(inspector: Program, waits: str) -> None:
     script = (
         "import sys; from userhooks.inspector.client import InspectorClient\n"
-        "inbox = InspectorClient(sys.argv[1]).inbox('interrupted')\n"
+        "inbox = InspectorClient(*sys.argv[1:]).inbox('interrupted')\n"
         f"try:\n    print('waiting', flush=True)\n    {waits}\n"
         "except KeyboardInterrupt:\n    print('stopped', flush=True)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", script, inspector.url], stdout=subprocess.PIPE, text=True) as waiting:
+    with subprocess.Popen([sys.executable, "-c", script, inspector.url, TOKEN], stdout=subprocess.PIPE, text=True) as waiting:
         assert waiting.stdout is not None
         assert waiting.stdout.readline() == "waiting\n"
         waiting.send_signal(2)
@@ -204,7 +204,7 @@ def test_clear_and_count(http: httpx.Client, inbox: Inbox) -> None:
 
 
 def test_reprs_are_stable_and_escaped(inspector: Program, http: httpx.Client) -> None:
-    with InspectorClient(inspector.url) as client:
+    with InspectorClient(inspector.url, TOKEN) as client:
         inbox = client.inbox("<script>alert('ada')</script>")
         assert repr(inbox) == """Inbox("<script>alert('ada')</script>")"""
         assert repr(client) == "InspectorClient()"
@@ -218,7 +218,7 @@ def test_reprs_are_stable_and_escaped(inspector: Program, http: httpx.Client) ->
 
 
 def test_the_same_name_is_the_same_inbox(inspector: Program) -> None:
-    with InspectorClient(inspector.url) as client:
+    with InspectorClient(inspector.url, TOKEN) as client:
         ada = client.inbox("ada")
         assert (client.inbox("ada").id, client.inbox("ada").url) == (ada.id, ada.url)
         assert ada.id in [inbox.id for inbox in client.inboxes()]
@@ -228,7 +228,7 @@ def test_the_same_name_is_the_same_inbox(inspector: Program) -> None:
 
 def test_an_inspector_that_is_not_there_is_one_clear_error() -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    with InspectorClient(url) as client:
+    with InspectorClient(url, TOKEN) as client:
         for call in (client.inboxes, lambda: client.inbox("ada"), lambda: Inbox(client, "x", "ada", "", "").wait_for(1)):
             with pytest.raises(NotRunning) as caught:
                 call()
@@ -253,14 +253,14 @@ def test_another_program_in_the_inspectors_place_is_named(path: str, status: int
     with HTTPServer(("127.0.0.1", 0), Stranger) as stranger:
         url = f"http://127.0.0.1:{stranger.server_port}"
         threading.Thread(target=stranger.handle_request).start()
-        with InspectorClient(url) as client, pytest.raises(NotRunning) as caught:
+        with InspectorClient(url, TOKEN) as client, pytest.raises(NotRunning) as caught:
             client.call("GET", path)
     assert caught.value.what == f"What answers at {url} is not the inspector (status {status})."
     assert "USERHOOKS_INSPECTOR_PORT" in caught.value.remedy
 
 
 def test_an_inbox_that_is_gone_is_one_clear_error(inspector: Program) -> None:
-    with InspectorClient(inspector.url) as client, pytest.raises(NotFound, match="There is no inbox with this id"):
+    with InspectorClient(inspector.url, TOKEN) as client, pytest.raises(NotFound, match="There is no inbox with this id"):
         Inbox(client, "gone", "ada", "", "").count()
 
 
@@ -292,6 +292,6 @@ def test_reading_leaves_the_garbage_collector_as_it_was(http: httpx.Client, inbo
     inbox.messages()
     inbox.requests()
     assert gc.isenabled()
-    with pytest.raises(NotRunning), InspectorClient(f"http://127.0.0.1:{free_port()}") as client:
+    with pytest.raises(NotRunning), InspectorClient(f"http://127.0.0.1:{free_port()}", TOKEN) as client:
         Inbox(client, "x", "ada", "", "").messages()
     assert gc.isenabled()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.inspector.program import Program, running
+from tests.inspector.program import TOKEN, Program, running
 from tests.waiting import eventually
 from userhooks.inspector.answers import decide, parse_script
 from userhooks.inspector.client import Inbox, InspectorClient
@@ -46,7 +46,7 @@ def test_senders_and_inbox_agree_under_random_faults(tmp_path: Path, seed: int) 
     script = parse_script(faults)
     print(f"seed {seed}: {faults}")
     seen: dict[int, int | None] = {}
-    with running(tmp_path) as program, InspectorClient(program.url) as client:
+    with running(tmp_path) as program, InspectorClient(program.url, TOKEN) as client:
         inbox = client.inbox("ada")
         inbox.respond(faults)
         senders = [threading.Thread(target=send, args=(program, inbox, sender, seen)) for sender in range(SENDERS)]

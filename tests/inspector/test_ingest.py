@@ -18,7 +18,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from tests.inspector.program import Program, running
+from tests.inspector.program import TOKEN, Program, running
 from tests.waiting import eventually
 from userhooks.inspector import protocol
 from userhooks.inspector.client import Inbox, InspectorClient, Received
@@ -156,10 +156,10 @@ def test_a_foreign_host_or_origin_is_not_recorded(http: httpx.Client, inbox: Inb
 
 
 def test_the_public_address_is_let_in_and_begins_the_urls(tmp_path: Path) -> None:
-    with running(tmp_path, public_url="http://host.docker.internal:3334") as program, InspectorClient(program.url) as client:
+    with running(tmp_path, public_url="http://host.docker.internal:3334") as program, InspectorClient(program.url, TOKEN) as client:
         inbox = client.inbox("ada")
         assert inbox.url == f"http://host.docker.internal:3334/in/{inbox.id}"
-        assert inbox.page == f"{program.url}/inboxes/{inbox.id}"
+        assert inbox.page.startswith(f"{program.url}/inboxes/{inbox.id}?token=")
         headers = {"host": "host.docker.internal:3334"}
         assert httpx.post(f"{program.url}/in/{inbox.id}", headers=headers, trust_env=False).status_code == 200
 
@@ -292,7 +292,7 @@ def test_what_is_no_http_is_answered_with_400(inspector: Program, http: httpx.Cl
 
 def test_a_large_body_is_not_held_while_its_answer_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")  # what is freed goes back at once; else glibc keeps some, now more and now less
-    with running(tmp_path) as program, InspectorClient(program.url) as client:
+    with running(tmp_path) as program, InspectorClient(program.url, TOKEN) as client:
         inbox = client.inbox("ada")
         inbox.respond([{"effect": "hang"}])
         assert program.process is not None

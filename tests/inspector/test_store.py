@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.inspector.program import Program, running
+from tests.inspector.program import TOKEN, Program, running, with_token
 from tests.waiting import eventually
 from userhooks.inspector.answers import parse_script
 from userhooks.inspector.client import InspectorClient
@@ -47,7 +47,7 @@ def seqs(store: Store, inbox: Inbox) -> list[int]:
 
 
 def test_whatever_was_answered_is_there_after_kill_9(tmp_path: Path) -> None:
-    with running(tmp_path) as program, InspectorClient(program.url) as client:
+    with running(tmp_path) as program, InspectorClient(program.url, TOKEN) as client:
         inbox = client.inbox("ada")
         answered: list[int] = []
         senders = [threading.Thread(target=send_until_it_dies, args=(program, inbox.id, n, answered)) for n in range(4)]
@@ -83,7 +83,7 @@ def send_until_it_dies(program: Program, ident: str, sender: int, answered: list
 
 
 def test_a_request_that_was_waiting_for_its_answer_says_so_after_kill_9(tmp_path: Path) -> None:
-    with running(tmp_path) as program, InspectorClient(program.url) as client:
+    with running(tmp_path) as program, InspectorClient(program.url, TOKEN) as client:
         inbox = client.inbox("ada")
         inbox.respond(delay=60)
 
@@ -187,7 +187,7 @@ def test_a_failing_disk_fails_the_request_and_not_the_store(tmp_path: Path) -> N
 
 
 def test_an_inspector_that_cannot_store_does_not_say_that_it_did(tmp_path: Path) -> None:
-    with running(tmp_path) as program, InspectorClient(program.url) as client:
+    with running(tmp_path) as program, InspectorClient(program.url, TOKEN) as client:
         inbox = client.inbox("ada")
         with contextlib.closing(sqlite3.connect(tmp_path / "inspector.db", isolation_level=None)) as other:
             other.execute("ALTER TABLE requests RENAME TO elsewhere")
@@ -230,7 +230,7 @@ def test_the_file_of_an_older_inspector_is_taken_over_with_all_it_holds(tmp_path
     path = tmp_path / "inspector.db"
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.executescript(OLDER)
-    with running(tmp_path) as program, InspectorClient(program.url) as client:
+    with running(tmp_path) as program, InspectorClient(program.url, TOKEN) as client:
         ada, ben = client.inboxes()
         first, second = ada.received()
         assert (first.path, first.headers, first.body) == ("/in", (("a", "b"),), b"{}")
@@ -284,7 +284,7 @@ def without_table(path: Path, table: str) -> Iterator[None]:
 
 
 def test_an_inbox_that_could_not_be_stored_is_not_there_and_no_later_one_shows_its_requests(tmp_path: Path) -> None:
-    with running(tmp_path) as program, httpx.Client(base_url=program.url, headers=program.headers, trust_env=False) as http:
+    with running(tmp_path) as program, httpx.Client(base_url=program.url, auth=with_token, trust_env=False) as http:
         with without_table(tmp_path / "inspector.db", "inboxes"):
             assert http.post("/api/inboxes", json={"name": "ada"}).status_code == 500
         assert http.get("/api/inboxes").json() == {"inboxes": []}
@@ -318,7 +318,7 @@ def test_requests_whose_inbox_an_older_version_failed_to_store_are_shown_in_no_o
 
 
 def test_an_answer_and_a_clearing_that_could_not_be_stored_change_nothing(tmp_path: Path) -> None:
-    with running(tmp_path) as program, httpx.Client(base_url=program.url, headers=program.headers, trust_env=False) as http:
+    with running(tmp_path) as program, httpx.Client(base_url=program.url, auth=with_token, trust_env=False) as http:
         inbox = http.post("/api/inboxes", json={"name": "ada"}).json()["id"]
         rules = [{"status": 418, "delay": 0.0}]
         assert http.put(f"/api/inboxes/{inbox}/response", json={"script": rules}).status_code == 200

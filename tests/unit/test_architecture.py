@@ -11,6 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "userhooks"
 PURE = [
+    "access.py",
     "addresses.py",
     "bearer.py",
     "ledger/arrivals.py",

@@ -1,7 +1,8 @@
 """The console's routes: which values its pages show, and what its buttons do. The HTML is made in `console.py`.
 
-A button is a form with a token that only these pages know (random per process), beside what `HostGuard` asks of every request. With
-10,000 sinks a page looks at all of them in slices, so that deliveries go on meanwhile.
+Pages are for those who have one of the Management API's tokens, or a link made from one (`TokenGuard`). A button is a form with a token
+that only these pages know (random per process), beside what `HostGuard` asks of every request. With 10,000 sinks a page looks at all of
+them in slices, so that deliveries go on meanwhile.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode
 
 import orjson
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -30,6 +32,7 @@ from userhooks.engine.health import health, overall
 from userhooks.engine.refusals import Refused
 from userhooks.engine.resources import Backfill, BackfillState, HttpEndpoint, Sink
 from userhooks.errors import DatabaseUnavailable
+from userhooks.guard import TokenGuard
 
 if TYPE_CHECKING:
     from userhooks.engine.app import Engine
@@ -39,6 +42,10 @@ log = logging.getLogger(__name__)
 SLICE = 200
 """Sinks that are looked at between two turns of the event loop"""
 _LARGEST_FORM = 16_384
+_ADVICE = (
+    "Open the link that `userhooks status` prints. Programs send the header `Authorization: Bearer <token>`; "
+    "`userhooks status --json` shows the token as api_token."
+)
 _STATES: dict[str, BackfillState] = {"pause": "paused", "resume": "active", "cancel": "cancelled"}
 
 
@@ -62,13 +69,17 @@ class Console:
 
     def routes(self) -> list[Route]:
         """The pages, and what their forms post to."""
+        guard = [Middleware(TokenGuard, keys=self._keys, port=self.engine.config.port, advice=_ADVICE)]
         sink = "/sinks/{name}"
         return [
-            Route("/", self._answering(self.first), methods=["GET"]),
-            Route(sink, self._answering(self.sink), methods=["GET"]),
-            Route(sink, self._answering(self.change_sink), methods=["POST"]),
-            Route(sink + "/backfills/{id}", self._answering(self.change_backfill), methods=["POST"]),
+            Route("/", self._answering(self.first), methods=["GET"], middleware=guard),
+            Route(sink, self._answering(self.sink), methods=["GET"], middleware=guard),
+            Route(sink, self._answering(self.change_sink), methods=["POST"], middleware=guard),
+            Route(sink + "/backfills/{id}", self._answering(self.change_backfill), methods=["POST"], middleware=guard),
         ]
+
+    def _keys(self) -> list[bytes]:
+        return [bytes.fromhex(key.token_sha256) for key in self.catalog.api_keys.values()]
 
     def _answering(self, handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:

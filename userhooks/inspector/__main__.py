@@ -9,23 +9,22 @@ from userhooks.errors import ConfigurationError
 from userhooks.inspector.api import Addresses, build_app
 from userhooks.inspector.protocol import BoundedProtocol
 from userhooks.inspector.store import Store, prepare
-from userhooks.program import fail, read_config, serve
+from userhooks.program import fail, own_url, read_config, serve
 from userhooks.settings import PORT_VARIABLES
 
 
 def main() -> None:
-    """Config keys: `bind`, `port`, `public_url` (or null), `store` (path of the SQLite file), `home_key` (hex)."""
+    """Config keys: `bind`, `port`, `public_url` (or null), `store` (path of the SQLite file), `home_key` (hex), `token`."""
     config = read_config()
     bind, port = config["bind"], config["port"]
-    host = "127.0.0.1" if bind in ("0.0.0.0", "::", "localhost") else f"[{bind}]" if ":" in bind else bind  # noqa: S104
-    local = f"http://{host}:{port}"
+    local = own_url(bind, port)
     addresses = Addresses(local, (config["public_url"] or local).rstrip("/"))
     path = Path(config["store"])
     try:
         prepare(path)
     except ConfigurationError as error:
         fail(f"{error.what} {error.remedy}")
-    app = build_app(Store(path), addresses, bytes.fromhex(config["home_key"]), lambda: time.time_ns() // 1000)
+    app = build_app(Store(path), addresses, bytes.fromhex(config["home_key"]), config["token"], lambda: time.time_ns() // 1000)
     serve(app, bind, port, variable=PORT_VARIABLES["inspector"], http=BoundedProtocol)
 
 

@@ -29,6 +29,7 @@ A request, in `GET …/requests` and in the `request` events:
                 "rows": 5 (whose inserts were accepted for the first time),
                 "latency_ms": {"p50": 1.2, "max": 9.0} | null (from commit to receipt)}, …]}
 An error: {"error": "what happened, and what to do", "field"?: "script[0].status"}.
+Every call but `/in/…` and `/health` needs `Authorization: Bearer <token>`, or a browser's cookie (guard.py); without it the answer is 401.
 """
 
 from __future__ import annotations
@@ -48,12 +49,14 @@ import orjson
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
+from userhooks.access import key_of
 from userhooks.errors import InvalidInput, NotFound
-from userhooks.guard import App, HostGuard
+from userhooks.guard import App, HostGuard, TokenGuard
 from userhooks.inspector.answers import in_words, parse_script
 from userhooks.inspector.entries import Entries
 from userhooks.inspector.ingest import BODY_LIMIT, NOT_KEPT, Ingest
@@ -75,6 +78,11 @@ EVENT_PAUSE = 0.05
 HEARTBEAT = 15.0
 """Seconds after which a silent event stream says that it is alive."""
 
+_ADVICE = (
+    "Open the link that `userhooks inbox NAME` or `userhooks status` prints, or `print(inbox.page)` in a notebook. "
+    "Programs send the header `Authorization: Bearer <token>`; `userhooks status --json` shows the token under inspector."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
@@ -85,13 +93,33 @@ class Addresses:
 
     def own_bases(self) -> list[str]:
         """Every beginning that the URL of an inbox may have been given with."""
-        port = self.local.rsplit(":", 1)[1]
-        return list(dict.fromkeys([self.public, self.local, f"http://127.0.0.1:{port}", f"http://localhost:{port}"]))
+        return list(dict.fromkeys([self.public, self.local, f"http://127.0.0.1:{self.port}", f"http://localhost:{self.port}"]))
+
+    @property
+    def port(self) -> int:
+        """The port that the inspector listens on."""
+        return int(self.local.rsplit(":", 1)[1])
 
 
-def build_app(store: Store, addresses: Addresses, home_key: bytes, clock: Callable[[], int]) -> App:
+def build_app(store: Store, addresses: Addresses, home_key: bytes, token: str, clock: Callable[[], int]) -> App:
     """The whole inspector as one ASGI app; it opens the store when the server starts and closes it when it ends."""
     api = _Api(store, addresses, home_key, clock)
+    key = key_of(token)
+    guard = Middleware(TokenGuard, keys=lambda: [key], port=addresses.port, advice=_ADVICE)
+    guarded = [
+        Route("/api/inboxes", api.create, methods=["POST"]),
+        Route("/api/inboxes", api.index),
+        Route("/api/inboxes/{id}", api.show),
+        Route("/api/inboxes/{id}/requests", api.requests, methods=["GET"]),
+        Route("/api/inboxes/{id}/requests", api.clear, methods=["DELETE"]),
+        Route("/api/inboxes/{id}/requests.ndjson", api.export),
+        Route("/api/inboxes/{id}/requests/{seq}/send", api.send, methods=["POST"]),
+        Route("/api/inboxes/{id}/rates", api.rates),
+        Route("/api/inboxes/{id}/events", api.events),
+        Route("/api/inboxes/{id}/response", api.respond, methods=["PUT"]),
+        Route("/", api.page),
+        Route("/inboxes/{id}", api.page),
+    ]
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -102,18 +130,7 @@ def build_app(store: Store, addresses: Addresses, home_key: bytes, clock: Callab
     starlette = Starlette(
         routes=[
             Route("/health", api.health),
-            Route("/api/inboxes", api.create, methods=["POST"]),
-            Route("/api/inboxes", api.index),
-            Route("/api/inboxes/{id}", api.show),
-            Route("/api/inboxes/{id}/requests", api.requests, methods=["GET"]),
-            Route("/api/inboxes/{id}/requests", api.clear, methods=["DELETE"]),
-            Route("/api/inboxes/{id}/requests.ndjson", api.export),
-            Route("/api/inboxes/{id}/requests/{seq}/send", api.send, methods=["POST"]),
-            Route("/api/inboxes/{id}/rates", api.rates),
-            Route("/api/inboxes/{id}/events", api.events),
-            Route("/api/inboxes/{id}/response", api.respond, methods=["PUT"]),
-            Route("/", api.page),
-            Route("/inboxes/{id}", api.page),
+            Mount("/", routes=guarded, middleware=[guard]),
         ],
         exception_handlers={
             HTTPException: _http_error,

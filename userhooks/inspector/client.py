@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx
 import orjson
 
+from userhooks.access import page_link
 from userhooks.errors import START, DeliveriesMissing, InvalidInput, NotFound, NotRunning, UserhooksError
 from userhooks.inspector.answers import parse_script
 from userhooks.messages import Message, parse_body
@@ -84,18 +85,20 @@ class Received:
 
 
 class InspectorClient:
-    """The inspector at `url`, for example `http://127.0.0.1:3334`.
+    """The inspector at `url`, for example `http://127.0.0.1:3334`, with the token that `userhooks status --json` shows.
 
-    Every call raises NotRunning when nothing answers there.
+    Every call raises NotRunning when nothing answers there. In a notebook, `stack.inspector` is one.
 
-        inspector = InspectorClient("http://127.0.0.1:3334")
+        inspector = InspectorClient("http://127.0.0.1:3334", token)
         inbox = inspector.inbox("ada")
         inbox.wait_for(1)
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, token: str) -> None:
         self.url = url.rstrip("/")
-        self._http = httpx.Client(base_url=self.url, trust_env=False, timeout=httpx.Timeout(60.0, connect=5.0))
+        self._token = token
+        headers = {"Authorization": f"Bearer {token}"}
+        self._http = httpx.Client(base_url=self.url, headers=headers, trust_env=False, timeout=httpx.Timeout(60.0, connect=5.0))
 
     def inbox(self, name: str) -> Inbox:
         """The inbox of that name, created when there is none; raises InvalidInput when the name cannot be used."""
@@ -139,6 +142,10 @@ class InspectorClient:
         what = f"What answers at {self.url} is not the inspector (status {status})."
         return NotRunning(what, "Stop the other program or set USERHOOKS_INSPECTOR_PORT to another port, then: userhooks up")
 
+    def link(self, page: str) -> str:
+        """Return the address of one of the inspector's pages as a link that lets a browser in; it expires, and holds no token."""
+        return page_link(page, self._token, time.time())
+
     def close(self) -> None:
         """Close the connections; the inspector and its inboxes stay."""
         self._http.close()
@@ -157,7 +164,7 @@ class InspectorClient:
 
 
 class Inbox:
-    """One inbox: senders post to `url`, people look at `page`. Made by `InspectorClient.inbox`.
+    """One inbox: senders post to `url`, people open `page`. Made by `InspectorClient.inbox`.
 
     Iterating over an inbox yields the messages that are delivered from then on, without end; interrupt it with Stop or `break`.
 
@@ -171,7 +178,12 @@ class Inbox:
         self.id = ident
         self.name = name
         self.url = url
-        self.page = page
+        self._page = page
+
+    @property
+    def page(self) -> str:
+        """A link to the inbox's page, good for an hour; the browser that opens it is let in for 30 days."""
+        return self._inspector.link(self._page)
 
     def count(self) -> int:
         """How many requests the inbox holds, whatever they were answered."""

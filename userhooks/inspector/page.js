@@ -352,7 +352,10 @@ function showInbox(id) {
     setInterval(draw, 1000);
     const events = new EventSource(`${base}/events?after=${Math.max(0, inbox.last_seq - KEPT)}`);
     events.addEventListener("open", () => text(at("state"), "live"));
-    events.addEventListener("error", () => text(at("state"), "the inspector does not answer; trying again"));
+    events.addEventListener("error", () => {
+      const ended = events.readyState === EventSource.CLOSED;   // it answered, but not with events
+      text(at("state"), ended ? "the inspector lets this page in no more: load it again" : "the inspector does not answer; trying again");
+    });
     events.addEventListener("request", (event) => {
       waiting.push(JSON.parse(event.data));
       if (waiting.length === 1) requestAnimationFrame(arrange);
