@@ -52,7 +52,8 @@ def opened(browser: Browser, engine: EngineProgram, path: str = "/", *, dark: bo
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("dialog", lambda dialog: (complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         page.on("request", lambda request: complaints.append(request.url) if not request.url.startswith(engine.url + "/") else None)
-        page.goto(engine.url + path)
+        page.goto(f"{engine.url}{path}{'&' if '?' in path else '?'}token={engine.token}")
+        assert page.url == engine.url + path
         yield page
         assert complaints == []
 
@@ -174,7 +175,7 @@ def test_an_action_that_fails_says_why_and_an_engine_that_is_gone_is_told(
     engine.sink("all", receiver.url)
     with browser.new_context() as context:
         page = context.new_page()
-        page.goto(engine.url)
+        page.goto(f"{engine.url}/?token={engine.token}")
         # in one go: the page makes its buttons anew when it looks again
         page.get_by_role("button", name="Pause all").evaluate("button => { button.value = 'explode'; button.click() }")
         expect(page.get_by_role("status")).to_contain_text("Pause all: The form does not say what to do.")

@@ -83,7 +83,7 @@ def opened(browser: Browser, url: str, *, dark: bool = False, refused: int = 0) 
     Chromium itself writes a line for each call that is `refused`.
     """
     complaints: list[str] = []
-    origin = url.split("/inboxes")[0].rstrip("/")
+    origin = str(httpx.URL(url).copy_with(raw_path=b"")).rstrip("/")
 
     def listen(said: ConsoleMessage) -> None:
         complaints.append(said.text)
@@ -351,7 +351,7 @@ def test_the_last_minute_is_drawn_and_said_in_words(browser: Browser, inbox: Inb
 
 
 def test_the_list_of_inboxes_follows_and_creates(browser: Browser, inspector: Program, inbox: Inbox) -> None:
-    with opened(browser, inspector.url + "/") as page:
+    with opened(browser, f"{inspector.url}/?token={TOKEN}") as page:
         expect(page.get_by_role("link", name="ada")).to_be_visible()
         send(inbox)
         expect(page.get_by_role("row", name="ada").locator("td").nth(1)).to_have_text("1")
@@ -375,9 +375,29 @@ def test_a_page_survives_the_end_of_the_inspector_and_takes_up_where_it_was(brow
         expect(page.get_by_role("status")).to_have_text("live")
 
 
+def test_a_link_leaves_no_token_in_the_address_and_the_browser_is_known_from_then_on(
+    browser: Browser, inspector: Program, inbox: Inbox
+) -> None:
+    with browser.new_context() as context:
+        page = context.new_page()
+        bare = f"{inspector.url}/inboxes/{inbox.id}"
+        page.goto(bare)
+        expect(page.get_by_role("heading", name="No access")).to_be_visible()
+        expect(page.get_by_text("userhooks inbox NAME")).to_be_visible()
+        page.goto(inbox.page)
+        expect(page.get_by_role("status")).to_have_text("live")
+        assert page.url == bare
+        assert page.evaluate("document.cookie") == ""
+        page.reload()
+        expect(page.get_by_role("status")).to_have_text("live")
+        another = context.new_page()
+        another.goto(f"{inspector.url}/")
+        expect(another.get_by_role("link", name="ada")).to_be_visible()
+
+
 def test_an_unknown_inbox_is_said_in_words(browser: Browser, inspector: Program) -> None:
     with browser.new_page() as page:
-        page.goto(f"{inspector.url}/inboxes/nobody")
+        page.goto(f"{inspector.url}/inboxes/nobody?token={TOKEN}")
         expect(page.get_by_role("status")).to_contain_text("There is no inbox with this id.")
         expect(page.get_by_role("link", name="all inboxes")).to_be_visible()
 
@@ -411,7 +431,7 @@ def test_hostile_names_are_only_ever_text(browser: Browser, inspector: Program) 
     with InspectorClient(inspector.url, TOKEN) as client:
         names = [payload[:100].strip() for payload in HOSTILE if payload.isprintable()]
         hostile = [client.inbox(name) for name in names]
-    with opened(browser, inspector.url + "/") as page:
+    with opened(browser, f"{inspector.url}/?token={TOKEN}") as page:
         links = page.locator("#rows a")
         expect(links).to_have_count(len(hostile))
         assert links.all_text_contents() == names

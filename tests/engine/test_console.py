@@ -229,3 +229,33 @@ def test_what_was_given_up_is_listed_and_sent_again_one_or_all(
     assert press(engine, "/sinks/all", "redeliver", find="").headers["location"] == "/"
     receiver.wait_for(3)
     eventually(lambda: re.search(r"healthy +0 +0 +3 +0", row(engine, "all")))
+
+
+def test_without_a_token_the_console_shows_and_does_nothing(engine: EngineProgram, receiver: Receiver) -> None:
+    engine.sink("all", receiver.url)
+    form = {"csrf": token(engine), "do": "pause"}
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Cookie": f"userhooks-{engine.port}={engine.token}"}):
+        for path in ("/", "/?find=all", "/sinks/all", "/sinks/gone"):
+            answer = httpx.get(engine.url + path, headers={"Accept": "text/html", **headers})
+            assert (answer.status_code, answer.headers["content-type"]) == (401, "text/html; charset=utf-8")
+            assert "`userhooks status`" in answer.text
+            assert "all</a>" not in answer.text
+        answer = httpx.post(f"{engine.url}/sinks/all", data=form, headers={"Origin": engine.url, **headers})
+        assert (answer.status_code, answer.headers["content-type"]) == (401, "application/json")
+    assert engine.ask("GET", "/api/sinks/all")["status"] == "active"
+    assert httpx.get(f"{engine.url}/health").status_code == 200
+    assert httpx.get(f"{engine.url}/nothing").status_code == 404
+
+
+def test_a_link_lets_a_browser_into_the_console_until_its_token_is_deleted(engine: EngineProgram, receiver: Receiver) -> None:
+    engine.sink("all", receiver.url)
+    key = engine.ask("POST", "/api/api_keys", {"name": "for a colleague", "token": "colleague"})
+    with httpx.Client(base_url=engine.url, follow_redirects=True) as browser:
+        answer = browser.get("/", params={"find": "a l", "token": "colleague"})
+        assert (answer.status_code, str(answer.url)) == (200, f"{engine.url}/?find=a+l")
+        assert "colleague" not in str(answer.history[0].headers["set-cookie"])
+        form = {"csrf": token(engine), "do": "pause"}
+        assert browser.post("/sinks/all", data=form, headers={"Origin": engine.url}).status_code == 200
+        assert engine.ask("GET", "/api/sinks/all")["status"] == "paused"
+        engine.ask("DELETE", f"/api/api_keys/{key['id']}")
+        assert browser.get("/").status_code == 401

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -64,7 +66,7 @@ def test_status_tells_programs_where_everything_is(running: Installation) -> Non
         "postgres": ["data_dir", "embedded", "pid", "url"],
         "sequin": ["api_token", "database", "embedded", "metrics_url", "pid", "url", "version"],
         "server": ["pid", "url"],
-        "inspector": ["pid", "url"],
+        "inspector": ["pid", "token", "url"],
     }
     assert status["home"] == str(running.home.path)
     assert (status["mode"], status["ready"]) == ("embedded", True)
@@ -76,6 +78,8 @@ def test_status_tells_programs_where_everything_is(running: Installation) -> Non
     assert httpx.get(status["sequin"]["metrics_url"]).status_code == 200
     token = {"Authorization": f"Bearer {status['sequin']['api_token']}"}
     assert httpx.get(f"{status['sequin']['url']}/api/sinks", headers=token).status_code == 200
+    token = {"Authorization": f"Bearer {status['inspector']['token']}"}
+    assert httpx.get(f"{status['inspector']['url']}/api/inboxes", headers=token).status_code == 200
 
 
 def test_the_status_for_people_holds_no_secret(running: Installation) -> None:
@@ -84,6 +88,22 @@ def test_the_status_for_people_holds_no_secret(running: Installation) -> None:
     assert "loopback and private addresses are allowed" in text
     assert secrets.postgres_password not in text
     assert secrets.api_token not in text
+
+
+def test_printed_links_let_a_browser_in_and_hold_no_token(running: Installation) -> None:
+    status = running.status()
+    tokens = [status["sequin"]["api_token"], status["inspector"]["token"]]
+    with Stack.attach(running.settings).inspector as inspector:
+        inspector.inbox("ada")
+    printed = running.succeed("status") + running.succeed("inbox", "ada") + Stack.attach(running.settings)._repr_html_()
+    links = re.findall(r"http://[^\s\"]+\?token=[^\s\"]+", printed)
+    assert [urlsplit(link).path.partition("/inboxes/")[0] for link in links] == ["/", "/", "", "/", "/"]
+    for link in links:
+        assert not any(token in link for token in tokens)
+        bare = link.partition("?")[0]
+        assert httpx.get(bare).status_code == 401
+        with httpx.Client(follow_redirects=True) as browser:
+            assert (browser.get(link).status_code, str(browser.get(link).url)) == (200, bare)
 
 
 def test_the_home_is_its_owners_alone(running: Installation) -> None:
