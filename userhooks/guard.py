@@ -7,7 +7,10 @@ any program can send `Host: localhost`. So pages and APIs also ask for a token; 
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
+import re
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, MutableMapping
 from typing import Any
@@ -150,28 +153,40 @@ class TokenGuard:
                 text = f"{reason} {self.advice}"
                 body, kind = orjson.dumps({"error": text}), b"application/json"
                 if any("text/html" in value for value in _headers(scope, b"accept")[b"accept"]):
-                    body, kind = _PAGE.format(text=html.escape(text)).encode(), b"text/html; charset=utf-8"
+                    body, kind = _page(text), b"text/html; charset=utf-8"
                 await _answer(send, 401, [(b"content-type", kind), (b"www-authenticate", b"Bearer"), *_NO_TRACE], body)
 
 
 _COOKIE = f"Max-Age={access.COOKIE_SECONDS}; Path=/; HttpOnly; SameSite=Lax"
 """Lax: a link from JupyterLab at `localhost` to a page at `127.0.0.1` comes from another site, and `Strict` would leave the cookie out."""
 
+_STYLE = "body { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; max-width: 42rem; margin: 3rem auto; padding: 0 1rem }"
+_STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+_POLICY = (
+    f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
 _NO_TRACE = [
     (b"cache-control", b"no-store"),
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
-    (b"content-security-policy", b"default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+    (b"content-security-policy", _POLICY.encode()),
 ]
+
+
+def _page(text: str) -> bytes:
+    words = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
+    return _PAGE.format(style=_STYLE, text=words).encode()
+
 
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
 <link rel="icon" href="data:,">
 <title>No access</title>
+<style>{style}</style>
 </head>
 <body>
 <main><h1>No access</h1><p class="problem">{text}</p></main>

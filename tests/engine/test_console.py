@@ -238,7 +238,7 @@ def test_without_a_token_the_console_shows_and_does_nothing(engine: EngineProgra
         for path in ("/", "/?find=all", "/sinks/all", "/sinks/gone"):
             answer = httpx.get(engine.url + path, headers={"Accept": "text/html", **headers})
             assert (answer.status_code, answer.headers["content-type"]) == (401, "text/html; charset=utf-8")
-            assert "`userhooks status`" in answer.text
+            assert "<code>userhooks status</code>" in answer.text
             assert "all</a>" not in answer.text
         answer = httpx.post(f"{engine.url}/sinks/all", data=form, headers={"Origin": engine.url, **headers})
         assert (answer.status_code, answer.headers["content-type"]) == (401, "application/json")

@@ -43,8 +43,8 @@ SLICE = 200
 """Sinks that are looked at between two turns of the event loop"""
 _LARGEST_FORM = 16_384
 _ADVICE = (
-    "Open the link that `userhooks status` prints. Programs send the header `Authorization: Bearer <token>`; "
-    "`userhooks status --json` shows the token as api_token."
+    "Open the link that `userhooks status` prints in a terminal. Programs send the header `Authorization: Bearer <token>`; "
+    "`userhooks status --json` shows it as sequin.api_token."
 )
 _STATES: dict[str, BackfillState] = {"pause": "paused", "resume": "active", "cancel": "cancelled"}
 

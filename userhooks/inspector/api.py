@@ -79,8 +79,8 @@ HEARTBEAT = 15.0
 """Seconds after which a silent event stream says that it is alive."""
 
 _ADVICE = (
-    "Open the link that `userhooks inbox NAME` or `userhooks status` prints, or `print(inbox.page)` in a notebook. "
-    "Programs send the header `Authorization: Bearer <token>`; `userhooks status --json` shows the token under inspector."
+    "Open the link that `userhooks inbox NAME` or `userhooks status` prints in a terminal, or `print(inbox.page)` in a notebook. "
+    "Programs send the header `Authorization: Bearer <token>`; `userhooks status --json` shows it as inspector.token."
 )
 
 
