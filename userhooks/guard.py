@@ -12,7 +12,7 @@ import hashlib
 import html
 import re
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, MutableMapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -122,7 +122,7 @@ class TokenGuard:
     def __init__(self, app: App, *, keys: Callable[[], Collection[bytes]], port: int, advice: str) -> None:
         self.app = app
         self.keys = keys
-        self.cookie = f"userhooks-{port}"
+        self.cookie = f"{_COOKIE_PREFIX}{port}"
         self.advice = advice
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -157,6 +157,18 @@ class TokenGuard:
                 await _answer(send, 401, [(b"content-type", kind), (b"www-authenticate", b"Bearer"), *_NO_TRACE], body)
 
 
+def without_our_cookies(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return a request's headers without the cookies that `TokenGuard` gave a browser: they must not be recorded or passed on."""
+    kept = []
+    for name, value in headers:
+        if name != b"cookie":
+            kept.append((name, value))
+        elif others := [one for one in value.split(b";") if not one.strip().startswith(_COOKIE_PREFIX.encode())]:
+            kept.append((name, b";".join(others).strip()))
+    return kept
+
+
+_COOKIE_PREFIX = "userhooks-"
 _COOKIE = f"Max-Age={access.COOKIE_SECONDS}; Path=/; HttpOnly; SameSite=Lax"
 """Lax: a link from JupyterLab at `localhost` to a page at `127.0.0.1` comes from another site, and `Strict` would leave the cookie out."""
 

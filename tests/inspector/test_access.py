@@ -160,3 +160,13 @@ def test_what_a_page_needs_for_its_client_has_no_token_in_its_repr_or_api(everyw
         for text in (repr(client), repr(inbox), inbox._repr_html_(), str(client.call("GET", "/api/inboxes"))):
             assert TOKEN not in text
             assert "token" not in text
+
+
+def test_an_address_for_webhooks_opened_in_a_browser_records_other_cookies_and_not_the_one_that_lets_in(everywhere: Program) -> None:
+    with InspectorClient(everywhere.url, TOKEN) as client, browser() as reader:
+        inbox = client.inbox("opened")
+        reader.get(inbox.page)
+        (ours,) = reader.cookies.jar
+        for cookie in (f"{ours.name}={ours.value}", f"a=b; {ours.name}={ours.value}; c=d", "e=f"):
+            httpx.get(inbox.url, headers={"Cookie": cookie}, trust_env=False)
+        assert [dict(one.headers).get("cookie") for one in inbox.received()] == [None, "a=b; c=d", "e=f"]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import orjson
 
-from userhooks.guard import App, Receive, Scope, Send
+from userhooks.guard import App, Receive, Scope, Send, without_our_cookies
 from userhooks.inspector.answers import DRIP_BYTES, OVERSIZED_BYTES, Answer, decide
 from userhooks.inspector.protocol import RESET
 from userhooks.inspector.store import Inbox, Store
@@ -130,7 +130,10 @@ class Ingest:
         self, inbox: Inbox, seq: int, scope: Scope, body: bytes, send: Send, status: int | None, response: str, note: str
     ) -> bool:
         """Store the request; when that fails, say so to the sender, who will send it again, and return False."""
-        target = scope["raw_path"], scope["query_string"], scope["headers"]
+        headers = scope["headers"]
+        if any(name == b"cookie" for name, _ in headers):  # a person has opened the address in a browser
+            headers = without_our_cookies(headers)
+        target = scope["raw_path"], scope["query_string"], headers
         try:
             await self.store.record(inbox, seq, self.clock(), scope["method"], *target, body, status, response, note)
         except sqlite3.Error as error:
