@@ -16,7 +16,10 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from ipaddress import ip_address
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from userhooks.http1 import Http1Protocol
 
 PORT_IN_USE = 2
 """Exit code of a program whose port another program holds."""
@@ -92,12 +95,15 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         runner.run(main)
 
 
-async def serve_until_stopped(served: Sequence[tuple[Any, socket.socket]], http: type[asyncio.Protocol] | str = "auto") -> None:
+async def serve_until_stopped(served: Sequence[tuple[Any, socket.socket]], http: type[Http1Protocol] | None = None) -> None:
     """Serve ASGI apps with uvicorn, each on its socket, until the supervisor says or is gone; their lifespans end before this returns.
 
-    `http` is uvicorn's setting. Requests are not logged; requests still open one second after the stop (event streams) are cut.
+    `http` is the protocol, by default Http1Protocol. Requests are not logged; requests still open one second after the stop (event streams)
+    are cut.
     """
     import uvicorn
+
+    from userhooks.http1 import Http1Protocol
 
     class Server(uvicorn.Server):
         @contextlib.contextmanager
@@ -108,7 +114,8 @@ async def serve_until_stopped(served: Sequence[tuple[Any, socket.socket]], http:
         Server(
             uvicorn.Config(
                 app,
-                http=http,
+                http=http or Http1Protocol,
+                ws="none",
                 log_config=None,
                 access_log=False,
                 timeout_graceful_shutdown=1,
@@ -129,7 +136,7 @@ async def serve_until_stopped(served: Sequence[tuple[Any, socket.socket]], http:
         raise SystemExit(1)
 
 
-def serve(app: Any, host: str, port: int, *, variable: str, http: type[asyncio.Protocol] | str = "auto") -> None:
+def serve(app: Any, host: str, port: int, *, variable: str, http: type[Http1Protocol] | None = None) -> None:
     """Be a program that is one ASGI app: listen, serve until stopped."""
     listener = listen(host, port, variable)
     run(serve_until_stopped([(app, listener)], http))

@@ -32,6 +32,7 @@ from userhooks.control import end_programs_of, started_at
 from userhooks.database import Database
 from userhooks.errors import ConfigurationError, InvalidInput, NotRunning, SequinUnreachable
 from userhooks.home import LOG_BYTES
+from userhooks.inspector.client import InspectorClient
 from userhooks.postgres import cluster_folder, runs_as_root
 
 PARTS = ("postgres", "sequin", "server", "inspector")
@@ -173,6 +174,49 @@ def test_several_commands_at_once_start_one_stack(installation: Installation) ->
     said = {process.communicate(timeout=90)[0] for process in each}
     assert [process.returncode for process in each] == [0] * 4
     assert len(said) == 1
+
+
+@pytest.mark.parametrize("offer", ["h2c", "websocket"])
+def test_every_server_reads_the_body_of_a_request_that_offers_an_upgrade(running: Installation, offer: str) -> None:
+    running.succeed("up", "--detach")
+    status = running.status()
+    with InspectorClient(status["inspector"]["url"]) as client:
+        inbox = client.inbox(f"offers-{offer}")
+        subscribed, endpoint = {"userId": 1, "webhookUrl": inbox.url}, {"name": f"offers-{offer}", "url": inbox.url}
+        for framing in (_with_length, _chunked):
+            answer = _answer_to_offer(offer, inbox.url, framing(b"the body"))
+            assert answer.startswith(b"HTTP/1.1 200 "), answer
+            answer = _answer_to_offer(offer, status["server"]["url"] + "/subscribe", framing(json.dumps(subscribed).encode()))
+            assert b'"sinkName":"user-1-notifications' in answer
+            # The same endpoint a second time is refused for its name, so the engine has read it both times.
+            url = status["sequin"]["url"] + "/api/destinations/http_endpoints"
+            answer = _answer_to_offer(offer, url, framing(json.dumps(endpoint).encode()), status["sequin"]["api_token"])
+            assert (b'"name":"offers-' if framing is _with_length else b"has already been taken") in answer
+        assert [received.body for received in inbox.received() if dict(received.headers).get("upgrade") == offer] == 2 * [b"the body"]
+    assert _answer_to_offer(offer, status["sequin"]["metrics_url"], b"\r\n", method="GET").startswith(b"HTTP/1.1 200 ")
+
+
+def _with_length(body: bytes) -> bytes:
+    return b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+def _chunked(body: bytes) -> bytes:
+    return b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+
+
+def _answer_to_offer(offer: str, url: str, rest: bytes, token: str = "", method: str = "POST") -> bytes:
+    """Send a request that offers an upgrade and ends with `rest`, then another one, and return the answers to both."""
+    parts = urlsplit(url)
+    head = f"{method} {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: {offer}\r\n"
+    head += f"HTTP2-Settings: AAMAAABk\r\nContent-Type: application/json\r\nAuthorization: Bearer {token}\r\n"
+    last = f"GET /health HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n"
+    with socket.create_connection((parts.hostname, parts.port), timeout=20) as connection:
+        connection.sendall(head.encode() + rest + last.encode())
+        answers = b""
+        while part := connection.recv(65536):
+            answers += part
+    assert answers.count(b"HTTP/1.1 ") == 2, answers
+    return answers
 
 
 def test_two_homes_run_side_by_side_on_free_ports(running: Installation, install: Callable[..., Installation]) -> None:

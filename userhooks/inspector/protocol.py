@@ -11,7 +11,9 @@ import struct
 from typing import Any
 
 import orjson
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from userhooks.http1 import Http1Protocol
 
 HEAD_BYTES = 1 << 20
 """What the request line and the headers of one request may have together; beyond it 431."""
@@ -24,8 +26,8 @@ RESET = "userhooks.reset"
 "connection reset", since a lingering time of 0 makes closing send a RST."""
 
 
-class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with these bounds; give it to `uvicorn.Config(http=…)`."""
+class BoundedProtocol(Http1Protocol):
+    """The protocol of every port with these bounds; give it to `uvicorn.Config(http=…)`."""
 
     _in_head = False
     _head_bytes = 0
