@@ -12,14 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
+from prometheus_client.parser import text_string_to_metric_families
 
 from userhooks.errors import InvalidInput
-
-_LABEL = r'[a-zA-Z_]\w*\s*=\s*"(?:[^"\\]|\\.)*"'
-_LABELS = rf"\{{\s*((?:{_LABEL}\s*,?\s*)*)\}}"
-_SAMPLE = re.compile(rf"([a-zA-Z_:][\w:]*)\s*(?:{_LABELS})?\s+(\S+)(?:\s+-?\d+)?", re.ASCII)
-_ONE_LABEL = re.compile(r'([a-zA-Z_]\w*)\s*=\s*"((?:[^"\\]|\\.)*)"', re.ASCII)
-_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 
 _COMPARISONS: Mapping[str, Callable[[Any, float], Any]] = {
     "==": operator.eq,
@@ -29,7 +24,7 @@ _COMPARISONS: Mapping[str, Callable[[Any, float], Any]] = {
     ">=": operator.ge,
     "<=": operator.le,
 }
-_RULE = re.compile(rf"\s*([a-zA-Z_:][\w:]*)\s*(?:{_LABELS})?\s*(==|!=|>=|<=|>|<)\s*([-+.\w]+)\s*", re.ASCII)
+_RULE = re.compile(r"(.+)(==|!=|>=|<=|>|<)\s*([-+.\w]+)\s*", re.ASCII)
 
 
 def parse(text: str) -> pd.DataFrame:
@@ -58,25 +53,26 @@ def firing(expression: str, page: pd.DataFrame) -> pd.DataFrame:
     """
     rule = _RULE.fullmatch(expression)
     try:
-        metric, labels, comparison, bound = rule.groups() if rule else ("", "", "", "")
+        selector, comparison, bound = rule.groups() if rule else ("", "", "")
+        metric, labels, _ = _parsed(f"{selector} 0")
         holds = _COMPARISONS[comparison](page["value"], float(bound))
     except (KeyError, ValueError):
         what = f"The expression {expression!r} is more than is understood here."
         raise InvalidInput("expression", what, 'Write it like metric{label="value"} > 1, or give it to Prometheus.') from None
     holds &= page["metric"] == metric
-    for name, value in _labels(labels or "").items():
+    for name, value in labels.items():
         holds &= page[name] == value if name in page else False
     return page[holds]
 
 
 def _sample(line: str) -> tuple[str, dict[str, str], float]:
-    found = _SAMPLE.fullmatch(line.strip())
     try:
-        metric, labels, value = found.groups() if found else ("", "", "")
-        return metric, _labels(labels or ""), float(value)
+        return _parsed(line)
     except ValueError:
         raise InvalidInput("page", f"This line is in no Prometheus page: {line[:80]!r}.", "Is it the address of /metrics?") from None
 
 
-def _labels(text: str) -> dict[str, str]:
-    return {name: _ESCAPED.sub(lambda found: "\n" if found[1] == "n" else found[1], value) for name, value in _ONE_LABEL.findall(text)}
+def _parsed(line: str) -> tuple[str, dict[str, str], float]:
+    """Return metric, labels and value of one line; read alone, since within a page the parser adds `_total` to the names of counters."""
+    ((sample,),) = (family.samples for family in text_string_to_metric_families(line))
+    return sample.name, sample.labels, sample.value

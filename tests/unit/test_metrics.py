@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,16 @@ def test_an_empty_page_is_an_empty_frame() -> None:
 def test_what_is_no_metrics_page_is_named(text: str) -> None:
     with pytest.raises(InvalidInput, match="in no Prometheus page"):
         parse(f"fine 1\n{text}\n")
+
+
+def test_a_malformed_line_or_expression_with_many_labels_is_refused_at_once() -> None:
+    many = "metric{" + 24 * 'a="b" ' + "!}"
+    began = time.process_time()
+    with pytest.raises(InvalidInput, match="in no Prometheus page"):
+        parse(f"{many} 1\n")
+    with pytest.raises(InvalidInput, match="more than is understood"):
+        firing(f"{many} > 1", parse(PAGE))
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize(
