@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from userhooks import python
 from userhooks.errors import ConfigurationError, UserhooksError
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ def _lab(arguments: argparse.Namespace) -> int:
         # Kernels use the same home wherever this was typed; the config folder turns off JupyterLab's question about news.
         paths = [str(package / "jupyter"), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
         environment = {**os.environ, "USERHOOKS_HOME": str(stack.settings.home), "JUPYTER_CONFIG_PATH": os.pathsep.join(paths)}
-        command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={notebooks}", *options, *arguments.jupyter]
+        command = [*python.command("jupyterlab"), f"--ServerApp.root_dir={notebooks}", *options, *arguments.jupyter]
         with subprocess.Popen(command, env=environment) as jupyter:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches JupyterLab too, which asks before it ends
             try:

@@ -9,7 +9,6 @@ import contextlib
 import json
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -17,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from userhooks import errors
+from userhooks import errors, python
 from userhooks.errors import START, InvalidInput, NotRunning, UserhooksError
 from userhooks.home import Home
 from userhooks.settings import Settings
@@ -77,7 +76,8 @@ def _spawn(home: Home, settings: Settings) -> bytes:
     home.start_log("supervisor")
     with home.log("supervisor").open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "userhooks.supervisor"],
+            python.command("userhooks.supervisor"),
+            env=python.environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=output,

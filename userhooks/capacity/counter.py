@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from userhooks import python
 from userhooks.errors import DeliveriesMissing
 
 _LOOK_SECONDS = 0.02
@@ -36,7 +36,8 @@ class Counter:
 
     def __init__(self, ports: int = 1) -> None:
         self._process = subprocess.Popen(  # noqa: S603 - our own program
-            [sys.executable, "-P", "-m", "userhooks.capacity.receiver", str(ports)],
+            python.command("userhooks.capacity.receiver", str(ports)),
+            env=python.environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -6,11 +6,11 @@ import json
 import os
 import struct
 import subprocess
-import sys
 import tempfile
 from contextlib import suppress
 from typing import Any
 
+from userhooks import python
 from userhooks.errors import DatabaseUnavailable, DatabaseUnsuitable, UserhooksError
 from userhooks.ledger.wal import Change, Reader
 
@@ -39,8 +39,9 @@ class Recording:
 
     def __init__(self, database_url: str, publication: str) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  # closed by close()
-        self._program = subprocess.Popen(
-            [sys.executable, "-m", "userhooks.ledger.recorder"],
+        self._program = subprocess.Popen(  # noqa: S603 - our own program
+            python.command("userhooks.ledger.recorder"),
+            env=python.environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
