@@ -370,6 +370,7 @@ class Engine:
         except BaseException:
             for sink in sinks:
                 self._router.remove(sink.id)
+                self._forget(sink.id)
                 delivery = self._deliveries.pop(sink.id, None)
                 if delivery is not None:
                     delivery.drop()
@@ -379,6 +380,10 @@ class Engine:
         for sink in sinks:
             catalog.sinks[sink.id] = sink
             self._live_from(sink, start_lsn)
+
+    def _forget(self, sink_id: str) -> None:
+        self._start_lsns.pop(sink_id, None)
+        self._created.pop(sink_id, None)
 
     async def _enable(self, sink: Sink, before: Sink) -> None:
         """Let a sink that was disabled begin anew."""
@@ -533,6 +538,7 @@ class Engine:
                     delivery.drop()
                     delivery.close()
                     self.latencies.forget(sink_id)
+                    self._forget(sink_id)
                 for backfill_id in backfills:
                     self.catalog.backfills.pop(backfill_id, None)
 
