@@ -9,6 +9,7 @@ from itertools import pairwise
 from tests.bench.figures import Figure, at_least
 from tests.bench.lab import Size, bench_stack
 from userhooks.generator import MAX_RATE, generate
+from userhooks.ranks import nearest_rank
 
 
 def run(size: Size) -> Iterator[Figure]:
@@ -21,7 +22,7 @@ def run(size: Size) -> Iterator[Figure]:
             stack.database_url, rate=100, seconds=size.pick(10, 60), progress=lambda rows: ticks.append((time.perf_counter(), rows))
         )
     gaps = sorted((b[0] - a[0]) * 1000 for a, b in pairwise(ticks))
-    middle, late = gaps[len(gaps) // 2], gaps[int(len(gaps) * 0.99)]
+    middle, late = nearest_rank(gaps, 50), nearest_rank(gaps, 99)
     beside = f"gaps between {len(ticks):,} ticks: median {middle:.1f}, p99 {late:.1f}, longest {gaps[-1]:.1f} ms"
     rate = even.rate_reached
     yield Figure(

@@ -27,6 +27,7 @@ from userhooks.engine.clock import utc_now
 from userhooks.engine.metrics import metrics_app
 from userhooks.engine.resources import ApiKey, HttpEndpoint, Sink
 from userhooks.engine.startup import Config
+from userhooks.ranks import nearest_rank
 
 SINKS = 10_000
 REQUESTS = 10
@@ -54,7 +55,7 @@ async def lateness(until: asyncio.Future[object] | asyncio.Task[object]) -> list
 
 def shown(late: list[float]) -> str:
     """Median, p99 and the worst, in milliseconds."""
-    return f"p50 {late[len(late) // 2]:.2f} ms, p99 {late[int(len(late) * 0.99)]:.2f} ms, worst {late[-1]:.2f} ms (n={len(late)})"
+    return f"p50 {nearest_rank(late, 50):.2f} ms, p99 {nearest_rank(late, 99):.2f} ms, worst {late[-1]:.2f} ms (n={len(late)})"
 
 
 async def main() -> None:

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.torture.judge import Sink
-from tests.torture.lab import Lab, Outcome, lab, milliseconds, quantile
+from tests.torture.lab import Lab, Outcome, lab, milliseconds
 from tests.torture.load import Mix, Writer
 from tests.torture.receiver import Behaviour
+from userhooks.ranks import nearest_rank
 
 RATIO_BOUND = 1.5
 _ENOUGH = 1000
@@ -40,7 +41,7 @@ def dead_endpoints(*, sinks: int, dead: int, rate: float, seconds: float, seed: 
         beside = one.latencies(living, start)
         one.sinks = living
         verdict = one.judge(committed)
-    ratio = quantile(beside, 0.99) / quantile(without, 0.99)
+    ratio = nearest_rank(beside, 99) / nearest_rank(without, 99)
     figures = verdict.figures() | {
         "sinks": f"{sinks:,}, {dead:,} of them dead; made in {made:.1f} s",
         "live ones without the dead": milliseconds(without),

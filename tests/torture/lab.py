@@ -24,6 +24,7 @@ from tests.torture.receiver import ReceiverProgram
 from tests.waiting import eventually
 from userhooks.database import Database
 from userhooks.postgres import PostgresServer
+from userhooks.ranks import nearest_rank
 
 PUBLICATION = "torture_pub"
 _FUNCTION = "functions:\n  - name: rows-of-user\n    type: filter\n    code: |-\n" + "".join(f"      {x}\n" for x in FILTER.splitlines())
@@ -108,12 +109,7 @@ def milliseconds(latencies: Sequence[float]) -> str:
     """Show p50 and p99 of sorted seconds."""
     if not latencies:
         return "-"
-    return f"p50 {quantile(latencies, 0.5) * 1000:.1f} ms, p99 {quantile(latencies, 0.99) * 1000:.1f} ms (n={len(latencies):,})"
-
-
-def quantile(ordered: Sequence[float], share: float) -> float:
-    """Return the value that this share of sorted values does not exceed."""
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+    return f"p50 {nearest_rank(latencies, 50) * 1000:.1f} ms, p99 {nearest_rank(latencies, 99) * 1000:.1f} ms (n={len(latencies):,})"
 
 
 @contextmanager

@@ -22,6 +22,7 @@ PURE = [
     "faults.py",
     "messages.py",
     "metrics.py",
+    "ranks.py",
     "engine/answers.py",
     "engine/column_filters.py",
     "engine/config.py",

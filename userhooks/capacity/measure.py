@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from userhooks.capacity.card import Card, Point
 from userhooks.generator import progress_shown
+from userhooks.ranks import nearest_rank
 
 if TYPE_CHECKING:
     import psycopg
@@ -71,12 +72,8 @@ class Latency:
     @classmethod
     def of(cls, seconds: Iterable[float], rate: float) -> Latency:
         """Make it of single latencies in seconds; percentiles by nearest rank."""
-        values = sorted(seconds)
-
-        def at(share: float) -> float:
-            return values[min(len(values) - 1, int(len(values) * share))] * 1000
-
-        return cls(len(values), rate, at(0.5), at(0.99), values[-1] * 1000)
+        values = sorted(latency * 1000 for latency in seconds)
+        return cls(len(values), rate, nearest_rank(values, 50), nearest_rank(values, 99), values[-1])
 
     def __repr__(self) -> str:
         return f"Latency({self.count:,} rows at {self.rate:g}/s: p50 {self.p50_ms:.1f} ms, p99 {self.p99_ms:.1f} ms)"
@@ -132,14 +129,19 @@ def write_steadily(crowd: Crowd, rate: float, seconds: float, show: Callable[[in
 def scale(
     crowd: Crowd, users: Iterable[int], *, rows: int = 20_000, rate: float = 1000, seconds: float = 5, runs: int = 2
 ) -> Iterator[Point]:
-    """Grow the crowd to each of these numbers of users, and yield what each costs, as it is measured: the quickest of so many `runs`."""
+    """Grow the crowd to each of these numbers of users, and yield what each costs, as soon as it is measured.
+
+    Throughput is that of the quickest of `runs`, since other work on the machine can only slow a run down. Latency is that of half as many
+    runs, at least one: the median by p99, of an even number the slower one.
+    """
     for number in users:
         began = time.monotonic()
         crowd.grow(number)
         created = time.monotonic() - began
         settle(crowd)
-        one = min((throughput(crowd, rows) for _ in range(runs)), key=lambda run: run.seconds)  # the others had more to do beside it
-        delay = min((latency(crowd, rate, seconds) for _ in range(runs // 2)), key=lambda run: run.p99_ms)
+        one = min((throughput(crowd, rows) for _ in range(runs)), key=lambda run: run.seconds)
+        delays = sorted((latency(crowd, rate, seconds) for _ in range(max(1, runs // 2))), key=lambda run: run.p99_ms)
+        delay = delays[len(delays) // 2]
         yield Point(number, created, one.per_second, one.engine_us, delay.p50_ms, delay.p99_ms, rate, memory_mb(crowd.engine_pid))
 
 

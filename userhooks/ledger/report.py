@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from userhooks.ledger.arrivals import Receipt
+from userhooks.ranks import nearest_rank
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,7 +101,7 @@ class Ledger:
     def percentile(self, percent: float) -> float | None:
         """The latency in ms that `percent` % of the live inserts did not exceed (nearest rank); None when none came."""
         latencies = sorted(entry.latency_ms for entry in self.entries if entry.latency_ms is not None)
-        return latencies[max(0, math.ceil(percent / 100 * len(latencies)) - 1)] if latencies else None
+        return nearest_rank(latencies, percent) if latencies else None
 
     def problems(self, limit: int = 10) -> list[str]:
         """What is wrong, a line each, naming the rows; at most `limit` lines of a kind, then how many more."""
