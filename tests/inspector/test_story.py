@@ -176,10 +176,18 @@ def test_what_was_said_changes_when_an_earlier_request_gets_its_answer(http: htt
 @pytest.mark.parametrize(
     ("content", "headers", "text"),
     [
-        (b"{", {"content-type": "application/json"}, "The Content-Type says JSON, and the body is none: "),
-        ("é".encode("latin-1"), {"content-type": "application/json; charset=utf-8"}, "The Content-Type says JSON, which is UTF-8; byte 0"),
-        ('{"a":"é"}'.encode("utf-16"), {"content-type": "application/json"}, "The Content-Type says JSON, which is UTF-8; byte 0"),
-        (b"plain", {"content-encoding": "gzip"}, "The Content-Encoding says gzip, and the body is none: "),
+        (b"{", {"content-type": "application/json"}, "The Content-Type says JSON, but the body is not valid JSON: "),
+        (
+            "é".encode("latin-1"),
+            {"content-type": "application/json; charset=utf-8"},
+            "The Content-Type says JSON, but the body is not valid JSON: JSON is UTF-8, and byte 0 is not.",
+        ),
+        (
+            '{"a":"é"}'.encode("utf-16"),
+            {"content-type": "application/json"},
+            "The Content-Type says JSON, but the body is not valid JSON: JSON is UTF-8, and byte 0 is not.",
+        ),
+        (b"plain", {"content-encoding": "gzip"}, "The Content-Encoding says gzip, but the body is not gzip data: "),
         (gzip.compress(b"x" * 1000, mtime=0)[:-9], {"content-encoding": "gzip"}, "The gzip body breaks off before its end."),
     ],
 )

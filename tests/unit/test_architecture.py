@@ -49,6 +49,8 @@ PURE = [
     "engine/trouble.py",
     "engine/values.py",
     "inspector/answers.py",
+    "inspector/bodies.py",
+    "inspector/json_text.py",
     "inspector/judgement.py",
     "inspector/rates.py",
 ]

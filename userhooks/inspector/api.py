@@ -12,12 +12,13 @@ or "effect": "hang" | "drip" | "reset" | "redirect" | "oversized".
 A request, in `GET …/requests` and in the `request` events:
     {"seq": 7, "received_at": "2026-01-01T00:00:00.000000Z", "method", "path", "query", "headers": [["k", "v"], …],
      "body", "body_encoding": "utf-8" | "base64", "size": 123, "truncated": false,     cut to `body_limit` bytes when truncated
-     "decoded": null | text, "decoded_encoding", "decoded_truncated": false,           of a gzip body, unpacked
+     "decoded": null | text, "decoded_encoding", "decoded_truncated": false,           of a gzip or deflate body, unpacked
      "response_status": 500 | null,              null while the answer is to come (then `note` is "") or none was given
      "response": "500, rule 1: first 3",         what the script wanted; "200, no rule"; "" when an older inspector received it
      "secret": "ok" | "wrong" | "missing" | "not applicable", "secret_reason": "…",
      "judgements": [{"kind", "text", "seq"?}],   empty when there is nothing to say; kinds: secret (wrong or missing), foreign,
-                                                 duplicate_of (seq), out_of_order_with (seq), late, body (not what its headers say)
+                                                 duplicate_of (seq), out_of_order_with (seq), late, body (not what its headers say),
+                                                 unread (could not be judged, or not in full)
      "note": ""}
 `GET …/requests?after=0&limit=100&body_limit=67108864`: {"requests": [request, …], "dropped": 0, "last_seq": 12}; where there are more, with
     the header `Link: <…?after=7…>; rel="next"`.

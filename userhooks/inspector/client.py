@@ -43,8 +43,8 @@ class Received:
     `received_at` is aware (UTC). `headers` keep order and duplicates; names are in lower case. `response_status` is None when no answer was
     sent, yet or ever; `response` says what the response script wanted: `500, rule 1: first 3`. `secret` is `ok`, `wrong`, `missing` or
     `not applicable`, and `secret_reason` says why. `judgements` are dicts with `kind` (`secret`, `foreign`, `duplicate_of`,
-    `out_of_order_with`, `late`, `body`), `text`, and `seq` where another request is meant.
-    `decoded` is a gzip body unpacked, None for any other.
+    `out_of_order_with`, `late`, `body`, `unread`), `text`, and `seq` where another request is meant.
+    `decoded` is a gzip or deflate body unpacked, None for any other.
     """
 
     seq: int

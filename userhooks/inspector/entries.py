@@ -15,18 +15,16 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from userhooks.inspector.bodies import JUDGED_BYTES, Judgement, unpacked_body
 from userhooks.inspector.judgement import (
-    JUDGED_BYTES,
     Held,
-    Judgement,
+    Reading,
     Story,
     Verdict,
-    decoded_body,
-    judge_body,
     judge_lateness,
     judge_owners,
     judge_secret,
-    messages_in,
+    read_messages,
     urls_as_requested,
 )
 from userhooks.inspector.rates import Rates
@@ -82,23 +80,25 @@ class Entries:
     def _entry(self, inbox: Inbox, told: _Told, recorded: Recorded, body_limit: int) -> tuple[Entry, int]:
         """One entry, and how many bytes its body holds when unpacked."""
         head = _head_of(recorded)
-        unpacked, problems = decoded_body(head.encodings, recorded.body, max(body_limit, JUDGED_BYTES) + 1)
+        unpacked, packing = unpacked_body(head.encodings, recorded.body, max(body_limit, JUDGED_BYTES) + 1)
         content = recorded.body if unpacked is None else unpacked
         path, query = recorded.path.decode("latin-1"), recorded.query.decode("latin-1")
         judged = told.judged.get(recorded.seq)
         if judged is None:
-            held = messages_in(content)
+            held, problems, unread = _read(head, content, packing)
             if recorded.seq > told.story.folded:
                 told.fold(recorded, held)
             subscribers = None if held is None else frozenset([message.subscriber for message in held])
             judge = self._known_verdict if len(path) + len(query) <= _SHORT_TARGET else self._verdict
             judged = judge(head.authorizations, head.hosts, path, query, inbox.id, subscribers)
             if held is not None:
-                others = judge_owners(held) + told.story.judge(recorded.seq, held) + judge_lateness(held, recorded.received_at / 1e6)
-            else:
-                others = [] if problems else judge_body(head.content_types, content)
-            if problems or others:
-                judged = _Judged(judged.verdict, (*judged.judgements, *problems, *others))
+                problems = (
+                    problems + judge_owners(held) + told.story.judge(recorded.seq, held) + judge_lateness(held, recorded.received_at / 1e6)
+                )
+            elif unread:
+                judged = _Judged(Verdict("not applicable", f"{unread} Neither its secret nor its rows were judged."), judged.judgements)
+            if problems:
+                judged = _Judged(judged.verdict, (*judged.judgements, *problems))
             told.judged[recorded.seq] = judged
         body, encoding = _text(recorded.body, body_limit)
         decoded, decoded_encoding = (None, None) if unpacked is None else _text(unpacked, body_limit)
@@ -162,8 +162,9 @@ class Entries:
         while story.folded < upto:
             piece = self._store.read(inbox, story.folded, min(_STORY_ROWS, upto - story.folded), PAGE_BYTES)
             for recorded in piece:
-                unpacked, _ = decoded_body(_head_of(recorded).encodings, recorded.body, JUDGED_BYTES + 1)
-                told.fold(recorded, messages_in(recorded.body if unpacked is None else unpacked))
+                head = _head_of(recorded)
+                unpacked, packing = unpacked_body(head.encodings, recorded.body, JUDGED_BYTES + 1)
+                told.fold(recorded, _read(head, recorded.body if unpacked is None else unpacked, packing).held)
             if not piece:
                 story.folded = upto
         return told
@@ -192,6 +193,14 @@ class _Told:
         received_at = recorded.received_at / 1e6
         latencies = [received_at - message.committed for message in held or () if message.committed is not None]
         self.rates.add(recorded.seq, received_at, recorded.status, unanswered=unanswered, latencies=latencies, rows=rows)
+
+
+def _read(head: _Head, content: bytes, packing: list[Judgement]) -> Reading:
+    """The messages of an unpacked body; `packing` says what is wrong with how it was packed."""
+    reading = read_messages(head.content_types, content)
+    if packing and reading.held is None:
+        return Reading(None, packing, packing[0]["text"])
+    return reading._replace(problems=[*packing, *reading.problems])
 
 
 def _accepted(status: int | None) -> bool:

@@ -1,46 +1,52 @@
-"""Judgements on a received request: its secret, whose rows it holds, whether it is late, a duplicate or out of order, what its body is.
+"""Judgements on a received request: its secret, whose rows it holds, whether it is late, a duplicate or out of order.
 
-Pure; the secret itself is derived in bearer.py, and entries.py reads the requests that are judged.
+Pure; the secret itself is derived in bearer.py, bodies are parsed in bodies.py, and entries.py reads the requests that are judged.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
-import orjson
-
 from userhooks.bearer import authorization_matches, subscription_secret
+from userhooks.inspector.bodies import Judgement, json_values
+from userhooks.inspector.json_text import Repeated
+
+_JUDGED: dict[str, Any] = {
+    "record": {"user_id": {}},
+    "changes": {"user_id": {}},
+    "metadata": {"consumer": {"annotations": {"user_id": {}}}},
+}
+"""Names within a message whose values decide whose row it is and whose subscription."""
+
+_MOST_READINGS = 100
+"""Readings of one message that are judged."""
 
 Secret = Literal["ok", "wrong", "missing", "not applicable"]
 
 LATE_SECONDS = 5.0
 """From commit to receipt; a message that takes longer has failed before, or waited behind one that did."""
 
-JUDGED_BYTES = 8 << 20
-"""A longer body is not looked into: parsing it would hold up what is being received."""
+_SHOWN = 100
+"""Characters of a key or a user id that a judgement shows."""
 
 REMEMBERED = 500_000
 """Messages that a story remembers; older ones are forgotten, and their duplicates not seen."""
-
-Judgement = dict[str, Any]
-"""`{"kind", "text"}` and, where another request is meant, its `"seq"`. Kinds: `secret`, `foreign`, `duplicate_of`, `late`,
-`out_of_order_with`, `body`."""
 
 
 class Held(NamedTuple):
     """What a judgement needs to know of one message in a body; None for what the message does not say.
 
-    `subscriber` is the sink's annotated user, `owners` the users that the row belongs to or belonged to before the change, `row` its table
-    and the values of its primary key, `place` its commit's LSN and index, `committed` in seconds since 1970. `delivery` stands for sink and
-    idempotency key, `line` for sink and row; both are hashes, of which a story remembers many. `inserts` says that it tells of a new row.
+    `subscriber` is the sink's annotated user, `owners` the users that the row belongs to or belonged to before the change (as text where
+    the value is not an integer, so nobody's id), `row` its table and the values of its primary key, `place` its commit's LSN and index,
+    `committed` in seconds since 1970. `delivery` stands for sink and idempotency key, `line` for sink and row; both are hashes, of which a
+    story remembers many. `inserts` says that it tells of a new row.
     """
 
     subscriber: int | None
-    owners: tuple[int, ...]
+    owners: tuple[int | str, ...]
     sink_name: str
     row: tuple[str, ...]
     place: tuple[int, int] | None
@@ -48,6 +54,14 @@ class Held(NamedTuple):
     delivery: int | None
     line: int
     inserts: bool
+
+
+class Reading(NamedTuple):
+    """The messages of a body, None when it holds none; what is wrong with it; and why it could not be looked into, if so."""
+
+    held: list[Held] | None
+    problems: list[Judgement]
+    unread: str
 
 
 class Verdict(NamedTuple):
@@ -58,19 +72,54 @@ class Verdict(NamedTuple):
 
 
 def messages_in(body: bytes) -> list[Held] | None:
-    """The messages of a body, or None when it holds anything else."""
-    try:
-        parsed = orjson.loads(body) if len(body) <= JUDGED_BYTES else None
-    except ValueError:
-        return None
-    batch = parsed.get("data") if isinstance(parsed, dict) else None
-    messages = batch if isinstance(batch, list) else [parsed]
-    held = []
-    for message in messages:
-        if not isinstance(message, dict) or not isinstance(message.get("metadata"), dict):
-            return None
-        held.append(_held(message, message["metadata"]))
-    return held or None
+    """The messages of a JSON body, or None when it holds anything else."""
+    return read_messages((), body).held
+
+
+def read_messages(content_types: Sequence[str], body: bytes) -> Reading:
+    """Read the messages of a body.
+
+    Where names are repeated, a message is there once for each way to read it: a receiver may take any of the values.
+    """
+    values, problems, repeated = json_values(content_types, body)
+    held: list[Held] = []
+    others = cut = 0
+    for message in (message for value in values for message in _entries(value)):
+        readings = _readings(message, _JUDGED) if repeated else [message]
+        cut += len(readings) > _MOST_READINGS
+        for reading in readings[:_MOST_READINGS]:
+            if isinstance(reading, dict) and isinstance(reading.get("metadata"), dict):
+                held.append(_held(reading, reading["metadata"]))
+            else:
+                others += 1
+    unread = problems[0]["text"] if problems and not values else ""
+    if held and others:
+        problems = [*problems, {"kind": "body", "text": f"Of the values in the body, {others} are not Sequin messages; {len(held)} are."}]
+    if cut:
+        problems = [*problems, {"kind": "unread", "text": "Names are repeated so often that not every reading of a message was judged."}]
+    return Reading(held or None, problems, unread)
+
+
+def _entries(value: Any) -> list[Any]:
+    """The messages of a batch, or the one message."""
+    batch = value.get("data") if isinstance(value, dict) else None
+    if isinstance(batch, Repeated):
+        return [entry for one in batch for entry in (one if isinstance(one, list) else [one])]
+    return batch if isinstance(batch, list) else [value]
+
+
+def _readings(value: Any, names: dict[str, Any]) -> list[Any]:
+    """Every way to read a value in which names are repeated, as far as it is judged; one more than are judged, at most."""
+    if isinstance(value, Repeated):
+        return [reading for one in value[: _MOST_READINGS + 1] for reading in _readings(one, names)][: _MOST_READINGS + 1]
+    if not isinstance(value, dict):
+        return [value]
+    found = [value]
+    for name, inner in names.items():
+        if name in value:
+            options = _readings(value[name], inner)
+            found = [{**reading, name: option} for reading in found for option in options][: _MOST_READINGS + 1]
+    return found
 
 
 def judge_secret(
@@ -125,8 +174,8 @@ def judge_owners(held: Sequence[Held]) -> list[Judgement]:
     message, owner = foreign[0]
     more = f", and {len(foreign) - 1} more" if len(foreign) > 1 else ""
     table, *keys = message.row
-    row = f"Row {', '.join(keys)} of {table}"
-    text = f"{row} belongs to user {owner}, and {message.sink_name} is a subscription of user {message.subscriber}{more}."
+    row = f"Row {_short(', '.join(keys))} of {table}"
+    text = f"{row} belongs to user {_short(str(owner))}, and {message.sink_name} is a subscription of user {message.subscriber}{more}."
     return [{"kind": "foreign", "text": text}]
 
 
@@ -134,35 +183,6 @@ def judge_lateness(held: Sequence[Held], received_at: float) -> list[Judgement]:
     """A change that came long after its commit; `received_at` in seconds since 1970."""
     took = max((received_at - message.committed for message in held if message.committed is not None), default=0.0)
     return [{"kind": "late", "text": f"Received {_duration(took)} after its commit."}] if took > LATE_SECONDS else []
-
-
-def judge_body(content_types: Sequence[str], body: bytes) -> list[Judgement]:
-    """A body that says that it is JSON and is not."""
-    if "json" not in "".join(content_types).lower() or not 0 < len(body) <= JUDGED_BYTES:
-        return []
-    try:
-        orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        try:
-            body.decode()
-        except UnicodeDecodeError as wrong:
-            return [{"kind": "body", "text": f"The Content-Type says JSON, which is UTF-8; byte {wrong.start} of the body is not."}]
-        return [{"kind": "body", "text": f"The Content-Type says JSON, and the body is none: {error}."}]
-    return []
-
-
-def decoded_body(encodings: Sequence[str], body: bytes, limit: int) -> tuple[bytes | None, list[Judgement]]:
-    """A gzip body unpacked, at most `limit` bytes of it; None for one that is not packed, or not what it says."""
-    if not encodings or not body or encodings[0].lower() not in ("gzip", "x-gzip"):
-        return None, []
-    unpacking = zlib.decompressobj(wbits=31)
-    try:
-        unpacked = unpacking.decompress(body, limit)
-    except zlib.error as error:
-        return None, [{"kind": "body", "text": f"The Content-Encoding says gzip, and the body is none: {error}."}]
-    if len(unpacked) < limit and not unpacking.eof:
-        return unpacked, [{"kind": "body", "text": "The gzip body breaks off before its end."}]
-    return unpacked, []
 
 
 class Story:
@@ -237,13 +257,13 @@ def _held(message: dict[str, Any], metadata: dict[str, Any]) -> Held:
     consumer = _dict(metadata.get("consumer"))
     sink, key, timestamp = consumer.get("id"), metadata.get("idempotency_key"), metadata.get("commit_timestamp")
     lsn, idx, keys = metadata.get("commit_lsn"), metadata.get("commit_idx"), metadata.get("record_pks")
-    owner, former = _user_id(_dict(message.get("record")).get("user_id")), _user_id(_dict(message.get("changes")).get("user_id"))
+    owner, former = _owner(_dict(message.get("record")).get("user_id")), _owner(_dict(message.get("changes")).get("user_id"))
     owners = () if owner is None else (owner,)
-    row = (str(metadata.get("table_name")), *(map(str, keys) if type(keys) is list else "?"))
+    row = (_text(metadata.get("table_name")), *(map(_text, keys) if type(keys) is list else "?"))
     return Held(
         _user_id(_dict(consumer.get("annotations")).get("user_id")),
         owners if former is None else (*owners, former),
-        str(consumer.get("name")),
+        _text(consumer.get("name")),
         row,
         (lsn, idx) if type(lsn) is int and type(idx) is int and type(keys) is list else None,
         _seconds(timestamp) if type(timestamp) is str else None,
@@ -271,6 +291,23 @@ def _user_id(value: object) -> int | None:
     if type(value) is str and value.isascii() and value.isdigit() and len(value) < 20:
         return int(value)
     return value if type(value) is int else None
+
+
+def _owner(value: object) -> int | str | None:
+    """Whose row it is; a value that is no integer is nobody's id, and so a foreign one."""
+    if value is None:
+        return None
+    user = _user_id(int(value) if type(value) is float and value.is_integer() else value)
+    return _text(value) if user is None else user
+
+
+def _text(value: object) -> str:
+    """A scalar as text; what nests is not gone into, however deep it may be."""
+    return "…" if isinstance(value, (dict, list)) else str(value)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _seconds(timestamp: str) -> float | None:

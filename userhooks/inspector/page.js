@@ -472,7 +472,7 @@ function curlOf(found, origin) {
 }
 
 function named(judgement) {
-  const names = { foreign: "another user's row", duplicate_of: "duplicate", late: "late", out_of_order_with: "out of order", body: "not what it says", secret: "secret" };
+  const names = { foreign: "another user's row", duplicate_of: "duplicate", late: "late", out_of_order_with: "out of order", body: "not what it says", unread: "not judged", secret: "secret" };
   return `${names[judgement.kind] ?? judgement.kind}${judgement.seq === undefined ? "" : ` of #${judgement.seq}`}`.replace("out of order of", "out of order with");
 }
 
