@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import orjson
 
 from userhooks.errors import InvalidInput
+from userhooks.json_text import NotJson, parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +86,25 @@ def parse_body(body: bytes) -> list[Message]:
     A sink with `batch: true` sends `{"data": [message, …]}`, one with `batch: false` the bare message. Raises InvalidInput, which names
     what is missing or malformed, for a body that is no such JSON; then none of its messages counts.
     """
-    try:
-        parsed = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InvalidInput("body", f"The body is not JSON ({error}).") from None
+    parsed = _parsed(body)
     if isinstance(parsed, dict) and "data" in parsed and "metadata" not in parsed:
         batch = parsed["data"]
         if not isinstance(batch, list):
             raise InvalidInput("data", "data is not a list of messages.")
         return [_message(entry, f"data[{number}]") for number, entry in enumerate(batch)]
     return [_message(parsed, "body")]
+
+
+def _parsed(body: bytes) -> Any:
+    """The value of a JSON text, also of one that orjson refuses: numbers beyond a float, lone surrogates."""
+    with suppress(orjson.JSONDecodeError):
+        return orjson.loads(body)
+    try:
+        return parse(body.decode()).value
+    except UnicodeDecodeError as error:
+        raise InvalidInput("body", f"The body is not JSON (JSON is UTF-8, and byte {error.start} is not).") from None
+    except NotJson as error:
+        raise InvalidInput("body", f"The body is not JSON ({error}).") from None
 
 
 def _message(entry: object, where: str) -> Message:

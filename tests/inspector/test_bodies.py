@@ -49,9 +49,11 @@ ODD = {
 def test_valid_json_is_judged_whatever_it_holds(http: httpx.Client, inbox: Inbox, more: str, content_type: str) -> None:
     own = judged(http, inbox, text_of(1, more=more), content_type=content_type)
     assert (own.secret, kinds(own)) == ("ok", [])
+    assert [one.user_id for one in own.messages()] == [1]
     foreign = judged(http, inbox, f'{{"data": [{text_of(1, more=more)}, {text_of(2, more=more, row=11)}]}}', content_type=content_type)
     assert foreign.secret == "ok"
     assert "foreign" in kinds(foreign)
+    assert [one.user_id for one in foreign.messages()] == [1, 2]
 
 
 @pytest.mark.parametrize(

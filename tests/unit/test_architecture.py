@@ -50,7 +50,7 @@ PURE = [
     "engine/values.py",
     "inspector/answers.py",
     "inspector/bodies.py",
-    "inspector/json_text.py",
+    "json_text.py",
     "inspector/judgement.py",
     "inspector/rates.py",
 ]

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from userhooks.bearer import authorization_matches, subscription_secret
 from userhooks.inspector.bodies import Judgement, json_values
-from userhooks.inspector.json_text import Repeated
+from userhooks.json_text import Repeated
 
 _JUDGED: dict[str, Any] = {
     "record": {"user_id": {}},

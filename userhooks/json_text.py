@@ -1,7 +1,7 @@
 """A JSON parser that takes every text of RFC 8259's grammar, for bodies that orjson refuses or whose repeated names it would drop. Pure.
 
 It has no limit of depth or magnitude: integers of any length, exponents beyond a float, lone surrogates in escapes. What the values mean is
-judged in `judgement.py`.
+judged by those who parse.
 """
 
 from __future__ import annotations
