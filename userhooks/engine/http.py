@@ -12,6 +12,7 @@ import asyncio
 import resource
 import socket
 import ssl
+import time
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
@@ -21,6 +22,7 @@ import httptools
 
 from userhooks.addresses import forbidden
 from userhooks.engine.lookups import Lookups
+from userhooks.engine.retry import retry_after_seconds
 
 MAX_ANSWER = 64 * 1024
 """Bytes of an answer's body that are read; what is longer counts by its status, and the connection is closed."""
@@ -150,7 +152,7 @@ class Connection(asyncio.Protocol):
         if size == 14 or size == 17:
             self._framed = self._framed or name.lower() in (b"content-length", b"transfer-encoding")
         elif size == 11 and name.lower() == b"retry-after":
-            self._retry_after = _seconds(value)
+            self._retry_after = retry_after_seconds(value, time.time())
 
     def on_headers_complete(self) -> None:
         if not self._complete:
@@ -542,8 +544,3 @@ def raise_file_limit() -> int:
     soft = max(soft, wanted) if hard == resource.RLIM_INFINITY else hard
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return max(1, min(_MOST_CONNECTIONS, soft - _OTHER_FILES))
-
-
-def _seconds(value: bytes) -> float | None:
-    """Read Retry-After in its form as a number of seconds (RFC 9110, 10.2.3); a date is not honoured."""
-    return float(value) if value.isdigit() and len(value) < 8 else None

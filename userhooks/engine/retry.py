@@ -6,6 +6,10 @@ The schedule is Sequin's (sequin v0.14.6, lib/sequin/time.ex and consumers.ex): 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
+
+_HTTP_DATES = ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y")
+"""The three forms of RFC 9110, 5.6.7; all are in GMT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,23 @@ def after_failure(
     if max_attempts is not None and attempts >= max_attempts:
         return Discard()
     return Again(_at_least(schedule.wait(attempts, luck), retry_after, schedule.cap))
+
+
+def retry_after_seconds(value: bytes, now: float) -> float | None:
+    """Return the seconds that a Retry-After header asks for at the time `now` (Unix time); None when it is malformed.
+
+    Both forms count: a number of seconds, and an HTTP date (RFC 9110, 10.2.3), which asks for nothing when it has passed.
+    """
+    value = value.strip(b" \t")
+    if value.isdigit():
+        return float(value)
+    for form in _HTTP_DATES:
+        try:
+            at = datetime.strptime(value.decode(), form).replace(tzinfo=UTC)
+        except ValueError:
+            continue
+        return max(0.0, at.timestamp() - now)
+    return None
 
 
 def _at_least(wait: float, asked: float | None, cap: float) -> float:

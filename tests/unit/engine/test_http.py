@@ -9,8 +9,10 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from email.utils import formatdate
 from typing import Any
 
 import pytest
@@ -202,10 +204,14 @@ def test_a_redirect_is_not_followed() -> None:
     assert asyncio.run(outcomes(answering(b"HTTP/1.1 307 Go\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n"))) == [(307, "", None)]
 
 
-def test_retry_after_in_seconds_is_reported_and_a_date_is_not() -> None:
+def test_retry_after_is_reported_in_seconds_and_a_date_in_seconds_from_now() -> None:
     busy = b"HTTP/1.1 429 Busy\r\nretry-after: %b\r\ncontent-length: 0\r\n\r\n"
-    assert asyncio.run(outcomes(answering(busy % b"7"))) == [(429, "", 7.0)]
-    assert asyncio.run(outcomes(answering(busy % b"Wed, 21 Oct 2026 07:28:00 GMT"))) == [(429, "", None)]
+    assert asyncio.run(outcomes(answering(busy % b" 7 \t"))) == [(429, "", 7.0)]
+    assert asyncio.run(outcomes(answering(busy % b"86400000"))) == [(429, "", 86_400_000.0)]
+    [(status, _, wait)] = asyncio.run(outcomes(answering(busy % formatdate(time.time() + 300, usegmt=True).encode())))
+    assert status == 429
+    assert wait is not None
+    assert 200 < wait <= 300
 
 
 def test_an_oversized_answer_counts_by_its_status_and_is_not_read_to_the_end() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from userhooks.engine.retry import Again, Discard, Halve, Schedule, after_failure
+from userhooks.engine.retry import Again, Discard, Halve, Schedule, after_failure, retry_after_seconds
 
 
 @pytest.mark.parametrize(
@@ -49,6 +49,43 @@ def test_a_batch_is_split_before_anything_in_it_is_discarded() -> None:
 @pytest.mark.parametrize(("asked", "wait"), [(None, 1.0), (0, 1.0), (7, 7.0), (10_000, 600.0)])
 def test_retry_after_lengthens_the_wait_within_bounds(asked: float | None, wait: float) -> None:
     assert decide(retry_after=asked) == Again(wait)
+
+
+NOW = 1_792_567_680.0
+"""Wed, 21 Oct 2026 07:28:00 GMT"""
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("0", 0.0),
+        (" \t120 ", 120.0),
+        ("99999999", 99_999_999.0),
+        ("Wed, 21 Oct 2026 07:29:30 GMT", 90.0),
+        ("Wednesday, 21-Oct-26 07:29:30 GMT", 90.0),
+        ("Wed Oct 21 07:29:30 2026", 90.0),
+        ("Sun Nov  6 08:49:37 1994", 0.0),
+        ("Wed, 21 Oct 2026 07:27:00 GMT", 0.0),
+    ],
+)
+def test_retry_after_is_a_number_of_seconds_or_a_date(value: str, seconds: float) -> None:
+    assert retry_after_seconds(value.encode(), NOW) == seconds
+
+
+@pytest.mark.parametrize("value", ["9" * 8, "9" * 400, "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_a_wait_beyond_the_bound_is_the_bound(value: str) -> None:
+    assert decide(retry_after=retry_after_seconds(value.encode(), NOW)) == Again(600.0)
+
+
+@pytest.mark.parametrize("value", ["", "-5", "1.5", "soon", "7 8", "Wed, 32 Oct 2026 07:28:00 GMT", "21 Oct 2026", "\u0667"])
+def test_a_malformed_retry_after_asks_for_nothing(value: str) -> None:
+    assert retry_after_seconds(value.encode(), NOW) is None
+
+
+@given(value=st.binary(max_size=60) | st.from_regex(rb"[A-Z][a-z]{2}, \d+ [A-Z][a-z]{2} \d+ \d\d:\d\d:\d\d GMT", fullmatch=True))
+def test_no_retry_after_breaks_the_client_or_asks_for_time_past(value: bytes) -> None:
+    seconds = retry_after_seconds(value, NOW)
+    assert seconds is None or seconds >= 0
 
 
 @given(
