@@ -25,7 +25,8 @@ from userhooks.engine.lookups import Lookups
 from userhooks.engine.retry import retry_after_seconds
 
 MAX_ANSWER = 64 * 1024
-"""Bytes of an answer's body that are read; what is longer counts by its status, and the connection is closed."""
+"""Bytes of an answer that are read, interim answers, head and chunk framing included. A longer answer counts by its status when most of
+these bytes are its body, and is a failure otherwise; its connection is closed."""
 USUAL_BYTES = 1024
 """An answer up to this size that was one complete 200 is not parsed when the same bytes come again: of 27 µs for a request that saves 3."""
 IDLE_SECONDS = 4.0
@@ -40,6 +41,8 @@ _MOST_CONNECTIONS = 8192
 _LOOK_AGAIN_SECONDS = 0.05
 _OTHER_FILES = 256
 """Files that the rest of the program may need"""
+_CLOSED = "the connection was closed before the answer was complete"
+_TOO_LATE = "no complete answer within the time limit"
 
 OriginKey = tuple[str, str, int]
 """(scheme, host, port): connections are shared between all sinks that send there"""
@@ -73,12 +76,12 @@ class Connection(asyncio.Protocol):
     """One connection to an origin, speaking HTTP/1.1."""
 
     __slots__ = (
-        "_answer_size",
-        "_begun",
+        "_body_size",
         "_complete",
         "_delivery",
         "_framed",
         "_parser",
+        "_read",
         "_retry_after",
         "_reusable",
         "_status",
@@ -100,13 +103,16 @@ class Connection(asyncio.Protocol):
         self._prepare()
 
     def _prepare(self) -> None:
+        self._read = 0
+        self._body_size = 0
+        self._complete = False
+        self._reusable = False
+        self._prepare_head()
+
+    def _prepare_head(self) -> None:
         self._status: int | None = None
         self._framed = False
         self._retry_after: float | None = None
-        self._answer_size = 0
-        self._begun = 0
-        self._complete = False
-        self._reusable = False
 
     # --- asyncio -------------------------------------------------------------------------------------------------------
 
@@ -117,21 +123,39 @@ class Connection(asyncio.Protocol):
         if self._delivery is None:
             self.close()  # nobody asked: not a receiver that can be trusted with the next request
             return
-        is_first = not self._begun
+        is_first = not self._read
         if is_first and data == self.origin.usual_answer:
             self._finish(200)
             return
+        end = min(len(data), MAX_ANSWER - self._read)
+        self._read += end
+        is_followed = end < len(data)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError:
-            self._fail("the answer is not HTTP/1.1")
-            return
+            self._parser.feed_data(data[: end - 1])
+            if self._complete:
+                is_followed = True
+            else:
+                self._parser.feed_data(data[end - 1 : end])
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            if not self._complete:
+                self._fail("the answer is not HTTP/1.1")
+                return
+            is_followed = True  # whatever follows a complete answer does not change it
         if self._complete:
-            if self._begun > 1 or not self._reusable:
+            if is_followed or not self._reusable:
                 self.close()  # bytes beyond the answer must not be taken for the answer to somebody else's request
             elif is_first and self._status == 200 and len(data) < USUAL_BYTES:
                 self.origin.usual_answer = data
             self._finish(self._status)
+        elif self._read == MAX_ANSWER:
+            self._too_long()
+
+    def _too_long(self) -> None:
+        if 2 * self._body_size > MAX_ANSWER:
+            self.close()
+            self._finish(self._status)
+        else:
+            self._fail(f"the answer is longer than {MAX_ANSWER} bytes, and most of them are not its body")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.origin.lost(self)
@@ -140,17 +164,18 @@ class Connection(asyncio.Protocol):
         if exc is None and self._status is not None and self._status >= 200 and not self._framed:
             self._finish(self._status)  # an answer without a length ends with the connection (RFC 9112, 6.3)
         else:
-            self._fail("the connection was closed before the answer was complete")
+            self._fail(_CLOSED)
 
     # --- httptools -----------------------------------------------------------------------------------------------------
 
-    def on_message_begin(self) -> None:
-        self._begun += 1
-
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._status is not None:
+            return  # a trailer
         size = len(name)
-        if size == 14 or size == 17:
-            self._framed = self._framed or name.lower() in (b"content-length", b"transfer-encoding")
+        if size == 14:
+            self._framed = self._framed or name.lower() == b"content-length"
+        elif size == 17 and name.lower() == b"transfer-encoding":
+            self._framed = value.rpartition(b",")[2].strip().lower() == b"chunked"
         elif size == 11 and name.lower() == b"retry-after":
             self._retry_after = retry_after_seconds(value, time.time())
 
@@ -159,23 +184,23 @@ class Connection(asyncio.Protocol):
             self._status = self._parser.get_status_code()
 
     def on_body(self, body: bytes) -> None:
-        self._answer_size += len(body)
-        if self._answer_size > MAX_ANSWER and self._delivery is not None:
-            self.close()
-            self._finish(self._status)
+        if not self._complete:
+            self._body_size += len(body)
 
     def on_message_complete(self) -> None:
-        if self._status is not None and self._status < 200:
-            self._prepare()  # an interim answer; the final one follows
-        elif not self._complete:
-            self._complete = True
-            self._reusable = self._parser.should_keep_alive()
+        if self._complete:
+            return
+        if self._status is not None and self._status < 200 and self._status != 101:
+            self._prepare_head()  # an interim answer; the final one follows
+            return
+        self._complete = True
+        self._reusable = self._status != 101 and self._parser.should_keep_alive()
 
     # --- requests ------------------------------------------------------------------------------------------------------
 
     def send(self, request: bytes, delivery: Delivery, deadline: float) -> None:
         """Write one request; its outcome goes to `delivery`, at the latest at `deadline` (loop time)."""
-        if self._begun:
+        if self._read:
             self._prepare()
         self._delivery = delivery
         self.deadline = deadline
@@ -183,7 +208,7 @@ class Connection(asyncio.Protocol):
 
     def expire(self) -> None:
         """The deadline has passed."""
-        self._fail("no complete answer within the time limit")
+        self._fail(_TOO_LATE)
 
     def slow(self) -> None:
         """There is no answer yet: the connection counts among the suspects' from now on."""

@@ -10,13 +10,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from email.utils import formatdate
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import trustme
+from hypothesis import given
+from hypothesis import strategies as st
 
 from userhooks.engine.http import MAX_ANSWER, Connection, HttpClient
 
@@ -142,11 +145,124 @@ def test_chunked_answers_and_interim_answers_are_understood() -> None:
 class Wire:
     """Stands for a connection's transport; what is written to it is nobody's concern."""
 
+    def __init__(self) -> None:
+        self.closed = False
+
     def write(self, data: bytes) -> None:
         """Take it."""
 
     def abort(self) -> None:
-        """Be gone."""
+        self.closed = True
+
+
+BEHIND = [b"", b"!", b"\r\n", b"\n", b"HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n", b"HTTP/1.1 2", b"\x00\xff"]
+"""What may follow a complete answer, which no longer changes it"""
+ANSWERS: list[tuple[bytes, int | None, float | None, bool]] = [
+    (OK, 200, None, False),
+    (b"HTTP/1.1 204 No Content\r\n\r\n", 204, None, False),
+    (b"HTTP/1.1 204 No Content\r\ncontent-length: 5\r\n\r\n", 204, None, False),
+    (b"HTTP/1.1 304 Not Modified\r\netag: x\r\ncontent-length: 17\r\n\r\n", 304, None, False),
+    (b"HTTP/1.1 429 Slow\r\nretry-after: 3\r\ncontent-length: 4\r\n\r\nlate", 429, 3.0, False),
+    (b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok", 200, None, True),
+    (b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok", 200, None, True),
+    (b"HTTP/1.1 100 Continue\r\n\r\n" + OK, 200, None, False),
+    (
+        b"HTTP/1.1 103 Early Hints\r\nretry-after: 9\r\n\r\nHTTP/1.1 102 Wait\r\n\r\nHTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n",
+        503,
+        None,
+        False,
+    ),
+    (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2;a=b\r\nok\r\n0\r\nretry-after: 3\r\nx: y\r\n\r\n", 200, None, False),
+    (b"HTTP/1.1 101 Switching Protocols\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n", 101, None, True),
+    (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", 101, None, True),
+]
+"""Answers that say where they end: bytes, status, seconds of Retry-After, and whether the connection cannot be used again"""
+ANSWERS_TO_THE_END: list[tuple[bytes, int | None]] = [
+    (b"HTTP/1.1 200 OK\r\n\r\n", 200),
+    (b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 500 Oh\r\n\r\n", 200),
+    (b"HTTP/1.0 500 Oh\r\ncontent-type: text/plain\r\n\r\nsome", 500),
+    (b"HTTP/1.1 200 OK\r\ntransfer-encoding: identity\r\n\r\nok", 200),
+    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, gzip\r\n\r\n2\r\nok", 200),
+    (b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n", None),
+    (b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok", None),
+    (b"HTTP/1.1 100 Continue\r\n\r\n", None),
+    (b"HTTP/1.1 200 OK\r\ncontent-type: text/pl", None),
+    (b"HTTP/1.1 200 OK\r\ncontent-length: two\r\n\r\nok", None),
+]
+"""Answers after which the receiver closes the connection, and the status that counts"""
+
+
+@contextmanager
+def connection() -> Iterator[tuple[Connection, Wire]]:
+    """A connection whose wire is the test."""
+    loop = asyncio.new_event_loop()
+    wire = Wire()
+
+    async def made() -> tuple[HttpClient, Connection]:
+        client = HttpClient(allow_private=True, tls=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))  # quickly made
+        made = Connection(client.origin(("http", "127.0.0.1", 1)))
+        made.connection_made(wire)
+        return client, made
+
+    client, one = loop.run_until_complete(made())
+    try:
+        yield one, wire
+    finally:
+        client.close()
+        loop.close()
+
+
+def cut(data: bytes, places: Iterable[int]) -> list[bytes]:
+    at = sorted({0, len(data), *(place % len(data) for place in places)})
+    return [data[a:b] for a, b in pairwise(at)]
+
+
+def told(parts: list[bytes], *, end: bool) -> tuple[list[tuple[int | None, float | None]], bool]:
+    """What becomes of one request, by (status, Retry-After), and whether the connection is closed afterwards."""
+    with connection() as (one, wire):
+        request = Requests()
+        one.send(b"", request, 0.0)
+        for part in parts:
+            if not wire.closed:
+                one.data_received(part)
+        if end and not wire.closed:
+            one.connection_lost(None)
+        return [(status, wait) for status, _, wait in request.outcomes], wire.closed
+
+
+@given(answer=st.sampled_from(ANSWERS), behind=st.sampled_from(BEHIND), places=st.sets(st.integers(0, 400)))
+def test_a_complete_answer_is_what_it_is_however_it_is_cut_and_whatever_follows(
+    answer: tuple[bytes, int | None, float | None, bool], behind: bytes, places: set[int]
+) -> None:
+    data, status, wait, closes = answer
+    assert told(cut(data + behind, places), end=False) == ([(status, wait)], closes or bool(behind))
+
+
+@given(answer=st.sampled_from(ANSWERS_TO_THE_END), places=st.sets(st.integers(0, 400)))
+def test_an_answer_that_ends_with_its_connection_is_what_it_is_however_it_is_cut(
+    answer: tuple[bytes, int | None], places: set[int]
+) -> None:
+    data, status = answer
+    [(outcome, _)], _ = told(cut(data, places), end=True)
+    assert outcome == status
+
+
+def test_no_single_cut_changes_an_answer() -> None:
+    for data, status, wait, closes in ANSWERS:
+        for behind in BEHIND:
+            for place in range(len(data + behind)):
+                parts = cut(data + behind, [place])
+                assert told(parts, end=False) == ([(status, wait)], closes or bool(behind)), parts
+
+
+@given(places=st.sets(st.integers(0, 2 * MAX_ANSWER), max_size=20))
+def test_the_longest_answer_is_read_and_no_longer_one_however_they_are_cut(places: set[int]) -> None:
+    padding = MAX_ANSWER - len(LONG_HEAD % b"")
+    assert told(cut(LONG_HEAD % (b"x" * (padding - 1)) + b"more", places), end=False) == ([(200, None)], True)
+    assert told(cut(LONG_HEAD % (b"x" * (padding + 1)), places), end=False) == ([(None, None)], True)
+
+
+LONG_HEAD = b"HTTP/1.1 200 OK\r\nx: %b\r\ncontent-length: 0\r\n\r\n"
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -218,6 +334,37 @@ def test_an_oversized_answer_counts_by_its_status_and_is_not_read_to_the_end() -
     big = b"x" * (MAX_ANSWER * 4)
     head = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n"
     assert asyncio.run(outcomes(answering(head, big))) == [(200, "", None)]
+
+
+@pytest.mark.parametrize(
+    ("beginning", "endless"),
+    [
+        (b"HTTP/1.1 200 OK\r\nx: ", b"x"),
+        (b"HTTP/1.1 200 OK\r\n", b"x: y\r\n"),
+        (b"HTTP/1.1 200 ", b"O"),
+        (b"", b"HTTP/1.1 102 Processing\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2;x=", b"y"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", b"1;x=yyyyyyyyyyyyy\r\n.\r\n"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n", b"x: y\r\n"),
+    ],
+)
+def test_an_endless_answer_that_is_hardly_body_fails_with_a_reason_and_is_read_no_further(beginning: bytes, endless: bytes) -> None:
+    written = 0
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal written
+        await read_request(reader)
+        writer.write(beginning)
+        piece = endless * (16_384 // len(endless))
+        while True:
+            writer.write(piece)
+            await writer.drain()
+            written += len(piece)
+
+    [(status, error, _)] = asyncio.run(outcomes(handler, timeout=2.0))
+    assert status is None
+    assert error == "the answer is longer than 65536 bytes, and most of them are not its body"
+    assert written < 20_000_000  # what fits into the buffers of two sockets
 
 
 @pytest.mark.parametrize(
