@@ -53,7 +53,8 @@ class _Server(ThreadingHTTPServer):
 
 
 class Receiver:
-    """A webhook receiver on a free port; `script` decides the status from the path and the messages, 200 by default.
+    """A webhook receiver on a free port; `script` decides the status from the path and the messages, 200 by default; 0 ends the
+    connection without an answer.
 
     Answers wait for `gate`; `arrived` counts requests, also those that wait for it.
     """
@@ -83,6 +84,9 @@ class Receiver:
                 status = outer.script(self.path, messages)
                 headers = list(self.headers.items())
                 outer.requests.append(Received(self.requestline, self.path, headers, raw, messages, self.connection_number, status))
+                if not status:
+                    self.close_connection = True
+                    return
                 self.send_response(status)
                 self.send_header("content-length", "0")
                 self.end_headers()

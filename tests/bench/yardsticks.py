@@ -26,6 +26,10 @@ class _Posts:
     def slow(self) -> None:
         """A receiver on this machine that takes a second is noted by nobody."""
 
+    def again(self) -> bool:
+        """A request without an answer is a fault of the yardstick."""
+        return False
+
     def next_request(self) -> tuple[bytes, _Posts] | None:
         if not self.left:
             return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 
@@ -22,6 +23,13 @@ def insert(database: Connection, user: int, *texts: str) -> list[int]:
 
 def story(messages: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return [(m["action"], m["record"]["message"]) for m in messages]
+
+
+def counted(engine: EngineProgram, name: str) -> float:
+    """One of the metrics of user 1's sink; 0 until there is one."""
+    page = httpx.get(f"http://127.0.0.1:{engine.config['metrics_port']}/metrics").text
+    found = [line for line in page.splitlines() if line.startswith(f"{name}{{") and 'consumer_name="user-1"' in line]
+    return float(found[0].split()[-1]) if found else 0.0
 
 
 def test_each_user_gets_their_own_rows_and_nobody_elses(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
@@ -124,6 +132,59 @@ def test_the_retry_limit_counts_attempts_and_then_frees_the_row(engine: EnginePr
     database.execute("update notifications set message = 'good'")
     assert story(receiver.wait_for(1)) == [("update", "good")]
     assert [r.status for r in receiver.requests] == [500, 500, 500, 200]
+
+
+def test_a_request_that_met_a_closing_connection_is_sent_again_and_is_no_attempt_of_its_own(
+    engine: EngineProgram, database: Connection, receiver: Receiver
+) -> None:
+    engine.user_sink(1, receiver.url, max_retry_count=1)
+    receiver.script = lambda *_: 0 if len(receiver.requests) == 1 else 200
+    insert(database, 1, "first")
+    receiver.wait_for(1)
+    insert(database, 1, "second")
+    receiver.wait_for(2)
+    assert [(r.status, r.connection) for r in receiver.requests] == [(200, 1), (0, 1), (200, 2)]
+    assert receiver.requests[1].body == receiver.requests[2].body
+    eventually(lambda: counted(engine, "sequin_message_deliver_success_count") == 2, what="both delivered")
+    assert counted(engine, "sequin_message_deliver_attempt_count") == 2
+    assert counted(engine, "sequin_message_deliver_failure_count") == 0
+    assert counted(engine, "userhooks_requests_repeated") == 1
+
+
+def test_a_receiver_that_ends_every_connection_unanswered_gets_no_more_than_one_repeat_an_attempt(
+    engine: EngineProgram, database: Connection, receiver: Receiver
+) -> None:
+    engine.user_sink(1, receiver.url, max_retry_count=2)
+    receiver.script = lambda *_: 0 if receiver.requests else 200
+    insert(database, 1, "first")
+    receiver.wait_for(1)
+    insert(database, 1, "second")
+    eventually(lambda: counted(engine, "userhooks_messages_discarded") == 1, what="the message given up")
+    assert [(r.status, r.connection) for r in receiver.requests] == [(200, 1), (0, 1), (0, 2), (0, 3)]
+    assert counted(engine, "userhooks_requests_repeated") == 1
+
+
+@pytest.mark.parametrize("end", ["paused", "deleted"])
+def test_a_request_of_a_sink_that_has_ended_is_not_sent_again(
+    engine: EngineProgram, database: Connection, receiver: Receiver, end: str
+) -> None:
+    receiver.script = lambda path, _: 0 if path == "/1" and receiver.requests else 200
+    engine.user_sink(1, f"{receiver.url}/1")
+    engine.user_sink(2, f"{receiver.url}/2")
+    insert(database, 1, "first")
+    receiver.wait_for(1)
+    receiver.gate.clear()
+    insert(database, 1, "second")
+    eventually(lambda: receiver.arrived == 2, what="the request that will not be answered")
+    if end == "paused":
+        engine.ask("PATCH", "/api/sinks/user-1", {"status": "paused"})
+    else:
+        engine.ask("DELETE", "/api/sinks/user-1")
+    receiver.gate.set()
+    eventually(lambda: len(receiver.requests) == 2, what="the connection ended")
+    insert(database, 2, "of another user")
+    receiver.wait_for(1, "/2")
+    assert [(r.path, r.status) for r in receiver.requests] == [("/1", 200), ("/1", 0), ("/2", 200)]
 
 
 @pytest.mark.parametrize("status", [301, 307, 404, 429, 500, 503])

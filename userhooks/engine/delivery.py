@@ -137,6 +137,7 @@ class SinkDelivery:
         "last_error",
         "number",
         "pending",
+        "repeated",
         "sink",
         "suspect",
     )
@@ -158,7 +159,7 @@ class SinkDelivery:
     ) -> None:
         self.number = number
         self.judge: Callable[[Change], bool] = lambda _: True
-        self.delivered = self.attempted = self.failed = self.discarded = 0
+        self.delivered = self.attempted = self.failed = self.discarded = self.repeated = 0
         self.last_error: str | None = None
         self.pending = 0
         self.behind = False
@@ -654,6 +655,14 @@ class SinkDelivery:
         if self._ready or self._retries:  # whether one of them may go is asked when the turn comes
             self._client.origin(self._origin).offer(self)
 
+    def again(self, attempt: Attempt) -> bool:
+        """Return whether an attempt's request may be sent again as it is, and count that: not if the sink has changed since."""
+        is_current = attempt.epoch == self._epoch and attempt.address == self._address and self._active
+        if not is_current or any(message.unjudged for message in attempt.messages):
+            return False
+        self.repeated += 1
+        return True
+
     def _succeeded(self, messages: list[Message]) -> None:
         count = unsaved = len(messages)
         self.delivered += count
@@ -880,3 +889,7 @@ class Attempt:
     def slow(self) -> None:
         """No answer for a while."""
         self._sink.suspect = True
+
+    def again(self) -> bool:
+        """Return whether the request may be sent again within this attempt."""
+        return self._sink.again(self)

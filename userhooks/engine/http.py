@@ -2,8 +2,9 @@
 
 It follows no redirect, never decompresses, reads no more than `MAX_ANSWER` of an answer, has one deadline for everything from the
 request's first byte to the answer's last, connects only to addresses that `userhooks.addresses` lets pass (judged after name resolution,
-at every new connection), ignores proxy variables, verifies TLS, and never repeats a request by itself. A connection carries one request
-at a time and is reused.
+at every new connection), ignores proxy variables, and verifies TLS. A connection carries one request at a time and is reused. The only
+request it repeats by itself, once, is one whose reused connection ends before the first byte of an answer: the receiver closed an idle
+connection while the request was on its way (RFC 9110, 9.2.2 and RFC 9112, 9.3.1).
 """
 
 from __future__ import annotations
@@ -57,6 +58,9 @@ class Delivery(Protocol):
     def slow(self) -> None:
         """There is no answer after `SLOW_SECONDS`."""
 
+    def again(self) -> bool:
+        """Return whether the request may be sent again, since its reused connection ended before the first byte of an answer."""
+
 
 class Sender(Protocol):
     """Something that has requests for an origin when it is its turn; `suspect` when its receiver fails, is slow, or is not known yet."""
@@ -82,8 +86,10 @@ class Connection(asyncio.Protocol):
         "_framed",
         "_parser",
         "_read",
+        "_repeatable",
         "_retry_after",
         "_reusable",
+        "_reused",
         "_status",
         "_transport",
         "deadline",
@@ -99,6 +105,8 @@ class Connection(asyncio.Protocol):
         self.suspect = False
         self._transport: Any = None
         self._delivery: Delivery | None = None
+        self._reused = False
+        self._repeatable: bytes | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._prepare()
 
@@ -158,8 +166,13 @@ class Connection(asyncio.Protocol):
             self._fail(f"the answer is longer than {MAX_ANSWER} bytes, and most of them are not its body")
 
     def connection_lost(self, exc: Exception | None) -> None:
+        delivery, request = self._delivery, self._repeatable
+        if delivery is not None and request is not None and not self._read and delivery.again():
+            self._delivery = None
+            self.origin.send_again(self, request, delivery)
+            return
         self.origin.lost(self)
-        if self._delivery is None:
+        if delivery is None:
             return
         if exc is None and self._status is not None and self._status >= 200 and not self._framed:
             self._finish(self._status)  # an answer without a length ends with the connection (RFC 9112, 6.3)
@@ -203,6 +216,8 @@ class Connection(asyncio.Protocol):
         if self._read:
             self._prepare()
         self._delivery = delivery
+        self._repeatable = request if self._reused else None
+        self._reused = True
         self.deadline = deadline
         self._transport.write(request)
 
@@ -218,11 +233,13 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close at once; what is unfinished fails through `connection_lost`."""
+        self._repeatable = None
         self.origin.lost(self)
         self._transport.abort()
 
     def _finish(self, status: int | None) -> None:
         delivery, self._delivery = self._delivery, None
+        self._repeatable = None
         retry_after = self._retry_after
         if self.suspect:
             self.origin.suspects(self, False)
@@ -338,6 +355,36 @@ class Origin:
         self._client.give_place()
         if not self._open and not self._connecting:
             self._refuse(error)
+
+    def send_again(self, lost: Connection, request: bytes, delivery: Delivery) -> None:
+        """Send a request on a new connection, which takes the place of the lost one and has its deadline."""
+        self._open.discard(lost)
+        self._connecting += 1
+        self._client.spawn(self._connect_again(request, delivery, lost.deadline, lost.suspect))
+
+    async def _connect_again(self, request: bytes, delivery: Delivery, deadline: float, suspect: bool) -> None:
+        error = _CLOSED
+        try:
+            async with asyncio.timeout_at(deadline):
+                connection = await self._client.connect(self)
+            error = ""
+        except TimeoutError:
+            error = _TOO_LATE
+        except ConnectError as exc:
+            error = str(exc)
+        finally:
+            self._connecting -= 1
+            if error:
+                if suspect:
+                    self._suspects -= 1
+                    self._client.suspects_changed(-1)
+                self._client.give_place()
+                delivery.answered(None, error, None)
+        if not error:
+            connection.suspect = suspect
+            self._open.add(connection)
+            connection.send(request, delivery, deadline)
+        self.pump()
 
     def _refuse(self, error: str) -> None:
         """No connection can be had: whatever waits for one has failed."""

@@ -44,6 +44,7 @@ _PER_SINK: tuple[tuple[str, str, str, Callable[[SinkDelivery], float]], ...] = (
     ("sequin_messages_in_redelivery", "gauge", "Messages waiting for another attempt.", lambda d: d.retrying),
     ("userhooks_oldest_message_age_seconds", "gauge", "Age of the oldest message that is being tried.", lambda d: _age(d)),
     ("userhooks_messages_discarded", "gauge", "Messages given up after the last attempt.", lambda d: d.discarded),
+    ("userhooks_requests_repeated", "counter", "Requests sent again as a reused connection ended unanswered.", lambda d: d.repeated),
 )
 _HEALTH = {"error": "error", "paused": "paused"}
 """A sink's overall health -> the status of its entity; all others are ok"""

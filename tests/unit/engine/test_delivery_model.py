@@ -103,6 +103,7 @@ class Ledger:
         self.accounts: dict[int, Account] = {}
         self.dues: dict[tuple[int, int, int], Due] = {}
         self.moving: dict[Any, tuple[Account, list[Due], int, int]] = {}
+        self.unrepeated: dict[Any, bytes] = {}
         self.written: dict[bytes, int] = defaultdict(int)
         self.changed: list[Due] = []
         self.story: list[str] = []
@@ -189,8 +190,19 @@ class Ledger:
         for due in dues:
             due.moving = True
         self.moving[attempt] = (account, dues, account.life, account.address)
+        self.unrepeated[attempt] = request
         self.written[request] += 1
         self.sent += len(dues)
+
+    def sends_again(self, attempt: Any) -> None:
+        """An attempt's request goes out again: once, and only for a sink that is what it was when it was sent."""
+        account, dues, life, address = self.moving[attempt]
+        self.tell("repeats", account.sink.name, dues)
+        assert attempt in self.unrepeated, f"{dues} are repeated twice within one attempt"
+        assert account.sink.status == "active", f"{account.sink.name} is {account.sink.status} and repeats {dues}"
+        assert (account.life, account.address) == (life, address), f"{account.sink.name} has changed and repeats {dues}"
+        assert not account.gone, f"{account.sink.name} was told 410 and repeats {dues}"
+        self.written[self.unrepeated.pop(attempt)] += 1
 
     def _due(self, account: Account, lsn: int, idx: int) -> Due:
         """Return what is owed; a change of before the sink was enabled may come when it was read and stored during that."""
@@ -208,6 +220,7 @@ class Ledger:
 
     def answered(self, attempt: Any, status: int | None, retry_after: float | None) -> None:
         account, dues, life, address = self.moving.pop(attempt)
+        self.unrepeated.pop(attempt, None)
         self.tell("answer", status, retry_after, dues)
         account.requests -= 1
         for due in dues:
@@ -308,6 +321,7 @@ class Ledger:
                 due.not_before = 0.0
             self.changed.clear()
             self.moving.clear()
+            self.unrepeated.clear()
             self.written.clear()
             for account in self.accounts.values():
                 account.moving.clear()
@@ -332,6 +346,12 @@ class WatchedDelivery(SinkDelivery):
         if made is not None and not self.life.dead:
             self.life.ledger.sends(made[1], made[0])
         return made
+
+    def again(self, attempt: Attempt) -> bool:
+        may = super().again(attempt)
+        if may and not self.life.dead:
+            self.life.ledger.sends_again(attempt)
+        return may
 
     def answered(self, attempt: Attempt, status: int | None, error: str, retry_after: float | None) -> None:
         if not self.life.dead:

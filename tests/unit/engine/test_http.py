@@ -6,6 +6,7 @@ import asyncio
 import random
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import threading
@@ -30,21 +31,28 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 class Requests:
     """A sender with a list of requests, which notes the outcomes."""
 
-    def __init__(self, count: int = 1) -> None:
+    def __init__(self, count: int = 1, body: bytes = b"hi", *, may_repeat: bool = True) -> None:
         self.left = count
         self.outcomes: list[tuple[int | None, str, float | None]] = []
         self.total = count
         self.done = asyncio.Event()
         self.suspect = False
+        self.body = body
+        self.may_repeat = may_repeat
+        self.repeated = 0
 
     def slow(self) -> None:
         self.suspect = True
+
+    def again(self) -> bool:
+        self.repeated += self.may_repeat
+        return self.may_repeat
 
     def next_request(self) -> tuple[bytes, Requests] | None:
         if not self.left:
             return None
         self.left -= 1
-        return b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nhi", self
+        return b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (len(self.body), self.body), self
 
     def has_more(self) -> bool:
         return self.left > 0
@@ -398,6 +406,135 @@ def test_bytes_after_an_answer_are_never_taken_for_the_next_answer() -> None:
 
     assert asyncio.run(outcomes(handler, 3)) == [(200, "", None)] * 3
     assert len(connections) == 3
+
+
+def ending(how: str, after: float = 0.0) -> tuple[Handler, list[bytes]]:
+    """A receiver that answers the first request of each connection and ends the connection at the second; and the bodies it has seen."""
+    seen: list[bytes] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for number in range(2):
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            if number and how == "unread":
+                writer.transport.abort()
+                return
+            seen.append(await reader.readexactly(length))
+            if not number:
+                writer.write(OK)
+        await asyncio.sleep(after)
+        if how == "first byte":
+            writer.write(b"H")
+            await writer.drain()
+        elif how == "reset":
+            linger = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            writer.transport.abort()
+
+    return handler, seen
+
+
+async def two_requests(port: int, requests: Requests, timeout: float) -> float:  # noqa: ASYNC109  # the client's own deadline
+    """Send the second request when the first is answered; return how long the second one took."""
+    client = HttpClient(allow_private=True, timeout=timeout)
+    loop = asyncio.get_running_loop()
+    try:
+        for count in (1, 2):
+            requests.left, requests.total = 1, count
+            requests.done.clear()
+            began = loop.time()
+            client.origin(("http", "127.0.0.1", port)).offer(requests)
+            async with asyncio.timeout(10):
+                await requests.done.wait()
+            assert client.connections == (requests.outcomes[-1][0] is not None)
+        return loop.time() - began
+    finally:
+        client.close()
+
+
+def two_requests_to(handler: Handler, requests: Requests, timeout: float = 5.0) -> float:
+    async def life() -> float:
+        async with server(handler) as port:
+            return await two_requests(port, requests, timeout)
+
+    return asyncio.run(life())
+
+
+@pytest.mark.parametrize("how", ["end", "reset", "unread"])
+@pytest.mark.parametrize("body", [b"hi", b"x" * 5_000_000], ids=["small", "large"])
+def test_a_request_whose_reused_connection_ends_unanswered_is_sent_again_at_once(how: str, body: bytes) -> None:
+    handler, seen = ending(how)
+    requests = Requests(body=body)
+    two_requests_to(handler, requests)
+    assert requests.outcomes == [(200, "", None)] * 2
+    assert requests.repeated == 1
+    assert set(seen) == {body}
+    assert len(seen) == (2 if how == "unread" else 3)
+
+
+def test_a_repeated_request_is_not_repeated_again() -> None:
+    seen = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await read_request(reader))
+        if len(seen) == 1:
+            writer.write(OK)
+            seen.append(await read_request(reader))
+
+    requests = Requests()
+    two_requests_to(handler, requests)
+    assert requests.outcomes == [(200, "", None), (None, "the connection was closed before the answer was complete", None)]
+    assert len(seen) == 3
+
+
+def test_a_request_is_not_repeated_once_a_byte_of_its_answer_has_come() -> None:
+    handler, seen = ending("first byte")
+    requests = Requests()
+    two_requests_to(handler, requests)
+    assert [status for status, _, _ in requests.outcomes] == [200, None]
+    assert (len(seen), requests.repeated) == (2, 0)
+
+
+def test_a_request_is_not_repeated_when_its_sender_does_not_want_it_any_more() -> None:
+    handler, seen = ending("end")
+    requests = Requests(may_repeat=False)
+    two_requests_to(handler, requests)
+    assert [status for status, _, _ in requests.outcomes] == [200, None]
+    assert len(seen) == 2
+
+
+def test_a_repeated_request_keeps_its_deadline() -> None:
+    ends, seen = ending("end", after=0.9)
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(seen) < 2:
+            await ends(reader, writer)
+        else:
+            await reader.read()  # and no answer
+
+    requests = Requests()
+    took = two_requests_to(handler, requests, timeout=1.0)
+    assert requests.outcomes == [(200, "", None), (None, "no complete answer within the time limit", None)]
+    assert requests.repeated == 1
+    assert took < 1.8
+
+
+def test_a_repeated_request_to_a_receiver_that_is_gone_fails_with_the_reason() -> None:
+    async def life(requests: Requests) -> None:
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await read_request(reader)
+            writer.write(OK)
+            await read_request(reader)
+            listener.close()
+            writer.close()
+
+        listener = await asyncio.start_server(handle, "127.0.0.1", 0)
+        await two_requests(listener.sockets[0].getsockname()[1], requests, 5.0)
+
+    requests = Requests()
+    asyncio.run(life(requests))
+    assert requests.outcomes == [(200, "", None), (None, "the connection was refused", None)]
+    assert requests.repeated == 1
 
 
 def test_a_closed_port_is_a_failure_for_everything_that_waits() -> None:
