@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 import socket
@@ -77,7 +78,7 @@ class Receiver:
 
             def do_POST(self) -> None:
                 raw = self.rfile.read(int(self.headers["content-length"]))
-                body = json.loads(raw)
+                body = json.loads(gzip.decompress(raw) if self.headers["content-encoding"] == "gzip" else raw)
                 messages = body.get("data", [body])
                 outer.arrived += 1
                 outer.gate.wait(30)

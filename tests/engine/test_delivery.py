@@ -187,6 +187,26 @@ def test_a_request_of_a_sink_that_has_ended_is_not_sent_again(
     assert [(r.path, r.status) for r in receiver.requests] == [("/1", 200), ("/1", 0), ("/2", 200)]
 
 
+@pytest.mark.parametrize(("key", "value"), [("headers", "gzip"), ("encrypted_headers", " GZIP")])
+@pytest.mark.parametrize("batch", [True, False])
+def test_an_endpoint_whose_header_promises_gzip_gets_gzip(
+    engine: EngineProgram, database: Connection, receiver: Receiver, key: str, value: str, batch: bool
+) -> None:
+    engine.endpoint("packed", f"{receiver.url}/packed", **{key: {"Content-Encoding": value}})
+    sink = {"name": "packed", "database": "postgres", "destination": {"type": "webhook", "http_endpoint": "packed", "batch": batch}}
+    engine.ask("POST", "/api/sinks", sink)
+    insert(database, 1, "x" * 20_000)
+    assert story(receiver.wait_for(1)) == [("insert", "x" * 20_000)]
+    [request] = receiver.requests
+    assert ("content-encoding", "gzip") in request.headers
+    assert len(request.body) < 2_000
+    engine.ask("PATCH", "/api/destinations/http_endpoints/packed", {key: {}})
+    insert(database, 1, "plain")
+    receiver.wait_for(2)
+    assert "content-encoding" not in dict(receiver.requests[-1].headers)
+    assert b'"plain"' in receiver.requests[-1].body
+
+
 @pytest.mark.parametrize("status", [301, 307, 404, 429, 500, 503])
 def test_everything_but_2xx_is_tried_again(engine: EngineProgram, database: Connection, receiver: Receiver, status: int) -> None:
     engine.user_sink(1, receiver.url)

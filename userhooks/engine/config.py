@@ -165,17 +165,17 @@ def _name(entry: Any, key: str) -> str:
 
 
 def _endpoint(entry: dict[str, Any], present: HttpEndpoint | None, new_id: Callable[[], str]) -> HttpEndpoint:
+    secrets = present.encrypted_headers if present is not None else {}
+    given = entry.get("encrypted_headers")
+    if isinstance(given, dict):  # what the export shows instead of a secret means the secret that is there
+        kept = {
+            name: secrets[name] if name in secrets and value == answers.obscured(secrets[name]) else value for name, value in given.items()
+        }
+        entry = entry | {"encrypted_headers": kept}
     try:
-        one = endpoint_from(entry, present, present.id if present is not None else new_id(), set())
+        return endpoint_from(entry, present, present.id if present is not None else new_id(), set())
     except Refused as exc:
         raise _of("http endpoint", entry, exc) from exc
-    secrets = present.encrypted_headers if present is not None else {}
-    # what the export shows instead of a secret means the secret that is there
-    kept = {
-        name: secrets[name] if name in secrets and value == answers.obscured(secrets[name]) else value
-        for name, value in one.encrypted_headers.items()
-    }
-    return replace(one, encrypted_headers=kept)
 
 
 def _sink(entry: dict[str, Any], catalog: Catalog, present: Sink | None, new_id: Callable[[], str]) -> tuple[Sink, list[Reading]]:

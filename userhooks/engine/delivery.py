@@ -17,6 +17,7 @@ import logging
 import math
 import random
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
@@ -27,7 +28,7 @@ from userhooks.engine.histogram import HistogramPool, Latencies
 from userhooks.engine.http import HttpClient, OriginKey
 from userhooks.engine.owed import BEING_STORED, LEAST_WINDOW, NOT_STORED, SETTLED, Load, Message, Owed, Rows
 from userhooks.engine.rendering import Change, SinkForm, render
-from userhooks.engine.request_head import request_head
+from userhooks.engine.request_head import RequestHead, request_head
 from userhooks.engine.resources import HttpEndpoint, Sink
 from userhooks.engine.retry import Again, Discard, Halve, Schedule, after_failure
 
@@ -125,7 +126,6 @@ class SinkDelivery:
         "_schedule",
         "_swept",
         "_tail",
-        "_tail_of_head",
         "_wake",
         "attempted",
         "behind",
@@ -197,7 +197,7 @@ class SinkDelivery:
         self._progressed = 0.0
         self._delivered_before = 0
         self._crowded = False
-        self._head = self._tail_of_head = b""
+        self._head = RequestHead(b"", b"", gzip=False)
         self._address = 0
         self._origin: OriginKey = (endpoint.scheme, endpoint.host, endpoint.port)
         self.configure(sink, endpoint, form)
@@ -215,8 +215,8 @@ class SinkDelivery:
             self._client.origin(self._origin).withdraw(self)  # a turn there would send what is for the new one
             self._origin = origin
         head = request_head(endpoint, sink.path)
-        if head != (self._head, self._tail_of_head):
-            self._head, self._tail_of_head = head
+        if head != self._head:
+            self._head = head
             self._address += 1
         self._misses = self._refused = 0
         self._next_new = 0.0
@@ -523,6 +523,9 @@ class SinkDelivery:
                 if is_new and self.failed > failed:
                     self._new_failed()
                 continue
+            before, after, compressed = self._head
+            if compressed:
+                body = zlib.compress(body, 1, wbits=31)  # the quickest level, since the other sinks wait meanwhile; 31 is gzip's format
             attempt = Attempt(self, messages, len(body), self._loop.time(), self._address, self._epoch, is_new)
             if is_new and self._retries and not self._has_room:
                 self._next_new = math.inf  # one at a time
@@ -533,7 +536,7 @@ class SinkDelivery:
             if self._latency is None:
                 self._latency = self._latencies.of(self.sink.id)
             self._latency.internal.observe(time.time() * 1e6 - messages[0].change.commit_us)
-            return b"%b%d%b%b" % (self._head, len(body), self._tail_of_head, body), attempt
+            return b"%b%d%b%b" % (before, len(body), after, body), attempt
         if self.behind:
             self._refill()
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
 from urllib.parse import quote
 
 from userhooks.engine.resources import HttpEndpoint
@@ -10,8 +11,16 @@ USER_AGENT = "userhooks/0.1"
 _URL_CHARACTERS = "!#$%&'()*+,/:;=?@[]~-._"
 
 
-def request_head(endpoint: HttpEndpoint, sink_path: str | None) -> tuple[bytes, bytes]:
-    """Return what stands before and after the content length in a request to this endpoint.
+class RequestHead(NamedTuple):
+    """A request's head, before and after the content length, and whether the body goes out compressed with gzip."""
+
+    before: bytes
+    after: bytes
+    gzip: bool
+
+
+def request_head(endpoint: HttpEndpoint, sink_path: str | None) -> RequestHead:
+    """Return the head of every request to this endpoint.
 
     The order is Sequin's (recorded): content-length, host, all others by name, in lower case. The sink's path is joined to the endpoint's
     URL as text, also behind a query string.
@@ -34,9 +43,12 @@ def request_head(endpoint: HttpEndpoint, sink_path: str | None) -> tuple[bytes, 
     for name, value in (*endpoint.headers.items(), *endpoint.encrypted_headers.items()):
         if name.lower() not in ("content-length", "host", "transfer-encoding", "connection"):
             headers[name.lower()] = str(value)
+    gzip = headers.get("content-encoding", "").strip().lower() == "gzip"
+    if gzip:
+        headers["content-encoding"] = "gzip"
     lines = "".join(f"{_one_line(name)}: {_one_line(value)}\r\n" for name, value in sorted(headers.items()))
     head = f"POST {quote(target, safe=_URL_CHARACTERS)} HTTP/1.1\r\ncontent-length: "
-    return head.encode(), f"\r\nhost: {host}\r\n{lines}\r\n".encode()
+    return RequestHead(head.encode(), f"\r\nhost: {host}\r\n{lines}\r\n".encode(), gzip)
 
 
 def _one_line(text: str) -> str:

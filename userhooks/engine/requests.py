@@ -116,6 +116,8 @@ def _headers(value: Any, key: str) -> dict[str, str]:
     for name, text in value.items():
         if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(text):
             raise refused(f"{key} holds something that cannot be sent as a header: {name!r}")
+        if name.lower() == "content-encoding" and text.strip().lower() not in ("gzip", "identity"):
+            raise refused(f"{key} names a content-encoding that the local engine does not apply. Use `gzip`, or leave the header out.")
     return dict(value)
 
 

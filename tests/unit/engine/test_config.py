@@ -233,12 +233,14 @@ def test_a_filter_is_removed_by_saying_so() -> None:
 
 def test_a_hidden_secret_that_comes_back_stays_what_it_was() -> None:
     known = catalog()
-    known.endpoints["e2"] = replace(known.endpoints["e2"], encrypted_headers={"A": "secret-of-a", "B": "secret-of-b"})
+    known.endpoints["e2"] = replace(
+        known.endpoints["e2"], encrypted_headers={"A": "secret-of-a", "B": "secret-of-b", "Content-Encoding": "gzip"}
+    )
     [shown] = [e for e in yaml.safe_load(config.export(known))["http_endpoints"] if e["name"] == "other"]
     shown["encrypted_headers"]["B"] = "new"
     [one] = wanted({"http_endpoints": [shown]}, known).named
     assert isinstance(one, HttpEndpoint)
-    assert one.encrypted_headers == {"A": "secret-of-a", "B": "new"}
+    assert one.encrypted_headers == {"A": "secret-of-a", "B": "new", "Content-Encoding": "gzip"}
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,15 @@ def test_headers_that_cannot_be_sent_are_refused_and_their_values_not_shown(key:
     assert "one" not in answer["summary"]
 
 
+@pytest.mark.parametrize("key", ["headers", "encrypted_headers"])
+@pytest.mark.parametrize("name", ["content-encoding", "Content-Encoding"])
+def test_a_content_encoding_that_is_not_applied_is_refused(key: str, name: str) -> None:
+    for value in ("br", "deflate", "gzip, br", "x-gzip", ""):
+        assert "Use `gzip`" in refusal_of_endpoint(name="e", url="http://a", **{key: {name: value}})["summary"]
+    for value in ("gzip", " GZip ", "identity"):
+        assert getattr(endpoint(name="e", url="http://a", **{key: {name: value}}), key) == {name: value}
+
+
 def test_headers_are_replaced_whole_and_other_fields_stay() -> None:
     present = endpoint(name="e", url="http://a:81/x", headers={"A": "1", "B": "2"}, encrypted_headers={"Authorization": "Bearer k"})
     changed = endpoint(present, headers=[{"key": "C", "value": "3"}])
