@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
+import sqlite3
 import threading
 import time
 from contextlib import closing
@@ -244,6 +246,65 @@ def test_a_failure_at_the_url_of_before_is_none_of_the_new_one(engine: EnginePro
         receiver.gate.set()
         other.wait_for(1)
         nothing_owed(engine)
+    assert engine.ask("GET", "/api/sinks/all")["status"] == "active"
+
+
+def answer_410_during(engine: EngineProgram, database: Connection, receiver: Receiver, method: str, path: str, body: Any = None) -> None:
+    """Have the sink `all` answered 410 while a call is under way, which the store's write lock holds up; return when both are over.
+
+    Later requests wait for the receiver's gate.
+    """
+
+    def answer_once(path: str, messages: list[dict[str, Any]]) -> int:
+        receiver.gate.clear()
+        return 410
+
+    receiver.script = answer_once
+    receiver.gate.clear()
+    engine.sink("all", receiver.url)
+    insert(database, "no more")
+    eventually(lambda: receiver.arrived, what="the request")
+    headers = {"authorization": f"Bearer {engine.token}", "content-type": "application/json"}
+    with (
+        closing(sqlite3.connect(engine.config["store"], isolation_level=None)) as store,
+        closing(http.client.HTTPConnection("127.0.0.1", engine.port)) as call,
+    ):
+        store.execute("begin immediate")
+        call.request(method, path, json.dumps(body), headers)
+        for _ in range(5):  # by then the call waits for the store
+            engine.ask("GET", "/api/sinks/all")
+        receiver.gate.set()
+        eventually(lambda: "410" in str(engine.ask("GET", "/api/sinks/all")["health"]), what="the 410")
+        store.execute("rollback")
+        answer = call.getresponse()
+        assert answer.status == 200, answer.read()
+    engine.sink("other", receiver.url)  # waits behind the pause that the 410 asks for
+
+
+def test_a_sink_that_answers_410_while_it_is_deleted_stays_deleted(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
+    answer_410_during(engine, database, receiver, "DELETE", "/api/sinks/all")
+    assert [sink["name"] for sink in engine.ask("GET", "/api/sinks")["data"]] == ["other"]
+    engine.kill()
+    engine.start()
+    assert [sink["name"] for sink in engine.ask("GET", "/api/sinks")["data"]] == ["other"]
+
+
+def test_a_sink_that_answers_410_while_it_is_changed_keeps_the_change(
+    engine: EngineProgram, database: Connection, receiver: Receiver
+) -> None:
+    answer_410_during(engine, database, receiver, "PATCH", "/api/sinks/all", {"batch_size": 7})
+    assert engine.ask("GET", "/api/sinks/all")["batch_size"] == 7
+    receiver.gate.set()
+    eventually(lambda: engine.ask("GET", "/api/sinks/all")["status"] == "paused", what="the pause")
+    assert engine.ask("GET", "/api/sinks/all")["batch_size"] == 7
+
+
+def test_a_sink_whose_url_changes_while_the_old_one_answers_410_stays_active(
+    engine: EngineProgram, database: Connection, receiver: Receiver
+) -> None:
+    with closing(Receiver()) as new:
+        answer_410_during(engine, database, receiver, "PATCH", "/api/destinations/http_endpoints/all", {"url": new.url})
+        new.wait_for(1)
     assert engine.ask("GET", "/api/sinks/all")["status"] == "active"
 
 

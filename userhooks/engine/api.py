@@ -63,7 +63,7 @@ def create_app(engine: Engine) -> HostGuard:
     routes = [
         Route("/health", api.health, methods=["GET"]),
         Route("/info/version", api.version, methods=["GET"]),
-        *Console(engine, api.writing).routes(),
+        *Console(engine).routes(),
         *(Route(f"/api{path}", api.endpoint(handlers), methods=list(handlers)) for path, handlers in api.routes().items()),
     ]
     pages = {404: _not_found_page, 405: _not_found_page, Exception: _fault}
@@ -88,7 +88,7 @@ class Api:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.catalog = engine.catalog
-        self.writing = asyncio.Lock()
+        self.writing = engine.writing
         self._removing_sinks: Together[dict[str, Any]] = Together(self.writing, self._remove_sinks)
         self._removing_endpoints: Together[dict[str, Any]] = Together(self.writing, self._remove_endpoints)
 

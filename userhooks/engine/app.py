@@ -50,6 +50,7 @@ STATUS_SECONDS = 10.0
 LANDING_SECONDS = 1.0
 """How long a stop waits for answers"""
 _NEW_SINK_SECONDS = 1.0
+_PAUSE_RETRY_SECONDS = 1.0
 _TURN_SECONDS = 0.002
 _GONE = "The endpoint answered 410 Gone, so the sink is paused. Change its URL or set it active again."
 
@@ -67,7 +68,8 @@ class Engine:
         self._start_lsns: dict[str, int] = {}
         self._created: dict[str, float] = {}
         self._router = Router()
-        self._sink_lock = asyncio.Lock()
+        self.writing = asyncio.Lock()
+        """Held by every change of a resource, from reading what is there until the change is in force: no change overwrites another."""
         self._flush_lock = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self.latencies = HistogramPool()
@@ -90,7 +92,7 @@ class Engine:
             self._store,
             self._write,
             knows_types=self.reader.knows_types,
-            on_gone=lambda delivery: self._client.spawn(self._pause(delivery.sink.id, _GONE)),
+            on_gone=lambda delivery: self._client.spawn(self._pause_gone(delivery)),
             on_caught_up=lambda delivery: self.backfills.poke(delivery.sink.id),
         )
         self.backfills = Backfills(
@@ -319,44 +321,39 @@ class Engine:
     # --- sinks ---------------------------------------------------------------------------------------------------------
 
     async def save_sink(self, sink: Sink) -> None:
-        """Create or replace a sink by id; raises DatabaseUnavailable, and then nothing has changed.
+        """Create or replace a sink by id; raises DatabaseUnavailable, and then nothing has changed. The caller holds `writing`.
 
         A new or re-enabled sink enters routing first, then the WAL insert position is read, then this returns: the sink owes every change
         with a commit LSN at or above that position and none below.
         """
-        async with self._sink_lock:
-            before = self.catalog.sinks.get(sink.id)
-            if sink.status == "active":
-                sink = replace(sink, paused_because=None)
-            if sink.status != "disabled" and (before is None or before.status == "disabled"):
-                if before is None:
-                    await self._create((), [sink])
-                else:
-                    await self._enable(sink, before)
-                return
-            if before is not None and sink.status == "disabled":
-                await self._disable(sink)
-                return
-            number = await self._write(self._store.save, sink)
-            self.catalog.sinks[sink.id] = sink
+        before = self.catalog.sinks.get(sink.id)
+        if sink.status == "active":
+            sink = replace(sink, paused_because=None)
+        if sink.status != "disabled" and (before is None or before.status == "disabled"):
             if before is None:
-                self._put_in_force(sink, number, self.catalog.endpoints[sink.endpoint_id])
-                return
-            delivery = self._deliveries[sink.id]
-            self._route(sink)
-            if _choice(before) != _choice(sink):
-                delivery.rejudge()
-            delivery.configure(sink, self.catalog.endpoints[sink.endpoint_id], self._form(sink))
-            self.backfills.poke(sink.id)
+                await self.create((), [sink])
+            else:
+                await self._enable(sink, before)
+            return
+        if before is not None and sink.status == "disabled":
+            await self._disable(sink)
+            return
+        number = await self._write(self._store.save, sink)
+        self.catalog.sinks[sink.id] = sink
+        if before is None:
+            self._put_in_force(sink, number, self.catalog.endpoints[sink.endpoint_id])
+            return
+        delivery = self._deliveries[sink.id]
+        self._route(sink)
+        if _choice(before) != _choice(sink):
+            delivery.rejudge()
+        delivery.configure(sink, self.catalog.endpoints[sink.endpoint_id], self._form(sink))
+        self.backfills.poke(sink.id)
 
     async def create(self, endpoints: Sequence[HttpEndpoint], sinks: Sequence[Sink]) -> None:
         """Create endpoints, and sinks that are not disabled, all or none: hundreds take as many waits for the disk as one by one a single
-        sink does. Raises DatabaseUnavailable and sqlite3.Error.
+        sink does. Raises DatabaseUnavailable and sqlite3.Error. The caller holds `writing`.
         """
-        async with self._sink_lock:
-            await self._create(endpoints, sinks)
-
-    async def _create(self, endpoints: Sequence[HttpEndpoint], sinks: Sequence[Sink]) -> None:
         catalog = self.catalog
         known = catalog.endpoints | {endpoint.id: endpoint for endpoint in endpoints}
         reserved = await self._write(self._store.reserve, len(sinks))
@@ -421,16 +418,24 @@ class Engine:
         self._route(sink)
         self._deliveries[sink.id].release(start_lsn)
 
-    async def _pause(self, sink_id: str, reason: str) -> None:
-        """Pause a sink for a reason of the engine's own."""
-        sink = self.catalog.sinks.get(sink_id)
-        if sink is not None and sink.status == "active":
-            try:
-                await self.save_sink(replace(sink, status="paused", paused_because=reason))
-            except sqlite3.Error as exc:
-                log.error("sink %s could not be paused, and is tried again: %s", sink.name, exc)
-            else:
-                log.warning("sink %s: %s", sink.name, reason)
+    async def _pause_gone(self, delivery: SinkDelivery) -> None:
+        """Pause a sink whose endpoint has answered 410, unless it was changed or deleted meanwhile; retry while the store is full."""
+        failed = False
+        while True:
+            async with self.writing:
+                if not delivery.gone:
+                    return
+                sink = self.catalog.sinks[delivery.sink.id]
+                try:
+                    await self.save_sink(replace(sink, status="paused", paused_because=_GONE))
+                except sqlite3.Error as exc:
+                    if not failed:
+                        log.error("sink %s cannot be paused in the store; retrying: %s", sink.name, exc)
+                    failed = True
+                else:
+                    log.warning("sink %s: %s", sink.name, _GONE)
+                    return
+            await asyncio.sleep(_PAUSE_RETRY_SECONDS)
 
     def _put_in_force(self, sink: Sink, number: int, endpoint: HttpEndpoint, *, held: bool = False) -> None:
         self._new_sinks += 1
@@ -524,23 +529,22 @@ class Engine:
         return raising
 
     async def delete_sinks(self, sink_ids: Sequence[str]) -> None:
-        """Remove sinks with their backfills and everything they still owed, all or none."""
-        async with self._sink_lock:
-            gone = set(sink_ids)
-            async with self.backfills.halted(gone):
-                backfills = [b.id for b in self.catalog.backfills.values() if b.sink_id in gone]
-                await self._write(self._store.delete, [*sink_ids, *backfills])
-                for sink_id in sink_ids:
-                    self._router.remove(sink_id)
-                    delivery = self._deliveries.pop(sink_id)
-                    self.catalog.sinks.pop(sink_id, None)
-                    delivery.sink = replace(delivery.sink, status="disabled")
-                    delivery.drop()
-                    delivery.close()
-                    self.latencies.forget(sink_id)
-                    self._forget(sink_id)
-                for backfill_id in backfills:
-                    self.catalog.backfills.pop(backfill_id, None)
+        """Remove sinks with their backfills and all pending messages, all or none. The caller holds `writing`."""
+        gone = set(sink_ids)
+        async with self.backfills.halted(gone):
+            backfills = [b.id for b in self.catalog.backfills.values() if b.sink_id in gone]
+            await self._write(self._store.delete, [*sink_ids, *backfills])
+            for sink_id in sink_ids:
+                self._router.remove(sink_id)
+                delivery = self._deliveries.pop(sink_id)
+                self.catalog.sinks.pop(sink_id, None)
+                delivery.sink = replace(delivery.sink, status="disabled")
+                delivery.drop()
+                delivery.close()
+                self.latencies.forget(sink_id)
+                self._forget(sink_id)
+            for backfill_id in backfills:
+                self.catalog.backfills.pop(backfill_id, None)
 
     # --- what can be seen ----------------------------------------------------------------------------------------------
 

@@ -172,6 +172,7 @@ class Backfills:
         run, task = running
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        self._running.pop(backfill_id, None)  # a task that is cancelled before its first step does not do so itself
         if self._catalog.backfills[backfill_id].state == "active":
             self.restore(run.backfill, run.cursor)
         self._deliveries[run.sink_id].withdraw(run.owns)

@@ -468,6 +468,11 @@ class SinkDelivery:
     # --- what goes out -------------------------------------------------------------------------------------------------
 
     @property
+    def gone(self) -> bool:
+        """Whether the endpoint has answered 410 since `configure`, so that nothing is sent until the next one."""
+        return self.sink.status == "active" and not self._active
+
+    @property
     def down(self) -> bool:
         """Whether the receiver has refused everything new of late. What has failed before may fail again for its own fault."""
         return self._misses >= DOWN_AFTER

@@ -59,12 +59,11 @@ class NotDone(Exception):
 
 
 class Console:
-    """The pages of one engine; `writing` is held while a button's work is done, as for every other change."""
+    """The pages of one engine."""
 
-    def __init__(self, engine: Engine, writing: asyncio.Lock) -> None:
+    def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.catalog = engine.catalog
-        self._writing = writing
         self._token = secrets.token_urlsafe(32)
 
     def routes(self) -> list[Route]:
@@ -184,7 +183,7 @@ class Console:
     async def change_sink(self, request: Request) -> Response:
         """Pause, resume, or send again what was given up; answers with the page that the button was on."""
         form = await self._form(request)
-        async with self._writing:
+        async with self.engine.writing:
             sink = self._sink(request)
             match form.get("do"):
                 case "pause" if sink.status == "active":
@@ -204,7 +203,7 @@ class Console:
     async def change_backfill(self, request: Request) -> Response:
         """Pause, resume or cancel a backfill."""
         form = await self._form(request)
-        async with self._writing:
+        async with self.engine.writing:
             sink = self._sink(request)
             one = self._backfill(request, sink)
             state = _STATES.get(form.get("do", ""))
