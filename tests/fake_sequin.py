@@ -14,6 +14,7 @@ import httpx
 import yaml
 
 TOKEN = "s3cret-token"
+_ACCOUNT = str(uuid.uuid4())
 Fault = Callable[[httpx.Request, Callable[[], httpx.Response]], httpx.Response]
 
 
@@ -69,12 +70,13 @@ class FakeSequin:
                 return httpx.Response(200, json={"yaml": "---\n" + yaml.safe_dump(config)})
             case ["POST", "config", "apply"]:
                 return self._apply(yaml.safe_load(body["yaml"]))
+            case ["POST", "config", "plan"]:
+                return self._plan(yaml.safe_load(body["yaml"]))
         return httpx.Response(404, text="Not Found")
 
     def _apply(self, config: dict[str, Any]) -> httpx.Response:
-        """Create or change what is named, all or nothing."""
+        """Create or change what is named, all or nothing; answers raw rows of everything, which lack what the API shows of a sink."""
         before = dict(self.endpoints), dict(self.sinks)
-        shown: list[dict[str, Any]] = [{"password": "postgres", "hostname": "127.0.0.1"}]
         for function in config.get("functions", ()):
             self.functions[function["name"]] = {**function, "description": None}
         for kind, create in (("http_endpoints", self._endpoint), ("sinks", self._sink)):
@@ -84,8 +86,30 @@ class FakeSequin:
                 if answer.status_code != 200:
                     self.endpoints, self.sinks = before
                     return answer
-                shown.append(answer.json())
+        account = {"account_id": _ACCOUNT, "inserted_at": "2026-11-28T20:09:14Z", "updated_at": "2026-11-28T20:09:14Z"}
+        database = {"id": str(uuid.uuid4()), "name": "postgres", "hostname": "127.0.0.1", "port": 5432, "password": "postgres"}
+        shown: list[dict[str, Any]] = [{"id": _ACCOUNT, "name": "tutorial", "contact_email": None}, database]
+        for one in self.endpoints.values():
+            url = httpx.URL(one["url"])
+            address = {"scheme": url.scheme, "host": url.host, "port": url.port, "path": url.path, "query": None, "fragment": None}
+            shown.append({"id": one["id"], "name": one["name"], "headers": {}, "userinfo": None, **address, **account})
+        for one in self.functions.values():
+            nested = {"type": one["type"], "code": one["code"]}
+            shown.append({"name": one["name"], "type": one["type"], "description": None, "function": nested})
+        for one in self.sinks.values():
+            raw = {"ack_wait_ms": 30000, "max_ack_pending": 10000, "max_waiting": 20, "legacy_transform": "none", "health": None}
+            shown.append({"id": one["id"], "name": one["name"], "status": one["status"], **raw, **account})
         return httpx.Response(200, json={"resources": shown})
+
+    def _plan(self, config: dict[str, Any]) -> httpx.Response:
+        """Everything that is there as an update, whether or not it is named; what is new as a creation."""
+        changes: list[dict[str, Any]] = []
+        for resource_type, kind, present in (("http_endpoint", "http_endpoints", self.endpoints), ("sink", "sinks", self.sinks)):
+            changes += [{"resource_type": resource_type, "action": "update", "old": one, "new": one} for one in present.values()]
+            for entry in config.get(kind, ()):
+                if entry["name"] not in present:
+                    changes.append({"resource_type": resource_type, "action": "create", "old": None, "new": entry})
+        return httpx.Response(200, json={"changes": changes, "actions": []})
 
     def _endpoint(self, method: str, name: list[str], body: dict[str, Any]) -> httpx.Response:
         if not name:

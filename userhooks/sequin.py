@@ -304,21 +304,32 @@ class SequinClient:
     def create_sinks(self, endpoints: Iterable[NewEndpoint], sinks: Iterable[NewSink]) -> list[Sink]:
         """Create endpoints and the sinks that use them with one call, for hundreds at once; those of these names that exist are changed.
 
-        Returns the sinks in order. Raises SequinMismatch like `create_sink`, also for one that is missing in the answer; then those that
+        Returns the sinks in order. Raises SequinMismatch like `create_sink`, also for one that is missing afterwards; then those that
         were right are still there.
         """
         bodies = [self._new_sink(sink) for sink in sinks]
-        listed = [{"name": one.name, "url": one.url, "encrypted_headers": dict(one.encrypted_headers)} for one in endpoints]
-        document = json.dumps({"http_endpoints": listed, "sinks": bodies})  # YAML, too
 
         def read(data: Mapping[str, Any]) -> dict[str, Sink]:
             return {entry["name"]: Sink.of(entry) for entry in data["resources"] if "destination" in entry}
 
-        found = self._one(read, "POST", "/api/config/apply", {"yaml": document})
+        found = self._one(read, "POST", "/api/config/apply", _yaml_of(endpoints, bodies))
+        if any(body["name"] not in found for body in bodies):  # a real server answers its sinks without destination, filter and source
+            found = {sink.name: sink for sink in self.sinks()}
         missing = [body["name"] for body in bodies if body["name"] not in found]
         if missing:
-            raise SequinMismatch(f"Sequin did not make the sink {missing[0]}.", "Look at its sinks in Sequin's console.")
+            raise SequinMismatch(f"Sequin did not create the sink {missing[0]}.", "Look at its sinks in Sequin's console.")
         return [self.require_sink(found[body["name"]], body) for body in bodies]
+
+    def taken_names(self, endpoints: Iterable[NewEndpoint], sinks: Iterable[NewSink]) -> set[str]:
+        """Return the names among these endpoints and sinks that something else in Sequin has, so that `create_sinks` would change it."""
+        endpoints, sinks = list(endpoints), list(sinks)
+        wanted = {("http_endpoint", one.name) for one in endpoints} | {("sink", one.name) for one in sinks}
+
+        def read(data: Mapping[str, Any]) -> set[str]:
+            existing = [(change["resource_type"], change["old"].get("name")) for change in data["changes"] if change["old"] is not None]
+            return {name for kind, name in existing if (kind, name) in wanted}
+
+        return self._one(read, "POST", "/api/config/plan", _yaml_of(endpoints, [self._new_sink(sink) for sink in sinks]))
 
     def _new_sink(self, sink: NewSink) -> dict[str, Any]:
         return {
@@ -444,6 +455,12 @@ class SequinClient:
     def _unreachable(self, error: Exception) -> SequinUnreachable:
         reason = str(error) or type(error).__name__
         return SequinUnreachable(f"Sequin at {self.url} does not answer: {reason}.", f"{START}; or correct SEQUIN_URL.")
+
+
+def _yaml_of(endpoints: Iterable[NewEndpoint], sinks: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the body of `config/apply` and `config/plan`; the text is JSON, which is YAML as well."""
+    listed = [{"name": one.name, "url": one.url, "encrypted_headers": dict(one.encrypted_headers)} for one in endpoints]
+    return {"yaml": json.dumps({"http_endpoints": listed, "sinks": list(sinks)})}
 
 
 def _path(*parts: str) -> str:

@@ -113,7 +113,7 @@ class Subscriptions:
         """Subscribe new users, each to its URL, with one call to Sequin: hundreds take as long as a few one by one.
 
         All of them or none. Raises InvalidInput for a user id or URL that is none and for a user who has a subscription, NotFound for an
-        unknown user. What a crash left under a sink's name becomes the new sink.
+        unknown user, SequinInvalid when a sink of another database or app has one of the names.
         """
         for user_id, url in urls.items():
             check_user_id(user_id)
@@ -122,20 +122,22 @@ class Subscriptions:
         with self._checking_function_after_refusals(), self._database.locked_users(urls) as users:
             users.require_new()
             self._ensure_function()
+            endpoints = [NewEndpoint(names[user_id].endpoint, url, self._headers(user_id, url)) for user_id, url in urls.items()]
+            sinks_to_make = [
+                NewSink(name.sink, name.endpoint, (TABLE,), FUNCTION_NAME, {"user_id": str(user_id)}) for user_id, name in names.items()
+            ]
+            taken = self._sequin.taken_names(endpoints, sinks_to_make)
+            for user_id, name in names.items():
+                if not taken.isdisjoint(name):
+                    self._free_names(user_id, urls[user_id], set())
+                    self._sequin.delete_endpoint(name.endpoint)  # refused while another sink uses it
             try:
-                made = self._sequin.create_sinks(
-                    [NewEndpoint(names[user_id].endpoint, url, self._headers(user_id, url)) for user_id, url in urls.items()],
-                    [
-                        NewSink(name.sink, name.endpoint, (TABLE,), FUNCTION_NAME, {"user_id": str(user_id)})
-                        for user_id, name in names.items()
-                    ],
-                )
+                made = self._sequin.create_sinks(endpoints, sinks_to_make)
                 sinks = dict(zip(urls, made, strict=True))
                 users.add([(user_id, url, sinks[user_id].id) for user_id, url in urls.items()])
                 users.commit()
             except BaseException:
-                for name in names.values():
-                    self._undo(name.sink, name.endpoint)
+                self._undo_all(names)
                 raise
         log.info("Subscribed %d users", len(urls))
         return [
@@ -166,9 +168,11 @@ class Subscriptions:
     def _remove_from_sequin(self, user_id: int, rows: Sequence[SubscriptionRow]) -> None:
         """Remove the sinks of these rows, or without rows the one that a crash may have left, and the endpoints: two calls as a rule."""
         first = _names(user_id, "")[0]
-        left = None if rows else self._sink(first.sink)
-        for sink_id in [row.sink_id for row in rows] if left is None else [left.id]:
-            self._sequin.delete_sink(sink_id)
+        left = None if rows else self._find_sink(first.sink)
+        if left is not None and self._was_made_for(user_id, left):
+            self._sequin.delete_sink(left.id)
+        for row in rows:
+            self._sequin.delete_sink(row.sink_id)
         if not self._delete_endpoint(first.endpoint) or len(rows) > 1:
             for row in rows:
                 self._delete_endpoint(_names(user_id, row.url)[1].endpoint)
@@ -179,7 +183,7 @@ class Subscriptions:
         with self._checking_function_after_refusals(), self._database.locked_user(user_id) as user:
             sink = self._sink(sink_name)
             row = self._row(user, sink_name, sink)
-            if sink is None and row is None:
+            if row is None and (sink is None or not self._was_made_for(user_id, sink)):
                 raise _unknown_sink(sink_name)
             if row is not None:
                 user.remove(row.sink_id)
@@ -205,8 +209,8 @@ class Subscriptions:
                 return names
             if sink.id in sinks_with_row:
                 continue
-            if sink.database != self._sequin.database:
-                what = f"Sequin has a sink {sink.name} already, for its database {sink.database}."
+            if not self._was_made_for(user_id, sink):
+                what = f"Sequin has a sink {sink.name} already, for its database {sink.database}, which userhooks did not make."
                 raise SequinInvalid(what, "Rename or delete that sink, or use another account of this Sequin server.")
             self._sequin.delete_sink(sink.id)
             log.info("Removed sink %s (id %s), which belonged to no subscription", sink.name, sink.id)
@@ -248,6 +252,22 @@ class Subscriptions:
                 raise
         self._sequin.delete_endpoint(name)  # taken by what a crash left: its sink is gone, or it would have been found before
         return self._sequin.create_endpoint(name, url, encrypted_headers=headers)
+
+    def _was_made_for(self, user_id: int, sink: Sink) -> bool:
+        """Whether a sink of this user's names can be what a crash left: those of another database or app are left alone."""
+        return sink.database == self._sequin.database and sink.annotations.get("user_id") == str(user_id)
+
+    def _undo_all(self, names: Mapping[int, _Names]) -> None:
+        """Remove what a failed `subscribe_all` made; by name, since an answer can be lost on the way."""
+        users = {name.sink: user_id for user_id, name in names.items()}
+        try:
+            for sink in self._sequin.sinks():
+                if sink.name in users and self._was_made_for(users[sink.name], sink):
+                    self._sequin.delete_sink(sink.id)
+            for name in names.values():
+                self._delete_endpoint(name.endpoint)
+        except SequinError as error:
+            log.warning("Could not undo a failed subscribe (%s); the next one of these users will.", error.what)
 
     def _undo(self, sink_ref: str, endpoint_ref: str) -> None:
         try:

@@ -21,7 +21,7 @@ from userhooks.errors import (
     SequinUnauthorized,
     SequinUnreachable,
 )
-from userhooks.sequin import Health, SequinClient
+from userhooks.sequin import Health, NewEndpoint, NewSink, SequinClient
 
 URL = "http://sequin.example:7376"
 CODE = 'def filter(action, record, changes, metadata) do\n  record["user_id"] == 1\nend\n'
@@ -86,6 +86,43 @@ def test_a_sink_is_made_read_paused_and_deleted(client: SequinClient) -> None:
     assert client.update_sink("s", status="paused").status == "paused"
     assert client.delete_sink("s")
     assert not client.delete_sink("s"), "gone already is fine"
+
+
+def test_sinks_made_with_one_call_are_those_that_the_server_lists(client: SequinClient, fake: FakeSequin) -> None:
+    client.ensure_function("f", "filter", CODE)
+    endpoints = [NewEndpoint(name, f"http://127.0.0.1:9/{name}") for name in ("one", "two")]
+    sinks = [NewSink(name, name, ("public.notifications",), "f", {"user_id": name}) for name in ("two", "one")]
+    assert client.taken_names(endpoints, sinks) == set()
+    made = client.create_sinks(endpoints, sinks)
+    assert [(sink.name, sink.endpoint, sink.filter, sink.annotations["user_id"]) for sink in made] == [
+        ("two", "two", "f", "two"),
+        ("one", "one", "f", "one"),
+    ]
+    assert client.taken_names(endpoints[:1], sinks[:1]) == {"one", "two"}
+    assert client.taken_names([], []) == set()
+
+
+def test_a_server_that_answers_whole_sinks_is_not_asked_for_them(client: SequinClient, fake: FakeSequin) -> None:
+    client.ensure_function("f", "filter", CODE)
+
+    def answer_whole_sinks(request: httpx.Request, answer: Callable[[], httpx.Response]) -> httpx.Response:
+        response = answer()
+        whole = httpx.Response(200, json={"resources": list(fake.sinks.values())})
+        return whole if request.url.path == "/api/config/apply" else response
+
+    fake.fault = answer_whole_sinks
+    sink = NewSink("s", "e", ("public.notifications",), "f", {"user_id": "1"})
+    assert [one.name for one in client.create_sinks([NewEndpoint("e", "http://127.0.0.1:9/e")], [sink])] == ["s"]
+    assert "GET /api/sinks" not in fake.calls
+
+
+def test_a_sink_that_is_not_there_afterwards_is_an_error(client: SequinClient, fake: FakeSequin) -> None:
+    client.ensure_function("f", "filter", CODE)
+    fake.fault = lambda request, answer: (
+        httpx.Response(200, json={"resources": []}) if request.url.path == "/api/config/apply" else answer()
+    )
+    with pytest.raises(SequinMismatch, match="did not create the sink s"):
+        client.create_sinks([], [NewSink("s", "e", ("public.notifications",), "f", {"user_id": "1"})])
 
 
 def test_a_backfill_is_made_read_and_cancelled(client: SequinClient) -> None:

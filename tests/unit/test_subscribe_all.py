@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from tests.fake_sequin import TOKEN, FakeSequin
 from tests.unit.test_subscriptions import Answer, assert_in_step
 from userhooks.database import Database
-from userhooks.errors import InvalidInput, NotFound, SequinError, SequinMismatch
+from userhooks.errors import InvalidInput, NotFound, SequinError, SequinInvalid, SequinMismatch
 from userhooks.sequin import SequinClient
 from userhooks.subscriptions import FUNCTION_NAME, Subscriptions
 
@@ -88,15 +90,86 @@ def test_a_filter_that_got_lost_on_the_way_takes_all_of_them_back(
 ) -> None:
     def lose_one(request: httpx.Request, answer: Answer) -> httpx.Response:
         response = answer()
-        if request.url.path != "/api/config/apply" or "user-2-notifications" not in fake.sinks:
-            return response
-        fake.sinks["user-2-notifications"]["filter"] = "none"
-        return httpx.Response(200, json={"resources": list(fake.sinks.values())})
+        if request.url.path == "/api/config/apply" and "user-2-notifications" in fake.sinks:
+            fake.sinks["user-2-notifications"]["filter"] = "none"
+        return response
 
     fake.fault = lose_one
     with pytest.raises(SequinMismatch, match="its filter is none"):
         subscriptions.subscribe_all(URLS)
     assert (fake.sinks, fake.endpoints) == ({}, {})
+    assert_in_step(fake, database)
+
+
+def foreign_sink(subscriptions: Subscriptions, fake: FakeSequin, app: Database, **changed: Any) -> None:
+    """Put what somebody else made under the names of user 2, and nothing else, into Sequin."""
+    subscriptions.subscribe(2, URLS[2])
+    with app.locked_users([2]) as users:
+        users.remove()
+    fake.sinks["user-2-notifications"].update(changed)
+    fake.calls.clear()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param({"database": "other"}, id="of another database"),
+        pytest.param({"annotations": {}, "filter": "theirs"}, id="of another app"),
+        pytest.param({"annotations": {"user_id": "3"}}, id="for other rows"),
+    ],
+)
+@pytest.mark.parametrize("together", [False, True])
+def test_a_sink_that_somebody_else_made_is_neither_changed_nor_deleted(
+    subscriptions: Subscriptions, fake: FakeSequin, database: Database, changed: dict[str, Any], together: bool
+) -> None:
+    foreign_sink(subscriptions, fake, database, **changed)
+    before = json.dumps([fake.sinks, fake.endpoints, fake.secrets])
+    with pytest.raises(SequinInvalid, match="user-2-notifications already"):
+        _ = subscriptions.subscribe_all(URLS) if together else subscriptions.subscribe(2, "http://127.0.0.1:9/new")
+    with pytest.raises(NotFound):
+        subscriptions.unsubscribe("user-2-notifications")
+    subscriptions.unsubscribe_all([2])
+    assert json.dumps([fake.sinks, fake.endpoints, fake.secrets]) == before
+    assert database.subscriptions() == []
+
+
+def test_an_endpoint_that_a_sink_of_somebody_else_uses_keeps_its_url(
+    subscriptions: Subscriptions, fake: FakeSequin, database: Database
+) -> None:
+    foreign_sink(subscriptions, fake, database, name="theirs", database="other")
+    fake.sinks["theirs"] = fake.sinks.pop("user-2-notifications")
+    fake.endpoints["user-2-endpoint"]["url"] = "http://127.0.0.1:9/theirs"
+    before = json.dumps([fake.sinks, fake.endpoints, fake.secrets])
+    with pytest.raises(SequinInvalid, match="in use by 1 sink"):
+        subscriptions.subscribe_all(URLS)
+    assert json.dumps([fake.sinks, fake.endpoints, fake.secrets]) == before
+
+
+def test_a_call_that_fails_deletes_nothing_that_somebody_else_made_meanwhile(
+    subscriptions: Subscriptions, fake: FakeSequin, database: Database
+) -> None:
+    foreign_sink(subscriptions, fake, database, database="other")
+    theirs = fake.sinks.pop("user-2-notifications"), fake.endpoints.pop("user-2-endpoint")
+
+    def make_theirs_instead(request: httpx.Request, answer: Answer) -> httpx.Response:
+        if request.url.path != "/api/config/apply":
+            return answer()
+        fake.sinks["user-2-notifications"], fake.endpoints["user-2-endpoint"] = theirs
+        return httpx.Response(422, json={"summary": "no", "validation_errors": {}})
+
+    fake.fault = make_theirs_instead
+    with pytest.raises(SequinInvalid):
+        subscriptions.subscribe_all(URLS)
+    assert list(fake.sinks.values()) == [theirs[0]]
+    assert list(fake.endpoints.values()) == [theirs[1]]
+
+
+def test_what_a_crash_left_is_made_anew(subscriptions: Subscriptions, fake: FakeSequin, database: Database) -> None:
+    foreign_sink(subscriptions, fake, database)
+    left = fake.sinks["user-2-notifications"]["id"]
+    made = subscriptions.subscribe_all(URLS)
+    assert [one.user_id for one in made] == [1, 2, 3]
+    assert left not in [sink["id"] for sink in fake.sinks.values()]
     assert_in_step(fake, database)
 
 
