@@ -1,7 +1,7 @@
-"""Where a webhook may go, decided without any I/O: the verdict on one resolved IP address, and the form of a webhook URL.
+"""Where a webhook may go, decided without any I/O: the verdict on one resolved IP address, and on the URL that a user typed.
 
-Resolving names and connecting live in `engine/http.py`, which asks here for every address before each connection: a text like `127.1` or
-`0x7f000001` only shows what it is after resolution, so a URL's text never decides about its address.
+Resolving names and connecting live in `engine/http.py`, which asks here for every address before each connection. A typed URL is refused
+early when no name server is needed to know where it leads; that it is accepted says nothing about the address of its host name.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from userhooks.errors import InvalidInput
 
 MAX_URL_LENGTH = 2000
 
+_NUMBER = re.compile(r"0x[0-9a-f]+|0[0-7]*|[1-9][0-9]*")
 _EXAMPLE = "Give an address like https://example.com/hooks/1"
 
 
@@ -22,6 +23,9 @@ def _networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
 
 
 _LOOPBACK_AND_PRIVATE = _networks("127.0.0.0/8 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 ::1/128 fc00::/7")
+
+# Where clouds answer with credentials, inside fc00::/7: AWS, Google, Oracle, Scaleway. Their IPv4 addresses are in no private network.
+_METADATA = _networks("fd00:ec2::254/128 fd20:ce::254/128 fd00:c1::a9fe:a9fe/128 fd00:42::42/128")
 
 # The IANA special-purpose registries, plus 168.63.129.16 (Azure's host), 2002::/16 and fec0::/10. `ipaddress.is_global` and `is_private`
 # each let a good third of these through, hence an own list.
@@ -49,7 +53,7 @@ def forbidden(address: str, *, allow_private: bool) -> bool:
     if isinstance(ip, IPv6Address):
         ip = _ipv4_inside(ip)
     if allow_private and _is_in(ip, _LOOPBACK_AND_PRIVATE):
-        return False
+        return _is_in(ip, _METADATA)
     return _is_in(ip, _FORBIDDEN)
 
 
@@ -62,11 +66,29 @@ def _is_in(ip: IPv4Address | IPv6Address, networks: tuple[IPv4Network | IPv6Netw
     return any(net.version == ip.version and int(net.network_address) <= int(ip) <= int(net.broadcast_address) for net in networks)
 
 
-def check_webhook_url(url: object) -> str:
+def known_address(host: str) -> str | None:
+    """Return the IP address of a host that needs no name server: a number in any form that resolvers take, `localhost` and names below it.
+
+    `127.1`, `0x7f000001`, `2130706433` and `0177.0.0.1` are all 127.0.0.1 (inet_aton(3)). None for every other name.
+    """
+    name = host.lower().removesuffix(".")
+    if name == "localhost" or name.endswith(".localhost"):
+        return "127.0.0.1"
+    parts = name.split(".")
+    if len(parts) > 4 or not all(_NUMBER.fullmatch(part) for part in parts):
+        return None
+    *first, last = [int(part, 16 if part.startswith("0x") else 8 if part.startswith("0") else 10) for part in parts]
+    if any(number > 255 for number in first) or last >= 256 ** (4 - len(first)):
+        return None
+    return str(IPv4Address(sum(number << 8 * (3 - place) for place, number in enumerate(first)) + last))
+
+
+def check_webhook_url(url: object, *, allow_private: bool) -> str:
     """Return `url` unchanged when it can be the target of webhooks, else raise InvalidInput for the field `webhookUrl`.
 
     The rules are Sequin's (scheme, host and port of an HTTP endpoint), made stricter where Sequin drops or mistakes a part in silence:
-    user and password, spaces, characters outside ASCII. Nothing is resolved: which address the name leads to is judged at each connection.
+    user and password, spaces, characters outside ASCII. A host whose address is known without a name server must not be `forbidden`; the
+    addresses of other names are judged at each connection.
     """
     if not isinstance(url, str) or not url:
         raise InvalidInput("webhookUrl", "webhookUrl must be a URL in a string.", _EXAMPLE)
@@ -92,4 +114,10 @@ def check_webhook_url(url: object) -> str:
         raise InvalidInput("webhookUrl", f"webhookUrl has a host that is no valid host name: {parts.hostname}.", remedy)
     if port == 0:
         raise InvalidInput("webhookUrl", "webhookUrl has port 0.", "Give a port from 1 to 65535, or none.")
+    address = known_address(parts.hostname)
+    if address is not None and forbidden(address, allow_private=allow_private):
+        remedy = "Give the address of a server on the internet."
+        if not forbidden(address, allow_private=True):
+            remedy += " Loopback and private addresses are refused because USERHOOKS_PRIVATE_ADDRESSES is forbid."
+        raise InvalidInput("webhookUrl", "webhookUrl leads to a forbidden address.", remedy)
     return url

@@ -180,7 +180,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _print_status(status: dict[str, Any]) -> None:
-    from userhooks.stack import is_down, page_links, private_addresses_allowed, without_password
+    from userhooks.stack import is_down, page_links, private_addresses, without_password
 
     addresses = {
         "postgres": without_password(status["postgres"]["url"] or "not created yet"),
@@ -197,8 +197,7 @@ def _print_status(status: dict[str, Any]) -> None:
         print("  pages for a browser; these links work for an hour:")
         for part, link in links.items():
             print(f"    {part:<10} {link}")
-    if private_addresses_allowed(status):
-        print("  webhooks to loopback and private addresses are allowed")
+    print(f"  {private_addresses(status)}")
 
 
 def _lab(arguments: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ import pwd
 import shutil
 import socket
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
@@ -27,7 +27,7 @@ from userhooks.home import Home, require_free
 from userhooks.postgres import cluster_folder, runs_as_root
 from userhooks.sequin import SequinClient
 from userhooks.settings import Settings
-from userhooks.stack import is_down, private_addresses_allowed, stack_status
+from userhooks.stack import is_down, stack_status
 from userhooks.subscriptions import MISSING, Subscription, Subscriptions
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ def _sequin(sequin: SequinClient, subscriptions: Subscriptions, status: dict[str
     database = status["sequin"]["database"]
     yield _asking("Sequin's database", sequin.test_connection, lambda _: f"Sequin can connect to {database}")
     for subscription in subscriptions.list():
-        yield from _subscription(subscription, sequin, own_engine=private_addresses_allowed(status))
+        yield from _subscription(subscription, sequin, status)
     known = {subscription.sink_id for subscription in subscriptions.list()}
     for sink in sequin.sinks():
         if "user_id" in sink.annotations and sink.id not in known and sink.database == database:
@@ -239,7 +239,7 @@ def _sequin(sequin: SequinClient, subscriptions: Subscriptions, status: dict[str
             yield Finding(sink.name, False, text, f"Was the user deleted? Run userhooks unsubscribe {sink.name}")
 
 
-def _subscription(subscription: Subscription, sequin: SequinClient, *, own_engine: bool) -> Iterator[Finding]:
+def _subscription(subscription: Subscription, sequin: SequinClient, status: Mapping[str, Any]) -> Iterator[Finding]:
     about = subscription.sink_name
     if subscription.status == MISSING:
         remedy = f"Run userhooks subscribe {subscription.user_id} {subscription.url}"
@@ -252,7 +252,8 @@ def _subscription(subscription: Subscription, sequin: SequinClient, *, own_engin
         yield judge_error(about, sink.error)
     else:
         yield Finding(about, True, f"user {subscription.user_id}, {sink.health or 'active'}")
-    yield judge_reach(about, subscription.url, own_engine=own_engine, connect=_connect)
+    connect = partial(_connect, allow_private=status["private_addresses"] == "allow")
+    yield judge_reach(about, subscription.url, own_engine=status["sequin"]["embedded"], connect=connect)
 
 
 def judge_error(about: str, error: str) -> Finding:
@@ -291,13 +292,13 @@ def _is_loopback(host: str) -> bool:
     return host == "localhost"
 
 
-def _connect(host: str, port: int) -> str:
+def _connect(host: str, port: int, *, allow_private: bool) -> str:
     """Connect as the local engine would, to vetted addresses only; '' or what is wrong."""
     try:
         addresses = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     except OSError:
         return f"the name {host} does not resolve"
-    if any(forbidden(address, allow_private=True) for address in addresses):
+    if any(forbidden(address, allow_private=allow_private) for address in addresses):
         return f"{host} leads to an address to which no webhooks are sent"
     for address in addresses:
         with contextlib.suppress(OSError):

@@ -202,7 +202,9 @@ def main() -> None:
     config = program.read_config()
     logging.getLogger("httpx").setLevel(logging.WARNING)
     sequin = SequinClient(config["sequin_url"], config["sequin_api_token"], config["sequin_database"])
-    subscriptions = Subscriptions(Database(config["database_url"]), sequin, bytes.fromhex(config["home_key"]))
+    subscriptions = Subscriptions(
+        Database(config["database_url"]), sequin, bytes.fromhex(config["home_key"]), allow_private=config["allow_private"]
+    )
     app = build_app(subscriptions, f"http://127.0.0.1:{config['port']}")
     program.serve(app, "127.0.0.1", config["port"], variable="USERHOOKS_SERVER_PORT")
 

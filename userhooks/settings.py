@@ -38,6 +38,13 @@ class Settings:
     ports: Mapping[str, int] = field(default_factory=lambda: {part: port for part, (_, port) in _PORTS.items()})
     inspector_bind: str = "127.0.0.1"
     inspector_public_url: str | None = None
+    private_addresses: str = "allow"
+    """`allow` or `forbid`: whether webhooks may go to loopback and private networks"""
+
+    @property
+    def allow_private(self) -> bool:
+        """Whether webhooks may go to loopback and private networks."""
+        return self.private_addresses == "allow"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> Settings:
@@ -72,6 +79,7 @@ class Settings:
             ports={part: _port(env, variable, default) for part, (variable, default) in _PORTS.items()},
             inspector_bind=env.get("USERHOOKS_INSPECTOR_BIND") or "127.0.0.1",
             inspector_public_url=(env.get("USERHOOKS_INSPECTOR_PUBLIC_URL") or "").rstrip("/") or None,
+            private_addresses=_private_addresses(env),
         )
 
 
@@ -92,6 +100,16 @@ def _port(env: Mapping[str, str], variable: str, default: int) -> int:
             f"Set it to a number from 1 to 65535, or to 0 for a free port, like {variable}=0",
         )
     return int(text)
+
+
+def _private_addresses(env: Mapping[str, str]) -> str:
+    text = env.get("USERHOOKS_PRIVATE_ADDRESSES") or "allow"
+    if text not in ("allow", "forbid"):
+        raise ConfigurationError(
+            f"USERHOOKS_PRIVATE_ADDRESSES is {text!r}, not allow or forbid.",
+            "Set it to forbid to refuse webhooks to loopback and private networks, or unset it to allow them.",
+        )
+    return text
 
 
 def _default_home(cwd: Path) -> Path:

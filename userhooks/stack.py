@@ -129,7 +129,7 @@ class Stack:
         """Subscribe, unsubscribe, pause, resume, backfill."""
         from userhooks.subscriptions import Subscriptions
 
-        return Subscriptions(self.database, self.sequin, self.home_key)
+        return Subscriptions(self.database, self.sequin, self.home_key, allow_private=self._addresses["private_addresses"] == "allow")
 
     @cached_property
     def inspector(self) -> InspectorClient:
@@ -197,8 +197,8 @@ class Stack:
             f'<td><a href="{html.escape(links.get(part, url))}">{html.escape(url)}</a></td><td>{role}</td></tr>'
             for part, (url, role) in pages.items()
         )
-        caption = "Webhooks to loopback and private addresses are allowed." if private_addresses_allowed(self._addresses) else ""
-        return f"<table><caption>The stack ({self._addresses['mode']}). {caption}</caption>{rows}</table>"
+        caption = f"The stack ({self._addresses['mode']}). {private_addresses(self._addresses)}."
+        return f"<table><caption>{caption}</caption>{rows}</table>"
 
 
 def stack_status(settings: Settings) -> dict[str, Any]:
@@ -241,9 +241,10 @@ def without_password(url: str) -> str:
     return re.sub(r"(?<=password=)('(?:[^'\\]|\\.)*'|[^\s&]+)", "…", re.sub(r"(?<=//)([^:/@]*):[^@/]*@", r"\1@", url))
 
 
-def private_addresses_allowed(status: dict[str, Any]) -> bool:
-    """Whether webhooks may go to loopback and private addresses: for the local engine yes, a real server decides for itself."""
-    return bool(status["sequin"]["embedded"])
+def private_addresses(status: dict[str, Any]) -> str:
+    """Say whether webhooks may go to loopback and private addresses, and which variable sets it."""
+    verdict = "allowed" if status["private_addresses"] == "allow" else "refused"
+    return f"Webhooks to loopback and private addresses are {verdict} (USERHOOKS_PRIVATE_ADDRESSES={status['private_addresses']})"
 
 
 def _held_wal(database_url: str, slot: str) -> str:

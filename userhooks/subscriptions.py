@@ -69,7 +69,8 @@ class Subscriptions:
     """The subscriptions of the app's users.
 
     Besides the errors named at each method, all raise DatabaseUnavailable, DatabaseUnsuitable, and the SequinErrors of `SequinClient`;
-    SequinMismatch when a sink would send other rows than the user's own, which is deleted then.
+    SequinMismatch when a sink would send other rows than the user's own, which is deleted then. `allow_private` lets webhook URLs lead to
+    loopback and private networks.
     """
 
     def __init__(
@@ -78,12 +79,14 @@ class Subscriptions:
         sequin: SequinClient,
         home_key: bytes,
         *,
+        allow_private: bool = True,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._database = database
         self._sequin = sequin
         self._home_key = home_key
+        self._allow_private = allow_private
         self._clock = clock
         self._sleep = sleep
         self._function_is_checked = False
@@ -96,7 +99,7 @@ class Subscriptions:
         Raises InvalidInput for a user id or URL that is none, NotFound for an unknown user. A call that fails leaves nothing behind.
         """
         check_user_id(user_id)
-        check_webhook_url(url)
+        check_webhook_url(url, allow_private=self._allow_private)
         with self._checking_function_after_refusals(), self._database.locked_user(user_id) as user:
             user.require()
             self._ensure_function()
@@ -117,7 +120,7 @@ class Subscriptions:
         """
         for user_id, url in urls.items():
             check_user_id(user_id)
-            check_webhook_url(url)
+            check_webhook_url(url, allow_private=self._allow_private)
         names = {user_id: _names(user_id, url)[0] for user_id, url in urls.items()}
         with self._checking_function_after_refusals(), self._database.locked_users(urls) as users:
             users.require_new()

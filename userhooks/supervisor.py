@@ -255,7 +255,7 @@ class Supervisor:
                 "slot": home.slot,
                 "publication": home.publication,
                 "store": str(home.engine_store),
-                "allow_private": True,  # inboxes are on loopback; `status` says so
+                "allow_private": self.settings.allow_private,
             }
         if part == "server":
             return {
@@ -265,6 +265,7 @@ class Supervisor:
                 "sequin_api_token": self.sequin_api_token,
                 "sequin_database": self.settings.sequin_database,
                 "home_key": home.secrets.home_key.hex(),
+                "allow_private": self.settings.allow_private,
             }
         return {
             "bind": self.settings.inspector_bind,
@@ -346,6 +347,7 @@ class Supervisor:
             "sequin_metrics_url": "SEQUIN_METRICS_URL",
             "inspector_bind": "USERHOOKS_INSPECTOR_BIND",
             "inspector_public_url": "USERHOOKS_INSPECTOR_PUBLIC_URL",
+            "private_addresses": "USERHOOKS_PRIVATE_ADDRESSES",
         }
         other = [variable for key, variable in variables.items() if wanted[key] != mine[key]]
         default = Settings(self.home.path).ports
@@ -379,6 +381,7 @@ def describe(
         "home": str(home.path),
         "mode": "sequin" if own_sequin else "embedded",
         "ready": ready,
+        "private_addresses": settings.private_addresses,
         "postgres": {
             "url": database_url(settings, home, ports) if own_database or begun else None,
             "embedded": not own_database,

@@ -107,6 +107,7 @@ def server(database_url: str, engine: EngineProgram) -> Iterator[httpx.Client]:
         "sequin_api_token": engine.token,
         "sequin_database": "postgres",
         "home_key": KEY.hex(),
+        "allow_private": True,
     }
     process = subprocess.Popen([sys.executable, "-m", "userhooks.server"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdin

@@ -64,6 +64,7 @@ def test_status_tells_programs_where_everything_is(running: Installation) -> Non
         "home": str,
         "mode": str,
         "ready": bool,
+        "private_addresses": str,
         "postgres": ["data_dir", "embedded", "pid", "url"],
         "sequin": ["api_token", "database", "embedded", "metrics_url", "pid", "url", "version"],
         "server": ["pid", "url"],
@@ -86,7 +87,7 @@ def test_status_tells_programs_where_everything_is(running: Installation) -> Non
 def test_the_status_for_people_holds_no_secret(running: Installation) -> None:
     secrets = running.home.secrets
     text = running.succeed("status")
-    assert "loopback and private addresses are allowed" in text
+    assert "loopback and private addresses are allowed (USERHOOKS_PRIVATE_ADDRESSES=allow)" in text
     assert secrets.postgres_password not in text
     assert secrets.api_token not in text
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
+import socket
+
 import pytest
 
-from userhooks.addresses import check_webhook_url, forbidden
+from userhooks.addresses import check_webhook_url, forbidden, known_address
 from userhooks.errors import InvalidInput
 
 PRIVATE = ["127.0.0.1", "127.255.255.254", "10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1", "::1", "fc00::1", "fdff::1"]
@@ -46,6 +49,7 @@ NEVER = [
     "fec0::1",
     "ff02::1",
 ]
+METADATA = ["169.254.169.254", "::ffff:169.254.169.254", "fd00:ec2::254", "fd20:ce::254", "fd00:c1::a9fe:a9fe", "fd00:42::42"]
 PUBLIC = ["1.1.1.1", "8.8.8.8", "172.32.0.1", "192.169.0.1", "100.128.0.1", "223.255.255.255", "2606:4700:4700::1111", "::ffff:8.8.8.8"]
 NO_ADDRESS = ["", "localhost", "127.1", "0x7f000001", "2130706433", "0177.0.0.1", "１２７.0.0.1", "8.8.8.8 ", "[::1]"]
 
@@ -53,6 +57,12 @@ NO_ADDRESS = ["", "localhost", "127.1", "0x7f000001", "2130706433", "0177.0.0.1"
 @pytest.mark.parametrize("address", [*PRIVATE, *PRIVATE_IN_IPV6, *NEVER, *NO_ADDRESS])
 def test_forbidden_without_the_allowance(address: str) -> None:
     assert forbidden(address, allow_private=False)
+
+
+@pytest.mark.parametrize("address", METADATA)
+@pytest.mark.parametrize("allow_private", [False, True])
+def test_the_metadata_addresses_of_clouds_are_always_forbidden(address: str, allow_private: bool) -> None:
+    assert forbidden(address, allow_private=allow_private)
 
 
 @pytest.mark.parametrize("address", [*PRIVATE, *PRIVATE_IN_IPV6, *PUBLIC])
@@ -82,7 +92,7 @@ def test_public_addresses_are_open(address: str) -> None:
     ],
 )
 def test_a_good_url_comes_back_unchanged(url: str) -> None:
-    assert check_webhook_url(url) == url
+    assert check_webhook_url(url, allow_private=True) == url
 
 
 @pytest.mark.parametrize(
@@ -116,9 +126,79 @@ def test_a_good_url_comes_back_unchanged(url: str) -> None:
 )
 def test_a_bad_url_gets_one_clear_error_that_names_the_field(url: object, says: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        check_webhook_url(url)
+        check_webhook_url(url, allow_private=True)
     assert caught.value.field == "webhookUrl"
     assert "webhookUrl" in caught.value.what
     assert says in caught.value.what
     assert caught.value.remedy
     assert "hunter2" not in str(caught.value)
+
+
+# --- URLs whose address is known without a name server -------------------------------------------------------------------
+
+LOOPBACK_HOSTS = [
+    "127.0.0.1",
+    "127.1",
+    "0x7f000001",
+    "0X7F.1",
+    "2130706433",
+    "0177.0.0.1",
+    "127.0.0.1.",
+    "localhost",
+    "LocalHost.",
+    "a.localhost",
+]
+FORBIDDEN_HOSTS = [
+    "169.254.169.254",
+    "0xa9fea9fe",
+    "2852039166",
+    "169.254.43518",
+    "0.0.0.0",  # noqa: S104
+    "0",
+    "224.0.0.1",
+    "255.255.255.255",
+    "100.100.100.200",
+]
+OTHER_HOSTS = [
+    "example.com",
+    "127.0.0.1.example.com",
+    "localhost.example.com",
+    "08.0.0.1",
+    "127.0.0.256",
+    "1.2.3.4.5",
+    "0x",
+    "a-1",
+    "metadata",
+]
+
+
+@pytest.mark.parametrize("host", [*FORBIDDEN_HOSTS, "8.8.8.8", "1.1", *LOOPBACK_HOSTS, *OTHER_HOSTS])
+@pytest.mark.parametrize("allow_private", [False, True])
+def test_a_url_is_refused_when_its_host_is_known_to_be_forbidden(host: str, allow_private: bool) -> None:
+    url = f"http://{host}:8080/hook"
+    if host in FORBIDDEN_HOSTS or (host in LOOPBACK_HOSTS and not allow_private):
+        with pytest.raises(InvalidInput, match="webhookUrl leads to a forbidden address") as caught:
+            check_webhook_url(url, allow_private=allow_private)
+        assert host not in caught.value.what
+        assert ("USERHOOKS_PRIVATE_ADDRESSES" in caught.value.remedy) == (host in LOOPBACK_HOSTS)
+    else:
+        assert check_webhook_url(url, allow_private=allow_private) == url
+
+
+def test_numbers_are_read_as_the_resolver_reads_them() -> None:
+    seed = random.randrange(10**9)
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    forms = [str, hex, lambda n: f"0{n:o}", lambda n: f"0X{n:X}"]
+    for _ in range(3000):
+        count = dice.randrange(1, 6)
+        numbers = [
+            dice.choice([0, 1, 127, 255, 256, 65535, 65536, 2**24 - 1, 2**24, 2**32 - 1, 2**32, dice.randrange(2**33)])
+            for _ in range(count)
+        ]
+        host = ".".join(dice.choice(forms)(number) for number in numbers)
+        try:
+            expected = socket.inet_ntoa(socket.inet_aton(host))
+        except OSError:
+            expected = None
+        assert known_address(host) == expected, host

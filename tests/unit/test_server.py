@@ -308,7 +308,8 @@ def program(**config: Any) -> Iterator[subprocess.Popen[str]]:
         [sys.executable, "-m", "userhooks.server"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdin
-    process.stdin.write(json.dumps({"sequin_api_token": TOKEN, "sequin_database": "postgres", "home_key": KEY.hex(), **config}) + "\n")
+    fixed = {"sequin_api_token": TOKEN, "sequin_database": "postgres", "home_key": KEY.hex(), "allow_private": True}
+    process.stdin.write(json.dumps({**fixed, **config}) + "\n")
     process.stdin.flush()
     try:
         yield process

@@ -173,6 +173,17 @@ def test_what_a_crash_left_is_made_anew(subscriptions: Subscriptions, fake: Fake
     assert_in_step(fake, database)
 
 
+@pytest.mark.parametrize("url", ["http://169.254.169.254/latest", "http://0xa9fea9fe/", "http://10.0.0.7/", "http://localhost:9/"])
+def test_a_forbidden_address_is_refused_before_anything_is_made(database: Database, fake: FakeSequin, url: str) -> None:
+    with SequinClient("http://sequin", TOKEN, transport=fake.transport) as client:
+        strict = Subscriptions(database, client, b"k" * 32, allow_private=False)
+        with pytest.raises(InvalidInput, match="forbidden address"):
+            strict.subscribe(1, url)
+        with pytest.raises(InvalidInput, match="forbidden address"):
+            strict.subscribe_all({1: "http://example.com/", 2: url})
+    assert fake.calls == []
+
+
 def test_they_go_with_one_call_and_so_does_what_a_crash_left_of_them(
     subscriptions: Subscriptions, fake: FakeSequin, database: Database
 ) -> None:
