@@ -51,8 +51,9 @@ def run(size: Size, *, picture: bool = False) -> Iterator[Figure]:
                     yield at_most("10,000 users: memory for each further sink", each, "kB", 20, 8)
                 if number == numbers[-1] or number >= 10_000:
                     yield from _side_by_side(few, crowd, size.pick(2, 8))
+            yield _removed(crowd)
         finally:
-            crowd.counter.close()  # the users go with their home
+            crowd.counter.close()  # after a failure the users go with their home
     if picture:
         draw(points)
 
@@ -75,6 +76,13 @@ def _side_by_side(few: Crowd, many: Crowd, runs: int) -> Iterator[Figure]:
     small, large = both(lambda crowd: throughput(crowd, ROWS).engine_us or 0.0, runs)
     beside = f"{min(large):.1f} and {min(small):.1f} µs, the least of {runs} runs each"
     yield Figure(f"{number} in turn: CPU for a change, of that with {FEW}", f"{min(large) / (min(small) or 1):.2f} times", beside, "", "1")
+
+
+def _removed(crowd: Crowd) -> Figure:
+    """Remove all users with their subscriptions and rows; the bound is for ten thousand, a part or a multiple of it for other numbers."""
+    users, began = len(crowd.users), time.monotonic()
+    crowd.close(lambda _: None)
+    return at_most(f"{users:,} users: remove all", time.monotonic() - began, "s", 15 * users / 10_000)
 
 
 def _restarted(crowd: Crowd) -> tuple[float, float]:

@@ -363,3 +363,22 @@ def test_a_schema_of_somebody_else_is_neither_used_nor_dropped(database: Databas
     assert not database.has_schema("lesson_10")
     database.drop_schema("lesson_10")
     assert ask(database_url, "select nspname from pg_namespace where nspname = 'lesson_10'") == [("lesson_10",)]
+
+
+def test_no_foreign_key_makes_deleting_a_user_read_whole_tables(database: Database, database_url: str) -> None:
+    database.set_up(None)
+    database.set_up(None)
+    without_index = """
+        select conrelid::regclass::text from pg_constraint c
+         where contype = 'f' and confrelid = 'public.users'::regclass
+           and not exists (select from pg_index i where i.indrelid = c.conrelid and i.indkey[0] = c.conkey[1] and i.indpred is null)"""
+    assert ask(database_url, without_index) == []
+    assert len(ask(database_url, "select conname from pg_constraint where contype = 'f' and confrelid = 'public.users'::regclass")) == 2
+
+
+def test_setting_up_again_does_not_wait_for_those_who_write(database: Database, database_url: str) -> None:
+    database.set_up(None)
+    with psycopg.connect(database_url) as writer, psycopg.connect(database_url) as other:
+        writer.execute("insert into notifications (user_id, message) values (1, 'not committed yet')")
+        other.execute("set lock_timeout = '1ms'")
+        other.execute((SQL / "tables.sql").read_text())

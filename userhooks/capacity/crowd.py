@@ -26,12 +26,7 @@ _NAME = "crowd"
 
 _ADD = "INSERT INTO public.users (name) SELECT %s FROM generate_series(1, %s) RETURNING id"
 _OURS = "SELECT id FROM public.users WHERE name = %s ORDER BY id"
-# Without an index on user_id each user's rows are looked for in the whole table, so theirs go first, and what is left of them with VACUUM.
-_REMOVE = (
-    "DELETE FROM public.notifications WHERE user_id = ANY(%s)",
-    "VACUUM public.notifications, public.webhook_subscriptions",
-    "DELETE FROM public.users WHERE id = ANY(%s)",
-)
+_REMOVE = "DELETE FROM public.users WHERE id = ANY(%s)"
 
 
 class Crowd:
@@ -125,8 +120,6 @@ class Crowd:
                 subscriptions.unsubscribe_all(some)
                 show(start + len(some))
         with database.connect() as connection:
-            connection.autocommit = True
-            for statement in _REMOVE:
-                connection.execute(statement, [users] if "%s" in statement else None)
+            connection.execute(_REMOVE, [users])
         self.users.clear()
         self._subscriptions.clear()

@@ -13,7 +13,6 @@ import logging
 import re
 import sqlite3
 import uuid
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -200,11 +199,9 @@ class Api:
         return await self._removing_endpoints(request.path_params["name"])
 
     async def _remove_endpoints(self, names: Sequence[str]) -> list[dict[str, Any] | Exception]:
-        used = Counter(sink.endpoint_id for sink in self.catalog.sinks.values())
-
         def unused(one: HttpEndpoint) -> None:
-            if used[one.id]:
-                in_use = f"Cannot delete HTTP endpoint {one.name} ({one.id}), as it is in use by {used[one.id]} sink consumer(s)"
+            if used := self.engine.sinks_at(one.id):
+                in_use = f"Cannot delete HTTP endpoint {one.name} ({one.id}), as it is in use by {used} sink consumer(s)"
                 raise Refused(400, {"summary": in_use})
 
         found = _find_each(self.catalog.endpoints, names, "http endpoint", unused)

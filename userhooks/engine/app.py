@@ -14,7 +14,7 @@ import sqlite3
 import time
 import uuid
 from array import array
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -65,6 +65,8 @@ class Engine:
         self._luck = luck or random.Random()  # noqa: S311  # jitter, not cryptography
         self._schedule = Schedule(base=config.retry_base)
         self._deliveries: dict[str, SinkDelivery] = {}
+        self._sinks_at: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        """endpoint id -> ids of the sinks that use it, as in the catalog"""
         self._start_lsns: dict[str, int] = {}
         self._created: dict[str, float] = {}
         self._router = Router()
@@ -165,7 +167,7 @@ class Engine:
             elif isinstance(resource, Backfill):
                 self.backfills.restore(resource, stored.cursor)
             else:
-                catalog.sinks[resource.id] = resource
+                self._enter(resource)
                 self._start_lsns[resource.id] = stored.start_lsn
                 sinks.append((resource, stored.number))
         for sink, number in sinks:
@@ -275,21 +277,25 @@ class Engine:
         """Create or replace an endpoint; what waits for it goes to the new address at once."""
         await self._write(self._store.save, endpoint)
         self.catalog.endpoints[endpoint.id] = endpoint
-        async for sink in self._all_sinks():
-            if sink.endpoint_id == endpoint.id:
-                self._deliveries[sink.id].configure(sink, endpoint, self._form(sink))
+        async for sink in self._in_turns(list(self._sinks_at[endpoint.id])):
+            self._deliveries[sink.id].configure(sink, endpoint, self._form(sink))
 
     async def delete_endpoints(self, endpoint_ids: Sequence[str]) -> None:
-        """Remove endpoints that no sink uses, all or none."""
+        """Remove endpoints that no sink uses, all or none. The caller holds `writing`."""
         await self._write(self._store.delete, endpoint_ids)
         for endpoint_id in endpoint_ids:
             self.catalog.endpoints.pop(endpoint_id, None)
+            self._sinks_at.pop(endpoint_id, None)
+
+    def sinks_at(self, endpoint_id: str) -> int:
+        """Return how many sinks use an endpoint."""
+        return len(self._sinks_at.get(endpoint_id, ()))
 
     async def save_function(self, function: Function) -> None:
         """Create or replace a function; sinks that use it route by the new code from the next change on."""
         await self._write(self._store.save, function)
         self.catalog.functions[function.id] = function
-        async for sink in self._all_sinks():
+        async for sink in self._in_turns(list(self.catalog.sinks)):
             delivery = self._deliveries[sink.id]
             if sink.filter == function.name:
                 self._route(sink)
@@ -297,10 +303,10 @@ class Engine:
             if function.name in (sink.filter, sink.transform):
                 delivery.configure(sink, self.catalog.endpoints[sink.endpoint_id], self._form(sink))
 
-    async def _all_sinks(self) -> AsyncIterator[Sink]:
-        """Yield every sink, as it is when its turn comes; ten thousand take seconds to see to, so deliveries get turns in between."""
+    async def _in_turns(self, sink_ids: Sequence[str]) -> AsyncIterator[Sink]:
+        """Yield sinks, each as it is when its turn comes; ten thousand take seconds to see to, so deliveries get turns in between."""
         until = time.perf_counter() + _TURN_SECONDS
-        for sink_id in list(self.catalog.sinks):
+        for sink_id in sink_ids:
             if time.perf_counter() > until:
                 await asyncio.sleep(0)
                 until = time.perf_counter() + _TURN_SECONDS
@@ -339,7 +345,7 @@ class Engine:
             await self._disable(sink)
             return
         number = await self._write(self._store.save, sink)
-        self.catalog.sinks[sink.id] = sink
+        self._enter(sink)
         if before is None:
             self._put_in_force(sink, number, self.catalog.endpoints[sink.endpoint_id])
             return
@@ -375,7 +381,7 @@ class Engine:
         for endpoint in endpoints:
             catalog.endpoints[endpoint.id] = endpoint
         for sink in sinks:
-            catalog.sinks[sink.id] = sink
+            self._enter(sink)
             self._live_from(sink, start_lsn)
 
     def _forget(self, sink_id: str) -> None:
@@ -397,14 +403,14 @@ class Engine:
             delivery.drop()
             delivery.configure(before, self.catalog.endpoints[before.endpoint_id], self._form(before))
             raise
-        self.catalog.sinks[sink.id] = sink
+        self._enter(sink)
         self._live_from(sink, start_lsn)
 
     async def _disable(self, sink: Sink) -> None:
         """Forget at once what the sink has pending, and cancel its backfills."""
         async with self.backfills.halted([sink.id]) as cancelled:
             await self._write(self._store.save_all, [sink, *cancelled])
-            self.catalog.sinks[sink.id] = sink
+            self._enter(sink)
             for backfill in cancelled:
                 self.catalog.backfills[backfill.id] = backfill
             self._router.remove(sink.id)
@@ -436,6 +442,14 @@ class Engine:
                     log.warning("sink %s: %s", sink.name, _GONE)
                     return
             await asyncio.sleep(_PAUSE_RETRY_SECONDS)
+
+    def _enter(self, sink: Sink) -> None:
+        """Put a sink into the catalog, in place of what it was before."""
+        before = self.catalog.sinks.get(sink.id)
+        if before is not None:
+            del self._sinks_at[before.endpoint_id][sink.id]
+        self.catalog.sinks[sink.id] = sink
+        self._sinks_at[sink.endpoint_id][sink.id] = None
 
     def _put_in_force(self, sink: Sink, number: int, endpoint: HttpEndpoint, *, held: bool = False) -> None:
         self._new_sinks += 1
@@ -537,7 +551,8 @@ class Engine:
             for sink_id in sink_ids:
                 self._router.remove(sink_id)
                 delivery = self._deliveries.pop(sink_id)
-                self.catalog.sinks.pop(sink_id, None)
+                sink = self.catalog.sinks.pop(sink_id)
+                del self._sinks_at[sink.endpoint_id][sink_id]
                 delivery.sink = replace(delivery.sink, status="disabled")
                 delivery.drop()
                 delivery.close()

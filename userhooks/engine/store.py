@@ -52,6 +52,7 @@ create table if not exists discarded (
     sink integer not null, shape integer not null, lsn integer not null, idx integer not null, commit_us integer not null,
     attempts integer not null, payload blob not null, annotations blob, backfill text, error text not null, discarded_at text not null
 );
+create index if not exists discarded_sink on discarded (sink);  -- a deleted sink's go with it
 """
 _ROW = "id, sink, shape, lsn, idx, commit_us, attempts, payload, annotations, backfill"
 _PAGES_GIVEN_BACK = 4096
