@@ -1,0 +1,220 @@
+"""The reading of the slot as a real Sequin does it: a change to any sink makes it restart, rows cost more the more sinks there are, new
+sinks miss what comes first and are sent what came before them, and too much for too many sinks brings it down until they are fewer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from tests.real_like.manners import Manners
+from userhooks.engine import app, tables
+from userhooks.engine.backfills import Backfills
+from userhooks.engine.owed import Message
+from userhooks.engine.reader import Reader
+from userhooks.engine.rendering import Change
+from userhooks.engine.resources import Backfill, Function, HttpEndpoint, Sink
+from userhooks.engine.routing import TableRoutes
+from userhooks.engine.stream import group_of
+
+_ROWS = b"IUD"
+
+
+class Past:
+    """The changes of the last seconds, which a restart reads again."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._changes: deque[tuple[float, Change]] = deque()
+
+    def note(self, change: Change) -> None:
+        """Keep a change, and forget those that are too old."""
+        now = time.monotonic()
+        self._changes.append((now, change))
+        while self._changes[0][0] < now - self._seconds:
+            self._changes.popleft()
+
+    def before(self, lsn: int) -> list[Change]:
+        """Return what is kept and was committed before that LSN."""
+        oldest = time.monotonic() - self._seconds
+        return [change for at, change in self._changes if at >= oldest and change.commit_lsn < lsn]
+
+
+def remember(past: Past) -> None:
+    """Note every change that is matched against the sinks."""
+    match = TableRoutes.match
+
+    def noting(self: TableRoutes, change: Change) -> Any:
+        past.note(change)
+        return match(self, change)
+
+    TableRoutes.match = noting  # type: ignore[method-assign]
+
+
+class SentAgain:
+    """What a message that the slot does not owe was read from."""
+
+    def settle(self, index: int, sink_number: int) -> None:
+        """Nothing waits for it."""
+
+    def forgive(self) -> None:
+        """Nothing waits for it."""
+
+
+class RealLikeReader(Reader):
+    """Reads the slot, but stands still after each change to a sink, and while there is too much to do."""
+
+    manners: ClassVar[Manners]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._still_until = 0.0
+        self._debt = 0.0
+        self._paid_at = 0.0
+        self._burst = 0
+        self.stuck = False
+        super().__init__(*args, **kwargs)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the server has more to do than it can."""
+        return self.stuck or time.monotonic() < self._still_until
+
+    def stand_still(self, seconds: float) -> None:
+        """Read nothing for a while."""
+        self._still_until = max(self._still_until, time.monotonic() + seconds)
+        self._throttle()
+        asyncio.get_running_loop().call_later(seconds + 0.001, self._throttle)
+
+    def relieve(self) -> None:
+        """There are fewer sinks: perhaps it can go on."""
+        if self.stuck and self.manners.fits(len(self._catalog.sinks)):
+            self.stuck = False
+            self._burst = 0
+            self.stand_still(self.manners.restart(len(self._catalog.sinks)) * 4)
+
+    def _throttle(self) -> None:
+        if self._slot_stream is not None and (self.stuck or time.monotonic() < self._still_until):
+            self._slot_stream.pause()
+        else:
+            super()._throttle()
+
+    def _take(self, payload: bytes) -> None:
+        super()._take(payload)
+        if payload[0] not in _ROWS:
+            return
+        sinks = len(self._catalog.sinks)
+        now = time.monotonic()
+        self._debt -= now - self._paid_at
+        self._paid_at = now
+        if self._debt < 0:
+            self._debt, self._burst = 0.0, 0
+        self._debt += self.manners.row(sinks)
+        self._burst += 1
+        if self.manners.overwhelmed(sinks, self._burst):
+            self.stuck = True
+            self._throttle()
+        elif self._debt > 0.02:
+            self.stand_still(self._debt)
+
+
+class RealLikeBackfills(Backfills):
+    """Backfills that start late and are completed late."""
+
+    manners: ClassVar[Manners]
+    rng: ClassVar[random.Random]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._known: set[str] = set()
+        super().__init__(*args, **kwargs)
+
+    def _run(self, backfill: Backfill) -> None:
+        if backfill.id in self._known:
+            super()._run(backfill)
+            return
+        self._known.add(backfill.id)
+        asyncio.get_running_loop().call_later(self.manners.backfill_starts(self.rng), self._run_late, backfill.id)
+
+    def _run_late(self, backfill_id: str) -> None:
+        backfill = self._catalog.backfills.get(backfill_id)
+        if backfill is not None and backfill.state == "active":
+            super()._run(backfill)
+
+    async def _read_all(self, run: Any) -> Backfill:
+        ended = await super()._read_all(run)
+        await asyncio.sleep(self.manners.backfill_counts)
+        return ended
+
+
+class RealLikeEngine(app.Engine):
+    """The engine with all of that."""
+
+    manners: ClassVar[Manners]
+    past: ClassVar[Past]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._still_sending: dict[str, Sink] = {}
+        self._applied: deque[float] = deque(maxlen=50)
+        """when functions were applied"""
+        self._later: set[asyncio.Task[None]] = set()
+        super().__init__(*args, **kwargs)
+
+    async def _restarted(self) -> None:
+        """A change to any sink: replication restarts, and only now what was disabled is."""
+        self.reader.stand_still(self.manners.restart(len(self.catalog.sinks)))
+        self.reader.relieve()
+        while self._still_sending:
+            _, sink = self._still_sending.popitem()
+            if self.catalog.sinks.get(sink.id) == sink:
+                self.catalog.sinks[sink.id] = self._deliveries[sink.id].sink
+                await super().save_sink(sink)
+
+    async def save_sink(self, sink: Sink) -> None:
+        before = self.catalog.sinks.get(sink.id)
+        if before is not None and before.status == "active" and sink.status == "disabled":
+            self.catalog.sinks[sink.id] = self._still_sending[sink.id] = sink
+            return
+        await self._restarted()
+        await super().save_sink(sink)
+
+    async def create(self, endpoints: Sequence[HttpEndpoint], sinks: Sequence[Sink]) -> None:
+        await super().create(endpoints, sinks)
+        await self._restarted()
+
+    async def delete_sinks(self, sink_ids: Sequence[str]) -> None:
+        await super().delete_sinks(sink_ids)
+        await self._restarted()
+
+    async def save_function(self, function: Function) -> None:
+        await super().save_function(function)
+        self._applied.append(time.monotonic())
+        await self._restarted()
+
+    def _live_from(self, sink: Sink, start_lsn: int) -> None:
+        just_applied = sum(at > time.monotonic() - 1.0 for at in self._applied)
+        task = asyncio.create_task(self._live_late(sink, start_lsn, self.manners.unseen(just_applied)))
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
+
+    async def _live_late(self, sink: Sink, created_lsn: int, delay: float) -> None:
+        await asyncio.sleep(delay)
+        later_lsn = await self.reader.ask(tables.insert_lsn)
+        present = self.catalog.sinks.get(sink.id)
+        if present is None or present.status == "disabled":
+            return
+        super()._live_from(present, later_lsn)
+        delivery = self._deliveries[sink.id]
+        for change in self.past.before(created_lsn):
+            if delivery.judge(change):
+                delivery.owe(Message(change, SentAgain(), group_of(delivery, change)))
+
+    async def _pause(self, sink_id: str, reason: str) -> None:
+        """A real server pauses nothing by itself."""
+
+    async def close(self) -> None:
+        for task in self._later:
+            task.cancel()
+        await super().close()

@@ -1,0 +1,56 @@
+"""Run the stand-in: configuration on stdin as for the engine, with `pace` and `seed` besides.
+
+python -m tests.real_like.program
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+from pathlib import Path
+
+from tests.real_like.capture import Past, RealLikeBackfills, RealLikeEngine, RealLikeReader, remember
+from tests.real_like.delivery import RealLikeDelivery
+from tests.real_like.manners import Manners
+from tests.real_like.pages import MetricsPage, SlowApi
+from userhooks.engine import app, delivery, request_head
+from userhooks.engine.api import create_app
+from userhooks.engine.startup import Config
+from userhooks.program import listen, read_config, run, serve_until_stopped
+from userhooks.settings import PORT_VARIABLES
+
+
+def main() -> None:
+    """Put the real one's manners in place of the engine's, and run until stdin is closed."""
+    given = read_config()
+    manners, rng = Manners(given.pop("pace")), random.Random(given.pop("seed"))
+    config = Config(**{**given, "store": Path(given["store"]), "retry_base": manners.pace})
+    past = Past(manners.read_again)
+    for part in (RealLikeDelivery, RealLikeReader, RealLikeBackfills, RealLikeEngine):
+        part.manners = manners  # type: ignore[attr-defined]
+    RealLikeBackfills.rng = rng
+    RealLikeEngine.past = past
+    remember(past)
+    app.SinkDelivery, app.Reader, app.Backfills = RealLikeDelivery, RealLikeReader, RealLikeBackfills  # type: ignore[misc]
+    delivery.IN_FLIGHT_PER_SINK = manners.in_flight
+    request_head.USER_AGENT = manners.user_agent
+    api = listen("127.0.0.1", config.port, PORT_VARIABLES["sequin"])
+    metrics = listen("127.0.0.1", config.metrics_port, PORT_VARIABLES["metrics"])
+    run(_serve(config, api, metrics))
+
+
+async def _serve(config: Config, api: socket.socket, metrics: socket.socket) -> None:
+    engine = RealLikeEngine(config)
+    await engine.start()
+    page = MetricsPage(engine)
+    health = asyncio.create_task(page.keep_health())
+    try:
+        await serve_until_stopped([(SlowApi(create_app(engine), engine), api), (page.app, metrics)])
+    finally:
+        health.cancel()
+        await engine.close()
+
+
+if __name__ == "__main__":
+    main()
