@@ -30,6 +30,8 @@ class FakeSequin:
         self.tables = {"public.notifications"}
         self.calls: list[str] = []
         self.fault: Fault | None = None
+        self.initializing_for = 0
+        """how many looks at a new sink show it as not taken up yet"""
         self.transport = httpx.MockTransport(self._handle)
 
     def _handle(self, request: httpx.Request) -> httpx.Response:
@@ -104,11 +106,14 @@ class FakeSequin:
     def _plan(self, config: dict[str, Any]) -> httpx.Response:
         """Everything that is there as an update, whether or not it is named; what is new as a creation."""
         changes: list[dict[str, Any]] = []
-        for resource_type, kind, present in (("http_endpoint", "http_endpoints", self.endpoints), ("sink", "sinks", self.sinks)):
-            changes += [{"resource_type": resource_type, "action": "update", "old": one, "new": one} for one in present.values()]
-            for entry in config.get(kind, ()):
-                if entry["name"] not in present:
-                    changes.append({"resource_type": resource_type, "action": "create", "old": None, "new": entry})
+        kinds = (("function", self.functions), ("http_endpoint", self.endpoints), ("sink", self.sinks))
+        for resource_type, present in kinds:
+            wanted = {entry["name"]: entry for entry in config.get(f"{resource_type}s", ())}
+            for name, old in present.items():
+                new = wanted.get(name, old) if resource_type == "function" else old
+                changes.append({"resource_type": resource_type, "action": "update", "old": old, "new": new})
+            created = [wanted[name] for name in wanted if name not in present]
+            changes += [{"resource_type": resource_type, "action": "create", "old": None, "new": new} for new in created]
         return httpx.Response(200, json={"changes": changes, "actions": []})
 
     def _endpoint(self, method: str, name: list[str], body: dict[str, Any]) -> httpx.Response:
@@ -141,18 +146,25 @@ class FakeSequin:
     def _sink(self, method: str, name: list[str], body: dict[str, Any]) -> httpx.Response:
         if not name:
             if method == "GET":
-                return httpx.Response(200, json={"data": [{**sink, "health": _HEALTH} for sink in self.sinks.values()]})
+                return httpx.Response(200, json={"data": [{**sink, "health": self._health()} for sink in self.sinks.values()]})
             return self._create_sink(body)
         found = _find(self.sinks, name[0])
         if found is None:
             return _not_found("consumer")
         if method == "GET":
-            return httpx.Response(200, json={**found, "health": _HEALTH})
+            return httpx.Response(200, json={**found, "health": self._health()})
         if method == "DELETE":
             del self.sinks[found["name"]]
             return httpx.Response(200, json={"id": found["id"], "deleted": True})
         found.update(body)
         return httpx.Response(200, json=found)
+
+    def _health(self) -> dict[str, Any]:
+        if self.initializing_for == 0:
+            return _HEALTH
+        self.initializing_for -= 1
+        checks = [{"name": "Sink configuration", "status": "initializing"}, {"name": "Message delivery", "status": "waiting"}]
+        return {"name": "Consumer health", "status": "initializing", "checks": checks}
 
     def _create_sink(self, body: dict[str, Any]) -> httpx.Response:
         if "filters" in body:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -30,9 +30,13 @@ from userhooks.errors import (
 
 T = TypeVar("T")
 
+FunctionState = Literal["same", "different", "missing"]
+
 ACTIONS = ("insert", "update", "delete")
 
 _EXTENSIONS = {"timeout": httpx.Timeout(15.0, connect=5.0).as_dict()}
+_LIVE_POLL_S, _LIVE_POLLS = 0.1, 300
+_SETTLE_S = 0.5  # a sink's health is written by another job than the one that makes it live
 _PAUSES_S = (0.1, 0.4)  # before the second and the third try of a GET or DELETE; a POST is never repeated: it may have worked
 _WORTH_ANOTHER_TRY = frozenset({502, 503, 504})
 
@@ -70,7 +74,10 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Sink:
-    """A webhook sink. `filter` is a function's name or "none"; `health` and `error` are known from reads, not from create and update."""
+    """A webhook sink. `filter` is a function's name or "none".
+
+    `health`, `error` and `is_initializing` are known from reads, not from create and update.
+    """
 
     id: str
     name: str
@@ -86,6 +93,7 @@ class Sink:
     max_retry_count: int | None
     health: str | None
     error: str | None
+    is_initializing: bool
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Self:
@@ -107,6 +115,7 @@ class Sink:
             max_retry_count=data.get("max_retry_count"),
             health=health.get("status"),
             error="; ".join(errors) or None,
+            is_initializing=any(check.get("status") == "initializing" for check in health.get("checks", ())),
         )
 
 
@@ -302,6 +311,30 @@ class SequinClient:
         )
         return self.require_sink(self._one(Sink.of, "POST", _path("sinks"), body), body)
 
+    def wait_until_live(self, names: Sequence[str]) -> None:
+        """Wait until these new sinks get every row that is committed from now on; raises SequinFailed when that takes over 30 s.
+
+        Sequin 0.14.6 answers a create call before replication knows the sink, and the sink misses what is committed until then: for 50 ms
+        on a quiet server, for seconds while replication restarts (recorded). Meanwhile the sink's health is `initializing`; the local
+        engine's never is.
+        """
+        for polls in range(_LIVE_POLLS + 1):
+            looked_at = names if polls else names[-1:]  # one answer tells whether the server takes its time: there may be thousands
+            starting = [sink.name for sink in self._named(looked_at) if sink.is_initializing]
+            if not starting:
+                if polls:
+                    self._sleep(_SETTLE_S)
+                return
+            self._sleep(_LIVE_POLL_S)
+        what = f"Sequin did not take up the sink {starting[0]} within {_LIVE_POLLS * _LIVE_POLL_S:.0f} s."
+        raise SequinFailed(what, "It is overloaded, or its replication is down: run userhooks doctor, then try again.")
+
+    def _named(self, names: Sequence[str]) -> list[Sink]:
+        if len(names) == 1:
+            return [self.sink(names[0])]
+        wanted = set(names)
+        return [sink for sink in self.sinks() if sink.name in wanted]
+
     def create_sinks(self, endpoints: Iterable[NewEndpoint], sinks: Iterable[NewSink]) -> list[Sink]:
         """Create endpoints and the sinks that use them with one call, for hundreds at once; those of these names that exist are changed.
 
@@ -407,17 +440,26 @@ class SequinClient:
         Nothing is applied in vain, since even an unchanged function restarts replication on a real server. Raises SequinMismatch when
         the function has another code afterwards.
         """
-        if self._has_function(name, function_type, code):
+        if self.function_state(name, function_type, code) == "same":
             return False
-        entry = {"name": name, "type": function_type, "code": code}
-        self._call("POST", "/api/config/apply", {"yaml": yaml.safe_dump({"functions": [entry]}, sort_keys=False)})
-        if not self._has_function(name, function_type, code):
+        self._call("POST", "/api/config/apply", {"yaml": _function_yaml(name, function_type, code)})
+        if self.function_state(name, function_type, code) != "same":
             raise SequinMismatch(f"Sequin did not take the code of the function {name}.", "Look at the function in Sequin's console.")
         return True
 
-    def _has_function(self, name: str, function_type: str, code: str) -> bool:
-        found = self.functions().get(name)
-        return found is not None and found.type == function_type and found.code.strip() == code.strip()
+    def function_state(self, name: str, function_type: str, code: str) -> FunctionState:
+        """Compare a function with this code, by `config/plan`, which changes nothing: an export would list every sink as well."""
+
+        def read(data: Mapping[str, Any]) -> FunctionState:
+            for change in data["changes"]:
+                if change["resource_type"] == "function" and change["new"]["name"] == name:
+                    if change["old"] is None:
+                        return "missing"
+                    old = Function.of(change["old"])
+                    return "same" if (old.type, old.code.strip()) == (function_type, code.strip()) else "different"
+            return "same"
+
+        return self._one(read, "POST", "/api/config/plan", {"yaml": _function_yaml(name, function_type, code)})
 
     # --- HTTP ----------------------------------------------------------------------------------------------------------
 
@@ -445,6 +487,7 @@ class SequinClient:
             try:
                 request = httpx.Request(method, f"{self.url}{path}", json=body, headers=headers, extensions=_EXTENSIONS)
                 response = self._transport.handle_request(request)
+                _hang_up_after_an_error(response)
                 response.read()
             except (httpx.TransportError, httpx.InvalidURL) as error:
                 if pause is None or isinstance(error, httpx.ReadTimeout | httpx.UnsupportedProtocol | httpx.InvalidURL):
@@ -464,6 +507,36 @@ def _yaml_of(endpoints: Iterable[NewEndpoint], sinks: Iterable[Mapping[str, Any]
     """Return the body of `config/apply` and `config/plan`; the text is JSON, which is YAML as well."""
     listed = [{"name": one.name, "url": one.url, "encrypted_headers": dict(one.encrypted_headers)} for one in endpoints]
     return {"yaml": json.dumps({"http_endpoints": listed, "sinks": list(sinks)})}
+
+
+def _function_yaml(name: str, function_type: str, code: str) -> str:
+    return yaml.safe_dump({"functions": [{"name": name, "type": function_type, "code": code}]}, sort_keys=False)
+
+
+class _LastAnswer(httpx.SyncByteStream):
+    """The body of a connection's last answer: its end is never read, so the connection cannot be used again and is closed."""
+
+    def __init__(self, body: httpx.SyncByteStream, length: int) -> None:
+        self._body = body
+        self._length = length
+
+    def __iter__(self) -> Iterator[bytes]:
+        left = self._length
+        parts = iter(self._body)
+        while left > 0:
+            part = next(parts)
+            left -= len(part)
+            yield part
+
+    def close(self) -> None:
+        self._body.close()
+
+
+def _hang_up_after_an_error(response: httpx.Response) -> None:
+    """Sequin 0.14.6 sometimes writes a second answer after an error, which the next call on the connection would take for its own."""
+    length = response.headers.get("content-length")  # in every recorded answer
+    if response.is_error and length is not None and isinstance(response.stream, httpx.SyncByteStream):
+        response.stream = _LastAnswer(response.stream, int(length))
 
 
 def _path(*parts: str) -> str:

@@ -22,7 +22,16 @@ from urllib.parse import urlsplit
 from userhooks.addresses import check_webhook_url
 from userhooks.bearer import subscription_secret
 from userhooks.database import Database, LockedUser, SubscriptionRow
-from userhooks.errors import DeliveriesMissing, Forbidden, InvalidInput, NotFound, SequinError, SequinInvalid, SequinNotFound
+from userhooks.errors import (
+    DeliveriesMissing,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    SequinError,
+    SequinInvalid,
+    SequinMismatch,
+    SequinNotFound,
+)
 from userhooks.sequin import Backfill, Endpoint, NewEndpoint, NewSink, SequinClient, Sink
 
 log = logging.getLogger(__name__)
@@ -89,7 +98,7 @@ class Subscriptions:
         self._allow_private = allow_private
         self._clock = clock
         self._sleep = sleep
-        self._function_is_checked = False
+        self._table_is_known = False
 
     # --- subscribe and unsubscribe -------------------------------------------------------------------------------------
 
@@ -100,7 +109,7 @@ class Subscriptions:
         """
         check_user_id(user_id)
         check_webhook_url(url, allow_private=self._allow_private)
-        with self._checking_function_after_refusals(), self._database.locked_user(user_id) as user:
+        with self._looking_at_tables_after_refusals(), self._database.locked_user(user_id) as user:
             user.require()
             self._ensure_function()
             rows = user.subscriptions()
@@ -122,7 +131,7 @@ class Subscriptions:
             check_user_id(user_id)
             check_webhook_url(url, allow_private=self._allow_private)
         names = {user_id: _names(user_id, url)[0] for user_id, url in urls.items()}
-        with self._checking_function_after_refusals(), self._database.locked_users(urls) as users:
+        with self._looking_at_tables_after_refusals(), self._database.locked_users(urls) as users:
             users.require_new()
             self._ensure_function()
             endpoints = [NewEndpoint(names[user_id].endpoint, url, self._headers(user_id, url)) for user_id, url in urls.items()]
@@ -136,6 +145,7 @@ class Subscriptions:
                     self._sequin.delete_endpoint(name.endpoint)  # refused while another sink uses it
             try:
                 made = self._sequin.create_sinks(endpoints, sinks_to_make)
+                self._sequin.wait_until_live([sink.name for sink in made])
                 sinks = dict(zip(urls, made, strict=True))
                 users.add([(user_id, url, sinks[user_id].id) for user_id, url in urls.items()])
                 users.commit()
@@ -155,7 +165,7 @@ class Subscriptions:
 
         Sequin removes one thing with one call, so several calls are under way at once.
         """
-        with self._checking_function_after_refusals(), self._database.locked_users(user_ids) as users:
+        with self._looking_at_tables_after_refusals(), self._database.locked_users(user_ids) as users:
             rows: dict[int, list[SubscriptionRow]] = {user_id: [] for user_id in user_ids}
             for row in users.subscriptions():
                 rows[row.user_id].append(row)
@@ -183,7 +193,7 @@ class Subscriptions:
     def unsubscribe(self, sink_name: str) -> None:
         """Remove sink, endpoint and row, or what a crash left of them; raises NotFound when there is nothing of that name."""
         user_id = _owner(sink_name)
-        with self._checking_function_after_refusals(), self._database.locked_user(user_id) as user:
+        with self._looking_at_tables_after_refusals(), self._database.locked_user(user_id) as user:
             sink = self._sink(sink_name)
             row = self._row(user, sink_name, sink)
             if row is None and (sink is None or not self._was_made_for(user_id, sink)):
@@ -239,6 +249,7 @@ class Subscriptions:
             )
             sink_ref = sink.id
             log.info("Created sink %s (id %s)", sink.name, sink.id)
+            self._sequin.wait_until_live([sink.name])
             user.add(url, sink.id)
             user.commit()
         except BaseException:
@@ -334,7 +345,7 @@ class Subscriptions:
         sink = self._sink(subscription.sink_id)
         if sink is None:
             raise _unknown_sink(sink_name)
-        with self._checking_function_after_refusals():
+        with self._looking_at_tables_after_refusals():
             self._ensure_function()
             self._require_rows_of(subscription.user_id, sink)
             status = self._sequin.update_sink(sink.id, status=status).status
@@ -356,7 +367,7 @@ class Subscriptions:
             raise _unknown_sink(sink_name)
         if user_id not in (None, owner):
             raise Forbidden(f"The sink {sink_name} is not one of user {user_id}.", "Give the name of one of this user's own sinks.")
-        with self._checking_function_after_refusals():
+        with self._looking_at_tables_after_refusals():
             self._ensure_function()
             self._require_rows_of(owner, sink)
             try:
@@ -383,19 +394,31 @@ class Subscriptions:
     # --- what all of them need -----------------------------------------------------------------------------------------
 
     def _ensure_function(self) -> None:
-        """See that Sequin has the filter function, and knows the table, once per client and again after a refusal."""
-        if not self._function_is_checked:
+        """See that Sequin has the filter function, and knows the table; raises SequinMismatch when somebody has changed the function.
+
+        The code is compared each time: a sink made while it lets everything through would send everybody's rows to its user.
+        """
+        if not self._table_is_known:
             self._sequin.refresh_tables()
-            self._sequin.ensure_function(FUNCTION_NAME, "filter", FUNCTION_CODE)
-            self._function_is_checked = True
+            self._table_is_known = True
+        state = self._sequin.function_state(FUNCTION_NAME, "filter", FUNCTION_CODE)
+        if state == "different":
+            what = f"The function {FUNCTION_NAME} in Sequin is not the one that userhooks made: it may send one user's rows to another."
+            raise SequinMismatch(what, "Run userhooks up, which puts it back, and find out who changed it.")
+        if state == "missing":
+            self.restore_function()
+
+    def restore_function(self) -> bool:
+        """Put the filter function back in force; True when it was not there or another one."""
+        return self._sequin.ensure_function(FUNCTION_NAME, "filter", FUNCTION_CODE)
 
     @contextmanager
-    def _checking_function_after_refusals(self) -> Iterator[None]:
+    def _looking_at_tables_after_refusals(self) -> Iterator[None]:
         try:
             yield
         except SequinError as error:
             if error.status is not None and 400 <= error.status < 500:
-                self._function_is_checked = False
+                self._table_is_known = False
             raise
 
     def _require_rows_of(self, user_id: int, sink: Sink) -> Sink:

@@ -50,15 +50,23 @@ def applied(answer: httpx.Response) -> bool:
     return answer.status_code == 200 and answer.json()["filters"][0]["comparison_value"] == 2.0
 
 
+def live_at_once(answer: httpx.Response) -> bool:
+    found = answer.json().get("data", [answer.json()])
+    health = [(sink["health"]["status"], sink["health"]["checks"][0]["status"]) for sink in found if sink["status"] == "active"]
+    return answer.status_code == 200 and len(health) > 0 and set(health) <= {("waiting", "notice"), ("healthy", "notice")}
+
+
 API: dict[str, dict[str, Callable[[httpx.Response], bool]]] = {
     "0.14.6": {
         "031": refused_in_words,
         "032": refused_in_words,
         "058": taken_with_filters,
+        "060": live_at_once,
         "082": refused_in_words,
         "083": refused_in_words,
         "118": only_the_new_function,
         "119": functions_only,
+        "121": live_at_once,
     },
     "0.9.4": {
         "109": in_todays_shape,

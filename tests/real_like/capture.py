@@ -159,6 +159,8 @@ class RealLikeEngine(app.Engine):
         self._still_sending: dict[str, Sink] = {}
         self._applied: deque[float] = deque(maxlen=50)
         """when functions were applied"""
+        self._unseen: set[str] = set()
+        """sinks that replication does not know yet, by id"""
         self._later: set[asyncio.Task[None]] = set()
         super().__init__(*args, **kwargs)
 
@@ -194,6 +196,7 @@ class RealLikeEngine(app.Engine):
         await self._restarted()
 
     def _live_from(self, sink: Sink, start_lsn: int) -> None:
+        self._unseen.add(sink.id)
         just_applied = sum(at > time.monotonic() - 1.0 for at in self._applied)
         task = asyncio.create_task(self._live_late(sink, start_lsn, self.manners.unseen(just_applied)))
         self._later.add(task)
@@ -202,6 +205,7 @@ class RealLikeEngine(app.Engine):
     async def _live_late(self, sink: Sink, created_lsn: int, delay: float) -> None:
         await asyncio.sleep(delay)
         later_lsn = await self.reader.ask(tables.insert_lsn)
+        self._unseen.discard(sink.id)
         present = self.catalog.sinks.get(sink.id)
         if present is None or present.status == "disabled":
             return
@@ -213,6 +217,13 @@ class RealLikeEngine(app.Engine):
 
     async def _pause(self, sink_id: str, reason: str) -> None:
         """A real server pauses nothing by itself."""
+
+    def health(self, sink: Sink) -> dict[str, Any]:
+        shown = super().health(sink)
+        if sink.id in self._unseen:
+            waiting = [{"name": check["name"], "status": "waiting"} for check in shown["checks"][1:]]
+            return {**shown, "status": "initializing", "checks": [{**shown["checks"][0], "status": "initializing"}, *waiting]}
+        return shown
 
     async def close(self) -> None:
         for task in self._later:

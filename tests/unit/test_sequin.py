@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -359,3 +362,32 @@ def test_no_secret_is_logged_or_shown(client: SequinClient, fake: FakeSequin, ca
     everything = caplog.text + str(caught.value) + repr(caught.value) + repr(client) + repr(endpoint)
     for secret in (TOKEN, "topsecret", "hunter2"):
         assert secret not in everything
+
+
+def test_a_second_answer_after_an_error_is_not_taken_for_the_next_calls() -> None:
+    """A real server answered some errors twice on the kept-alive connection."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    stray = _answer(500, {"errors": {"detail": "Internal Server Error"}})
+    answers = [_answer(400, {"summary": "no"}), _answer(200, {"ok": True, "rev": "v0.14.6"})]
+
+    def serve() -> None:
+        for answer in answers:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+                if connection.recv(65536):  # the next call, on the same connection
+                    connection.sendall(stray)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    with listener, SequinClient(f"http://127.0.0.1:{listener.getsockname()[1]}", TOKEN) as client:
+        with pytest.raises(SequinInvalid):
+            client.backfill("s", "x")
+        assert client.health() == Health(ok=True, version="v0.14.6")
+    thread.join(10)
+
+
+def _answer(status: int, body: dict[str, Any]) -> bytes:
+    content = json.dumps(body).encode()
+    return b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (status, len(content), content)

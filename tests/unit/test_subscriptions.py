@@ -27,6 +27,7 @@ from userhooks.errors import (
     InvalidInput,
     NotFound,
     SequinError,
+    SequinFailed,
     SequinInvalid,
     SequinMismatch,
     SequinUnauthorized,
@@ -191,11 +192,31 @@ def test_the_ids_are_logged_and_the_secret_is_not(subscriptions: Subscriptions, 
     assert TOKEN not in caplog.text
 
 
-def test_once_the_function_is_checked_it_is_not_asked_for_again(subscriptions: Subscriptions, fake: FakeSequin) -> None:
+def test_a_second_subscribe_compares_the_function_and_applies_nothing(subscriptions: Subscriptions, fake: FakeSequin) -> None:
     subscriptions.subscribe(1, URL)
     fake.calls.clear()
     subscriptions.subscribe(2, URL)
-    assert fake.calls == ["GET /api/sinks/user-2-notifications", "POST /api/destinations/http_endpoints", "POST /api/sinks"]
+    assert fake.calls == [
+        "POST /api/config/plan",
+        "GET /api/sinks/user-2-notifications",
+        "POST /api/destinations/http_endpoints",
+        "POST /api/sinks",
+        "GET /api/sinks/user-2-notifications",
+    ]
+
+
+def test_subscribe_returns_when_sequin_has_taken_up_the_sink(subscriptions: Subscriptions, fake: FakeSequin, clock: Clock) -> None:
+    fake.initializing_for = 7
+    subscriptions.subscribe(1, URL)
+    assert fake.calls.count("GET /api/sinks/user-1-notifications") == 1 + 7 + 1
+    assert clock.now > 0.7
+
+
+def test_a_sink_that_sequin_never_takes_up_is_removed(subscriptions: Subscriptions, fake: FakeSequin, database: Database) -> None:
+    fake.initializing_for = 10**6
+    with pytest.raises(SequinFailed, match="did not take up the sink user-1-notifications within 30 s"):
+        subscriptions.subscribe(1, URL)
+    assert_nothing_is_left(fake, database)
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------------
@@ -260,12 +281,14 @@ def test_a_sink_of_another_database_with_our_name_is_left_alone(subscriptions: S
 def steps_of_a_first_subscribe() -> list[str]:
     return [
         "POST /api/postgres_databases/postgres/refresh_tables",
-        "GET /api/config/export",
+        "POST /api/config/plan",
+        "POST /api/config/plan",
         "POST /api/config/apply",
-        "GET /api/config/export",
+        "POST /api/config/plan",
         "GET /api/sinks/user-1-notifications",
         "POST /api/destinations/http_endpoints",
         "POST /api/sinks",
+        "GET /api/sinks/user-1-notifications",
     ]
 
 
@@ -495,7 +518,8 @@ def test_a_sink_that_was_changed_is_removed_at_the_next_use(
     with pytest.raises(SequinMismatch):
         subscriptions.subscribe(1, URL) if call == "subscribe" else getattr(subscriptions, call)(name)
     assert fake.sinks == {}
-    assert not any(sent.startswith(("PATCH", "POST")) for sent in fake.calls), "nothing is done with such a sink"
+    changing = [sent for sent in fake.calls if sent.startswith(("PATCH", "POST")) and sent != "POST /api/config/plan"]
+    assert changing == [], "nothing is done with such a sink"
     assert subscriptions.subscribe(1, URL).created
     assert_in_step(fake, database)
 
@@ -517,22 +541,33 @@ def test_a_sink_that_comes_out_wrong_is_removed(
     assert_nothing_is_left(fake, database)
 
 
-def test_a_changed_function_is_put_right_by_the_next_client(
-    subscriptions: Subscriptions, connect: Callable[[], Subscriptions], fake: FakeSequin
+@pytest.mark.parametrize("call", ["subscribe", "again", "all", "pause", "backfill"])
+def test_a_function_that_somebody_changed_stops_everything_that_would_send(
+    subscriptions: Subscriptions, fake: FakeSequin, database: Database, call: str
 ) -> None:
-    subscriptions.subscribe(1, URL)
-    fake.functions[FUNCTION_NAME]["code"] = "def filter(a, r, c, m) do\n  true\nend"
-    connect().subscribe(1, URL)
+    name = subscriptions.subscribe(1, URL).sink_name
+    fake.functions[FUNCTION_NAME]["code"] = "def filter(_action, _record, _changes, _metadata) do\n  true\nend"
+    calls: dict[str, Callable[[], object]] = {
+        "subscribe": lambda: subscriptions.subscribe(2, URL),
+        "again": lambda: subscriptions.subscribe(1, URL),
+        "all": lambda: subscriptions.subscribe_all({2: URL}),
+        "pause": lambda: subscriptions.resume(name),
+        "backfill": lambda: subscriptions.backfill(name),
+    }
+    with pytest.raises(SequinMismatch, match="is not the one that userhooks made") as caught:
+        calls[call]()
+    assert "userhooks up" in caught.value.remedy
+    assert [row.user_id for row in database.subscriptions()] == [1]
+    assert subscriptions.restore_function()
     assert fake.functions[FUNCTION_NAME]["code"].strip() == FUNCTION_CODE.strip()
+    calls[call]()
 
 
-def test_a_function_that_went_away_comes_back_after_one_refusal(subscriptions: Subscriptions, fake: FakeSequin, database: Database) -> None:
+def test_a_function_that_went_away_comes_back(subscriptions: Subscriptions, fake: FakeSequin, database: Database) -> None:
     subscriptions.subscribe(1, URL)
     fake.functions.clear()
-    with pytest.raises(SequinInvalid, match=r"Function .* not found"):
-        subscriptions.subscribe(2, URL)
-    assert_in_step(fake, database)
     assert subscriptions.subscribe(2, URL).created
+    assert_in_step(fake, database)
 
 
 def test_a_wrong_token_makes_nothing(fake: FakeSequin, database: Database) -> None:

@@ -49,7 +49,6 @@ _REST_SECONDS = 0.01
 STATUS_SECONDS = 10.0
 LANDING_SECONDS = 1.0
 """How long a stop waits for answers"""
-_NEW_SINK_SECONDS = 1.0
 _PAUSE_RETRY_SECONDS = 1.0
 _TURN_SECONDS = 0.002
 _GONE = "The endpoint answered 410 Gone, so the sink is paused. Change its URL or set it active again."
@@ -68,7 +67,6 @@ class Engine:
         self._sinks_at: defaultdict[str, dict[str, None]] = defaultdict(dict)
         """endpoint id -> ids of the sinks that use it, as in the catalog"""
         self._start_lsns: dict[str, int] = {}
-        self._created: dict[str, float] = {}
         self._router = Router()
         self.writing = asyncio.Lock()
         """Held by every change of a resource, from reading what is there until the change is in force: no change overwrites another."""
@@ -386,7 +384,6 @@ class Engine:
 
     def _forget(self, sink_id: str) -> None:
         self._start_lsns.pop(sink_id, None)
-        self._created.pop(sink_id, None)
 
     async def _enable(self, sink: Sink, before: Sink) -> None:
         """Let a sink that was disabled begin anew."""
@@ -419,7 +416,6 @@ class Engine:
             delivery.drop()
 
     def _live_from(self, sink: Sink, start_lsn: int) -> None:
-        self._created[sink.id] = time.monotonic()
         self._start_lsns[sink.id] = start_lsn
         self._route(sink)
         self._deliveries[sink.id].release(start_lsn)
@@ -592,7 +588,6 @@ class Engine:
         delivery = self._deliveries[sink.id]
         return Condition(
             status=sink.status,
-            fresh=time.monotonic() - self._created.get(sink.id, 0.0) < _NEW_SINK_SECONDS,
             moved=delivery.delivered > 0,
             notice=partly_recorded(sink, self.catalog.tables),
             problem=self.reader.problem_of(sink) or self._store_problem,

@@ -13,13 +13,12 @@ from userhooks.engine.resources import Sink, SinkStatus, Table, TableName
 class Condition:
     """What is known of a sink, in plain values.
 
-    `fresh`: made a moment ago. `moved`: something has been delivered. `notice`: see `partly_recorded`. `problem`: what keeps changes from
+    `moved`: something has been delivered. `notice`: see `partly_recorded`. `problem`: what keeps changes from
     the sink, in words. `error`: what the last delivery attempt failed with; None after a success. `discarded`: messages that were given up
     and not sent again since.
     """
 
     status: SinkStatus
-    fresh: bool
     moved: bool
     notice: bool
     problem: str | None
@@ -39,7 +38,7 @@ def health(condition: Condition) -> dict[str, Any]:
     quiet = "healthy" if condition.moved else "waiting"
     settled = "notice" if condition.notice else "healthy"
     checks = [
-        {"name": "Sink configuration", "status": "initializing" if condition.fresh else settled},
+        {"name": "Sink configuration", "status": settled},
         {"name": "Message filtering", "status": quiet},
         _check("Message ingestion", quiet, condition.problem),
         {"name": "Messages pending delivery", "status": quiet},
@@ -49,14 +48,14 @@ def health(condition: Condition) -> dict[str, Any]:
 
 
 def overall(condition: Condition) -> str:
-    """Return the overall status: paused (also for disabled sinks), error, initializing, healthy, or waiting for the first delivery."""
+    """Return the overall status: paused (also for disabled sinks), error, healthy, or waiting for the first delivery."""
     if condition.status != "active":
         return "paused"
     if condition.problem is not None or condition.delivery_error is not None:
         return "error"
     if condition.moved:
         return "healthy"
-    return "initializing" if condition.fresh else "waiting"
+    return "waiting"
 
 
 def _check(name: str, status: str, error: str | None) -> dict[str, Any]:

@@ -1,0 +1,54 @@
+"""The stand-in as tests run it: on a database that was prepared as `sequin.yaml` says, in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import yaml
+
+from tests.engine_program import EngineProgram
+from tests.stack.conftest import Installation
+
+ROOT = Path(__file__).parents[2]
+IN_SEQUIN: dict[str, Any] = yaml.safe_load((ROOT / "sequin.yaml").read_text(encoding="utf-8"))["databases"][0]
+
+
+@contextmanager
+def real_like_server(database_url: str, folder: Path, *, pace: float, seed: int = 1) -> Iterator[EngineProgram]:
+    """Run the stand-in; `pace` multiplies every wait of a real server (1 is a real one's)."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(IN_SEQUIN["publication"]["init_sql"].encode())
+    server = EngineProgram(
+        database_url,
+        folder,
+        publication=IN_SEQUIN["publication"]["name"],
+        slot=IN_SEQUIN["slot"]["name"],
+        database_name=IN_SEQUIN["name"],
+        pace=pace,
+        seed=seed,
+    )
+    server.start(module=("-m", "tests.real_like.program"))
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@contextmanager
+def installation_on(server: EngineProgram, database_url: str, home: Path) -> Iterator[Installation]:
+    """Make an installation whose Sequin and database are the given ones, by the variables of the README; nothing of it is left."""
+    installation = Installation(
+        home,
+        DATABASE_URL=database_url,
+        SEQUIN_URL=server.url,
+        SEQUIN_API_TOKEN=server.token,
+        SEQUIN_METRICS_URL=f"http://127.0.0.1:{server.config['metrics_port']}/metrics",
+    )
+    try:
+        yield installation
+    finally:
+        installation.remove()
