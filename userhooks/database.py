@@ -216,6 +216,11 @@ class Database:
         with self.connect() as connection:
             return bool(_one(connection, "select exists (select from public.users where id = %s)", [user_id]))
 
+    def wal_position(self) -> int:
+        """Return the WAL's insert position: every change committed from now on has a commit LSN at or above it."""
+        with self.connect() as connection:
+            return int(_one(connection, "SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn"))
+
     def insert_notifications(self, rows: Sequence[tuple[int, str]]) -> list[int]:
         """Insert (user id, message) rows with one statement and return their ids in order; raises NotFound for an unknown user."""
         with self.connect() as connection:

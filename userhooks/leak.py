@@ -21,7 +21,9 @@ def open_leak(sequin: SequinClient, home_key: bytes, user_id: int, inbox: Inbox)
     secret = subscription_secret(home_key, user_id, inbox.url)
     try:
         sequin.create_endpoint(NAME, inbox.url, encrypted_headers={"Authorization": f"Bearer {secret}"})
-        return sequin.create_sink(NAME, endpoint=NAME, include_tables=[TABLE], filter_function="none")
+        sink = sequin.create_sink(NAME, endpoint=NAME, include_tables=[TABLE], filter_function="none")
+        sequin.wait_until_live([NAME])
+        return sink
     except BaseException:
         close_leak(sequin)
         raise

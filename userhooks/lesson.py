@@ -34,8 +34,7 @@ USERS = ("ada", "ben", "cy")
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,40}", re.ASCII)
 _POLL = 0.1
-_TAKEN_UP = 0.5
-"""Seconds for a Sequin server to take up a new sink: 0.14.6 missed what was committed in the first 50 ms (recorded); the engine none."""
+
 
 # A created_at may be null, as in the seed's table; such a row is older than any subscription.
 _ROWS = """
@@ -89,12 +88,18 @@ class Lesson:
 
         Raises InvalidInput for a URL that is none, and what `Subscriptions.subscribe` raises.
         """
+        before = self.stack.database.wal_position()
         subscription = self.stack.subscriptions.subscribe(self.user(user), url)
         if subscription.created:
-            if self.stack.settings.sequin_url is not None:
-                time.sleep(_TAKEN_UP)
             self._since[subscription.sink_id] = self._now()
+            self._leave_out_before(subscription.sink_id, before)
         return subscription
+
+    def _leave_out_before(self, sink_id: str, lsn: int) -> None:
+        """A sink of a real server may be sent rows that are older than itself; the lesson's inboxes do not show them."""
+        if self.stack.settings.sequin_url is not None:
+            for inbox in self._inboxes.values():
+                inbox.leave_out_before(sink_id, lsn)
 
     def serve(self, handler: type[BaseHTTPRequestHandler]) -> receiver.ReceiverServer:
         """Serve a receiver that the reader wrote, in the background; subscribe its `url`. Raises InvalidInput for anything but a handler.
@@ -170,7 +175,10 @@ class Lesson:
         It leads to an inbox of this lesson and nowhere else. It also goes when any lesson begins or ends, so that a kernel that was killed
         leaves no leak behind for long.
         """
-        return open_leak(self.stack.sequin, self.stack.home_key, self.user(user), self.inbox(user))
+        before = self.stack.database.wal_position()
+        sink = open_leak(self.stack.sequin, self.stack.home_key, self.user(user), self.inbox(user))
+        self._leave_out_before(sink.id, before)
+        return sink
 
     def mend(self) -> None:
         """Remove the sink that `break_it` made; what it has sent stays in the inbox."""
