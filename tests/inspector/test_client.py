@@ -51,6 +51,23 @@ def test_waiting_for_what_matches(http: httpx.Client, inbox: Inbox) -> None:
     assert rows(inbox.wait_for(2, match=lambda message: message.action == "insert")) == [0, 2]
 
 
+def test_messages_older_than_their_sink_are_left_out_of_everything_but_what_was_received(http: httpx.Client, inbox: Inbox) -> None:
+    bodies = [message(1, 10), batch(message(1, 11), message(1, 20)), message(1, 21), message(1, 22, commit_lsn=None, action="read")]
+    for body in bodies:
+        http.post(inbox.url, json=body)
+    http.post(inbox.url, content=b"no webhook of Sequin's")
+    metadata = bodies[0]["metadata"]
+    inbox.leave_out_before(metadata["consumer"]["id"], metadata["commit_lsn"] + 10)
+    assert inbox.count() == 4
+    assert [record["id"] for record in inbox.messages()["record"]] == [20, 21, 22]
+    assert rows(inbox.wait_for(3)) == [20, 21, 22]
+    assert len(inbox.wait_for_attempts(4)) == 4
+    with pytest.raises(DeliveriesMissing, match="3 of 4"):
+        inbox.wait_for(4, timeout=0.2)
+    assert len(inbox.requests()) == 4
+    assert len(list(inbox.received())) == 5
+
+
 def test_waiting_for_attempts_counts_whatever_was_answered(http: httpx.Client, inbox: Inbox) -> None:
     inbox.respond(fail_first=1)
     for _ in range(2):
