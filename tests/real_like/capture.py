@@ -87,7 +87,6 @@ class RealLikeReader(Reader):
         """Read nothing for a while."""
         self._still_until = max(self._still_until, time.monotonic() + seconds)
         self._throttle()
-        asyncio.get_running_loop().call_later(seconds + 0.001, self._throttle)
 
     def relieve(self) -> None:
         """There are fewer sinks: perhaps it can go on."""
@@ -97,10 +96,13 @@ class RealLikeReader(Reader):
             self.stand_still(self.manners.restart(len(self._catalog.sinks)) * 4)
 
     def _throttle(self) -> None:
-        if self._slot_stream is not None and (self.stuck or time.monotonic() < self._still_until):
-            self._slot_stream.pause()
-        else:
+        left = self._still_until - time.monotonic()
+        if self._slot_stream is None or not (self.stuck or left > 0):
             super()._throttle()
+            return
+        self._slot_stream.pause()
+        if not self.stuck:
+            asyncio.get_running_loop().call_later(left + 0.002, self._throttle)  # a timer may come a little early
 
     def _take(self, payload: bytes) -> None:
         super()._take(payload)
