@@ -131,7 +131,7 @@ class Ingest:
     ) -> bool:
         """Store the request; when that fails, say so to the sender, who will send it again, and return False."""
         headers = scope["headers"]
-        if any(name == b"cookie" for name, _ in headers):  # a person has opened the address in a browser
+        if b"cookie" in dict(headers):  # a person has opened the address in a browser
             headers = without_our_cookies(headers)
         target = scope["raw_path"], scope["query_string"], headers
         try:

@@ -165,14 +165,14 @@ class Inbox:
 class _Job(NamedTuple):
     """One piece of work for the writer: a row to insert, or a statement to run in its place in the order.
 
-    `committed` changes the memory accordingly; it is called in the same order, in the event loop's thread, once the transaction holds.
+    `committed` changes the memory as the statement does the disk; it is called in the same order, once the transaction is committed.
     """
 
     inbox: Inbox
     row: tuple[Any, ...] | None
     statement: str
     parameters: tuple[Any, ...]
-    committed: Callable[[], object]
+    committed: Callable[[], object] | None
     done: asyncio.Future[None]
 
 
@@ -254,16 +254,11 @@ class Store:
     ) -> None:
         """Keep one request; returns when it is committed. Raises sqlite3.Error when that failed: then it must not be answered 2xx."""
         kept = b"\n".join([b":".join(header) for header in headers])
-        row = (inbox.key(seq), received_at, method, path, query, kept, body, status, response, note)
-
-        def committed() -> None:
-            inbox.stored = max(inbox.stored, seq)
-
-        await self._enqueue(inbox, row, "", (), committed)
+        await self._enqueue(inbox, (inbox.key(seq), received_at, method, path, query, kept, body, status, response, note), "", ())
 
     async def answered(self, inbox: Inbox, seq: int, status: int | None, note: str = "") -> None:
         """Add to a request that was recorded without an answer what became of it."""
-        await self._enqueue(inbox, None, _ANSWERED, (status, note, inbox.key(seq)), lambda: None)
+        await self._enqueue(inbox, None, _ANSWERED, (status, note, inbox.key(seq)))
 
     async def set_script(self, inbox: Inbox, script: Script) -> None:
         """Answer like this from the next request on, also after a restart. Raises sqlite3.Error, and then nothing has changed."""
@@ -322,7 +317,12 @@ class Store:
         self.by_id[inbox.id] = self.by_name[inbox.name] = inbox
 
     def _enqueue(
-        self, inbox: Inbox, row: tuple[Any, ...] | None, statement: str, parameters: tuple[Any, ...], committed: Callable[[], object]
+        self,
+        inbox: Inbox,
+        row: tuple[Any, ...] | None,
+        statement: str,
+        parameters: tuple[Any, ...],
+        committed: Callable[[], object] | None = None,
     ) -> asyncio.Future[None]:
         done = asyncio.get_running_loop().create_future()
         self._jobs.append(_Job(inbox, row, statement, parameters, committed, done))
@@ -369,7 +369,10 @@ class Store:
     def _committed(self, jobs: list[_Job]) -> None:
         touched = {job.inbox for job in jobs}
         for job in jobs:
-            job.committed()
+            if job.row is not None:
+                job.inbox.stored = max(job.inbox.stored, job.row[0] & _SEQ_MASK)
+            elif job.committed is not None:
+                job.committed()
             if not job.done.done():
                 job.done.set_result(None)
         for inbox in touched:
