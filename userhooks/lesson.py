@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 USERS = ("ada", "ben", "cy")
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,40}", re.ASCII)
+_LABEL = re.compile(rf"lesson [A-Za-z0-9_-]{{1,40}}: ({'|'.join(USERS)})")
 _POLL = 0.1
 
 
@@ -48,7 +49,8 @@ _DELETE_USERS = "DELETE FROM public.users WHERE id = ANY(%s)"
 class Lesson:
     """The users Ada, Ben and Cy of one lesson, and an inbox for each. Made by `Stack.lesson`.
 
-    Nobody else's users, rows, subscriptions or inboxes are touched. In the database a user is called like `lesson 01: ada`, and so is the
+    Nobody else's users, rows, subscriptions or inboxes are touched, but for the subscriptions of other lessons on a real Sequin server: it
+    stands few sinks. In the database a user is called like `lesson 01: ada`, and so is the
     inbox. `user` is always one of `ada`, `ben`, `cy`; any other raises NotFound.
 
         lesson = stack.lesson("01")
@@ -65,6 +67,8 @@ class Lesson:
         self._replays: list[Replay] = []
         self._recordings: list[Recording] = []
         self._remove()
+        if stack.settings.sequin_url is not None:
+            self._unsubscribe_other_lessons()
         self._users = {user: stack.database.create_user(self._label(user)) for user in USERS}
         self._inboxes = {user: stack.inspector.inbox(self._label(user)) for user in USERS}
 
@@ -300,6 +304,14 @@ class Lesson:
                 inbox.respond()
                 inbox.clear()
         receiver.leave(self.name)
+
+    def _unsubscribe_other_lessons(self) -> None:
+        """Remove what other lessons left: a real server runs every sink's filter for every row, and twenty sinks can bring it down."""
+        database = self.stack.database
+        subscribed = {row.user_id for row in database.subscriptions()}
+        others = [user_id for user_id, name in database.users() if user_id in subscribed and _LABEL.fullmatch(name)]
+        if others:
+            self.stack.subscriptions.unsubscribe_all(others)
 
     def _remove_schema(self) -> None:
         """The sinks on the schema's tables, every endpoint that leads to an inbox of this lesson and has no sink any more, the schema."""

@@ -637,6 +637,21 @@ def test_rows_older_than_a_subscription_to_a_sequin_elsewhere_are_left_out(
     assert lesson.inbox("ben").count() == len(lesson.inbox("ben").messages()) == 1 - older_by
 
 
+def test_a_lesson_on_a_sequin_elsewhere_takes_away_the_subscriptions_of_others(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = stack.lesson("01")
+    first.subscribe("ada", url=first.inbox("ada").url)
+    app_user = stack.database.create_user("a user of the app")
+    stack.subscriptions.subscribe(app_user, first.inbox("ben").url)
+    stack.lesson("02")
+    assert len(first.subscriptions()) == 1, "the engine does not mind how many there are"
+    monkeypatch.setattr(stack, "settings", replace(stack.settings, sequin_url="http://127.0.0.1:1"))
+    stack.lesson("03")
+    assert first.subscriptions() == []
+    assert [one.user_id for one in stack.subscriptions.list()] == [app_user]
+    stack.subscriptions.unsubscribe_all([app_user])
+    first.close()
+
+
 def test_a_schema_that_is_somebody_elses_is_not_a_lessons(stack: Stack, lesson: Lesson) -> None:
     with stack.database.connect() as connection:
         connection.execute("CREATE SCHEMA lesson_01")
