@@ -1,10 +1,11 @@
-"""Fault dial and response panel in JupyterLab in a real Chromium: a slider, a click, a picture that changes, a retry that succeeds, a
+"""Fault dial and panels in JupyterLab in a real Chromium: a slider, a click, a picture that changes, a retry that succeeds, a
 stack that is stopped and started again."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -12,6 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.browser.lab import Lab, choose_theme, run_cells, running_lab
+from tests.waiting import eventually
 
 SCREENSHOTS = os.environ.get("USERHOOKS_SCREENSHOTS")
 BEGIN = """from userhooks import Stack, widgets
@@ -47,6 +49,15 @@ def run(page: Page, lab: Lab, name: str, *cells: str) -> Locator:
 def users_of(lab: Lab, lesson: str) -> dict[str, int]:
     named = f"lesson {lesson}: "
     return {name.removeprefix(named): number for number, name in lab.stack.database.users() if name.startswith(named)}
+
+
+def rows(lab: Lab) -> int:
+    with lab.stack.database.connect() as connection:
+        return int(connection.execute("select count(*) from notifications").fetchall()[0][0])
+
+
+def writes(lab: Lab, before: int) -> bool:
+    return rows(lab) > before
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -109,3 +120,24 @@ def test_a_reader_chooses_answers_by_keyboard_and_starts_a_stack_that_was_stoppe
     expect(panel.get_by_role("cell", name="tried twice")).to_have_count(2)
     if SCREENSHOTS:
         page.screenshot(path=Path(SCREENSHOTS) / "answers.png")
+
+
+def test_stop_ends_what_a_panel_does_from_its_second_press_on_too(page: Page, lab: Lab) -> None:
+    cells = (BEGIN.format("stop"), "panel = widgets.GeneratePanel(lesson)\npanel", "panel", "widgets.SubscribePanel(lesson)")
+    panel = run(page, lab, "stop", *cells)
+    generate, seconds = panel.get_by_role("button", name="Generate"), panel.get_by_label("Seconds")
+    stop = panel.get_by_role("button", name="Interrupt the kernel")
+    expect(generate).to_have_count(2, timeout=60_000)
+    seconds.first.fill("0.5")
+    generate.first.click()
+    expect(panel.get_by_text("50 inserted for").first).to_be_visible()
+    for place in (0, 1):  # the same panel, shown twice
+        seconds.nth(place).fill("600")
+        before = rows(lab)
+        generate.nth(place).click()
+        eventually(partial(writes, lab, before), what="the generator to write")
+        stop.click()
+        expect(panel.get_by_text("Stopped before its end.").first).to_be_visible()
+        expect(generate.nth(place)).to_be_enabled()
+    panel.get_by_role("button", name="Subscribe").click()
+    expect(panel.get_by_text("Ada was subscribed already")).to_be_visible()

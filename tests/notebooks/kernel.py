@@ -69,9 +69,37 @@ class Kernel:
         shown.seconds = time.monotonic() - pressed[0]
         return shown
 
+    def interrupt(self) -> None:
+        """Press Stop."""
+        self._manager.interrupt_kernel()
+
+    def subshell(self) -> str:
+        """Open a subshell, as JupyterLab does for the messages of widgets, and return its id."""
+        asked = self._client.session.msg("create_subshell_request")
+        self._client.control_channel.send(asked)
+        while True:
+            answer = self._client.get_control_msg(timeout=PATIENCE)
+            if answer["parent_header"].get("msg_id") == asked["header"]["msg_id"]:
+                return str(answer["content"]["subshell_id"])
+
+    def click(self, button: str, subshell: str) -> None:
+        """Click a button, given by its model's id, as JupyterLab does: the message names the subshell."""
+        content = {"comm_id": button, "data": {"method": "custom", "content": {"event": "click"}}}
+        message = self._client.session.msg("comm_msg", content)
+        message["header"]["subshell_id"] = subshell
+        self._client.shell_channel.send(message)
+
+    def shown(self, widget: str, value: str) -> None:
+        """Wait until a widget, given by its model's id, has a value that contains this one."""
+        while True:
+            message = self._client.get_iopub_msg(timeout=PATIENCE)
+            content = message["content"]
+            if message["msg_type"] == "comm_msg" and content["comm_id"] == widget and value in str(content["data"]["state"].get("value")):
+                return
+
     def begin(self, code: str) -> None:
-        """Run a cell and return when the kernel has begun with it."""
-        asked = self._client.execute(code)
+        """Run a cell and return when the kernel has begun with it; cells that are sent meanwhile run even if it fails."""
+        asked = self._client.execute(code, stop_on_error=False)
         while True:
             message = self._client.get_iopub_msg(timeout=PATIENCE)
             if message["parent_header"].get("msg_id") == asked and message["msg_type"] == "execute_input":

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import ipywidgets
 
 from userhooks.errors import DatabaseUnavailable, NotRunning, SequinUnreachable, UserhooksError
+from userhooks.widgets.stop import run_stoppable
 
 if TYPE_CHECKING:
     from userhooks.inspector.client import Received
@@ -69,15 +70,23 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is untyped
 
     def _do(self, act: Callable[[], str]) -> None:
         self.button.disabled = True
-        self._say("Working; the notebook's Stop button ends it.")
+        self._say("Working, or waiting for a cell that is running; the notebook's Stop button ends it.")
+        run_stoppable(lambda: self._work(act), self._stopped)
+
+    def _work(self, act: Callable[[], str]) -> None:
         try:
             self._say(act())
-        except KeyboardInterrupt:
-            self._say("Stopped.")
         except UserhooksError as error:
             self._complain("Not done", error)
+        except Exception as error:
+            self._say(f"Not done: {type(error).__name__}: {error}")
+            raise
         finally:
             self.button.disabled = False
+
+    def _stopped(self) -> None:
+        self._say("Stopped.")
+        self.button.disabled = False
 
     def offer_start(self, offered: bool) -> None:
         """Show the button that starts the stack, or hide it."""
