@@ -6,6 +6,7 @@ the embedded server lives in `postgres.py`; the replication slot belongs to Sequ
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,11 @@ _MIN_VERSION = 14
 _LOCK_TIMEOUT_MS = 60_000
 
 _LIBPQ_ASKS = " Is the server running on that host and accepting TCP/IP connections?"
-_NOT_OURS = "UH001"  # the SQLSTATE that sql/ raises for an object that is not marked as ours
+_CONNECTION = frozenset({"08", "28", "3D", "53300", "57P01", "57P02", "57P03", "57P05"})
+"""SQLSTATEs, or classes of them, with which Postgres refuses or ends a connection."""
+_OUR_TABLES = re.compile(r"[^\w.](?:public\.)?(?:users|notifications|webhook_subscriptions)\W")
+_NOT_IN_FROM = "errorMissingRTE"  # what in Postgres refuses a column of a table that the statement does not name
+_USER_KEYS = ("notifications_user_id_fkey", "webhook_subscriptions_user_id_fkey")
 
 # On managed services the right to replicate is a role to be a member of, not the attribute of the user.
 _MAY_REPLICATE = """
@@ -139,7 +144,7 @@ class Database:
     """The database at `url`, a libpq connection string; raises ConfigurationError when it is none.
 
     All methods raise DatabaseUnavailable when Postgres does not answer or breaks off, and DatabaseUnsuitable when something that they
-    need is missing in it. No message holds the password.
+    need is missing in it or it refuses a statement, in its own words. No message holds the password.
     """
 
     def __init__(self, url: str) -> None:
@@ -267,7 +272,8 @@ class Database:
         """
         with self.connect() as connection:
             connection.execute(f"set local lock_timeout = {_LOCK_TIMEOUT_MS}")
-            connection.execute(_LOCK, [f"userhooks user {user_id}"])
+            with _waiting_for_lock():
+                connection.execute(_LOCK, [f"userhooks user {user_id}"])
             yield LockedUser(connection, user_id)
 
     @contextmanager
@@ -276,7 +282,8 @@ class Database:
         ids = sorted(user_ids)
         with self.connect() as connection:
             connection.execute(f"set local lock_timeout = {_LOCK_TIMEOUT_MS}")
-            connection.execute(_LOCKS, [[f"userhooks user {user_id}" for user_id in ids]])
+            with _waiting_for_lock():
+                connection.execute(_LOCKS, [[f"userhooks user {user_id}" for user_id in ids]])
             yield LockedUsers(connection, ids)
 
     @contextmanager
@@ -290,29 +297,27 @@ class Database:
 
     def _translate(self, error: psycopg.Error) -> NoReturn:
         """Raise our error for one of psycopg's; without `from`, since libpq's text may quote the connection string."""
-        message = " ".join((error.diag.message_primary or str(error)).split())
-        password = self._parts.get("password")
-        if password:
-            message = message.replace(str(password), "…")
-        if error.sqlstate == _NOT_OURS:
-            raise DatabaseUnsuitable(message, error.diag.message_hint or "") from None
+        words = self._without_password(_words(error))
+        hint = error.diag.message_hint or ""
+        code = error.sqlstate
+        if isinstance(error, psycopg.OperationalError) and (code is None or code[:2] in _CONNECTION or code in _CONNECTION):
+            reason = words.removesuffix(".").rpartition(" failed: ")[2].removesuffix(_LIBPQ_ASKS)
+            what = f"The database at {self._place()} is not available: {reason}."
+            raise DatabaseUnavailable(what, f"{START}; or correct DATABASE_URL.") from None
         match error:
-            case psycopg.errors.UndefinedTable():
-                raise DatabaseUnsuitable(f"The database is not set up: {message}.", "Run userhooks up, which applies sql/.") from None
-            case psycopg.errors.InsufficientPrivilege():
-                raise DatabaseUnsuitable(f"Postgres refused: {message}.", "Use a role that owns these tables in DATABASE_URL.") from None
-            case psycopg.errors.ForeignKeyViolation():
-                raise NotFound(f"There is no such user: {error.diag.message_detail or message}", _ADD_USER) from None
-            case psycopg.errors.LockNotAvailable():
-                what = "Another call for the same user has been busy for a minute."
-                raise DatabaseUnavailable(what, "Try again, or look for a stuck process in pg_stat_activity.") from None
+            case psycopg.errors.UndefinedTable() if _OUR_TABLES.search(words) and error.diag.source_function != _NOT_IN_FROM:
+                raise DatabaseUnsuitable(f"{words} The database is not set up.", "Run userhooks up, which applies sql/.") from None
+            case psycopg.errors.InsufficientPrivilege() if _OUR_TABLES.search(words):
+                raise DatabaseUnsuitable(words, "Use a role that owns these tables in DATABASE_URL.") from None
+            case psycopg.errors.ForeignKeyViolation() if error.diag.schema_name == "public" and error.diag.constraint_name in _USER_KEYS:
+                raise NotFound(f"There is no such user: {error.diag.message_detail or words}", _ADD_USER) from None
             case psycopg.DataError():
-                raise InvalidInput("value", f"Postgres cannot store this value: {message}.", "Correct it and try again.") from None
-            case psycopg.OperationalError():
-                remedy = f"{START}; or correct DATABASE_URL."
-                reason = message.rpartition(" failed: ")[2].removesuffix(_LIBPQ_ASKS)
-                raise DatabaseUnavailable(f"The database at {self._place()} is not available: {reason}.", remedy) from None
-        raise DatabaseUnsuitable(f"Postgres refused: {message}.", "Is DATABASE_URL the database that userhooks set up?") from None
+                raise InvalidInput("value", words, hint) from None
+        raise DatabaseUnsuitable(words, hint) from None
+
+    def _without_password(self, text: str) -> str:
+        password = self._parts.get("password")
+        return text.replace(str(password), "…") if password else text
 
     def _place(self) -> str:
         return ", ".join(f"{host}:{port}" for host, port in connections.servers(self._parts))
@@ -322,6 +327,23 @@ class Database:
 
     def _user(self) -> str:
         return str(self._parts.get("user") or "postgres")
+
+
+def _words(error: psycopg.Error) -> str:
+    """Postgres' own words for what it refused: its message, where in the statement, and its detail."""
+    primary = " ".join((error.diag.message_primary or str(error)).split()).removesuffix(".")
+    place = f", at character {error.diag.statement_position}" if error.diag.statement_position else ""
+    detail = " ".join((error.diag.message_detail or "").split())
+    return f"{primary}{place}. {detail}".rstrip()
+
+
+@contextmanager
+def _waiting_for_lock() -> Iterator[None]:
+    try:
+        yield
+    except psycopg.errors.LockNotAvailable:
+        what = "Another call for the same user has been busy for a minute."
+        raise DatabaseUnavailable(what, "Try again, or look for a stuck process in pg_stat_activity.") from None
 
 
 def _read_sql(name: str) -> str:

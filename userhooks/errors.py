@@ -7,7 +7,7 @@ UserhooksError                    everything below; two lines in a notebook: wha
 ├── NotFound                      an unknown user, subscription, sink, backfill or inbox
 ├── Forbidden                     the thing exists and belongs to another user
 ├── DatabaseUnavailable           Postgres does not answer
-├── DatabaseUnsuitable            Postgres answers and lacks something that is needed
+├── DatabaseUnsuitable            Postgres answers, and refuses a statement or lacks something that is needed
 ├── DeliveriesMissing             a wait ended before everything that was waited for had come
 └── SequinError                   Sequin's Management API
     ├── SequinUnreachable         nothing answers at that address
@@ -71,7 +71,7 @@ class DatabaseUnavailable(UserhooksError):
 
 
 class DatabaseUnsuitable(UserhooksError):
-    """Postgres answers and lacks something that is needed."""
+    """Postgres answers, and refuses a statement or lacks something that is needed."""
 
 
 class DeliveriesMissing(UserhooksError):

@@ -159,8 +159,8 @@ def generate(
     take rows of the same users, and turn into inserts while there are none. `users` limits it to these ids; `seed` makes the choices
     repeatable. `progress` is called with the rows so far after every tick; without it, a bar is shown when a person watches.
 
-    Raises InvalidInput, NotFound (no users, or one was deleted meanwhile), DatabaseUnsuitable (the tables are not ours), and
-    DatabaseUnavailable, which says how many rows were committed until then.
+    Raises InvalidInput, NotFound (no users, or one was deleted meanwhile), DatabaseUnsuitable (the tables are not ours, or Postgres
+    refuses) and DatabaseUnavailable, both of which say how many rows were committed until then.
 
         generated = generate(url, rate=100, seconds=5)
         print(generated.summary())
@@ -178,9 +178,9 @@ def generate(
                     return _run(writer, schedule, limit, show, clock, sleep)
                 finally:
                     committed = writer.changes
-    except DatabaseUnavailable as error:
+    except (DatabaseUnavailable, DatabaseUnsuitable) as error:
         if committed:
-            raise DatabaseUnavailable(f"{error.what} {committed:,} rows were committed before.", error.remedy) from None
+            raise type(error)(f"{error.what} {committed:,} rows were committed before.", error.remedy) from None
         raise
 
 

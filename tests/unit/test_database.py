@@ -10,12 +10,13 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from tests.ports import free_port
 from userhooks import database as database_module
 from userhooks import postgres
 from userhooks.database import Database, SubscriptionRow
-from userhooks.errors import ConfigurationError, DatabaseUnavailable, DatabaseUnsuitable, NotFound
+from userhooks.errors import ConfigurationError, DatabaseUnavailable, DatabaseUnsuitable, NotFound, UserhooksError
 from userhooks.postgres import PostgresServer, find_binaries
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
@@ -264,6 +265,55 @@ def test_a_database_that_was_never_set_up(database_url: str) -> None:
         Database(database_url).users()
     assert "not set up" in caught.value.what
     assert "userhooks up" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("statement", "words", "remedy"),
+    [
+        (
+            "select nme from users",
+            'column "nme" does not exist, at character 8.',
+            'Perhaps you meant to reference the column "users.name".',
+        ),
+        ("selct 1", 'syntax error at or near "selct", at character 1.', ""),
+        ("select * from notification", 'relation "notification" does not exist, at character 15.', ""),
+        ("select users.name from notifications", 'missing FROM-clause entry for table "users", at character 8.', ""),
+        (
+            "insert into users (id, name) values (1, 'x')",
+            'duplicate key value violates unique constraint "users_pkey". Key (id)=(1) already exists.',
+            "",
+        ),
+        ("insert into users (name) values (null)", 'null value in column "name" of relation "users" violates not-null constraint.', ""),
+        ("select 1 / 0", "division by zero.", ""),
+        ("select 'x'::int", 'invalid input syntax for type integer: "x", at character 8.', ""),
+        ("set statement_timeout = 20; select pg_sleep(60)", "canceling statement due to statement timeout.", ""),
+        (
+            "create table mine (id int references users); insert into mine values (99)",
+            'insert or update on table "mine" violates foreign key constraint "mine_id_fkey". Key (id)=(99) is not present in',
+            "",
+        ),
+    ],
+)
+def test_a_mistake_in_sql_is_answered_in_postgres_own_words(database: Database, statement: str, words: str, remedy: str) -> None:
+    with pytest.raises(UserhooksError) as caught, database.connect() as connection:
+        connection.execute(statement.encode())
+    assert caught.value.what.startswith(words)
+    assert caught.value.remedy == remedy
+
+
+def test_a_lock_that_is_not_that_of_a_user_is_told_in_postgres_own_words(database: Database) -> None:
+    with database.connect() as holder:
+        holder.execute("lock table users")
+        with pytest.raises(UserhooksError) as caught, database.connect() as connection:
+            connection.execute("lock table users nowait")
+    assert str(caught.value) == 'could not obtain lock on relation "users".'
+
+
+def test_what_a_role_may_not_do_comes_with_a_remedy_for_our_own_tables_only(database: Database, plain_role_url: str) -> None:
+    for table, remedy in (("users", "Use a role that owns these tables in DATABASE_URL."), ("pg_authid", "")):
+        with pytest.raises(DatabaseUnsuitable) as caught, Database(plain_role_url).connect() as connection:
+            connection.execute(sql.SQL("select * from {}").format(sql.Identifier(table)))
+        assert (caught.value.what, caught.value.remedy) == (f"permission denied for table {table}.", remedy)
 
 
 # --- users and rows --------------------------------------------------------------------------------------------------------
