@@ -1,7 +1,7 @@
 """The command line: what each subcommand takes, calls and prints. What they do is in the modules that the handlers import when they run.
 
-Exit codes: 0 success, 1 an error (one or two lines on stderr: what happened, what to run) or a demo whose verdict is bad, 2 a command
-line that is wrong, 130 after Ctrl-C.
+Exit codes: 0 success, 1 an error (one or two lines on stderr: what happened, what to run), a demo whose verdict is bad or a status that is
+not ready, 2 a command line that is wrong, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     parser = _parser()
     arguments = parser.parse_args(argv)
+    if "handler" not in arguments:
+        parser.print_help(sys.stderr)
+        return 2
     handler: Handler = arguments.handler
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves it
@@ -57,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Webhooks for every user's own rows in Postgres, with Sequin.",
         epilog="Begin with: userhooks up --detach, or userhooks lab for the notebooks. Settings are environment variables, see README.md.",
     )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     def command(name: str, handler: Handler, text: str, example: str) -> argparse.ArgumentParser:
         added = commands.add_parser(
@@ -176,7 +179,7 @@ def _status(arguments: argparse.Namespace) -> int:
         print(json.dumps(status, indent=2))
     else:
         _print_status(status)
-    return 0
+    return 0 if status["ready"] else 1
 
 
 def _print_status(status: dict[str, Any]) -> None:

@@ -49,7 +49,7 @@ class Installation:
         return done.stderr
 
     def status(self) -> dict[str, Any]:
-        status: dict[str, Any] = json.loads(self.succeed("status", "--json"))
+        status: dict[str, Any] = json.loads(self.run("status", "--json").stdout)
         return status
 
     def pids(self) -> dict[str, int | None]:

@@ -13,6 +13,7 @@ import pytest
 from tests.ports import free_port
 from tests.stack.conftest import Installation, assert_gone
 from tests.waiting import eventually
+from userhooks import Stack
 
 COMMANDS = (
     "up", "down", "status", "lab", "subscribe", "unsubscribe", "subscriptions", "backfill", "generate", "inbox", "ledger", "doctor", "demo",
@@ -34,6 +35,19 @@ def test_a_command_line_that_is_wrong_ends_with_2(installation: Installation, wr
     done = installation.run(*wrong)
     assert done.returncode == 2
     assert "usage: userhooks" in done.stderr
+
+
+def test_the_name_alone_prints_the_help(installation: Installation) -> None:
+    assert installation.run().stderr == installation.succeed("--help")
+
+
+def test_status_succeeds_only_when_everything_is_ready(installation: Installation) -> None:
+    stopped = installation.run("status")
+    assert (stopped.returncode, stopped.stdout.split()[:2]) == (1, ["not", "ready"])
+    stack = Stack.start(installation.settings)
+    assert installation.run("status", "--json").returncode == 0
+    stack.kill("server")
+    assert installation.run("status", "--json").returncode == 1
 
 
 @pytest.mark.parametrize(
