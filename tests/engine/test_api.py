@@ -207,7 +207,7 @@ def test_the_status_page_shows_any_name_as_text(engine: EngineProgram, database:
     engine.ask("POST", "/api/postgres_databases/postgres/refresh_tables", {})
     engine.sink("s", receiver.url, source={})
     engine.ask("POST", "/api/sinks/s/backfills", {"table": "<script>alert(1)</script>"})
-    page = httpx.get(engine.url + "/").text
+    page = engine.http.get("/").text
     assert "public.&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "<script>alert" not in page
 

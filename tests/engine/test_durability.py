@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import httpx
 import psycopg
 import pytest
 
@@ -56,7 +55,7 @@ def health(engine: EngineProgram, sink: str) -> str:
 
 
 def knows_oldest(engine: EngineProgram, sink: str) -> bool:
-    page = re.sub(r"<[^>]+>", " ", httpx.get(f"{engine.url}/sinks/{sink}").text)
+    page = re.sub(r"<[^>]+>", " ", engine.http.get(f"/sinks/{sink}").text)
     return re.search(r"Oldest message +\d", page) is not None
 
 
