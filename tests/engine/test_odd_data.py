@@ -252,6 +252,27 @@ def test_a_backfill_of_a_table_reads_none_that_inherit_from_it(engine: EnginePro
     assert (backfill["rows_initial_count"], backfill["rows_processed_count"]) == (2, 2)
 
 
+def test_a_value_without_json_fails_its_message_visibly_and_no_other(
+    engine: EngineProgram, database: Connection, receiver: Receiver
+) -> None:
+    prepare(
+        engine,
+        database,
+        """create type odd;
+           create function odd_in(cstring) returns odd language internal immutable strict as 'textin';
+           create function odd_out(odd) returns cstring language internal immutable strict as 'textout';
+           create type odd (input = odd_in, output = odd_out, like = text, delimiter = '{');
+           create table odds (id int primary key, v odd[]);
+           alter publication test_pub add table odds""",
+    )
+    sink(engine, "odds", receiver, "public.odds", batch_size=10, max_retry_count=2)
+    database.execute("insert into odds values (1, array['a'::odd]), (2, array['a'::odd, 'b'::odd]), (3, null)")
+    assert sorted(m["record"]["id"] for m in receiver.wait_for(2, "/odds")) == [1, 3]
+    given_up = eventually(lambda: engine.ask("GET", "/api/sinks/odds/discarded")["data"], what="the message to be given up")
+    assert [(one["key"], one["error"]) for one in given_up] == [("2", "[message]: a malformed array")]
+    assert all(json.loads(one.body) for one in receiver.requests)
+
+
 def test_partitions_published_one_by_one_are_tables_of_their_own(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
     prepare(
         engine,

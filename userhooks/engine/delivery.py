@@ -597,18 +597,21 @@ class SinkDelivery:
         return []
 
     def _body(self, messages: list[Message]) -> bytes | None:
-        """Return the body; a transform that raises fails its message, what stands before that one goes out now, and the rest next."""
+        """Return the body. A message that cannot be rendered fails; those before it go out now, and the rest next."""
         form = self.form
         if form.transform is None:
-            if len(messages) == 1:
-                body = render(messages[0].change, form)
-                return b'{"data":[%b]}' % body if self.sink.batch else body
-            return b'{"data":[%b]}' % b",".join([render(m.change, form) for m in messages])
+            try:
+                if len(messages) == 1:
+                    body = render(messages[0].change, form)
+                    return b'{"data":[%b]}' % body if self.sink.batch else body
+                return b'{"data":[%b]}' % b",".join([render(m.change, form) for m in messages])
+            except Exception as exc:  # a value that has no JSON: find the message below, one by one
+                log.debug("a batch of sink %s cannot be rendered as a whole: %s", self.sink.name, exc)
         parts: list[bytes] = []
         for message in messages:
             try:
                 parts.append(render(message.change, form))
-            except FunctionRaised as exc:
+            except Exception as exc:
                 at = len(parts)
                 if at:
                     rest = messages[at:]
@@ -616,7 +619,8 @@ class SinkDelivery:
                     self._wait_behind(messages, rest, 0.0)
                     break
                 self._wait_behind([message], messages[1:], 0.0)
-                self._failed([message], f"[transform]: {exc}", None)
+                kind = "transform" if isinstance(exc, FunctionRaised) else "message"
+                self._failed([message], f"[{kind}]: {exc}", None)
                 return None
         if not self.sink.batch:
             return parts[0]

@@ -10,6 +10,7 @@ from psycopg import AsyncConnection, sql
 
 from userhooks.engine.lost import show_lsn
 from userhooks.engine.resources import Column, Table, TableName
+from userhooks.engine.values import TypeRow
 
 # attnames and rowfilter are there since Postgres 15; columns that are not published (generated ones, by default) are none to us
 _TABLES = """
@@ -38,7 +39,11 @@ select n.nspname, c.relname, c.relreplident::text,
  group by n.nspname, c.relname, c.relreplident, c.oid, c.relkind, to_jsonb(p)
 """
 
-_TYPES = "select oid::int8, typname, typtype::text, typcategory::text, typelem::int8, typbasetype::int8 from pg_type"
+# of the types with elements, only true arrays are some type's typarray; names and categories are anybody's to give
+_TYPES = """
+select t.oid::int8, t.typname::text, t.typtype::text, coalesce(e.oid, 0)::int8, t.typbasetype::int8, coalesce(e.typdelim, ',')::text
+  from pg_type t left join pg_type e on e.typarray = t.oid
+"""
 
 _PUBLISHED = """
 select t.schemaname::text, t.tablename::text
@@ -95,8 +100,8 @@ async def read_tables(connection: AsyncConnection[Any], publication: str) -> dic
     return tables
 
 
-async def read_types(connection: AsyncConnection[Any]) -> list[tuple[int, str, str, str, int, int]]:
-    """Return (oid, name, typtype, typcategory, element oid, base oid) of every type."""
+async def read_types(connection: AsyncConnection[Any]) -> list[TypeRow]:
+    """Return every type of the database."""
     return await (await connection.execute(_TYPES)).fetchall()
 
 

@@ -19,8 +19,8 @@ import orjson
 TimestampFormat: TypeAlias = Literal["iso8601", "unix_microsecond"]
 Encoder: TypeAlias = Callable[[bytes], bytes]
 Decoder: TypeAlias = Callable[[bytes], Any]
-TypeRow: TypeAlias = tuple[int, str, str, str, int, int]
-"""(oid, typname, typtype, typcategory, typelem, typbasetype) of pg_type"""
+TypeRow: TypeAlias = tuple[int, str, str, int, int, str]
+"""(oid, typname, typtype, element type's oid, typbasetype, delimiter): only a true array has an element type, and its typdelim"""
 
 _INFINITIES = (b"infinity", b"-infinity")
 _POINT, _C = b".C"
@@ -38,8 +38,27 @@ def text(raw: bytes) -> bytes:
 
 
 def verbatim(raw: bytes) -> bytes:
-    """What is JSON already: integers of any size, json, jsonb, and pgvector's vectors."""
+    """Return integers of any size as they are."""
     return raw
+
+
+def _document(raw: bytes) -> bytes:
+    """Return json and jsonb as they are; bytes that are not UTF-8 (a database in SQL_ASCII) become replacement characters."""
+    if raw.isascii():
+        return raw
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return raw.decode(errors="replace").encode()
+    return raw
+
+
+def _vector(raw: bytes) -> bytes:
+    """Return pgvector's vectors as JSON arrays, and another type's values of the same name as strings."""
+    try:
+        return raw if isinstance(orjson.loads(raw), list) else text(raw)
+    except orjson.JSONDecodeError:
+        return text(raw)
 
 
 def _plain(raw: bytes) -> bytes:
@@ -145,29 +164,34 @@ def _interval(raw: bytes) -> bytes:
 
 # --- arrays --------------------------------------------------------------------------------------------------------------
 
-_DELIMITERS = {"box": b";", "geometry": b":", "geography": b":"}
-"""Element types whose arrays are not delimited by commas (pg_type.typdelim)"""
-
 
 def _array(delimiter: bytes, tokens: Callable[[bytes], Any], element: Encoder, raw: bytes) -> bytes:
-    """An array of any depth as JSON arrays; bounds that do not start at 1 are left out."""
+    """Encode an array of any depth as JSON arrays, without bounds that do not start at 1. Raises ValueError for malformed text."""
     if raw[:1] == b"[":
         raw = raw[raw.index(b"=") + 1 :]
     if b'"' not in raw and raw.find(b"{", 1) < 0 and b"NULL" not in raw.upper():
         inside = raw[1:-1]
         return b"[%b]" % b",".join([element(item) for item in inside.split(delimiter)]) if inside else b"[]"
     parts: list[bytes] = []
-    for brace, quoted, bare in tokens(raw):
-        if brace == b"{":
+    depth, complete = 0, False  # complete: an element or a whole array has just ended
+    for mark, quoted, bare in tokens(raw):
+        if (mark in (b"", b"{")) is complete or (complete and not depth):
+            raise ValueError("a malformed array")
+        complete = mark in (b"", b"}")
+        if mark == b"{":
+            depth += 1
             parts.append(b"[")
-        elif brace == b"}":
+        elif mark == b"}":
+            depth -= 1
             parts.append(b"]")
-        elif brace:
+        elif mark:
             parts.append(b",")
         elif bare:
             parts.append(b"null" if bare.upper() == b"NULL" else element(bare))
         else:
             parts.append(element(_UNESCAPE(rb"\1", quoted[1:-1])))
+    if depth:
+        raise ValueError("a malformed array")
     return b"".join(parts)
 
 
@@ -175,7 +199,8 @@ _UNESCAPE = re.compile(rb"\\(.)", re.DOTALL).sub
 
 
 def _array_of(element: Encoder, delimiter: bytes) -> Encoder:
-    tokens = re.compile(rb'([{}%b])|("(?:[^"\\]|\\.)*")|([^{}"%b]+)' % (delimiter, delimiter), re.DOTALL).findall
+    escaped = re.escape(delimiter)
+    tokens = re.compile(rb'([{}%b])|("(?:[^"\\]|\\.)*")|([^{}"%b]+)' % (escaped, escaped), re.DOTALL).findall
     return partial(_array, delimiter, tokens, element)
 
 
@@ -188,13 +213,12 @@ INTEGERS = frozenset({_INT2, _INT4, _INT8, _OID})
 DATES = frozenset({_DATE, TIMESTAMP, TIMESTAMPTZ})
 EXACT_TEXTS = frozenset({25, 1043, _UUID})
 """text, varchar and uuid: a string that is equal to another is the same bytes"""
-_SPACE_SEPARATED = frozenset({22, 30})
-"""int2vector and oidvector: in category A, yet not arrays in their text form"""
 
 _ENCODERS: dict[int, Encoder] = {
     BOOLEAN: _boolean,
     _BYTEA: _bytea,
-    **dict.fromkeys((_INT2, _INT4, _INT8, _OID, _JSON, _JSONB), verbatim),
+    **dict.fromkeys((_INT2, _INT4, _INT8, _OID), verbatim),
+    **dict.fromkeys((_JSON, _JSONB), _document),
     **dict.fromkeys((_FLOAT4, _FLOAT8), _float),
     **dict.fromkeys((NUMERIC, _UUID), _plain),
     _DATE: _date,
@@ -226,7 +250,7 @@ class TypeCatalog:
         """Return the type under a domain, or the type itself."""
         row = self._types.get(type_oid)
         while row is not None and row[2] == "d":
-            type_oid = row[5]
+            type_oid = row[4]
             row = self._types.get(type_oid)
         return type_oid
 
@@ -246,12 +270,10 @@ class TypeCatalog:
         row = self._types.get(base)
         if row is None:
             return text
-        _, name, kind, category, element, _ = row
-        if category == "A" and element and base not in _SPACE_SEPARATED:
-            return _array_of(self.json_encoder(element, timestamp_format), _DELIMITERS.get(self.name(element), b","))
-        if kind == "b" and name in _AS_VECTOR:
-            return verbatim
-        return text
+        _, name, kind, element, _, delimiter = row
+        if element:
+            return _array_of(self.json_encoder(element, timestamp_format), delimiter.encode())
+        return _vector if kind == "b" and name in _AS_VECTOR else text
 
     def text_encoder(self, type_oid: int) -> Encoder:
         """Return what turns the type's text form into a JSON string of just that."""
@@ -260,7 +282,7 @@ class TypeCatalog:
     def is_scalar(self, type_oid: int) -> bool:
         """Whether the JSON of the type is never a list or an object."""
         encoder = self.json_encoder(type_oid)
-        return self.base(type_oid) in INTEGERS or not (encoder in (verbatim, _interval) or isinstance(encoder, partial))
+        return not (encoder in (_document, _vector, _interval) or isinstance(encoder, partial))
 
     def is_text(self, type_oid: int) -> bool:
         """Whether the JSON of the type is its text as a string."""
@@ -274,7 +296,7 @@ class TypeCatalog:
         encoder = self.json_encoder(type_oid)
         if encoder is text:
             return _decode_text
-        if encoder is verbatim and self.base(type_oid) in INTEGERS:
+        if encoder is verbatim:
             return int
         return lambda raw: json.loads(encoder(raw))
 

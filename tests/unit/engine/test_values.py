@@ -178,9 +178,55 @@ def test_an_infinite_interval_is_text(postgres: Postgres) -> None:
     assert postgres.shown("'infinity'::interval") == "infinity"
 
 
+TEXT_LIKE = """
+create schema {schema};
+create type {schema}.{name};
+create function {schema}.inward(cstring) returns {schema}.{name} language internal immutable strict as 'textin';
+create function {schema}.outward({schema}.{name}) returns cstring language internal immutable strict as 'textout';
+create type {schema}.{name} (input = {schema}.inward, output = {schema}.outward, like = text, category = 'A', delimiter = '{delimiter}');
+create domain {schema}.short as {schema}.{name};
+"""
+
+
+def test_a_users_own_type_is_text_and_its_delimiter_is_the_types_whatever_its_name(postgres: Postgres) -> None:
+    texts = ["a;b", "c,d", "e:f^g]h-i", "", "null", 'q"\\', "[1,2", "{x}", "plain", "7"]
+    own = [
+        (f"mine{number}", name, delimiter)
+        for number, (name, delimiter) in enumerate([("box", ","), ("geometry", "^"), ("vector", "]"), ("halfvec", "-"), ("other", ";")])
+    ]
+    for schema, name, delimiter in own:
+        postgres.connection.execute(TEXT_LIKE.format(schema=schema, name=name, delimiter=delimiter).encode())
+    postgres.types = wal.catalog_of(postgres.connection)
+    for schema, name, delimiter in own:
+        assert [postgres.shown(f"%s::text::{schema}.{name}", value) for value in texts] == texts
+        for cast in (f"{schema}.{name}", f"{schema}.short"):
+            for some in (texts, ["plain", "7"]):
+                each = ", ".join(f"%s::text::{schema}.{name}::{cast}" for _ in some)
+                assert postgres.shown(f"array[{each}]", *some) == some, (name, delimiter)
+                assert postgres.shown(f"array[array[{each}], array[{each}]]", *some, *some) == [some, some]
+            assert postgres.shown(f"array[null, 'a']::{cast}[]") == [None, "a"]
+
+
+def test_the_built_in_box_has_its_own_delimiter(postgres: Postgres) -> None:
+    assert postgres.shown("array['(1,1),(0,0)', '(2,2),(0,0)']::box[]") == ["(1,1),(0,0)", "(2,2),(0,0)"]
+
+
+@pytest.mark.parametrize("name", ["box", "vector"])
+def test_an_enum_may_have_the_name_of_a_type_with_another_delimiter(postgres: Postgres, name: str) -> None:
+    postgres.connection.execute(f"create schema mine; create type mine.{name} as enum ('a;b', 'c')".encode())
+    postgres.types = wal.catalog_of(postgres.connection)
+    assert postgres.shown(f"array['a;b', 'c']::mine.{name}[]") == ["a;b", "c"]
+
+
+@pytest.mark.parametrize("raw", [b'{"a": "\xff"}', b'"caf\xe9"'])
+@pytest.mark.parametrize("oid", [114, 3802])
+def test_json_of_a_database_without_an_encoding_still_is_json(oid: int, raw: bytes) -> None:
+    assert json.loads(TypeCatalog([]).json_encoder(oid)(raw)) == json.loads(raw.decode(errors="replace"))
+
+
 def test_vectors_are_lists_and_other_types_of_extensions_are_text() -> None:
     types = TypeCatalog(
-        [(50_000, "vector", "b", "U", 0, 0), (50_001, "hstore", "b", "U", 0, 0), (50_002, "embedding", "d", "U", 0, 50_000)]
+        [(50_000, "vector", "b", 0, 0, ","), (50_001, "hstore", "b", 0, 0, ","), (50_002, "embedding", "d", 0, 50_000, ",")]
     )
     assert types.json_encoder(50_000)(b"[1,2.5,1e-05]") == b"[1,2.5,1e-05]"
     assert types.json_encoder(50_002)(b"[1]") == b"[1]"

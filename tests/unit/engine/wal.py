@@ -17,26 +17,26 @@ from userhooks.engine.values import TypeCatalog
 POSTGRES_EPOCH_US = 946_684_800_000_000
 
 BUILT_IN = [
-    (16, "bool", "b", "B", 0, 0),
-    (17, "bytea", "b", "U", 0, 0),
-    (20, "int8", "b", "N", 0, 0),
-    (21, "int2", "b", "N", 0, 0),
-    (23, "int4", "b", "N", 0, 0),
-    (25, "text", "b", "S", 0, 0),
-    (114, "json", "b", "U", 0, 0),
-    (701, "float8", "b", "N", 0, 0),
-    (1007, "_int4", "b", "A", 23, 0),
-    (1009, "_text", "b", "A", 25, 0),
-    (1043, "varchar", "b", "S", 0, 0),
-    (1082, "date", "b", "D", 0, 0),
-    (1114, "timestamp", "b", "D", 0, 0),
-    (1184, "timestamptz", "b", "D", 0, 0),
-    (1186, "interval", "b", "T", 0, 0),
-    (1700, "numeric", "b", "N", 0, 0),
-    (2950, "uuid", "b", "U", 0, 0),
-    (3802, "jsonb", "b", "U", 0, 0),
-    (90001, "user_id", "d", "N", 0, 20),
-    (90002, "citext", "b", "S", 0, 0),
+    (16, "bool", "b", 0, 0, ","),
+    (17, "bytea", "b", 0, 0, ","),
+    (20, "int8", "b", 0, 0, ","),
+    (21, "int2", "b", 0, 0, ","),
+    (23, "int4", "b", 0, 0, ","),
+    (25, "text", "b", 0, 0, ","),
+    (114, "json", "b", 0, 0, ","),
+    (701, "float8", "b", 0, 0, ","),
+    (1007, "_int4", "b", 23, 0, ","),
+    (1009, "_text", "b", 25, 0, ","),
+    (1043, "varchar", "b", 0, 0, ","),
+    (1082, "date", "b", 0, 0, ","),
+    (1114, "timestamp", "b", 0, 0, ","),
+    (1184, "timestamptz", "b", 0, 0, ","),
+    (1186, "interval", "b", 0, 0, ","),
+    (1700, "numeric", "b", 0, 0, ","),
+    (2950, "uuid", "b", 0, 0, ","),
+    (3802, "jsonb", "b", 0, 0, ","),
+    (90001, "user_id", "d", 0, 20, ","),
+    (90002, "citext", "b", 0, 0, ","),
 ]
 TYPES = TypeCatalog(BUILT_IN)
 OIDS = {row[1]: row[0] for row in BUILT_IN}
@@ -93,7 +93,10 @@ def connect(url: str) -> psycopg.Connection:
 
 def catalog_of(connection: psycopg.Connection) -> TypeCatalog:
     """The types of a real database."""
-    rows = connection.execute("SELECT oid::int8, typname, typtype::text, typcategory::text, typelem::int8, typbasetype::int8 FROM pg_type")
+    rows = connection.execute(
+        "SELECT t.oid::int8, t.typname, t.typtype::text, coalesce(e.oid, 0)::int8, t.typbasetype::int8, coalesce(e.typdelim, ',')::text"
+        " FROM pg_type t LEFT JOIN pg_type e ON e.typarray = t.oid"
+    )
     return TypeCatalog(rows.fetchall())
 
 
