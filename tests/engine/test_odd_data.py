@@ -252,6 +252,25 @@ def test_a_backfill_of_a_table_reads_none_that_inherit_from_it(engine: EnginePro
     assert (backfill["rows_initial_count"], backfill["rows_processed_count"]) == (2, 2)
 
 
+def test_a_users_own_types_may_have_the_names_of_others(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
+    prepare(
+        engine,
+        database,
+        """create schema mine;
+           create type mine.box as enum ('a', 'b;c', 'd');
+           create type mine.vector;
+           create function mine.inward(cstring) returns mine.vector language internal immutable strict as 'textin';
+           create function mine.outward(mine.vector) returns cstring language internal immutable strict as 'textout';
+           create type mine.vector (input = mine.inward, output = mine.outward, like = text, delimiter = '^', category = 'A');
+           create table own (id int primary key, boxes mine.box[], vector mine.vector, vectors mine.vector[]);
+           alter publication test_pub add table own""",
+    )
+    sink(engine, "own", receiver, "public.own")
+    database.execute("insert into own values (1, '{a,b;c,d}', 'north, [far', '{x^\"y, z\"^null}')")
+    [message] = receiver.wait_for(1, "/own")
+    assert message["record"] == {"id": 1, "boxes": ["a", "b;c", "d"], "vector": "north, [far", "vectors": ["x", "y, z", None]}
+
+
 def test_a_value_without_json_fails_its_message_visibly_and_no_other(
     engine: EngineProgram, database: Connection, receiver: Receiver
 ) -> None:
