@@ -93,7 +93,7 @@ def _sink(one: Sink, catalog: Catalog, backfills: list[Backfill]) -> dict[str, A
 def _as_of_0_9_4(one: Sink, catalog: Catalog) -> dict[str, Any]:
     table: TableName = (one.source.include_tables or (("", ""),))[0]
     known = catalog.tables.get(table)
-    grouped = next((list(t.group_column_names) for t in one.tables if t.table == table), list(known.primary_key) if known else [])
+    grouped = next((list(t.group_column_names) for t in one.tables if t.table == table), list(known.key) if known else [])
     filters: list[dict[str, Any]] = []
     for f in one.filters or ():
         shown: dict[str, Any] = {"column_name": f.column_name, "operator": f.operator}

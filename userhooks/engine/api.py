@@ -225,6 +225,7 @@ class Api:
 
     async def create_sink(self, _: Request, body: dict[str, Any]) -> Any:
         """A new sink; it is live when this answers."""
+        self.engine.reader.check_tables()
         taken = {one.name for one in self.catalog.sinks.values()}
         one = requests.sink_from(body, self.catalog, None, _new_id(), taken)
         await self.engine.save_sink(one)
@@ -282,6 +283,7 @@ class Api:
         sink = self._sink(request.path_params["sink"])
         with suppress(DatabaseUnavailable):  # it waits, then
             await self.engine.reader.refresh_tables()
+        self.engine.reader.check_tables()
         table, state = requests.backfill_from(body, sink, self.catalog)
         one = Backfill(_new_id(), sink.id, table, state, utc_now(), utc_now())
         await self.engine.backfills.create(one)

@@ -46,7 +46,7 @@ _SOON = 1.0
 _FEW = 20 * PAGE_ROWS
 
 Key = tuple[Value, ...]
-"""The primary key's columns of a row as text; never UNCHANGED, since a key is always in the log"""
+"""The key's columns of a row as text; never UNCHANGED, since a key is always in the log"""
 Row = tuple[bytes | None, ...]
 
 
@@ -169,7 +169,7 @@ class BackfillRun:
             raise Failed(f"{'.'.join(self.table)} cannot be read: {problem}.")
         self._query = query
         self._shape = shape = TableShape.of_table(table, types)
-        self._key = tuple(shape.positions[name] for name in query.table.primary_key)
+        self._key = tuple(shape.positions[name] for name in query.table.key)
         self._order = tuple(shape.positions[name] for name in query.order)
 
     # --- called by the stream ------------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ class BackfillRun:
             if not positions.keys() >= set(self._query.order):
                 self._break("a column of the primary key has another name now")
                 return
-            key = tuple(positions[name] for name in self._query.table.primary_key)
+            key = tuple(positions[name] for name in self._query.table.key)
             order = tuple(positions[name] for name in self._query.order)
         new, old = change.new, change.old
         for row in (new, old) if self._in_turn else ():

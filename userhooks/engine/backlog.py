@@ -254,9 +254,11 @@ class Backlog:
 def _document(shape: TableShape) -> bytes:
     """Write down what `_shape` needs to make the shape again."""
     columns = [[c.name, c.type_oid, c.type_mod] for c in shape.columns]
-    return orjson.dumps([shape.schema, shape.name, columns, [shape.columns[i].name for i in shape.key_positions]])
+    key = [shape.columns[i].name for i in shape.key_positions]
+    return orjson.dumps([shape.schema, shape.name, columns, key, shape.replica_identity, shape.group_names()])
 
 
 def _shape(document: bytes, types: TypeCatalog) -> TableShape:
-    schema, name, columns, key = orjson.loads(document)
-    return TableShape.of_table(Table(schema, name, tuple(Column(*c) for c in columns), tuple(key), "f"), types)
+    schema, name, columns, key, *more = orjson.loads(document)
+    identity, group_names = more or ("f", [])  # documents of earlier versions have neither
+    return TableShape(Table(schema, name, tuple(Column(*c) for c in columns), tuple(key), identity), key, types, group_names)

@@ -21,13 +21,13 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
-from typing import Protocol
+from typing import Any, Protocol
 
 from userhooks.engine.functions import FunctionRaised
 from userhooks.engine.histogram import HistogramPool, Latencies
 from userhooks.engine.http import HttpClient, OriginKey
 from userhooks.engine.owed import BEING_STORED, LEAST_WINDOW, NOT_STORED, SETTLED, Load, Message, Owed, Rows
-from userhooks.engine.rendering import Change, SinkForm, render
+from userhooks.engine.rendering import Change, Groups, SinkForm, render
 from userhooks.engine.request_head import RequestHead, request_head
 from userhooks.engine.resources import HttpEndpoint, Sink
 from userhooks.engine.retry import Again, Discard, Halve, Schedule, after_failure
@@ -83,6 +83,37 @@ class Disk(Protocol):
 
     def endpoint_is_gone(self, delivery: SinkDelivery) -> None:
         """The endpoint has answered 410."""
+
+
+class Blocked(deque[Message | int]):
+    """What waits until nothing of its `groups` is on its way or in backoff, in order; the stored messages as row ids. An update of a key
+    joins the groups of both keys. `held` counts the groups of which something is on its way or in backoff.
+    """
+
+    __slots__ = ("groups", "held")
+
+    def __init__(self, groups: Iterable[object], held: int) -> None:
+        super().__init__()
+        self.groups = list(groups)
+        self.held = held
+
+    def absorb(self, other: Blocked) -> None:
+        """Take over what waits in another one."""
+        self.extend(other)
+        self.groups += other.groups
+        self.held += other.held
+
+
+def _groups(messages: Iterable[Message]) -> set[object]:
+    """Return the groups that the messages belong to."""
+    found: set[object] = set()
+    for message in messages:
+        group = message.group
+        if type(group) is Groups:
+            found.update(group)
+        elif group is not None:
+            found.add(group)
+    return found
 
 
 class SinkDelivery:
@@ -173,7 +204,7 @@ class SinkDelivery:
         self._latencies = latencies
         self._latency: Latencies | None = None
         self._ready: deque[Message] = deque()
-        self._busy: dict[object, deque[Message | int] | None] = {}
+        self._busy: dict[object, Blocked | None] = {}
         self._retries: list[tuple[float, int, list[Message]]] = []
         self._retry_count = 0
         self._retry_bytes = 0
@@ -250,10 +281,10 @@ class SinkDelivery:
         """Owe nothing any more: the sink is deleted or disabled. What is on its way still comes to its end."""
         self._epoch += 1
         self._loading = False
-        flying = {m.group for attempt in self._flying for m in attempt.messages}
+        flying = _groups(m for attempt in self._flying for m in attempt.messages)
         for message in list(self._in_memory()):
             self._forgive(message)
-        on_disk = [row for waiting in self._busy.values() for row in waiting or () if isinstance(row, int)]
+        on_disk = [row for waiting in self._blocked() for row in waiting if isinstance(row, int)]
         on_disk += self._tail.take(len(self._tail))
         self._disk.done(on_disk)
         self.pending = sum(len(attempt.messages) for attempt in self._flying)
@@ -266,20 +297,24 @@ class SinkDelivery:
 
     def withdraw(self, mine: Callable[[Owed], bool]) -> None:
         """Take back what waits in memory and was read from something that is no longer wanted (a cancelled backfill)."""
-        for queue in (self._ready, self._fresh, *self._busy.values()):
-            for message in [m for m in queue or () if isinstance(m, Message) and mine(m.owed)]:
-                if queue is not None:
-                    queue.remove(message)
+        queues: list[deque[Any]] = [self._ready, self._fresh, *self._blocked()]
+        for queue in queues:
+            for message in [m for m in queue if isinstance(m, Message) and mine(m.owed)]:
+                queue.remove(message)
                 self._forgive(message)
 
     def _in_memory(self) -> Iterator[Message]:
         """All that waits and is in memory, each group in its order."""
         for _, _, batch in self._retries:
             yield from batch
-        for waiting in self._busy.values():
-            yield from (m for m in waiting or () if isinstance(m, Message))
+        for waiting in self._blocked():
+            yield from (m for m in waiting if isinstance(m, Message))
         yield from self._ready
         yield from self._fresh
+
+    def _blocked(self) -> Iterable[Blocked]:
+        """Each queue of blocked messages once: several groups may share one."""
+        return {id(waiting): waiting for waiting in self._busy.values() if waiting is not None}.values()
 
     # --- what comes in -------------------------------------------------------------------------------------------------
 
@@ -334,7 +369,7 @@ class SinkDelivery:
         else:
             for _, _, batch in list(self._retries):
                 yield from batch
-                for group in dict.fromkeys(message.group for message in batch):
+                for group in _groups(batch):
                     yield from (m for m in self._busy.get(group) or () if isinstance(m, Message))
             if old:
                 for message in chain(chain.from_iterable(a.messages for a in self._flying), self._in_memory()):
@@ -563,13 +598,21 @@ class SinkDelivery:
             ready.popleft()
             group = message.group
             if group is not None:
-                if group not in busy:
+                if type(group) is Groups:
+                    is_free = all(one not in busy or one in groups for one in group)
+                    if is_free:
+                        busy.update(dict.fromkeys([one for one in group if one not in groups]))
+                        groups.update(group)
+                    else:
+                        groups.difference_update(group)  # later messages of these wait behind this one
+                elif group not in busy:
+                    is_free = True
                     busy[group] = None
                     groups.add(group)
-                elif group not in groups:
-                    waiting = busy[group]
-                    if waiting is None:
-                        waiting = busy[group] = deque()
+                else:
+                    is_free = group in groups
+                if not is_free:
+                    waiting = self._behind(group)
                     on_disk = message.row > 0 and (len(waiting) >= self._blocked_window or message.change.size > PARKED_BYTES)
                     waiting.append(message.row if on_disk else message)
                     if self._retries:
@@ -593,7 +636,7 @@ class SinkDelivery:
         if wanted:
             return [message]
         self._forgive(message)
-        self._free_group(message.group)
+        self._free_groups([message])
         return []
 
     def _body(self, messages: list[Message]) -> bytes | None:
@@ -731,7 +774,7 @@ class SinkDelivery:
                 self.discarded += 1
                 self.pending -= 1
                 self._disk.discard(self, messages[0], error)
-                self._free_group(messages[0].group)
+                self._free_groups(messages)
 
     def _retry(self, messages: list[Message], wait: float) -> None:
         self._retry_count += 1
@@ -742,15 +785,42 @@ class SinkDelivery:
 
     def _wait_behind(self, first: list[Message], second: list[Message], wait: float) -> None:
         """Retry `second`, but what shares a group with `first` waits for that, so that the group keeps its order."""
-        groups = {m.group for m in first if m.group is not None}
-        for message in reversed([m for m in second if m.group in groups]):
-            waiting = self._busy[message.group]
+        before = _groups(first)
+        held = before | _groups(second)
+        behind: list[Message] = []
+        apart: list[Message] = []
+        for message in second:
+            groups = _groups([message])
+            if groups & before:
+                before |= groups
+                behind.append(message)
+            else:
+                apart.append(message)
+        for message in reversed(behind):
+            self._behind(message.group).appendleft(message)
+        for group in held - _groups(first) - _groups(apart):
+            waiting = self._busy[group]
+            assert waiting is not None  # noqa: S101  # a message of the group is in there
+            waiting.held -= 1
+        if apart:
+            self._retry(apart, wait)
+
+    def _behind(self, group: object) -> Blocked:
+        """Return the queue in which a message of the group waits; all groups of a message are one queue from then on."""
+        busy = self._busy
+        blocked: Blocked | None = None
+        for one in group if type(group) is Groups else (group,):
+            waiting = busy[one] if one in busy else Blocked([one], 0)
             if waiting is None:
-                waiting = self._busy[message.group] = deque()
-            waiting.appendleft(message)
-        second = [m for m in second if m.group not in groups]
-        if second:
-            self._retry(second, wait)
+                waiting = Blocked([one], 1)
+            if blocked is None:
+                blocked = waiting
+            elif waiting is not blocked:
+                blocked.absorb(waiting)
+            for member in waiting.groups:
+                busy[member] = blocked
+        assert blocked is not None  # noqa: S101  # a message that has to wait has a group
+        return blocked
 
     def _hurry(self) -> None:
         """Everything in backoff is due now."""
@@ -779,26 +849,30 @@ class SinkDelivery:
     def _free_groups(self, messages: list[Message]) -> None:
         """Free each group of a batch once: freed twice, two batches of it would be on their way."""
         busy = self._busy
-        blocked: dict[object, None] = {}
+        blocked: set[object] = set()
         for message in messages:
             group = message.group
-            waiting = busy.pop(group, None)
-            if waiting:
-                busy[group] = waiting
-                blocked[group] = None
+            for one in group if type(group) is Groups else (group,):
+                waiting = busy.pop(one, None)
+                if waiting is not None:
+                    busy[one] = waiting
+                    blocked.add(one)
         for group in blocked:
-            self._free_group(group)
+            self._let_go(group)
 
-    def _free_group(self, group: object) -> None:
-        """The group's batch is done: what waited for it goes first; what of it is on disk is read back."""
-        waiting = self._busy.pop(group, None)
-        if not waiting:
+    def _let_go(self, group: object) -> None:
+        """One group of a queue is free; when none is held any more, what waits goes first, and what of it is on disk is read back."""
+        waiting = self._busy[group]
+        assert waiting is not None  # noqa: S101  # something waits
+        waiting.held -= 1
+        if waiting.held:
             return
         if len(waiting) <= BLOCKED_WINDOW and not any(isinstance(m, int) for m in waiting):
+            for one in waiting.groups:
+                del self._busy[one]
             self._ready.extendleft(m for m in reversed(waiting) if isinstance(m, Message))
             self._lingered = True
             return
-        self._busy[group] = waiting
         batch: list[Message] = []
         while waiting and isinstance(waiting[0], Message) and len(batch) < self._batch_size:
             first = waiting.popleft()
@@ -808,8 +882,10 @@ class SinkDelivery:
                 break
             batch.append(first)
         if batch:
+            waiting.held = len(_groups(batch))
             self._retry(batch, 0.0)
             return
+        waiting.held = 1
         rows: list[int] = []
         while waiting and isinstance(waiting[0], int) and len(rows) < BLOCKED_WINDOW:
             row = waiting.popleft()
@@ -822,9 +898,16 @@ class SinkDelivery:
                 self._disk.done([m.row for m in messages])
                 self._disk.done(left)
                 return
+            waiting = self._busy[group]  # it may share a queue with other groups by now
+            assert waiting is not None  # noqa: S101
             waiting.extendleft(reversed(left))
+            members = set(waiting.groups)
+            for message in messages:
+                groups = _groups([message])
+                if not groups or not groups <= members:  # the sink groups otherwise by now; what has waited keeps its order
+                    message.group = group
             waiting.extendleft(reversed([m for m in messages if self._wanted_still(m)]))
-            self._free_group(group)
+            self._let_go(group)
             self._offer()
 
         self._disk.load(rows, self._load.window_bytes // 2, self, loaded)

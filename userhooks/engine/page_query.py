@@ -48,8 +48,8 @@ class PageQuery:
 
     @property
     def order(self) -> tuple[str, ...]:
-        """The columns by which rows are read, the primary key last."""
-        return (*((self.sort_column,) if self.sort_column is not None else ()), *self.table.primary_key)
+        """The columns by which rows are read, the table's key last."""
+        return (*((self.sort_column,) if self.sort_column is not None else ()), *self.table.key)
 
     def page(self, after: Cursor | None, only: Only | None, limit: int, *, few: bool = False) -> Query:
         """Ask for the rows behind `after`, or for the first ones; `few` when not many rows are expected to have the value of `only`."""
@@ -71,11 +71,11 @@ class PageQuery:
         return bool(found) and not any(index[1 : 1 + len(self.order)] == self.order for index in found)
 
     def rows(self, keys: Sequence[Cursor], only: Only | None) -> Query:
-        """Ask for those rows that have one of these primary keys."""
+        """Ask for those rows that have one of these keys."""
         params: list[str] = []
         where = self._where(only, params, start=True)
         listed = sql.SQL(", ").join(sql.SQL("({})").format(_marks(key, params)) for key in keys)
-        where.append(sql.SQL("({}) in ({})").format(_names(self.table.primary_key), listed))
+        where.append(sql.SQL("({}) in ({})").format(_names(self.table.key), listed))
         return self._select(where), params
 
     def count(self, only: Only | None) -> Query:

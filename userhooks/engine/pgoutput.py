@@ -140,6 +140,11 @@ class RowChange:
         """The row as it was, or its key."""
         raise NotImplementedError
 
+    def old_value(self, position: int) -> Value:
+        """One column of the row as it was; null when the WAL does not carry it."""
+        old = self.old
+        return None if old is None else old[position]
+
     @property
     def old_is_whole(self) -> bool:
         """Whether `old` has all columns (REPLICA IDENTITY FULL), not only the key."""
@@ -197,6 +202,10 @@ class Update(RowChange):
         """One column of the new row."""
         value = _column(self.payload, self._start_of_new(), position)
         return self.new[position] if value is UNCHANGED else value
+
+    def old_value(self, position: int) -> Value:
+        """One column of the old row, without decoding the rest of it."""
+        return _column(self.payload, 6, position) if self._has_old() else None
 
     def _has_old(self) -> bool:
         return self.payload[5] != _NEW

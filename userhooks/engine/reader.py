@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -38,6 +38,8 @@ T = TypeVar("T")
 
 ASK_SECONDS = 5.0
 """How long a question may wait for its turn, and how long for its answer: callers hold locks of the API meanwhile."""
+CATALOG_SECONDS = 60.0
+"""The same for the question for all tables, which nobody but the API's callers waits for."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 SETTLED_SECONDS = 5.0
 """A stream that lived this long was in order, so pauses begin anew after it."""
@@ -95,7 +97,13 @@ class Reader:
         self._admin: AsyncConnection[Any] | None = None
         self._admin_lock = asyncio.Lock()
         self._stale = False
-        self._refreshing: asyncio.Task[None] | None = None
+        self._describing: asyncio.Task[None] | None = None
+        self._catalog_lock = asyncio.Lock()
+        self._next_catalog: asyncio.Task[None] | None = None
+        self._catalog_readings: set[asyncio.Task[None]] = set()
+        self._following: asyncio.Task[None] | None = None
+        self._catalog_trouble: Trouble | None = None
+        self._knows_tables = False
         self._looking: asyncio.Task[None] | None = None
 
     # --- questions to Postgres -----------------------------------------------------------------------------------------
@@ -173,13 +181,91 @@ class Reader:
 
     async def refresh_tables(self) -> None:
         """Read tables and types from Postgres' catalogs again; raises DatabaseUnavailable."""
-        found = await self.ask(lambda c: tables.read_tables(c, self._config.publication))
-        types = await self.ask(tables.read_types)
-        self._catalog.tables.clear()
-        self._catalog.tables.update(found)
+        reading = self._read_catalog()
+        done, _ = await asyncio.wait({reading}, timeout=ASK_SECONDS)
+        if not done:
+            raise InTrouble(trouble.catalog_slow(self._names, ASK_SECONDS))
+        try:
+            await reading
+        except _Troubles as exc:
+            found = self.words(exc)
+            raise DatabaseUnavailable(found.what, found.remedy) from exc
+        await self.ask(self._read_publication)
+
+    def check_tables(self) -> None:
+        """Raise DatabaseUnavailable while it is not known yet which tables there are."""
+        found = self._catalog_trouble or self._trouble
+        if not self._knows_tables and found is not None:
+            raise InTrouble(found)
+
+    async def _read_types(self) -> None:
+        self.types.update(await self._ask(tables.read_types))
+        self.knows_types.set()
+
+    def _read_catalog(self) -> asyncio.Task[None]:
+        """Read all tables once more, beginning after this call; who calls while another reading is under way shares the next one."""
+        if self._next_catalog is None:
+            self._next_catalog = asyncio.create_task(self._read_catalog_alone())
+            self._catalog_readings.add(self._next_catalog)
+            self._next_catalog.add_done_callback(self._catalog_is_read)
+        return self._next_catalog
+
+    async def _read_catalog_alone(self) -> None:
+        """Read the catalog on a connection of its own, so that no other question has to wait for a slow answer."""
+        timer: asyncio.TimerHandle | None = None
+        async with self._catalog_lock:
+            self._next_catalog = None
+            try:
+                connection = await self._open()
+                timer = asyncio.get_running_loop().call_later(ASK_SECONDS, self._catalog_is_slow)
+                try:
+                    publication = self._config.publication
+                    found = await self._within(CATALOG_SECONDS, connection, lambda c: tables.read_tables(c, publication))
+                    types = await self._within(CATALOG_SECONDS, connection, tables.read_types)
+                finally:
+                    await connection.close()
+            finally:
+                if timer is not None:
+                    timer.cancel()
         self.types.update(types)
         self.knows_types.set()
-        await self.ask(self._read_publication)
+        self._catalog.tables.clear()
+        self._catalog.tables.update(found)
+        self._catalog_trouble = None
+        self._left = None
+        if not self._knows_tables:
+            self._knows_tables = True
+            if self._slot_stream is not None:
+                self._on_connected()
+
+    def _catalog_is_read(self, reading: asyncio.Task[None]) -> None:
+        self._catalog_readings.discard(reading)
+        if not reading.cancelled():
+            reading.exception()  # seen, also when nobody waits for it any more
+
+    def _catalog_is_slow(self) -> None:
+        found = trouble.catalog_slow(self._names, ASK_SECONDS)
+        if found != self._catalog_trouble:
+            log.warning("%s", found)
+        self._catalog_trouble = found
+
+    def _follow_catalog(self) -> asyncio.Task[None]:
+        """Read the catalog in the background, again and again until it answers."""
+        if self._following is None or self._following.done():
+            self._following = asyncio.create_task(self._read_catalog_until_it_answers())
+        return self._following
+
+    async def _read_catalog_until_it_answers(self) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                await self._read_catalog()
+                return
+            except _Troubles as exc:
+                if self._catalog_trouble is None:
+                    log.warning("the tables of the publication cannot be read: %s", self.words(exc))
+                await asyncio.sleep(pause)
+                pause = min(CATALOG_SECONDS, pause * 2)
 
     async def _read_publication(self, connection: AsyncConnection[Any]) -> None:
         """Learn which tables are published, and of those that sinks name and that are not, why."""
@@ -226,7 +312,7 @@ class Reader:
     @property
     def problem(self) -> str | None:
         """What is wrong between the engine and Postgres, in words; None when all is well."""
-        found = [str(self._trouble)] if self._trouble is not None else []
+        found = [str(one) for one in (self._trouble, self._catalog_trouble) if one is not None]
         if self._lost is not None and (left := self._to_backfill()):
             found.append(f"{self._lost} Start a backfill of the sinks whose health says so; there are {len(left)}.")
         return " ".join(found) or None
@@ -238,6 +324,8 @@ class Reader:
             found.append(words(self._lost, left))
         if self._published is not None:
             found += [str(self._absent[table]) for table in sink.source.include_tables or () if table in self._absent]
+        if self._catalog_trouble is not None:
+            found.append(str(self._catalog_trouble))
         if self._trouble is None and sink.id in self._backfills:
             found.append(str(self._backfills[sink.id]))
         return " ".join(found) or None
@@ -307,7 +395,8 @@ class Reader:
         self._published = await self._ask(lambda c: tables.published(c, config.publication))
         if self._published is None:
             raise InTrouble(trouble.publication_missing(self._names))
-        await self.refresh_tables()
+        await self._read_types()
+        await asyncio.wait({self._follow_catalog()}, timeout=ASK_SECONDS)  # changes come without it, too
         self._left = None
         position = self.confirmed if self.stream is None else self.stream.progress.read
         await self._refuse_gone_back(position)
@@ -337,7 +426,8 @@ class Reader:
         log.info("reading slot %s from LSN %s", config.slot, show_lsn(self.stream.progress.read))
         self._throttle()
         await self.look_at_slot()
-        self._on_connected()
+        if self._knows_tables:
+            self._on_connected()
 
     async def _refuse_gone_back(self, position: int) -> None:
         """Stop for good when the WAL ends before our position: Postgres would leave out all changes up to there without a word."""
@@ -433,25 +523,41 @@ class Reader:
         assert self.stream is not None  # noqa: S101
         try:
             self.stream.take(payload)
-        except CatalogStale:
+        except CatalogStale as stale:
             self._stale = True
             self._throttle()
-            self._refreshing = asyncio.create_task(self._take_again(payload))
+            self._describing = asyncio.create_task(self._take_again(payload, stale))
 
-    async def _take_again(self, payload: bytes) -> None:
-        """The stream mentions a table that the catalog does not know like this: read the catalog, then go on."""
+    async def _take_again(self, payload: bytes, stale: CatalogStale) -> None:
+        """Ask for what the stream does not say of a table, then go on; the catalog as a whole is read beside that."""
         stream, slot_stream = self.stream, self._slot_stream
         if stream is None or slot_stream is None:
             return
         try:
-            await self.refresh_tables()
-            stream.take(payload, refreshed=True)
+            if not stale.fits:
+                self._follow_catalog()
+            if stale.types_are_missing:
+                await self._read_types()
+            stream.take(payload, primary_key=await self._primary_key(stream, stale))
         except Exception as exc:
             slot_stream.end(exc)
             return
         finally:
             self._stale = False
         self._throttle()
+
+    async def _primary_key(self, stream: Stream, stale: CatalogStale) -> Sequence[str]:
+        """Return the table's primary key, where the stream does not tell it; the one known last when Postgres does not answer."""
+        if not stale.key_is_missing:
+            return ()
+        try:
+            return await self._ask(lambda c: tables.read_primary_key(c, stale.relation.oid))
+        except _Troubles as exc:
+            known = stream.last_key(stale.relation)
+            if known is None:
+                raise
+            log.warning("the key of %s cannot be read, and is taken to be what it was: %s", stale, self.words(exc))
+            return known
 
     def _throttle(self) -> None:
         """Read the slot only while memory has not too much that is neither delivered nor in the store."""
@@ -471,7 +577,7 @@ class Reader:
 
     async def close(self) -> None:
         """Close both connections."""
-        for task in (self._refreshing, self._looking):
+        for task in (self._describing, self._looking, self._following, *self._catalog_readings):
             if task is not None:
                 task.cancel()
         if self._slot_stream is not None:

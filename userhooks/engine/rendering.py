@@ -10,11 +10,13 @@ The fast path: a `TableShape` holds for its table what all messages have in comm
 from __future__ import annotations
 
 import json
+import struct
 from binascii import b2a_base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from hashlib import blake2b
 from typing import Any, Literal, TypeAlias
 
 import orjson
@@ -51,18 +53,22 @@ class TableShape:
         "_forms",
         "_key_forms",
         "columns",
+        "group_keys",
         "group_prefix",
         "key_positions",
         "metadata",
         "metadata_of_reads",
         "name",
         "positions",
+        "replica_identity",
         "schema",
         "table",
         "types",
     )
 
-    def __init__(self, relation: Relation | Table, primary_key: Sequence[str], types: TypeCatalog) -> None:
+    def __init__(
+        self, relation: Relation | Table, key: Sequence[str], types: TypeCatalog, former_keys: Sequence[Sequence[str]] = ()
+    ) -> None:
         self.schema = relation.schema
         self.name = relation.name
         self.table: TableName = (relation.schema, relation.name)
@@ -70,7 +76,10 @@ class TableShape:
         self.types = types
         self.columns = tuple(Column(c.name, c.type_oid, c.type_mod) for c in relation.columns)
         self.positions = {column.name: i for i, column in enumerate(self.columns)}
-        self.key_positions = tuple(sorted(self.positions[name] for name in primary_key))
+        self.replica_identity = relation.replica_identity
+        self.key_positions = tuple(sorted(self.positions[name] for name in key))
+        self.group_keys = self._group_keys(former_keys)
+        """what identifies a row for its order: positions of columns, none for the whole row; more than one after the key was moved"""
         self._key_forms = tuple((at, types.text_encoder(self.columns[at].type_oid)) for at in self.key_positions)
         self.metadata = _metadata_template(relation, index=b"%d", lsn=b"%d")
         self.metadata_of_reads = _metadata_template(relation, index=b"null", lsn=b"null")
@@ -81,7 +90,29 @@ class TableShape:
     @classmethod
     def of_table(cls, table: Table, types: TypeCatalog) -> TableShape:
         """Make the shape of a table as the catalog shows it, for rows that are read with SELECT."""
-        return cls(table, table.primary_key, types)
+        return cls(table, table.key, types)
+
+    def _group_keys(self, former_keys: Sequence[Sequence[str]]) -> tuple[tuple[int, ...], ...]:
+        known = [tuple(sorted(self.positions[name] for name in key)) for key in former_keys if self.positions.keys() >= set(key)]
+        if not self.key_positions and self.replica_identity != "f":
+            return tuple(dict.fromkeys(known))
+        return tuple(dict.fromkeys([self.key_positions, *known]))
+
+    def group_names(self) -> tuple[tuple[str, ...], ...]:
+        """Return `group_keys` as names of columns."""
+        return tuple(tuple(self.columns[at].name for at in key) for key in self.group_keys)
+
+    def group_of(self, positions: Sequence[int], row: Sequence[Value]) -> object:
+        """Return what names a row's group by the values of these columns, or by the whole row when there are none."""
+        if len(positions) == 1 and isinstance(value := row[positions[0]], bytes):
+            return self.group_prefix + value  # bytes keep their hash, and the garbage collector passes them by
+        if positions:
+            return (self.table, *[row[i] for i in positions])
+        digest = blake2b(digest_size=16)
+        for at, value in enumerate(row):
+            if isinstance(value, bytes):
+                digest.update(struct.pack(">HI", at, len(value)) + value)
+        return self.group_prefix + digest.digest()
 
     def record(self, row: Sequence[Value], timestamp_format: TimestampFormat) -> bytes:
         """Return the JSON object of a whole row, columns by name."""
@@ -290,13 +321,34 @@ class Change:
 
     @property
     def group(self) -> object:
-        """What names the change's group where nothing else is asked for: table and primary key, None without a key."""
+        """What names the change's group where nothing else is asked for: its row. None without a key or a whole old row; `Groups` for an
+        update of the key.
+        """
         shape = self.shape
-        row = self._new or self.row
         positions = shape.key_positions
-        if len(positions) == 1 and isinstance(value := row[positions[0]], bytes):
-            return shape.group_prefix + value  # bytes keep their hash, and the garbage collector passes them by
-        return (shape.table, *[row[i] for i in positions]) if positions else None
+        if len(positions) != 1 or len(shape.group_keys) > 1:
+            return self.group_by(*shape.group_keys)
+        position = positions[0]
+        value = (self._new or self.row)[position]
+        if self.action == "update" and self._event is not None:
+            old = self._event.old_value(position) if self._old is None else self._old[position]
+            if old is not None and old != value:
+                return self.group_by(positions)
+        return shape.group_prefix + value if isinstance(value, bytes) else (shape.table, value)
+
+    def group_by(self, *keys: Sequence[int]) -> object:
+        """Return what names the change's group by each of these keys, before and after the change where the WAL tells both."""
+        shape, row = self.shape, self._new or self.row
+        groups = [shape.group_of(positions, row) for positions in keys]
+        old = self.old if self.action == "update" else None
+        if old is not None:
+            groups += [shape.group_of(positions, old) for positions in keys if self.tells_old(positions)]
+        found = dict.fromkeys(groups)
+        return Groups(found) if len(found) > 1 else next(iter(found), None)
+
+    def tells_old(self, positions: Sequence[int]) -> bool:
+        """Whether the old row of an update has these columns: all of them, or those of the replica identity."""
+        return self.replaced_row is not None or bool(positions and set(self.shape.key_positions).issuperset(positions))
 
     def raw(self, position: int) -> Value:
         """Return one column of `row`; of a row that nobody has asked for yet, no more than this is decoded."""
@@ -309,6 +361,12 @@ class Change:
         """The whole row before an update, which only REPLICA IDENTITY FULL provides."""
         event = self._event
         return self.old if event is not None and self.action == "update" and event.old_is_whole else None
+
+
+class Groups(tuple[object, ...]):
+    """Groups that a message belongs to at once: it comes after the earlier messages of each and before the later ones."""
+
+    __slots__ = ()
 
 
 CONSUMER_FIELDS = ("id", "name", "annotations")
@@ -415,8 +473,16 @@ def group_key(change: Change, columns: Sequence[str]) -> object:
     if not columns:
         return None
     shape = change.shape
-    row = change.row
-    return (shape.table, *[row[shape.positions[name]] if name in shape.positions else None for name in columns])
+    places = [shape.positions.get(name) for name in columns]
+
+    def group_of(row: Sequence[Value]) -> tuple[object, ...]:
+        return (shape.table, *[None if at is None else row[at] for at in places])
+
+    group = group_of(change.row)
+    old = change.old if change.action == "update" and change.tells_old([at for at in places if at is not None]) else None
+    if old is None or (former := group_of(old)) == group:
+        return group
+    return Groups((former, group))
 
 
 # --- what a function sees ---------------------------------------------------------------------------------------------------

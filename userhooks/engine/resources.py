@@ -28,12 +28,16 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One table of the publication: its columns in order and its primary key's columns in order (empty without one)."""
+    """One table of the publication, with its columns in order.
+
+    `key` names the columns that identify a row, in the index's order: those of the index that REPLICA IDENTITY USING INDEX names, else the
+    primary key's, without INCLUDE columns; empty without either.
+    """
 
     schema: str
     name: str
     columns: tuple[Column, ...]
-    primary_key: tuple[str, ...]
+    key: tuple[str, ...]
     replica_identity: str
     """`d` default, `f` full, `i` index, `n` nothing (pg_class.relreplident)"""
     row_filter: str | None = None
@@ -46,9 +50,9 @@ class Table:
     def unreadable(self, sort_column: str | None = None) -> str | None:
         """Return why a backfill cannot read the table, as the end of a sentence; None when it can."""
         columns = {column.name for column in self.columns}
-        if not self.primary_key:
+        if not self.key:
             return "it has no primary key, by which a backfill finds its place; add one"
-        if not columns.issuperset(self.primary_key):
+        if not columns.issuperset(self.key):
             return "the publication leaves out columns of its primary key; add them to its column list"
         if sort_column is not None and sort_column not in columns:
             return f"it has no column {sort_column!r} to sort by"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import orjson
@@ -32,7 +32,18 @@ _FORGET_ANNOTATIONS = "sequin:transaction_annotations.clear"
 
 
 class CatalogStale(Exception):
-    """A table of the stream is not (or no longer) what the catalog says: read the catalog again, then take the payload again."""
+    """The stream describes a table, and does not say all of it: ask Postgres, then take the payload again.
+
+    `key_is_missing`: under REPLICA IDENTITY FULL or NOTHING only the catalog knows the primary key. `types_are_missing`: a type is unknown.
+    `fits`: the catalog's columns are those of the stream.
+    """
+
+    def __init__(self, relation: pgoutput.Relation, *, key_is_missing: bool, types_are_missing: bool, fits: bool) -> None:
+        super().__init__(f"{relation.schema}.{relation.name}")
+        self.relation = relation
+        self.key_is_missing = key_is_missing
+        self.types_are_missing = types_are_missing
+        self.fits = fits
 
 
 class Watcher(Protocol):
@@ -84,8 +95,8 @@ class Stream:
         self._commit_us = 0
         self._annotations: bytes | None = None
 
-    def take(self, payload: bytes, *, refreshed: bool = False) -> None:
-        """Handle one payload of the output plugin; raises CatalogStale (never when `refreshed`) and pgoutput.DecodeError."""
+    def take(self, payload: bytes, *, primary_key: Sequence[str] | None = None) -> None:
+        """Handle one payload of the output plugin. Raises DecodeError, and CatalogStale unless the table's `primary_key` is given."""
         event = pgoutput.decode(payload)
         self.bytes += len(payload)
         if isinstance(event, pgoutput.RowChange):
@@ -100,7 +111,7 @@ class Stream:
             self._skip = 0
             self.progress.commit(event.end_lsn)
         elif isinstance(event, pgoutput.Relation):
-            self._shapes[event.oid.to_bytes(4)] = self._shape(event, refreshed)
+            self._describe(event, primary_key)
         elif isinstance(event, pgoutput.LogicalMessage):
             self._logical_message(event)
         elif isinstance(event, pgoutput.Truncate):
@@ -127,15 +138,29 @@ class Stream:
         self._index = 0
         self._annotations = None
 
-    def _shape(self, relation: pgoutput.Relation, refreshed: bool) -> TableShape:
-        """Join the stream's description of a table with its primary key, which only the catalog knows under REPLICA IDENTITY FULL."""
-        table = self.tables.get((relation.schema, relation.name))
-        fits = table is not None and [(c.name, c.type_oid) for c in table.columns] == [(c.name, c.type_oid) for c in relation.columns]
-        if not refreshed and not (fits and all(self.types.knows(c.type_oid) for c in relation.columns)):
-            raise CatalogStale(f"{relation.schema}.{relation.name}")
-        names = {c.name for c in relation.columns}
-        key = table.primary_key if table is not None and names.issuperset(table.primary_key) else ()
-        return TableShape(relation, key, self.types)
+    def _describe(self, relation: pgoutput.Relation, primary_key: Sequence[str] | None) -> None:
+        """Note what a table looks like from here on. Its key is in the stream, unless the replica identity is FULL or NOTHING."""
+        in_stream = relation.replica_identity in "di"
+        if primary_key is None:
+            known = self.tables.get((relation.schema, relation.name))
+            fits = known is not None and _fits(known, relation)
+            types_are_missing = not all(self.types.knows(c.type_oid) for c in relation.columns)
+            if not (in_stream and fits) or types_are_missing:
+                raise CatalogStale(relation, key_is_missing=not in_stream, types_are_missing=types_are_missing, fits=fits)
+        key = [c.name for c in relation.columns if c.is_key] if in_stream else primary_key or ()
+        former = self._shapes.get(relation.oid.to_bytes(4))
+        shown = {c.name for c in relation.columns}
+        self._shapes[relation.oid.to_bytes(4)] = TableShape(
+            relation, key if shown.issuperset(key) else (), self.types, former.group_names() if former is not None else ()
+        )
+
+    def last_key(self, relation: pgoutput.Relation) -> Sequence[str] | None:
+        """Return a table's key as it was known last; None when it was never known, or the table has other columns by now."""
+        shape = self._shapes.get(relation.oid.to_bytes(4))
+        if shape is not None and [(c.name, c.type_oid) for c in shape.columns] == [(c.name, c.type_oid) for c in relation.columns]:
+            return [shape.columns[at].name for at in shape.key_positions]
+        known = self.tables.get((relation.schema, relation.name))
+        return known.key if known is not None and _fits(known, relation) else None
 
     def _change(self, event: pgoutput.RowChange) -> None:
         transaction = self._transaction
@@ -203,10 +228,15 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-def group_of(delivery: SinkDelivery, change: Change) -> object:
-    """Return the message's group, or None when it has none: by primary key, by the sink's columns for that table, or not at all.
+def _fits(table: Table, relation: pgoutput.Relation) -> bool:
+    """Whether the catalog's columns are those of the stream."""
+    return [(c.name, c.type_oid) for c in table.columns] == [(c.name, c.type_oid) for c in relation.columns]
 
-    A `tables` entry without columns, no primary key and `message_grouping: false` mean no group (Sequin contract, 7.3).
+
+def group_of(delivery: SinkDelivery, change: Change) -> object:
+    """Return the message's group, or None when it has none: by row, by the sink's columns for that table, or not at all.
+
+    A `tables` entry without columns, no replica identity and `message_grouping: false` mean no group (Sequin contract, 7.3).
     """
     sink = delivery.sink
     if not sink.message_grouping:

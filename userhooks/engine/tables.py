@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 from psycopg import AsyncConnection, sql
@@ -12,31 +13,27 @@ from userhooks.engine.lost import show_lsn
 from userhooks.engine.resources import Column, Table, TableName
 from userhooks.engine.values import TypeRow
 
-# attnames and rowfilter are there since Postgres 15; columns that are not published (generated ones, by default) are none to us
+# attnames and rowfilter are there since Postgres 15. Each table's columns and indexes are looked up once, which keeps this linear.
 _TABLES = """
-select n.nspname, c.relname, c.relreplident::text,
-       array_agg(array[a.attname, a.atttypid::text, a.atttypmod::text] order by a.attnum),
-       coalesce((select array_agg(k.attname order by array_position(i.indkey::int2[], k.attnum))
-                   from pg_index i join pg_attribute k on k.attrelid = c.oid and k.attnum = any (i.indkey)
-                  where i.indrelid = c.oid and i.indisprimary), '{}'),
-       to_jsonb(p) ->> 'rowfilter',
-       coalesce((select jsonb_agg(x.names)
-                   from (select array_agg(k.attname order by o.place) as names
-                           from pg_index i
-                           join pg_class ic on ic.oid = i.indexrelid
-                           join pg_am m on m.oid = ic.relam and m.amname = 'btree'
-                          cross join unnest(i.indkey::int2[]) with ordinality as o (attnum, place)
-                           left join pg_attribute k on k.attrelid = c.oid and k.attnum = o.attnum
-                          where i.indrelid = c.oid and i.indisvalid and i.indpred is null and o.place <= i.indnkeyatts
-                          group by i.indexrelid) x), '[]'),
-       c.relkind = 'p'
-  from pg_publication_tables p
-  join pg_namespace n on n.nspname = p.schemaname
-  join pg_class c on c.relnamespace = n.oid and c.relname = p.tablename
-  join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-                     and coalesce(to_jsonb(p) -> 'attnames' ? a.attname, a.attgenerated = '')
- where p.pubname = %s
- group by n.nspname, c.relname, c.relreplident, c.oid, c.relkind, to_jsonb(p)
+with published as materialized (
+       select n.nspname, c.relname, c.oid, c.relreplident, c.relkind, p.document
+         from (select p.schemaname, p.tablename, to_jsonb(p) as document from pg_publication_tables p where p.pubname = %s offset 0) p
+         join pg_namespace n on n.nspname = p.schemaname
+         join pg_class c on c.relnamespace = n.oid and c.relname = p.tablename)
+select p.nspname::text, p.relname::text, p.relreplident::text, p.document -> 'attnames', p.document ->> 'rowfilter', a.*,
+       (select json_agg(json_build_array(i.indkey::int2[], i.indnkeyatts, i.indisprimary, i.indisreplident,
+                                         i.indisvalid and i.indpred is null and m.amname = 'btree'))
+          from pg_index i join pg_class c on c.oid = i.indexrelid join pg_am m on m.oid = c.relam where i.indrelid = p.oid),
+       p.relkind = 'p'
+  from published p cross join lateral (
+       select json_agg(a.attnum), json_agg(a.attname), json_agg(a.atttypid::int8), json_agg(a.atttypmod), json_agg(a.attgenerated = '')
+         from (select * from pg_attribute a where a.attrelid = p.oid and a.attnum > 0 and not a.attisdropped order by a.attnum) a) a
+"""
+
+_PRIMARY_KEY = """
+select a.attname::text
+  from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any ((i.indkey::int2[])[0 : i.indnkeyatts - 1])
+ where i.indrelid = %s and i.indisprimary
 """
 
 # of the types with elements, only true arrays are some type's typarray; names and categories are anybody's to give
@@ -91,13 +88,45 @@ class SlotState:
 async def read_tables(connection: AsyncConnection[Any], publication: str) -> dict[TableName, Table]:
     """Return the publication's tables by (schema, name)."""
     rows = await (await connection.execute(_TABLES, (publication,))).fetchall()
-    tables = {}
-    for schema, name, identity, columns, key, row_filter, indexes, partitioned in rows:
-        known = tuple(Column(c[0], int(c[1]), int(c[2])) for c in columns)
-        tables[schema, name] = Table(
-            schema, name, known, tuple(key), identity, row_filter, tuple(tuple(one) for one in indexes), partitioned
-        )
-    return tables
+    return {(row[0], row[1]): _table(*row) for row in rows}
+
+
+def _table(
+    schema: str,
+    name: str,
+    identity: str,
+    published: list[str] | None,
+    row_filter: str | None,
+    numbers: list[int] | None,
+    names: list[str] | None,
+    types: list[int] | None,
+    modifiers: list[int] | None,
+    are_plain: list[bool] | None,
+    indexes: list[tuple[list[int], int, bool, bool, bool]] | None,
+    partitioned: bool,
+) -> Table:
+    """Make one table. Its key is that of the replica identity's index if one was named, else the primary key, without INCLUDE columns."""
+    known = list(map(Column, names or (), types or (), modifiers or ()))
+    if published is not None:
+        shown = set(published)
+        columns = tuple([column for column in known if column.name in shown])
+    else:
+        columns = tuple(compress(known, are_plain or ()))
+    by_number = dict(zip(numbers or (), names or (), strict=True))
+    key: tuple[str, ...] = ()
+    sorting = []
+    for attributes, keys, is_primary, is_identity, sorts in indexes or ():
+        indexed = tuple(by_number.get(number) for number in attributes[:keys])
+        if is_identity if identity == "i" else is_primary:
+            key = tuple(filter(None, indexed))
+        if sorts:
+            sorting.append(indexed)
+    return Table(schema, name, columns, key, identity, row_filter, tuple(sorting), partitioned)
+
+
+async def read_primary_key(connection: AsyncConnection[Any], table_oid: int) -> tuple[str, ...]:
+    """Return the columns of a table's primary key, without INCLUDE columns; none without one."""
+    return tuple([name for (name,) in await (await connection.execute(_PRIMARY_KEY, (table_oid,))).fetchall()])
 
 
 async def read_types(connection: AsyncConnection[Any]) -> list[TypeRow]:

@@ -186,6 +186,15 @@ def silent(names: Names, seconds: float) -> Trouble:
     return Trouble(f"Postgres at {names.server} has not answered for {seconds:g} s.", "See whether it is overloaded, stopped or cut off.")
 
 
+def catalog_slow(names: Names, seconds: float) -> Trouble:
+    """Postgres takes long to list the publication's tables."""
+    return Trouble(
+        f"Postgres at {names.server} takes longer than {seconds:g} s to list the tables of the publication {names.publication}.",
+        "Changes are delivered meanwhile; new sinks on tables that are not listed yet, and backfills, wait. "
+        "See whether Postgres is overloaded, or its catalogs are locked (SELECT * FROM pg_locks WHERE NOT granted;).",
+    )
+
+
 def publication_missing(names: Names) -> Trouble:
     """There is no such publication."""
     return Trouble(

@@ -27,7 +27,7 @@ import pytest
 
 from tests.unit.engine import simulated
 from tests.unit.engine.simulated import Answer, Clock, DiskThread, MemoryStore, Wire
-from tests.unit.engine.wal import TYPES, insert
+from tests.unit.engine.wal import TYPES, insert, update
 from userhooks.engine import app, delivery, owed
 from userhooks.engine.app import Engine
 from userhooks.engine.backlog import Backlog
@@ -61,15 +61,17 @@ EVERYTHING = ("insert", "update", "delete")
 
 
 class Due:
-    """One change that one sink is owed. `free`: no order is promised for it any more (sent again on request, or dropped on its way)."""
+    """One change that one sink is owed. `groups`: two when it changes what names its group. `free`: no order is promised for it any more
+    (sent again on request, or dropped on its way).
+    """
 
-    __slots__ = ("attempts", "free", "group", "idx", "lsn", "moving", "not_before", "noted", "noted_attempts", "promised", "sink", "status")
+    __slots__ = ("attempts", "free", "groups", "idx", "lsn", "moving", "not_before", "noted", "noted_attempts", "promised", "sink", "status")
 
-    def __init__(self, sink: int, lsn: int, idx: int, group: object) -> None:
+    def __init__(self, sink: int, lsn: int, idx: int, groups: tuple[object, ...]) -> None:
         self.sink = sink
         self.lsn = lsn
         self.idx = idx
-        self.group = group
+        self.groups = groups
         self.status = "owed"  # owed, delivered, discarded, dropped
         self.noted = False
         self.attempts = self.promised = self.noted_attempts = 0
@@ -77,7 +79,7 @@ class Due:
         self.moving = self.free = False
 
     def __repr__(self) -> str:
-        return f"{self.sink}:{self.lsn}.{self.idx}[{self.group}] {self.status}"
+        return f"{self.sink}:{self.lsn}.{self.idx}{list(self.groups)} {self.status}"
 
 
 class Account:
@@ -114,10 +116,11 @@ class Ledger:
 
     # what comes in
 
-    def owe(self, number: int, lsn: int, idx: int, group: object) -> None:
-        due = Due(number, lsn, idx, group)
+    def owe(self, number: int, lsn: int, idx: int, groups: tuple[object, ...]) -> None:
+        due = Due(number, lsn, idx, groups)
         self.dues[number, lsn, idx] = due
-        self.accounts[number].queues[group].append(due)
+        for group in groups:
+            self.accounts[number].queues[group].append(due)
 
     def configured(self, number: int, sink: Sink) -> None:
         """The sink has new settings: what waits for a retry may go at once."""
@@ -175,17 +178,15 @@ class Ledger:
             assert due.status == "dropped" or self.clock.now >= due.not_before - 1e-6, (
                 f"{due} is sent {due.not_before - self.clock.now} s too early"
             )
-            if due.group is None:
-                assert not due.moving, f"{due} is on its way twice"
-                continue
-            assert due.group not in account.moving, f"two batches of group {due.group} are on their way: {dues}"
-            if not due.free:
-                place = places[due.group]
-                places[due.group] += 1
-                queue = account.queues[due.group]
-                assert queue[place] is due, f"{due} overtakes {queue[place]}"
-        for group in {due.group: None for due in dues if due.group is not None}:
-            account.moving[group] = 1
+            assert due.groups or not due.moving, f"{due} is on its way twice"
+            for group in due.groups:
+                assert group not in account.moving, f"two batches of group {group} are on their way: {dues}"
+                if not due.free:
+                    place = places[group]
+                    places[group] += 1
+                    queue = account.queues[group]
+                    assert queue[place] is due, f"{due} overtakes {queue[place]}"
+        account.moving.update({group: 1 for due in dues for group in due.groups})
         account.requests += 1
         for due in dues:
             due.moving = True
@@ -209,7 +210,7 @@ class Ledger:
         key = int(account.sink.id), lsn, idx
         if key not in self.dues:
             assert lsn < account.start, f"{key} is owed to nobody"
-            due = self.dues[key] = Due(*key, None)
+            due = self.dues[key] = Due(*key, ())
             due.status, due.free = "dropped", True
         return self.dues[key]
 
@@ -225,7 +226,8 @@ class Ledger:
         account.requests -= 1
         for due in dues:
             due.moving = False
-            account.moving.pop(due.group, None)
+            for group in due.groups:
+                account.moving.pop(group, None)
         if status is not None and 200 <= status < 300:
             if account.misses >= DOWN_AFTER:
                 self._hurry(int(account.sink.id))
@@ -255,8 +257,8 @@ class Ledger:
     def _close(self, account: Account, due: Due, status: str) -> None:
         if due.status == "owed":
             due.status = status
-            if not due.free:
-                account.queues[due.group].remove(due)
+            for group in () if due.free else due.groups:
+                account.queues[group].remove(due)
             self.changed.append(due)
 
     # what is noted on disk
@@ -330,7 +332,8 @@ class Ledger:
                 account.queues.clear()
             for due in self.dues.values():  # in the order of commits
                 if due.status == "owed" and not due.free:
-                    self.accounts[due.sink].queues[due.group].append(due)
+                    for group in due.groups:
+                        self.accounts[due.sink].queues[group].append(due)
 
 
 # --- one life of the engine ---------------------------------------------------------------------------------------------------
@@ -423,7 +426,7 @@ class Life:
                 self._backlog.done(rows)
             else:
                 one.restore(rows)
-        stream.take(RELATION)
+        stream.take(RELATION, primary_key=("id",))
         self._tasks = [self.loop.create_task(self._flush_now_and_then())]
         self._read_on()
 
@@ -698,14 +701,16 @@ class Run:
         payloads = [b"B" + struct.pack(">QqI", lsn, 0, lsn)]
         for idx in range(luck.choice([1, 1, 2, 5, 12])):
             row, owner = luck.randrange(5), luck.randrange(3)
-            payloads.append(insert(7, [b"%d" % row, b"%d" % owner]))
+            before = (luck.randrange(5), luck.randrange(3)) if luck.random() < 0.3 else (row, owner)
+            new = [b"%d" % row, b"%d" % owner]
+            payloads.append(insert(7, new) if before == (row, owner) else update(7, new, [b"%d" % value for value in before]))
             if luck.random() < self.poisonous:
                 self.poison.add((lsn, idx))
             for number, sink in self.sinks.items():
                 if sink.status == "disabled" or (self.filters[number] is not None and owner != 1):
                     continue
-                by_owner = bool(sink.tables)
-                self.ledger.owe(number, lsn, idx, None if not sink.message_grouping else owner if by_owner else row)
+                groups = {before[1], owner} if sink.tables else {before[0], row}
+                self.ledger.owe(number, lsn, idx, tuple(groups) if sink.message_grouping else ())
         payloads.append(b"C\0" + struct.pack(">QQq", lsn, self.end, 0))
         self.wal.append((lsn, payloads))
         self.ledger.tell("commits", lsn, len(payloads) - 2)

@@ -242,7 +242,7 @@ def test_groups_are_the_key_by_default_or_the_named_columns() -> None:
     assert group_key(live, ["user_id"]) == (("public", "notifications"), b"2")
     assert group_key(live, ["user_id", "nothing"]) == (("public", "notifications"), b"2", None)
     assert group_key(live, []) is None
-    assert wal.change_of(wal.shape_of({"a": "int4"}), wal.insert(1, [b"1"])).group is None
+    assert wal.change_of(wal.shape_of({"a": "int4"}, identity="d"), wal.insert(1, [b"1"])).group is None
 
 
 def test_all_that_happens_to_a_row_is_one_group() -> None:

@@ -15,8 +15,8 @@ from userhooks.engine.resources import Column, Sink, Source, Table
 from userhooks.engine.routing import Route, Router
 from userhooks.engine.stream import CatalogStale, Stream
 
-TABLE = Table("public", "notes", (Column("id", 23, -1),), ("id",), "f")
-RELATION = b"R" + struct.pack(">I", 7) + b"public\0notes\0f" + struct.pack(">H", 1) + b"\1id\0" + struct.pack(">Ii", 23, -1)
+TABLE = Table("public", "notes", (Column("id", 23, -1),), ("id",), "d")
+RELATION = b"R" + struct.pack(">I", 7) + b"public\0notes\0d" + struct.pack(">H", 1) + b"\1id\0" + struct.pack(">Ii", 23, -1)
 
 
 class Taker:

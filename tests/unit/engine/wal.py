@@ -71,9 +71,11 @@ def delete(oid: int, old: Sequence[Value], *, whole: bool = True) -> bytes:
     return b"D" + struct.pack(">I", oid) + (b"O" if whole else b"K") + tuple_data(old)
 
 
-def shape_of(columns: dict[str, str], key: Sequence[str] = (), *, name: str = "notifications", types: TypeCatalog = TYPES) -> TableShape:
+def shape_of(
+    columns: dict[str, str], key: Sequence[str] = (), *, name: str = "notifications", types: TypeCatalog = TYPES, identity: str = "f"
+) -> TableShape:
     """A table's shape from column names and type names."""
-    table = Table("public", name, tuple(Column(c, OIDS[t], -1) for c, t in columns.items()), tuple(key), "f")
+    table = Table("public", name, tuple(Column(c, OIDS[t], -1) for c, t in columns.items()), tuple(key), identity)
     return TableShape.of_table(table, types)
 
 
