@@ -367,10 +367,16 @@ class SinkDelivery:
             yield from chain.from_iterable(attempt.messages for attempt in self._flying)
             yield from self._in_memory()
         else:
-            for _, _, batch in list(self._retries):
-                yield from batch
-                for group in _groups(batch):
-                    yield from (m for m in self._busy.get(group) or () if isinstance(m, Message))
+            retrying = [message for _, _, batch in self._retries for message in batch]
+            yield from retrying
+            blocked = {id(one): one for group in _groups(retrying) if (one := self._busy.get(group))}.values()
+            shared = {group for one in blocked if len(one.groups) > 1 for group in one.groups}
+            if shared:  # what waits for several groups comes back behind all of them
+                for attempt in self._flying:
+                    if _groups(attempt.messages) & shared:
+                        yield from attempt.messages
+            for one in blocked:
+                yield from (m for m in one if isinstance(m, Message))
             if old:
                 for message in chain(chain.from_iterable(a.messages for a in self._flying), self._in_memory()):
                     if message.change.backfill_id is None and message.change.commit_lsn <= old:

@@ -51,9 +51,9 @@ DRAINED_WITHIN = 120.0
 """Simulated seconds after which everything must have come, once nothing fails any more: the longest wait, and what queues behind it"""
 GIVEN = os.environ.get("USERHOOKS_MODEL_SEED")
 
-TABLE = Table("public", "notes", (Column("id", 23, -1), Column("owner", 23, -1)), ("id",), "f")
-RELATION = b"R" + struct.pack(">I", 7) + b"public\0notes\0f" + struct.pack(">H", 2)
-RELATION += b"".join(b"\1%b\0" % name + struct.pack(">Ii", 23, -1) for name in (b"id", b"owner"))
+TABLE = Table("public", "notes", (Column("id", 23, -1), Column("owner", 23, -1)), ("id",), "d")
+RELATION = b"R" + struct.pack(">I", 7) + b"public\0notes\0d" + struct.pack(">H", 2)
+RELATION += b"".join(b"%b\0" % name + struct.pack(">Ii", 23, -1) for name in (b"\1id", b"\0owner"))
 EVERYTHING = ("insert", "update", "delete")
 
 
@@ -426,7 +426,7 @@ class Life:
                 self._backlog.done(rows)
             else:
                 one.restore(rows)
-        stream.take(RELATION, primary_key=("id",))
+        stream.take(RELATION)
         self._tasks = [self.loop.create_task(self._flush_now_and_then())]
         self._read_on()
 
