@@ -65,7 +65,20 @@ class Due:
     (sent again on request, or dropped on its way).
     """
 
-    __slots__ = ("attempts", "free", "groups", "idx", "lsn", "moving", "not_before", "noted", "noted_attempts", "promised", "sink", "status")
+    __slots__ = (
+        "attempts",
+        "free",
+        "groups",
+        "idx",
+        "lsn",
+        "moving",
+        "not_before",
+        "noted",
+        "noted_attempts",
+        "promised",
+        "sink",
+        "status",
+    )
 
     def __init__(self, sink: int, lsn: int, idx: int, groups: tuple[object, ...]) -> None:
         self.sink = sink
