@@ -38,8 +38,8 @@ SETTLED_WITHIN = 20.0
 """Simulated seconds after the last call and the last failure of the disk until every sink has the status that it must have"""
 GIVEN = os.environ.get("USERHOOKS_MODEL_SEED")
 TOKEN = "token"
-TABLE = Table("public", "notes", (Column("id", 23, -1),), ("id",), "f")
-RELATION = b"R" + struct.pack(">I", 7) + b"public\0notes\0f" + struct.pack(">H", 1) + b"\1id\0" + struct.pack(">Ii", 23, -1)
+TABLE = Table("public", "notes", (Column("id", 23, -1),), ("id",), "d")
+RELATION = b"R" + struct.pack(">I", 7) + b"public\0notes\0d" + struct.pack(">H", 1) + b"\1id\0" + struct.pack(">Ii", 23, -1)
 
 
 async def _nothing() -> None:
