@@ -195,7 +195,7 @@ class Reader:
     def check_tables(self) -> None:
         """Raise DatabaseUnavailable while it is not known yet which tables there are."""
         found = self._catalog_trouble or self._trouble
-        if not self._knows_tables and found is not None:
+        if not self._catalog.tables and found is not None:
             raise InTrouble(found)
 
     async def _read_types(self) -> None:
