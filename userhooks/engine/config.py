@@ -219,10 +219,7 @@ def _function(one: Any, ids: Mapping[str, str], new_id: Callable[[], str]) -> Fu
     if description is not None and not isinstance(description, str):
         raise _cannot(name, {"description": "is invalid"})
     try:
-        if kind in ("transform", "path"):
-            functions.parse_transform(code, kind)
-        else:
-            functions.parse(code, kind)
+        functions.check_function(code, kind)
     except functions.FunctionError as exc:
         raise _cannot(name, {"function": {key: str(exc)}}) from exc
     return Function(ids.get(name) or new_id(), name, kind, code, description)

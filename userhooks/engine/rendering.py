@@ -9,7 +9,6 @@ The fast path: a `TableShape` holds for its table what all messages have in comm
 
 from __future__ import annotations
 
-import json
 import struct
 from binascii import b2a_base64
 from collections.abc import Callable, Mapping, Sequence
@@ -62,6 +61,7 @@ class TableShape:
         "positions",
         "replica_identity",
         "schema",
+        "seen",
         "table",
         "types",
     )
@@ -85,6 +85,8 @@ class TableShape:
         self.metadata_of_reads = _metadata_template(relation, index=b"null", lsn=b"null")
         self._forms: dict[TimestampFormat, _RecordForm] = {}
         self._decoders: dict[int, Decoder] = {}
+        self.seen: dict[tuple[int, TimestampFormat], Decoder] = {}
+        """by column and format, what makes the value that functions see (`functions/columns.py`)"""
         self._encoders: dict[tuple[int, TimestampFormat], Encoder] = {}
 
     @classmethod
@@ -169,10 +171,8 @@ class TableShape:
             encoder = self._encoders[key] = self.types.json_encoder(self.columns[position].type_oid, timestamp_format)
         return encoder(raw)
 
-    def decode(self, position: int, raw: Value, timestamp_format: TimestampFormat = "iso8601") -> Any:
-        """Return the value that a function sees; raises ValueError or RecursionError for JSON that Python cannot read."""
-        if timestamp_format != "iso8601":
-            return json.loads(self.encode(position, raw, timestamp_format))
+    def decode(self, position: int, raw: Value) -> Any:
+        """Return the value of the JSON form; raises ValueError or RecursionError for JSON that Python cannot read."""
         if raw is None:
             return None
         if raw is UNCHANGED:
@@ -485,26 +485,27 @@ def group_key(change: Change, columns: Sequence[str]) -> object:
     return Groups((former, group))
 
 
-# --- what a function sees ---------------------------------------------------------------------------------------------------
+# --- what functions see ------------------------------------------------------------------------------------------------------
+
+See: TypeAlias = Callable[[TableShape, int, Value], Any]
+"""Makes the value of a column, given its position and text"""
 
 
-def record_of(change: Change, timestamp_format: TimestampFormat = "iso8601") -> dict[str, Any]:
-    """Return the record as a function sees it."""
+def record_of(change: Change, see: See = TableShape.decode) -> dict[str, Any]:
+    """Return the record as a map, by default with the values of its JSON."""
     shape = change.shape
-    return {
-        column.name: shape.decode(i, raw, timestamp_format) for i, (column, raw) in enumerate(zip(shape.columns, change.row, strict=True))
-    }
+    return {column.name: see(shape, i, raw) for i, (column, raw) in enumerate(zip(shape.columns, change.row, strict=True))}
 
 
-def changes_of(change: Change, timestamp_format: TimestampFormat = "iso8601") -> dict[str, Any] | None:
-    """Return `changes` as a function sees it: None but for an update."""
+def changes_of(change: Change, see: See = TableShape.decode) -> dict[str, Any] | None:
+    """Return `changes` as a map, by default with the values of its JSON: None but for an update."""
     if change.action != "update":
         return None
     old = change.replaced_row
     if old is None:
         return {}
     shape, row = change.shape, change.row
-    return {column.name: shape.decode(i, old[i], timestamp_format) for i, column in enumerate(shape.columns) if old[i] != row[i]}
+    return {column.name: see(shape, i, old[i]) for i, column in enumerate(shape.columns) if old[i] != row[i]}
 
 
 METADATA: Mapping[str, Callable[[Change], Any]] = {

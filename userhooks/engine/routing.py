@@ -1,7 +1,7 @@
 """Which sinks a change is owed to. Pure.
 
 A sink whose filter demands that a column has one value is found by that value: a change costs one look-up, however many such sinks there
-are. Every other sink's filter is asked about each change of its tables. What filters are is in `functions.py`.
+are. Every other sink's filter is asked about each change of its tables. What filters are is in `functions/`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
-from userhooks.engine.expressions import Equality, Judge
-from userhooks.engine.functions import Bound, FunctionRaised
+from userhooks.engine.functions.filters import Bound, Judge
+from userhooks.engine.functions.folding import Equality
+from userhooks.engine.functions.program import FunctionRaised
 from userhooks.engine.pgoutput import UNCHANGED, Value
 from userhooks.engine.rendering import Change, TableShape
 from userhooks.engine.resources import Action, Source
-from userhooks.engine.values import BOOLEAN, INTEGERS
+from userhooks.engine.values import BOOLEAN, INTEGERS, NUMERIC
 
 Failed: TypeAlias = tuple["Route", str]
 """A sink whose filter raised, and what it said: it is owed the message, which fails visibly and is not delivered."""
@@ -192,7 +193,7 @@ def wal_forms(shape: TableShape, equality: Equality) -> tuple[Value, ...] | None
     if not types.is_scalar(type_oid):
         return None
     base = types.base(type_oid)
-    if equality.types is not None and base not in equality.types:
+    if base == NUMERIC or (equality.types is not None and base not in equality.types):
         return None
     if equality.as_text and not isinstance(wanted, str):
         return ()

@@ -207,10 +207,11 @@ def _array_of(element: Encoder, delimiter: bytes) -> Encoder:
 # --- types ---------------------------------------------------------------------------------------------------------------
 
 BOOLEAN, _BYTEA, _INT8, _INT2, _INT4, _OID, _JSON, _JSONB = 16, 17, 20, 21, 23, 26, 114, 3802
-_FLOAT4, _FLOAT8, NUMERIC, _UUID, _DATE, _TIME, _TIMETZ, _INTERVAL_OID = 700, 701, 1700, 2950, 1082, 1083, 1266, 1186
+_FLOAT4, _FLOAT8, NUMERIC, _UUID, DATE, _TIME, _TIMETZ, _INTERVAL_OID = 700, 701, 1700, 2950, 1082, 1083, 1266, 1186
 TIMESTAMP, TIMESTAMPTZ = 1114, 1184
 INTEGERS = frozenset({_INT2, _INT4, _INT8, _OID})
-DATES = frozenset({_DATE, TIMESTAMP, TIMESTAMPTZ})
+DATES = frozenset({DATE, TIMESTAMP, TIMESTAMPTZ})
+TIMES = frozenset({_TIME, _TIMETZ})
 EXACT_TEXTS = frozenset({25, 1043, _UUID})
 """text, varchar and uuid: a string that is equal to another is the same bytes"""
 
@@ -221,8 +222,8 @@ _ENCODERS: dict[int, Encoder] = {
     **dict.fromkeys((_JSON, _JSONB), _document),
     **dict.fromkeys((_FLOAT4, _FLOAT8), _float),
     **dict.fromkeys((NUMERIC, _UUID), _plain),
-    _DATE: _date,
-    **dict.fromkeys((_TIME, _TIMETZ), _time),
+    DATE: _date,
+    **dict.fromkeys(TIMES, _time),
     TIMESTAMP: _timestamp_with(b""),
     TIMESTAMPTZ: _timestamp_with(b"Z"),
     _INTERVAL_OID: _interval,
@@ -258,6 +259,12 @@ class TypeCatalog:
         """Return the name of the type under a domain, or of the type itself; empty for an unknown one."""
         row = self._types.get(self.base(type_oid))
         return row[1] if row is not None else ""
+
+    def element(self, type_oid: int) -> int:
+        """Return the type of an array's elements, or the type itself, without domains."""
+        base = self.base(type_oid)
+        row = self._types.get(base)
+        return self.element(row[3]) if row is not None and row[3] else base
 
     def json_encoder(self, type_oid: int, timestamp_format: TimestampFormat = "iso8601") -> Encoder:
         """Return what turns the type's text form into JSON."""

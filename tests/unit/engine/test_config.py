@@ -29,6 +29,9 @@ def read(document: Any) -> list[config.Resource]:
     return list(wanted(document, catalog()).named)
 
 
+ENDLESS = "def filter(action, record, changes, metadata) do\n  f = fn g -> g.(g) end\n  f.(f)\nend"
+
+
 def flat(name: str = "by-user", **more: Any) -> dict[str, Any]:
     return {"name": name, "type": "filter", "code": CODE, **more}
 
@@ -108,13 +111,18 @@ def test_yaml_that_names_no_function_changes_nothing(nothing: Any) -> None:
         ({"functions": [flat("a b")]}, 400, "Error creating function 'a b': %{name: [\"Can only contain"),
         ({"functions": [flat(type=None)]}, 400, """Error creating function 'by-user': %{function: %{type: ["can't be blank"]}}"""),
         ({"functions": [flat(code=5)]}, 400, """Error creating function 'by-user': %{function: %{code: ["can't be blank"]}}"""),
-        ({"functions": [flat(type="function")]}, 400, "line 1: a transform function is one `def transform("),
+        ({"functions": [flat(code="def transform(a, r, c, m), do: 1")]}, 400, "The parameter list `action, record, changes, metadata` is"),
+        ({"functions": [flat(code=ENDLESS)]}, 400, "code failed to evaluate: it does not end"),
         ({"functions": [flat(type="routing")]}, 400, "routing functions are not supported"),
         ({"functions": [flat(type="path")]}, 400, """%{function: %{path: ["can't be blank"]}}"""),
         ({"functions": [flat(type="path", path="")]}, 400, """%{function: %{path: ["can't be blank"]}}"""),
         ({"functions": [flat(type="path", path="row.id")]}, 400, '%{function: %{path: ["line 1: a path is record, changes, action or'),
-        ({"functions": [flat(code="def filter(")]}, 400, "Error creating function 'by-user': %{function: %{code: [\"line 1: "),
-        ({"functions": [flat(code="x" * 20_000)]}, 400, "longer than"),
+        (
+            {"functions": [flat(code="def filter(")]},
+            400,
+            "Error creating function 'by-user': %{function: %{code: [\"parse error at [line: 1",
+        ),
+        ({"functions": [flat(code="x" * 20_000)]}, 400, "too long, the maximum is 10 kilobytes"),
         ({"functions": [{"name": "x", "description": 5, "function": {"type": "filter", "code": CODE}}]}, 400, "description"),
     ],
 )

@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.engine import wal
-from userhooks.engine import terms
-from userhooks.engine.elixir import MAX_CODE_BYTES, FunctionError
-from userhooks.engine.functions import Bound, FunctionRaised, bind_column_filters, parse
+from userhooks.engine.functions import Bound, FunctionError, FunctionRaised, bind_column_filters, parse, terms
+from userhooks.engine.functions.meter import Meter
+from userhooks.engine.functions.parser import MAX_CODE_BYTES
+from userhooks.engine.functions.terms import Atom
+from userhooks.engine.functions.text import float_text
 from userhooks.engine.rendering import Change, TableShape
 from userhooks.engine.resources import ColumnFilter
 from userhooks.engine.routing import wal_forms
-from userhooks.engine.terms import Atom
 
 NOTIFICATIONS = wal.shape_of(
     {
@@ -32,6 +33,7 @@ NOTIFICATIONS = wal.shape_of(
     },
     ["id"],
 )
+METER = Meter(10**9)
 ROW = {"id": b"7", "user_id": b"42", "message": b"hello", "price": b"12.50", "ratio": b"1", "read": b"t", "at": b"2026-03-02 09:20:11+00"}
 ROW["extra"] = b'{"tags": ["a", 1, 1.5, null], "who": {"name": "Ada"}, "n": 1.0}'
 
@@ -185,7 +187,8 @@ COMPARISONS = [
     ("metadata.database_name == metadata.database.name", True),
     ('metadata.table_name == "notifications" and metadata.table_schema == "public"', True),
     ("metadata.commit_lsn == 1000 and metadata.commit_idx == 0", True),
-    ('metadata.commit_timestamp == "1970-01-01T00:00:00.000000Z"', True),
+    ("metadata.commit_timestamp == ~U[1970-01-01 00:00:00.000000Z]", True),
+    ('to_string(metadata.commit_timestamp) == "1970-01-01 00:00:00.000000Z"', True),
     ('metadata.record_pks == ["7"] and metadata.idempotency_key == "MTAwMDow"', True),
     ("is_nil(metadata.transaction_annotations) and is_nil(metadata.enrichment)", True),
     ('action == "insert"', True),
@@ -196,12 +199,17 @@ COMPARISONS = [
     ('to_string(record["user_id"]) == "42"', True),
     ('record["nothing"] == nil', True),
     ("record[:user_id] == nil", True),
-    ('record["price"] == "12.50"', True),
+    ('record["price"] == "12.50"', False),
+    ('to_string(record["price"]) == "12.50"', True),
+    ('record["price"] == Decimal.new("12.50")', True),
+    ('Decimal.equal?(record["price"], "12.5")', True),
+    ('Decimal.gt?(record["price"], 12)', True),
     ('record["price"] > 100000', True),
     ('to_string(record["ratio"]) == "1.0"', True),
     ('record["ratio"] == 1', True),
     ('record["read"]', True),
-    ('record["at"] >= "2026-03-02T00:00:00Z"', True),
+    ('record["at"] >= "2026-03-02T00:00:00Z"', False),
+    ('DateTime.compare(record["at"], ~U[2026-03-02 00:00:00Z]) == :gt', True),
     ('record["extra"]["who"]["name"] == "Ada"', True),
     ('record["extra"]["tags"] == ["a", 1.0, 1.5, nil]', True),
     ('record["extra"]["n"] === 1', False),
@@ -224,7 +232,7 @@ COMPARISONS = [
     ('"a" <> record["message"] <> "b" == "ahellob"', True),
     (r'"#{nil}#{:a}#{1.0}\n" <> "" == "a1.0\n"', True),
     ("%{a: 1, b: 2} == %{b: 2.0, a: 1}", True),
-    ('%{"a" => 2, a: 1}.a == 1', True),
+    ('Map.get(%{"a" => 2, a: 1}, :a) == 1', True),
     ('%{"a" => 2, a: 1}["a"] == 2', True),
     ('%{"a b": 1} == %{"a b": 1.0}', True),
     ('Map.get(record, "user_id") == 42 and is_nil(Map.get(record, "x")) and Map.get(record, "x", 1) == 1', True),
@@ -247,38 +255,54 @@ def test_expressions_mean_what_they_mean_in_elixir(expression: str, result: bool
 @pytest.mark.parametrize(
     ("expression", "says"),
     [
-        ("nil and true", "left of `and`, got nil"),
-        ("1 or true", "left of `or`, got 1"),
-        ('not "x"', 'right of `not`, got "x"'),
-        ('record["message"] and true', 'got "hello"'),
+        ("nil and true", 'expected a boolean on left-side of "and", got:\n\n    nil\n (line: 2)'),
+        ("1 or true", 'expected a boolean on left-side of "or", got:\n\n    1\n'),
+        ('not "x"', "argument error"),
+        ('record["message"] and true', 'got:\n\n    "hello"'),
         ('true and record["message"]', 'answered "hello"'),
         ("nil", "answered nil"),
         ("1", "answered 1"),
-        ("record", 'answered %{"id" => 7'),
-        ('to_string(record) == ""', "to_string of the map"),
-        ('to_string(record["extra"]) == ""', "to_string of the map"),
-        ('to_string(record["extra"]["tags"]) == ""', "a list that holds 1.5"),
-        ("to_string([nil])", "a list that holds nil"),
-        ("to_string([55296])", "a list that holds 55296"),
-        ('1 in "1"', "needs a list on its right"),
-        ("1 in nil", "needs a list on its right"),
-        ('record["message"]["x"] == 1', '"hello" has no keys'),
-        ('record["extra"]["tags"]["x"] == 1', "has no keys"),
-        ("record.user_id == 42", "the key :user_id is not in"),
-        ("metadata.nothing == 1", "the key :nothing is not in"),
-        ("metadata.consumer.annotations.user_id == 1", "the key :user_id is not in"),
-        ("changes.user_id == nil", "nil has no field user_id"),
-        ('record["message"].x', '"hello" has no field x'),
-        ('case action do\n "read" -> true\nend', 'no clause of `case` matches "insert"'),
-        ('record["message"] <> 1', "`<>` joins strings, got 1"),
-        ('"a" <> record["nothing"]', "`<>` joins strings, got nil"),
-        ('"#{record}" == ""', "to_string of the map"),
-        ('Map.put(%{}, record["user_id"], 1) == nil', "a key of a map has to be text or an atom here, got 42"),
-        ('%{record["user_id"] => 1} == nil', "a key of a map has to be text or an atom here, got 42"),
-        ("Map.get(nil, :a)", "expected a map, got nil"),
-        ('Map.take(record, "id")', 'expected a list of keys, got "id"'),
-        ("Map.merge(record, changes)", "expected a map, got nil"),
-        ("if record.x, do: true", "the key :x is not in"),
+        ("record", 'answered %{"at" => ~U[2026-03-02 09:20:11.000000Z], "extra" => '),
+        ('to_string(record) == ""', "protocol String.Chars not implemented for Map"),
+        ('to_string(record["extra"]) == ""', "protocol String.Chars not implemented for Map"),
+        ('to_string(record["extra"]["tags"]) == ""', "cannot convert the given list to a string"),
+        ("to_string([nil])", "cannot convert the given list to a string"),
+        ("to_string([55296])", "cannot convert the given list to a string"),
+        ('1 in "1"', "protocol Enumerable not implemented for BitString"),
+        ("1 in nil", "protocol Enumerable not implemented for Atom"),
+        ('record["message"]["x"] == 1', "no function clause matching in Access.get/3 (line: 2)"),
+        ('record["extra"]["tags"]["x"] == 1', "the Access calls for keywords expect the key to be an atom"),
+        ('record["at"]["x"] == 1', "DateTime does not implement the Access behaviour"),
+        ("metadata.nothing == 1", "key :nothing not found in"),
+        ("metadata.consumer.annotations.user_id == 1", "key :user_id not found in"),
+        ("changes.user_id == nil", "expected a map or struct when accessing .user_id in variable, got:\n\n    nil"),
+        ('case action do\n "read" -> true\nend', 'no case clause matching:\n\n    "insert"'),
+        ('cond do\n action == "read" -> true\nend', "no cond clause evaluated to a truthy value"),
+        ("{:ok, x} = action\nx == 1", 'no match of right hand side value:\n\n    "insert"'),
+        ("f = fn 1 -> true end\nf.(2)", "no function clause matching in an anonymous function (line: 2)"),
+        ("f = fn x -> x end\nf.(1, 2)", "function with arity 1 called with 2 arguments (line: 3)"),
+        ('record["message"].(1)', 'expected a function, got:\n\n    "hello"'),
+        ('record["message"] <> 1', "segment 2 of type 'binary': expected a binary but got: 1"),
+        ('"a" <> record["nothing"]', "segment 2 of type 'binary': expected a binary but got: nil"),
+        ('"#{record}" == ""', "protocol String.Chars not implemented for Map"),
+        ("Map.get(nil, :a)", "expected a map, got:\n\n    nil"),
+        ('Map.take(record, "id")', 'expected a list of keys, got:\n\n    "id"'),
+        ("Map.merge(record, changes)", "expected a map, got:\n\n    nil"),
+        ("if changes.x, do: true", "got:\n\n    nil"),
+        ('record["nothing"] + 1 == 2', "bad argument in arithmetic expression (line: 2)"),
+        ("1 / 0 == 1", "bad argument in arithmetic expression"),
+        ('record["price"] + 1 == 2', "bad argument in arithmetic expression"),
+        ("1.0e300 * 1.0e300 == 1", "bad argument in arithmetic expression"),
+        ("hd([])", "argument error"),
+        ("Enum.max([])", "empty error"),
+        ("Enum.map(1, & &1)", "protocol Enumerable not implemented for Integer"),
+        ("String.length(nil) == 0", "expected a string"),
+        ('String.to_integer("x") == 0', "not a textual representation of an integer"),
+        ("Decimal.add(1.5, 1) == 0", "implicit conversion of 1.5 to Decimal is not allowed"),
+        ("Decimal.div(1, 0) == 0", "division by zero"),
+        ('DateTime.to_unix(record["message"]) == 0', "no function clause matching"),
+        ('Regex.compile!("(") == 0', "invalid regular expression"),
+        ('f = fn f -> f.(f) end\nif action == "insert", do: f.(f), else: true', "the function calls itself too often"),
     ],
 )
 def test_what_elixir_would_raise_is_raised(expression: str, says: str) -> None:
@@ -304,7 +328,8 @@ def test_a_binding_is_evaluated_even_when_it_is_not_used() -> None:
 
 def test_a_name_can_be_bound_again() -> None:
     assert bound("x = 1; y = x; x = 2; x == 2 and y == 1").accepts(inserted())
-    assert bound('record = record["extra"]\nrecord["n"] == 1').accepts(inserted())
+    assert bound('x = record["extra"]\nx = x["n"]\nx == 1').accepts(inserted())
+    assert bound('case record["extra"] do\n record -> record["n"] == 1\nend').accepts(inserted())
     assert bound("x = true").accepts(inserted())
 
 
@@ -340,13 +365,13 @@ terms_of_json = st.recursive(
 
 @given(terms_of_json, terms_of_json, terms_of_json)
 def test_the_order_of_terms_is_total_and_fits_equality(a: Any, b: Any, c: Any) -> None:
-    assert (terms.compare(a, b) == 0) == terms.equal(a, b) == terms.equal(b, a)
-    assert (terms.compare(a, b) > 0) == (terms.compare(b, a) < 0)
-    assert not terms.identical(a, b) or terms.equal(a, b)
-    first, second, third = sorted([a, b, c], key=lambda t: [terms.compare(t, other) > 0 for other in (a, b, c)].count(True))
-    assert terms.compare(first, second) <= 0
-    assert terms.compare(second, third) <= 0
-    assert terms.compare(first, third) <= 0
+    assert (terms.compare(METER, a, b) == 0) == terms.equal(METER, a, b) == terms.equal(METER, b, a)
+    assert (terms.compare(METER, a, b) > 0) == (terms.compare(METER, b, a) < 0)
+    assert not terms.identical(METER, a, b) or terms.equal(METER, a, b)
+    first, second, third = sorted([a, b, c], key=lambda t: [terms.compare(METER, t, other) > 0 for other in (a, b, c)].count(True))
+    assert terms.compare(METER, first, second) <= 0
+    assert terms.compare(METER, second, third) <= 0
+    assert terms.compare(METER, first, third) <= 0
 
 
 @pytest.mark.parametrize(
@@ -367,12 +392,12 @@ def test_the_order_of_terms_is_total_and_fits_equality(a: Any, b: Any, c: Any) -
     ],
 )
 def test_floats_become_text_as_in_elixir(number: float, text: str) -> None:
-    assert terms.to_string(number) == text
+    assert float_text(number) == text
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_the_text_of_any_float_reads_back(number: float) -> None:
-    assert float(terms.to_string(number)) == number
+    assert float(float_text(number)) == number
 
 
 json_values = st.recursive(
@@ -430,67 +455,68 @@ def test_a_value_that_is_written_down_is_read_as_itself(value: Any, other: Any) 
 @pytest.mark.parametrize(
     ("body", "line", "says"),
     [
-        ("true &&\n false", 2, "the operator `&&` is not supported"),
-        ("true\n|> x", 2, "the operator `|>` is not supported"),
-        ("1 + 1 == 2", 2, "the operator `+` is not supported"),
-        ("true || false", 2, "the operator `||` is not supported"),
-        ("!true", 2, "`!true` is not supported"),
-        ("-record", 2, "`-record` is not supported"),
-        ('\n\nString.length("a") == 1', 4, "the function `String.length/1` is not supported"),
-        ("length([]) == 0", 2, "the function `length/1` is not supported"),
-        ("is_nil(1, 2)", 2, "the function `is_nil/2` is not supported"),
-        ("x == 1", 2, "the variable `x` is not defined"),
-        ("self == 1", 2, "the variable `self` is not defined"),
-        ("if true do\n x = 1\n x == 1\nend", 2, "a branch of `if` or `case` is one expression; bind variables before it"),
-        ("if true do\nend", 2, "a branch of `if` or `case` is one expression"),
-        ("if true do\n true\nafter\n false\nend", 2, "one expression"),
-        ("if true, else: 1, do: true", 2, "not supported"),
-        ("if true", 2, "not supported"),
-        ("if do\n true\nend", 2, "not supported"),
-        ("cond do\n true -> true\nend", 2, "not supported"),
-        ("unless true, do: true", 2, "the function `unless/2` is not supported"),
-        ("case 1 do\n 1 -> true\n x -> false\nend", 4, "a pattern of `case` is a literal, or `_` as the last one, not `x`"),
-        ("case 1 do\n _ -> true\n 1 -> false\nend", 3, "not `_`"),
-        ("case 1 do\n _ when true -> true\nend", 3, "a pattern of `case` is a literal"),
-        ("case 1 do\n ^record -> true\nend", 3, "`^record` is not supported"),
-        ("case 1 do\n %{} -> true\nend", 3, "a pattern of `case` is a literal"),
-        ('case 1 do\n "#{action}" -> true\nend', 3, "a pattern of `case` is a literal"),
-        ("case 1 do\n 1, 2 -> true\nend", 3, "a pattern of `case` is a literal"),
-        ("case 1 do\n 1 -> x = 1; true\nend", 3, "a branch of `if` or `case` is one expression"),
-        ("case 1 do\n true\nend", 2, "not supported"),
-        ("case 1 do\nend", 2, "not supported"),
-        ("case 1", 2, "not supported"),
-        ("%{record | a: 1} == nil", 2, "`%{record | a: 1}` is not supported"),
-        ("%Date{day: 1} == nil", 2, "`%Date{day: 1}` is not supported"),
-        ("%{1 => 1} == nil", 2, "a key of a map has to be text or an atom"),
-        ("%{nil: 1} == nil", 2, "a key of a map has to be text or an atom"),
-        ('%{"a#{action}": 1} == nil', 2, "`#{action}` is not supported"),
-        ("Map.get(record) == nil", 2, "the function `Map.get/1` is not supported"),
-        ("Map.new(record) == nil", 2, "the function `Map.new/1` is not supported"),
-        ("Map.keys == nil", 2, "`Map` is not supported"),
-        ("get(record, 1) == nil", 2, "the function `get/2` is not supported"),
-        ("Map.put(record, :a, b: 1) == nil", 2, "`b: 1` is not supported"),
+        ("!true", 2, "validation failed: Forbidden function: !"),
+        ("unless true, do: true", 2, "validation failed: Forbidden function: unless"),
+        ("record.id == 1", 2, 'validation failed: `record` fields must be accessed with the [] operator: record["id"]'),
+        ("record.a.b == 1", 2, 'record["a"]["b"]'),
+        ("record = 1", 2, "validation failed: can't assign to argument: record"),
+        ("{x, [metadata]} = 1", 2, "validation failed: can't assign to argument: metadata"),
+        ("with action <- 1, do: action", 2, "validation failed: can't assign to argument: action"),
+        ("1..3 == nil", 2, "validation failed: Forbidden function: .."),
+        ("[1] -- [1] == []", 2, "validation failed: Forbidden function: --"),
+        ("2 ** 3 == 8", 2, "validation failed: Forbidden function: **"),
+        ('"a" =~ "a"', 2, "validation failed: Forbidden function: =~"),
+        ("for x <- [1], do: x", 2, "validation failed: Forbidden function: for"),
+        ("case 1 do\n ^record -> true\nend", 3, "validation failed: Forbidden function: ^"),
+        ("%{record | a: 1} == nil", 2, "validation failed: improper map literal"),
+        ("%{a: 1}.a == 1", 2, "validation failed: Forbidden function: %{}.a"),
+        ("x = metadata.consumer\nx.name", 3, "validation failed: Forbidden function: x.name"),
+        ('record["a"].b', 2, "validation failed: no function clause matching in"),
+        ("Float.round(1.5) == 2", 2, "validation failed: Forbidden function: Elixir.Float.round"),
+        ("Keyword.get([a: 1], :a)", 2, "validation failed: Forbidden function: Elixir.Keyword.get"),
+        ("inspect(1)", 2, "validation failed: Forbidden function: inspect"),
+        ('String.to_atom("a")', 2, "validation failed: Forbidden function: Elixir.String.to_atom"),
+        (":erlang.halt()", 2, "validation failed: Forbidden function: erlang.halt"),
+        ("get(record, 1) == nil", 2, "validation failed: Forbidden function: get"),
+        ("x = 1\nx.y(1) == 2", 3, "validation failed: Forbidden function: x.y"),
+        ("quote do: 1", 2, "validation failed: Forbidden function: quote"),
+        ("try do\n 1\nrescue\n _ -> 2\nend", 2, "validation failed: Forbidden function: try"),
+        ("def f(x), do: x", 2, "validation failed: defining functions is not allowed"),
+        ("defmodule A do\nend", 2, "validation failed: defining modules is not allowed"),
+        ("x = 1\n%Date{year: x}", 3, "validation failed: Forbidden function: %"),
+        ("~W[a]", 2, "validation failed: Forbidden function: sigil_W"),
+        ("metadata.__info__(:a)", 2, "validation failed: __info__ is not allowed"),
+        ("x == 1", 2, "code failed to evaluate: nofile: cannot compile file (errors have been logged): line 2: undefined variable `x`"),
+        ("_action == 1", 2, "code failed to evaluate"),
+        ("if true do\n x = 1\nend\nx == 1", 5, "undefined variable `x`"),
+        ("case 1 do\n x -> true\nend\nx == 1", 5, "undefined variable `x`"),
+        ("self == 1", 2, "undefined variable `self`"),
+        ("case 1 do\n 1, 2 -> true\nend", 3, "expected 1 pattern before ->"),
+        ("case 1 do\n true\nend", 2, "expected -> clauses"),
+        ("case 1 do\n x when String.length(x) > 1 -> true\nend", 3, "cannot invoke remote function String.length inside guards"),
+        ("case 1 do\n f() -> true\nend", 3, "Forbidden function: f"),
+        ("case 1 do\n <<a::binary, b>> -> a\nend", 3, "only allowed at the end of a binary pattern"),
+        ("case 1 do\n a <> b -> a\nend", 3, "the left argument of <> operator inside a match"),
+        ("fn x -> x; y, z -> z end", 2, "cannot mix clauses"),
+        ("&1", 2, "capture argument &1 must be used within the capture operator &"),
+        ("& &2", 2, "capture argument"),
+        ("&foo/1", 2, "the function `foo/1` does not exist"),
+        ("%Foo{}", 2, "cannot expand struct Foo"),
+        ("%Date{x: 1}", 2, "unknown key for struct Date"),
+        ("if true, foo: 1", 2, "does not have this form"),
+        ("Map.get(record) == nil", 2, "the function `Map.get/1` does not exist, or not here"),
+        ('\n\nString.nope("a") == 1', 4, "the function `String.nope/1` does not exist, or not here"),
+        ("is_nil(1, 2)", 2, "the function `is_nil/2` does not exist"),
+        ("Enum.random([1])", 2, "the function `Enum.random/1` does not exist, or not here"),
+        ("DateTime.utc_now() == 1", 2, "the function `DateTime.utc_now/0` does not exist, or not here"),
+        ("<<1::float>>", 2, "this kind of a part of a binary is not supported"),
         ("1" * 401 + " == 1", 2, "a number of more than 400 digits is too large"),
-        ('x = "ab"\n' + "x = x <> x\n" * 14 + "is_nil(x)", 15, "what this builds is too large"),
-        ("x = [record]\n" + "x = [x, x]\n" * 14 + "is_nil(x)", 14, "what this builds is too large"),
-        ("{1, 2} == nil", 2, "`{1, 2}` is not supported"),
-        ("[a: 1] == nil", 2, "`a: 1` is not supported"),
-        ("'abc' == nil", 2, "not supported"),
-        ('"""\nabc\n""" == nil', 2, "not supported"),
-        ("~r/x/ == nil", 2, "`~r/x/` is not supported"),
-        ("?a == 97", 2, "`?a` is not supported"),
-        (':"a b" == nil', 2, "not supported"),
-        ('"#{}" == ""', 2, "`#{}` is not supported"),
-        ('"#{action; 1}" == ""', 2, "this is not Elixir"),
-        ("fn -> true end", 2, "not supported"),
-        ("(1; 2) == 2", 2, "not supported"),
-        ("(x = 1) == 1", 2, "the operator `=` is not supported"),
-        ("[x] = [1]\ntrue", 2, "only a variable can be assigned to, not `[x]`"),
-        ("x = 1\nx.y(1) == 2", 3, "the function `x.y/1` is not supported"),
+        ('"#{action; 1}" == ""', 2, "parse error at [line: 2, column: "),
         ("1.0e999 == 1", 2, "too large for a float"),
         (r'"\xff" == ""', 2, r"\xff is no character"),
         (r'"\u{D800}" == ""', 2, r"\u{D800} is no character"),
         ("true and", 3, "this is not Elixir"),
+        ('%{a: 1, "b" => 2}', 2, "parse error at [line: 2, column: "),
         ("(" * 200 + "true" + ")" * 200, 2, "nested too deeply"),
         ("record" + '["a"]' * 200, 2, "nested too deeply"),
     ],
@@ -499,7 +525,6 @@ def test_what_is_not_supported_is_refused_with_its_line(body: str, line: int, sa
     with pytest.raises(FunctionError) as refused:
         parse(program(body), "filter")
     assert says in refused.value.message
-    assert str(refused.value).startswith(f"line {refused.value.line}: ")
     assert refused.value.line == line
 
 
@@ -514,7 +539,7 @@ def test_what_is_not_supported_is_refused_with_its_line(body: str, line: int, sa
         "def filter(a, record, changes, metadata) do true end",
         "def filter(__action, record, changes, metadata) do true end",
         "def filter(action, record, changes, metadata) when true do true end",
-        "def transform(action, record, changes, metadata) do true end",
+        "def other(action, record, changes, metadata) do true end",
         "defp filter(action, record, changes, metadata) do true end",
         "def filter(action, record, changes, metadata)",
         "def filter(action, record, changes, metadata), else: true",
@@ -527,7 +552,7 @@ def test_what_is_not_supported_is_refused_with_its_line(body: str, line: int, sa
     ],
 )
 def test_a_filter_has_one_form(code: str) -> None:
-    with pytest.raises(FunctionError, match=r"def filter|not supported|not Elixir"):
+    with pytest.raises(FunctionError, match=r"def `?filter|parameter list|top level|parse error|rescue"):
         parse(code, "filter")
 
 
@@ -537,9 +562,9 @@ def test_a_long_chain_is_not_a_deep_one() -> None:
 
 
 def test_other_kinds_of_functions_and_overlong_code_are_refused() -> None:
-    with pytest.raises(FunctionError, match="routing functions are not supported"):
-        parse("def route(action, record, changes, metadata) do record end", "routing")
-    with pytest.raises(FunctionError, match="longer than 10240 bytes"):
+    with pytest.raises(FunctionError, match="a transform function is not a filter"):
+        parse(program("true"), "transform")
+    with pytest.raises(FunctionError, match="too long, the maximum is 10 kilobytes"):
         parse(program("# " + "x" * MAX_CODE_BYTES + "\ntrue"), "filter")
 
 

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.engine import wal
-from userhooks.engine.elixir import FunctionError
-from userhooks.engine.functions import FunctionRaised, parse_transform
+from userhooks.engine.functions import FunctionError, FunctionRaised, parse_transform
 from userhooks.engine.rendering import Change, SinkForm, TableShape, render
 
 CONSTANTS: dict[str, Any] = {
@@ -151,7 +150,7 @@ def test_the_parameters_may_carry_underscores_and_the_body_stand_on_one_line() -
         ('Map.get(Map.put(record, "x", [record["id"]]), "x")', [7]),
         ('%{"k" <> "1" => 1, record["message"] => 2}', {"k1": 1, "hello": 2}),
         ("metadata.consumer", CONSTANTS["consumer"]),
-        ("metadata[:database].hostname", "127.0.0.1"),
+        ("metadata.database[:hostname]", "127.0.0.1"),
         ("metadata.record_pks", ["7"]),
         ("Map.take(metadata, [:table_name, :table_schema])", {"table_name": "notifications", "table_schema": "public"}),
     ],
@@ -164,7 +163,7 @@ def test_a_transform_may_make_any_value(body: str, result: Any) -> None:
 
 def test_a_variable_may_be_used_again_and_again() -> None:
     assert made('x = Map.take(record, ["id"])\ny = Map.put(x, :more, x)\n[y, x]') == [{"id": 7, "more": {"id": 7}}, {"id": 7}]
-    assert made('record = Map.put(record["extra"], "z", 1)\nrecord["z"]') == 1
+    assert made('extra = Map.put(record["extra"], "z", 1)\nextra["z"]') == 1
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
@@ -232,18 +231,17 @@ def odd_unchanged() -> Change:
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ('record["message"] <> 1', "`<>` joins strings, got 1"),
-        ('%{id: record["message"]["x"]}', '"hello" has no keys'),
-        ('%{"id" => 1, :id => record["id"]}', "the key id as an atom and as text"),
-        ('%{"id" => 1, :id => 2}', "the key id as an atom and as text"),
-        ("Map.put(record, :id, 1)", "the key id as an atom and as text"),
-        ("Map.merge(record, changes)", "expected a map, got nil"),
-        ("Map.merge(changes, %{})", "expected a map, got nil"),
-        ('Map.take(record, "id")', 'expected a list of keys, got "id"'),
-        ('%{record["id"] => 1}', "a key of a map has to be text or an atom here, got 7"),
-        ("case action do\n 1 -> 1\nend", 'no clause of `case` matches "insert"'),
-        ("x = nil and true\n1", "left of `and`, got nil"),
-        ("metadata.nothing", "the key :nothing is not in"),
+        ('record["message"] <> 1', "segment 2 of type 'binary': expected a binary but got: 1 (line: 2)"),
+        ('%{id: record["message"]["x"]}', "no function clause matching in Access.get/3"),
+        ('%{"id" => 1, :id => record["id"]}', "the key id twice, as an atom and as text"),
+        ('%{"id" => 1, :id => 2}', "the key id twice, as an atom and as text"),
+        ("Map.put(record, :id, 1)", "the key id twice, as an atom and as text"),
+        ("Map.merge(record, changes)", "expected a map, got:\n\n    nil"),
+        ("Map.merge(changes, %{})", "expected a map, got:\n\n    nil"),
+        ('Map.take(record, "id")', 'expected a list of keys, got:\n\n    "id"'),
+        ("case action do\n 1 -> 1\nend", 'no case clause matching:\n\n    "insert"'),
+        ("x = nil and true\n1", 'expected a boolean on left-side of "and", got:\n\n    nil'),
+        ("metadata.nothing", "key :nothing not found in"),
     ],
 )
 def test_what_elixir_or_json_refuses_is_raised(body: str, says: str) -> None:
@@ -287,7 +285,7 @@ def test_a_path_picks_one_part_of_the_message() -> None:
 
 
 def test_a_path_into_a_value_without_keys_raises() -> None:
-    with pytest.raises(FunctionRaised, match='"hello" has no keys'):
+    with pytest.raises(FunctionRaised, match=r"no function clause matching in Access\.get/3"):
         at_path("record.message.x")
 
 
@@ -316,14 +314,11 @@ def test_a_path_that_leads_nowhere_is_refused(path: str, says: str) -> None:
 @pytest.mark.parametrize(
     ("text", "line", "says"),
     [
-        ("def filter(action, record, changes, metadata) do record end", 1, "a transform function is one `def transform("),
-        ("def transform(record) do record end", 1, "a transform function is one `def transform("),
-        (code("%{\n id: record['id']\n}"), 3, "`'id'` is not supported; use comparisons"),
-        (code('record\n|> Map.take(["id"])'), 2, "the operator `|>` is not supported"),
-        (code("%{n: 1 + 1}"), 2, "the operator `+` is not supported"),
-        (code("Enum.map([], fn x -> x end)"), 2, "the function `Enum.map/2` is not supported"),
-        (code("{:ok, record}"), 2, "`{:ok, record}` is not supported"),
-        (code("%{id: rec.id}"), 2, "the variable `rec` is not defined"),
+        ("def other(action, record, changes, metadata) do record end", 1, "Expecting only `def transform`, `def route` or `def filter`"),
+        ("def transform(record) do record end", 1, "The parameter list `action, record, changes, metadata` is required"),
+        (code("%{\n id: record.id\n}"), 3, "`record` fields must be accessed with the [] operator"),
+        (code('record\n|> Map.foo(["id"])'), 3, "the function `Map.foo/2` does not exist"),
+        (code("%{id: rec[:id]}"), 2, "undefined variable `rec`"),
         (code("%{id: }"), 2, "this is not Elixir"),
     ],
 )

@@ -1,0 +1,361 @@
+"""Evaluates expressions for one change: each becomes a Python function of a frame. Pure.
+
+A frame holds the change, the variables, and the meter that bounds the work. What the functions of the library do is in `stdlib/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
+
+from userhooks.engine.functions import patterns, text
+from userhooks.engine.functions.columns import column_of, old_column_of, seeing
+from userhooks.engine.functions.expressions import (
+    Anything,
+    Apply,
+    Argument,
+    Bind,
+    Block,
+    Case,
+    Choice,
+    Clause,
+    ColumnOf,
+    Cond,
+    Const,
+    Expr,
+    Invoke,
+    Lambda,
+    Local,
+    Logic,
+    MetadataOf,
+    With,
+)
+from userhooks.engine.functions.metadata import METADATA_TERMS, metadata_of
+from userhooks.engine.functions.meter import Meter
+from userhooks.engine.functions.terms import Atom, Closure, Raised, is_truthy
+from userhooks.engine.rendering import Change, changes_of, record_of
+from userhooks.engine.values import TimestampFormat
+
+T = TypeVar("T")
+
+
+class Frame:
+    """What one evaluation knows; `variables` by their numbers."""
+
+    __slots__ = ("change", "meter", "variables")
+
+    def __init__(self, change: Change, variables: list[Any], meter: Meter) -> None:
+        self.change = change
+        self.variables = variables
+        self.meter = meter
+
+
+Make: TypeAlias = Callable[[Frame], T]
+Evaluate: TypeAlias = Make[Any]
+Compile: TypeAlias = Callable[[Expr], Make[T]]
+
+
+def compile_expression(expr: Expr, metadata: Mapping[Atom, Any], timestamp_format: TimestampFormat = "iso8601") -> Evaluate:
+    """Make what evaluates the expression; it raises Raised, and ValueError or RecursionError for a value that cannot be read."""
+    inner = partial(compile_expression, metadata=metadata, timestamp_format=timestamp_format)
+    see = seeing(timestamp_format)
+    match expr:
+        case Const(value):
+            return lambda frame: value
+        case Local(number):
+            return lambda frame: frame.variables[number]
+        case ColumnOf("record", column):
+            return lambda frame: column_of(frame.change, column, timestamp_format)
+        case ColumnOf(_, column):
+            return lambda frame: old_column_of(frame.change, column, timestamp_format)
+        case MetadataOf(field):
+            read = METADATA_TERMS[field]
+            return lambda frame: read(frame.change)
+        case Argument("action"):
+            return lambda frame: frame.change.action
+        case Argument("record"):
+            return lambda frame: record_of(frame.change, see)
+        case Argument("changes"):
+            return lambda frame: changes_of(frame.change, see)
+        case Argument(_):
+            return lambda frame: metadata_of(frame.change, metadata)
+        case Apply():
+            return _compile_apply(expr, inner)
+        case Logic():
+            return _compile_logic(expr, inner)
+        case Invoke():
+            return _compile_invoke(expr, inner)
+        case Lambda():
+            return _compile_lambda(expr, inner)
+        case Bind(pattern, value, line):
+            return _compile_bind(pattern, inner(value), inner, line)
+        case With():
+            return _compile_with(expr, inner)
+    branches = compile_branches(expr, inner, inner)
+    if branches is None:
+        raise TypeError(expr)
+    return branches
+
+
+def compile_branches(expr: Expr, evaluate: Compile[Any], branch: Compile[T]) -> Make[T] | None:
+    """Make what chooses one of several branches and does it with what `branch` makes of it; None for any other expression."""
+    match expr:
+        case Choice((condition, result, otherwise)):
+            return choose(evaluate(condition), branch(result), branch(otherwise))
+        case Case(subject, clauses, line):
+            return _compile_case(evaluate(subject), clauses, evaluate, branch, line)
+        case Cond(clauses, line):
+            return _compile_cond([(evaluate(condition), branch(result)) for condition, result in clauses], line)
+        case Block(operands):
+            return _compile_block([evaluate(operand) for operand in operands[:-1]], branch(operands[-1]))
+    return None
+
+
+def at_line(raised: Raised, line: int) -> Raised:
+    """Note the line, unless a line further inside is known."""
+    if raised.line is None and line:
+        raised.line = line
+    return raised
+
+
+_LIGHT = frozenset(
+    "== != === !== < > <= >= in not is_nil field Access.get Map.get to_string <> list map tuple is_integer is_binary is_list is_map".split()
+)
+"""Functions of the library that take their steps themselves, or whose steps are bounded by the code"""
+
+
+def _compile_apply(expr: Apply, inner: Compile[Any]) -> Evaluate:
+    if expr.name in _LIGHT:
+        return _compile_light(expr, inner)
+    run, line = expr.function.run, expr.line
+    operands = [inner(operand) for operand in expr.operands]
+
+    def evaluate(frame: Frame) -> Any:
+        meter = frame.meter
+        values = [operand(frame) for operand in operands]
+        try:
+            for value in values:
+                meter.weigh(value)
+            meter.spend()
+            result = run(meter, *values)
+            meter.weigh(result)
+        except Raised as exc:
+            raise at_line(exc, line) from None
+        return result
+
+    return evaluate
+
+
+def _nothing(frame: Frame) -> None:
+    """Stand in for an operand that is not there."""
+
+
+def _compile_light(expr: Apply, inner: Compile[Any]) -> Evaluate:
+    run, line = expr.function.run, expr.line
+    operands = [inner(operand) for operand in expr.operands]
+    first, second = (*operands, _nothing, _nothing)[:2]
+
+    def one(frame: Frame) -> Any:
+        value = first(frame)
+        try:
+            return run(frame.meter, value)
+        except Raised as exc:
+            raise at_line(exc, line) from None
+
+    def two(frame: Frame) -> Any:
+        value, other = first(frame), second(frame)
+        try:
+            return run(frame.meter, value, other)
+        except Raised as exc:
+            raise at_line(exc, line) from None
+
+    def many(frame: Frame) -> Any:
+        values = [operand(frame) for operand in operands]
+        try:
+            return run(frame.meter, *values)
+        except Raised as exc:
+            raise at_line(exc, line) from None
+
+    return {1: one, 2: two}.get(len(operands), many)
+
+
+def _compile_logic(expr: Logic, inner: Compile[Any]) -> Evaluate:
+    *first, last = [inner(operand) for operand in expr.operands]
+    name, line = expr.operator, expr.line
+    going_on = name in ("and", "&&")
+
+    def strict(frame: Frame) -> Any:
+        for operand in first:
+            value = operand(frame)
+            if value is not going_on:
+                if value is not (not going_on):
+                    raise at_line(Raised(f'expected a boolean on left-side of "{name}", got:\n\n    {text.inspect(value)}\n'), line)
+                return value
+        return last(frame)
+
+    def loose(frame: Frame) -> Any:
+        for operand in first:
+            value = operand(frame)
+            if is_truthy(value) is not going_on:
+                return value
+        return last(frame)
+
+    return strict if name in ("and", "or") else loose
+
+
+def choose(condition: Evaluate, result: Make[T], otherwise: Make[T]) -> Make[T]:
+    """Make what does as `if` does."""
+
+    def make(frame: Frame) -> T:
+        return (result if is_truthy(condition(frame)) else otherwise)(frame)
+
+    return make
+
+
+def _compile_block(first: Sequence[Evaluate], last: Make[T]) -> Make[T]:
+    def make(frame: Frame) -> T:
+        for evaluate in first:
+            evaluate(frame)
+        return last(frame)
+
+    return make
+
+
+def _compile_cond(clauses: Sequence[tuple[Evaluate, Make[T]]], line: int) -> Make[T]:
+    def make(frame: Frame) -> T:
+        for condition, result in clauses:
+            if is_truthy(condition(frame)):
+                return result(frame)
+        raise at_line(Raised("no cond clause evaluated to a truthy value"), line)
+
+    return make
+
+
+Compiled: TypeAlias = tuple[list[patterns.Match], Evaluate | None, Make[T]]
+
+
+def _compile_clauses(clauses: Iterable[Clause], evaluate: Compile[Any], branch: Compile[T]) -> list[Compiled[T]]:
+    return [
+        (
+            [patterns.compile_pattern(pattern, evaluate) for pattern in clause.patterns],
+            None if clause.guard is None else evaluate(clause.guard),
+            branch(clause.body),
+        )
+        for clause in clauses
+    ]
+
+
+def _matches(found: Sequence[patterns.Match], guard: Evaluate | None, frame: Frame, values: Sequence[Any]) -> bool:
+    for match, value in zip(found, values, strict=True):
+        if not match(frame, value):
+            return False
+    if guard is None:
+        return True
+    try:
+        return guard(frame) is True
+    except Raised as exc:
+        if frame.meter.left < 0:
+            raise
+        del exc
+        return False  # as in Elixir, a guard that raises does not hold
+
+
+def _compile_case(subject: Evaluate, clauses: Iterable[Clause], evaluate: Compile[Any], branch: Compile[T], line: int) -> Make[T]:
+    compiled = _compile_clauses(clauses, evaluate, branch)
+
+    def make(frame: Frame) -> T:
+        value = subject(frame)
+        for match, guard, result in compiled:
+            frame.meter.spend()
+            if _matches(match, guard, frame, (value,)):
+                return result(frame)
+        raise at_line(Raised(f"no case clause matching:\n\n    {text.inspect(value)}\n"), line)
+
+    return make
+
+
+def _compile_bind(pattern: Any, value: Evaluate, inner: Compile[Any], line: int) -> Evaluate:
+    if isinstance(pattern, Anything) and pattern.number is not None and not pattern.again:
+        number = pattern.number
+
+        def assign(frame: Frame) -> Any:
+            frame.variables[number] = result = value(frame)
+            return result
+
+        return assign
+    match = patterns.compile_pattern(pattern, inner)
+
+    def bind(frame: Frame) -> Any:
+        result = value(frame)
+        if not match(frame, result):
+            raise at_line(Raised(f"no match of right hand side value:\n\n    {text.inspect(result)}\n"), line)
+        return result
+
+    return bind
+
+
+def _compile_with(expr: With, inner: Compile[Any]) -> Evaluate:
+    steps: list[tuple[patterns.Match | None, Evaluate | None, Evaluate]] = []
+    for step in expr.steps:
+        if isinstance(step, Clause):
+            guard = None if step.guard is None else inner(step.guard)
+            steps.append((patterns.compile_pattern(step.patterns[0], inner), guard, inner(step.body)))
+        else:
+            steps.append((None, None, inner(step)))
+    body, otherwise, line = inner(expr.body), _compile_clauses(expr.otherwise, inner, inner), expr.line
+
+    def evaluate(frame: Frame) -> Any:
+        for match, guard, step in steps:
+            value = step(frame)
+            if match is not None and not _matches((match,), guard, frame, (value,)):
+                break
+        else:
+            return body(frame)
+        for others, guard, result in otherwise:
+            if _matches(others, guard, frame, (value,)):
+                return result(frame)
+        if otherwise:
+            raise at_line(Raised(f"no with clause matching:\n\n    {text.inspect(value)}\n"), line)
+        return value
+
+    return evaluate
+
+
+def _compile_lambda(expr: Lambda, inner: Compile[Any]) -> Evaluate:
+    compiled, size, line = _compile_clauses(expr.clauses, inner, inner), expr.size, expr.line
+    arity = len(expr.clauses[0].patterns)
+
+    def evaluate(frame: Frame) -> Closure:
+        captured = frame.variables.copy()
+        meter = frame.meter
+        meter.spend(len(captured) // 16)
+
+        def run(*arguments: Any) -> Any:
+            meter.spend(size)
+            called = Frame(frame.change, captured.copy(), meter)
+            for match, guard, result in compiled:
+                if _matches(match, guard, called, arguments):
+                    return result(called)
+            raise at_line(Raised("no function clause matching in an anonymous function"), line)
+
+        return Closure(arity, run)
+
+    return evaluate
+
+
+def _compile_invoke(expr: Invoke, inner: Compile[Any]) -> Evaluate:
+    function, *operands = [inner(operand) for operand in expr.operands]
+    line = expr.line
+
+    def evaluate(frame: Frame) -> Any:
+        called = function(frame)
+        arguments = [operand(frame) for operand in operands]
+        try:
+            if not isinstance(called, Closure):
+                raise Raised(f"expected a function, got:\n\n    {text.inspect(called)}\n")
+            return called(*arguments)
+        except Raised as exc:
+            raise at_line(exc, line) from None
+
+    return evaluate

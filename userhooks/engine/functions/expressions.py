@@ -1,0 +1,274 @@
+"""Expressions of functions, after names have become variables, arguments and functions of the library. Pure.
+
+They come from `compiler.py`; what is known of them beforehand is in `folding.py`, how they are evaluated in `evaluator.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from userhooks.engine.functions.library import Function
+
+
+@dataclass(frozen=True, slots=True)
+class Const:
+    """A value that is known."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One of the function's four arguments as a whole."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnOf:
+    """`record["column"]` or `changes["column"]`."""
+
+    argument: str
+    column: str
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataOf:
+    """`metadata.field` of a field that depends on the change."""
+
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """A variable, by its number: each binding in the code has its own."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """A function of the library on its operands."""
+
+    function: Function
+    operands: tuple[Expr, ...]
+    line: int = 0
+
+    @property
+    def name(self) -> str:
+        """The function's name, like `==` or `Map.get`."""
+        return self.function.name
+
+
+@dataclass(frozen=True, slots=True)
+class Logic:
+    """Two or more operands joined by `and`, `or`, `&&` or `||`; for the first two all but the last have to be booleans."""
+
+    operator: str
+    operands: tuple[Expr, ...]
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """`if`: condition, result, result otherwise."""
+
+    operands: tuple[Expr, Expr, Expr]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Expressions one after the other; the last one is the value."""
+
+    operands: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """Patterns, one for each value; a guard, if any; and what follows when they match."""
+
+    patterns: tuple[Pattern, ...]
+    guard: Expr | None
+    body: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """`case`."""
+
+    subject: Expr
+    clauses: tuple[Clause, ...]
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Cond:
+    """`cond`: conditions, each with its result."""
+
+    clauses: tuple[tuple[Expr, Expr], ...]
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class With:
+    """`with`: a step is an expression, or a clause whose body is the expression to match; then the body, or what `else` has."""
+
+    steps: tuple[Expr | Clause, ...]
+    body: Expr
+    otherwise: tuple[Clause, ...]
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """`pattern = value`."""
+
+    pattern: Pattern
+    value: Expr
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Lambda:
+    """An anonymous function; `size` is the number of expressions in it."""
+
+    clauses: tuple[Clause, ...]
+    size: int
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Invoke:
+    """`function.(operands)`; the function is the first operand."""
+
+    operands: tuple[Expr, ...]
+    line: int = 0
+
+
+Expr: TypeAlias = (
+    Const | Argument | ColumnOf | MetadataOf | Local | Apply | Logic | Choice | Block | Case | Cond | With | Bind | Lambda | Invoke
+)
+
+
+# --- patterns ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Anything:
+    """`_`, or a variable that is bound; a number that is already bound has to be the same value."""
+
+    number: int | None = None
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Same:
+    """A value that has to be the same: a literal, or a pinned variable."""
+
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """A tuple; or a list, whose rest is another pattern."""
+
+    items: tuple[Pattern, ...]
+    is_tuple: bool
+    rest: Pattern | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """A map that has at least these keys."""
+
+    pairs: tuple[tuple[Expr, Pattern], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Both:
+    """`pattern = pattern`."""
+
+    first: Pattern
+    second: Pattern
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of a binary: what it holds (`integer`, `binary`, `utf8`), its size in units of bytes, and whether numbers are signed."""
+
+    content: Any
+    kind: str = "integer"
+    size: Any = None
+    signed: bool = False
+    little: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Binary:
+    """A binary, by its parts."""
+
+    segments: tuple[Segment, ...]
+
+
+Pattern: TypeAlias = Anything | Same | Sequence | Members | Both | Binary
+
+
+# --- walking -------------------------------------------------------------------------------------------------------------
+
+
+def rebuilt(expr: Expr, change: Callable[[Expr], Expr]) -> Expr:
+    """Return the expression with each of its operands changed."""
+    match expr:
+        case Apply() | Logic() | Block() | Invoke():
+            return replace(expr, operands=tuple(map(change, expr.operands)))
+        case Choice((condition, result, otherwise)):
+            return Choice((change(condition), change(result), change(otherwise)))
+        case Case(subject, clauses, line):
+            return Case(change(subject), tuple(_rebuilt(clause, change) for clause in clauses), line)
+        case Cond(clauses, line):
+            return Cond(tuple((change(condition), change(result)) for condition, result in clauses), line)
+        case With(steps, body, otherwise, line):
+            return With(
+                tuple(_rebuilt(step, change) if isinstance(step, Clause) else change(step) for step in steps),
+                change(body),
+                tuple(_rebuilt(clause, change) for clause in otherwise),
+                line,
+            )
+        case Bind(pattern, value, line):
+            return Bind(changed_pattern(pattern, change), change(value), line)
+        case Lambda(clauses, size, line):
+            return Lambda(tuple(_rebuilt(clause, change) for clause in clauses), size, line)
+    return expr
+
+
+def _rebuilt(clause: Clause, change: Callable[[Expr], Expr]) -> Clause:
+    guard = None if clause.guard is None else change(clause.guard)
+    return Clause(tuple(changed_pattern(pattern, change) for pattern in clause.patterns), guard, change(clause.body))
+
+
+def changed_pattern(pattern: Pattern, change: Callable[[Expr], Expr]) -> Pattern:
+    """Return the pattern with each expression in it changed."""
+    match pattern:
+        case Same(value):
+            return Same(change(value))
+        case Sequence(items, is_tuple, rest):
+            of_rest = None if rest is None else changed_pattern(rest, change)
+            return Sequence(tuple(changed_pattern(item, change) for item in items), is_tuple, of_rest)
+        case Members(pairs):
+            return Members(tuple((change(key), changed_pattern(value, change)) for key, value in pairs))
+        case Both(first, second):
+            return Both(changed_pattern(first, change), changed_pattern(second, change))
+        case Binary(segments):
+            return Binary(
+                tuple(
+                    replace(
+                        one,
+                        content=changed_pattern(one.content, change),
+                        size=None if one.size is None else change(one.size),
+                    )
+                    for one in segments
+                )
+            )
+    return pattern

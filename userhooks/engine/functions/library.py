@@ -1,0 +1,85 @@
+"""The table of all functions that functions may call, by full name, and the structs that can be written down. Pure."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from userhooks.engine.functions.stdlib import (
+    base,
+    date,
+    datetime,
+    decimal,
+    enum,
+    integer,
+    json,
+    kernel,
+    naive_datetime,
+    regex,
+    sigils,
+    string,
+    uri,
+)
+from userhooks.engine.functions.stdlib import list as lists
+from userhooks.engine.functions.stdlib import map as maps
+from userhooks.engine.functions.structs import URI_FIELDS
+from userhooks.engine.functions.terms import Atom
+
+Run: TypeAlias = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A function of the library: `least` to `most` arguments besides the meter."""
+
+    name: str
+    run: Run
+    least: int
+    most: int | None
+
+
+def functions_of(module: str, runs: Mapping[str, Run]) -> dict[str, Function]:
+    """Return the functions of a module under their full names."""
+    found = {}
+    for name, run in runs.items():
+        parameters = list(inspect.signature(run).parameters.values())[1:]
+        least = sum(one.default is one.empty and one.kind is not one.VAR_POSITIONAL for one in parameters)
+        most = None if any(one.kind is one.VAR_POSITIONAL for one in parameters) else len(parameters)
+        full = f"{module}.{name}" if module else name
+        found[full] = Function(full, run, least, most)
+    return found
+
+
+_MODULES = {
+    "Base": base,
+    "Date": date,
+    "DateTime": datetime,
+    "Decimal": decimal,
+    "Enum": enum,
+    "Integer": integer,
+    "JSON": json,
+    "List": lists,
+    "Map": maps,
+    "NaiveDateTime": naive_datetime,
+    "Regex": regex,
+    "String": string,
+    "URI": uri,
+}
+LIBRARY: dict[str, Function] = functions_of("", {**kernel.FUNCTIONS, **sigils.FUNCTIONS}) | functions_of("Access", kernel.ACCESS)
+for _name, _module in _MODULES.items():
+    LIBRARY |= functions_of(_name, _module.FUNCTIONS)
+
+_ISO = Atom("Elixir.Calendar.ISO")
+_DAY: dict[str, Any] = {"calendar": _ISO, "year": None, "month": None, "day": None}
+_CLOCK: dict[str, Any] = {"hour": None, "minute": None, "second": None, "microsecond": (0, 0)}
+STRUCTS: dict[str, dict[str, Any]] = {
+    "Date": _DAY,
+    "Time": {"calendar": _ISO, **_CLOCK},
+    "NaiveDateTime": {**_DAY, **_CLOCK},
+    "DateTime": {**_DAY, **_CLOCK, "time_zone": None, "zone_abbr": None, "utc_offset": None, "std_offset": None},
+    "Decimal": {"sign": 1, "coef": 0, "exp": 0},
+    "URI": dict.fromkeys(URI_FIELDS),
+}
+"""By name, the fields with their defaults"""

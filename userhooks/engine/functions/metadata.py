@@ -1,0 +1,32 @@
+"""`metadata` as functions see it: what depends on the change, and what is the same for all changes of a sink. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from userhooks.engine.functions import structs
+from userhooks.engine.functions.terms import Atom, atom
+from userhooks.engine.rendering import METADATA, Change
+
+METADATA_TERMS: Mapping[str, Callable[[Change], Any]] = {
+    **METADATA,
+    "commit_timestamp": lambda change: structs.datetime(structs.Moment(change.commit_us, 6)),
+}
+"""The part of `metadata` that depends on the change, each field with what reads it"""
+
+
+def constant_metadata(constants: Mapping[str, Any]) -> dict[Atom, Any]:
+    """Turn what is the same for all changes into Elixir's maps: atoms as keys, but in `annotations`, which are JSON."""
+
+    def to_term(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {atom(k): v if k == "annotations" else to_term(v) for k, v in value.items()}
+        return value
+
+    return {Atom(name): to_term(value) for name, value in constants.items()}
+
+
+def metadata_of(change: Change, constants: Mapping[Atom, Any]) -> dict[Atom, Any]:
+    """Return the whole `metadata`."""
+    return {**{Atom(name): read(change) for name, read in METADATA_TERMS.items()}, **constants}

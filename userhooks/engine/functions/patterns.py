@@ -1,0 +1,118 @@
+"""Patterns: whether a value has a form, and the variables that it then gives. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from userhooks.engine.functions.expressions import Anything, Binary, Both, Expr, Members, Pattern, Same, Segment, Sequence
+from userhooks.engine.functions.terms import as_binary, as_bytes, as_key, identical, is_binary
+
+if TYPE_CHECKING:
+    from userhooks.engine.functions.evaluator import Frame
+
+Match: TypeAlias = Callable[["Frame", Any], bool]
+_Compile: TypeAlias = Callable[[Expr], Callable[["Frame"], Any]]
+
+
+def compile_pattern(pattern: Pattern, evaluate: _Compile) -> Match:
+    """Make what says whether a value matches, and sets the pattern's variables; `evaluate` compiles the expressions in it."""
+    match pattern:
+        case Anything(None):
+            return lambda frame, value: True
+        case Anything(number, again):
+            return _variable(number or 0, again)
+        case Same(value):
+            wanted = evaluate(value)
+            return lambda frame, value: identical(frame.meter, wanted(frame), value)
+        case Sequence():
+            return _sequence(pattern, evaluate)
+        case Members(pairs):
+            return _members([(evaluate(key), compile_pattern(value, evaluate)) for key, value in pairs])
+        case Both(first, second):
+            one, other = compile_pattern(first, evaluate), compile_pattern(second, evaluate)
+            return lambda frame, value: one(frame, value) and other(frame, value)
+        case Binary(segments):
+            return _binary(segments, evaluate)
+
+
+def _variable(number: int, again: bool) -> Match:
+    def match(frame: Frame, value: Any) -> bool:
+        if again:
+            return identical(frame.meter, frame.variables[number], value)
+        frame.variables[number] = value
+        return True
+
+    return match
+
+
+def _sequence(pattern: Sequence, evaluate: _Compile) -> Match:
+    items = [compile_pattern(item, evaluate) for item in pattern.items]
+    rest = None if pattern.rest is None else compile_pattern(pattern.rest, evaluate)
+    kind = tuple if pattern.is_tuple else list
+
+    def match(frame: Frame, value: Any) -> bool:
+        if type(value) is not kind or len(value) < len(items) or (rest is None and len(value) > len(items)):
+            return False
+        for one, item in zip(items, value, strict=False):
+            if not one(frame, item):
+                return False
+        if rest is None:
+            return True
+        frame.meter.spend(len(value) // 8)
+        return rest(frame, list(value[len(items) :]))
+
+    return match
+
+
+def _members(pairs: list[tuple[Callable[[Frame], Any], Match]]) -> Match:
+    def match(frame: Frame, value: Any) -> bool:
+        if type(value) is not dict:
+            return False
+        for key, one in pairs:
+            name = as_key(frame.meter, key(frame))
+            if name not in value or not one(frame, value[name]):
+                return False
+        return True
+
+    return match
+
+
+def _binary(segments: tuple[Segment, ...], evaluate: _Compile) -> Match:
+    parts = [(one, None if one.size is None else evaluate(one.size), compile_pattern(one.content, evaluate)) for one in segments]
+
+    def match(frame: Frame, value: Any) -> bool:
+        if not is_binary(value):
+            return False
+        left = as_bytes(value)
+        frame.meter.text(len(left))
+        for segment, size, one in parts:
+            taken = _taken(segment, None if size is None else size(frame), left)
+            if taken is None or not one(frame, taken[0]):
+                return False
+            left = taken[1]
+        return not left
+
+    return match
+
+
+def _taken(segment: Segment, size: Any, left: bytes) -> tuple[Any, bytes] | None:
+    """Return a segment's value and what comes after it; None if it is not there."""
+    if segment.kind == "utf8":
+        for length in range(1, 5):
+            try:
+                return ord(left[:length].decode()), left[length:]
+            except (UnicodeDecodeError, TypeError):
+                continue
+        return None
+    if segment.kind == "binary":
+        if size is None:
+            return as_binary(left), b""
+        if type(size) is not int or not 0 <= size <= len(left):
+            return None
+        return as_binary(left[:size]), left[size:]
+    bits = 8 if size is None else size
+    if type(bits) is not int or bits < 0 or bits % 8 or bits // 8 > len(left):
+        return None
+    number = int.from_bytes(left[: bits // 8], "little" if segment.little else "big", signed=segment.signed)
+    return number, left[bits // 8 :]

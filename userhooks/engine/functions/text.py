@@ -1,0 +1,186 @@
+"""The text of values: `to_string` and `inspect`. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from userhooks.engine.functions import structs
+from userhooks.engine.functions.meter import Meter
+from userhooks.engine.functions.terms import (
+    Atom,
+    Closure,
+    Raised,
+    atom_name,
+    is_number,
+    of_key,
+    sorted_keys,
+    struct_name,
+)
+
+_STRUCTS_WITH_TEXT = "Date, DateTime, Decimal, NaiveDateTime, Time, URI"
+
+
+def to_string(meter: Meter, value: Any) -> Any:
+    """`to_string`: nil is empty, a list is text given as characters and strings, a map has none."""
+    kind = type(value)
+    if kind is str or kind is bytes:
+        return value
+    if value is None:
+        return ""
+    if kind is int:
+        meter.bits(value.bit_length())
+        return str(value)
+    if kind is float:
+        return float_text(value)
+    if kind is list:
+        return joined(meter, value)
+    if kind is dict:
+        text = structs.text_of(value)
+        if text is not None:
+            return text
+        raise Raised(no_protocol(meter, "String.Chars", "Map", value))
+    if kind is tuple or kind is Closure:
+        raise Raised(no_protocol(meter, "String.Chars", "Tuple" if kind is tuple else "Function", value))
+    return atom_name(value)
+
+
+def no_protocol(meter: Meter, protocol: str, kind: str, value: Any) -> str:
+    """Return what Elixir says when a protocol is not implemented for a value."""
+    name = struct_name(value)
+    named = kind if name is None else f"{name} (a struct)"
+    return f"protocol {protocol} not implemented for {named}\n\nGot value:\n\n    {inspect(value)}\n"
+
+
+def joined(meter: Meter, value: Any) -> str:
+    """Return the text of characters, strings and lists of them."""
+    parts: list[str] = []
+
+    def add(item: Any) -> None:
+        meter.spend()
+        if isinstance(item, str):
+            meter.text(len(item))
+            parts.append(item)
+        elif isinstance(item, list):
+            for one in item:
+                add(one)
+        elif type(item) is int and 0 <= item <= 0x10FFFF and not 0xD800 <= item <= 0xDFFF:
+            parts.append(chr(item))
+        else:
+            raise Raised(
+                f"cannot convert the given list to a string.\n\nTo be converted to a string, a list must either be empty or only "
+                f"contain the following elements:\n\n  * strings\n  * integers representing Unicode code points\n  * a list "
+                f"containing one of these three elements\n\nPlease check the given list or call inspect/1 to get the list "
+                f"representation, got:\n\n{inspect(value)}\n"
+            )
+
+    add(value)
+    return "".join(parts)
+
+
+def float_text(value: float) -> str:
+    """The shortest digits that read back as the float, with an exponent where that is shorter, or the number above 2^53 (Erlang/OTP 25)."""
+    mantissa, _, exponent = f"{value!r}e0".partition("e")
+    sign = "-" * mantissa.startswith("-")
+    whole, _, fraction = mantissa.removeprefix("-").partition(".")
+    point = len(whole) + int(exponent.partition("e")[0])
+    unpadded = (whole + fraction).lstrip("0")
+    point -= len(whole + fraction) - len(unpadded)
+    digits = unpadded.rstrip("0")
+    if not digits:
+        return sign + "0.0"
+    scientific = f"{digits[0]}.{digits[1:] or '0'}e{point - 1}"
+    if point <= 0:
+        plain = "0." + "0" * -point + digits
+    elif point >= len(digits):
+        plain = digits.ljust(point, "0") + ".0"
+    else:
+        return sign + digits[:point] + "." + digits[point:]
+    if point == 0 or (len(plain) <= len(scientific) and abs(value) < 2**53):
+        return sign + plain
+    return sign + scientific
+
+
+_SHOWN = 400
+"""Characters of a value that an error message shows"""
+
+
+def inspect(value: Any) -> str:
+    """Return the value for an error message as Elixir would write it, cut short; half a surrogate pair becomes `?`."""
+    text = _Inspection().of(value).encode(errors="replace").decode()
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+class _Inspection:
+    """Writes values until there is enough to show."""
+
+    def __init__(self) -> None:
+        self._left = _SHOWN
+        self._meter = Meter()
+
+    def of(self, value: Any) -> str:
+        text = self._text(value)
+        self._left -= len(text)
+        return text
+
+    def _text(self, value: Any) -> str:
+        if self._left <= 0:
+            return "..."
+        if isinstance(value, str):
+            return quoted(value[:_SHOWN])
+        if isinstance(value, bytes):
+            return f"<<{', '.join(map(str, value[:_SHOWN]))}>>"
+        if isinstance(value, float):
+            return float_text(value)
+        if is_number(value):
+            return str(value) if value.bit_length() < 2000 else "an integer of many digits"
+        if isinstance(value, list):
+            return self._list(value)
+        if isinstance(value, tuple):
+            return "{" + ", ".join(self._items(value)) + "}"
+        if isinstance(value, dict):
+            return self._map(value)
+        if isinstance(value, Atom):
+            return atom_text(value.name)
+        if isinstance(value, Closure):
+            return f"#Function<{value.arity}>"
+        return atom_name(value)
+
+    def _items(self, values: Any) -> list[str]:
+        texts = []
+        for value in values:
+            texts.append(self.of(value))
+            if self._left <= 0:
+                break
+        return texts
+
+    def _list(self, value: list[Any]) -> str:
+        if value and all(isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], Atom) for item in value[:_SHOWN]):
+            return "[" + ", ".join(f"{key.name}: {self.of(item)}" for key, item in value[:_SHOWN]) + "]"
+        if value and all(type(item) is int and (32 <= item < 127 or item in (9, 10, 13)) for item in value[:_SHOWN]):
+            return '~c"' + quoted("".join(map(chr, value[:_SHOWN])))[1:]
+        return "[" + ", ".join(self._items(value)) + "]"
+
+    def _map(self, value: dict[Any, Any]) -> str:
+        known = structs.inspected(value)
+        if known is not None:
+            return known
+        name = struct_name(value) or ""
+        keys = [key for key in sorted_keys(self._meter, value)[:_SHOWN] if not name or of_key(key) != Atom("__struct__")]
+        if all(isinstance(key, Atom) for key in keys):
+            inside = [f"{key.name}: {self.of(value[key])}" for key in keys]
+        else:
+            inside = [f"{self.of(of_key(key))} => {self.of(value[key])}" for key in keys]
+        return f"%{name}{{" + ", ".join(inside) + "}"
+
+
+def quoted(text: str) -> str:
+    """Return a text in quotes, as Elixir's `inspect` writes it."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
+    return '"' + escaped.replace("#{", "\\#{").replace("\0", "\\0") + '"'
+
+
+def atom_text(name: str) -> str:
+    """Return an atom as Elixir's `inspect` writes it."""
+    if name.startswith("Elixir."):
+        return name.removeprefix("Elixir.")
+    return ":" + (name if name.replace("?", "a").replace("!", "a").replace("@", "a").isidentifier() else quoted(name))
