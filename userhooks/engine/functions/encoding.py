@@ -20,7 +20,7 @@ from userhooks.engine.functions.text import inspect, to_string
 
 def to_json(meter: Meter, term: Any) -> bytes:
     """Return a value as JSON; raises Raised for what JSON cannot hold."""
-    meter.spend()
+    meter.spend(2)
     kind = type(term)
     if kind is str:
         meter.text(len(term))
@@ -34,7 +34,7 @@ def to_json(meter: Meter, term: Any) -> bytes:
     if kind is Atom:
         return text_json(term.name)
     if kind is int:
-        meter.bits(term.bit_length())
+        meter.digits(term.bit_length())
         return b"%d" % term
     if kind is bytes:
         raise Raised(f"invalid byte 0x{term[0]:X} in {inspect(term)}")

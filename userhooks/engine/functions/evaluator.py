@@ -41,14 +41,15 @@ T = TypeVar("T")
 
 
 class Frame:
-    """What one evaluation knows; `variables` by their numbers."""
+    """What one evaluation knows: `variables` by their numbers, `seen` what was read of the change so far."""
 
-    __slots__ = ("change", "meter", "variables")
+    __slots__ = ("change", "meter", "seen", "variables")
 
-    def __init__(self, change: Change, variables: list[Any], meter: Meter) -> None:
+    def __init__(self, change: Change, variables: list[Any], meter: Meter, seen: dict[Any, Any]) -> None:
         self.change = change
         self.variables = variables
         self.meter = meter
+        self.seen = seen
 
 
 Make: TypeAlias = Callable[[Frame], T]
@@ -66,20 +67,19 @@ def compile_expression(expr: Expr, metadata: Mapping[Atom, Any], timestamp_forma
         case Local(number):
             return lambda frame: frame.variables[number]
         case ColumnOf("record", column):
-            return lambda frame: column_of(frame.change, column, timestamp_format)
+            return _once(expr, lambda change: column_of(change, column, timestamp_format))
         case ColumnOf(_, column):
-            return lambda frame: old_column_of(frame.change, column, timestamp_format)
+            return _once(expr, lambda change: old_column_of(change, column, timestamp_format))
         case MetadataOf(field):
-            read = METADATA_TERMS[field]
-            return lambda frame: read(frame.change)
+            return _once(expr, METADATA_TERMS[field])
         case Argument("action"):
             return lambda frame: frame.change.action
         case Argument("record"):
-            return lambda frame: record_of(frame.change, see)
+            return _once(expr, lambda change: record_of(change, see))
         case Argument("changes"):
-            return lambda frame: changes_of(frame.change, see)
+            return _once(expr, lambda change: changes_of(change, see))
         case Argument(_):
-            return lambda frame: metadata_of(frame.change, metadata)
+            return _once(expr, lambda change: metadata_of(change, metadata))
         case Apply():
             return _compile_apply(expr, inner)
         case Logic():
@@ -96,6 +96,20 @@ def compile_expression(expr: Expr, metadata: Mapping[Atom, Any], timestamp_forma
     if branches is None:
         raise TypeError(expr)
     return branches
+
+
+def _once(expr: Expr, read: Callable[[Change], Any]) -> Evaluate:
+    """Make what reads a part of the change once in an evaluation, however often it is asked for: a json value may be large."""
+    name = repr(expr)
+
+    def evaluate(frame: Frame) -> Any:
+        seen = frame.seen
+        if name in seen:
+            return seen[name]
+        value = seen[name] = read(frame.change)
+        return value
+
+    return evaluate
 
 
 def compile_branches(expr: Expr, evaluate: Compile[Any], branch: Compile[T]) -> Make[T] | None:
@@ -333,7 +347,7 @@ def _compile_lambda(expr: Lambda, inner: Compile[Any]) -> Evaluate:
 
         def run(*arguments: Any) -> Any:
             meter.spend(size)
-            called = Frame(frame.change, captured.copy(), meter)
+            called = Frame(frame.change, captured.copy(), meter, frame.seen)
             for match, guard, result in compiled:
                 if _matches(match, guard, called, arguments):
                     return result(called)

@@ -10,8 +10,8 @@ from typing import Any
 
 from userhooks.engine.functions.terms import Raised
 
-MAX_STEPS = 100_000
-"""Steps of one evaluation: about 20 ms at worst"""
+MAX_STEPS = 50_000
+"""Steps of one evaluation: up to 20 ms"""
 MAX_LENGTH = 4_000_000
 """Characters of one text that a function may build"""
 MAX_BITS = 13_000
@@ -48,6 +48,11 @@ class Meter:
         if bits > MAX_BITS:
             raise Exhausted(f"the function builds too much: an integer of more than {MAX_BITS} bits")
         self.spend(bits // 1024)
+
+    def digits(self, bits: int) -> None:
+        """Take the steps for turning an integer of this size into text or back, which grow with the square of its digits."""
+        self.bits(bits)
+        self.spend(bits * bits // 1_000_000)
 
     def weigh(self, value: Any) -> None:
         """Take the steps for looking through the outermost level of a value."""

@@ -11,7 +11,7 @@ from userhooks.engine.functions.compiler import compile_body
 from userhooks.engine.functions.evaluator import Frame, Make, compile_expression
 from userhooks.engine.functions.expressions import Expr
 from userhooks.engine.functions.folding import fold_steps
-from userhooks.engine.functions.meter import MAX_STEPS, Meter
+from userhooks.engine.functions.meter import MAX_STEPS, Exhausted, Meter
 from userhooks.engine.functions.parser import parse_code
 from userhooks.engine.functions.terms import Atom, Raised
 from userhooks.engine.functions.validator import check, unwrap
@@ -62,17 +62,43 @@ def run_steps(
     evaluate = partial(compile_expression, metadata=metadata, timestamp_format=timestamp_format)
     compiled = [evaluate(step) for step in steps]
     meter = Meter()
+    pause = _Pause()
 
     def run(change: Change) -> T:
+        if pause.left:
+            pause.left -= 1
+            raise FunctionRaised("the function did too much for an earlier change; for this one it is tried again later")
         meter.left = MAX_STEPS
-        frame = Frame(change, [None] * variables, meter)
+        frame = Frame(change, [None] * variables, meter, {})
         try:
             for step in compiled:
                 step(frame)
-            return make(frame)
+            result = make(frame)
+        except Exhausted as exc:
+            pause.lengthen()
+            raise FunctionRaised(str(exc)) from exc
         except (Raised, ValueError) as exc:
             raise FunctionRaised(str(exc)) from exc
         except RecursionError as exc:
+            pause.lengthen()
             raise FunctionRaised("the function calls itself too often, or a value is nested too deeply") from exc
+        pause.length = 0
+        return result
 
     return run
+
+
+class _Pause:
+    """How many changes a function is not asked about after it has reached the bound, so that it costs little: twice as many each time."""
+
+    __slots__ = ("left", "length")
+    _LONGEST = 64
+
+    def __init__(self) -> None:
+        self.left = 0
+        self.length = 0
+
+    def lengthen(self) -> None:
+        """Begin a pause."""
+        self.left = self.length
+        self.length = min(2 * self.length or 1, self._LONGEST)

@@ -73,6 +73,7 @@ class Regex:
             meter.spend()
             end = self.matcher(state, at, _end)
             if end is not None:
+                meter.spend(8)
                 state.groups[0] = (at, end)
                 return Found(text, list(state.groups))
             state.groups = [None] * (self.groups + 1)
@@ -633,7 +634,7 @@ def _behind(inner: _Matcher, wanted: bool) -> _Matcher:
 
         found = False
         for start in range(at, -1, -1):
-            state.meter.spend()
+            state.meter.spend(2)
             if inner(state, start, exactly) is not None:
                 found = True
                 break

@@ -28,7 +28,7 @@ def to_string(meter: Meter, value: Any) -> Any:
     if value is None:
         return ""
     if kind is int:
-        meter.bits(value.bit_length())
+        meter.digits(value.bit_length())
         return str(value)
     if kind is float:
         return float_text(value)

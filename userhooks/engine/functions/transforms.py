@@ -25,6 +25,9 @@ from userhooks.engine.functions.terms import STRUCT, Atom, Raised, as_key, sorte
 from userhooks.engine.rendering import CONSUMER_FIELDS, DATABASE_FIELDS, METADATA, Change, Transform
 from userhooks.engine.values import TimestampFormat
 
+_CONSTANT_STEPS = 10_000
+"""Steps for writing what is the same in all messages beforehand"""
+
 Write: TypeAlias = Make[bytes]
 Members: TypeAlias = Make[dict[Any, bytes]]
 """Makes the members of a map: keys, each with the JSON of its value"""
@@ -130,7 +133,7 @@ def _is_plain_map(expr: Expr) -> bool:
 def _known(value: Any) -> bytes | None:
     """Return the JSON of a value; None for one that has none, which then raises for every change."""
     try:
-        return to_json(Meter(), value)
+        return to_json(Meter(_CONSTANT_STEPS), value)
     except (Raised, RecursionError):
         return None
 

@@ -55,7 +55,7 @@ def check_function(code: str, kind: str) -> None:
 
 def _try_out(program: Program) -> None:
     evaluate = partial(compile_expression, metadata=_METADATA)
-    frame = Frame(Change.read(_SHAPE, _ROW, "trial", 0), [None] * program.variables, Meter())
+    frame = Frame(Change.read(_SHAPE, _ROW, "trial", 0), [None] * program.variables, Meter(), {})
     try:
         for step in program.steps:
             evaluate(step)(frame)

@@ -24,13 +24,13 @@ def parse(meter: Meter, text: Any, base: Any = 10) -> Any:
     match = re.match(f"[+-]?[{digits}{digits.lower()}]+", as_text(text), re.ASCII)
     if match is None:
         return ERROR
-    meter.bits(len(match[0]) * 4)
+    meter.digits(len(match[0]) * 4)
     return int(match[0], base), text[match.end() :]
 
 
 def to_string(meter: Meter, number: Any, base: Any = 10) -> str:
     number, base = as_integer(number), _base(base)
-    meter.bits(number.bit_length())
+    meter.digits(number.bit_length())
     text = "".join(_DIGITS[digit] for digit in _digits(abs(number), base))
     return f"-{text}" if number < 0 else text
 

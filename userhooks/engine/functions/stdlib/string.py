@@ -133,8 +133,10 @@ def replace(meter: Meter, text: Any, pattern: Any, replacement: Any, opts: Any =
     patterns = sorted(_patterns(pattern), key=len, reverse=True)
     if not patterns:
         return whole
+    count = sum(whole.count(one) for one in patterns)
+    meter.spend(count)
     if isinstance(replacement, str):
-        meter.text(len(whole) + len(replacement) * sum(whole.count(one) for one in patterns))
+        meter.text(len(whole) + len(replacement) * count)
 
     def new(found: re.Match[str]) -> str:
         if isinstance(replacement, Closure):
@@ -251,7 +253,7 @@ def to_integer(meter: Meter, text: Any, base: Any = 10) -> int:
         if type(parsed) is tuple and parsed[1] == "":
             return int(parsed[0])
     elif _INTEGER(as_text(text)):
-        meter.bits(4 * len(text))
+        meter.digits(4 * len(text))
         return int(text)
     raise Raised(_not_a("an integer", text))
 

@@ -49,7 +49,7 @@ def parse(meter: Meter, text: Any) -> Any:
 def new(meter: Meter, text: Any) -> Any:
     if struct_name(text) == "URI":
         return OK, text
-    bad = next((one for one in as_text(text) if not _GOOD(one)), None)
+    bad = next((one for one in _read(meter, text) if not _GOOD(one)), None)
     return (OK, parse(meter, text)) if bad is None else (ERROR, bad)
 
 
@@ -60,20 +60,25 @@ def new_bang(meter: Meter, text: Any) -> Any:
     return answer[1]
 
 
+def _read(meter: Meter, text: Any) -> str:
+    """Return a text that is looked at character by character, and take the steps for it."""
+    meter.spend(len(as_text(text)) // 8)
+    return str(text)
+
+
 def encode(meter: Meter, text: Any, predicate: Any = None) -> str:
-    meter.text(3 * len(as_text(text)))
+    text = _read(meter, text)
     if isinstance(predicate, Closure):
         return "".join(chr(byte) if is_truthy(predicate(byte)) else f"%{byte:02X}" for byte in text.encode())
     return quote(text, safe=_UNRESERVED + _RESERVED)
 
 
 def encode_www_form(meter: Meter, text: Any) -> str:
-    meter.text(3 * len(as_text(text)))
-    return quote(text, safe=_UNRESERVED + " ").replace(" ", "+")
+    return quote(_read(meter, text), safe=_UNRESERVED + " ").replace(" ", "+")
 
 
 def decode(meter: Meter, text: Any) -> Any:
-    return as_binary(unquote_to_bytes(as_text(text)))
+    return as_binary(unquote_to_bytes(_read(meter, text)))
 
 
 def decode_www_form(meter: Meter, text: Any) -> Any:
@@ -96,7 +101,8 @@ def encode_query(meter: Meter, of: Any, encoding: Any = Atom("www_form")) -> str
 def decode_query(meter: Meter, text: Any, into: Any = None, encoding: Any = Atom("www_form")) -> Any:
     found: dict[Any, Any] = {} if into is None else dict(into)
     read = decode if encoding is Atom("rfc3986") else decode_www_form
-    for part in as_text(text).split("&"):
+    for part in _read(meter, text).split("&"):
+        meter.spend(2)
         if part:
             key, _, value = part.partition("=")
             found[read(meter, key)] = read(meter, value)
@@ -104,7 +110,7 @@ def decode_query(meter: Meter, text: Any, into: Any = None, encoding: Any = Atom
 
 
 def query_decoder(meter: Meter, text: Any) -> Any:
-    parts = [part.partition("=") for part in as_text(text).split("&") if part]
+    parts = [part.partition("=") for part in _read(meter, text).split("&") if part]
     return [(decode_www_form(meter, key), decode_www_form(meter, value)) for key, _, value in parts]
 
 
