@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.unit.engine import wal
-from userhooks.engine.functions import FunctionRaised, parse_transform
+from userhooks.engine.functions import FunctionError, FunctionRaised, check_function, parse_transform
 from userhooks.engine.rendering import Change
 
 RECORDINGS = Path(__file__).parents[2] / "recordings" / "0.14.6" / "functions"
@@ -57,9 +57,9 @@ ROW: dict[str, bytes | None] = {
 SHAPE = wal.shape_of(COLUMNS, ["id"], name="cmp_f")
 
 
-def change() -> Change:
-    """The recorded row."""
-    return wal.change_of(SHAPE, wal.insert(1, list(ROW.values())))
+def change(**values: bytes | None) -> Change:
+    """The recorded row but for these columns."""
+    return wal.change_of(SHAPE, wal.insert(1, list({**ROW, **values}.values())))
 
 
 def constants(name: str) -> dict[str, Any]:
@@ -92,3 +92,98 @@ def test_a_recorded_function_is_taken_and_makes_what_was_recorded(recorded: dict
 def first_words(text: str) -> str:
     """What an error says before it lists modules and values, which differ from server to server."""
     return re.split(r"[.\n]|, Jason| \(", text)[0]
+
+
+# --- what is taken, and what is refused ------------------------------------------------------------------------------------------
+
+_LINE = re.compile(r"  (\S+) \| (.*?) \| (?:real )?(?:\d{3} )?(\{.*|Internal Server Error.*)")
+_SAID = re.compile(r'code: \[\\"((?:[^\\]|\\\\\\")*)\\"')
+
+
+def listed(heading: str) -> list[tuple[str, str, str]]:
+    """The name, the body and the real server's answer of each function under a heading of `functions-accepted.txt`."""
+    text = (RECORDINGS / "functions-accepted.txt").read_text(encoding="utf-8")
+    lines = text.split(f"== {heading}\n")[1].split("\n== ")[0].splitlines()
+    found = [_LINE.fullmatch(line) for line in lines]
+    return [(m[1], m[2], m[3]) for m in found if m is not None]
+
+
+def as_code(body: str) -> str:
+    """The transform with a listed body, whose lines are listed with semicolons between them."""
+    return f"def transform(action, record, changes, metadata) do\n  {body.replace('; ', chr(10))}\nend"
+
+
+IN_FULL = {one["name"] for one in RECORDED}
+TAKEN = [one for one in listed("real accepts, local refuses") if one[0] not in IN_FULL]
+REFUSED = [one for h in ("local accepts, real refuses", "both refuse") for one in listed(h) if not one[0].startswith("H_")]
+RESULTS = {
+    "add_n": "bad argument in arithmetic expression",
+    "intdiv": 4503599627370496,
+    "rem": 1,
+    "fn": 42,
+    "mapdelete": {name: value for name, value in RECORDED[0]["sent"].items() if name != "t"},
+    "meta_lsn": True,
+    "sigil": ["a", "b"],
+    "charlist": [97, 98, 99],
+    "list_len": 2,
+    "self": "protocol Jason",
+    "max": 2,
+    "abs": 1,
+}
+"""What Elixir makes of those whose result was not recorded"""
+
+
+def test_the_lists_are_read_as_a_whole() -> None:
+    assert {name for name, _, _ in TAKEN} == set(RESULTS)
+    assert len(REFUSED) == 22
+
+
+@pytest.mark.parametrize(("name", "body"), [(name, body) for name, body, _ in TAKEN], ids=list(RESULTS))
+def test_what_the_server_takes_is_taken(name: str, body: str) -> None:
+    expected = RESULTS[name]
+    if name in ("add_n", "self"):
+        with pytest.raises(FunctionRaised) as raised:
+            made(as_code(body), name)
+        assert first_words(str(raised.value)) == expected
+    else:
+        assert json.loads(made(as_code(body), name)) == expected
+
+
+@pytest.mark.parametrize(("name", "body", "said"), REFUSED, ids=[one[0] for one in REFUSED])
+def test_what_the_server_refuses_is_refused_in_its_words(name: str, body: str, said: str) -> None:
+    with pytest.raises(FunctionError) as refused:
+        check_function(as_code(body), "transform")
+    words = _SAID.search(said)
+    if words is not None and not words[1].startswith("parse error"):
+        assert str(refused.value) == words[1].replace('\\\\\\"', '"')
+
+
+HEADS = {
+    "def transform(action, record, changes, metadata, x) do\n1\nend": "The parameter list `action, record, changes, metadata` is required",
+    "def transform(record, action, changes, metadata) do\n1\nend": "The parameter list `action, record, changes, metadata` is required",
+    "def transform(a, r, c, m) do\n1\nend": "The parameter list `action, record, changes, metadata` is required",
+    "def transform(action, record, changes, metadata \\\\ nil) do\n1\nend": "The parameter list `action, record, changes, metadata` is",
+    'def transform(action, %{"id" => id}, changes, metadata) do\nid\nend': "The parameter list `action, record, changes, metadata` is",
+    "defp transform(action, record, changes, metadata) do\n1\nend": "Expecting only `def transform`, `def route` or `def filter`",
+    "def transform(action, record, changes, metadata) when is_map(record) do\n1\nend": "Expecting only `def transform`, `def route`",
+    "def transform(action, record, changes, metadata) do\n1\nrescue\n_ -> 2\nend": "Expecting only `def transform`, `def route`",
+    '@doc "x"\ndef transform(action, record, changes, metadata) do\n1\nend': "Expecting only `def transform`, `def route`",
+    "def transform(action, record, changes, metadata) do\n1\nend\ndef transform(action, record, changes, metadata) do\n2\nend": (
+        "Expecting only `def transform`, `def route` or `def filter` at the top level"
+    ),
+    "1": "Expecting only `def transform`, `def route` or `def filter` at the top level",
+    "def transform(action, record do\n1": "parse error at [line: ",
+    "def transform(_action, record, changes, metadata) do\n_action\nend": "code failed to evaluate: nofile: cannot compile file",
+}
+
+
+@pytest.mark.parametrize(("code", "said"), HEADS.items())
+def test_a_head_that_the_server_refuses_is_refused_in_its_words(code: str, said: str) -> None:
+    with pytest.raises(FunctionError) as refused:
+        check_function(code, "transform")
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["transform", "filter", "route"])
+def test_a_function_of_any_of_the_three_names_is_taken(name: str) -> None:
+    assert made(f"def {name}(_action, _record, changes, metadata) do\n  record\nend", "x").startswith(b"{")

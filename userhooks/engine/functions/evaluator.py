@@ -31,6 +31,7 @@ from userhooks.engine.functions.expressions import (
     MetadataOf,
     With,
 )
+from userhooks.engine.functions.library import UNFIT
 from userhooks.engine.functions.metadata import METADATA_TERMS, metadata_of
 from userhooks.engine.functions.meter import Meter
 from userhooks.engine.functions.terms import Atom, Closure, Raised, is_truthy
@@ -133,6 +134,10 @@ def at_line(raised: Raised, line: int) -> Raised:
     return raised
 
 
+def _no_clause(expr: Apply) -> Raised:
+    return at_line(Raised(f"no function clause matching in {expr.name}/{len(expr.operands)}"), expr.line)
+
+
 _LIGHT = frozenset(
     "== != === !== < > <= >= in not is_nil field Access.get Map.get to_string <> list map tuple is_integer is_binary is_list is_map".split()
 )
@@ -156,6 +161,8 @@ def _compile_apply(expr: Apply, inner: Compile[Any]) -> Evaluate:
             meter.weigh(result)
         except Raised as exc:
             raise at_line(exc, line) from None
+        except UNFIT as exc:
+            raise _no_clause(expr) from exc
         return result
 
     return evaluate
@@ -176,6 +183,8 @@ def _compile_light(expr: Apply, inner: Compile[Any]) -> Evaluate:
             return run(frame.meter, value)
         except Raised as exc:
             raise at_line(exc, line) from None
+        except UNFIT as exc:
+            raise _no_clause(expr) from exc
 
     def two(frame: Frame) -> Any:
         value, other = first(frame), second(frame)
@@ -183,6 +192,8 @@ def _compile_light(expr: Apply, inner: Compile[Any]) -> Evaluate:
             return run(frame.meter, value, other)
         except Raised as exc:
             raise at_line(exc, line) from None
+        except UNFIT as exc:
+            raise _no_clause(expr) from exc
 
     def many(frame: Frame) -> Any:
         values = [operand(frame) for operand in operands]
@@ -190,6 +201,8 @@ def _compile_light(expr: Apply, inner: Compile[Any]) -> Evaluate:
             return run(frame.meter, *values)
         except Raised as exc:
             raise at_line(exc, line) from None
+        except UNFIT as exc:
+            raise _no_clause(expr) from exc
 
     return {1: one, 2: two}.get(len(operands), many)
 

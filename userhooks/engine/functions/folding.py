@@ -22,6 +22,7 @@ from userhooks.engine.functions.expressions import (
     MetadataOf,
     rebuilt,
 )
+from userhooks.engine.functions.library import UNFIT
 from userhooks.engine.functions.metadata import METADATA_TERMS
 from userhooks.engine.functions.meter import Meter
 from userhooks.engine.functions.terms import Atom, Raised, is_truthy
@@ -122,7 +123,7 @@ def _fold_apply(expr: Apply, metadata: Mapping[Atom, Any]) -> Expr:
         try:
             values = [operand.value for operand in expr.operands if isinstance(operand, Const)]
             return Const(expr.function.run(Meter(_CONSTANT_STEPS), *values))
-        except (Raised, RecursionError):
+        except (Raised, RecursionError, *UNFIT):
             return expr  # and raises for every change
     return expr
 

@@ -28,6 +28,8 @@ from userhooks.engine.functions.structs import URI_FIELDS
 from userhooks.engine.functions.terms import Atom
 
 Run: TypeAlias = Callable[..., Any]
+UNFIT = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
+"""What a function of the library raises for arguments that it is not made for"""
 
 
 @dataclass(frozen=True, slots=True)

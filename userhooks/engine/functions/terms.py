@@ -221,7 +221,7 @@ def _key_order(meter: Meter, key: Any) -> tuple[Any, ...]:
         return kind, atom_name(of_key(key))
     if kind == _NUMBER:
         return kind, of_key(key), type(of_key(key)) is float
-    return (kind, key) if type(key) is str else (kind, InOrder(meter, of_key(key)))
+    return (kind, as_bytes(of_key(key))) if kind == _BINARY else (kind, InOrder(meter, of_key(key)))
 
 
 def equal(meter: Meter, a: Any, b: Any) -> bool:

@@ -9,6 +9,7 @@ from userhooks.engine.functions.meter import Meter
 from userhooks.engine.functions.terms import (
     Atom,
     Closure,
+    Opaque,
     Raised,
     atom_name,
     is_number,
@@ -17,7 +18,7 @@ from userhooks.engine.functions.terms import (
     struct_name,
 )
 
-_STRUCTS_WITH_TEXT = "Date, DateTime, Decimal, NaiveDateTime, Time, URI"
+_WITHOUT_TEXT = {tuple: "Tuple", Closure: "Function", Opaque: "PID"}
 
 
 def to_string(meter: Meter, value: Any) -> Any:
@@ -38,13 +39,13 @@ def to_string(meter: Meter, value: Any) -> Any:
         text = structs.text_of(value)
         if text is not None:
             return text
-        raise Raised(no_protocol(meter, "String.Chars", "Map", value))
-    if kind is tuple or kind is Closure:
-        raise Raised(no_protocol(meter, "String.Chars", "Tuple" if kind is tuple else "Function", value))
+        raise Raised(no_protocol("String.Chars", "Map", value))
+    if kind in _WITHOUT_TEXT:
+        raise Raised(no_protocol("String.Chars", _WITHOUT_TEXT[kind], value))
     return atom_name(value)
 
 
-def no_protocol(meter: Meter, protocol: str, kind: str, value: Any) -> str:
+def no_protocol(protocol: str, kind: str, value: Any) -> str:
     """Return what Elixir says when a protocol is not implemented for a value."""
     name = struct_name(value)
     named = kind if name is None else f"{name} (a struct)"
@@ -143,6 +144,8 @@ class _Inspection:
             return atom_text(value.name)
         if isinstance(value, Closure):
             return f"#Function<{value.arity}>"
+        if isinstance(value, Opaque):
+            return f"#{value.kind}<>"
         return atom_name(value)
 
     def _items(self, values: Any) -> list[str]:

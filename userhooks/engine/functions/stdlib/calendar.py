@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from userhooks.engine.functions import structs
@@ -24,6 +25,7 @@ def answer(result: Any) -> Any:
 def bang(function: Callable[..., Any], what: str) -> Callable[..., Any]:
     """Make the function with `!`: the result, or an error."""
 
+    @wraps(function)
     def run(meter: Meter, *arguments: Any) -> Any:
         found = function(meter, *arguments)
         if found[0] is ERROR:

@@ -41,7 +41,9 @@ def _second_flag(before: str, character: str) -> bool:
 
 
 def length(meter: Meter, text: Any) -> int:
-    return len(graphemes_of(meter, as_text(text)))
+    if as_text(text).isascii() and "\r\n" not in text:
+        return len(text)
+    return len(graphemes_of(meter, text))
 
 
 def at(meter: Meter, text: Any, index: Any) -> str | None:
