@@ -89,8 +89,10 @@ class Receiver:
                     self.close_connection = True
                     return
                 self.send_response(status)
-                self.send_header("content-length", "0")
+                self.send_header("content-length", "5" if self.command == "HEAD" else "0")  # what a GET would have been answered
                 self.end_headers()
+
+            do_GET = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_HEAD = do_POST  # noqa: N815
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002
                 pass

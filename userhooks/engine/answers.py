@@ -77,7 +77,7 @@ def _sink(one: Sink, catalog: Catalog, backfills: list[Backfill]) -> dict[str, A
         return answer | _as_of_0_9_4(one, catalog)
     return answer | {
         "filter": one.filter or "none",
-        "routing": "none",
+        "routing": one.routing or "none",
         "enrichment": "none",
         "message_grouping": one.message_grouping,
         "source": {
@@ -162,8 +162,13 @@ def function(one: Function) -> dict[str, Any]:
         "name": one.name,
         "type": one.type,
         "description": one.description,
-        "function": {"type": one.type, code_key(one.type): one.code},
+        "function": {"type": one.type, **function_code(one)},
     }
+
+
+def function_code(one: Function) -> dict[str, Any]:
+    """The code of a function under its name, and for routing the kind of sink that it is for."""
+    return {code_key(one.type): one.code} | ({"sink_type": "webhook"} if one.type == "routing" else {})
 
 
 def code_key(function_type: str) -> str:

@@ -15,7 +15,7 @@ import time
 import uuid
 from array import array
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -32,7 +32,7 @@ from userhooks.engine.health import Condition, health, partly_recorded
 from userhooks.engine.histogram import HistogramPool
 from userhooks.engine.http import HttpClient, raise_file_limit
 from userhooks.engine.reader import Reader
-from userhooks.engine.rendering import Change, SinkForm, Transform
+from userhooks.engine.rendering import Change, SinkForm
 from userhooks.engine.resources import ApiKey, Backfill, Catalog, Database, Discarded, Function, HttpEndpoint, Sink
 from userhooks.engine.retry import Schedule
 from userhooks.engine.routing import Route, Router
@@ -298,7 +298,7 @@ class Engine:
             if sink.filter == function.name:
                 self._route(sink)
                 delivery.rejudge()
-            if function.name in (sink.filter, sink.transform):
+            if function.name in (sink.filter, sink.transform, sink.routing):
                 delivery.configure(sink, self.catalog.endpoints[sink.endpoint_id], self._form(sink))
 
     async def _in_turns(self, sink_ids: Sequence[str]) -> AsyncIterator[Sink]:
@@ -519,21 +519,23 @@ class Engine:
 
     def _form(self, sink: Sink) -> SinkForm:
         constants = self._constants(sink)
-        return SinkForm(constants["consumer"], constants["database"], sink.timestamp_format, self._transform(sink, constants))
+        transform = self._bound(sink.transform, lambda f: functions.parse_transform(f.code, f.type).bind(constants, sink.timestamp_format))
+        route = self._bound(sink.routing, lambda f: functions.parse_route(f.code).bind(constants, sink.timestamp_format))
+        return SinkForm(constants["consumer"], constants["database"], sink.timestamp_format, transform, route)
 
-    def _transform(self, sink: Sink, constants: Mapping[str, Any]) -> Transform | None:
-        """Return the sink's transform; one that is not usable raises for every message."""
-        if sink.transform is None:
+    def _bound(self, name: str | None, bind: Callable[[Function], Callable[[Change], T]]) -> Callable[[Change], T] | None:
+        """Return a sink's transform or route; one that is not usable raises for every message."""
+        if name is None:
             return None
-        function = next((f for f in self.catalog.functions.values() if f.name == sink.transform), None)
-        broken = f"the function {sink.transform!r} does not exist"
+        function = next((f for f in self.catalog.functions.values() if f.name == name), None)
+        broken = f"the function {name!r} does not exist"
         if function is not None:
             try:
-                return functions.parse_transform(function.code, function.type).bind(constants, sink.timestamp_format)
+                return bind(function)
             except functions.FunctionError as exc:
-                broken = f"the function {sink.transform!r} is not usable: {exc}"
+                broken = f"the function {name!r} is not usable: {exc}"
 
-        def raising(change: Change) -> bytes:
+        def raising(change: Change) -> T:
             raise functions.FunctionRaised(broken)
 
         return raising

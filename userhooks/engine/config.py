@@ -189,8 +189,9 @@ def _sink(entry: dict[str, Any], catalog: Catalog, present: Sink | None, new_id:
 
 
 def _check_that_nothing_is_left_out(entry: Mapping[str, Any], present: Sink) -> None:
-    """A filter or transform left out means none to Sequin's YAML, the present one to a PATCH: who gets a row must not hang on that."""
-    for key, value in (("filter", present.filter), ("filters", present.filters), ("transform", present.transform)):
+    """A function left out means none to Sequin's YAML, the present one to a PATCH: who gets a row must not hang on that."""
+    for key in ("filter", "filters", "transform", "routing"):
+        value = getattr(present, key)
         if value is not None and entry.get(key) is None:
             remedy = "`filters` again" if key == "filters" else f"`{key}: {value}` to keep it or `{key}: none` to remove it"
             raise refused(f"it has a {key.removesuffix('s')} and the YAML says nothing of it; write {remedy}")
@@ -211,6 +212,8 @@ def _function(one: Any, ids: Mapping[str, str], new_id: Callable[[], str]) -> Fu
     kind = "transform" if inner.get("type") == "function" else inner.get("type")
     if not isinstance(kind, str):
         raise _cannot(name, {"function": {"type": "can't be blank"}})
+    if kind == "routing" and inner.get("sink_type") not in ("webhook", "http_push"):
+        raise _cannot(name, {"function": {"sink_type": "can't be blank" if inner.get("sink_type") is None else "is invalid"}})
     key = answers.code_key(kind)
     code = inner.get(key)
     if not isinstance(code, str) or not code:
@@ -268,7 +271,7 @@ def _shown(one: Resource, catalog: Catalog) -> dict[str, Any]:
 
 def _planned(one: Resource, catalog: Catalog) -> dict[str, Any]:
     if isinstance(one, Function):
-        return {"name": one.name, "type": one.type, answers.code_key(one.type): one.code, "description": one.description}
+        return {"name": one.name, "type": one.type, **answers.function_code(one), "description": one.description}
     return _without_id(_shown(one, catalog))
 
 

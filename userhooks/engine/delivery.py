@@ -27,7 +27,7 @@ from userhooks.engine.functions import FunctionRaised
 from userhooks.engine.histogram import HistogramPool, Latencies
 from userhooks.engine.http import HttpClient, OriginKey
 from userhooks.engine.owed import BEING_STORED, LEAST_WINDOW, NOT_STORED, SETTLED, Load, Message, Owed, Rows
-from userhooks.engine.rendering import Change, Groups, SinkForm, render
+from userhooks.engine.rendering import Change, Groups, Routed, SinkForm, render
 from userhooks.engine.request_head import RequestHead, request_head
 from userhooks.engine.resources import HttpEndpoint, Sink
 from userhooks.engine.retry import Again, Discard, Halve, Schedule, after_failure
@@ -129,6 +129,7 @@ class SinkDelivery:
         "_crowded",
         "_delivered_before",
         "_disk",
+        "_endpoint",
         "_epoch",
         "_flying",
         "_flying_bytes",
@@ -154,6 +155,7 @@ class SinkDelivery:
         "_retries",
         "_retry_bytes",
         "_retry_count",
+        "_routed",
         "_schedule",
         "_swept",
         "_tail",
@@ -229,6 +231,9 @@ class SinkDelivery:
         self._delivered_before = 0
         self._crowded = False
         self._head = RequestHead(b"", b"", gzip=False)
+        self._endpoint = endpoint
+        self._routed: Routed | None = None
+        """the route of the batch that is being sent"""
         self._address = 0
         self._origin: OriginKey = (endpoint.scheme, endpoint.host, endpoint.port)
         self.configure(sink, endpoint, form)
@@ -245,10 +250,11 @@ class SinkDelivery:
         if origin != self._origin:
             self._client.origin(self._origin).withdraw(self)  # a turn there would send what is for the new one
             self._origin = origin
-        head = request_head(endpoint, sink.path)
+        head = request_head(endpoint, Routed(path=sink.path or ""))
         if head != self._head:
             self._head = head
             self._address += 1
+        self._endpoint = endpoint
         self._misses = self._refused = 0
         self._next_new = 0.0
         self._lingered = self._lingered or bool(self._ready)  # a larger batch must not wait for more
@@ -569,7 +575,7 @@ class SinkDelivery:
                 if is_new and self.failed > failed:
                     self._new_failed()
                 continue
-            before, after, compressed = self._head
+            before, after, compressed = self._head if self._routed is None else request_head(self._endpoint, self._routed)
             if compressed:
                 body = zlib.compress(body, 1, wbits=31)  # the quickest level, since the other sinks wait meanwhile; 31 is gzip's format
             attempt = Attempt(self, messages, len(body), self._loop.time(), self._address, self._epoch, is_new)
@@ -646,9 +652,13 @@ class SinkDelivery:
         return []
 
     def _body(self, messages: list[Message]) -> bytes | None:
-        """Return the body. A message that cannot be rendered fails; those before it go out now, and the rest next."""
+        """Return the body. A message that cannot be routed or rendered fails; those before it go out now, and the rest next.
+
+        A message that is routed differently from the first one begins the next batch.
+        """
         form = self.form
-        if form.transform is None:
+        self._routed = None
+        if form.transform is None and form.route is None:
             try:
                 if len(messages) == 1:
                     body = render(messages[0].change, form)
@@ -658,19 +668,26 @@ class SinkDelivery:
                 log.debug("a batch of sink %s cannot be rendered as a whole: %s", self.sink.name, exc)
         parts: list[bytes] = []
         for message in messages:
+            at, what = len(parts), "routing"
+            failure: Exception | None = None
             try:
-                parts.append(render(message.change, form))
+                routed = None if form.route is None else form.route(message.change)
+                what = "transform"
+                part = render(message.change, form)
             except Exception as exc:
-                at = len(parts)
-                if at:
-                    rest = messages[at:]
-                    del messages[at:]
-                    self._wait_behind(messages, rest, 0.0)
-                    break
+                failure = exc
+                what = what if isinstance(exc, FunctionRaised) else "message"
+            if failure is not None and not at:
                 self._wait_behind([message], messages[1:], 0.0)
-                kind = "transform" if isinstance(exc, FunctionRaised) else "message"
-                self._failed([message], f"[{kind}]: {exc}", None)
+                self._failed([message], f"[{what}]: {failure}", None)
                 return None
+            if failure is not None or (at and routed != self._routed):
+                rest = messages[at:]
+                del messages[at:]
+                self._wait_behind(messages, rest, 0.0)
+                break
+            self._routed = routed
+            parts.append(part)
         if not self.sink.batch:
             return parts[0]
         return b'{"data":[%b]}' % b",".join(parts)

@@ -1,7 +1,8 @@
-"""The HTTP client that delivers webhooks: it can only POST, and trusts nobody. What to send and what follows is decided in `delivery.py`.
+"""The HTTP client that delivers webhooks: it sends what it is given, and trusts nobody.
 
-It follows no redirect, never decompresses, reads no more than `MAX_ANSWER` of an answer, has one deadline for everything from the
-request's first byte to the answer's last, connects only to addresses that `userhooks.addresses` lets pass (judged after name resolution,
+What to send and what follows is decided in `delivery.py`. It follows no redirect, never decompresses, reads no more than `MAX_ANSWER` of
+an answer, has one deadline for everything from the request's first byte to the answer's last, connects only to addresses that
+`userhooks.addresses` lets pass (judged after name resolution,
 at every new connection), ignores proxy variables, and verifies TLS. A connection carries one request at a time and is reused. The only
 request it repeats by itself, once, is one whose reused connection ends before the first byte of an answer: the receiver closed an idle
 connection while the request was on its way (RFC 9110, 9.2.2 and RFC 9112, 9.3.1).
@@ -80,6 +81,7 @@ class Connection(asyncio.Protocol):
     """One connection to an origin, speaking HTTP/1.1."""
 
     __slots__ = (
+        "_bodiless",
         "_body_size",
         "_complete",
         "_delivery",
@@ -104,6 +106,7 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0
         self.suspect = False
         self._transport: Any = None
+        self._bodiless = False
         self._delivery: Delivery | None = None
         self._reused = False
         self._repeatable: bytes | None = None
@@ -195,6 +198,8 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         if not self._complete:
             self._status = self._parser.get_status_code()
+            if self._bodiless and self._status >= 200:
+                self._complete = True  # whatever length it names; the connection is closed, since the parser waits for a body
 
     def on_body(self, body: bytes) -> None:
         if not self._complete:
@@ -215,6 +220,7 @@ class Connection(asyncio.Protocol):
         """Write one request; its outcome goes to `delivery`, at the latest at `deadline` (loop time)."""
         if self._read:
             self._prepare()
+        self._bodiless = request.startswith(b"HEAD ")
         self._delivery = delivery
         self._repeatable = request if self._reused else None
         self._reused = True

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import orjson
 
@@ -377,10 +377,22 @@ Transform: TypeAlias = Callable[["Change"], bytes]
 """What makes the JSON of a message in place of `render`; it raises FunctionRaised"""
 
 
-class SinkForm:
-    """What a sink's messages have in common: `consumer` and `database` of their metadata, or the transform that makes them."""
+class Routed(NamedTuple):
+    """How a message's request differs from that of others: method, path below the endpoint's URL, and headers of its own."""
 
-    __slots__ = ("database_name", "head", "timestamp_format", "transform")
+    method: str = "POST"
+    path: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+RouteOf: TypeAlias = Callable[["Change"], Routed]
+"""What says how a message is requested; it raises FunctionRaised"""
+
+
+class SinkForm:
+    """What a sink's messages have in common: `consumer` and `database` of their metadata, or the transform; the route, if any."""
+
+    __slots__ = ("database_name", "head", "route", "timestamp_format", "transform")
 
     def __init__(
         self,
@@ -388,6 +400,7 @@ class SinkForm:
         database: Mapping[str, Any],
         timestamp_format: TimestampFormat,
         transform: Transform | None = None,
+        route: RouteOf | None = None,
     ) -> None:
         self.head = b',"metadata":{"consumer":%b,"database":%b,' % (
             orjson.dumps({name: consumer[name] for name in CONSUMER_FIELDS}),
@@ -396,6 +409,7 @@ class SinkForm:
         self.database_name = b"%b" % orjson.dumps(database["name"])  # a copy: of what orjson makes 4 kB stay taken for each sink
         self.timestamp_format = timestamp_format
         self.transform = transform
+        self.route = route
 
 
 def render(change: Change, form: SinkForm) -> bytes:

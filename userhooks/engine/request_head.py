@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 from urllib.parse import quote
 
+from userhooks.engine.rendering import Routed
 from userhooks.engine.resources import HttpEndpoint
 
 USER_AGENT = "userhooks/0.1"
@@ -19,17 +20,17 @@ class RequestHead(NamedTuple):
     gzip: bool
 
 
-def request_head(endpoint: HttpEndpoint, sink_path: str | None) -> RequestHead:
-    """Return the head of every request to this endpoint.
+def request_head(endpoint: HttpEndpoint, routed: Routed) -> RequestHead:
+    """Return the head of requests to this endpoint.
 
-    The order is Sequin's (recorded): content-length, host, all others by name, in lower case. The sink's path is joined to the endpoint's
-    URL as text, also behind a query string.
+    The order is Sequin's (recorded): content-length, host, all others by name, in lower case. The path is joined to the endpoint's URL as
+    text, also behind a query string. Headers of the route replace those of the endpoint.
     """
     target = endpoint.path or ""
     if endpoint.query:
         target += "?" + endpoint.query
-    if sink_path:
-        target = target.removesuffix("/") + sink_path
+    if routed.path:
+        target = target.removesuffix("/") + routed.path
     if not target.startswith("/"):
         target = "/" + target
     default_port = 443 if endpoint.scheme == "https" else 80
@@ -40,14 +41,14 @@ def request_head(endpoint: HttpEndpoint, sink_path: str | None) -> RequestHead:
         "content-type": "application/json",
         "user-agent": USER_AGENT,
     }
-    for name, value in (*endpoint.headers.items(), *endpoint.encrypted_headers.items()):
+    for name, value in (*endpoint.headers.items(), *endpoint.encrypted_headers.items(), *routed.headers):
         if name.lower() not in ("content-length", "host", "transfer-encoding", "connection"):
             headers[name.lower()] = str(value)
     gzip = headers.get("content-encoding", "").strip().lower() == "gzip"
     if gzip:
         headers["content-encoding"] = "gzip"
     lines = "".join(f"{_one_line(name)}: {_one_line(value)}\r\n" for name, value in sorted(headers.items()))
-    head = f"POST {quote(target, safe=_URL_CHARACTERS)} HTTP/1.1\r\ncontent-length: "
+    head = f"{routed.method} {quote(target, safe=_URL_CHARACTERS)} HTTP/1.1\r\ncontent-length: "
     return RequestHead(head.encode(), f"\r\nhost: {host}\r\n{lines}\r\n".encode(), gzip)
 
 

@@ -222,7 +222,7 @@ class _SinkRequest:
             raise refused(f"Function '{value}' not found.")
 
     def _routing(self, value: Any) -> None:
-        self._unsupported("routing", value)
+        self._function("routing", value)
 
     def _enrichment(self, value: Any) -> None:
         self._unsupported("enrichment", value)

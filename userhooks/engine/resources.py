@@ -77,7 +77,7 @@ class HttpEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A filter or transform function; `code` is Elixir source."""
+    """A filter, transform, path or routing function; `code` is Elixir source."""
 
     id: str
     name: str
@@ -146,6 +146,7 @@ class Sink:
     filters: tuple[ColumnFilter, ...] | None = None
     """column filters of the 0.9.4 body; such a sink is answered in 0.9.4's shape"""
     transform: str | None = None
+    routing: str | None = None
     source: Source = Source()
     tables: tuple[SinkTable, ...] = ()
     message_grouping: bool = True

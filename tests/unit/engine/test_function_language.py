@@ -320,7 +320,7 @@ def test_any_code_is_taken_or_refused_and_answers_or_raises(body: str) -> None:
 
 FORMS = [
     *(f"({{}} {sign} {{}})" for sign in ("+", "-", "*", "/", "==", "<", "and", "||", "&&", "<>", "++", "in")),
-    *("not {}", "-{}", "[{}]", "{{{}, 1}}", "%{{a: {}}}", "to_string({})", '"#{{{}}}"', "(fn z -> {} end)"),
+    *("(not {})", "(-({}))", "[{}]", "{{{}, 1}}", "%{{a: {}}}", "to_string({})", '"#{{{}}}"', "(fn z -> {} end)"),
     *("(if {}, do: {}, else: (x = {}; x))", "Enum.map([{}], fn z -> {} end)", "(with {{:ok, z}} <- {{:ok, {}}}, do: {{z, {}}})"),
     "(case {} do\n {{z, _}} -> z\n [z | _] when z > 1 -> {}\n z -> [z]\nend)",
     "(cond do\n {} -> {}\n true -> 1\nend)",

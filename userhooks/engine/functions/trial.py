@@ -18,7 +18,7 @@ from userhooks.engine.rendering import Change, TableShape
 from userhooks.engine.resources import Column, Table
 from userhooks.engine.values import TIMESTAMPTZ, TypeCatalog
 
-KINDS = ("filter", "transform")
+KINDS = ("filter", "transform", "routing")
 
 _TEXT, _INT4 = 25, 23
 _COLUMNS = (Column("id", _INT4, -1), Column("name", _TEXT, -1), Column("house", _TEXT, -1), Column("inserted_at", TIMESTAMPTZ, -1))
