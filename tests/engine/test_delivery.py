@@ -267,7 +267,7 @@ def test_a_filter_that_raises_delivers_nothing_and_says_so(engine: EngineProgram
         checks = engine.ask("GET", "/api/sinks/raising")["health"]["checks"]
         return " ".join(check.get("error", "") for check in checks)
 
-    assert "expected true or false" in eventually(error)
+    assert "[filter]: argument error (line: 2)" in eventually(error)
     assert receiver.messages("/raising") == []
 
 

@@ -1,6 +1,6 @@
 """The `filters` of a sink, as Sequin took them up to 0.9.4: a request's list in normal form, or a refusal. Pure.
 
-How they are evaluated is in `functions.py`. A filter that is not understood is refused, since without it every row would pass.
+How they are evaluated is in `functions/column_filters.py`. A filter that is not understood is refused: without it every row would pass.
 """
 
 from __future__ import annotations
