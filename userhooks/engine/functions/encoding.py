@@ -74,8 +74,10 @@ def array_json(items: Iterable[bytes]) -> bytes:
 def object_json(meter: Meter, members: dict[Any, bytes]) -> bytes:
     """Put the JSON of a map together, whose values are JSON already."""
     keys = sorted_keys(meter, members)
-    names = [_key_name(meter, key) for key in keys]
-    _check_names(names)
+    names = keys
+    if not all(type(key) is str for key in keys):
+        names = [_key_name(meter, key) for key in keys]
+        _check_names(names)
     return b"{%b}" % b",".join([text_json(name) + b":" + members[key] for name, key in zip(names, keys, strict=True)])
 
 

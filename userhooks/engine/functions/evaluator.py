@@ -6,7 +6,7 @@ A frame holds the change, the variables, and the meter that bounds the work. Wha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeAlias, TypeVar
 
 from userhooks.engine.functions import patterns, text
@@ -99,9 +99,14 @@ def compile_expression(expr: Expr, metadata: Mapping[Atom, Any], timestamp_forma
     return branches
 
 
+@lru_cache(maxsize=4096)  # one name for all sinks
+def _name(expr: Expr) -> str:
+    return repr(expr)
+
+
 def _once(expr: Expr, read: Callable[[Change], Any]) -> Evaluate:
     """Make what reads a part of the change once in an evaluation, however often it is asked for: a json value may be large."""
-    name = repr(expr)
+    name = _name(expr)
 
     def evaluate(frame: Frame) -> Any:
         seen = frame.seen

@@ -51,10 +51,10 @@ class Filter:
         steps, result = fold_steps(self.program.steps, metadata)
         if not steps and isinstance(result, Const) and result.value is False:
             return Bound(lambda _: False, never=True)
-        accepts = self._judge(steps, result, metadata)
         split = split_equality(steps, result)
         if split is None:
-            return Bound(accepts)
+            return Bound(self._judge(steps, result, metadata))
+        accepts = _when_asked(lambda: self._judge(steps, result, metadata))
         equality, rest = split
         if rest is None:
             return Bound(accepts, equality)
@@ -65,6 +65,19 @@ class Filter:
     def _judge(self, steps: list[Expr], result: Expr, metadata: Mapping[Atom, Any]) -> Judge:
         """Compile to a function that answers true or false, or raises FunctionRaised."""
         return run_steps(steps, _boolean(compile_expression(result, metadata)), self.program.variables, metadata, "iso8601")
+
+
+def _when_asked(make: Callable[[], Judge]) -> Judge:
+    """Make a judge when it is asked for the first time: most of ten thousand filters are found by their equality, and never asked."""
+    made: Judge | None = None
+
+    def judge(change: Change) -> bool:
+        nonlocal made
+        if made is None:
+            made = make()
+        return made(change)
+
+    return judge
 
 
 def _boolean(answer: Make[Any]) -> Make[bool]:

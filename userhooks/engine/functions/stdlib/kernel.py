@@ -278,15 +278,21 @@ def binary_part(meter: Meter, of: Any, start: Any, size: Any) -> str | bytes:
 
 def concatenate(meter: Meter, *parts: Any) -> Any:
     """`<>`, interpolation and `<<…>>`."""
-    if len(parts) == 2 and type(parts[0]) is str and type(parts[1]) is str:
-        meter.text(len(parts[0]) + len(parts[1]))
-        return parts[0] + parts[1]
+    size = 0
+    for part in parts:
+        if type(part) is not str:
+            return _concatenate_bytes(meter, parts)
+        size += len(part)
+    meter.text(size)
+    return "".join(parts)
+
+
+def _concatenate_bytes(meter: Meter, parts: tuple[Any, ...]) -> str | bytes:
     for i, part in enumerate(parts):
         if not is_binary(part):
-            raise Raised(f"construction of binary failed: segment {i + 1} of type 'binary': expected a binary but got: {inspect(part)}")
+            shown = inspect(part)
+            raise Raised(f"construction of binary failed: segment {i + 1} of type 'binary': expected a binary but got: {shown}")
     meter.text(sum(map(len, parts)))
-    if all(type(part) is str for part in parts):
-        return "".join(parts)
     return as_binary(b"".join(map(as_bytes, parts)))
 
 
