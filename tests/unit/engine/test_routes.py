@@ -63,7 +63,7 @@ def test_an_answer_that_is_no_route_raises(answer: str, says: str) -> None:
 
 def test_a_routes_headers_replace_those_of_the_endpoint_and_its_path_is_joined() -> None:
     endpoint = HttpEndpoint("e", "e", "http", "h.example", 80, "/base/", "k=1", headers={"X-A": "1", "x-b": "2"})
-    head, tail = request_head(endpoint, Routed("PUT", "/x y", (("x-A", "3"), ("content-length", "9"))))
+    head, tail, _ = request_head(endpoint, Routed("PUT", "/x y", (("x-A", "3"), ("content-length", "9"))))
     assert head == b"PUT /base/?k=1/x%20y HTTP/1.1\r\ncontent-length: "
     lines = tail.decode().split("\r\n")
     assert "x-a: 3" in lines
