@@ -18,7 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakValueDictionary
 
 if TYPE_CHECKING:
     from userhooks.engine.functions.meter import Meter
@@ -35,11 +36,11 @@ class Raised(Exception):
 
 
 class Atom:
-    """An atom other than true, false and nil: one object for each name."""
+    """An atom other than true, false and nil: one object for each name, for as long as it is used."""
 
-    __slots__ = ("name",)
+    __slots__ = ("__weakref__", "name")
     name: str
-    _all: dict[str, Atom] = {}  # noqa: RUF012  # the atoms of all functions, which come from code of a bounded size
+    _all: ClassVar[WeakValueDictionary[str, Atom]] = WeakValueDictionary()
 
     def __new__(cls, name: str) -> Atom:
         found = cls._all.get(name)
