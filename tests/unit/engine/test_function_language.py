@@ -237,11 +237,11 @@ def call(rng: random.Random, depth: int = 2) -> str:
     return f"{function.name}({', '.join(arguments)})"
 
 
-@pytest.mark.parametrize("seed", [random.randrange(10**6) for _ in range(3)])
-def test_any_function_with_any_arguments_answers_or_raises(seed: int) -> None:
+def test_any_function_with_any_arguments_answers_or_raises() -> None:
+    seed = random.randrange(10**6)
     print("seed", seed)
     rng = random.Random(seed)
-    for _ in range(700):
+    for _ in range(2000):
         body = call(rng)
         try:
             transform = bound(body)
