@@ -57,8 +57,8 @@ def check_live_and_backfilled(engine: EngineProgram, database: Connection, recei
     backfill = engine.ask("POST", "/api/sinks/odd/backfills", {"table": "public.odd"})
     path = f"/api/sinks/odd/backfills/{backfill['id']}"
     eventually(lambda: engine.ask("GET", path)["state"] == "completed", within=20, what="the backfill to be completed")
-    records = [message["record"] for message in receiver.wait_for(3)]
-    assert records == [{**ROW, "id": 2}, ROW, {**ROW, "id": 2}]
+    records = sorted((message["record"] for message in receiver.wait_for(3)), key=lambda record: record["id"])
+    assert records == [ROW, {**ROW, "id": 2}, {**ROW, "id": 2}]
 
 
 @pytest.mark.parametrize("variables", [["PGTZ", "PGDATESTYLE"], list(VARIABLES)], ids=["the session's", "all"])
@@ -116,8 +116,8 @@ def test_a_value_of_a_database_without_an_encoding_stops_nobody(
             with psycopg.connect(url, autocommit=True, client_encoding="SQL_ASCII") as connection:
                 for message in ("Grüße".encode(), b"Gr\xfc\xdfe", b"after"):
                     connection.execute(b"insert into notifications (user_id, message) values (1, '" + message + b"')")
-            found = [m["record"]["message"] for m in receiver.wait_for(3)]
-            assert found == ["Grüße", "Gr\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}e", "after"]
+            found = {m["record"]["message"] for m in receiver.wait_for(3)}
+            assert found == {"Grüße", "Gr\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}e", "after"}
             assert engine.ask("GET", "/api/sinks/all")["health"]["status"] == "healthy"
         finally:
             engine.stop()

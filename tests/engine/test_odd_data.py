@@ -245,9 +245,11 @@ def test_a_backfill_of_a_table_reads_none_that_inherit_from_it(engine: EnginePro
     )
     sink(engine, "people", receiver, "public.people")
     database.execute("insert into people values (1); insert into clients values (2, 5); insert into people values (3)")
-    assert [m["record"] for m in receiver.wait_for(2)] == [{"id": 1}, {"id": 3}]
+    receiver.wait_for(2)
+    assert sorted(receiver.ids()) == [1, 3]
     read_again(engine, "people", "public.people")
-    assert [m["record"] for m in receiver.wait_for(4)] == [{"id": 1}, {"id": 3}] * 2
+    receiver.wait_for(4)
+    assert sorted(receiver.ids()) == [1, 1, 3, 3]
     [backfill] = engine.ask("GET", "/api/sinks/people/backfills")["data"]
     assert (backfill["rows_initial_count"], backfill["rows_processed_count"]) == (2, 2)
 

@@ -42,7 +42,7 @@ def test_a_filter_may_compute(engine: EngineProgram, database: psycopg.Connectio
     engine.sink("orders", receiver.url, filter="orders", annotations={"minimum": "10"})
     insert(database, "Order 9", "ORDER 10", "order", "hello", "order 12")
     receiver.wait_for(2)
-    assert [m["record"]["message"] for m in receiver.messages()] == ["ORDER 10", "order 12"]
+    assert {m["record"]["message"] for m in receiver.messages()} == {"ORDER 10", "order 12"}
 
 
 def test_a_filter_that_would_never_end_costs_its_own_sink_only(
