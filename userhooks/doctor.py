@@ -12,8 +12,8 @@ import pwd
 import shutil
 import socket
 import stat
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -29,6 +29,7 @@ from userhooks.sequin import SequinClient
 from userhooks.settings import Settings
 from userhooks.stack import is_down, stack_status
 from userhooks.subscriptions import MISSING, Subscription, Subscriptions
+from userhooks.supervisor import PARTS
 
 if TYPE_CHECKING:
     import psycopg
@@ -40,6 +41,8 @@ DISK_NEEDED = 1 << 30
 WAL_ALLOWED = 64 << 20
 """Bytes of WAL that a slot may keep before it is a finding: four segments."""
 CONNECT_SECONDS = 3.0
+NAMED = 5
+"""Sinks named in one finding before the rest is counted."""
 
 _RESUME = """Resume it: PATCH /subscriptions/{} with the body {{"status": "active"}}, at the server's address."""
 
@@ -152,9 +155,14 @@ def _existing(path: Path) -> Path:
 
 def _parts(status: dict[str, Any], settings: Settings, home: Home) -> Iterator[Finding]:
     """Which of our parts run; for those that do not, whether their ports are free."""
-    for part in ("postgres", "sequin", "server", "inspector"):
+    ours = [part for part in PARTS if status[part].get("embedded", True)]
+    stopped = all(is_down(status, part) for part in ours)
+    if stopped:
+        yield Finding("stack", False, f"is not running: {', '.join(ours)}", "Run userhooks up --detach")
+    for part in PARTS:
         if is_down(status, part):
-            yield Finding(part, False, "is not running", f"Run userhooks up --detach; what it said last is in {home.log(part)}")
+            if not stopped:
+                yield Finding(part, False, "is not running", f"Run userhooks up --detach; what it said last is in {home.log(part)}")
             yield from _ports(part, status, settings)
         elif status[part].get("embedded", True):
             yield Finding(part, True, f"runs as process {status[part]['pid']}")
@@ -230,30 +238,69 @@ def _sequin(sequin: SequinClient, subscriptions: Subscriptions, status: dict[str
         return
     database = status["sequin"]["database"]
     yield _asking("Sequin's database", sequin.test_connection, lambda _: f"Sequin can connect to {database}")
-    for subscription in subscriptions.list():
-        yield from _subscription(subscription, sequin, status)
-    known = {subscription.sink_id for subscription in subscriptions.list()}
+    listed = subscriptions.list()
+    yield from each_thing_once([found for subscription in listed for found in _subscription(subscription, sequin, status)])
+    known = {subscription.sink_id for subscription in listed}
     for sink in sequin.sinks():
         if "user_id" in sink.annotations and sink.id not in known and sink.database == database:
             text = f"belongs to user {sink.annotations['user_id']} and to no row of webhook_subscriptions"
             yield Finding(sink.name, False, text, f"Was the user deleted? Run userhooks unsubscribe {sink.name}")
 
 
-def _subscription(subscription: Subscription, sequin: SequinClient, status: Mapping[str, Any]) -> Iterator[Finding]:
+def _subscription(subscription: Subscription, sequin: SequinClient, status: dict[str, Any]) -> Iterator[Finding]:
     about = subscription.sink_name
     if subscription.status == MISSING:
         remedy = f"Run userhooks subscribe {subscription.user_id} {subscription.url}"
         yield Finding(about, False, "its sink is gone from Sequin", remedy)
         return
     sink = sequin.sink(subscription.sink_id)
-    if sink.status != "active":
-        yield Finding(about, False, f"is {sink.status}, so nothing is sent", _RESUME.format(about))
-    elif sink.error is not None:
-        yield judge_error(about, sink.error)
-    else:
-        yield Finding(about, True, f"user {subscription.user_id}, {sink.health or 'active'}")
     connect = partial(_connect, allow_private=status["private_addresses"] == "allow")
-    yield judge_reach(about, subscription.url, own_engine=status["sequin"]["embedded"], connect=connect)
+    reach = judge_reach(about, subscription.url, own_engine=status["sequin"]["embedded"], connect=connect)
+    if sink.status != "active":
+        state = Finding(about, False, f"is {sink.status}, so nothing is sent", _RESUME.format(about))
+    elif sink.error is not None:
+        state = judge_error(about, sink.error)
+    else:
+        state = Finding(about, True, f"user {subscription.user_id}, {sink.health or 'active'}")
+    yield from judge_together(
+        state,
+        reach,
+        refused=sink.status == "active" and (sink.error or "").startswith("[http_endpoint]"),
+        reported=is_down(status, "inspector") and _is_at(subscription.url, status["inspector"]["url"]),
+    )
+
+
+def judge_together(sink: Finding, reach: Finding, *, refused: bool, reported: bool) -> list[Finding]:
+    """Combine what a sink's health and a connection to its receiver say, so that a dead receiver is one finding.
+
+    `refused`: the sink's complaint is about its receiver. `reported`: the receiver is our inspector, which has a finding of its own.
+    """
+    if reach.fine:
+        return [sink, reach]
+    if reported:
+        return [] if refused else [sink]
+    return [replace(reach, about=sink.about, text=f"{reach.text}. {sink.text}")] if refused else [sink, reach]
+
+
+def each_thing_once(findings: Sequence[Finding]) -> list[Finding]:
+    """Merge the findings that say the same thing is wrong, with the same remedy, into one that names everything it is about."""
+    abouts: dict[tuple[str, str], list[str]] = {}
+    for found in findings:
+        if not found.fine:
+            abouts.setdefault((found.text, found.remedy), []).append(found.about)
+    merged: list[Finding] = []
+    for found in findings:
+        names = [found.about] if found.fine else abouts.pop((found.text, found.remedy), [])
+        if names:
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            merged.append(replace(found, about=", ".join(names[:NAMED]) + more))
+    return merged
+
+
+def _is_at(url: str, base: str) -> bool:
+    """Whether `url` leads to the server at `base`."""
+    its, own = urlsplit(url), urlsplit(base)
+    return (its.scheme, its.hostname, its.port) == (own.scheme, own.hostname, own.port)
 
 
 def judge_error(about: str, error: str) -> Finding:

@@ -15,7 +15,15 @@ from tests.stack.conftest import Installation
 from tests.waiting import eventually
 from userhooks import Stack
 from userhooks.database import Database
-from userhooks.doctor import DISK_NEEDED, WAL_ALLOWED, judge_disk, judge_error, judge_reach, judge_slot, judge_way
+from userhooks.doctor import (
+    DISK_NEEDED,
+    WAL_ALLOWED,
+    judge_disk,
+    judge_error,
+    judge_reach,
+    judge_slot,
+    judge_way,
+)
 
 
 def complaints(installation: Installation) -> dict[str, str]:
@@ -31,8 +39,9 @@ def complaints(installation: Installation) -> dict[str, str]:
 
 def test_before_the_first_start_it_says_what_to_run(installation: Installation) -> None:
     found = complaints(installation)
-    assert sorted(found) == ["inspector", "postgres", "sequin", "server"]
-    assert all("userhooks up --detach" in text for text in found.values())
+    assert list(found) == ["stack"]
+    assert "not running: postgres, sequin, server, inspector" in found["stack"]
+    assert "userhooks up --detach" in found["stack"]
     assert not installation.home.path.exists()
 
 
@@ -48,6 +57,7 @@ def test_a_stack_that_runs_is_fine_and_each_thing_that_breaks_in_it_is_named(ins
         stack.database.insert_notifications([(2, "x")])
         waiting = eventually(lambda: complaints(installation).get(dead.sink_name), what="the engine's complaint")
         assert "Sequin says" in waiting
+        assert len(complaints(installation)) == 1, "a dead receiver is one thing"
         stack.subscriptions.unsubscribe(dead.sink_name)
 
         stack.subscriptions.pause(good.sink_name)
@@ -133,6 +143,19 @@ def test_a_part_that_died_is_named_with_its_log(running: Installation, part: str
     assert str(running.home.log(part)) in complaints(running)[part]
 
 
+def test_an_inspector_that_died_is_one_finding_whatever_is_subscribed_to_its_inboxes(running: Installation) -> None:
+    stack = Stack.attach(running.settings)
+    with stack.inspector as inspector, stack.sequin:
+        sinks = [stack.subscriptions.subscribe(user, inspector.inbox(f"user {user}").url).sink_name for user in (1, 2)]
+        stack.kill("inspector")
+        assert list(complaints(running)) == ["inspector"]
+        stack.database.insert_notifications([(1, "x"), (2, "x")])
+        eventually(lambda: all(stack.sequin.sink(sink).error for sink in sinks), what="the sinks' complaints")
+        assert list(complaints(running)) == ["inspector"]
+        for sink in sinks:
+            stack.subscriptions.unsubscribe(sink)
+
+
 def test_a_home_that_others_may_read_is_named(installation: Installation) -> None:
     installation.succeed("up", "--detach")
     installation.home.secrets_file.chmod(0o644)
@@ -156,6 +179,16 @@ def test_a_database_that_does_not_answer_is_named(install: Callable[..., Install
     port = free_port()
     installation = install(DATABASE_URL=f"postgresql://postgres:x@127.0.0.1:{port}/app")
     assert str(port) in complaints(installation)["database"]
+
+
+def test_a_database_that_went_down_under_a_running_stack_is_one_finding(running: Installation) -> None:
+    stack = Stack.attach(running.settings)
+    with stack.inspector as inspector, stack.sequin:
+        stack.subscriptions.subscribe(1, inspector.inbox("ada").url)
+        stack.kill("postgres")
+        assert list(complaints(running)) == ["postgres"]
+        stack.restart("postgres")
+        stack.subscriptions.unsubscribe("user-1-notifications")
 
 
 # --- judgements --------------------------------------------------------------------------------------------------------
