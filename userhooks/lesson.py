@@ -198,7 +198,8 @@ class Lesson:
         """Hold every row of this lesson's users against what their inboxes received; with `wal`, every change from now on.
 
         What is owed and has not come is given `wait` seconds more; 0 for a look at how it is now. Counts subscriptions to this lesson's
-        inboxes, rows that are still in the table, and backfills begun by `Lesson.backfill` and not cancelled.
+        inboxes, rows that are still in the table, and backfills begun by `Lesson.backfill` and not cancelled. Subscriptions to other
+        receivers are `not checked`.
 
             ledger = lesson.ledger()
             ledger.verdict()
@@ -274,10 +275,10 @@ class Lesson:
 
     def _reconciled(self, reconcile: Callable[[list[Row], list[Receipt], list[Owed], list[Replay]], Ledger]) -> Ledger:
         inboxes = {inbox.url: inbox for inbox in self._inboxes.values()}
-        subscriptions = [subscription for subscription in self.subscriptions() if _inbox_of(subscription, inboxes)]
+        subscriptions = self.subscriptions()
         received = [receipt for user, inbox in self._inboxes.items() for receipt in _receipts(inbox, {}, self._users[user])]
-        owed = _owed(self.stack, subscriptions, self._since)
-        live = {debt.sink_id for debt in owed}
+        owed = _owed(self.stack, subscriptions, inboxes, self._since)
+        live = {debt.sink_id for debt in owed if debt.is_seen}
         replays = [replay for replay in self._replays if replay.sink_id in live and not self._is_cancelled(replay, subscriptions)]
         return reconcile(_rows(self.stack, list(self._users.values())), received, owed, replays)
 
@@ -330,18 +331,18 @@ class Lesson:
 
 
 def stack_ledger(stack: Stack) -> Ledger:
-    """Hold every row of every user against what the inboxes of the stack received, subscriptions to other URLs left out.
+    """Hold every row of every user against what the inboxes of the stack received; subscriptions to other URLs are `not checked`.
 
     An inbox belongs to the users that are subscribed to it. What `Lesson.ledger` says of a lesson's users holds here for all.
     """
     inboxes = {inbox.url: inbox for inbox in stack.inspector.inboxes()}
-    subscribed = [(one, inbox) for one in stack.subscriptions.list() if (inbox := _inbox_of(one, inboxes))]
-    subscriptions = [one for one, _ in subscribed]
+    subscriptions = stack.subscriptions.list()
+    subscribed = [(one, inbox) for one in subscriptions if (inbox := _inbox_of(one, inboxes))]
     received: list[Receipt] = []
     for inbox in {inbox.id: inbox for _, inbox in subscribed}.values():
         owners = {one.sink_id: one.user_id for one, its in subscribed if its is inbox}
         received += _receipts(inbox, owners, otherwise=next(iter(owners.values())))
-    return rows.reconcile(_rows(stack, None), received, _owed(stack, subscriptions, {}))
+    return rows.reconcile(_rows(stack, None), received, _owed(stack, subscriptions, inboxes, {}))
 
 
 def _inbox_of(subscription: Subscription, inboxes: Mapping[str, Inbox]) -> Inbox | None:
@@ -363,12 +364,18 @@ def _receipts(inbox: Inbox, owners: Mapping[str, int], otherwise: int) -> list[R
     ]
 
 
-def _owed(stack: Stack, subscriptions: Iterable[Subscription], since: Mapping[str, datetime]) -> list[Owed]:
+def _owed(stack: Stack, subscriptions: Iterable[Subscription], inboxes: Mapping[str, Inbox], since: Mapping[str, datetime]) -> list[Owed]:
     """What each subscription owes: everything from the moment it is known to be live, else from when its row was written."""
     with stack.database.connect() as connection:
         written = dict(connection.execute(_SUBSCRIBED_AT).fetchall())
     return [
-        Owed(one.user_id, one.sink_id, one.sink_name, since.get(one.sink_id, written.get(one.sink_id, datetime.now(UTC))))
+        Owed(
+            one.user_id,
+            one.sink_id,
+            one.sink_name,
+            since.get(one.sink_id, written.get(one.sink_id, datetime.now(UTC))),
+            is_seen=_inbox_of(one, inboxes) is not None,
+        )
         for one in subscriptions
         if one.status != MISSING
     ]

@@ -236,6 +236,26 @@ def test_a_row_that_one_backfill_reads_twice_is_duplicated() -> None:
     assert "1 duplicated" in backfilled([*HISTORY, HISTORY[7]]).verdict()
 
 
+# --- receivers that are not inboxes ----------------------------------------------------------------------------------------
+
+
+def test_what_is_owed_to_a_receiver_that_is_not_an_inbox_is_counted_and_not_called_received_or_lost() -> None:
+    elsewhere = owed(BEN, since=300)._replace(is_seen=False)
+    owed_there = sum(1 for row in ROWS if row.user_id == BEN and row.id >= 300)
+    ledger = reconcile(ROWS, ADAS, [owed(ADA), elsewhere])
+    assert ledger.verdict() == (
+        "500 committed, 166 expected, 166 received, 0 lost, 0 duplicated, 0 foreign, order kept, p99 3 ms; "
+        f"not checked: 1 subscription whose receiver is not an inbox, {owed_there} expected"
+    )
+    assert ledger.ok
+    assert ledger.frame()["state"].value_counts()["not checked"] == owed_there
+    assert (
+        reconcile(ROWS, [], [elsewhere, elsewhere._replace(user_id=CY, since=at(501))])
+        .verdict()
+        .endswith(f"; not checked: 2 subscriptions whose receivers are not inboxes, {owed_there} expected")
+    )
+
+
 # --- the tables ------------------------------------------------------------------------------------------------------------
 
 

@@ -65,6 +65,13 @@ def test_both_owners_of_a_row_that_changed_hands_have_a_line() -> None:
     assert found.ok
 
 
+def test_changes_owed_to_a_receiver_that_is_not_an_inbox_are_not_checked() -> None:
+    found = ledger(ADAS, [owed(ADA), owed(BEN)._replace(is_seen=False)])
+    assert found.verdict().endswith("; not checked: 1 subscription whose receiver is not an inbox, 2 expected")
+    assert "3 expected, 3 received, 0 lost" in found.verdict()
+    assert found.ok
+
+
 def test_a_lost_update_is_named_by_user_row_and_sink() -> None:
     assert ledger(ADAS[:1] + ADAS[2:]).problems() == ["lost: the update of row 1 of user 1 never reached user-1-notifications"]
 

@@ -540,6 +540,10 @@ def test_the_stacks_ledger_covers_all_users_with_an_inbox(stack: Stack) -> None:
             lesson.inbox("ada").wait_for(1)
         one.inbox("ben").wait_for(1)
         assert stack_ledger(stack).verdict().startswith("4 committed, 3 expected, 3 received, 0 lost, 0 duplicated, 0 foreign")
+        unseen = "; not checked: 1 subscription whose receiver is not an inbox, 1 expected"
+        assert stack_ledger(stack).verdict().endswith(unseen)
+        assert two.ledger().verdict().endswith(unseen)
+        assert "not checked" not in one.ledger().verdict()
 
 
 # --- the demo --------------------------------------------------------------------------------------------------------------

@@ -81,6 +81,7 @@ def reconcile(
             for (_, lsn, idx), receipt in arrivals.changes.items()
             if lsn >= since_lsn and (lsn, idx, receipt.message.action, receipt.message.record.get("id")) not in known
         ],
+        unseen=sum(not debt.is_seen for debt in debts),
     )
 
 
@@ -93,7 +94,7 @@ def _entry(change: Change, debt: Owed, arrivals: Arrivals, reason: str) -> Entry
         state: State = "received"
     else:
         latency = None
-        state = "withheld" if reason else "lost" if change.committed_at >= debt.since else "not owed"
+        state = "withheld" if reason else debt.missing(change.committed_at)
     return Entry(
         row=change.row,
         user_id=debt.user_id,

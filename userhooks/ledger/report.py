@@ -14,14 +14,21 @@ from userhooks.ranks import nearest_rank
 if TYPE_CHECKING:
     import pandas as pd
 
-State = Literal["received", "lost", "withheld", "not owed"]
+State = Literal["received", "lost", "withheld", "not owed", "not checked"]
 
 
 class Entry(NamedTuple):
     """One committed change and one sink: what was owed and what came.
 
-    `backfill` is True for history, False for a live change. `state` is `received`, `lost`, `withheld` (no sink may have it; `reason` says
-    why) or `not owed`; `sink_name` is None when nobody subscribed to the row's user, and `user_id` when the change does not tell it.
+    `backfill` is True for history, False for a live change. `state` is one of
+
+    - `received`: an inbox answered it 2xx,
+    - `lost`: it was owed and did not come,
+    - `withheld`: no sink may have it; `reason` says why,
+    - `not checked`: it is owed to a receiver that is not an inbox,
+    - `not owed`: nobody subscribed to the row's user (`sink_name` is None), or only later.
+
+    `user_id` is None when the change does not tell it.
     `received_at` and `latency_ms` belong to the first delivery that was answered 2xx, and `times` counts those; a backfill's line has no
     latency, as a `read` does not tell when its row was committed. `in_order` is False for what came after a later change of its row.
     """
@@ -57,6 +64,8 @@ class Ledger:
     foreigners: Sequence[Receipt]
     out_of_order: Sequence[Receipt]
     unknown: Sequence[Receipt]
+    unseen: int = 0
+    """Subscriptions whose receiver is not an inbox."""
 
     @property
     def ok(self) -> bool:
@@ -75,7 +84,8 @@ class Ledger:
         these, how many came. duplicated: the same sink and idempotency key, or the same row's insert, answered 2xx once more. foreign:
         `record.user_id`, or a `user_id` in `changes`, is another user's than the inbox's or the sink's. Order is that of the changes of one
         row at one sink. p99 is of commit to receipt; absent when nothing came. Only when there are any: `withheld` counts (change, sink)
-        pairs, `unknown` counts messages of what was never committed, and a backfill adds what it owed.
+        pairs, `unknown` counts messages of what was never committed, a backfill adds what it owed, and `not checked` counts
+        the subscriptions whose receiver is not an inbox, with the pairs that they were owed.
         """
         counts = Counter((entry.backfill, entry.state) for entry in self.entries)
         parts = [
@@ -96,7 +106,13 @@ class Ledger:
             parts.append(f"p99 {latency:.0f} ms")
         text = ", ".join(parts)
         came, lost = counts[True, "received"], counts[True, "lost"]
-        return f"{text}; backfill: {came + lost} expected, {came} received, {lost} lost" if came + lost else text
+        if came + lost:
+            text += f"; backfill: {came + lost} expected, {came} received, {lost} lost"
+        if self.unseen:
+            many = self.unseen > 1
+            whose = "subscriptions whose receivers are not inboxes" if many else "subscription whose receiver is not an inbox"
+            text += f"; not checked: {self.unseen} {whose}, {counts[False, 'not checked']} expected"
+        return text
 
     def percentile(self, percent: float) -> float | None:
         """The latency in ms that `percent` % of the live inserts did not exceed (nearest rank); None when none came."""

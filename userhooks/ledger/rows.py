@@ -20,12 +20,22 @@ class Row(NamedTuple):
 
 
 class Owed(NamedTuple):
-    """A sink that owes a user's inbox every row of the user that is committed at or after `since` (aware)."""
+    """A sink that owes its receiver every row of the user that is committed at or after `since` (aware).
+
+    `is_seen` is False when the receiver is not an inbox, so that nothing is known of what it received.
+    """
 
     user_id: int
     sink_id: str
     sink_name: str
     since: datetime
+    is_seen: bool = True
+
+    def missing(self, committed_at: datetime) -> State:
+        """Return the state of a live change of this user that no inbox has received."""
+        if committed_at < self.since:
+            return "not owed"
+        return "lost" if self.is_seen else "not checked"
 
 
 class Replay(NamedTuple):
@@ -71,13 +81,13 @@ def reconcile(committed: Iterable[Row], received: Iterable[Receipt], owed: Itera
             for (sink, row, *_), receipt in [*arrivals.inserts.items(), *arrivals.reads.items()]
             if row not in there and (sink, row) not in arrivals.deleted
         ],
+        unseen=sum(not debt.is_seen for debt in debts),
     )
 
 
 def _live_entry(row: Row, debt: Owed, receipt: Receipt | None, arrivals: Arrivals) -> Entry:
     if receipt is None:
-        state: State = "lost" if row.committed_at >= debt.since else "not owed"
-        return Entry(row.id, row.user_id, debt.sink_name, False, state, row.committed_at, None, None)
+        return Entry(row.id, row.user_id, debt.sink_name, False, debt.missing(row.committed_at), row.committed_at, None, None)
     latency = (receipt.received_at - receipt.message.commit_timestamp).total_seconds() * 1000
     entry = Entry(row.id, row.user_id, debt.sink_name, False, "received", row.committed_at, receipt.received_at, latency)
     return entry._replace(times=arrivals.how_often(receipt), in_order=arrivals.in_order(receipt))
