@@ -35,6 +35,7 @@ USERS = ("ada", "ben", "cy")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,40}", re.ASCII)
 _LABEL = re.compile(rf"lesson [A-Za-z0-9_-]{{1,40}}: ({'|'.join(USERS)})")
 _POLL = 0.1
+_BEFORE_EVERYTHING = datetime.min.replace(tzinfo=UTC)
 
 
 # A created_at may be null, as in the seed's table; such a row is older than any subscription.
@@ -95,7 +96,7 @@ class Lesson:
         before = self.stack.database.wal_position()
         subscription = self.stack.subscriptions.subscribe(self.user(user), url)
         if subscription.created:
-            self._since[subscription.sink_id] = self._now()
+            self._since[subscription.sink_id] = _now(self.stack)
             self._leave_out_before(subscription.sink_id, before)
         return subscription
 
@@ -168,7 +169,7 @@ class Lesson:
             raise NotFound(
                 f"{user} has no subscription to backfill.", f'Run lesson.subscribe("{user}", url=lesson.inbox("{user}").url) first.'
             )
-        started_at = self._now()
+        started_at = _now(self.stack)
         handle = self.stack.subscriptions.backfill(subscriptions[0].sink_name)
         self._replays.append(Replay(subscriptions[0].sink_id, handle.id, started_at))
         return handle
@@ -197,7 +198,8 @@ class Lesson:
     def ledger(self, wait: float = 10.0, *, wal: bool = False) -> Ledger | WalLedger:
         """Hold every row of this lesson's users against what their inboxes received; with `wal`, every change from now on.
 
-        What is owed and has not come is given `wait` seconds more; 0 for a look at how it is now. Counts subscriptions to this lesson's
+        What is owed and has not come is given `wait` seconds more and is `lost` after them. What was committed in the meantime, and with
+        `wait` 0 everything, is `not yet arrived`. Counts subscriptions to this lesson's
         inboxes, rows that are still in the table, and backfills begun by `Lesson.backfill` and not cancelled. Subscriptions to other
         receivers are `not checked`.
 
@@ -213,10 +215,10 @@ class Lesson:
             ledger.verdict()
         """
         if not wal:
-            return self._settled(wait, lambda: self._reconciled(rows.reconcile))
+            return _settled(self.stack, wait, lambda: self._reconciled(rows.reconcile))
         recording = Recording(self.stack.database_url, self.stack.sequin.publication())
         self._recordings.append(recording)
-        return WalLedger(recording, lambda recorded: self._settled(wait, lambda: self._judged(recorded)))
+        return WalLedger(recording, lambda recorded: _settled(self.stack, wait, lambda: self._judged(recorded)))
 
     def close(self) -> None:
         """Remove this lesson's users with their rows and subscriptions, empty its inboxes, and close what it serves."""
@@ -243,26 +245,6 @@ class Lesson:
     def _require(self, user: str) -> None:
         if user not in self._users:
             raise NotFound(f"This lesson has no user {user!r}.", f"Its users are {', '.join(self._users)}.")
-
-    def _now(self) -> datetime:
-        """The database's clock, which also dates the rows."""
-        with self.stack.database.connect() as connection:
-            row = connection.execute("SELECT clock_timestamp()").fetchone()
-            assert row is not None  # noqa: S101 - a SELECT of one expression has one row
-            now: datetime = row[0]
-            return now
-
-    @staticmethod
-    def _settled(wait: float, look: Callable[[], Ledger]) -> Ledger:
-        """Look until all that is owed has come, or `wait` seconds are over."""
-        deadline = time.monotonic() + wait
-        while True:
-            began = time.monotonic()
-            ledger = look()
-            ended = time.monotonic()
-            if ledger.complete or ended >= deadline:
-                return ledger
-            time.sleep(min(max(_POLL, ended - began), deadline - ended))
 
     def _judged(self, recording: Recording) -> Ledger:
         users = set(self._users.values())
@@ -330,11 +312,38 @@ class Lesson:
         self.stack.database.drop_schema(self._schema)
 
 
-def stack_ledger(stack: Stack) -> Ledger:
+def stack_ledger(stack: Stack, wait: float = 10.0) -> Ledger:
     """Hold every row of every user against what the inboxes of the stack received; subscriptions to other URLs are `not checked`.
 
-    An inbox belongs to the users that are subscribed to it. What `Lesson.ledger` says of a lesson's users holds here for all.
+    An inbox belongs to the users that are subscribed to it. What `Lesson.ledger` says of a lesson's users, and of `wait`, holds here
+    for all.
     """
+    return _settled(stack, wait, lambda: _stack_reconciled(stack))
+
+
+def _settled(stack: Stack, wait: float, look: Callable[[], Ledger]) -> Ledger:
+    """Look until everything owed has come or `wait` seconds are over; only what was committed before them can be lost."""
+    called_at = _now(stack) if wait > 0 else _BEFORE_EVERYTHING
+    deadline = time.monotonic() + wait
+    while True:
+        began = time.monotonic()
+        ledger = look()
+        ended = time.monotonic()
+        if ledger.complete or ended >= deadline:
+            return ledger.awaiting(called_at)
+        time.sleep(min(max(_POLL, ended - began), deadline - ended))
+
+
+def _now(stack: Stack) -> datetime:
+    """The database's clock, which also dates the rows."""
+    with stack.database.connect() as connection:
+        row = connection.execute("SELECT clock_timestamp()").fetchone()
+        assert row is not None  # noqa: S101 - a SELECT of one expression has one row
+        now: datetime = row[0]
+        return now
+
+
+def _stack_reconciled(stack: Stack) -> Ledger:
     inboxes = {inbox.url: inbox for inbox in stack.inspector.inboxes()}
     subscriptions = stack.subscriptions.list()
     subscribed = [(one, inbox) for one in subscriptions if (inbox := _inbox_of(one, inboxes))]

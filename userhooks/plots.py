@@ -337,7 +337,7 @@ def _marked(marks: Sequence[tuple[datetime, str]], frame: pd.DataFrame, ax: Axes
 
 
 def _owed(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame[frame["state"].isin(["received", "lost"]) & ~frame["backfill"]]
+    return frame[frame["state"].isin(["received", "lost", "not yet arrived"]) & ~frame["backfill"]]
 
 
 def _timed(frame: pd.DataFrame) -> pd.DataFrame:
@@ -364,11 +364,11 @@ def _percentile(latencies: np.ndarray, percent: float) -> float:
 
 
 def _how_it_went(owed: pd.DataFrame) -> str:
-    lost = int((owed["state"] == "lost").sum())
+    missing = int((owed["state"] != "received").sum())
     if not len(owed):
         return "No row was owed to anybody"
-    if lost:
-        return f"{_rows(lost)} of {len(owed):,} not delivered"
+    if missing:
+        return f"{_rows(missing)} of {len(owed):,} not delivered"
     slowest = (owed["received_at"] - owed["committed_at"]).max().total_seconds()
     if slowest < _AS_GENERATED:
         return f"{_rows(len(owed))} delivered as fast as they were generated"

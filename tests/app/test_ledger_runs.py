@@ -76,7 +76,7 @@ def test_the_verdict_is_what_counting_comes_to(stack: Stack, seed: int) -> None:
     with stack.lesson("runs") as lesson:
         history = write_history(lesson, luck)
         sinks = subscribe(lesson, luck)
-        ledger = lesson.ledger(wal=True, wait=0)
+        ledger = lesson.ledger(wal=True, wait=0.01)
         filled = luck.choice([None, *sinks])
         if filled:
             lesson.backfill(filled).wait()

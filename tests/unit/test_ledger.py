@@ -236,6 +236,28 @@ def test_a_row_that_one_backfill_reads_twice_is_duplicated() -> None:
     assert "1 duplicated" in backfilled([*HISTORY, HISTORY[7]]).verdict()
 
 
+# --- what is still waited for ----------------------------------------------------------------------------------------------
+
+
+def test_what_was_committed_too_late_to_be_waited_for_has_not_yet_arrived_and_is_not_lost() -> None:
+    early, late = ADAS[10].message.record["id"], ADAS[-1].message.record["id"]
+    ledger = reconcile(ROWS, [*ADAS[:10], *ADAS[11:-1]], [owed(ADA)]).awaiting(after=at(early))
+    assert ledger.verdict().startswith("500 committed, 166 expected, 164 received, 1 lost, 1 not yet arrived, 0 duplicated")
+    assert ledger.problems() == [
+        f"lost: row {early} of user 1 never reached user-1-notifications",
+        f"not yet arrived: row {late} of user 1 has not reached user-1-notifications",
+    ]
+    assert ledger.lost()["row"].to_list() == [early]
+    assert ledger.frame().query("state == 'not yet arrived'")["row"].to_list() == [late]
+    assert not ledger.ok
+    assert not ledger.complete
+
+
+def test_reads_of_a_backfill_that_nobody_waited_for_have_not_yet_arrived() -> None:
+    ledger = backfilled(HISTORY[1:]).awaiting(after=at(0))
+    assert ledger.verdict().endswith("backfill: 166 expected, 165 received, 0 lost, 1 not yet arrived")
+
+
 # --- receivers that are not inboxes ----------------------------------------------------------------------------------------
 
 

@@ -187,6 +187,27 @@ def test_a_receiver_that_refuses_everything_shows_as_lost(lesson: Lesson) -> Non
     assert ledger.lost()["row"].to_list() == [row]
 
 
+def test_what_nobody_waited_for_has_not_yet_arrived(stack: Stack, lesson: Lesson) -> None:
+    lesson.inbox("ada").respond(status=500)
+    lesson.subscribe("ada", url=lesson.inbox("ada").url)
+    row = lesson.insert("ada", "never taken")
+    for ledger in (lesson.ledger(wait=0), stack_ledger(stack, wait=0)):
+        assert ledger.verdict().startswith("1 committed, 1 expected, 0 received, 0 lost, 1 not yet arrived, 0 duplicated")
+        assert ledger.problems() == [f"not yet arrived: row {row} of user {lesson.user('ada')} has not reached {sink_of(lesson, 'ada')}"]
+        assert not ledger.ok
+    assert "1 lost" in stack_ledger(stack, wait=0.3).verdict()
+    with lesson.ledger(wal=True, wait=0) as by_wal:
+        lesson.insert("ada", "never taken either")
+    assert ", 0 lost, 1 not yet arrived, " in by_wal.verdict()
+
+
+def test_the_stacks_ledger_waits_for_what_is_on_its_way(stack: Stack, lesson: Lesson) -> None:
+    lesson.inbox("ada").respond([{"first": 1, "status": 500}])
+    lesson.subscribe("ada", url=lesson.inbox("ada").url)
+    lesson.insert("ada", "taken at the second attempt")
+    assert stack_ledger(stack).verdict().startswith("1 committed, 1 expected, 1 received, 0 lost, 0 duplicated")
+
+
 def test_a_user_subscribed_to_anothers_inbox_shows_as_foreign(lesson: Lesson) -> None:
     lesson.subscribe("ben", url=lesson.inbox("ada").url)
     row = lesson.insert("ben", "for Ben only")

@@ -19,6 +19,7 @@ from matplotlib.image import imread as read_png
 
 from userhooks import plots
 from userhooks.ledger import Entry, Ledger
+from userhooks.ledger.report import State
 
 START = datetime(2026, 11, 23, 12, tzinfo=UTC)
 PLOTS = [plots.delivery_rate, plots.latency_over_time, plots.latency_distribution, plots.backlog]
@@ -27,7 +28,7 @@ PLOTS = [plots.delivery_rate, plots.latency_over_time, plots.latency_distributio
 def row(number: int, seconds: float, latency_ms: float | None, **fields: Any) -> Entry:
     committed = START + timedelta(seconds=seconds)
     received = None if latency_ms is None else committed + timedelta(milliseconds=latency_ms)
-    state = "lost" if latency_ms is None else "received"
+    state: State = "lost" if latency_ms is None else "received"
     return Entry(number, 1, "user-1-notifications", False, state, committed, received, latency_ms)._replace(**fields)
 
 
@@ -77,6 +78,8 @@ def test_the_rate_says_when_delivery_ended_later_and_when_rows_are_missing() -> 
         == "2 rows delivered, the slowest 7 s after it was generated"
     )
     assert drawn(plots.delivery_rate, [*STEADY, row(500, 5, None)]).get_title() == "1 row of 501 not delivered"
+    waiting = row(500, 5, None)._replace(state="not yet arrived")
+    assert drawn(plots.delivery_rate, [*STEADY, waiting]).get_title() == "1 row of 501 not delivered"
 
 
 def test_latency_has_a_point_for_each_row_and_lines_at_median_and_p99() -> None:

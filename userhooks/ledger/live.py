@@ -20,8 +20,8 @@ class WalLedger:
             lesson.generate(rate=100, seconds=5, mix={"insert": 8, "update": 1, "delete": 1})
         ledger.verdict()
 
-    Each call gives what is owed and has not come the ledger's `wait` seconds more. `close`, or the end of the `with`, looks for the last
-    time and ends the recording; afterwards every call tells what was found then.
+    Each call gives what is owed and has not come the ledger's `wait` seconds more, then calls it lost. `close`, or the end of the `with`,
+    looks for the last time and ends the recording; afterwards every call tells what was found then.
     """
 
     def __init__(self, recording: Recording, judge: Callable[[Recording], Ledger]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -14,7 +14,9 @@ from userhooks.ranks import nearest_rank
 if TYPE_CHECKING:
     import pandas as pd
 
-State = Literal["received", "lost", "withheld", "not owed", "not checked"]
+State = Literal["received", "lost", "not yet arrived", "withheld", "not owed", "not checked"]
+
+_OWED: tuple[State, ...] = ("received", "lost", "not yet arrived")
 
 
 class Entry(NamedTuple):
@@ -23,7 +25,8 @@ class Entry(NamedTuple):
     `backfill` is True for history, False for a live change. `state` is one of
 
     - `received`: an inbox answered it 2xx,
-    - `lost`: it was owed and did not come,
+    - `lost`: it was owed, and did not come within the ledger's `wait` seconds,
+    - `not yet arrived`: it was owed and did not come, but has not had `wait` seconds, or `wait` was 0,
     - `withheld`: no sink may have it; `reason` says why,
     - `not checked`: it is owed to a receiver that is not an inbox,
     - `not owed`: nobody subscribed to the row's user (`sink_name` is None), or only later.
@@ -75,24 +78,31 @@ class Ledger:
     @property
     def complete(self) -> bool:
         """Whether everything owed came; what else may be wrong is left aside."""
-        return not any(entry.state == "lost" for entry in self.entries)
+        return not any(entry.state in ("lost", "not yet arrived") for entry in self.entries)
+
+    def awaiting(self, after: datetime) -> Ledger:
+        """Return this ledger with what is lost of the changes committed later than `after` (aware) as `not yet arrived`."""
+        entries = [
+            entry._replace(state="not yet arrived") if entry.state == "lost" and entry.committed_at > after else entry
+            for entry in self.entries
+        ]
+        return replace(self, entries=entries)
 
     def verdict(self) -> str:
         """One line: `500 committed, 167 expected, 167 received, 0 lost, 0 duplicated, 0 foreign, order kept, p99 3 ms`.
 
         committed: rows, or changes where the ledger reads the WAL. expected: (row or change, sink) pairs that were owed. received: of
-        these, how many came. duplicated: the same sink and idempotency key, or the same row's insert, answered 2xx once more. foreign:
-        `record.user_id`, or a `user_id` in `changes`, is another user's than the inbox's or the sink's. Order is that of the changes of one
-        row at one sink. p99 is of commit to receipt; absent when nothing came. Only when there are any: `withheld` counts (change, sink)
-        pairs, `unknown` counts messages of what was never committed, a backfill adds what it owed, and `not checked` counts
-        the subscriptions whose receiver is not an inbox, with the pairs that they were owed.
+        these, how many came. lost: how many did not, in the time they were given. duplicated: the same sink and idempotency key, or the
+        same row's insert, answered 2xx once more. foreign: `record.user_id`, or a `user_id` in `changes`, is another user's than the
+        inbox's or the sink's. Order is that of the changes of one row at one sink. p99 is of commit to receipt; absent when nothing came.
+        Only when there are any: `not yet arrived` counts pairs that are still waited for, `withheld` counts (change, sink) pairs, `unknown`
+        counts messages of what was never committed, a backfill adds what it owed, and `not checked` counts the subscriptions whose receiver
+        is not an inbox, with the pairs that they were owed.
         """
         counts = Counter((entry.backfill, entry.state) for entry in self.entries)
         parts = [
             f"{self.committed} committed",
-            f"{counts[False, 'received'] + counts[False, 'lost']} expected",
-            f"{counts[False, 'received']} received",
-            f"{counts[False, 'lost']} lost",
+            _came(counts, backfill=False),
             f"{len(self.repeats)} duplicated",
             f"{len(self.foreigners)} foreign",
             f"{len(self.out_of_order)} out of order" if self.out_of_order else "order kept",
@@ -105,9 +115,8 @@ class Ledger:
         if latency is not None:
             parts.append(f"p99 {latency:.0f} ms")
         text = ", ".join(parts)
-        came, lost = counts[True, "received"], counts[True, "lost"]
-        if came + lost:
-            text += f"; backfill: {came + lost} expected, {came} received, {lost} lost"
+        if any(backfill for backfill, _ in counts):
+            text += f"; backfill: {_came(counts, backfill=True)}"
         if self.unseen:
             many = self.unseen > 1
             whose = "subscriptions whose receivers are not inboxes" if many else "subscription whose receiver is not an inbox"
@@ -122,6 +131,7 @@ class Ledger:
     def problems(self, limit: int = 10) -> list[str]:
         """What is wrong, a line each, naming the rows; at most `limit` lines of a kind, then how many more."""
         lost = [f"lost: {_change_of(e)} never reached {e.sink_name}" for e in self.entries if e.state == "lost"]
+        waiting = [f"not yet arrived: {_change_of(e)} has not reached {e.sink_name}" for e in self.entries if e.state == "not yet arrived"]
         duplicated = [f"duplicated: {_named(receipt)} came once more to {receipt.message.sink_name}" for receipt in self.repeats]
         foreign = [
             f"foreign: {_named(receipt)} reached the inbox of user {receipt.owner} through {receipt.message.sink_name}"
@@ -130,7 +140,7 @@ class Ledger:
         order = [f"out of order: {_named(receipt)} came after a later change of its row" for receipt in self.out_of_order]
         unknown = [f"unknown: {_named(receipt)} was never committed" for receipt in self.unknown]
         lines: list[str] = []
-        for kind in (lost, duplicated, foreign, order, unknown):
+        for kind in (lost, waiting, duplicated, foreign, order, unknown):
             lines += kind[:limit]
             if len(kind) > limit:
                 lines.append(f"{kind[0].partition(':')[0]}: {len(kind) - limit} more")
@@ -145,7 +155,7 @@ class Ledger:
         return _frame(self.entries)
 
     def lost(self) -> pd.DataFrame:
-        """The lines of `frame()` that were owed and did not come."""
+        """The lines of `frame()` that were owed and did not come in the time they were given."""
         return _frame([entry for entry in self.entries if entry.state == "lost"])
 
     def slowest(self, count: int = 10) -> pd.DataFrame:
@@ -163,6 +173,12 @@ class Ledger:
 
     def __repr__(self) -> str:
         return f"Ledger({self.verdict()})"
+
+
+def _came(counts: Counter[tuple[bool, State]], *, backfill: bool) -> str:
+    received, lost, waiting = (counts[backfill, state] for state in _OWED)
+    text = f"{received + lost + waiting} expected, {received} received, {lost} lost"
+    return f"{text}, {waiting} not yet arrived" if waiting else text
 
 
 def _change_of(entry: Entry) -> str:
