@@ -149,9 +149,12 @@ def _up(arguments: argparse.Namespace) -> int:
     from userhooks.stack import Stack
 
     if arguments.detach:
-        _print_status(Stack.start().status())
+        stack = Stack.start()
+        _put_filter_back(stack)
+        _print_status(stack.status())
         return 0
     with _stack_while() as stack:
+        _put_filter_back(stack)
         _print_status(stack.status())
         if not stack.started:
             print("It was running already; userhooks down ends it.")
@@ -160,6 +163,13 @@ def _up(arguments: argparse.Namespace) -> int:
         stack.wait()
         print("It was ended from elsewhere.")
     return 0
+
+
+def _put_filter_back(stack: Stack) -> None:
+    """Undo what somebody changed in the filter function; one that is missing is made by the first subscription."""
+    if stack.subscriptions.function_state() == "different":
+        stack.subscriptions.restore_function()
+        print("The filter function in Sequin had been changed, so users may have been sent rows of others. It is put back.")
 
 
 def _down(_arguments: argparse.Namespace) -> int:
@@ -172,9 +182,9 @@ def _down(_arguments: argparse.Namespace) -> int:
 
 def _status(arguments: argparse.Namespace) -> int:
     from userhooks.settings import Settings
-    from userhooks.stack import stack_status
+    from userhooks.stack import full_status
 
-    status = stack_status(Settings.from_env())
+    status = full_status(Settings.from_env())
     if arguments.json:
         print(json.dumps(status, indent=2))
     else:
@@ -201,6 +211,8 @@ def _print_status(status: dict[str, Any]) -> None:
         for part, link in links.items():
             print(f"    {part:<10} {link}")
     print(f"  {private_addresses(status)}")
+    if "filter_function" in status["sequin"]:
+        print("  WRONG: The filter function in Sequin was changed, so users may be sent rows of others. userhooks up puts it back.")
 
 
 def _lab(arguments: argparse.Namespace) -> int:

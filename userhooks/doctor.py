@@ -28,7 +28,7 @@ from userhooks.postgres import cluster_folder, runs_as_root
 from userhooks.sequin import SequinClient
 from userhooks.settings import Settings
 from userhooks.stack import is_down, stack_status
-from userhooks.subscriptions import MISSING, Subscription, Subscriptions
+from userhooks.subscriptions import FUNCTION_NAME, MISSING, Subscription, Subscriptions
 from userhooks.supervisor import PARTS
 
 if TYPE_CHECKING:
@@ -60,6 +60,9 @@ select bool_and(has_column_privilege(attrelid, attnum, 'select')) from pg_attrib
  where attrelid = 'public.notifications'::regclass and attnum > 0 and not attisdropped
 """
 _ROWS_HIDDEN = "select row_security_active('public.notifications')"
+
+
+_FUNCTION = {"same": "has the code that userhooks gave it", "missing": "is not there yet; the first subscription makes it"}
 
 
 @dataclass(frozen=True)
@@ -238,6 +241,7 @@ def _sequin(sequin: SequinClient, subscriptions: Subscriptions, status: dict[str
         return
     database = status["sequin"]["database"]
     yield _asking("Sequin's database", sequin.test_connection, lambda _: f"Sequin can connect to {database}")
+    yield _asking("filter function", subscriptions.check_function, lambda state: f"{FUNCTION_NAME} {_FUNCTION[state]}")
     listed = subscriptions.list()
     yield from each_thing_once([found for subscription in listed for found in _subscription(subscription, sequin, status)])
     known = {subscription.sink_id for subscription in listed}

@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, overload
 from urllib.parse import urlsplit
 
 from userhooks import receiver
-from userhooks.errors import InvalidInput, NotFound
+from userhooks.errors import InvalidInput, NotFound, SequinMismatch
 from userhooks.generator import Generated, generate
 from userhooks.leak import close_leak, open_leak
 from userhooks.ledger import Ledger, Owed, Receipt, Replay, Row, changes, rows
@@ -322,7 +323,10 @@ def stack_ledger(stack: Stack, wait: float = 10.0) -> Ledger:
 
 
 def _settled(stack: Stack, wait: float, look: Callable[[], Ledger]) -> Ledger:
-    """Look until everything owed has come or `wait` seconds are over; only what was committed before them can be lost."""
+    """Look until everything owed has come or `wait` seconds are over; only what was committed before them can be lost.
+
+    The filter function in Sequin is compared as well: foreign rows may come at any time when somebody has changed it.
+    """
     called_at = _now(stack) if wait > 0 else _BEFORE_EVERYTHING
     deadline = time.monotonic() + wait
     while True:
@@ -330,8 +334,16 @@ def _settled(stack: Stack, wait: float, look: Callable[[], Ledger]) -> Ledger:
         ledger = look()
         ended = time.monotonic()
         if ledger.complete or ended >= deadline:
-            return ledger.awaiting(called_at)
+            return replace(ledger.awaiting(called_at), filter_problem=_filter_problem(stack))
         time.sleep(min(max(_POLL, ended - began), deadline - ended))
+
+
+def _filter_problem(stack: Stack) -> str:
+    try:
+        stack.subscriptions.check_function()
+    except SequinMismatch as error:
+        return f"{error.what} {error.remedy}"
+    return ""
 
 
 def _now(stack: Stack) -> datetime:

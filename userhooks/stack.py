@@ -9,12 +9,13 @@ from __future__ import annotations
 import html
 import re
 import time
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from userhooks import control
 from userhooks.access import page_link
-from userhooks.errors import START, ConfigurationError, NotRunning, SequinFailed, SequinUnreachable
+from userhooks.errors import START, ConfigurationError, NotRunning, SequinError, SequinFailed, SequinUnreachable
 from userhooks.home import Home
 from userhooks.settings import Settings
 from userhooks.supervisor import describe
@@ -81,7 +82,7 @@ class Stack:
 
     def status(self) -> dict[str, Any]:
         """What runs where, as `userhooks status --json` prints it."""
-        return stack_status(self.settings)
+        return full_status(self.settings)
 
     def kill(self, part: str) -> None:
         """End `postgres`, `sequin`, `server` or `inspector` as a crash would; it stays down until `restart` or the next `start`."""
@@ -202,7 +203,7 @@ class Stack:
 
 
 def stack_status(settings: Settings) -> dict[str, Any]:
-    """What `userhooks status --json` prints, whether or not the stack runs; starts and creates nothing."""
+    """Return what runs where, whether or not the stack runs; starts and creates nothing, and asks no part of it."""
     home = Home(settings.home)
     state = home.running()
     if state is not None:
@@ -212,6 +213,21 @@ def stack_status(settings: Settings) -> dict[str, Any]:
             pass  # the supervisor was killed: everything ends with it
     ports = home.ports(settings) if home.path.exists() else settings.ports
     return describe(settings, home, ports, pids={}, ready=False, version=None)
+
+
+def full_status(settings: Settings) -> dict[str, Any]:
+    """Return `stack_status`, with `sequin.filter_function` = `different` when somebody has changed the filter function in Sequin."""
+    status = stack_status(settings)
+    if status["ready"]:
+        from userhooks.sequin import SequinClient
+        from userhooks.subscriptions import FUNCTION_CODE, FUNCTION_NAME
+
+        part = status["sequin"]
+        # A Sequin that does not answer, or not with this token, is the doctor's to explain.
+        with SequinClient(part["url"], part["api_token"], part["database"]) as sequin, suppress(SequinError):
+            if sequin.function_state(FUNCTION_NAME, "filter", FUNCTION_CODE) == "different":
+                part["filter_function"] = "different"
+    return status
 
 
 def stop_stack(settings: Settings) -> str:

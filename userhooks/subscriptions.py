@@ -32,7 +32,7 @@ from userhooks.errors import (
     SequinMismatch,
     SequinNotFound,
 )
-from userhooks.sequin import Backfill, Endpoint, NewEndpoint, NewSink, SequinClient, Sink
+from userhooks.sequin import Backfill, Endpoint, FunctionState, NewEndpoint, NewSink, SequinClient, Sink
 
 log = logging.getLogger(__name__)
 
@@ -401,12 +401,20 @@ class Subscriptions:
         if not self._table_is_known:
             self._sequin.refresh_tables()
             self._table_is_known = True
-        state = self._sequin.function_state(FUNCTION_NAME, "filter", FUNCTION_CODE)
+        if self.check_function() == "missing":
+            self.restore_function()
+
+    def check_function(self) -> FunctionState:
+        """Return `same` or `missing` for the filter function in Sequin; raises SequinMismatch when somebody has changed its code."""
+        state = self.function_state()
         if state == "different":
             what = f"The function {FUNCTION_NAME} in Sequin is not the one that userhooks made: it may send one user's rows to another."
             raise SequinMismatch(what, "Run userhooks up, which puts it back, and find out who changed it.")
-        if state == "missing":
-            self.restore_function()
+        return state
+
+    def function_state(self) -> FunctionState:
+        """Compare the filter function in Sequin with ours: `same`, `missing` or `different`."""
+        return self._sequin.function_state(FUNCTION_NAME, "filter", FUNCTION_CODE)
 
     def restore_function(self) -> bool:
         """Put the filter function back in force; True when it was not there or another one."""

@@ -24,6 +24,7 @@ from userhooks.doctor import (
     judge_slot,
     judge_way,
 )
+from userhooks.subscriptions import FUNCTION_CODE, FUNCTION_NAME
 
 
 def complaints(installation: Installation) -> dict[str, str]:
@@ -154,6 +155,26 @@ def test_an_inspector_that_died_is_one_finding_whatever_is_subscribed_to_its_inb
         assert list(complaints(running)) == ["inspector"]
         for sink in sinks:
             stack.subscriptions.unsubscribe(sink)
+
+
+def test_a_filter_function_that_somebody_changed_is_said_everywhere_until_up_puts_it_back(running: Installation) -> None:
+    stack = Stack.attach(running.settings)
+    with stack.inspector as inspector, stack.sequin as sequin:
+        stack.subscriptions.subscribe(1, inspector.inbox("ada").url)
+        assert "filter function" not in running.succeed("up", "--detach")
+        assert "filter_function" not in running.status()["sequin"]
+        sequin.ensure_function(FUNCTION_NAME, "filter", "def filter(_action, _record, _changes, _metadata) do\n  true\nend\n")
+        assert "Run userhooks up" in complaints(running)["filter function"]
+        assert "filter function in Sequin was changed" in running.succeed("status")
+        assert running.status()["sequin"]["filter_function"] == "different"
+        judged = running.run("ledger")
+        assert judged.returncode == 1
+        assert judged.stdout.splitlines()[-1].endswith("; filter function changed")
+        assert "It is put back." in running.succeed("up", "--detach")
+        assert sequin.function_state(FUNCTION_NAME, "filter", FUNCTION_CODE) == "same"
+        assert complaints(running) == {}
+        assert "filter function changed" not in running.run("ledger").stdout
+        stack.subscriptions.unsubscribe("user-1-notifications")
 
 
 def test_a_home_that_others_may_read_is_named(installation: Installation) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -256,6 +257,13 @@ def test_what_was_committed_too_late_to_be_waited_for_has_not_yet_arrived_and_is
 def test_reads_of_a_backfill_that_nobody_waited_for_have_not_yet_arrived() -> None:
     ledger = backfilled(HISTORY[1:]).awaiting(after=at(0))
     assert ledger.verdict().endswith("backfill: 166 expected, 165 received, 0 lost, 1 not yet arrived")
+
+
+def test_a_changed_filter_function_is_named_even_when_nothing_foreign_came_yet() -> None:
+    ledger = replace(reconcile(ROWS, ADAS, [owed(ADA)]), filter_problem="Somebody changed it. Put it back.")
+    assert ledger.verdict().endswith("order kept, p99 3 ms; filter function changed")
+    assert ledger.problems() == ["filter function changed: Somebody changed it. Put it back."]
+    assert not ledger.ok
 
 
 # --- receivers that are not inboxes ----------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler
 from types import SimpleNamespace
 from typing import Any, cast
@@ -191,7 +192,8 @@ def test_what_nobody_waited_for_has_not_yet_arrived(stack: Stack, lesson: Lesson
     lesson.inbox("ada").respond(status=500)
     lesson.subscribe("ada", url=lesson.inbox("ada").url)
     row = lesson.insert("ada", "never taken")
-    for ledger in (lesson.ledger(wait=0), stack_ledger(stack, wait=0)):
+    for judge in (lesson.ledger, partial(stack_ledger, stack)):
+        ledger = judge(wait=0)
         assert ledger.verdict().startswith("1 committed, 1 expected, 0 received, 0 lost, 1 not yet arrived, 0 duplicated")
         assert ledger.problems() == [f"not yet arrived: row {row} of user {lesson.user('ada')} has not reached {sink_of(lesson, 'ada')}"]
         assert not ledger.ok

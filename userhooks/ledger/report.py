@@ -69,11 +69,13 @@ class Ledger:
     unknown: Sequence[Receipt]
     unseen: int = 0
     """Subscriptions whose receiver is not an inbox."""
+    filter_problem: str = ""
+    """What is wrong with the filter function in Sequin, and what to do; empty when it is the one that userhooks made."""
 
     @property
     def ok(self) -> bool:
-        """Whether everything owed came, once, in order, and nothing else did."""
-        return self.complete and not (self.repeats or self.foreigners or self.out_of_order or self.unknown)
+        """Whether everything owed came, once, in order, and nothing else did, and the filter function in Sequin is ours."""
+        return self.complete and not (self.repeats or self.foreigners or self.out_of_order or self.unknown or self.filter_problem)
 
     @property
     def complete(self) -> bool:
@@ -97,7 +99,7 @@ class Ledger:
         inbox's or the sink's. Order is that of the changes of one row at one sink. p99 is of commit to receipt; absent when nothing came.
         Only when there are any: `not yet arrived` counts pairs that are still waited for, `withheld` counts (change, sink) pairs, `unknown`
         counts messages of what was never committed, a backfill adds what it owed, and `not checked` counts the subscriptions whose receiver
-        is not an inbox, with the pairs that they were owed.
+        is not an inbox, with the pairs that they were owed. The last words say when the filter function in Sequin was changed.
         """
         counts = Counter((entry.backfill, entry.state) for entry in self.entries)
         parts = [
@@ -121,7 +123,7 @@ class Ledger:
             many = self.unseen > 1
             whose = "subscriptions whose receivers are not inboxes" if many else "subscription whose receiver is not an inbox"
             text += f"; not checked: {self.unseen} {whose}, {counts[False, 'not checked']} expected"
-        return text
+        return f"{text}; filter function changed" if self.filter_problem else text
 
     def percentile(self, percent: float) -> float | None:
         """The latency in ms that `percent` % of the live inserts did not exceed (nearest rank); None when none came."""
@@ -139,8 +141,9 @@ class Ledger:
         ]
         order = [f"out of order: {_named(receipt)} came after a later change of its row" for receipt in self.out_of_order]
         unknown = [f"unknown: {_named(receipt)} was never committed" for receipt in self.unknown]
+        changed = [f"filter function changed: {self.filter_problem}"] if self.filter_problem else []
         lines: list[str] = []
-        for kind in (lost, waiting, duplicated, foreign, order, unknown):
+        for kind in (changed, lost, waiting, duplicated, foreign, order, unknown):
             lines += kind[:limit]
             if len(kind) > limit:
                 lines.append(f"{kind[0].partition(':')[0]}: {len(kind) - limit} more")
