@@ -3,6 +3,7 @@
 #   make test      every test that needs no browser
 #   make demo      the main job once, without a browser
 #   make browser   the tests in Chromium
+#   make real-like the lessons against a stand-in that behaves in time as a real Sequin server does
 #   make bench     rates and latencies beside a yardstick of the same run: 15 minutes (bench-quick: 2; bench-full: the long ones)
 #   make torture   the engine under crashes, outages, dead receivers and a soak: about 25 minutes
 #   make clean     remove everything that the commands above made
@@ -13,7 +14,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
-.PHONY: install lab test demo browser bench bench-quick bench-full torture clean notebooks clean-notebooks lock
+.PHONY: install lab test demo browser real-like bench bench-quick bench-full torture clean notebooks clean-notebooks lock
 
 install: $(STAMP)
 
@@ -42,6 +43,9 @@ demo: $(STAMP)
 
 browser: $(STAMP)
 	$(BIN)/pytest -q tests/browser
+
+real-like: $(STAMP)
+	$(BIN)/pytest -q tests/real_like tests/notebooks/test_real_like.py
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench
