@@ -81,8 +81,8 @@ class Stack:
             time.sleep(0.2)
 
     def status(self) -> dict[str, Any]:
-        """What runs where, as `userhooks status --json` prints it."""
-        return full_status(self.settings)
+        """What runs where, as `userhooks status --json` prints it, but without asking Sequin for its filter function."""
+        return stack_status(self.settings)
 
     def kill(self, part: str) -> None:
         """End `postgres`, `sequin`, `server` or `inspector` as a crash would; it stays down until `restart` or the next `start`."""
