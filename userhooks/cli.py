@@ -166,7 +166,13 @@ def _up(arguments: argparse.Namespace) -> int:
 
 
 def _put_filter_back(stack: Stack) -> None:
-    """Undo what somebody changed in the filter function; one that is missing is made by the first subscription."""
+    """Undo what somebody changed in the filter function; one that is missing is made by the first subscription.
+
+    Whoever is told to run `userhooks up` has a stack that runs. An engine that this call has just started is not asked: a third of the
+    start would go into that.
+    """
+    if stack.started and stack.settings.sequin_url is None:
+        return
     if stack.subscriptions.function_state() == "different":
         stack.subscriptions.restore_function()
         print("The filter function in Sequin had been changed, so users may have been sent rows of others. It is put back.")
