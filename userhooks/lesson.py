@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, Self, overload
 from urllib.parse import urlsplit
 
 from userhooks import receiver
+from userhooks.capacity.crowd import CROWD_USER
 from userhooks.errors import InvalidInput, NotFound, SequinMismatch
 from userhooks.generator import Generated, generate
 from userhooks.leak import close_leak, open_leak
@@ -35,6 +36,7 @@ USERS = ("ada", "ben", "cy")
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,40}", re.ASCII)
 _LABEL = re.compile(rf"lesson [A-Za-z0-9_-]{{1,40}}: ({'|'.join(USERS)})")
+_SCHEMA_PREFIX = "lesson_"
 _POLL = 0.1
 _BEFORE_EVERYTHING = datetime.min.replace(tzinfo=UTC)
 
@@ -51,8 +53,8 @@ _DELETE_USERS = "DELETE FROM public.users WHERE id = ANY(%s)"
 class Lesson:
     """The users Ada, Ben and Cy of one lesson, and an inbox for each. Made by `Stack.lesson`.
 
-    Nobody else's users, rows, subscriptions or inboxes are touched, but for the subscriptions of other lessons on a real Sequin server: it
-    stands few sinks. In the database a user is called like `lesson 01: ada`, and so is the
+    Nobody else's users, rows, subscriptions or inboxes are touched. The exception is a real Sequin server, which can take few sinks: there
+    the sinks of other lessons are removed. In the database a user is called like `lesson 01: ada`, and so is the
     inbox. `user` is always one of `ada`, `ben`, `cy`; any other raises NotFound.
 
         lesson = stack.lesson("01")
@@ -70,7 +72,7 @@ class Lesson:
         self._recordings: list[Recording] = []
         self._remove()
         if stack.settings.sequin_url is not None:
-            self._unsubscribe_other_lessons()
+            self._remove_sinks_of_other_lessons()
         self._users = {user: stack.database.create_user(self._label(user)) for user in USERS}
         self._inboxes = {user: stack.inspector.inbox(self._label(user)) for user in USERS}
 
@@ -241,7 +243,7 @@ class Lesson:
 
     @property
     def _schema(self) -> str:
-        return f"lesson_{self.name}"
+        return f"{_SCHEMA_PREFIX}{self.name}"
 
     def _require(self, user: str) -> None:
         if user not in self._users:
@@ -289,13 +291,23 @@ class Lesson:
                 inbox.clear()
         receiver.leave(self.name)
 
-    def _unsubscribe_other_lessons(self) -> None:
-        """Remove what other lessons left: a real server runs every sink's filter for every row, and twenty sinks can bring it down."""
-        database = self.stack.database
+    def _remove_sinks_of_other_lessons(self) -> None:
+        """Remove the sinks that other lessons left: a real server runs every sink's filter for every row, and twenty can bring it down.
+
+        Those are the subscriptions of their users and of a crowd, and the sinks on tables of their schemas.
+        """
+        database, sequin = self.stack.database, self.stack.sequin
         subscribed = {row.user_id for row in database.subscriptions()}
-        others = [user_id for user_id, name in database.users() if user_id in subscribed and _LABEL.fullmatch(name)]
+        others = [user for user, name in database.users() if user in subscribed and (_LABEL.fullmatch(name) or name == CROWD_USER)]
         if others:
             self.stack.subscriptions.unsubscribe_all(others)
+        for sink in sequin.sinks():
+            schemas = {table.partition(".")[0] for table in sink.include_tables}
+            if schemas and sink.database == sequin.database and all(map(self._is_of_a_lesson, schemas)):
+                sequin.delete_sink(sink.id)
+
+    def _is_of_a_lesson(self, schema: str) -> bool:
+        return schema.startswith(_SCHEMA_PREFIX) and self.stack.database.has_schema(schema)
 
     def _remove_schema(self) -> None:
         """The sinks on the schema's tables, every endpoint that leads to an inbox of this lesson and has no sink any more, the schema."""

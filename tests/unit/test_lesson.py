@@ -20,7 +20,7 @@ from psycopg import sql
 
 from tests.inspector.bodies import message
 from tests.waiting import eventually
-from userhooks import demo, receiver
+from userhooks import capacity, demo, receiver
 from userhooks.errors import DatabaseUnsuitable, InvalidInput, NotFound, UserhooksError
 from userhooks.generator import Generated
 from userhooks.home import Home
@@ -677,6 +677,26 @@ def test_a_lesson_on_a_sequin_elsewhere_takes_away_the_subscriptions_of_others(s
     assert [one.user_id for one in stack.subscriptions.list()] == [app_user]
     stack.subscriptions.unsubscribe_all([app_user])
     first.close()
+
+
+def test_a_lesson_on_a_sequin_elsewhere_takes_away_the_sinks_that_killed_lessons_left(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowd = capacity.Crowd(stack)
+    crowd.grow(3, lambda _: None)
+    crowd.counter.close()
+    orders = stack.lesson("orders")
+    sink_on_orders(orders, "ada")
+    app_user = stack.database.create_user("a user of the app")
+    kept = stack.subscriptions.subscribe(app_user, orders.inbox("ben").url)
+    assert len(stack.sequin.sinks()) == 5
+    monkeypatch.setattr(stack, "settings", replace(stack.settings, sequin_url="http://127.0.0.1:1"))
+    with stack.lesson("03"):
+        assert [sink.id for sink in stack.sequin.sinks()] == [kept.sink_id]
+    monkeypatch.undo()
+    stack.subscriptions.unsubscribe_all([app_user])
+    capacity.Crowd(stack).close()
+    orders.close()
 
 
 def test_a_schema_that_is_somebody_elses_is_not_a_lessons(stack: Stack, lesson: Lesson) -> None:

@@ -22,7 +22,8 @@ CHUNK = 250
 SIZES = (10, 100, 1_000, 10_000)
 MOST_ON_SEQUIN = 10
 """A real Sequin asks each sink's filter of every row: 0.14.6 did with sixty a fifth of what it did with one, and none with a hundred"""
-_NAME = "crowd"
+CROWD_USER = "crowd"
+"""Name of each user in a crowd."""
 
 _ADD = "INSERT INTO public.users (name) SELECT %s FROM generate_series(1, %s) RETURNING id"
 _OURS = "SELECT id FROM public.users WHERE name = %s ORDER BY id"
@@ -66,7 +67,7 @@ class Crowd:
         with progress_shown(progress, users, "users") as show:
             while len(self.users) < users:
                 with database.connect() as connection:
-                    added = connection.execute(_ADD, [_NAME, min(CHUNK, users - len(self.users))]).fetchall()
+                    added = connection.execute(_ADD, [CROWD_USER, min(CHUNK, users - len(self.users))]).fetchall()
                 made = [user for (user,) in added]
                 self._subscriptions += subscriptions.subscribe_all({user: self.counter.url(user) for user in made})
                 self.users += made
@@ -110,7 +111,7 @@ class Crowd:
     def _remove(self, progress: Callable[[int], object] | None = None) -> None:
         database, subscriptions = self.stack.database, self.stack.subscriptions
         with database.connect() as connection:
-            users = [user for (user,) in connection.execute(_OURS, [_NAME])]
+            users = [user for (user,) in connection.execute(_OURS, [CROWD_USER])]
         if not users:
             return
         log.info("Removing %d users of a crowd", len(users))
