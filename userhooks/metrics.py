@@ -24,20 +24,23 @@ _COMPARISONS: Mapping[str, Callable[[Any, float], Any]] = {
     ">=": operator.ge,
     "<=": operator.le,
 }
+_LABELS = ("consumer_name", "entity_name", "status")
 _RULE = re.compile(r"(.+)(==|!=|>=|<=|>|<)\s*([-+.\w]+)\s*", re.ASCII)
 
 
 def parse(text: str) -> pd.DataFrame:
     """Read a metrics page: one row for each sample.
 
-    Columns: `metric` (str), `value` (float64), then one for each label that occurs (str, missing where a sample has no such label). A
-    histogram is the samples `…_bucket` (label `le`), `…_sum` and `…_count`. Raises InvalidInput, naming the line, for what is no such page.
+    Columns: `metric` (str), `value` (float64), the labels that name a sink (`consumer_name`, `entity_name`) and its health (`status`), and
+    each other label that occurs (str, missing where a sample has no such label). Those three are there even on the page of a server that
+    has delivered nothing yet, so that a program can select by them. A histogram is the samples `…_bucket` (label `le`), `…_sum` and
+    `…_count`. Raises InvalidInput, naming the line, for what is no such page.
 
         page = parse('sequin_messages_buffered{consumer_name="user-1-notifications"} 3')
         page.loc[0, "value"]
     """
     samples = [_sample(line) for line in text.split("\n") if line.strip() and not line.startswith("#")]
-    labels = {name: "str" for _, found, _ in samples for name in found}
+    labels = dict.fromkeys([*_LABELS, *(name for _, found, _ in samples for name in found)])
     columns = {
         "metric": pd.Series([metric for metric, _, _ in samples], dtype="str"),
         "value": pd.Series([value for _, _, value in samples], dtype="float64"),

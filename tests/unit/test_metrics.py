@@ -71,9 +71,11 @@ def test_special_values_are_numbers() -> None:
     assert values[1:] == [math.inf, -math.inf, 1500.0]
 
 
-def test_an_empty_page_is_an_empty_frame() -> None:
-    assert list(parse("").columns) == ["metric", "value"]
-    assert firing("a > 1", parse("")).empty
+@pytest.mark.parametrize("page", ["", 'sequin_delivery_saturation_percent{other="x"} 1'])
+def test_a_page_without_any_sink_can_be_searched_for_one(page: str) -> None:
+    frame = parse(page)
+    assert frame[frame["consumer_name"] == "ada"].set_index("entity_name")["status"].to_dict() == {}
+    assert firing('a{consumer_name="ada"} > 1', frame).empty
 
 
 @pytest.mark.parametrize("text", ["<html>", "metric", "metric{a=b} 1", 'metric{a="b} 1', "metric one"])
