@@ -7,6 +7,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -30,9 +31,9 @@ settings.register_profile("userhooks", deadline=None, suppress_health_check=[Hea
 settings.load_profile("userhooks")
 
 
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresServer]:
-    """A throw-away Postgres server; nothing of it is left after the session, the system folder that root uses included."""
+@contextmanager
+def throw_away_postgres() -> Iterator[PostgresServer]:
+    """Run a Postgres server; nothing of it is left afterwards, the system folder that root uses included."""
     with tempfile.TemporaryDirectory(prefix="userhooks-tests-") as folder:
         server = PostgresServer(Path(folder), port=free_port(), password=secrets.token_hex(16), log=Path(folder) / "postgres.log")
         try:
@@ -40,6 +41,13 @@ def postgres_server() -> Iterator[PostgresServer]:
             yield server
         finally:
             server.remove()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """The Postgres server that the tests of a session share."""
+    with throw_away_postgres() as server:
+        yield server
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import random
 import re
 from collections.abc import Iterator
 
@@ -21,11 +20,6 @@ def fact_cells(notebook: nbformat.NotebookNode) -> list[int]:
         for position, cell in enumerate(notebook.cells)
         if cell.cell_type == "code" and LIVE not in cell.metadata.get("tags", []) and _prints(cell)
     ]
-
-
-def changed(cell: nbformat.NotebookNode, chance: random.Random) -> nbformat.NotebookNode:
-    """Return the cell with one word or number of one stored line changed."""
-    return chance.choice(list(changes(cell)))
 
 
 def changes(cell: nbformat.NotebookNode) -> Iterator[nbformat.NotebookNode]:

@@ -5,6 +5,7 @@ that is refreshed once a minute, and no more than Sequin has.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -18,6 +19,8 @@ from starlette.routing import Route
 from tests.real_like.capture import RealLikeEngine
 from userhooks.engine.metrics import CONTENT_TYPE, exposition
 from userhooks.engine.resources import HttpEndpoint, Sink
+
+log = logging.getLogger(__name__)
 
 _HEALTH = "sequin_entity_health"
 _NOT_THERE = ("/discarded", "/redeliver")
@@ -47,6 +50,7 @@ class SlowApi:
             await Response(orjson.dumps(refused), 422, media_type="application/json")(scope, receive, send)
             return
         is_apply = path == "/api/config/apply"
+        is_change = path.startswith("/api/") and scope["method"] != "GET"
         sent: list[dict[str, Any]] = []
 
         async def given() -> dict[str, Any]:
@@ -61,6 +65,8 @@ class SlowApi:
         elif is_apply:
             for message in sent:
                 await send(message)
+        if is_change:
+            log.info("%s %s, then %d sinks", scope["method"], path, len(self._engine.catalog.sinks))
 
     def _resources(self) -> list[dict[str, Any]]:
         """Every resource of the account, without type and with passwords in clear."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 import yaml
@@ -14,7 +15,21 @@ from tests.engine_program import EngineProgram
 from tests.stack.conftest import Installation
 
 ROOT = Path(__file__).parents[2]
+_CHANGE = re.compile(r"(\w+) (/api/\S+), then (\d+) sinks$", re.MULTILINE)
 IN_SEQUIN: dict[str, Any] = yaml.safe_load((ROOT / "sequin.yaml").read_text(encoding="utf-8"))["databases"][0]
+
+
+class ApiChange(NamedTuple):
+    """A call that is not a GET, and how many sinks the server had after it."""
+
+    method: str
+    path: str
+    sinks: int
+
+
+def api_changes(server: EngineProgram) -> list[ApiChange]:
+    """List the calls that changed something on the stand-in, in order."""
+    return [ApiChange(method, path, int(sinks)) for method, path, sinks in _CHANGE.findall(server.log.read_text(encoding="utf-8"))]
 
 
 @contextmanager
