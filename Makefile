@@ -35,7 +35,7 @@ test: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m tests.notebooks.normalise --check $(NOTEBOOKS)
-	$(BIN)/pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder --ignore tests/browser
+	$(BIN)/pytest -q --numprocesses 3 --dist loadfile --no-loadscope-reorder --ignore tests/browser
 	$(BIN)/python -m tests.notebooks.strictly
 
 demo: $(STAMP)

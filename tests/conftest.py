@@ -31,6 +31,11 @@ settings.register_profile("userhooks", deadline=None, suppress_health_check=[Hea
 settings.load_profile("userhooks")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the file that takes longest and mostly waits: with several workers the others run beside it."""
+    items.sort(key=lambda item: item.path.name != "test_real_like.py")
+
+
 @contextmanager
 def throw_away_postgres() -> Iterator[PostgresServer]:
     """Run a Postgres server; nothing of it is left afterwards, the system folder that root uses included."""

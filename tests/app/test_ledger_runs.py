@@ -1,4 +1,4 @@
-"""Fifty random runs on a real stack with faults on the way: the ledger's verdict is the one that plain counting comes to.
+"""Random runs on a real stack with faults on the way: the ledger's verdict is the one that plain counting comes to.
 
 What committed is counted by a trigger in Postgres. What comes is what Sequin really sent: each run takes it out of the inboxes and sends
 it to them once more, in batches, with messages lost, refused, doubled, sent to somebody else and put out of order. No code of the ledger
@@ -70,7 +70,7 @@ class Sent:
         return self.message["metadata"]["commit_lsn"], self.message["metadata"]["commit_idx"]
 
 
-@pytest.mark.parametrize("seed", range(50))
+@pytest.mark.parametrize("seed", range(25))
 def test_the_verdict_is_what_counting_comes_to(stack: Stack, seed: int) -> None:
     luck = random.Random(seed)
     with stack.lesson("runs") as lesson:

@@ -16,8 +16,8 @@ from tests.conftest import throw_away_postgres
 from tests.notebooks.strictly import LESSONS, differences
 from tests.real_like.server import IN_SEQUIN, ApiChange, api_changes, installation_on, real_like_server
 
-PACE = 0.1
-"""Fraction of a real server's waits: a health metric that is refreshed every six seconds, retries looked at every second."""
+PACE = 0.05
+"""Fraction of a real server's waits: a health metric that is refreshed every three seconds, retries looked at every half second."""
 MOST_SINKS = 12
 """Sinks that lessons may have at any time on a server that belongs to somebody else."""
 AT_ONCE = 3

@@ -39,7 +39,7 @@ def test_no_row_is_lost_that_was_committed_after_one_of_two_hundred_subscribes_u
         return set(some) - {message["record"]["user_id"] for message in receiver.messages()}
 
     with (
-        real_like_server(database_url, tmp_path, pace=0.25) as server,
+        real_like_server(database_url, tmp_path, pace=0.1) as server,
         SequinClient(server.url, server.token) as sequin,
         psycopg.connect(database_url, autocommit=True) as connection,
         ThreadPoolExecutor(AT_ONCE + 1) as pool,

@@ -43,7 +43,7 @@ from userhooks.engine.retry import Schedule
 from userhooks.engine.routing import Route, Router
 from userhooks.engine.stream import Stream
 
-RUNS = 1000
+RUNS = 500
 STEPS = 16
 SCHEDULE = Schedule(base=0.2, cap=12.0, last=7)
 TIMEOUT = 4.0
