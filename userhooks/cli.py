@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from userhooks.stack import Stack
 
 Handler = Callable[[argparse.Namespace], int]
+_NOTEBOOKS = "userhooks-notebooks"
+"""Folder for the notebooks of an installation that is not a checkout."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -225,11 +228,7 @@ def _lab(arguments: argparse.Namespace) -> int:
     import userhooks
 
     package = Path(userhooks.__file__).resolve().parent
-    notebooks = package.parent / "notebooks"
-    if not notebooks.is_dir():
-        raise ConfigurationError(
-            f"There are no notebooks in {notebooks}.", "Install from a clone of the project: make lab, or pip install -e ."
-        )
+    notebooks = _own_notebooks(package / "notebooks")
     with _stack_while() as stack:
         _print_status(stack.status())
         options = ["--allow-root"] if os.geteuid() == 0 else []
@@ -245,6 +244,24 @@ def _lab(arguments: argparse.Namespace) -> int:
                 return jupyter.wait()
             finally:
                 jupyter.terminate()
+
+
+def _own_notebooks(packaged: Path) -> Path:
+    """Return the folder to open: a checkout's notebooks, otherwise copies in the working directory.
+
+    Copies that exist are kept, because they are the reader's work.
+    """
+    if packaged.is_symlink():
+        return packaged.resolve()
+    folder = Path.cwd() / _NOTEBOOKS
+    try:
+        folder.mkdir(exist_ok=True)
+        for file in packaged.iterdir():
+            if not (folder / file.name).exists():
+                shutil.copyfile(file, folder / file.name)
+    except OSError as error:
+        raise ConfigurationError(f"{folder} cannot be written: {error.strerror}.", "Run userhooks lab in a folder that you own.") from None
+    return folder
 
 
 def _has_display() -> bool:

@@ -1,4 +1,4 @@
-"""The app's database: is it fit for logical replication, its set-up from `sql/`, users, notifications, and the rows of subscriptions.
+"""The app's database: its fitness for logical replication, its set-up from the files in `sql/`, users, notifications, subscription rows.
 
 Every method opens a connection of its own and closes it. What a subscription means beyond its row lives in `subscriptions.py`; starting
 the embedded server lives in `postgres.py`; the replication slot belongs to Sequin, or to the engine.
@@ -17,10 +17,11 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 
+import userhooks
 from userhooks import connections
 from userhooks.errors import START, ConfigurationError, DatabaseUnavailable, DatabaseUnsuitable, InvalidInput, NotFound
 
-_SQL = Path(__file__).resolve().parent.parent / "sql"
+_SQL = Path(userhooks.__file__).with_name("sql")
 _MIN_VERSION = 14
 _LOCK_TIMEOUT_MS = 60_000
 
@@ -186,7 +187,7 @@ class Database:
             raise DatabaseUnsuitable("All WAL senders of this Postgres server are taken.", "Raise max_wal_senders and restart Postgres.")
 
     def set_up(self, publication: str | None) -> None:
-        """Apply `sql/`: tables, replica identity, the publication unless it is None, and test users when there are no users.
+        """Apply the files in `sql/`: tables, replica identity, the publication unless it is None, and test users when there are no users.
 
         All or nothing, and safe to call from several processes at once. Raises DatabaseUnsuitable, before anything is written, when an
         object of one of these names exists that we did not make.
@@ -200,7 +201,7 @@ class Database:
                 connection.execute(script)
 
     def tear_down(self) -> None:
-        """Apply `sql/teardown.sql`: drop the marked tables and publications."""
+        """Apply `teardown.sql`: drop the marked tables and publications."""
         script = _read_sql("teardown.sql")
         with self.connect() as connection:
             connection.execute(_LOCK, ["userhooks set-up"])
@@ -350,8 +351,7 @@ def _read_sql(name: str) -> str:
     try:
         return (_SQL / name).read_text(encoding="utf-8")
     except OSError as error:
-        remedy = "Run from a checkout of the project in which make install was run; sql/ lies beside the package."
-        raise ConfigurationError(f"The file sql/{name} cannot be read: {error.strerror}.", remedy) from None
+        raise ConfigurationError(f"The file {_SQL / name} cannot be read: {error.strerror}.", "Install userhooks again.") from None
 
 
 def _one(connection: psycopg.Connection[Any], query: LiteralString, params: Sequence[object] = ()) -> Any:

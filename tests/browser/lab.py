@@ -50,8 +50,8 @@ class Lab:
 def running_lab(folder: Path) -> Iterator[Lab]:
     """Start stack and JupyterLab as `userhooks lab` does, with everything of theirs in `folder`; end them afterwards."""
     copy = folder / "project"  # JupyterLab saves what it shows; the stored notebooks must stay as they are
-    for part in ("userhooks", "notebooks", "sql"):
-        shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    for part in ("userhooks", "notebooks"):
+        shutil.copytree(ROOT / part, copy / part, symlinks=True, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     port = free_port()
     environment = {
         **os.environ,

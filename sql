@@ -1,0 +1,1 @@
+userhooks/sql

@@ -1,0 +1,138 @@
+"""The wheel by itself: built from an sdist, installed into a new venv, and run from an empty folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from userhooks.home import Home
+from userhooks.settings import PORT_VARIABLES
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ("userhooks", "notebooks", "sql", "pyproject.toml", "README.md", "LICENSE")
+COPIED = {".ipynb", ".md", ".yaml"}
+QUIET = ("--quiet", "--disable-pip-version-check", "--no-input")
+
+# Reports each file of the checkout that Python opens, in every process of the venv.
+WATCH = """
+import os, sys
+
+def watch(event, arguments, sources={sources!r}, report={report!r}):
+    if event == "open" and isinstance(arguments[0], str) and arguments[0].startswith(sources):
+        with open(report, "a") as file:
+            file.write(arguments[0] + chr(10))
+
+sys.addaudithook(watch)
+"""
+
+
+def pip(*arguments: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "pip", *arguments], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel from the sdist's files only: what `pip wheel` makes of a source archive."""
+    folder = tmp_path_factory.mktemp("wheel")
+    for name in SOURCES:
+        if (ROOT / name).is_file():
+            shutil.copy(ROOT / name, folder)
+        elif (ROOT / name).is_symlink():
+            (folder / name).symlink_to((ROOT / name).readlink())
+        else:
+            shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    code = "import setuptools.build_meta as backend; backend.build_sdist('dist')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (archive,) = (folder / "dist").iterdir()
+    pip("wheel", *QUIET, "--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder / "wheels"), str(archive))
+    (built,) = (folder / "wheels").iterdir()
+    return built
+
+
+@pytest.fixture(scope="module")
+def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of a venv with the wheel; the dependencies are those of the development venv."""
+    folder = tmp_path_factory.mktemp("venv")
+    venv.create(folder, symlinks=True)
+    own = folder / "bin" / "python"
+    pip("--python", str(own), "install", *QUIET, "--no-index", "--no-deps", "--no-compile", str(wheel))
+    (packages,) = folder.glob("lib/python3.*/site-packages")
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    sources = tuple(f"{ROOT / name}/" for name in ("userhooks", "notebooks", "sql"))
+    (packages / "sitecustomize.py").write_text(WATCH.format(sources=sources, report=str(folder / "opened")))
+    return own
+
+
+def test_a_wheel_contains_the_sql_and_the_notebooks_and_no_tests(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    packaged = [*(ROOT / "sql").iterdir(), *(file for file in (ROOT / "notebooks").iterdir() if file.suffix in COPIED)]
+    assert len(packaged) > 15
+    assert {f"userhooks/{file.parent.name}/{file.name}" for file in packaged} <= names
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"userhooks"}
+
+
+def test_a_wheel_contains_every_file_of_the_package(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    left_out = {"__pycache__", ".ipynb_checkpoints", "notebooks"}
+    files = [path for path in (ROOT / "userhooks").rglob("*") if path.is_file() and not left_out & set(path.parts)]
+    assert {str(path.relative_to(ROOT)) for path in files} <= names
+
+
+@dataclass(frozen=True)
+class Outside:
+    """A working directory outside the checkout, in which the wheel's command is run; its home is the default one."""
+
+    folder: Path
+    python: Path
+
+    def run(self, *arguments: str) -> str:
+        """Run `userhooks` with these arguments and return what it prints; it must succeed."""
+        taken = ("USERHOOKS_", "SEQUIN_", "DATABASE_URL", "PYTHONPATH")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(taken)}
+        environment |= dict.fromkeys(PORT_VARIABLES.values(), "0")
+        command = [str(self.python.with_name("userhooks")), *arguments]
+        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def outside(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
+    """An empty folder, with the stack running in it."""
+    folder = tmp_path_factory.mktemp("outside")
+    outside = Outside(folder, python)
+    try:
+        outside.run("up", "--detach")
+        yield outside
+    finally:
+        outside.run("down")
+        Home(folder / ".userhooks").remove()
+
+
+def test_the_demo_runs_from_a_wheel_and_opens_no_file_of_the_checkout(outside: Outside) -> None:
+    assert "0 lost, 0 duplicated, 0 foreign" in outside.run("demo", "--seconds", "1")
+    opened = outside.python.parents[1] / "opened"
+    assert not opened.exists(), opened.read_text()
+    assert [file.name for file in outside.folder.iterdir()] == [".userhooks"]
+
+
+def test_the_lab_of_a_wheel_opens_copies_of_the_notebooks_and_keeps_changed_ones(outside: Outside) -> None:
+    copies = outside.folder / "userhooks-notebooks"
+    copies.mkdir()
+    (copies / "01_first_webhook.ipynb").write_text("the reader's")
+    outside.run("lab", "--no-browser", "--", "--version")
+    assert {file.name for file in copies.iterdir()} == {file.name for file in (ROOT / "notebooks").iterdir() if file.suffix in COPIED}
+    assert (copies / "01_first_webhook.ipynb").read_text() == "the reader's"
+    assert (copies / "02_traffic.ipynb").read_bytes() == (ROOT / "notebooks" / "02_traffic.ipynb").read_bytes()
