@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 if sys.platform == "win32":
     raise ImportError("userhooks runs on Linux and macOS; on Windows use it inside WSL 2 (wsl --install).")
 
+__version__ = "0.1.0"
+"""The release; the package's metadata and the `user-agent` of webhooks take it from here."""
+
 __all__ = ["Settings", "Stack", "UserhooksError"]
 
 _MODULES = {"Settings": "userhooks.settings", "Stack": "userhooks.stack", "UserhooksError": "userhooks.errors"}

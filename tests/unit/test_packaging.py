@@ -1,20 +1,25 @@
-"""What is installed: pyproject.toml, requirements.lock, environment.yml, and the files of Binder and Codespaces say the same."""
+"""The project's metadata: pyproject.toml, the lock, and the files for conda, Binder, Codespaces, CI and pre-commit agree."""
 
 from __future__ import annotations
 
 import json
 import re
 import tomllib
+from importlib.metadata import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+import userhooks
+from userhooks.engine.request_head import USER_AGENT
 from userhooks.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
 def wanted() -> dict[str, tuple[int, ...]]:
@@ -72,3 +77,92 @@ def test_codespaces_use_the_same_python_the_same_install_and_the_usual_ports() -
     assert {ports["server"], ports["inspector"]} < set(container["forwardPorts"])
     assert {str(port) for port in container["forwardPorts"]} == set(container["portsAttributes"])
     assert container["remoteEnv"]["PATH"].startswith("${containerWorkspaceFolder}/.venv/bin:")
+
+
+# --- what a stranger reads first -------------------------------------------------------------------------------------------
+
+
+def test_the_metadata_and_the_user_agent_have_the_version_of_the_package() -> None:
+    assert metadata("userhooks")["Version"] == userhooks.__version__
+    assert f"userhooks/{userhooks.__version__}" == USER_AGENT
+
+
+def test_the_license_is_named_as_an_expression_and_its_text_is_there() -> None:
+    assert PROJECT["license"] == "MIT"
+    (file,) = PROJECT["license-files"]
+    assert (ROOT / file).read_text(encoding="utf-8").startswith("MIT License\n")
+    assert not [line for line in PROJECT["classifiers"] if line.startswith("License ::")], "PEP 639: an expression or classifiers"
+
+
+def test_the_changelog_has_a_section_for_what_is_not_released() -> None:
+    sections = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sections[0] == "[Unreleased]"
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "README.md"])
+def test_every_file_that_a_page_names_exists(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = set(re.findall(r"(?<![\w./])(?:userhooks|tests|notebooks|sql|\.github)/[\w./-]*\w\.(?:py|md|ipynb|yml|sql)\b", text))
+    assert named or page in {"SECURITY.md", "CHANGELOG.md"}
+    assert not {path for path in named if not (ROOT / path).is_file()}
+
+
+def test_every_make_target_that_a_page_names_exists() -> None:
+    for page in ("CONTRIBUTING.md", "README.md", "tests/README.md"):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        assert set(re.findall(r"(?:`|\$ )make ([a-z-]+)", text)) <= targets(), page
+
+
+# --- the Pythons -----------------------------------------------------------------------------------------------------------
+
+
+def targets() -> set[str]:
+    return set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
+
+
+def claimed() -> list[str]:
+    """The minor versions that the classifiers name."""
+    found = [re.fullmatch(r"Programming Language :: Python :: (3\.\d+)", line) for line in PROJECT["classifiers"]]
+    return [version.group(1) for version in found if version]
+
+
+def workflow() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8"))
+    return loaded
+
+
+def test_classifiers_and_requires_python_and_the_venv_script_name_the_same_versions() -> None:
+    assert PROJECT["requires-python"] == f">={claimed()[0]}"
+    minors = [numbers(version)[1] for version in claimed()]
+    assert minors == list(range(minors[0], minors[-1] + 1))
+    for script in (".ci/make-venv", ".ci/run"):
+        text = (ROOT / script).read_text(encoding="utf-8")
+        assert f"not (3, {minors[0]}) <= sys.version_info[:2] <= (3, {minors[-1]})" in text
+        assert set(re.findall(r"python(3\.\d+)\b", text)) == set(claimed()), script
+
+
+def test_the_workflow_runs_every_version_on_linux_and_macos() -> None:
+    matrix = workflow()["jobs"]["test"]["strategy"]["matrix"]
+    assert matrix["python"] == claimed()
+    assert [system.partition("-")[0] for system in matrix["os"]] == ["ubuntu", "macos"]
+
+
+def test_the_workflow_runs_make_targets_with_few_rights() -> None:
+    steps = [step for job in workflow()["jobs"].values() for step in job["steps"]]
+    commands = [line for step in steps for line in step.get("run", "").splitlines() if not line.startswith("apt-get ")]
+    made = [re.fullmatch(r"make ([a-z-]+)(?: PYTHON=\S+)?", line) for line in commands]
+    assert all(made), commands
+    assert {"install", "test", "demo", "browser"} == {target.group(1) for target in made if target} & targets()
+    assert workflow()["permissions"] == {"contents": "read"}
+
+
+def test_the_hooks_run_commands_of_make_test() -> None:
+    recipe = re.search(r"^test: .*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)
+    assert recipe
+    commands = [line.strip().replace("$(BIN)", ".venv/bin") for line in recipe.group(1).splitlines()]
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    assert repository["repo"] == "local"
+    assert [hook["id"] for hook in repository["hooks"]] == ["ruff-check", "ruff-format", "mypy", "notebooks"]
+    for hook in repository["hooks"]:
+        assert hook["language"] == "system"
+        assert any(command.startswith(hook["entry"]) for command in commands), hook["entry"]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 from urllib.parse import quote
 
+from userhooks import __version__
 from userhooks.engine.rendering import Routed
 from userhooks.engine.resources import HttpEndpoint
 
-USER_AGENT = "userhooks/0.1"
+USER_AGENT = f"userhooks/{__version__}"
 _URL_CHARACTERS = "!#$%&'()*+,/:;=?@[]~-._"
 
 
