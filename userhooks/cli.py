@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -226,7 +227,10 @@ def _print_status(status: dict[str, Any]) -> None:
 
 def _lab(arguments: argparse.Namespace) -> int:
     import userhooks
+    from userhooks.extras import not_installed
 
+    if find_spec("jupyterlab") is None:
+        raise not_installed("JupyterLab")
     package = Path(userhooks.__file__).resolve().parent
     notebooks = _own_notebooks(package / "notebooks")
     with _stack_while() as stack:

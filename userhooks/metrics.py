@@ -11,10 +11,13 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import pandas as pd
 from prometheus_client.parser import text_string_to_metric_families
 
 from userhooks.errors import InvalidInput
+from userhooks.extras import lab_extra
+
+with lab_extra():
+    import pandas as pd
 
 _COMPARISONS: Mapping[str, Callable[[Any, float], Any]] = {
     "==": operator.eq,

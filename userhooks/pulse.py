@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from userhooks.extras import lab_extra
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -26,7 +28,8 @@ def pulse(lesson: Lesson, since: datetime) -> pd.DataFrame:
     that were deleted since), `delivered` (requests answered 2xx), `refused` (those answered otherwise, or not), `waiting` (rows generated
     and not delivered from the first second to the end of this one; updates, deletes, repeats and backfills are none of them).
     """
-    import pandas as pd
+    with lab_extra():
+        import pandas as pd
 
     with lesson.stack.database.connect() as connection:
         written = {(user, second): count for user, second, count in connection.execute(_WRITTEN, [list(lesson.users.values()), since])}

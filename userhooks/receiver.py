@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from userhooks.errors import ConfigurationError, DeliveriesMissing, InvalidInput
+from userhooks.extras import lab_extra
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,7 +77,8 @@ class ReceiverServer:
 
         Columns: `received_at` (UTC), `status` (missing when the handler raised), `seconds` from the request to the answer, `error`.
         """
-        import pandas as pd
+        with lab_extra():
+            import pandas as pd
 
         rows = list(self._answers)
         columns = {

@@ -1,4 +1,4 @@
-"""The wheel by itself: built from an sdist, installed into a new venv, and run from an empty folder."""
+"""The wheel by itself: built from an sdist, installed beside the core's dependencies only, and run from an empty folder."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import venv
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import Distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from userhooks.home import Home
 from userhooks.settings import PORT_VARIABLES
@@ -61,15 +63,33 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
+def required(distribution: Distribution) -> set[Path]:
+    """The files and folders of everything that a distribution requires without extras, directly or not."""
+    entries: set[Path] = set()
+    pending, known = [(distribution, "")], set()
+    while pending:
+        current, extra = pending.pop()
+        for requirement in map(Requirement, current.requires or []):
+            if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
+                continue
+            found = Distribution.from_name(requirement.name)
+            entries |= {Path(str(found.locate_file(file.parts[0]))) for file in found.files or [] if file.parts[0] != ".."}
+            new = {(requirement.name, name) for name in ("", *requirement.extras)} - known
+            known |= new
+            pending += [(found, name) for _, name in new]
+    return {entry for entry in entries if entry.name != "__pycache__"}
+
+
 @pytest.fixture(scope="module")
 def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of a venv with the wheel; the dependencies are those of the development venv."""
+    """The Python of a venv with the wheel and what it requires without extras, linked from the development venv."""
     folder = tmp_path_factory.mktemp("venv")
     venv.create(folder, symlinks=True)
     own = folder / "bin" / "python"
     pip("--python", str(own), "install", *QUIET, "--no-index", "--no-deps", "--no-compile", str(wheel))
     (packages,) = folder.glob("lib/python3.*/site-packages")
-    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    for entry in required(Distribution.at(next(packages.glob("userhooks-*.dist-info")))):
+        (packages / entry.name).symlink_to(entry)
     sources = tuple(f"{ROOT / name}/" for name in ("userhooks", "notebooks", "sql"))
     (packages / "sitecustomize.py").write_text(WATCH.format(sources=sources, report=str(folder / "opened")))
     return own
@@ -97,13 +117,25 @@ class Outside:
     folder: Path
     python: Path
 
-    def run(self, *arguments: str) -> str:
-        """Run `userhooks` with these arguments and return what it prints; it must succeed."""
+    def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run a program of the venv with these variables and none of the tests' own settings."""
         taken = ("USERHOOKS_", "SEQUIN_", "DATABASE_URL", "PYTHONPATH")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(taken)}
-        environment |= dict.fromkeys(PORT_VARIABLES.values(), "0")
-        command = [str(self.python.with_name("userhooks")), *arguments]
-        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False, timeout=120)
+        environment |= {**dict.fromkeys(PORT_VARIABLES.values(), "0"), **variables}
+        program, *arguments = command
+        return subprocess.run(
+            [str(self.python.with_name(program)), *arguments],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+    def succeed(self, *command: str, **variables: str) -> str:
+        """Run a program of the venv, which must succeed, and return what it prints."""
+        done = self.run(*command, **variables)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -114,15 +146,49 @@ def outside(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     folder = tmp_path_factory.mktemp("outside")
     outside = Outside(folder, python)
     try:
-        outside.run("up", "--detach")
+        outside.succeed("userhooks", "up", "--detach")
         yield outside
     finally:
-        outside.run("down")
+        outside.succeed("userhooks", "down")
         Home(folder / ".userhooks").remove()
 
 
+IMPORT_ALL = """
+import pkgutil, sys, userhooks
+from userhooks.errors import ConfigurationError
+
+for module in pkgutil.walk_packages(userhooks.__path__, "userhooks.", onerror=lambda name: None):
+    if module.name.endswith(".__main__"):
+        continue
+    try:
+        __import__(module.name)
+    except ConfigurationError as error:
+        print(module.name, *str(error).splitlines(), sep="|")
+"""
+
+
+def test_without_the_lab_extra_only_modules_that_draw_cannot_be_imported_and_say_what_to_install(outside: Outside) -> None:
+    said = [line.split("|") for line in outside.succeed("python", "-c", IMPORT_ALL).splitlines()]
+    assert {name.split(".")[1] for name, *_ in said} == {"diagrams", "metrics", "plots", "widgets"}
+    assert {what for _, what, _ in said} <= {f"{library} is not installed." for library in ("ipywidgets", "matplotlib", "numpy", "pandas")}
+    assert {remedy for *_, remedy in said} == {"Install what the notebooks need with: pip install 'userhooks[lab]'"}
+
+
+def test_without_the_lab_extra_the_lab_command_says_what_to_install(outside: Outside) -> None:
+    done = outside.run("userhooks", "lab")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("Error: JupyterLab is not installed.\n")
+    assert "userhooks[lab]" in done.stderr
+
+
+def test_without_the_lab_extra_a_table_says_what_to_install(outside: Outside) -> None:
+    code = "from userhooks import Stack; print(Stack.attach().inspector.inbox('ada').requests())"
+    done = outside.run("python", "-c", code)
+    assert done.stderr.endswith("pandas is not installed.\nInstall what the notebooks need with: pip install 'userhooks[lab]'\n")
+
+
 def test_the_demo_runs_from_a_wheel_and_opens_no_file_of_the_checkout(outside: Outside) -> None:
-    assert "0 lost, 0 duplicated, 0 foreign" in outside.run("demo", "--seconds", "1")
+    assert "0 lost, 0 duplicated, 0 foreign" in outside.succeed("userhooks", "demo", "--seconds", "1")
     opened = outside.python.parents[1] / "opened"
     assert not opened.exists(), opened.read_text()
     assert [file.name for file in outside.folder.iterdir()] == [".userhooks"]
@@ -132,7 +198,7 @@ def test_the_lab_of_a_wheel_opens_copies_of_the_notebooks_and_keeps_changed_ones
     copies = outside.folder / "userhooks-notebooks"
     copies.mkdir()
     (copies / "01_first_webhook.ipynb").write_text("the reader's")
-    outside.run("lab", "--no-browser", "--", "--version")
+    outside.succeed("userhooks", "lab", "--no-browser", "--", "--version", PYTHONPATH=sysconfig.get_path("purelib"))
     assert {file.name for file in copies.iterdir()} == {file.name for file in (ROOT / "notebooks").iterdir() if file.suffix in COPIED}
     assert (copies / "01_first_webhook.ipynb").read_text() == "the reader's"
     assert (copies / "02_traffic.ipynb").read_bytes() == (ROOT / "notebooks" / "02_traffic.ipynb").read_bytes()

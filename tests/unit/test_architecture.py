@@ -19,6 +19,7 @@ PURE = [
     "ledger/report.py",
     "ledger/rows.py",
     "ledger/wal.py",
+    "extras.py",
     "faults.py",
     "messages.py",
     "metrics.py",

@@ -55,7 +55,7 @@ def test_the_lock_has_a_hash_for_everything_and_no_address() -> None:
     assert "://" not in LOCK
 
 
-@pytest.mark.parametrize(("file", "project"), [("environment.yml", "-e .[test]"), (".binder/environment.yml", "-e ..")])
+@pytest.mark.parametrize(("file", "project"), [("environment.yml", "-e .[lab,test]"), (".binder/environment.yml", "-e ..[lab]")])
 def test_a_conda_environment_installs_this_project_with_a_python_that_it_supports(file: str, project: str) -> None:
     environment = yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))
     assert environment["name"] == PROJECT["name"]

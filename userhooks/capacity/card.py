@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from userhooks.extras import lab_extra
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -74,7 +76,8 @@ class Card:
 
 def frame(points: Iterable[Point]) -> pd.DataFrame:
     """The points as a table, one line for each number of users, columns as in `Point`; what is not known is missing."""
-    import pandas as pd
+    with lab_extra():
+        import pandas as pd
 
     table = pd.DataFrame([asdict(point) for point in points], columns=list(Point.__dataclass_fields__))
     return table.astype({"users": "int64"} | {name: "float64" for name in table.columns if name != "users"})

@@ -24,6 +24,7 @@ import orjson
 
 from userhooks.access import page_link
 from userhooks.errors import START, DeliveriesMissing, InvalidInput, NotFound, NotRunning, UserhooksError
+from userhooks.extras import lab_extra
 from userhooks.inspector.answers import parse_script
 from userhooks.messages import Message, parse_body
 
@@ -459,7 +460,8 @@ _UTC = "datetime64[us, UTC]"
 
 def _frame(columns: dict[str, str], rows: list[tuple[Any, ...]]) -> pd.DataFrame:
     """A DataFrame of rows, with a dtype for each column, also when there are no rows."""
-    import pandas as pd
+    with lab_extra():
+        import pandas as pd
 
     by_column = zip(*rows, strict=True) if rows else [()] * len(columns)
     filled = zip(columns.items(), by_column, strict=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from userhooks.extras import lab_extra
 from userhooks.ledger.arrivals import Receipt
 from userhooks.ranks import nearest_rank
 
@@ -220,7 +221,8 @@ def _receipts_frame(receipts: Sequence[Receipt]) -> pd.DataFrame:
 
 
 def _table(types: dict[str, str], rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
-    import pandas as pd
+    with lab_extra():
+        import pandas as pd
 
     columns = zip(*rows, strict=True) if rows else [()] * len(types)
     return pd.DataFrame({name: pd.Series(list(values), dtype=dtype) for (name, dtype), values in zip(types.items(), columns, strict=True)})
