@@ -147,6 +147,11 @@ def test_the_workflow_runs_every_version_on_linux_and_macos() -> None:
     assert [system.partition("-")[0] for system in matrix["os"]] == ["ubuntu", "macos"]
 
 
+def test_contributing_says_where_each_claimed_version_has_run() -> None:
+    table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## Where it has run")[2]
+    assert re.findall(r"^\| \w.*? \| (3\.\d+)", table, re.MULTILINE) == claimed()
+
+
 def test_the_workflow_runs_make_targets_with_few_rights() -> None:
     steps = [step for job in workflow()["jobs"].values() for step in job["steps"]]
     commands = [line for step in steps for line in step.get("run", "").splitlines() if not line.startswith("apt-get ")]
