@@ -22,8 +22,7 @@ Decoder: TypeAlias = Callable[[bytes], Any]
 TypeRow: TypeAlias = tuple[int, str, str, int, int, str]
 """(oid, typname, typtype, element type's oid, typbasetype, delimiter): only a true array has an element type, and its typdelim"""
 
-_INFINITIES = (b"infinity", b"-infinity")
-_POINT, _C = b".C"
+_DASH, _POINT, _C = b"-.C"
 
 
 # --- text and numbers ----------------------------------------------------------------------------------------------------
@@ -84,24 +83,14 @@ def _bytea(raw: bytes) -> bytes:
 # --- dates and times -----------------------------------------------------------------------------------------------------
 
 
-def _year(date: bytes) -> bytes:
-    """Turn `0044-03-15 BC` into ISO 8601's `-0043-03-15`, where the year before 1 is 0; other dates stay as they are."""
-    if not date.endswith(b" BC"):
-        return date
-    year, rest = date[:-3].split(b"-", 1)
-    before = int(year) - 1
-    return b"%b%04d-%b" % (b"-" if before else b"", before, rest)
-
-
 def _date(raw: bytes) -> bytes:
-    return b'"%b"' % _year(raw)
+    """Encode a date of any year, or an infinity, as Postgres writes it."""
+    return b'"%b"' % raw
 
 
-def _split_timestamp(raw: bytes) -> tuple[bytes, bytes]:
-    """Return date (years before 1 as ISO 8601 has them) and time with six digits, of `2026-11-23 17:44:38.4784+00 BC` or without a zone."""
-    date, time, *era = raw.split(b" ")
-    time, _, fraction = time.removesuffix(b"+00").partition(b".")
-    return _year(b" ".join([date, *era])), b"%b.%b" % (time, fraction.ljust(6, b"0"))
+def _is_beyond_iso(raw: bytes) -> bool:
+    """Whether a date or timestamp keeps the text that Postgres has for it, as at Sequin: years before 1 and after 9999, infinities."""
+    return raw[4] != _DASH or raw[-1] == _C
 
 
 def _timestamp_with(suffix: bytes) -> Encoder:
@@ -112,27 +101,22 @@ def _timestamp_with(suffix: bytes) -> Encoder:
     def encode(raw: bytes) -> bytes:
         if len(raw) == common and raw[19] == _POINT and raw[-1] != _C:  # most: a year of four digits, a fraction of six, not BC
             return template % (raw[:10], raw[11:26])
-        if raw in _INFINITIES:
+        if _is_beyond_iso(raw):
             return b'"%b"' % raw
-        return b'"%bT%b%b"' % (*_split_timestamp(raw), suffix)
+        time, _, fraction = raw[11:].removesuffix(b"+00").partition(b".")
+        return b'"%bT%b.%b%b"' % (raw[:10], time, fraction.ljust(6, b"0"), suffix)
 
     return encode
 
 
 def _unix_microseconds(raw: bytes) -> bytes:
-    """timestamp and timestamptz as microseconds since 1970; infinities stay text."""
-    if raw in _INFINITIES:
+    """Encode timestamp and timestamptz as microseconds since 1970."""
+    if _is_beyond_iso(raw):
         return b'"%b"' % raw
-    return b"%d" % unix_microseconds(raw)
-
-
-def unix_microseconds(raw: bytes) -> int:
-    """Read a finite timestamp or timestamptz of any year that Postgres knows."""
-    date, time = _split_timestamp(raw)
-    head, month, day = date.rsplit(b"-", 2)
-    seconds = days_since_1970(int(head), int(month), int(day)) * 86400
-    seconds += int(time[:2]) * 3600 + int(time[3:5]) * 60 + int(time[6:8])
-    return seconds * 1_000_000 + int(time[9:])
+    seconds = days_since_1970(int(raw[:4]), int(raw[5:7]), int(raw[8:10])) * 86400
+    seconds += int(raw[11:13]) * 3600 + int(raw[14:16]) * 60 + int(raw[17:19])
+    fraction = raw[20:].removesuffix(b"+00") if len(raw) > 19 and raw[19] == _POINT else b""
+    return b"%d" % (seconds * 1_000_000 + int(fraction.ljust(6, b"0")))
 
 
 def days_since_1970(year: int, month: int, day: int) -> int:
