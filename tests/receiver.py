@@ -78,8 +78,9 @@ class Receiver:
 
             def do_POST(self) -> None:
                 raw = self.rfile.read(int(self.headers["content-length"]))
-                body = json.loads(gzip.decompress(raw) if self.headers["content-encoding"] == "gzip" else raw)
-                messages = body.get("data", [body])
+                text = gzip.decompress(raw) if self.headers["content-encoding"] == "gzip" else raw
+                body = json.loads(text) if text else {"data": []}
+                messages = body["data"] if isinstance(body, dict) and "data" in body else [body]
                 outer.arrived += 1
                 outer.gate.wait(30)
                 status = outer.script(self.path, messages)

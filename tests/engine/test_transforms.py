@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import psycopg
+import pytest
 
 from tests.engine_program import EngineProgram
 from tests.receiver import Receiver
@@ -56,6 +57,31 @@ def test_a_path_picks_a_part_and_a_batch_holds_several(
     engine.user_sink(1, receiver.url, transform="only-text", batch_size=3)
     insert(database, "a", "b", "c")
     assert sorted(receiver.wait_for(3)) == ["a", "b", "c"]  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize("encoding", [None, "gzip"])
+def test_nil_and_false_are_an_empty_body_unless_in_a_batch(
+    engine: EngineProgram, database: psycopg.Connection[Any], receiver: Receiver, encoding: str | None
+) -> None:
+    answers = 'case record["message"] do\n    "none" -> nil\n    "no" -> false\n    "word" -> "null"\n    _ -> 0\n  end'
+    apply(engine, "little", f"def transform(_action, record, _changes, _metadata) do\n  {answers}\nend")
+    headers = {"headers": {"content-encoding": encoding}} if encoding else {}
+    source = {"include_tables": ["public.notifications"]}
+    for name, batch in (("alone", False), ("batched", True)):
+        engine.ask("POST", "/api/destinations/http_endpoints", {"name": name, "url": f"{receiver.url}/{name}", **headers})
+        destination = {"type": "webhook", "http_endpoint": name, "batch": batch}
+        sink = {"name": name, "database": "postgres", "source": source, "destination": destination, "transform": "little"}
+        engine.ask("POST", "/api/sinks", sink | {"filter": "none"})
+    insert(database, "none", "no", "word", "zero")
+    eventually(lambda: len(receiver.requests) == 8, what="a request for each row and sink")
+
+    requests = [one for one in receiver.requests if one.path == "/alone"]
+    empty = [dict(one.headers) for one in requests if not one.body]
+    full = [dict(one.headers) for one in requests if one.body]
+    assert sorted(map(repr, receiver.messages("/alone"))) == ["'null'", "0"]
+    assert [(h["content-length"], h.keys() & {"content-type", "accept", "content-encoding"}) for h in empty] == [("0", set())] * 2
+    assert [(h["content-type"], h.get("content-encoding")) for h in full] == [("application/json", encoding)] * 2
+    assert sorted(map(repr, receiver.messages("/batched"))) == ["'null'", "0", "False", "None"]
 
 
 def test_a_transform_that_raises_fails_its_message_alone_until_it_is_mended(

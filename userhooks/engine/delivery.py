@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 IN_FLIGHT_PER_SINK = 50
 LINGER_SECONDS = 0.005
 """How long a batch that is not full waits for more (sequin v0.14.6: 5 ms)."""
+_NO_BODY = (b"null", b"false")
+"""JSON that a transform's sink with `batch: false` sends as an empty body, as Sequin does"""
 QUICK_SECONDS = 1.0
 """A sink whose last answer took longer, or was no 2xx, shares the connections for suspects."""
 STALLED_SECONDS = 2.0
@@ -575,7 +577,11 @@ class SinkDelivery:
                 if is_new and self.failed > failed:
                     self._new_failed()
                 continue
-            before, after, compressed = self._head if self._routed is None else request_head(self._endpoint, self._routed)
+            head = self._head
+            if self._routed is not None or not body:
+                routed = self._routed or Routed(path=self.sink.path or "")
+                head = request_head(self._endpoint, routed, has_body=bool(body))
+            before, after, compressed = head
             if compressed:
                 body = zlib.compress(body, 1, wbits=31)  # the quickest level, since the other sinks wait meanwhile; 31 is gzip's format
             attempt = Attempt(self, messages, len(body), self._loop.time(), self._address, self._epoch, is_new)
@@ -689,7 +695,7 @@ class SinkDelivery:
             self._routed = routed
             parts.append(part)
         if not self.sink.batch:
-            return parts[0]
+            return b"" if parts[0] in _NO_BODY else parts[0]
         return b'{"data":[%b]}' % b",".join(parts)
 
     # --- what came of it -----------------------------------------------------------------------------------------------

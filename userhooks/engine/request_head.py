@@ -21,11 +21,12 @@ class RequestHead(NamedTuple):
     gzip: bool
 
 
-def request_head(endpoint: HttpEndpoint, routed: Routed) -> RequestHead:
+def request_head(endpoint: HttpEndpoint, routed: Routed, *, has_body: bool = True) -> RequestHead:
     """Return the head of requests to this endpoint.
 
     The order is Sequin's (recorded): content-length, host, all others by name, in lower case. The path is joined to the endpoint's URL as
-    text, also behind a query string. Headers of the route replace those of the endpoint.
+    text, also behind a query string. Headers of the route replace those of the endpoint. A request with an empty body has no `accept` and
+    `content-type` of ours, as Sequin's HTTP client adds them with the JSON only, and no `content-encoding`.
     """
     target = endpoint.path or ""
     if endpoint.query:
@@ -36,15 +37,14 @@ def request_head(endpoint: HttpEndpoint, routed: Routed) -> RequestHead:
         target = "/" + target
     default_port = 443 if endpoint.scheme == "https" else 80
     host = endpoint.host if endpoint.port == default_port else f"{endpoint.host}:{endpoint.port}"
-    headers = {
-        "accept": "application/json",
-        "accept-encoding": "gzip",
-        "content-type": "application/json",
-        "user-agent": USER_AGENT,
-    }
+    headers = {"accept-encoding": "gzip", "user-agent": USER_AGENT}
+    if has_body:
+        headers |= {"accept": "application/json", "content-type": "application/json"}
     for name, value in (*endpoint.headers.items(), *endpoint.encrypted_headers.items(), *routed.headers):
         if name.lower() not in ("content-length", "host", "transfer-encoding", "connection"):
             headers[name.lower()] = str(value)
+    if not has_body:
+        headers.pop("content-encoding", None)
     gzip = headers.get("content-encoding", "").strip().lower() == "gzip"
     if gzip:
         headers["content-encoding"] = "gzip"

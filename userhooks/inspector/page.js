@@ -483,7 +483,7 @@ function answerOf(request) {
 
 // One line that says what a request is: the rows of Sequin messages in words, else the request line and how its body begins.
 function summary(request) {
-  const plain = `${request.method} ${request.body_encoding === "base64" ? "(binary)" : request.body.slice(0, 120)}`;
+  const plain = `${request.method} ${request.body_encoding === "base64" ? "(binary)" : request.size ? request.body.slice(0, 120) : "(empty body)"}`;
   if (request.truncated || !request.body.startsWith("{")) return plain;
   let body;
   try { body = JSON.parse(request.body); } catch { return plain; }
