@@ -186,6 +186,12 @@ class Database:
         if not sender_free and not slot_exists:
             raise DatabaseUnsuitable("All WAL senders of this Postgres server are taken.", "Raise max_wal_senders and restart Postgres.")
 
+    def has_slot(self, slot: str) -> bool:
+        """Return whether this database, not just its server, has the replication slot."""
+        with self.connect() as connection:
+            found = "select from pg_replication_slots where slot_name = %s and database = current_database()"
+            return connection.execute(found, [slot]).fetchone() is not None
+
     def set_up(self, publication: str | None) -> None:
         """Apply the files in `sql/`: tables, replica identity, the publication unless it is None, and test users when there are no users.
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from userhooks import python
 from userhooks.control import LOCKED, START_SECONDS, STOP_SECONDS, as_json, as_reply, end_programs_of, started_at
-from userhooks.errors import ConfigurationError, InvalidInput, NotRunning, UserhooksError
+from userhooks.errors import ConfigurationError, InvalidInput, NotRunning, SequinNotFound, SequinUnreachable, UserhooksError
 from userhooks.home import Home, require_free, write_json
 from userhooks.postgres import PostgresServer, cluster_folder, server_url
 from userhooks.program import own_address, own_url, read_config
@@ -138,8 +138,13 @@ class Supervisor:
     # --- what can be asked ---------------------------------------------------------------------------------------------
 
     async def up(self) -> None:
-        """Start every part that is not running; a part that cannot start is an error, and the others stay as they are."""
+        """Start every part that is not running; a part that cannot start is an error, and the others stay as they are.
+
+        A Sequin server elsewhere is checked first, each time: nothing starts, and no table is made, for one that cannot be used.
+        """
         async with self._lock:
+            if self.settings.sequin_url is not None:
+                self.version = await asyncio.to_thread(check_sequin, self.settings)
             await self._start([part for part in self.parts if self._pid(part) is None])
 
     async def restart(self, part: str) -> None:
@@ -215,7 +220,7 @@ class Supervisor:
                 program.configure(self._config(program.name))
             await asyncio.gather(*(program.until_ready() for program in programs))
             if self.version is None:
-                self.version = await self._sequin_version()
+                self.version = await self._engine_version()
         except BaseException:
             await asyncio.gather(*(program.kill() for program in programs))
             raise
@@ -233,14 +238,9 @@ class Supervisor:
         database.check(self.home.slot if ours else None)
         database.set_up(self.home.publication if ours else None)
 
-    async def _sequin_version(self) -> str | None:
-        if self.settings.sequin_url is None:
-            answer = await http_get("127.0.0.1", self.ports["sequin"], "/info/version")
-            return str(json.loads(answer)["version"]) if answer else None
-        from userhooks.sequin import SequinClient
-
-        client = SequinClient(self.sequin_url, self.sequin_api_token, self.settings.sequin_database)
-        return await asyncio.to_thread(client.version)
+    async def _engine_version(self) -> str | None:
+        answer = await http_get("127.0.0.1", self.ports["sequin"], "/info/version")
+        return str(json.loads(answer)["version"]) if answer else None
 
     def _config(self, part: str) -> dict[str, Any]:
         """The line of JSON that the program reads from its stdin."""
@@ -359,6 +359,33 @@ class Supervisor:
                 f"The stack of {self.home.path} runs with another {', '.join(other)}.",
                 "Run userhooks down first, or set USERHOOKS_HOME to another folder for a second stack.",
             )
+
+
+def check_sequin(settings: Settings) -> str:
+    """Return the version of the Sequin server that `settings` name, after checking that it can be used with the other settings.
+
+    Raises SequinError when it does not answer, is not Sequin, refuses the token or does not know the database; ConfigurationError when
+    it reads another database than DATABASE_URL; and what `Database.check` raises.
+    """
+    from userhooks.database import Database
+    from userhooks.sequin import SequinClient
+
+    token, name = settings.sequin_api_token or "", settings.sequin_database
+    with SequinClient(settings.sequin_url or "", token, name) as sequin:
+        try:
+            version, slot = sequin.version(), sequin.slot()
+        except SequinUnreachable as error:
+            raise SequinUnreachable(error.what, "Start the Sequin server, or correct SEQUIN_URL.") from None
+        except SequinNotFound as error:
+            what = f"Sequin at {settings.sequin_url} has no database named {name} in the account of this API token."
+            remedy = "Set SEQUIN_DATABASE to a database that Sequin's console lists, or SEQUIN_API_TOKEN to a token of the other account."
+            raise SequinNotFound(what, remedy, status=error.status) from None
+    database = Database(settings.database_url or "")
+    database.check()
+    if not database.has_slot(slot):
+        what = f"DATABASE_URL is not the database that Sequin reads as {name}: it has no replication slot {slot}."
+        raise ConfigurationError(what, "Correct DATABASE_URL or SEQUIN_DATABASE, or see in Sequin's console whether its slot was dropped.")
+    return version
 
 
 def database_url(settings: Settings, home: Home, ports: Mapping[str, int]) -> str:

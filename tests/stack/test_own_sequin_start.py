@@ -1,0 +1,121 @@
+"""`userhooks up` with a separate Sequin server: a wrong address, token or database ends the start and leaves nothing behind."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from tests.engine_program import EngineProgram
+from tests.ports import free_port
+from tests.real_like.server import IN_SEQUIN, real_like_server
+from tests.stack.conftest import Installation
+
+Install = Callable[..., Installation]
+
+
+@pytest.fixture
+def server(database_url: str, tmp_path: Path) -> Iterator[EngineProgram]:
+    with real_like_server(database_url, tmp_path, pace=0.01) as server:
+        yield server
+
+
+def refused(installation: Installation) -> str:
+    """Return what `up` says when it fails; afterwards no process runs and no table was made."""
+    said = installation.fail("up", "--detach")
+    assert installation.processes() == []
+    assert installation.home.running() is None
+    with psycopg.connect(installation.settings.database_url or "") as connection:
+        assert connection.execute("select to_regclass('public.notifications')").fetchall() == [(None,)]
+    return said
+
+
+def test_a_wrong_token_wrong_name_or_another_accounts_token_end_the_start(
+    install: Install, database_url: str, server: EngineProgram
+) -> None:
+    own = install(DATABASE_URL=database_url, SEQUIN_URL=server.url, SEQUIN_API_TOKEN="wrong")
+    said = refused(own)
+    assert "Sequin refused the API token." in said
+    assert "Set SEQUIN_API_TOKEN" in said
+
+    own.environment.update(SEQUIN_API_TOKEN=server.token, SEQUIN_DATABASE="other")
+    said = refused(own)
+    assert "other" in said
+    assert "SEQUIN_DATABASE" in said
+    assert "account" in said
+
+    del own.environment["SEQUIN_DATABASE"]
+    assert "ready" in own.succeed("up", "--detach")
+
+
+def test_a_database_that_sequin_does_not_read_ends_the_start(install: Install, database_url: str, server: EngineProgram) -> None:
+    other = "read_by_nobody"
+    with psycopg.connect(database_url, autocommit=True) as admin:
+        admin.execute(sql.SQL("create database {}").format(sql.Identifier(other)))
+        try:
+            there = make_conninfo(database_url, dbname=other)
+            said = refused(install(DATABASE_URL=there, SEQUIN_URL=server.url, SEQUIN_API_TOKEN=server.token))
+        finally:
+            admin.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(other)))
+    assert IN_SEQUIN["slot"]["name"] in said
+    assert "DATABASE_URL" in said
+
+
+def test_a_server_that_is_down_ends_the_start(install: Install, database_url: str) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    said = refused(install(DATABASE_URL=database_url, SEQUIN_URL=url, SEQUIN_API_TOKEN="x"))
+    assert url in said
+    assert "SEQUIN_URL" in said
+    assert "userhooks up" not in said
+
+
+@contextmanager
+def web_server() -> Iterator[str]:
+    """A server that is not Sequin: every path is a page."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<h1>Welcome</h1>")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_server_that_is_not_sequin_ends_the_start(install: Install, database_url: str) -> None:
+    with web_server() as url:
+        said = refused(install(DATABASE_URL=database_url, SEQUIN_URL=url, SEQUIN_API_TOKEN="x"))
+    assert "not Sequin's" in said
+    assert "SEQUIN_URL" in said
+
+
+def test_a_token_that_was_revoked_is_said_by_up_on_a_running_stack_which_goes_on(
+    install: Install, database_url: str, server: EngineProgram
+) -> None:
+    own = install(DATABASE_URL=database_url, SEQUIN_URL=server.url, SEQUIN_API_TOKEN=server.token)
+    own.succeed("up", "--detach")
+    before = own.pids()
+    server.stop()
+    assert server.url in own.fail("up", "--detach")
+    assert own.pids() == before
+    server.token = server.config["api_token"] = "another"
+    server.start(module=("-m", "tests.real_like.program"))
+    assert "Sequin refused the API token." in own.fail("up", "--detach")
+    assert own.pids() == before
