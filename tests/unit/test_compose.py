@@ -135,6 +135,27 @@ def test_the_database_in_it_is_the_service_as_the_container_sees_it() -> None:
     assert DATABASE["username"] == "postgres"  # the image's own; a superuser, which a publication of a whole schema needs
 
 
+def test_the_configuration_says_what_a_real_server_was_started_with() -> None:
+    """A real 0.14.6 took the file as it is; what it then relied on is not changed in passing."""
+    assert DATABASE["name"] == Settings(Path()).sequin_database
+    assert DATABASE["slot"] == {"name": "sequin_slot", "create_if_not_exists": True}
+    assert DATABASE["publication"] == {
+        "name": "sequin_pub",
+        "create_if_not_exists": True,
+        "init_sql": "CREATE PUBLICATION sequin_pub FOR TABLES IN SCHEMA public WITH (publish_via_partition_root = true)",
+    }
+    assert SEQUIN["api_tokens"] == [{"name": "tutorial", "token": "tutorial-token"}]
+    assert SEQUIN["account"] == {"name": "tutorial"}  # users and tokens belong to it: a file with one account names none of them
+    assert "functions" not in SEQUIN  # userhooks applies its own
+    assert published("sequin").keys() == {7376, 8376}
+
+
+@pytest.mark.parametrize("commands", [comment(), lesson()], ids=["compose.yaml", "lesson 10"])
+def test_each_variable_is_exported_once(commands: list[str]) -> None:
+    names = [word.split("=", 1)[0] for line in commands if line.startswith("export ") for word in shlex.split(line)[1:]]
+    assert sorted(names) == sorted(set(names))
+
+
 @pytest.mark.parametrize("name", [DATABASE["name"], *(token["name"] for token in SEQUIN["api_tokens"])])
 def test_names_in_it_are_names_to_sequin(name: str) -> None:
     assert NAME.fullmatch(name)
