@@ -18,7 +18,7 @@ from psycopg import sql
 from tests.ports import free_port
 from tests.receiver import Receiver
 from tests.waiting import eventually
-from userhooks.postgres import PostgresServer
+from userhooks.stack.embedded_postgres import PostgresServer
 
 _numbers = itertools.count(1)
 

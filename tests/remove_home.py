@@ -5,9 +5,9 @@ python -m tests.remove_home
 
 from __future__ import annotations
 
-from userhooks.control import down
-from userhooks.home import Home
 from userhooks.settings import Settings
+from userhooks.stack.control import down
+from userhooks.stack.home import Home
 
 if __name__ == "__main__":
     home = Home(Settings.from_env().home)

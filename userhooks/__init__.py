@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from userhooks.errors import UserhooksError
+    from userhooks.plots import diagrams
     from userhooks.settings import Settings
-    from userhooks.stack import Stack
+    from userhooks.stack.stack import Stack
 
 if sys.platform == "win32":
     raise ImportError("userhooks runs on Linux and macOS; on Windows use it inside WSL 2 (wsl --install).")
@@ -20,9 +21,14 @@ if sys.platform == "win32":
 __version__ = "0.1.0"
 """The release; the package's metadata and the `user-agent` of webhooks take it from here."""
 
-__all__ = ["Settings", "Stack", "UserhooksError"]
+__all__ = ["Settings", "Stack", "UserhooksError", "diagrams"]
 
-_MODULES = {"Settings": "userhooks.settings", "Stack": "userhooks.stack", "UserhooksError": "userhooks.errors"}
+_MODULES = {
+    "Settings": "userhooks.settings",
+    "Stack": "userhooks.stack.stack",
+    "UserhooksError": "userhooks.errors",
+    "diagrams": "userhooks.plots",
+}
 
 
 def __getattr__(name: str) -> Any:

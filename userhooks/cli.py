@@ -20,11 +20,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from userhooks import python
 from userhooks.errors import ConfigurationError, UserhooksError
+from userhooks.shared import python_command
 
 if TYPE_CHECKING:
-    from userhooks.stack import Stack
+    from userhooks.stack.stack import Stack
 
 Handler = Callable[[argparse.Namespace], int]
 _NOTEBOOKS = "userhooks-notebooks"
@@ -130,7 +130,7 @@ def _stack_while() -> Iterator[Stack]:
 
     A signal that comes while it starts is held back until it can be ended again.
     """
-    from userhooks.stack import Stack
+    from userhooks.stack.stack import Stack
 
     came: list[int] = []
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
@@ -150,7 +150,7 @@ def _stack_while() -> Iterator[Stack]:
 
 
 def _up(arguments: argparse.Namespace) -> int:
-    from userhooks.stack import Stack
+    from userhooks.stack.stack import Stack
 
     if arguments.detach:
         stack = Stack.start()
@@ -184,7 +184,7 @@ def _put_filter_back(stack: Stack) -> None:
 
 def _down(_arguments: argparse.Namespace) -> int:
     from userhooks.settings import Settings
-    from userhooks.stack import stop_stack
+    from userhooks.stack.stack import stop_stack
 
     _say(stop_stack(Settings.from_env()))
     return 0
@@ -192,7 +192,7 @@ def _down(_arguments: argparse.Namespace) -> int:
 
 def _status(arguments: argparse.Namespace) -> int:
     from userhooks.settings import Settings
-    from userhooks.stack import full_status
+    from userhooks.stack.stack import full_status
 
     status = full_status(Settings.from_env())
     if arguments.json:
@@ -203,7 +203,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _print_status(status: dict[str, Any]) -> None:
-    from userhooks.stack import is_down, page_links, private_addresses, without_password
+    from userhooks.stack.stack import is_down, page_links, private_addresses, without_password
 
     addresses = {
         "postgres": without_password(status["postgres"]["url"] or "not created yet"),
@@ -227,7 +227,7 @@ def _print_status(status: dict[str, Any]) -> None:
 
 def _lab(arguments: argparse.Namespace) -> int:
     import userhooks
-    from userhooks.extras import not_installed
+    from userhooks.shared.extras import not_installed
 
     if find_spec("jupyterlab") is None:
         raise not_installed("JupyterLab")
@@ -241,7 +241,7 @@ def _lab(arguments: argparse.Namespace) -> int:
         # Kernels use the same home wherever this was typed; the config folder turns off JupyterLab's question about news.
         paths = [str(package / "jupyter"), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
         environment = {**os.environ, "USERHOOKS_HOME": str(stack.settings.home), "JUPYTER_CONFIG_PATH": os.pathsep.join(paths)}
-        command = [*python.command("jupyterlab"), f"--ServerApp.root_dir={notebooks}", *options, *arguments.jupyter]
+        command = [*python_command.command("jupyterlab"), f"--ServerApp.root_dir={notebooks}", *options, *arguments.jupyter]
         with subprocess.Popen(command, env=environment) as jupyter:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches JupyterLab too, which asks before it ends
             try:
@@ -276,7 +276,7 @@ def _has_display() -> bool:
 
 
 def _subscribe(arguments: argparse.Namespace) -> int:
-    from userhooks.stack import Stack
+    from userhooks.stack.stack import Stack
 
     subscription = Stack.attach().subscriptions.subscribe(arguments.user_id, arguments.url)
     print(f"{'New' if subscription.created else 'Known'} sink {subscription.sink_name} ({subscription.sink_id})")
@@ -287,7 +287,7 @@ def _subscribe(arguments: argparse.Namespace) -> int:
 
 
 def _unsubscribe(arguments: argparse.Namespace) -> int:
-    from userhooks.stack import Stack
+    from userhooks.stack.stack import Stack
 
     Stack.attach().subscriptions.unsubscribe(arguments.sink)
     print(f"Removed {arguments.sink}.")
@@ -295,7 +295,7 @@ def _unsubscribe(arguments: argparse.Namespace) -> int:
 
 
 def _subscriptions(_arguments: argparse.Namespace) -> int:
-    from userhooks.stack import Stack
+    from userhooks.stack.stack import Stack
 
     subscriptions = Stack.attach().subscriptions.list()
     for subscription in subscriptions:
@@ -306,7 +306,7 @@ def _subscriptions(_arguments: argparse.Namespace) -> int:
 
 
 def _backfill(arguments: argparse.Namespace) -> int:
-    from userhooks.stack import Stack
+    from userhooks.stack.stack import Stack
 
     handle = Stack.attach().subscriptions.backfill(arguments.sink)
     print(f"Backfill {handle.id} of {handle.sink_name}: {handle.state}", flush=True)
@@ -321,8 +321,8 @@ def _backfill(arguments: argparse.Namespace) -> int:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    from userhooks.generator import generate, parse_mix
-    from userhooks.stack import Stack
+    from userhooks.lessons.generator import generate, parse_mix
+    from userhooks.stack.stack import Stack
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
     mix = None if arguments.mix is None else parse_mix(arguments.mix)
@@ -334,7 +334,7 @@ def _generate(arguments: argparse.Namespace) -> int:
 
 
 def _inbox(arguments: argparse.Namespace) -> int:
-    from userhooks.stack import Stack
+    from userhooks.stack.stack import Stack
 
     inspector = Stack.attach().inspector
     if arguments.name is None:
@@ -347,8 +347,8 @@ def _inbox(arguments: argparse.Namespace) -> int:
 
 
 def _ledger(_arguments: argparse.Namespace) -> int:
-    from userhooks.lesson import stack_ledger
-    from userhooks.stack import Stack
+    from userhooks.lessons.lesson import stack_ledger
+    from userhooks.stack.stack import Stack
 
     ledger = stack_ledger(Stack.attach())
     for problem in ledger.problems():
@@ -365,8 +365,8 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(_arguments: argparse.Namespace) -> int:
-    from userhooks.doctor import examine
     from userhooks.settings import Settings
+    from userhooks.stack.doctor import examine
 
     findings = list(examine(Settings.from_env()))
     for finding in findings:

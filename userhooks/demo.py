@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from userhooks.ledger import Ledger
-from userhooks.lesson import USERS, Lesson
+from userhooks.lessons.lesson import USERS, Lesson
 
 if TYPE_CHECKING:
-    from userhooks.stack import Stack
+    from userhooks.stack.stack import Stack
 
 _PATIENCE = 60.0
 _SLOWEST_SEQUIN = 500

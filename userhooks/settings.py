@@ -87,7 +87,7 @@ def _database_url(env: Mapping[str, str]) -> str | None:
     url = env.get("DATABASE_URL", "").strip()
     if not url:
         return None
-    from userhooks.connections import complete  # here: it loads psycopg, which the embedded database needs later, if at all
+    from userhooks.shared.postgres_connections import complete
 
     return complete(url, env)
 

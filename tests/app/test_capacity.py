@@ -12,8 +12,8 @@ import pytest
 from userhooks import Stack, capacity
 from userhooks.capacity.measure import insert
 from userhooks.errors import DeliveriesMissing, InvalidInput
-from userhooks.home import Home
 from userhooks.settings import PORT_VARIABLES, Settings
+from userhooks.stack.home import Home
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def test_a_crowd_is_measured_and_leaves_nothing_behind(stack: Stack) -> None:
     users = stack.database.users()
     told: list[int] = []
-    with capacity.Crowd(stack) as crowd:
+    with capacity.LoadUsers(stack) as crowd:
         crowd.grow(30, told.append)
         assert len(stack.subscriptions.list()) == 30
         one = capacity.throughput(crowd, 300)
@@ -50,10 +50,10 @@ def test_a_crowd_is_measured_and_leaves_nothing_behind(stack: Stack) -> None:
 
 
 def test_what_a_crowd_that_was_killed_has_left_is_removed_by_the_next(stack: Stack) -> None:
-    killed = capacity.Crowd(stack)
+    killed = capacity.LoadUsers(stack)
     killed.grow(3)
     killed.counter.close()
-    with capacity.Crowd(stack) as crowd:
+    with capacity.LoadUsers(stack) as crowd:
         assert crowd.users == []
         assert stack.subscriptions.list() == []
 
@@ -62,7 +62,7 @@ def test_growing_can_be_stopped_and_goes_on_where_it_was(stack: Stack) -> None:
     def stop(_: int) -> None:
         raise KeyboardInterrupt
 
-    with capacity.Crowd(stack) as crowd:
+    with capacity.LoadUsers(stack) as crowd:
         with pytest.raises(KeyboardInterrupt):
             crowd.grow(260, stop)
         assert len(crowd.users) == 250
@@ -71,9 +71,9 @@ def test_growing_can_be_stopped_and_goes_on_where_it_was(stack: Stack) -> None:
 
 
 def test_a_crowd_is_as_large_as_who_delivers_stands(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    with capacity.Crowd(stack) as crowd:
+    with capacity.LoadUsers(stack) as crowd:
         assert crowd.sizes() == [10, 100, 1_000, 10_000]
-        monkeypatch.setattr(capacity.Crowd, "engine_pid", None)  # what it is with a Sequin that is not ours
+        monkeypatch.setattr(capacity.LoadUsers, "engine_pid", None)  # what it is with a Sequin that is not ours
         assert crowd.sizes() == [10]
         with pytest.raises(InvalidInput, match="11 filtered sinks would bring this Sequin server down"):
             crowd.grow(11)
@@ -90,7 +90,7 @@ def test_without_an_engine_of_ours_its_figures_are_missing_numbers() -> None:
 
 
 def test_points_and_card_show_themselves(stack: Stack) -> None:
-    with capacity.Crowd(stack) as crowd:
+    with capacity.LoadUsers(stack) as crowd:
         points = list(capacity.scale(crowd, [2, 5], rows=3_000, rate=100, seconds=0.2))
         card = capacity.capacity_card(crowd, rows=100, seconds=0.2)
     frame = capacity.frame(points)
@@ -103,7 +103,7 @@ def test_points_and_card_show_themselves(stack: Stack) -> None:
 
 
 def test_webhooks_that_do_not_come_are_said_to_be_missing(stack: Stack) -> None:
-    with capacity.Crowd(stack) as crowd:
+    with capacity.LoadUsers(stack) as crowd:
         crowd.grow(1)
         stack.subscriptions.pause(stack.subscriptions.list()[0].sink_name)
         with stack.database.connect() as connection:

@@ -12,10 +12,10 @@ import pytest
 
 from tests.engine_program import EngineProgram
 from tests.ports import free_port
-from userhooks.control import down
-from userhooks.database import Database
-from userhooks.home import Home
 from userhooks.settings import PORT_VARIABLES
+from userhooks.stack.control import down
+from userhooks.stack.home import Home
+from userhooks.webhooks.database import Database
 
 
 @pytest.fixture

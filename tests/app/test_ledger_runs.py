@@ -18,10 +18,10 @@ import psycopg
 import pytest
 
 from tests.waiting import eventually
-from userhooks.home import Home
-from userhooks.lesson import USERS, Lesson
+from userhooks.lessons.lesson import USERS, Lesson
 from userhooks.settings import PORT_VARIABLES, Settings
-from userhooks.stack import Stack
+from userhooks.stack.home import Home
+from userhooks.stack.stack import Stack
 
 AUDIT = """
 CREATE TABLE audit (number SERIAL PRIMARY KEY, action TEXT, new_user INT, old_user INT);

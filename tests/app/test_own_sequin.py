@@ -9,11 +9,11 @@ import pytest
 
 from tests.engine_program import EngineProgram
 from tests.waiting import eventually
-from userhooks.database import Database
-from userhooks.home import Home
-from userhooks.lesson import USERS, Lesson
+from userhooks.lessons.lesson import USERS, Lesson
 from userhooks.settings import PORT_VARIABLES, Settings
-from userhooks.stack import Stack
+from userhooks.stack.home import Home
+from userhooks.stack.stack import Stack
+from userhooks.webhooks.database import Database
 from userhooks.widgets import FaultDial
 
 

@@ -18,11 +18,11 @@ import pytest
 from tests.engine_program import EngineProgram
 from tests.ports import free_port
 from tests.waiting import eventually
-from userhooks.bearer import subscription_secret
-from userhooks.database import Database
 from userhooks.errors import InvalidInput, NotFound, SequinInvalid
-from userhooks.sequin import SequinClient
-from userhooks.subscriptions import FUNCTION_NAME, Subscriptions
+from userhooks.webhooks.database import Database
+from userhooks.webhooks.sequin_client import SequinClient
+from userhooks.webhooks.subscription_secret import subscription_secret
+from userhooks.webhooks.subscriptions import FUNCTION_NAME, Subscriptions
 
 KEY = bytes(range(32))
 PUBLICATION = "app_pub"
@@ -109,7 +109,9 @@ def server(database_url: str, engine: EngineProgram) -> Iterator[httpx.Client]:
         "home_key": KEY.hex(),
         "allow_private": True,
     }
-    process = subprocess.Popen([sys.executable, "-m", "userhooks.server"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "userhooks.webhooks.server"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdin
     process.stdin.write(json.dumps(config) + "\n")
     process.stdin.flush()

@@ -20,7 +20,7 @@ import psutil
 from tests.bench import backfill, delivery, fairness, generator, ladder, latency, scale, start, unwanted
 from tests.bench.figures import Figure, markdown
 from tests.bench.lab import Size, cores
-from userhooks.postgres import find_binaries
+from userhooks.stack.embedded_postgres import find_binaries
 
 PARTS = {
     "delivery": delivery.run,

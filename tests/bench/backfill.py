@@ -15,11 +15,11 @@ from tests.bench.lab import Size, bench_stack
 from tests.bench.yardsticks import copy_out
 from tests.ports import free_port
 from userhooks import Stack
-from userhooks.capacity import Crowd
-from userhooks.capacity.counter import Counter
+from userhooks.capacity import LoadUsers
+from userhooks.capacity.counting_receiver import CountingReceiver
 from userhooks.capacity.measure import PATIENCE, insert, settle
-from userhooks.database import Database
-from userhooks.postgres import PostgresServer
+from userhooks.stack.embedded_postgres import PostgresServer
+from userhooks.webhooks.database import Database
 
 LARGE = 10_000_000
 MINE = 1000
@@ -27,7 +27,7 @@ MINE = 1000
 
 def run(size: Size) -> Iterator[Figure]:
     rows = size.pick(30_000, 60_000)
-    with bench_stack() as stack, Crowd(stack) as crowd:
+    with bench_stack() as stack, LoadUsers(stack) as crowd:
         crowd.grow(1)
         settle(crowd)
         with psycopg.connect(stack.database_url, autocommit=True) as connection:
@@ -61,7 +61,7 @@ def few_of_many() -> Iterator[Figure]:
             began = time.monotonic()
             user = _load(server.url())
             loaded = time.monotonic() - began
-            with bench_stack(DATABASE_URL=server.url()) as stack, Counter() as counter:
+            with bench_stack(DATABASE_URL=server.url()) as stack, CountingReceiver() as counter:
                 sink = stack.subscriptions.subscribe(user, counter.url(user)).sink_name
                 took, first = _backfill(stack, sink, counter, MINE)
                 _, plain = copy_out(server.url(), f"select * from public.notifications where user_id = {user:d}")  # noqa: S608
@@ -90,7 +90,7 @@ def _load(url: str) -> int:
         return int(first[0]) + LARGE // MINE // 2
 
 
-def _backfill(stack: Stack, sink: str, counter: Counter, rows: int) -> tuple[float, float]:
+def _backfill(stack: Stack, sink: str, counter: CountingReceiver, rows: int) -> tuple[float, float]:
     """Seconds until the last row, and until the first."""
     counter.reset()
     began = time.time()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from tests.bench.figures import Figure, at_least, at_most, cpu
 from tests.bench.lab import Size, bench_stack, forget_peak, peak_mb, pid_of
 from tests.bench.yardsticks import bare_posts, recvlogical
-from userhooks.capacity import Crowd, Throughput, throughput
+from userhooks.capacity import LoadUsers, Throughput, throughput
 from userhooks.capacity.measure import memory_mb, settle
 
 USERS = 10
@@ -16,7 +16,7 @@ USERS = 10
 
 def run(size: Size) -> Iterator[Figure]:
     rows = size.pick(20_000, 40_000)
-    with bench_stack() as stack, Crowd(stack) as crowd:
+    with bench_stack() as stack, LoadUsers(stack) as crowd:
         crowd.grow(1)
         settle(crowd)
         engine = pid_of(stack, "sequin")
@@ -49,7 +49,7 @@ def run(size: Size) -> Iterator[Figure]:
         yield at_most("engine's memory at these rates, peak", peak, "MB", 250, 150, digits=0)
 
 
-def check_foreign_keys(crowd: Crowd, check: bool) -> None:
+def check_foreign_keys(crowd: LoadUsers, check: bool) -> None:
     """Let Postgres check at each insert that the row's user is there, as usual, or not: it takes half as long as the engine."""
     with crowd.stack.database.connect() as connection:
         connection.execute(f"ALTER TABLE public.notifications {'ENABLE' if check else 'DISABLE'} TRIGGER ALL")

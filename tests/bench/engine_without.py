@@ -12,10 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 from userhooks.engine import __main__ as program
-from userhooks.engine import backlog, http, stream
-from userhooks.engine.histogram import Histogram
-from userhooks.engine.progress import Progress, Transaction
-from userhooks.engine.store import Store
+from userhooks.engine.capture import transactions
+from userhooks.engine.capture.confirmed_lsn import Progress, Transaction
+from userhooks.engine.delivery import disk_backlog, http_client
+from userhooks.engine.delivery.latency_histogram import Histogram
+from userhooks.engine.state_store import StateStore
 
 
 def _durability() -> None:
@@ -30,7 +31,7 @@ def _durability() -> None:
     def unsettled(self: Progress) -> Any:
         return iter(())
 
-    Store.flush = flush
+    StateStore.flush = flush
     Transaction.settle = settle
     Progress.unsettled = unsettled
 
@@ -41,8 +42,8 @@ def _order() -> None:
     def group_of(delivery: Any, change: Any) -> None:
         return None
 
-    stream.group_of = group_of
-    backlog.group_of = group_of
+    transactions.group_of = group_of
+    disk_backlog.group_of = group_of
 
 
 def _metrics() -> None:
@@ -58,7 +59,7 @@ def _metrics() -> None:
 
 def _guard() -> None:
     """No address is judged; it is asked once for each connection."""
-    http.forbidden = lambda address, allow_private: False
+    http_client.forbidden = lambda address, allow_private: False
 
 
 WITHOUT: dict[str, Callable[[], None]] = {"durability": _durability, "order": _order, "metrics": _metrics, "guard": _guard}

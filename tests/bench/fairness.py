@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from tests.bench.figures import Figure, at_most
 from tests.bench.lab import Size, bench_stack
-from userhooks.capacity import Crowd, Latency
+from userhooks.capacity import Latency, LoadUsers
 from userhooks.capacity.measure import PATIENCE, settle, throughput, write_steadily
 
 RATE = 1000
@@ -26,7 +26,7 @@ def run(size: Size) -> Iterator[Figure]:
 
 def greedy(turns: int) -> Iterator[Figure]:
     """Two users with 100 rows a second each, alone and beside one with 1,800, for a few seconds in turn."""
-    with bench_stack() as stack, Crowd(stack) as crowd:
+    with bench_stack() as stack, LoadUsers(stack) as crowd:
         crowd.grow(3)
         settle(crowd)
         one, *others = crowd.users
@@ -42,7 +42,7 @@ def greedy(turns: int) -> Iterator[Figure]:
 
 def many_ports(users: int, ports: int, seconds: float) -> Iterator[Figure]:
     with bench_stack() as stack:
-        crowd = Crowd(stack, ports=ports)
+        crowd = LoadUsers(stack, ports=ports)
         try:
             crowd.grow(users, lambda _: None)
             settle(crowd)
@@ -67,7 +67,7 @@ def many_ports(users: int, ports: int, seconds: float) -> Iterator[Figure]:
     yield Figure(f"{what}: slowest port's mean, of the median port's", f"{means[-1] / middle:.1f} times", beside)
 
 
-def _written(crowd: Crowd, rates: dict[int, list[int]], seconds: float) -> list[tuple[int, float]]:
+def _written(crowd: LoadUsers, rates: dict[int, list[int]], seconds: float) -> list[tuple[int, float]]:
     """Write for these users at these rates at the same time; (user, latency) of every row."""
     crowd.counter.reset(latencies=True)
     writers = [threading.Thread(target=write_steadily, args=(crowd, rate, seconds, lambda _: None, users)) for rate, users in rates.items()]

@@ -8,8 +8,8 @@ from itertools import pairwise
 
 from tests.bench.figures import Figure, at_least
 from tests.bench.lab import Size, bench_stack
-from userhooks.generator import MAX_RATE, generate
-from userhooks.ranks import nearest_rank
+from userhooks.lessons.generator import MAX_RATE, generate
+from userhooks.shared.percentiles import nearest_rank
 
 
 def run(size: Size) -> Iterator[Figure]:

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 
 from userhooks import Stack
-from userhooks.home import Home
 from userhooks.settings import PORT_VARIABLES, Settings
+from userhooks.stack.home import Home
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,16 @@ from tests.bench.figures import Figure
 from tests.bench.lab import Size, bench_stack
 from tests.waiting import eventually
 from userhooks import Stack
-from userhooks.capacity import Crowd, Throughput, throughput
+from userhooks.capacity import LoadUsers, Throughput, throughput
 from userhooks.capacity.measure import settle
-from userhooks.home import Home
+from userhooks.stack.home import Home
 
 ROOT = Path(__file__).parents[2]
 ROWS = 20_000
 _NAMES = {"durability": "durability", "order": "order and retries per row", "metrics": "latency metrics", "guard": "address guard"}
 
 
-class _Crowd(Crowd):
+class _Crowd(LoadUsers):
     """A crowd whose engine was not started by the supervisor."""
 
     pid: int | None = None

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from tests.bench.figures import Figure, at_most
 from tests.bench.lab import Size, bench_stack
-from userhooks.capacity import Crowd, latency
+from userhooks.capacity import LoadUsers, latency
 from userhooks.capacity.measure import settle
 
 
 def run(size: Size) -> Iterator[Figure]:
-    with bench_stack() as stack, Crowd(stack) as crowd:
+    with bench_stack() as stack, LoadUsers(stack) as crowd:
         crowd.grow(10)
         settle(crowd)
         took = latency(crowd, rate=100, seconds=size.pick(10, 30), progress=lambda _: None)

@@ -25,9 +25,9 @@ from userhooks.inspector.client import Inbox, InspectorClient
 COUNT = 200
 ENTRIES = 10_000
 SEEN = """first => new Promise((done) => {
-  const look = () => { const node = document.querySelector(".entry"); if (node && Number(node.dataset.seq) >= first) done(Date.now()); else requestAnimationFrame(look); };
-  look();
-})"""  # noqa: E501
+  const look = () => { const node = document.querySelector(".entry"); if (node && Number(node.dataset.seq) >= first) done(Date.now());
+  else requestAnimationFrame(look); }; look();
+})"""
 
 
 def main() -> None:

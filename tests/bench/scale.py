@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Picture
 from tests.bench.figures import Figure, at_most
 from tests.bench.lab import Size, bench_stack, pid_of
 from userhooks import plots
-from userhooks.capacity import Crowd, Point, frame, latency, scale, throughput
+from userhooks.capacity import LoadUsers, Point, frame, latency, scale, throughput
 from userhooks.capacity.measure import memory_mb, settle
 
 PICTURE = Path(__file__).with_name("scale.png")
@@ -25,10 +25,10 @@ def run(size: Size, *, picture: bool = False) -> Iterator[Figure]:
     runs = size.pick(2, 4)
     points: list[Point] = []
     created = 0.0
-    with bench_stack() as stack, bench_stack() as other, Crowd(other) as few:
+    with bench_stack() as stack, bench_stack() as other, LoadUsers(other) as few:
         few.grow(FEW, lambda _: None)
         settle(few)
-        crowd = Crowd(stack)
+        crowd = LoadUsers(stack)
         try:
             crowd.grow(FEW, lambda _: None)
             settle(crowd)
@@ -58,11 +58,11 @@ def run(size: Size, *, picture: bool = False) -> Iterator[Figure]:
         draw(points)
 
 
-def _side_by_side(few: Crowd, many: Crowd, runs: int) -> Iterator[Figure]:
+def _side_by_side(few: LoadUsers, many: LoadUsers, runs: int) -> Iterator[Figure]:
     """Compare a crowd with a small one on a stack beside it, by runs that take turns: minutes apart, the machine is another one."""
     number = f"{len(many.users):,} users"
 
-    def both(measure: Callable[[Crowd], float], times: int) -> tuple[list[float], list[float]]:
+    def both(measure: Callable[[LoadUsers], float], times: int) -> tuple[list[float], list[float]]:
         found = [(measure(few), measure(many)) for _ in range(times)]
         return [small for small, _ in found], [large for _, large in found]
 
@@ -78,14 +78,14 @@ def _side_by_side(few: Crowd, many: Crowd, runs: int) -> Iterator[Figure]:
     yield Figure(f"{number} in turn: CPU for a change, of that with {FEW}", f"{min(large) / (min(small) or 1):.2f} times", beside, "", "1")
 
 
-def _removed(crowd: Crowd) -> Figure:
+def _removed(crowd: LoadUsers) -> Figure:
     """Remove all users with their subscriptions and rows; the bound is for ten thousand, a part or a multiple of it for other numbers."""
     users, began = len(crowd.users), time.monotonic()
     crowd.close(lambda _: None)
     return at_most(f"{users:,} users: remove all", time.monotonic() - began, "s", 15 * users / 10_000)
 
 
-def _restarted(crowd: Crowd) -> tuple[float, float]:
+def _restarted(crowd: LoadUsers) -> tuple[float, float]:
     """Seconds until the engine is ready again with the sinks that there are, and its memory then in MB."""
     began = time.monotonic()
     crowd.stack.restart("sequin")

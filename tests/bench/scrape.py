@@ -21,13 +21,13 @@ from uvicorn import Config as ServerConfig
 from uvicorn import Server
 
 from tests.ports import free_port
-from userhooks.engine.api import create_app
-from userhooks.engine.app import Engine
+from userhooks.engine.api.handlers import create_app
+from userhooks.engine.api.prometheus import metrics_app
 from userhooks.engine.clock import utc_now
-from userhooks.engine.metrics import metrics_app
-from userhooks.engine.resources import ApiKey, HttpEndpoint, Sink
+from userhooks.engine.engine import Engine
+from userhooks.engine.resources import ApiKey, HttpEndpoint, SinkResource
 from userhooks.engine.startup import Config
-from userhooks.ranks import nearest_rank
+from userhooks.shared.percentiles import nearest_rank
 
 SINKS = 10_000
 REQUESTS = 10
@@ -65,7 +65,7 @@ async def main() -> None:
         engine = Engine(Config(port, port, "token", "postgresql://127.0.0.1:1/none", Path(home) / "engine.db"))
         await engine.save_api_key(ApiKey("k", "Default", hashlib.sha256(b"token").hexdigest(), utc_now()))
         engine.catalog.endpoints["e"] = HttpEndpoint("e", "e", "http", "127.0.0.1", 1)
-        template = Sink("", "", "e", status="disabled")
+        template = SinkResource("", "", "e", status="disabled")
         for n in range(SINKS):
             sink = replace(template, id=f"00000000-0000-4000-8000-{n:012}", name=f"user-{n}-notifications")
             engine.catalog.sinks[sink.id] = sink

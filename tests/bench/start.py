@@ -16,8 +16,8 @@ from nbclient import NotebookClient
 
 from tests.bench.figures import Figure, at_most
 from tests.bench.lab import Size, settings
-from userhooks.home import Home
 from userhooks.settings import PORT_VARIABLES
+from userhooks.stack.home import Home
 
 ROOT = Path(__file__).parents[2]
 

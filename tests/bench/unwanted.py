@@ -9,7 +9,7 @@ import psycopg
 from tests.bench.figures import Figure, at_least
 from tests.bench.lab import Size, bench_stack, pid_of
 from tests.bench.yardsticks import recvlogical
-from userhooks.capacity import Crowd
+from userhooks.capacity import LoadUsers
 from userhooks.capacity.measure import PATIENCE, PER_TRANSACTION, cpu_seconds, insert, settle
 
 SUBSCRIBED = 100
@@ -18,7 +18,7 @@ SUBSCRIBED = 100
 def run(size: Size) -> Iterator[Figure]:
     """The rows are there before the engine is: it reads them as fast as it can; from the first to the last webhook is what counts."""
     rows = size.pick(200_000, 600_000)
-    with bench_stack() as stack, Crowd(stack) as crowd:
+    with bench_stack() as stack, LoadUsers(stack) as crowd:
         crowd.grow(SUBSCRIBED)
         settle(crowd)
         with psycopg.connect(stack.database_url, autocommit=True) as connection:

@@ -9,10 +9,10 @@ import time
 import psycopg
 import uvloop
 
-from userhooks.capacity import Crowd
+from userhooks.capacity import LoadUsers
 from userhooks.capacity.measure import PER_TRANSACTION, insert
-from userhooks.engine.http import HttpClient
-from userhooks.postgres import find_binaries
+from userhooks.engine.delivery.http_client import HttpClient
+from userhooks.stack.embedded_postgres import find_binaries
 
 
 class _Posts:
@@ -46,7 +46,7 @@ class _Posts:
             self.done.set()
 
 
-def bare_posts(crowd: Crowd, count: int, per_request: int) -> float:
+def bare_posts(crowd: LoadUsers, count: int, per_request: int) -> float:
     """Messages per second in requests of the usual size from the engine's HTTP client to the same receiver, with nothing around."""
     message = b'{"record":{},"metadata":{"commit_timestamp":"' + b"x" * 550 + b'"}}'
     body = b'{"data":[' + b",".join([message] * per_request) + b"]}"
@@ -66,7 +66,7 @@ def bare_posts(crowd: Crowd, count: int, per_request: int) -> float:
     return uvloop.run(post())
 
 
-def recvlogical(crowd: Crowd, rows: int) -> float:
+def recvlogical(crowd: LoadUsers, rows: int) -> float:
     """Changes per second that pg_recvlogical reads from a slot of its own; the rows are inserted for the crowd's users before."""
     slot, publication = "yardstick", crowd.stack.sequin.publication()
     with psycopg.connect(crowd.stack.database_url, autocommit=True) as connection:

@@ -17,10 +17,10 @@ from playwright.sync_api import Page
 
 from tests.ports import free_port
 from tests.waiting import eventually
-from userhooks.control import down
-from userhooks.home import Home
 from userhooks.settings import PORT_VARIABLES, Settings
-from userhooks.stack import Stack
+from userhooks.stack.control import down
+from userhooks.stack.home import Home
+from userhooks.stack.stack import Stack
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "for-this-test"

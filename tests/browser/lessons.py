@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tests.browser.reader import Reader
-from userhooks.metrics import firing
+from userhooks.stack.sequin_metrics import firing
 
 
 def subscribe_cy_and_see_a_row_arrive(reader: Reader) -> None:

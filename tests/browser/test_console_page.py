@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from tests.engine_program import EngineProgram
 from tests.receiver import Receiver
-from userhooks.database import Database
+from userhooks.webhooks.database import Database
 
 PUBLICATION = "test_pub"
 CONTRAST = 4.5

@@ -17,7 +17,7 @@ from tests.contract.exchanges import Bindings, Exchange, read
 from tests.engine_program import EngineProgram
 from tests.receiver import Receiver
 from tests.waiting import eventually
-from userhooks.database import Database
+from userhooks.webhooks.database import Database
 
 TOKEN = "local-measuring-token"
 RECORDED_RECEIVER = {"0.14.6": "127.0.0.1:9912", "0.9.4": "127.0.0.1:9911"}

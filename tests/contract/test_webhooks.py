@@ -23,7 +23,7 @@ from tests.contract.requests import FOLDER, Request, received, recorded, records
 from tests.engine_program import EngineProgram
 from tests.receiver import Received, Receiver
 from tests.waiting import eventually
-from userhooks.database import Database
+from userhooks.webhooks.database import Database
 
 FIRST_MARKER = 9001
 MARKERS = {

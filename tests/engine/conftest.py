@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from tests.engine_program import EngineProgram
-from userhooks.database import Database
+from userhooks.webhooks.database import Database
 
 PUBLICATION = "test_pub"
 

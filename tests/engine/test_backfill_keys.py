@@ -13,7 +13,7 @@ from tests.engine.conftest import PUBLICATION
 from tests.engine_program import EngineProgram
 from tests.receiver import Receiver
 from tests.waiting import eventually
-from userhooks.postgres import PostgresServer
+from userhooks.stack.embedded_postgres import PostgresServer
 
 Connection = psycopg.Connection[Any]
 

@@ -15,7 +15,7 @@ from tests.engine.test_backfill_storm import backfill, set_up, sink, storm
 from tests.engine_program import EngineProgram
 from tests.receiver import Receiver
 from tests.waiting import eventually
-from userhooks.postgres import PostgresServer
+from userhooks.stack.embedded_postgres import PostgresServer
 
 Connection = psycopg.Connection[Any]
 STANDBY = "synchronous_standby_names"

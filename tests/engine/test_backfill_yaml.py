@@ -12,7 +12,7 @@ import yaml
 from tests.engine_program import FILTER, EngineProgram
 from tests.receiver import Receiver
 from tests.waiting import eventually
-from userhooks.postgres import PostgresServer
+from userhooks.stack.embedded_postgres import PostgresServer
 
 Connection = psycopg.Connection[Any]
 FUNCTION = {"name": "rows-of-user", "type": "filter", "code": FILTER}

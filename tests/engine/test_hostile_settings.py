@@ -15,8 +15,8 @@ from tests.engine_program import EngineProgram
 from tests.hostile import SETTINGS, VARIABLES
 from tests.receiver import Receiver
 from tests.waiting import eventually
-from userhooks.database import Database
-from userhooks.postgres import PostgresServer
+from userhooks.stack.embedded_postgres import PostgresServer
+from userhooks.webhooks.database import Database
 
 Connection = psycopg.Connection[Any]
 

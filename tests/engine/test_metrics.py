@@ -16,9 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.engine_program import EngineProgram
 from tests.receiver import Receiver
 from tests.waiting import eventually
-from userhooks.engine.app import Engine
-from userhooks.engine.metrics import exposition
-from userhooks.engine.resources import HttpEndpoint, Sink
+from userhooks.engine.api.prometheus import exposition
+from userhooks.engine.engine import Engine
+from userhooks.engine.resources import HttpEndpoint, SinkResource
 from userhooks.engine.startup import Config
 
 RECORDED = Path(__file__).parents[1] / "recordings" / "0.14.6" / "metrics-page.txt"
@@ -140,7 +140,7 @@ def offline_page(folder: Path, sinks: int, name: str = "user-{}") -> str:
         engine = Engine(Config(0, 0, "token", "postgresql://127.0.0.1:1/none", folder / "engine.db"))
         engine.catalog.endpoints["e"] = HttpEndpoint("e", "e", "http", "127.0.0.1", 1)
         for n in range(sinks):
-            sink = Sink(str(n), name.format(n), "e", status="disabled")
+            sink = SinkResource(str(n), name.format(n), "e", status="disabled")
             engine.catalog.sinks[sink.id] = sink
             engine._put_in_force(sink, n, engine.catalog.endpoints["e"])
             engine.delivery(sink.id).attempted = 2

@@ -22,8 +22,8 @@ from tests.engine_program import FILTER, EngineProgram
 from tests.ports import free_port
 from tests.receiver import Receiver
 from tests.waiting import eventually
-from userhooks.database import Database
-from userhooks.postgres import PostgresServer
+from userhooks.stack.embedded_postgres import PostgresServer
+from userhooks.webhooks.database import Database
 
 RUNS = 10
 STEPS = 90

@@ -20,9 +20,9 @@ from tests.engine_program import EngineProgram
 from tests.ports import free_port
 from tests.receiver import Receiver
 from tests.waiting import eventually
-from userhooks import postgres
-from userhooks.database import Database
-from userhooks.postgres import PostgresServer
+from userhooks.stack import embedded_postgres
+from userhooks.stack.embedded_postgres import PostgresServer
+from userhooks.webhooks.database import Database
 
 Connection = psycopg.Connection[Any]
 
@@ -390,7 +390,7 @@ def test_a_slot_that_postgres_gave_up_is_made_anew_and_the_loss_is_said(
     lab.engine.kill()
     lab.server.stop()
     with monkeypatch.context() as changed:
-        changed.setitem(postgres.SETTINGS, "max_slot_wal_keep_size", "1MB")  # type: ignore[arg-type]
+        changed.setitem(embedded_postgres.SETTINGS, "max_slot_wal_keep_size", "1MB")  # type: ignore[arg-type]
         lab.server.start()
 
         def given_up() -> bool:
@@ -507,8 +507,9 @@ def test_a_publication_that_was_missing_while_the_engine_was_down_costs_only_wha
 
 
 OLDER_POSTGRES = """
-from userhooks.engine import __main__, reader
-reader._PASSES_UNPUBLISHED = 10**9
+from userhooks.engine import __main__
+from userhooks.engine.capture import slot_reader
+slot_reader._PASSES_UNPUBLISHED = 10**9
 __main__.main()
 """
 """The engine as it behaves on a Postgres before 18, which breaks off where the publication was missing, again and again."""

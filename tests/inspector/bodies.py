@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.inspector.program import HOME_KEY
-from userhooks.bearer import subscription_secret
+from userhooks.webhooks.subscription_secret import subscription_secret
 
 
 def message(

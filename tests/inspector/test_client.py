@@ -21,7 +21,7 @@ from tests.ports import free_port
 from userhooks.errors import START, DeliveriesMissing, InvalidInput, NotFound, NotRunning
 from userhooks.inspector import client as client_module
 from userhooks.inspector.client import Inbox, InspectorClient
-from userhooks.messages import Message
+from userhooks.inspector.messages import Message
 
 
 def rows(messages: list[Message]) -> list[int]:

@@ -12,8 +12,8 @@ import pytest
 
 from tests.inspector.program import TOKEN, Program, running
 from tests.waiting import eventually
-from userhooks.inspector.answers import decide, parse_script
 from userhooks.inspector.client import Inbox, InspectorClient
+from userhooks.inspector.response_script import decide, parse_script
 
 SENDERS, REQUESTS = 8, 60
 

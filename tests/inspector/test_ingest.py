@@ -24,7 +24,7 @@ from userhooks.inspector import protocol
 from userhooks.inspector.client import Inbox, InspectorClient, Received
 from userhooks.inspector.ingest import Ingest
 from userhooks.inspector.protocol import BoundedProtocol
-from userhooks.inspector.store import Recorded, Store
+from userhooks.inspector.request_store import Recorded, RequestStore
 
 
 def only(inbox: Inbox) -> Received:
@@ -197,7 +197,7 @@ def test_a_body_in_many_small_chunks_is_counted_and_refused(inspector: Program, 
 
 def test_a_body_that_does_not_arrive_is_refused_and_shown(tmp_path: Path) -> None:
     async def run() -> tuple[list[Any], list[Recorded]]:
-        store = Store(tmp_path / "i.db")
+        store = RequestStore(tmp_path / "i.db")
         await store.open()
         inbox, _ = await store.create("ada")
         ingest = Ingest(nowhere, store, clock=lambda: 0, body_seconds=0.01)

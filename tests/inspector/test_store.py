@@ -18,19 +18,19 @@ import pytest
 
 from tests.inspector.program import TOKEN, Program, running, with_token
 from tests.waiting import eventually
-from userhooks.inspector.answers import parse_script
 from userhooks.inspector.client import InspectorClient
 from userhooks.inspector.ingest import Ingest
-from userhooks.inspector.store import Inbox, Store
+from userhooks.inspector.request_store import RequestStore, StoredInbox
+from userhooks.inspector.response_script import parse_script
 
 EVERYTHING = 1 << 40
 
 
-def in_store(path: Path, work: Callable[[Store], Awaitable[None]], **limits: int) -> None:
+def in_store(path: Path, work: Callable[[RequestStore], Awaitable[None]], **limits: int) -> None:
     """Open the store, do the work, close it."""
 
     async def run() -> None:
-        store = Store(path, **limits)
+        store = RequestStore(path, **limits)
         await store.open()
         await work(store)
         await store.close()
@@ -38,11 +38,11 @@ def in_store(path: Path, work: Callable[[Store], Awaitable[None]], **limits: int
     asyncio.run(run())
 
 
-async def receive(store: Store, inbox: Inbox, body: bytes = b"") -> None:
+async def receive(store: RequestStore, inbox: StoredInbox, body: bytes = b"") -> None:
     await store.record(inbox, inbox.next_seq(), 0, "POST", b"/", b"", [], body, 200, "")
 
 
-def seqs(store: Store, inbox: Inbox) -> list[int]:
+def seqs(store: RequestStore, inbox: StoredInbox) -> list[int]:
     return [recorded.seq for recorded in store.read(inbox, 0, 1_000_000, EVERYTHING)]
 
 
@@ -102,7 +102,7 @@ def test_a_request_that_was_waiting_for_its_answer_says_so_after_kill_9(tmp_path
 
 
 def test_the_ring_lets_the_oldest_go_and_counts_them(tmp_path: Path) -> None:
-    async def work(store: Store) -> None:
+    async def work(store: RequestStore) -> None:
         ada, bob = (await store.create("ada"))[0], (await store.create("bob"))[0]
         await receive(store, bob)
         for _ in range(25):
@@ -118,11 +118,11 @@ def test_the_ring_lets_the_oldest_go_and_counts_them(tmp_path: Path) -> None:
 
 
 def test_what_the_ring_dropped_is_remembered_and_removed_from_disk(tmp_path: Path) -> None:
-    async def fill(store: Store) -> None:
+    async def fill(store: RequestStore) -> None:
         inbox = (await store.create("ada"))[0]
         await asyncio.gather(*(receive(store, inbox) for _ in range(5_000)))
 
-    async def look(store: Store) -> None:
+    async def look(store: RequestStore) -> None:
         (inbox,) = store.by_id.values()
         assert (inbox.last, inbox.count, inbox.dropped) == (5_000, 10, 4_990)
 
@@ -133,13 +133,13 @@ def test_what_the_ring_dropped_is_remembered_and_removed_from_disk(tmp_path: Pat
 
 
 def test_a_cleared_inbox_stays_cleared_and_its_numbers_are_not_used_again(tmp_path: Path) -> None:
-    async def fill(store: Store) -> None:
+    async def fill(store: RequestStore) -> None:
         inbox = (await store.create("ada"))[0]
         for _ in range(3):
             await receive(store, inbox)
         await store.clear(inbox)
 
-    async def look(store: Store) -> None:
+    async def look(store: RequestStore) -> None:
         (inbox,) = store.by_id.values()
         assert (inbox.last, inbox.count, inbox.dropped, seqs(store, inbox)) == (3, 0, 0, [])
 
@@ -148,7 +148,7 @@ def test_a_cleared_inbox_stays_cleared_and_its_numbers_are_not_used_again(tmp_pa
 
 
 def test_clearing_takes_what_is_being_stored_with_it(tmp_path: Path) -> None:
-    async def work(store: Store) -> None:
+    async def work(store: RequestStore) -> None:
         inbox = (await store.create("ada"))[0]
         await asyncio.gather(*(receive(store, inbox) for _ in range(100)), store.clear(inbox), receive(store, inbox))
         assert seqs(store, inbox) == [101]
@@ -157,7 +157,7 @@ def test_clearing_takes_what_is_being_stored_with_it(tmp_path: Path) -> None:
 
 
 def test_a_full_home_drops_the_oldest_requests_of_all_and_stays_within_its_limit(tmp_path: Path) -> None:
-    async def work(store: Store) -> None:
+    async def work(store: RequestStore) -> None:
         ada, bob = (await store.create("ada"))[0], (await store.create("bob"))[0]
         await store.record(ada, ada.next_seq(), 1, "POST", b"/", b"", [], b"x" * 100_000, 200, "")
         for n in range(60):
@@ -173,7 +173,7 @@ def test_a_full_home_drops_the_oldest_requests_of_all_and_stays_within_its_limit
 
 
 def test_a_failing_disk_fails_the_request_and_not_the_store(tmp_path: Path) -> None:
-    async def work(store: Store) -> None:
+    async def work(store: RequestStore) -> None:
         inbox = (await store.create("ada"))[0]
         with contextlib.closing(sqlite3.connect(tmp_path / "i.db", isolation_level=None)) as other:
             other.execute("ALTER TABLE requests RENAME TO elsewhere")
@@ -200,7 +200,7 @@ def test_an_inspector_that_cannot_store_does_not_say_that_it_did(tmp_path: Path)
 
 
 def test_only_the_owner_may_read_the_file(tmp_path: Path) -> None:
-    async def work(store: Store) -> None:
+    async def work(store: RequestStore) -> None:
         await receive(store, (await store.create("ada"))[0])
         for file in (tmp_path / "home").iterdir():
             assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -300,11 +300,11 @@ def test_an_inbox_that_could_not_be_stored_is_not_there_and_no_later_one_shows_i
 
 
 def test_requests_whose_inbox_an_older_version_failed_to_store_are_shown_in_no_other_inbox(tmp_path: Path) -> None:
-    async def fill(store: Store) -> None:
+    async def fill(store: RequestStore) -> None:
         for name in ("ada", "ben"):
             await receive(store, (await store.create(name))[0])
 
-    async def look(store: Store) -> None:
+    async def look(store: RequestStore) -> None:
         assert list(store.by_name) == ["ada"]
         cy = (await store.create("cy"))[0]
         await receive(store, cy, b"for cy")
@@ -338,10 +338,10 @@ def test_after_any_work_on_a_failing_disk_memory_shows_what_a_restart_would(tmp_
     luck = random.Random(seed)
     path = tmp_path / "i.db"
 
-    def shown(store: Store) -> dict[str, Any]:
+    def shown(store: RequestStore) -> dict[str, Any]:
         return {one.id: (one.name, one.script, one.stored, one.count, one.dropped, seqs(store, one)) for one in store.by_id.values()}
 
-    async def attempt(store: Store) -> None:
+    async def attempt(store: RequestStore) -> None:
         known = list(store.by_id.values())
         match luck.choice(["create", "record", "record", "script", "clear"]) if known else "create":
             case "create":
@@ -353,11 +353,11 @@ def test_after_any_work_on_a_failing_disk_memory_shows_what_a_restart_would(tmp_
             case "clear":
                 await store.clear(luck.choice(known))
 
-    async def work(store: Store) -> None:
+    async def work(store: RequestStore) -> None:
         for _ in range(12):
             with without_table(path, luck.choice(["inboxes", "requests"])) if luck.random() < 0.6 else contextlib.nullcontext():
                 await asyncio.gather(*(attempt(store) for _ in range(luck.randrange(1, 4))), return_exceptions=True)
-            restarted = Store(path, ring=10)
+            restarted = RequestStore(path, ring=10)
             await restarted.open()
             assert shown(restarted) == shown(store)
             await restarted.close()
@@ -366,7 +366,7 @@ def test_after_any_work_on_a_failing_disk_memory_shows_what_a_restart_would(tmp_
 
 
 def test_two_who_create_the_same_inbox_at_once_get_the_same_one(tmp_path: Path) -> None:
-    async def work(store: Store) -> None:
+    async def work(store: RequestStore) -> None:
         (first, first_is_new), (second, second_is_new), (other, _) = await asyncio.gather(
             store.create("ada"), store.create("ada"), store.create(None)
         )
@@ -386,7 +386,7 @@ def test_a_request_that_comes_while_a_script_is_stored_is_answered_by_it(tmp_pat
     async def answer(message: MutableMapping[str, Any]) -> None:
         answered.extend([message["status"]] if message["type"] == "http.response.start" else [])
 
-    async def work(store: Store) -> None:
+    async def work(store: RequestStore) -> None:
         inbox = (await store.create("ada"))[0]
         scope = {"type": "http", "method": "POST", "path": f"/in/{inbox.id}", "raw_path": b"/in", "query_string": b"", "headers": []}
         with contextlib.closing(sqlite3.connect(tmp_path / "i.db", isolation_level=None)) as other:

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from userhooks.control import down
-from userhooks.home import Home
 from userhooks.settings import PORT_VARIABLES, Settings
+from userhooks.stack.control import down
+from userhooks.stack.home import Home
 
 _ELSEWHERE = ("DATABASE_URL", "SEQUIN_URL", "SEQUIN_API_TOKEN", "SEQUIN_DATABASE", "SEQUIN_METRICS_URL")
 

@@ -12,14 +12,15 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from tests.real_like.manners import Manners
-from userhooks.engine import app, tables
-from userhooks.engine.backfills import Backfills
-from userhooks.engine.owed import Message
-from userhooks.engine.reader import Reader
-from userhooks.engine.rendering import Change
-from userhooks.engine.resources import Backfill, Function, HttpEndpoint, Sink
+from userhooks.engine import engine
+from userhooks.engine.backfill.manager import Backfills
+from userhooks.engine.capture.slot_reader import SlotReader
+from userhooks.engine.capture.transactions import group_of
+from userhooks.engine.delivery.pending_message import PendingMessage
+from userhooks.engine.message_format import Change
+from userhooks.engine.postgres import catalog_queries
+from userhooks.engine.resources import BackfillResource, FunctionResource, HttpEndpoint, SinkResource
 from userhooks.engine.routing import TableRoutes
-from userhooks.engine.stream import group_of
 
 _ROWS = b"IUD"
 
@@ -65,7 +66,7 @@ class SentAgain:
         """Nothing waits for it."""
 
 
-class RealLikeReader(Reader):
+class RealLikeReader(SlotReader):
     """Reads the slot, but stands still after each change to a sink, and while there is too much to do."""
 
     manners: ClassVar[Manners]
@@ -133,7 +134,7 @@ class RealLikeBackfills(Backfills):
         self._known: set[str] = set()
         super().__init__(*args, **kwargs)
 
-    def _run(self, backfill: Backfill) -> None:
+    def _run(self, backfill: BackfillResource) -> None:
         if backfill.id in self._known:
             super()._run(backfill)
             return
@@ -145,20 +146,20 @@ class RealLikeBackfills(Backfills):
         if backfill is not None and backfill.state == "active":
             super()._run(backfill)
 
-    async def _read_all(self, run: Any) -> Backfill:
+    async def _read_all(self, run: Any) -> BackfillResource:
         ended = await super()._read_all(run)
         await asyncio.sleep(self.manners.backfill_counts)
         return ended
 
 
-class RealLikeEngine(app.Engine):
+class RealLikeEngine(engine.Engine):
     """The engine with all of that."""
 
     manners: ClassVar[Manners]
     past: ClassVar[Past]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._still_sending: dict[str, Sink] = {}
+        self._still_sending: dict[str, SinkResource] = {}
         self._applied: deque[float] = deque(maxlen=50)
         """when functions were applied"""
         self._unseen: set[str] = set()
@@ -176,7 +177,7 @@ class RealLikeEngine(app.Engine):
                 self.catalog.sinks[sink.id] = self._deliveries[sink.id].sink
                 await super().save_sink(sink)
 
-    async def save_sink(self, sink: Sink) -> None:
+    async def save_sink(self, sink: SinkResource) -> None:
         before = self.catalog.sinks.get(sink.id)
         if before is not None and before.status == "active" and sink.status == "disabled":
             self.catalog.sinks[sink.id] = self._still_sending[sink.id] = sink
@@ -184,7 +185,7 @@ class RealLikeEngine(app.Engine):
         await self._restarted()
         await super().save_sink(sink)
 
-    async def create(self, endpoints: Sequence[HttpEndpoint], sinks: Sequence[Sink]) -> None:
+    async def create(self, endpoints: Sequence[HttpEndpoint], sinks: Sequence[SinkResource]) -> None:
         await super().create(endpoints, sinks)
         await self._restarted()
 
@@ -192,21 +193,21 @@ class RealLikeEngine(app.Engine):
         await super().delete_sinks(sink_ids)
         await self._restarted()
 
-    async def save_function(self, function: Function) -> None:
+    async def save_function(self, function: FunctionResource) -> None:
         await super().save_function(function)
         self._applied.append(time.monotonic())
         await self._restarted()
 
-    def _live_from(self, sink: Sink, start_lsn: int) -> None:
+    def _live_from(self, sink: SinkResource, start_lsn: int) -> None:
         self._unseen.add(sink.id)
         just_applied = sum(at > time.monotonic() - 1.0 for at in self._applied)
         task = asyncio.create_task(self._live_late(sink, start_lsn, self.manners.unseen(just_applied)))
         self._later.add(task)
         task.add_done_callback(self._later.discard)
 
-    async def _live_late(self, sink: Sink, created_lsn: int, delay: float) -> None:
+    async def _live_late(self, sink: SinkResource, created_lsn: int, delay: float) -> None:
         await asyncio.sleep(delay)
-        later_lsn = await self.reader.ask(tables.insert_lsn)
+        later_lsn = await self.reader.ask(catalog_queries.insert_lsn)
         self._unseen.discard(sink.id)
         present = self.catalog.sinks.get(sink.id)
         if present is None or present.status == "disabled":
@@ -215,12 +216,12 @@ class RealLikeEngine(app.Engine):
         delivery = self._deliveries[sink.id]
         for change in self.past.before(created_lsn):
             if delivery.judge(change):
-                delivery.owe(Message(change, SentAgain(), group_of(delivery, change)))
+                delivery.owe(PendingMessage(change, SentAgain(), group_of(delivery, change)))
 
     async def _pause(self, sink_id: str, reason: str) -> None:
         """A real server pauses nothing by itself."""
 
-    def health(self, sink: Sink) -> dict[str, Any]:
+    def health(self, sink: SinkResource) -> dict[str, Any]:
         shown = super().health(sink)
         if sink.id in self._unseen:
             waiting = [{"name": check["name"], "status": "waiting"} for check in shown["checks"][1:]]

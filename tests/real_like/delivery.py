@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import orjson
 
 from tests.real_like.manners import Manners
-from userhooks.engine.delivery import Attempt, SinkDelivery
-from userhooks.engine.owed import Message
-from userhooks.engine.values import INTEGERS
+from userhooks.engine.delivery.pending_message import PendingMessage
+from userhooks.engine.delivery.sink_delivery import Attempt, SinkDelivery
+from userhooks.engine.postgres.pg_types import INTEGERS
 
 _REPEATED_AT_ONCE = {408, 429, 500, 502, 503, 504}
 _NULL_IN_READS = re.compile(
@@ -28,7 +28,7 @@ class RealLikeDelivery(SinkDelivery):
     manners: ClassVar[Manners]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._second: dict[int, list[Message]] = {}
+        self._second: dict[int, list[PendingMessage]] = {}
         """batches whose next request is the second one of the same attempt, by identity"""
         super().__init__(*args, **kwargs)
 
@@ -55,7 +55,7 @@ class RealLikeDelivery(SinkDelivery):
         self._misses = self._refused = 0
         self._next_new = 0.0
 
-    def _failed(self, messages: list[Message], error: str, retry_after: float | None) -> None:
+    def _failed(self, messages: list[PendingMessage], error: str, retry_after: float | None) -> None:
         self.failed += len(messages)
         self.last_error = error
         for message in messages:
@@ -84,7 +84,7 @@ class RealLikeDelivery(SinkDelivery):
         self._offer()
         self._wake_up()
 
-    def _body(self, messages: list[Message]) -> bytes | None:
+    def _body(self, messages: list[PendingMessage]) -> bytes | None:
         body = super()._body(messages)
         if body is None or self.form.transform is not None or not any(message.change.action == "read" for message in messages):
             return body
@@ -95,7 +95,7 @@ class RealLikeDelivery(SinkDelivery):
         return orjson.dumps(sent)
 
 
-def _as_read(message: Message, record: dict[str, Any]) -> None:
+def _as_read(message: PendingMessage, record: dict[str, Any]) -> None:
     """Show the values as a real server shows those of a backfill."""
     shape = message.change.shape
     for column in shape.columns:

@@ -17,8 +17,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tests.real_like.capture import RealLikeEngine
-from userhooks.engine.metrics import CONTENT_TYPE, exposition
-from userhooks.engine.resources import HttpEndpoint, Sink
+from userhooks.engine.api.prometheus import CONTENT_TYPE, exposition
+from userhooks.engine.resources import HttpEndpoint, SinkResource
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def _endpoint(endpoint: HttpEndpoint) -> dict[str, Any]:
     }
 
 
-def _sink(sink: Sink) -> dict[str, Any]:
+def _sink(sink: SinkResource) -> dict[str, Any]:
     """A sink as `config/apply` shows it: without destination, filter, source or annotations."""
     fixed = {"ack_wait_ms": 30_000, "max_ack_pending": 10_000, "max_waiting": 20, "max_memory_mb": 128, "partition_count": 1}
     parts = ("id", "name", "status", "actions", "batch_size", "max_retry_count", "timestamp_format", "load_shedding_policy")

@@ -14,11 +14,12 @@ from tests.real_like.capture import Past, RealLikeBackfills, RealLikeEngine, Rea
 from tests.real_like.delivery import RealLikeDelivery
 from tests.real_like.manners import Manners
 from tests.real_like.pages import MetricsPage, SlowApi
-from userhooks.engine import app, delivery, request_head
-from userhooks.engine.api import create_app
+from userhooks.engine import engine
+from userhooks.engine.api.handlers import create_app
+from userhooks.engine.delivery import request_head, sink_delivery
 from userhooks.engine.startup import Config
-from userhooks.program import listen, read_config, run, serve_until_stopped
 from userhooks.settings import PORT_VARIABLES
+from userhooks.shared.child_process import listen, read_config, run, serve_until_stopped
 
 
 def main() -> None:
@@ -32,8 +33,8 @@ def main() -> None:
     RealLikeBackfills.rng = rng
     RealLikeEngine.past = past
     remember(past)
-    app.SinkDelivery, app.Reader, app.Backfills = RealLikeDelivery, RealLikeReader, RealLikeBackfills  # type: ignore[misc]
-    delivery.IN_FLIGHT_PER_SINK = manners.in_flight
+    engine.SinkDelivery, engine.SlotReader, engine.Backfills = RealLikeDelivery, RealLikeReader, RealLikeBackfills  # type: ignore[misc]
+    sink_delivery.IN_FLIGHT_PER_SINK = manners.in_flight
     request_head.USER_AGENT = manners.user_agent
     api = listen("127.0.0.1", config.port, PORT_VARIABLES["sequin"])
     metrics = listen("127.0.0.1", config.metrics_port, PORT_VARIABLES["metrics"])

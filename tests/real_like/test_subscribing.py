@@ -12,10 +12,10 @@ import psycopg
 from tests.real_like.server import installation_on, real_like_server
 from tests.receiver import Receiver
 from tests.waiting import eventually
-from userhooks.database import Database
-from userhooks.sequin import SequinClient
-from userhooks.stack import Stack
-from userhooks.subscriptions import Subscriptions
+from userhooks.stack.stack import Stack
+from userhooks.webhooks.database import Database
+from userhooks.webhooks.sequin_client import SequinClient
+from userhooks.webhooks.subscriptions import Subscriptions
 
 SUBSCRIBES, AT_ONCE = 200, 10
 INSERT = "INSERT INTO notifications (user_id, message) VALUES (%s, %s)"

@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from tests.waiting import eventually
-from userhooks.home import Home
 from userhooks.settings import PORT_VARIABLES, Settings
+from userhooks.stack.home import Home
 
 
 class Installation:

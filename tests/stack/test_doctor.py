@@ -14,17 +14,9 @@ from tests.ports import free_port
 from tests.stack.conftest import Installation
 from tests.waiting import eventually
 from userhooks import Stack
-from userhooks.database import Database
-from userhooks.doctor import (
-    DISK_NEEDED,
-    WAL_ALLOWED,
-    judge_disk,
-    judge_error,
-    judge_reach,
-    judge_slot,
-    judge_way,
-)
-from userhooks.subscriptions import FUNCTION_CODE, FUNCTION_NAME
+from userhooks.stack.doctor import DISK_NEEDED, WAL_ALLOWED, judge_disk, judge_error, judge_reach, judge_slot, judge_way
+from userhooks.webhooks.database import Database
+from userhooks.webhooks.subscriptions import FUNCTION_CODE, FUNCTION_NAME
 
 
 def complaints(installation: Installation) -> dict[str, str]:

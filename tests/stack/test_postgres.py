@@ -18,7 +18,7 @@ import pytest
 from tests.ports import free_port
 from tests.waiting import eventually
 from userhooks.errors import ConfigurationError
-from userhooks.postgres import SYSTEM_FOLDER, PostgresServer, cluster_folder
+from userhooks.stack.embedded_postgres import SYSTEM_FOLDER, PostgresServer, cluster_folder
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_it_ends_with_its_parent_even_when_the_parent_is_killed(tmp_path: Path) 
     home = tmp_path / "home"
     home.mkdir()
     code = (
-        "import sys; from pathlib import Path; from userhooks.postgres import PostgresServer\n"
+        "import sys; from pathlib import Path; from userhooks.stack.embedded_postgres import PostgresServer\n"
         "home = Path(sys.argv[1]); server = PostgresServer(home, port=int(sys.argv[2]), password='x', log=home / 'log')\n"
         "server.start(); print(server.pid, flush=True); sys.stdin.read()"
     )

@@ -13,7 +13,7 @@ from tests.stack.conftest import Installation
 from tests.waiting import eventually
 from userhooks.errors import ConfigurationError
 from userhooks.settings import Settings
-from userhooks.stack import Stack
+from userhooks.stack.stack import Stack
 
 
 @pytest.fixture(scope="module")

@@ -28,12 +28,12 @@ from tests.ports import free_port
 from tests.stack.conftest import Installation, assert_gone
 from tests.waiting import eventually
 from userhooks import Stack
-from userhooks.control import end_programs_of, started_at
-from userhooks.database import Database
 from userhooks.errors import ConfigurationError, InvalidInput, NotRunning, SequinUnreachable
-from userhooks.home import LOG_BYTES
 from userhooks.inspector.client import InspectorClient
-from userhooks.postgres import cluster_folder, runs_as_root
+from userhooks.stack.control import end_programs_of, started_at
+from userhooks.stack.embedded_postgres import cluster_folder, runs_as_root
+from userhooks.stack.home import LOG_BYTES
+from userhooks.webhooks.database import Database
 
 PARTS = ("postgres", "sequin", "server", "inspector")
 
@@ -291,7 +291,7 @@ def test_up_right_after_the_supervisor_was_killed_waits_for_the_ports(running: I
 def test_a_watchdog_that_was_killed_is_replaced_at_once(running: Installation) -> None:
     def watchdog() -> psutil.Process | None:
         with suppress(psutil.NoSuchProcess):  # it ended while we looked
-            return next((one for one in running.processes() if "userhooks.watchdog" in one.cmdline()), None)
+            return next((one for one in running.processes() if "userhooks.stack.watchdog" in one.cmdline()), None)
         return None
 
     first = watchdog()

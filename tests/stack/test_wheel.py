@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from userhooks.home import Home
 from userhooks.settings import PORT_VARIABLES
+from userhooks.stack.home import Home
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("userhooks", "notebooks", "sql", "pyproject.toml", "README.md", "LICENSE")

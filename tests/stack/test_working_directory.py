@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.ports import free_port
-from userhooks.capacity.counter import Counter
-from userhooks.database import Database
+from userhooks.capacity.counting_receiver import CountingReceiver
 from userhooks.ledger.recording import Recording
-from userhooks.postgres import PostgresServer
+from userhooks.stack.embedded_postgres import PostgresServer
+from userhooks.webhooks.database import Database
 
 PACKAGE = Path(__file__).parents[2] / "userhooks"
 NAMES = ("asyncio", "httptools", "json", "orjson", "psutil", "psycopg", "select", "userhooks")
@@ -41,7 +41,7 @@ def test_the_ledgers_recorder_imports_nothing_from_the_working_directory(beside:
 
 
 def test_the_counting_receiver_imports_nothing_from_the_working_directory(beside: Path) -> None:
-    with Counter() as counter:
+    with CountingReceiver() as counter:
         assert counter.count().messages == 0
     assert not (beside / "imported").exists()
 
@@ -61,4 +61,4 @@ def test_programs_are_started_in_one_way() -> None:
     """The supervisor's programs and JupyterLab are among them; to start each of them here would take long."""
     for path in PACKAGE.rglob("*.py"):
         found = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute) and node.attr == "executable"]
-        assert not found or path.name == "python.py", path
+        assert not found or path.name == "python_command.py", path

@@ -12,7 +12,7 @@ from tests.torture.judge import Sink
 from tests.torture.lab import Lab, Outcome, lab, milliseconds
 from tests.torture.load import Mix, Writer
 from tests.torture.receiver import Behaviour
-from userhooks.ranks import nearest_rank
+from userhooks.shared.percentiles import nearest_rank
 
 RATIO_BOUND = 1.5
 _ENOUGH = 1000

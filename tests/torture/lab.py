@@ -22,9 +22,9 @@ from tests.torture.judge import Kill, Sink, Verdict, judge
 from tests.torture.load import Change
 from tests.torture.receiver import ReceiverProgram
 from tests.waiting import eventually
-from userhooks.database import Database
-from userhooks.postgres import PostgresServer
-from userhooks.ranks import nearest_rank
+from userhooks.shared.percentiles import nearest_rank
+from userhooks.stack.embedded_postgres import PostgresServer
+from userhooks.webhooks.database import Database
 
 PUBLICATION = "torture_pub"
 _FUNCTION = "functions:\n  - name: rows-of-user\n    type: filter\n    code: |-\n" + "".join(f"      {x}\n" for x in FILTER.splitlines())

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from userhooks.access import COOKIE_SECONDS, LINK_SECONDS, Admitted, Refused, SentOn, decide, inspector_token, key_of, page_link
+from userhooks.web.access_tokens import (
+    COOKIE_SECONDS,
+    LINK_SECONDS,
+    AccessRefused,
+    Admitted,
+    SentOn,
+    decide,
+    inspector_token,
+    key_of,
+    page_link,
+)
 
 TOKEN = "right"
 NOW = 1_000_000_000.0
@@ -30,19 +40,19 @@ def cookie() -> str:
 
 def test_a_link_works_for_an_hour() -> None:
     assert isinstance(asked(query_of_a_link(), now=NOW + LINK_SECONDS - 1), SentOn)
-    assert isinstance(asked(query_of_a_link(), now=NOW + LINK_SECONDS), Refused)
+    assert isinstance(asked(query_of_a_link(), now=NOW + LINK_SECONDS), AccessRefused)
 
 
 def test_a_cookie_works_for_thirty_days() -> None:
     assert asked(cookies=(cookie(),), now=NOW + COOKIE_SECONDS - 1) == Admitted()
-    assert isinstance(asked(cookies=(cookie(),), now=NOW + COOKIE_SECONDS), Refused)
+    assert isinstance(asked(cookies=(cookie(),), now=NOW + COOKIE_SECONDS), AccessRefused)
 
 
 def test_links_and_cookies_end_with_their_token() -> None:
     others = [key_of("another")]
-    assert isinstance(asked(query_of_a_link(), keys=others), Refused)
-    assert isinstance(asked(cookies=(cookie(),), keys=others), Refused)
-    assert isinstance(asked(cookies=(cookie(),), keys=[]), Refused)
+    assert isinstance(asked(query_of_a_link(), keys=others), AccessRefused)
+    assert isinstance(asked(cookies=(cookie(),), keys=others), AccessRefused)
+    assert isinstance(asked(cookies=(cookie(),), keys=[]), AccessRefused)
 
 
 def test_a_cookie_among_others_of_its_name_counts() -> None:
@@ -50,7 +60,7 @@ def test_a_cookie_among_others_of_its_name_counts() -> None:
 
 
 def test_a_link_is_for_reading_only() -> None:
-    assert isinstance(asked(query_of_a_link(), reads=False), Refused)
+    assert isinstance(asked(query_of_a_link(), reads=False), AccessRefused)
 
 
 @given(st.lists(st.text("abz=%+./", min_size=1, max_size=8).filter(lambda field: not field.startswith("token=")), max_size=4))
@@ -69,12 +79,12 @@ def test_nothing_else_lets_in(text: str, place: int) -> None:
         cookies = [guess] if place == 2 and guess != cookie() else []
         if TOKEN not in guess:
             decision = decide(KEYS, query=query, authorizations=authorizations, cookies=cookies, reads=True, now=NOW)
-            assert isinstance(decision, Refused)
+            assert isinstance(decision, AccessRefused)
 
 
 @pytest.mark.parametrize("scheme", ["Basic", "", "Bearer Bearer"])
 def test_only_bearer_and_token_are_schemes(scheme: str) -> None:
-    assert isinstance(decide(KEYS, query="", authorizations=[f"{scheme} {TOKEN}"], cookies=[], reads=True, now=NOW), Refused)
+    assert isinstance(decide(KEYS, query="", authorizations=[f"{scheme} {TOKEN}"], cookies=[], reads=True, now=NOW), AccessRefused)
 
 
 def test_the_inspectors_token_is_derived_from_the_homes_key_and_does_not_show_it() -> None:

@@ -7,8 +7,8 @@ import socket
 
 import pytest
 
-from userhooks.addresses import check_webhook_url, forbidden, known_address
 from userhooks.errors import InvalidInput
+from userhooks.web.addresses import check_webhook_url, forbidden, known_address
 
 PRIVATE = ["127.0.0.1", "127.255.255.254", "10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1", "::1", "fc00::1", "fdff::1"]
 PRIVATE_IN_IPV6 = ["::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "64:ff9b::c0a8:101"]

@@ -18,8 +18,8 @@ import yaml
 from psycopg.conninfo import conninfo_to_dict
 
 from userhooks import cli
-from userhooks.engine.api import VERSION
-from userhooks.engine.requests import NAME
+from userhooks.engine.api.handlers import VERSION
+from userhooks.engine.api.request_bodies import NAME
 from userhooks.settings import Settings
 
 ROOT = Path(__file__).parents[2]

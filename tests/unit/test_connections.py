@@ -12,10 +12,10 @@ from psycopg import pq, sql
 
 from tests.hostile import EXPECTED, SETTINGS, VARIABLES
 from tests.ports import free_port
-from userhooks.database import Database
 from userhooks.errors import ConfigurationError
-from userhooks.postgres import PostgresServer
 from userhooks.settings import Settings
+from userhooks.stack.embedded_postgres import PostgresServer
+from userhooks.webhooks.database import Database
 
 
 def settings_of(url: str) -> dict[str, str]:

@@ -13,11 +13,11 @@ import pytest
 from psycopg import sql
 
 from tests.ports import free_port
-from userhooks import database as database_module
-from userhooks import postgres
-from userhooks.database import Database, SubscriptionRow
 from userhooks.errors import ConfigurationError, DatabaseUnavailable, DatabaseUnsuitable, NotFound, UserhooksError
-from userhooks.postgres import PostgresServer, find_binaries
+from userhooks.stack import embedded_postgres
+from userhooks.stack.embedded_postgres import PostgresServer, find_binaries
+from userhooks.webhooks import database as database_module
+from userhooks.webhooks.database import Database, SubscriptionRow
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
 SINK = "8c1de7d4-54a6-4be5-8b27-39a8b7a1a6f0"
@@ -105,7 +105,7 @@ def test_a_table_that_was_made_anew_comes_back_into_the_publication(database: Da
 
 
 def test_several_processes_can_set_up_at_once(database_url: str) -> None:
-    code = "import sys; from userhooks.database import Database; Database(sys.argv[1]).set_up('my_pub')"
+    code = "import sys; from userhooks.webhooks.database import Database; Database(sys.argv[1]).set_up('my_pub')"
     running = [subprocess.Popen([sys.executable, "-c", code, database_url], stderr=subprocess.PIPE) for _ in range(4)]
     errors = [process.communicate(timeout=60)[1] for process in running]
     assert [process.returncode for process in running] == [0, 0, 0, 0], errors
@@ -214,7 +214,7 @@ def test_an_old_server_is_refused(database_url: str, monkeypatch: pytest.MonkeyP
 
 
 def test_wal_level_must_be_logical(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres, "SETTINGS", {**postgres.SETTINGS, "wal_level": "replica"})
+    monkeypatch.setattr(embedded_postgres, "SETTINGS", {**embedded_postgres.SETTINGS, "wal_level": "replica"})
     server = PostgresServer(tmp_path, port=free_port(), password=secrets.token_hex(16), log=tmp_path / "postgres.log")
     try:
         server.start()

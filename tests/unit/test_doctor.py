@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from userhooks.doctor import Finding, each_thing_once
+from userhooks.stack.doctor import Finding, each_thing_once
 
 
 def test_what_is_wrong_with_several_sinks_for_one_reason_is_said_once() -> None:

@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 
 from userhooks.errors import InvalidInput
-from userhooks.faults import Faults
-from userhooks.inspector.answers import decide, parse_script
+from userhooks.inspector.response_script import decide, parse_script
+from userhooks.lessons.faults import Faults
 
 
 def outcomes(faults: Faults, requests: int = 20_000) -> Counter[str]:

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.ports import free_port
-from userhooks.database import Database
 from userhooks.errors import DatabaseUnavailable, DatabaseUnsuitable, InvalidInput, NotFound
-from userhooks.generator import MAX_RATE, Generated, Schedule, _uninterrupted, generate, parse_mix
+from userhooks.lessons.generator import MAX_RATE, Generated, Schedule, _uninterrupted, generate, parse_mix
+from userhooks.webhooks.database import Database
 
 
 class FakeTime:
@@ -217,7 +217,7 @@ def test_ctrl_c_during_a_tick_waits_for_its_end_and_a_second_one_does_not() -> N
 def test_it_logs_every_thousand_rows_at_a_moderate_rate_and_every_ten_seconds_at_a_low_one(
     database: Database, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "userhooks.generator")
+    caplog.set_level(logging.INFO, "userhooks.lessons.generator")
     run(database_url, rate=500, seconds=6)
     assert caplog.messages[:-1] == [f"{rows:,} rows written, 500 rows/s" for rows in (1_000, 2_000, 3_000)]
     caplog.clear()

@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from userhooks.guard import HostGuard
-from userhooks.home import Home
 from userhooks.settings import Settings
-from userhooks.supervisor import describe
+from userhooks.stack.home import Home
+from userhooks.stack.supervisor import describe
+from userhooks.web.host_guard import HostGuard
 
 
 async def fine(scope: Any, receive: Any, send: Any) -> None:

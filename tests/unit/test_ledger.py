@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from userhooks.inspector.messages import Message
 from userhooks.ledger import Ledger, Owed, Receipt, Replay, Row
 from userhooks.ledger.rows import reconcile
-from userhooks.messages import Message
 
 START = datetime(2026, 11, 23, 12, tzinfo=UTC)
 ADA, BEN, CY = 1, 2, 3

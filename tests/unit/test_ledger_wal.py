@@ -14,17 +14,17 @@ import pytest
 from tests.unit.test_ledger import ADA, BEN, CY, at, message, owed, read, receipt, sink
 from userhooks.ledger import Ledger, Owed, Receipt, Replay, Row
 from userhooks.ledger.changes import reconcile
-from userhooks.ledger.wal import Change, Reader
+from userhooks.ledger.wal import PayloadReader, WalChange
 
 USERS = [ADA, BEN, CY]
 
 
-def change(n: int, action: str, row: int, user: int | None, former: int | None = None) -> Change:
+def change(n: int, action: str, row: int, user: int | None, former: int | None = None) -> WalChange:
     """The n-th change of a history, committed at second n."""
-    return Change(n * 10, 0, at(n), action, row, user, former)
+    return WalChange(n * 10, 0, at(n), action, row, user, former)
 
 
-def sent(one: Change, sink_id: str, owner: int, **fields: Any) -> Receipt:
+def sent(one: WalChange, sink_id: str, owner: int, **fields: Any) -> Receipt:
     """What a sink sends of a change, as it would come."""
     changes = None
     if one.action == "update":
@@ -140,7 +140,7 @@ def test_the_verdict_agrees_with_an_independent_count_of_a_random_run_with_fault
     luck = random.Random(seed)
     debts = [owed(user, number, luck.choice([0, 0, 30])) for user in USERS for number in range(luck.randint(0, 2))]
     rows: dict[int, int] = {}
-    history: list[Change] = []
+    history: list[WalChange] = []
     wire: list[Receipt] = []
     tally: Counter[str] = Counter()
     for n in range(1, luck.randint(2, 120)):
@@ -220,7 +220,7 @@ def relation(oid: int, name: bytes, *columns: bytes) -> bytes:
 
 
 def test_changes_are_read_with_their_place_in_the_commit() -> None:
-    reader = Reader()
+    reader = PayloadReader()
     payloads = [
         b"B" + struct.pack(">QqI", 500, 1_000_000, 7),
         relation(1, b"notifications", b"id", b"message", b"user_id"),
@@ -235,14 +235,14 @@ def test_changes_are_read_with_their_place_in_the_commit() -> None:
     ]
     moment = datetime(2000, 1, 1, tzinfo=UTC) + timedelta(seconds=1)
     assert [one for payload in payloads for one in reader.read(payload)] == [
-        Change(500, 1, moment, "insert", 10, 3, None),
-        Change(500, 3, moment, "update", 11, 4, 3),
-        Change(500, 4, moment, "update", 11, 4, None),
-        Change(500, 5, moment, "delete", 11, None, None),
+        WalChange(500, 1, moment, "insert", 10, 3, None),
+        WalChange(500, 3, moment, "update", 11, 4, 3),
+        WalChange(500, 4, moment, "update", 11, 4, None),
+        WalChange(500, 5, moment, "delete", 11, None, None),
     ]
 
 
 @pytest.mark.parametrize("payload", [b"B", b"I\0\0\0\x09N", b"R\0\0\0\1public"])
 def test_what_is_no_payload_is_an_error(payload: bytes) -> None:
     with pytest.raises(ValueError, match=r"not a payload of pgoutput|not enough values"):
-        list(Reader().read(payload))
+        list(PayloadReader().read(payload))

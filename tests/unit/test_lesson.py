@@ -20,14 +20,15 @@ from psycopg import sql
 
 from tests.inspector.bodies import message
 from tests.waiting import eventually
-from userhooks import capacity, demo, receiver
+from userhooks import capacity, demo
 from userhooks.errors import DatabaseUnsuitable, InvalidInput, NotFound, UserhooksError
-from userhooks.generator import Generated
-from userhooks.home import Home
 from userhooks.ledger.recording import Recording
-from userhooks.lesson import USERS, Lesson, stack_ledger
+from userhooks.lessons import own_receiver
+from userhooks.lessons.generator import Generated
+from userhooks.lessons.lesson import USERS, Lesson, stack_ledger
 from userhooks.settings import PORT_VARIABLES, Settings
-from userhooks.stack import Stack
+from userhooks.stack.home import Home
+from userhooks.stack.stack import Stack
 from userhooks.widgets import BackfillPanel, FaultDial, GeneratePanel, InboxPanel, SubscribePanel
 
 
@@ -119,7 +120,7 @@ def test_a_receiver_listens_where_the_inspector_does_and_is_named_as_it_is() -> 
     with lesson.serve(Accepting) as server:
         assert server.url == f"http://localhost:{server.port}/"
         assert reached(server.url)
-    receiver.leave("01")
+    own_receiver.leave("01")
 
 
 def test_one_inserted_row_arrives_with_its_text(lesson: Lesson) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from userhooks.errors import InvalidInput
-from userhooks.messages import Message, parse_body
+from userhooks.inspector.messages import Message, parse_body
 
 RECORDINGS = Path(__file__).parents[1] / "recordings/0.14.6/webhooks"
 

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from userhooks.engine.metrics import _labels
+from userhooks.engine.api.prometheus import _labels
 from userhooks.errors import InvalidInput
-from userhooks.metrics import firing, parse
+from userhooks.stack.sequin_metrics import firing, parse
 
 ROOT = Path(__file__).parents[2]
 RECORDED = (ROOT / "tests" / "recordings" / "0.14.6" / "metrics-page.txt").read_text(encoding="utf-8")

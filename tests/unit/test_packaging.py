@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import userhooks
-from userhooks.engine.request_head import USER_AGENT
+from userhooks.engine.delivery.request_head import USER_AGENT
 from userhooks.settings import Settings
 
 ROOT = Path(__file__).parents[2]

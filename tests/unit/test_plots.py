@@ -20,6 +20,7 @@ from matplotlib.image import imread as read_png
 from userhooks import plots
 from userhooks.ledger import Entry, Ledger
 from userhooks.ledger.report import State
+from userhooks.plots import ledger_plots
 
 START = datetime(2026, 11, 23, 12, tzinfo=UTC)
 PLOTS = [plots.delivery_rate, plots.latency_over_time, plots.latency_distribution, plots.backlog]
@@ -204,7 +205,7 @@ def test_the_live_picture_is_a_png_without_a_background_also_before_anything_hap
 def test_the_live_picture_has_rates_for_each_user(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[str] = []
     real = plots.rates
-    monkeypatch.setattr(plots, "rates", lambda frame, marks, ax: drawn.extend(frame["user"].unique()) or real(frame, marks, ax))
+    monkeypatch.setattr(ledger_plots, "rates", lambda frame, marks, ax: drawn.extend(frame["user"].unique()) or real(frame, marks, ax))
     plots.pulse_picture(FAILING, MARKS)
     assert drawn == ["ada", "ben"]
 

@@ -11,9 +11,9 @@ from typing import Any, cast
 import httpx
 import pytest
 
-from userhooks import receiver
 from userhooks.errors import ConfigurationError, DeliveriesMissing, InvalidInput
-from userhooks.receiver import ReceiverServer
+from userhooks.lessons import own_receiver
+from userhooks.lessons.own_receiver import ReceiverServer
 
 PLACE = "a lesson"
 
@@ -41,7 +41,7 @@ def server() -> Iterator[ReceiverServer]:
 @pytest.fixture
 def place() -> Iterator[str]:
     yield PLACE
-    receiver.leave(PLACE)
+    own_receiver.leave(PLACE)
 
 
 def post(server: ReceiverServer, body: str) -> int:
@@ -138,21 +138,21 @@ def test_what_has_come_when_a_server_is_closed_is_still_answered() -> None:
 
 
 def test_a_second_one_takes_the_place_and_the_url_of_the_first(place: str) -> None:
-    first = receiver.serve(place, Echo)
-    second = receiver.serve(place, Teapot)
+    first = own_receiver.serve(place, Echo)
+    second = own_receiver.serve(place, Teapot)
     assert second.url == first.url
     assert post(second, "200") == 418
     assert not len(first.answers())
-    receiver.leave(place)
-    receiver.leave(place)
+    own_receiver.leave(place)
+    own_receiver.leave(place)
     with pytest.raises(httpx.ConnectError):
         post(second, "200")
 
 
 def test_what_is_no_handler_is_refused_and_the_one_that_serves_goes_on(place: str) -> None:
-    first = receiver.serve(place, Echo)
+    first = own_receiver.serve(place, Echo)
     with pytest.raises(InvalidInput, match=r"http\.server\.BaseHTTPRequestHandler"):
-        receiver.serve(place, cast("Any", post))
+        own_receiver.serve(place, cast("Any", post))
     assert post(first, "200") == 200
 
 

@@ -24,7 +24,7 @@ from userhooks.errors import (
     SequinUnauthorized,
     SequinUnreachable,
 )
-from userhooks.sequin import Health, NewEndpoint, NewSink, SequinClient
+from userhooks.webhooks.sequin_client import Health, NewEndpoint, NewSink, SequinClient
 
 URL = "http://sequin.example:7376"
 CODE = 'def filter(action, record, changes, metadata) do\n  record["user_id"] == 1\nend\n'

@@ -21,11 +21,11 @@ from tests.fake_sequin import TOKEN, FakeSequin
 from tests.http_sequin import serving
 from tests.ports import free_port
 from tests.waiting import eventually
-from userhooks.bearer import subscription_secret
-from userhooks.database import Database
-from userhooks.sequin import SequinClient
-from userhooks.server import build_app
-from userhooks.subscriptions import Subscriptions
+from userhooks.webhooks.database import Database
+from userhooks.webhooks.sequin_client import SequinClient
+from userhooks.webhooks.server import build_app
+from userhooks.webhooks.subscription_secret import subscription_secret
+from userhooks.webhooks.subscriptions import Subscriptions
 
 KEY = b"k" * 32
 URL = "https://webhook.site/your-unique-url"
@@ -305,7 +305,11 @@ def test_web_pages_of_other_origins_are_kept_out(lonely_server: httpx.Client, fa
 @contextmanager
 def program(**config: Any) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "userhooks.server"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "userhooks.webhooks.server"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stdin
     fixed = {"sequin_api_token": TOKEN, "sequin_database": "postgres", "home_key": KEY.hex(), "allow_private": True}

@@ -11,10 +11,10 @@ import pytest
 
 from tests.fake_sequin import TOKEN, FakeSequin
 from tests.unit.test_subscriptions import Answer, assert_in_step
-from userhooks.database import Database
 from userhooks.errors import InvalidInput, NotFound, SequinError, SequinInvalid, SequinMismatch
-from userhooks.sequin import SequinClient
-from userhooks.subscriptions import FUNCTION_NAME, Subscriptions
+from userhooks.webhooks.database import Database
+from userhooks.webhooks.sequin_client import SequinClient
+from userhooks.webhooks.subscriptions import FUNCTION_NAME, Subscriptions
 
 URLS = {1: "http://127.0.0.1:9/in/1", 2: "http://127.0.0.1:9/in/2", 3: "http://127.0.0.1:9/in/3"}
 

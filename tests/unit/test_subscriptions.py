@@ -17,8 +17,6 @@ import pytest
 
 from tests.fake_sequin import TOKEN, FakeSequin
 from tests.http_sequin import serving
-from userhooks.bearer import subscription_secret
-from userhooks.database import Database
 from userhooks.errors import (
     DatabaseUnavailable,
     DatabaseUnsuitable,
@@ -33,8 +31,10 @@ from userhooks.errors import (
     SequinUnauthorized,
     SequinUnreachable,
 )
-from userhooks.sequin import SequinClient
-from userhooks.subscriptions import FUNCTION_CODE, FUNCTION_NAME, MISSING, BackfillHandle, Subscriptions
+from userhooks.webhooks.database import Database
+from userhooks.webhooks.sequin_client import SequinClient
+from userhooks.webhooks.subscription_secret import subscription_secret
+from userhooks.webhooks.subscriptions import FUNCTION_CODE, FUNCTION_NAME, MISSING, BackfillHandle, Subscriptions
 
 KEY = b"k" * 32
 URL = "https://webhook.site/your-unique-url"
@@ -646,9 +646,9 @@ def test_an_unknown_backfill(subscriptions: Subscriptions, backfill_id: str) -> 
 
 SUBSCRIBE = """
 import sys
-from userhooks.database import Database
-from userhooks.sequin import SequinClient
-from userhooks.subscriptions import Subscriptions
+from userhooks.webhooks.database import Database
+from userhooks.webhooks.sequin_client import SequinClient
+from userhooks.webhooks.subscriptions import Subscriptions
 database_url, sequin_url, token, user_id, url = sys.argv[1:]
 with SequinClient(sequin_url, token) as sequin:
     made = Subscriptions(Database(database_url), sequin, b"k" * 32).subscribe(int(user_id), url)

@@ -7,7 +7,7 @@ from itertools import chain, repeat
 import pytest
 
 from userhooks.errors import DeliveriesMissing
-from userhooks.waiting import POLL, until
+from userhooks.shared.waiting import POLL, until
 
 
 class Clock:

@@ -13,9 +13,9 @@ from ipywidgets import Button, Widget
 
 from tests.waiting import eventually
 from userhooks.errors import DatabaseUnavailable, InvalidInput, NotRunning, SequinUnreachable, UserhooksError
-from userhooks.generator import Generated
 from userhooks.inspector.client import Received
-from userhooks.lesson import Lesson
+from userhooks.lessons.generator import Generated
+from userhooks.lessons.lesson import Lesson
 from userhooks.widgets import BackfillPanel, GeneratePanel, InboxPanel, Panel, ResponsePanel, SubscribePanel, panels
 
 NAMES = {"ada": 11, "ben": 12, "cy": 13}

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from userhooks.extras import lab_extra
+from userhooks.shared.extras import lab_extra
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from userhooks.capacity.card import Card, Point
-from userhooks.generator import progress_shown
-from userhooks.ranks import nearest_rank
+from userhooks.lessons.generator import progress_shown
+from userhooks.shared.percentiles import nearest_rank
 
 if TYPE_CHECKING:
     import psycopg
 
-    from userhooks.capacity.crowd import Crowd
+    from userhooks.capacity.load_users import LoadUsers
 
 PER_TRANSACTION = 1000
 PATIENCE = 30.0
@@ -79,7 +79,7 @@ class Latency:
         return f"Latency({self.count:,} rows at {self.rate:g}/s: p50 {self.p50_ms:.1f} ms, p99 {self.p99_ms:.1f} ms)"
 
 
-def throughput(crowd: Crowd, rows: int, *, batch_size: int = 1, users: list[int] | None = None) -> Throughput:
+def throughput(crowd: LoadUsers, rows: int, *, batch_size: int = 1, users: list[int] | None = None) -> Throughput:
     """Insert rows for the crowd's users, or for these, in turn as fast as Postgres takes them, and time their webhooks; up to `batch_size`
     per request.
 
@@ -99,7 +99,7 @@ def throughput(crowd: Crowd, rows: int, *, batch_size: int = 1, users: list[int]
     return Throughput(count.messages, count.requests, count.last - began, used["engine"], used["postgres"], used["receiver"])
 
 
-def latency(crowd: Crowd, rate: float = 100, seconds: float = 5, *, progress: Callable[[int], object] | None = None) -> Latency:
+def latency(crowd: LoadUsers, rate: float = 100, seconds: float = 5, *, progress: Callable[[int], object] | None = None) -> Latency:
     """Insert rows for the crowd's users in turn at a steady rate, and time each from commit to receipt.
 
     Up to 100 a second each is a transaction of its own; of more, what is due in a hundredth of a second is one.
@@ -112,7 +112,7 @@ def latency(crowd: Crowd, rate: float = 100, seconds: float = 5, *, progress: Ca
     return Latency.of((latency for _, latency in crowd.counter.latencies()), rate)
 
 
-def write_steadily(crowd: Crowd, rate: float, seconds: float, show: Callable[[int], object], users: list[int] | None = None) -> int:
+def write_steadily(crowd: LoadUsers, rate: float, seconds: float, show: Callable[[int], object], users: list[int] | None = None) -> int:
     """Insert rows at a steady rate, for the crowd's users or for these, in turn; returns how many. What is overdue is caught up."""
     per_tick = max(1, round(rate / _TICKS))
     rows = int(rate * seconds)
@@ -127,7 +127,7 @@ def write_steadily(crowd: Crowd, rate: float, seconds: float, show: Callable[[in
 
 
 def scale(
-    crowd: Crowd, users: Iterable[int], *, rows: int = 20_000, rate: float = 1000, seconds: float = 5, runs: int = 2
+    crowd: LoadUsers, users: Iterable[int], *, rows: int = 20_000, rate: float = 1000, seconds: float = 5, runs: int = 2
 ) -> Iterator[Point]:
     """Grow the crowd to each of these numbers of users, and yield what each costs, as soon as it is measured.
 
@@ -145,7 +145,7 @@ def scale(
         yield Point(number, created, one.per_second, one.engine_us, delay.p50_ms, delay.p99_ms, rate, memory_mb(crowd.engine_pid))
 
 
-def capacity_card(crowd: Crowd, *, rows: int = 20_000, rate: float = 100, seconds: float = 5) -> Card:
+def capacity_card(crowd: LoadUsers, *, rows: int = 20_000, rate: float = 100, seconds: float = 5) -> Card:
     """Measure what this machine delivers to the crowd as it is; takes `seconds` and some more."""
     settle(crowd)
     one = throughput(crowd, rows)
@@ -168,7 +168,7 @@ def capacity_card(crowd: Crowd, *, rows: int = 20_000, rate: float = 100, second
     )
 
 
-def settle(crowd: Crowd) -> None:
+def settle(crowd: LoadUsers) -> None:
     """Send a row to each user, and a thousand at least, so that nothing is measured that happens once: connections, first webhooks."""
     rows = max(1000, len(crowd.users))
     crowd.counter.reset()
@@ -215,7 +215,7 @@ def machine() -> str:
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {psutil.virtual_memory().total / 1e9:.0f} GB"
 
 
-def versions(crowd: Crowd) -> str:
+def versions(crowd: LoadUsers) -> str:
     """Python, Postgres and Sequin in a few words."""
     with crowd.stack.database.connect() as connection:
         postgres = connection.info.server_version

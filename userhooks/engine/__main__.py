@@ -1,4 +1,4 @@
-"""The engine as a program: configuration on stdin, the Management API and the metrics page on two ports. What it does is in `app.py`."""
+"""The engine as a program: configuration on stdin, the Management API and the metrics page on two ports. What it does is in `engine.py`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import gc
 import socket
 from pathlib import Path
 
-from userhooks.engine.api import create_app
-from userhooks.engine.app import Engine
-from userhooks.engine.metrics import metrics_app
+from userhooks.engine.api.handlers import create_app
+from userhooks.engine.api.prometheus import metrics_app
+from userhooks.engine.engine import Engine
 from userhooks.engine.startup import Config
-from userhooks.engine.store import StoreMismatch
-from userhooks.program import fail, listen, read_config, run, serve_until_stopped
+from userhooks.engine.state_store import StoreMismatch
 from userhooks.settings import PORT_VARIABLES
+from userhooks.shared.child_process import fail, listen, read_config, run, serve_until_stopped
 
 COLLECT_AFTER = 10_000, 20, 20
 """Objects made, and collections of the younger generation, before garbage is looked for: Python's 700, 10, 10 cost 6 % of each message"""

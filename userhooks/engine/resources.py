@@ -1,7 +1,7 @@
 """What the Management API manages, as frozen values: HTTP endpoints, functions, sinks, backfills, API keys, tables.
 
-Request bodies are read in `requests.py`, answers made in `answers.py`; HTTP is in `api.py`, persistence in `store.py`.
-Shapes follow Sequin 0.14.6 as recorded.
+Request bodies are read in `api/request_bodies.py`, answers made in `api/responses.py`; HTTP is in `api/handlers.py`, persistence in
+`state_store.py`. Shapes follow Sequin 0.14.6 as recorded.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class HttpEndpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Function:
+class FunctionResource:
     """A filter, transform, path or routing function; `code` is Elixir source."""
 
     id: str
@@ -130,7 +130,7 @@ class SinkTable:
 
 
 @dataclass(frozen=True, slots=True)
-class Sink:
+class SinkResource:
     """A webhook sink: which changes go to which endpoint, in which shape."""
 
     id: str
@@ -159,7 +159,7 @@ class Sink:
 
 
 @dataclass(frozen=True, slots=True)
-class Backfill:
+class BackfillResource:
     """One reading of a table for one sink; times are UTC ISO 8601 text as the API shows them.
 
     With a `sort_column` only rows from `start_position` on (in the column's text form) are read, in the order of that column.
@@ -206,7 +206,7 @@ class ApiKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Database:
+class DatabaseResource:
     """The one database that this engine reads, as `postgres_databases` shows it."""
 
     id: str
@@ -225,10 +225,10 @@ class Database:
 class Catalog:
     """All resources by id, plus the tables of the publication; only `app.Engine` writes to it."""
 
-    database: Database
+    database: DatabaseResource
     endpoints: dict[str, HttpEndpoint] = field(default_factory=dict)
-    functions: dict[str, Function] = field(default_factory=dict)
-    sinks: dict[str, Sink] = field(default_factory=dict)
-    backfills: dict[str, Backfill] = field(default_factory=dict)
+    functions: dict[str, FunctionResource] = field(default_factory=dict)
+    sinks: dict[str, SinkResource] = field(default_factory=dict)
+    backfills: dict[str, BackfillResource] = field(default_factory=dict)
     api_keys: dict[str, ApiKey] = field(default_factory=dict)
     tables: dict[TableName, Table] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Run the inspector: `python -m userhooks.inspector`; only its configuration is read here, the app is put together in api.py."""
+"""Run the inspector: `python -m userhooks.inspector`; only its configuration is read here, the app is put together in app.py."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import time
 from pathlib import Path
 
 from userhooks.errors import ConfigurationError
-from userhooks.inspector.api import Addresses, build_app
+from userhooks.inspector.app import Addresses, build_app
 from userhooks.inspector.protocol import BoundedProtocol
-from userhooks.inspector.store import Store, prepare
-from userhooks.program import fail, own_url, read_config, serve
+from userhooks.inspector.request_store import RequestStore, prepare
 from userhooks.settings import PORT_VARIABLES
+from userhooks.shared.child_process import fail, own_url, read_config, serve
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
         prepare(path)
     except ConfigurationError as error:
         fail(f"{error.what} {error.remedy}")
-    app = build_app(Store(path), addresses, bytes.fromhex(config["home_key"]), config["token"], lambda: time.time_ns() // 1000)
+    app = build_app(RequestStore(path), addresses, bytes.fromhex(config["home_key"]), config["token"], lambda: time.time_ns() // 1000)
     serve(app, bind, port, variable=PORT_VARIABLES["inspector"], http=BoundedProtocol)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 
-from userhooks.json_text import NotJson, parse
+from userhooks.shared.json_text import NotJson, parse
 
 JUDGED_BYTES = 8 << 20
 """A longer body is not looked into: parsing it would hold up what is being received."""

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx
 import orjson
 
-from userhooks.access import page_link
 from userhooks.errors import START, DeliveriesMissing, InvalidInput, NotFound, NotRunning, UserhooksError
-from userhooks.extras import lab_extra
-from userhooks.inspector.answers import parse_script
-from userhooks.messages import Message, parse_body
+from userhooks.inspector.messages import Message, parse_body
+from userhooks.inspector.response_script import parse_script
+from userhooks.shared.extras import lab_extra
+from userhooks.web.access_tokens import page_link
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,6 +1,6 @@
 """What the API says of each received request: the request as it was kept, and the judgements on it, as JSON; no HTTP here.
 
-The shape of an entry is described in api.py, where people look for it.
+The shape of an entry is described in app.py, where people look for it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import orjson
 from userhooks.inspector.bodies import JUDGED_BYTES, Judgement, unpacked_body
 from userhooks.inspector.judgement import (
     Held,
-    Reading,
+    RowReading,
     Story,
     Verdict,
     judge_lateness,
@@ -28,7 +28,7 @@ from userhooks.inspector.judgement import (
     urls_as_requested,
 )
 from userhooks.inspector.rates import Rates
-from userhooks.inspector.store import Inbox, Recorded, Store, header_pairs
+from userhooks.inspector.request_store import Recorded, RequestStore, StoredInbox, header_pairs
 
 PAGE_BYTES = 16 << 20
 """Bodies in one answer; a reader asks again with the last seq for the rest."""
@@ -39,7 +39,7 @@ _SHORT_TARGET = 1_024
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Entry(NamedTuple):
+class RequestEntry(NamedTuple):
     """A request as the API shows it: `json` on one line. `unanswered`: its answer is still to come."""
 
     seq: int
@@ -50,7 +50,7 @@ class Entry(NamedTuple):
 class Entries:
     """Reads requests and judges them; for any thread, one at a time for each inbox."""
 
-    def __init__(self, store: Store, home_key: bytes, own_bases: Sequence[str]) -> None:
+    def __init__(self, store: RequestStore, home_key: bytes, own_bases: Sequence[str]) -> None:
         self._store = store
         self._home_key = home_key
         self._own_bases = own_bases
@@ -58,10 +58,10 @@ class Entries:
         self._locks: dict[int, threading.Lock] = {}
         self._inboxes: dict[int, _Told] = {}
 
-    def read(self, inbox: Inbox, after: int, limit: int, body_limit: int) -> list[Entry]:
+    def read(self, inbox: StoredInbox, after: int, limit: int, body_limit: int) -> list[RequestEntry]:
         """Up to `limit` entries with a seq above `after`, fewer when they are large; bodies cut to `body_limit` bytes."""
         found = self._store.read(inbox, after, limit, PAGE_BYTES)
-        entries: list[Entry] = []
+        entries: list[RequestEntry] = []
         if not found:
             return entries
         with self._alone(inbox):
@@ -77,7 +77,7 @@ class Entries:
                     break
         return entries
 
-    def _entry(self, inbox: Inbox, told: _Told, recorded: Recorded, body_limit: int) -> tuple[Entry, int]:
+    def _entry(self, inbox: StoredInbox, told: _Told, recorded: Recorded, body_limit: int) -> tuple[RequestEntry, int]:
         """One entry, and how many bytes its body holds when unpacked."""
         head = _head_of(recorded)
         unpacked, packing = unpacked_body(head.encodings, recorded.body, max(body_limit, JUDGED_BYTES) + 1)
@@ -124,7 +124,7 @@ class Entries:
             "note": recorded.note,
         }
         line = orjson.dumps(entry, option=orjson.OPT_UTC_Z)
-        return Entry(recorded.seq, recorded.status is None and not recorded.note, line), len(content)
+        return RequestEntry(recorded.seq, recorded.status is None and not recorded.note, line), len(content)
 
     def _verdict(
         self,
@@ -139,15 +139,15 @@ class Entries:
         verdict = judge_secret(self._home_key, authorizations, subscribers, urls)
         return _Judged(verdict, ({"kind": "secret", "text": verdict.reason},) if verdict.secret in ("wrong", "missing") else ())
 
-    def rates(self, inbox: Inbox, now: float, seconds: int) -> list[dict[str, Any]]:
+    def rates(self, inbox: StoredInbox, now: float, seconds: int) -> list[dict[str, Any]]:
         """What the inbox received in each of the newest `seconds` up to `now` (seconds since 1970)."""
         with self._alone(inbox):
             return self._told(inbox, upto=inbox.stored).rates.newest(now, seconds)
 
-    def _alone(self, inbox: Inbox) -> threading.Lock:
+    def _alone(self, inbox: StoredInbox) -> threading.Lock:
         return self._locks.setdefault(inbox.number, threading.Lock())
 
-    def _told(self, inbox: Inbox, upto: int) -> _Told:
+    def _told(self, inbox: StoredInbox, upto: int) -> _Told:
         """What is known of the inbox, up to that seq at least."""
         told = self._inboxes.get(inbox.number)
         if told is None or told.cleared != inbox.cleared:
@@ -195,11 +195,11 @@ class _Told:
         self.rates.add(recorded.seq, received_at, recorded.status, unanswered=unanswered, latencies=latencies, rows=rows)
 
 
-def _read(head: _Head, content: bytes, packing: list[Judgement]) -> Reading:
+def _read(head: _Head, content: bytes, packing: list[Judgement]) -> RowReading:
     """The messages of an unpacked body; `packing` says what is wrong with how it was packed."""
     reading = read_messages(head.content_types, content)
     if packing and reading.held is None:
-        return Reading(None, packing, packing[0]["text"])
+        return RowReading(None, packing, packing[0]["text"])
     return reading._replace(problems=[*packing, *reading.problems])
 
 

@@ -1,4 +1,4 @@
-"""The receiving end: `/in/{inbox}` and below, any method; everything else goes on to the app behind (api.py).
+"""The receiving end: `/in/{inbox}` and below, any method; everything else goes on to the app behind (app.py).
 
 A bare ASGI app, since a router in front of it costs a third of the throughput. It only reads, records and answers: no body is parsed here.
 """
@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 
 import orjson
 
-from userhooks.guard import App, Receive, Scope, Send, without_our_cookies
-from userhooks.inspector.answers import DRIP_BYTES, OVERSIZED_BYTES, Answer, decide
 from userhooks.inspector.protocol import RESET
-from userhooks.inspector.store import Inbox, Store
+from userhooks.inspector.request_store import RequestStore, StoredInbox
+from userhooks.inspector.response_script import DRIP_BYTES, OVERSIZED_BYTES, ScriptedAnswer, decide
+from userhooks.web.host_guard import App, Receive, Scope, Send, without_our_cookies
 
 BODY_LIMIT = 64 << 20
 """Bytes; a larger body is answered with 413, and the request is recorded without it."""
@@ -36,7 +36,7 @@ RESET_NOTE = "the connection was reset without an answer"
 class Ingest:
     """Record each request to an inbox, then answer it as the inbox is set to. `clock` returns microseconds since 1970 (UTC)."""
 
-    def __init__(self, app: App, store: Store, clock: Callable[[], int], body_seconds: float = BODY_SECONDS) -> None:
+    def __init__(self, app: App, store: RequestStore, clock: Callable[[], int], body_seconds: float = BODY_SECONDS) -> None:
         self.app = app
         self.store = store
         self.clock = clock
@@ -57,7 +57,7 @@ class Ingest:
         if taken is not None:
             await self._respond(inbox, *taken, scope, receive, send)
 
-    async def _take(self, inbox: Inbox, scope: Scope, receive: Receive, send: Send) -> tuple[int, Answer] | None:
+    async def _take(self, inbox: StoredInbox, scope: Scope, receive: Receive, send: Send) -> tuple[int, ScriptedAnswer] | None:
         """Receive and record one request; returns its seq and the answer to give, None when all is said already.
 
         Its body is not held any longer then: an answer may take minutes.
@@ -94,7 +94,7 @@ class Ingest:
         finally:
             self.in_flight -= size
 
-    async def _record_and_decide(self, inbox: Inbox, scope: Scope, body: bytes, send: Send) -> tuple[int, Answer] | None:
+    async def _record_and_decide(self, inbox: StoredInbox, scope: Scope, body: bytes, send: Send) -> tuple[int, ScriptedAnswer] | None:
         while inbox.changing:  # from this request on, if the disk takes it
             await asyncio.wait(inbox.changing)
         seq = inbox.next_seq()
@@ -104,7 +104,7 @@ class Ingest:
         stored = await self._record(inbox, seq, scope, body, send, answer.status if at_once else None, answer.words, note)
         return (seq, answer) if stored else None
 
-    async def _respond(self, inbox: Inbox, seq: int, answer: Answer, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _respond(self, inbox: StoredInbox, seq: int, answer: ScriptedAnswer, scope: Scope, receive: Receive, send: Send) -> None:
         """Do with a recorded request what the inbox's response script says."""
         if answer.effect == "reset":
             scope["extensions"][RESET]()
@@ -121,13 +121,13 @@ class Ingest:
         if stayed and answer.effect != "drip":
             await _give(send, answer, inbox)
 
-    async def _refuse(self, inbox: Inbox, scope: Scope, send: Send, status: int, why: str) -> None:
+    async def _refuse(self, inbox: StoredInbox, scope: Scope, send: Send, status: int, why: str) -> None:
         """Show in the inbox that a body was not kept; the server reads and discards the rest of it."""
         if await self._record(inbox, inbox.next_seq(), scope, b"", send, status, str(status), why):
             await _error(send, status, f"The request was not kept: {why}.", [(b"connection", b"close")] if status == 408 else [])
 
     async def _record(
-        self, inbox: Inbox, seq: int, scope: Scope, body: bytes, send: Send, status: int | None, response: str, note: str
+        self, inbox: StoredInbox, seq: int, scope: Scope, body: bytes, send: Send, status: int | None, response: str, note: str
     ) -> bool:
         """Store the request; when that fails, say so to the sender, who will send it again, and return False."""
         headers = scope["headers"]
@@ -154,7 +154,7 @@ async def _sender_leaves(receive: Receive, within: float | None) -> bool:
     return True
 
 
-async def _give(send: Send, answer: Answer, inbox: Inbox) -> None:
+async def _give(send: Send, answer: ScriptedAnswer, inbox: StoredInbox) -> None:
     if answer.effect == "oversized":
         await _send(send, 200, [(b"content-type", b"application/octet-stream")], b"x" * OVERSIZED_BYTES)
     elif answer.effect == "redirect":
@@ -163,7 +163,7 @@ async def _give(send: Send, answer: Answer, inbox: Inbox) -> None:
         await _send(send, answer.status, [] if answer.retry_after is None else [(b"retry-after", b"%d" % answer.retry_after)])
 
 
-async def _drip(receive: Receive, send: Send, answer: Answer) -> bool:
+async def _drip(receive: Receive, send: Send, answer: ScriptedAnswer) -> bool:
     """Answer one byte a second; False when the sender left before the last one."""
     await send({"type": "http.response.start", "status": answer.status, "headers": [(b"content-length", b"%d" % DRIP_BYTES)]})
     for left in reversed(range(DRIP_BYTES)):

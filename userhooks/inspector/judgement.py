@@ -1,6 +1,7 @@
 """Judgements on a received request: its secret, whose rows it holds, whether it is late, a duplicate or out of order.
 
-Pure; the secret itself is derived in bearer.py, bodies are parsed in bodies.py, and entries.py reads the requests that are judged.
+Pure; the secret itself is derived in webhooks/subscription_secret.py, bodies are parsed in bodies.py, and entries.py reads the requests
+that are judged.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
-from userhooks.bearer import authorization_matches, subscription_secret
 from userhooks.inspector.bodies import Judgement, json_values
-from userhooks.json_text import Repeated
+from userhooks.shared.json_text import Repeated
+from userhooks.webhooks.subscription_secret import authorization_matches, subscription_secret
 
 _JUDGED: dict[str, Any] = {
     "record": {"user_id": {}},
@@ -56,7 +57,7 @@ class Held(NamedTuple):
     inserts: bool
 
 
-class Reading(NamedTuple):
+class RowReading(NamedTuple):
     """The messages of a body, None when it holds none; what is wrong with it; and why it could not be looked into, if so."""
 
     held: list[Held] | None
@@ -76,7 +77,7 @@ def messages_in(body: bytes) -> list[Held] | None:
     return read_messages((), body).held
 
 
-def read_messages(content_types: Sequence[str], body: bytes) -> Reading:
+def read_messages(content_types: Sequence[str], body: bytes) -> RowReading:
     """Read the messages of a body.
 
     Where names are repeated, a message is there once for each way to read it: a receiver may take any of the values.
@@ -97,7 +98,7 @@ def read_messages(content_types: Sequence[str], body: bytes) -> Reading:
         problems = [*problems, {"kind": "body", "text": f"Of the values in the body, {others} are not Sequin messages; {len(held)} are."}]
     if cut:
         problems = [*problems, {"kind": "unread", "text": "Names are repeated so often that not every reading of a message was judged."}]
-    return Reading(held or None, problems, unread)
+    return RowReading(held or None, problems, unread)
 
 
 def _entries(value: Any) -> list[Any]:

@@ -1,6 +1,6 @@
 """What uvicorn's HTTP protocol lacks for a port that anything may be sent to: a bound on heads, in bytes and in time, and a reset.
 
-Bodies are bounded in ingest.py; requests to the API in api.py.
+Bodies are bounded in ingest.py; requests to the API in app.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from userhooks.http1 import Http1Protocol
+from userhooks.shared.http1_protocol import Http1Protocol
 
 HEAD_BYTES = 1 << 20
 """What the request line and the headers of one request may have together; beyond it 431."""

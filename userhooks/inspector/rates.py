@@ -54,7 +54,7 @@ class Rates:
             self._count(second, status, 1, rows)
 
     def newest(self, now: float, seconds: int) -> list[dict[str, Any]]:
-        """The `seconds` up to `now`, oldest first; the shape is described in api.py. p50 is that of the second's first 1,000 messages."""
+        """The `seconds` up to `now`, oldest first; the shape is described in app.py. p50 is that of the second's first 1,000 messages."""
         empty = _Second()
         shown = []
         for at in range(int(now) - seconds + 1, int(now) + 1):

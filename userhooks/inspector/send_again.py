@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from urllib.parse import urlsplit
 
-from userhooks.inspector.store import Recorded, header_pairs
+from userhooks.inspector.request_store import Recorded, header_pairs
 
 SECONDS = 10.0
 """How long the answer is waited for; an inbox may be set to hang."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from userhooks.messages import Message
+from userhooks.inspector.messages import Message
 
 
 class Receipt(NamedTuple):

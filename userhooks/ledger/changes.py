@@ -13,14 +13,14 @@ from datetime import datetime
 from userhooks.ledger.arrivals import Arrivals, Receipt, sort_out
 from userhooks.ledger.report import Entry, Ledger, State
 from userhooks.ledger.rows import Owed, Replay, Row, history_entry
-from userhooks.ledger.wal import Change
+from userhooks.ledger.wal import WalChange
 
 _MOVED = "the row moved from user {} to user {}: its old values are the one's, its new ones the other's"
 _NAMELESS = "the WAL does not say whose row it was: the table's replica identity is not FULL"
 
 
 def reconcile(
-    changes: Iterable[Change],
+    changes: Iterable[WalChange],
     received: Iterable[Receipt],
     owed: Iterable[Owed],
     replays: Iterable[Replay] = (),
@@ -85,7 +85,7 @@ def reconcile(
     )
 
 
-def _entry(change: Change, debt: Owed, arrivals: Arrivals, reason: str) -> Entry:
+def _entry(change: WalChange, debt: Owed, arrivals: Arrivals, reason: str) -> Entry:
     receipt = arrivals.changes.get((debt.sink_id, change.lsn, change.idx))
     if receipt is not None and (receipt.message.action, receipt.message.record.get("id")) != (change.action, change.row):
         receipt = None  # something else under this change's name

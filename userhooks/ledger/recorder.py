@@ -16,8 +16,8 @@ from typing import Any
 
 import psycopg
 
-from userhooks.connections import connect
-from userhooks.program import read_config
+from userhooks.shared.child_process import read_config
+from userhooks.shared.postgres_connections import connect
 
 SLOT = "userhooks_ledger_{}"
 POLL_SECONDS = 0.2

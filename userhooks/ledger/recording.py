@@ -10,9 +10,9 @@ import tempfile
 from contextlib import suppress
 from typing import Any
 
-from userhooks import python
 from userhooks.errors import DatabaseUnavailable, DatabaseUnsuitable, UserhooksError
-from userhooks.ledger.wal import Change, Reader
+from userhooks.ledger.wal import PayloadReader, WalChange
+from userhooks.shared import python_command
 
 _PIECE = 1 << 20
 
@@ -40,8 +40,8 @@ class Recording:
     def __init__(self, database_url: str, publication: str) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  # closed by close()
         self._program = subprocess.Popen(  # noqa: S603 - our own program
-            python.command("userhooks.ledger.recorder"),
-            env=python.environment(),
+            python_command.command("userhooks.ledger.recorder"),
+            env=python_command.environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -49,8 +49,8 @@ class Recording:
             start_new_session=True,
         )
         self._read = 0
-        self._reader = Reader()
-        self._changes: list[Change] = []
+        self._reader = PayloadReader()
+        self._changes: list[WalChange] = []
         self._closed = False
         config = {"database_url": database_url, "publication": publication, "file": self._file.fileno()}
         try:
@@ -59,7 +59,7 @@ class Recording:
             self.close()
             raise
 
-    def changes(self) -> list[Change]:
+    def changes(self) -> list[WalChange]:
         """Every change that has committed by now, in the order of the commits; after `close`, those up to then.
 
         Raises UserhooksError when the recorder has ended by itself: what committed since is not known.

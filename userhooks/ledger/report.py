@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from userhooks.extras import lab_extra
 from userhooks.ledger.arrivals import Receipt
-from userhooks.ranks import nearest_rank
+from userhooks.shared.extras import lab_extra
+from userhooks.shared.percentiles import nearest_rank
 
 if TYPE_CHECKING:
     import pandas as pd

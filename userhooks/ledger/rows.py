@@ -1,4 +1,6 @@
-"""Rows as the table has them, held against what was received. Pure; lesson.py reads both. Changes of rows are judged in `changes.py`."""
+"""Rows as the table has them, held against what was received. Pure; lessons/lesson.py reads both. Changes of rows are judged in
+`changes.py`.
+"""
 
 from __future__ import annotations
 

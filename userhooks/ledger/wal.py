@@ -17,7 +17,7 @@ _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # Postgres counts from there
 _TRANSACTIONAL = 1
 
 
-class Change(NamedTuple):
+class WalChange(NamedTuple):
     """One committed change of a row: its commit's LSN and its index in the commit, as messages name them.
 
     `action` is `insert`, `update` or `delete`, `row` the row's id after the change (for a delete: before it), `user_id` whose row it is
@@ -33,7 +33,7 @@ class Change(NamedTuple):
     former_user_id: int | None
 
 
-class Reader:
+class PayloadReader:
     """Takes payloads in their order; `read` yields the changes of `notifications` in them."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Reader:
         self._lsn = self._index = 0
         self._committed_at = _EPOCH
 
-    def read(self, payload: bytes) -> Iterator[Change]:
+    def read(self, payload: bytes) -> Iterator[WalChange]:
         """Read one payload; raises ValueError for what is none.
 
         The index counts the changes of every published table, truncations and messages, as Sequin's does (recorded).
@@ -77,7 +77,7 @@ class Reader:
         ours = (schema.decode(), name.decode()) == TABLE
         self._columns[oid] = (names.index("id"), names.index("user_id")) if ours else None
 
-    def _change(self, payload: bytes, index: int, columns: tuple[int, int]) -> Change:
+    def _change(self, payload: bytes, index: int, columns: tuple[int, int]) -> WalChange:
         kind, part, at = payload[:1], payload[5:6], 6
         old: list[bytes | None] = []
         if part in (b"O", b"K"):
@@ -91,7 +91,7 @@ class Reader:
         former = _integer(old[columns[1]]) if old and kind == b"U" else None
         if row is None:
             raise ValueError(f"a change of {'.'.join(TABLE)} without an id")
-        return Change(self._lsn, index, self._committed_at, action, row, user, former)
+        return WalChange(self._lsn, index, self._committed_at, action, row, user, former)
 
 
 def _tuple(payload: bytes, at: int) -> tuple[list[bytes | None], int]:

@@ -1,7 +1,7 @@
 """Panels for notebooks: `panels.py` holds those that make one call each, `response_panel.py` the one that chooses an inbox's answers,
 `fault_dial.py` the one that makes things go wrong."""
 
-from userhooks.extras import lab_extra
+from userhooks.shared.extras import lab_extra
 
 with lab_extra():
     from userhooks.widgets.fault_dial import FaultDial

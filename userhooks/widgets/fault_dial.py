@@ -1,6 +1,6 @@
 """The fault dial: what goes wrong at a user's receiver, in the engine or in Postgres, and a picture of what comes of it as it happens.
 
-What a fault is, is in faults.py; the figures are read by pulse.py and drawn by plots.py.
+What a fault is, is in lessons/faults.py; the figures are read by lessons/traffic_rates.py and drawn by plots/ledger_plots.py.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import ipywidgets
 
 from userhooks import plots
 from userhooks.errors import InvalidInput, NotFound, UserhooksError
-from userhooks.faults import Faults
-from userhooks.pulse import pulse
+from userhooks.lessons.faults import Faults
+from userhooks.lessons.traffic_rates import pulse
 from userhooks.widgets.panels import LABELLED, STOPPED, Panel, name_of, take_over, user_choice
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from userhooks.lesson import Lesson
+    from userhooks.lessons.lesson import Lesson
 
 FOLLOW_SECONDS = 1.0
 """How often the picture is drawn anew, unless that takes so long that what else the kernel does would be slower for it."""

@@ -1,4 +1,4 @@
-"""Panels for notebooks: each button makes one call that a cell could make as well. What the calls do is in lesson.py.
+"""Panels for notebooks: each button makes one call that a cell could make as well. What the calls do is in lessons/lesson.py.
 
 Everything here works in a kernel without a front end: `panel.button.click()` returns when the call has ended. Nothing prints; what happens
 in the background changes traits of widgets.
@@ -19,8 +19,8 @@ from userhooks.widgets.stop import run_stoppable
 
 if TYPE_CHECKING:
     from userhooks.inspector.client import Received
-    from userhooks.lesson import Lesson
-    from userhooks.subscriptions import BackfillHandle
+    from userhooks.lessons.lesson import Lesson
+    from userhooks.webhooks.subscriptions import BackfillHandle
 
 STOPPED = (NotRunning, DatabaseUnavailable, SequinUnreachable)
 """What a call raises when a part of the stack is not there."""

@@ -1,4 +1,4 @@
-"""The response panel: an inbox's response script, put together rule by rule. What a rule means is in inspector/answers.py."""
+"""The response panel: an inbox's response script, put together rule by rule. What a rule means is in inspector/response_script.py."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets
 
 from userhooks.errors import UserhooksError
-from userhooks.inspector.answers import LONGEST_DELAY, LONGEST_RETRY_AFTER, in_words, parse_script
+from userhooks.inspector.response_script import LONGEST_DELAY, LONGEST_RETRY_AFTER, in_words, parse_script
 from userhooks.widgets.panels import LABELLED, Panel, name_of, user_choice
 
 if TYPE_CHECKING:
-    from userhooks.lesson import Lesson
+    from userhooks.lessons.lesson import Lesson
 
 CONDITIONS = (("always", "always"), ("the first", "first"), ("every n-th", "every"), ("percent", "percent"))
 EFFECTS = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from userhooks.engine.resources import Catalog, Column, Database, Function, HttpEndpoint, Table
+from userhooks.engine.resources import Catalog, Column, DatabaseResource, FunctionResource, HttpEndpoint, Table
 
 NOTIFICATIONS = ("public", "notifications")
 INT4, INT8, NUMERIC, TEXT, BOOLEAN, TIMESTAMPTZ, JSONB = 23, 20, 1700, 25, 16, 1184, 3802
@@ -19,11 +19,11 @@ _COLUMNS = {
 
 def catalog() -> Catalog:
     """A fresh one each time, since requests are checked against it and tests put things in."""
-    database = Database("d", "postgres", "127.0.0.1", 5432, "app", "ada", "swordfish99", "s", "slot", "pub")
+    database = DatabaseResource("d", "postgres", "127.0.0.1", 5432, "app", "ada", "swordfish99", "s", "slot", "pub")
     tables = {
         NOTIFICATIONS: Table(*NOTIFICATIONS, tuple(Column(name, oid, -1) for name, oid in _COLUMNS.items()), ("id",), "f"),
         ("public", "users"): Table("public", "users", (Column("id", INT8, -1), Column("name", TEXT, -1)), ("id",), "d"),
     }
     endpoints = [HttpEndpoint("e1", "user-1-endpoint", "http", "127.0.0.1", 9000, "/in"), HttpEndpoint("e2", "other", "https", "a.b", 443)]
-    function = Function("f1", "mine", "filter", "def filter(action, record, changes, metadata) do\n  true\nend")
+    function = FunctionResource("f1", "mine", "filter", "def filter(action, record, changes, metadata) do\n  true\nend")
     return Catalog(database, {e.id: e for e in endpoints}, {function.id: function}, tables=tables)

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from userhooks.engine.http import ConnectError, Connection, HttpClient, Origin, OriginKey
-from userhooks.engine.store import Store
+from userhooks.engine.delivery.http_client import ConnectError, Connection, HttpClient, Origin, OriginKey
+from userhooks.engine.state_store import StateStore
 
 MOST_ROUNDS = 5_000
 """Rounds of the loop in a row that may be due at once; more is a busy loop"""
@@ -174,7 +174,7 @@ class Wire(HttpClient):
 # --- the disk ------------------------------------------------------------------------------------------------------------
 
 
-class MemoryStore(Store):
+class MemoryStore(StateStore):
     """A store on which a kill has no effect: `close` leaves it as a disk would be left. Make it in a temporary folder."""
 
     def __init__(self) -> None:

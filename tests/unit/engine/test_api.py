@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from tests.unit.engine.resource_examples import catalog
-from userhooks.engine.api import create_app
+from userhooks.engine.api.handlers import create_app
 from userhooks.engine.resources import ApiKey
 
 

@@ -11,21 +11,21 @@ import pytest
 import yaml
 
 from tests.unit.engine.resource_examples import NOTIFICATIONS, catalog
-from userhooks.engine import config
-from userhooks.engine.refusals import Refused
-from userhooks.engine.requests import Reading
-from userhooks.engine.resources import Catalog, ColumnFilter, Function, HttpEndpoint, Sink, Source
+from userhooks.engine.api import yaml_config
+from userhooks.engine.api.api_errors import ApiError
+from userhooks.engine.api.request_bodies import ParsedBody
+from userhooks.engine.resources import Catalog, ColumnFilter, FunctionResource, HttpEndpoint, SinkResource, Source
 
 CODE = 'def filter(action, record, changes, metadata) do\n  record["user_id"] == 1\nend'
 
 
-def wanted(document: Any, known: Catalog) -> config.Wanted:
+def wanted(document: Any, known: Catalog) -> yaml_config.Wanted:
     numbers = itertools.count(1)
     text = document if isinstance(document, str) else yaml.safe_dump(document)
-    return config.wanted(config.document({"yaml": text}), known, lambda: f"new-{next(numbers)}")
+    return yaml_config.wanted(yaml_config.document({"yaml": text}), known, lambda: f"new-{next(numbers)}")
 
 
-def read(document: Any) -> list[config.Resource]:
+def read(document: Any) -> list[yaml_config.Resource]:
     return list(wanted(document, catalog()).named)
 
 
@@ -37,13 +37,13 @@ def flat(name: str = "by-user", **more: Any) -> dict[str, Any]:
 
 
 def refusal(document: Any) -> tuple[int, str]:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(ApiError) as caught:
         read(document)
     return caught.value.status, caught.value.body["summary"]
 
 
 def test_a_function_is_read_in_both_forms_and_under_both_keys() -> None:
-    expected = [Function("new-1", "by-user", "filter", CODE)]
+    expected = [FunctionResource("new-1", "by-user", "filter", CODE)]
     assert read({"functions": [flat()]}) == expected
     assert read({"transforms": [flat()]}) == expected
     nested = {"name": "by-user", "description": "mine", "function": {"type": "filter", "code": CODE}}
@@ -53,28 +53,28 @@ def test_a_function_is_read_in_both_forms_and_under_both_keys() -> None:
 @pytest.mark.parametrize("kind", ["transform", "function"])
 def test_a_transform_is_read_under_both_names_of_its_type(kind: str) -> None:
     code = CODE.replace("filter", "transform")
-    assert read({"functions": [flat(type=kind, code=code)]}) == [Function("new-1", "by-user", "transform", code)]
+    assert read({"functions": [flat(type=kind, code=code)]}) == [FunctionResource("new-1", "by-user", "transform", code)]
 
 
 def test_a_path_function_is_read_in_both_forms() -> None:
-    expected = [Function("new-1", "row", "path", "record.id")]
+    expected = [FunctionResource("new-1", "row", "path", "record.id")]
     assert read({"functions": [{"name": "row", "type": "path", "path": "record.id"}]}) == expected
     assert read({"functions": [{"name": "row", "function": {"type": "path", "path": "record.id"}}]}) == expected
 
 
 def test_a_flat_functions_description_is_lost_as_in_sequin() -> None:
-    assert read({"functions": [flat(description="mine")]}) == [Function("new-1", "by-user", "filter", CODE)]
+    assert read({"functions": [flat(description="mine")]}) == [FunctionResource("new-1", "by-user", "filter", CODE)]
 
 
 def test_a_function_that_exists_keeps_its_id() -> None:
-    assert read({"functions": [flat("mine")]}) == [Function("f1", "mine", "filter", CODE)]
+    assert read({"functions": [flat("mine")]}) == [FunctionResource("f1", "mine", "filter", CODE)]
 
 
 def test_of_two_functions_of_one_name_the_last_is_in_force() -> None:
     other = CODE.replace("1", "2")
     assert read({"functions": [flat(), flat("b"), flat(code=other)]}) == [
-        Function("new-1", "by-user", "filter", other),
-        Function("new-2", "b", "filter", CODE),
+        FunctionResource("new-1", "by-user", "filter", other),
+        FunctionResource("new-2", "b", "filter", CODE),
     ]
 
 
@@ -139,16 +139,16 @@ def test_one_bad_function_refuses_all() -> None:
 
 @pytest.mark.parametrize("body", [{}, {"yaml": None}, {"yaml": {"functions": []}}])
 def test_the_yaml_is_required(body: dict[str, Any]) -> None:
-    with pytest.raises(Refused, match="`yaml` is required") as caught:
-        config.document(body)
+    with pytest.raises(ApiError, match="`yaml` is required") as caught:
+        yaml_config.document(body)
     assert caught.value.status == 400
 
 
 def test_a_plan_lists_what_is_new_or_different() -> None:
     same = {"name": "mine", "type": "filter", "code": catalog().functions["f1"].code}
-    changes = config.plan(wanted({"functions": [same, flat("new")]}, catalog()))["changes"]
+    changes = yaml_config.plan(wanted({"functions": [same, flat("new")]}, catalog()))["changes"]
     assert [(c["resource_type"], c["action"], c["new"]["name"], c["old"]) for c in changes] == [("function", "create", "new", None)]
-    [change] = config.plan(wanted({"functions": [{**same, "code": CODE}]}, catalog()))["changes"]
+    [change] = yaml_config.plan(wanted({"functions": [{**same, "code": CODE}]}, catalog()))["changes"]
     assert (change["action"], change["old"]["code"], change["new"]["code"]) == ("update", same["code"], CODE)
 
 
@@ -162,7 +162,7 @@ def sink(name: str = "s", **more: Any) -> dict[str, Any]:
 
 def with_sink(**fields: Any) -> Catalog:
     known = catalog()
-    known.sinks["k"] = Sink("k", "s", "e2", source=Source(include_tables=(NOTIFICATIONS,)), **fields)
+    known.sinks["k"] = SinkResource("k", "s", "e2", source=Source(include_tables=(NOTIFICATIONS,)), **fields)
     return known
 
 
@@ -175,9 +175,9 @@ def test_a_sink_may_use_the_function_and_the_endpoint_of_the_same_yaml() -> None
     }
     function, endpoint, one = read(document)
     assert (function.name, endpoint.name, one.name) == ("by-user", "fresh", "s")
-    assert isinstance(one, Sink)
+    assert isinstance(one, SinkResource)
     assert (one.filter, one.endpoint_id) == ("by-user", endpoint.id)
-    plan = config.plan(wanted(document, catalog()))
+    plan = yaml_config.plan(wanted(document, catalog()))
     assert [(c["resource_type"], c["action"]) for c in plan["changes"]] == [
         ("function", "create"),
         ("http_endpoint", "create"),
@@ -193,7 +193,7 @@ def test_a_yaml_written_as_json_asks_for_the_same() -> None:
 @pytest.mark.parametrize("number", ["1e400", "-1.5e999", "1.0e+400", "[0.5, 1e400]"])
 def test_a_number_of_json_that_cannot_be_stored_is_refused(number: str) -> None:
     text = json.dumps({"sinks": [sink(annotations={"score": "NUMBER"})]}).replace('"NUMBER"', number)
-    with pytest.raises(Refused, match="not a number that can be stored") as caught:
+    with pytest.raises(ApiError, match="not a number that can be stored") as caught:
         read(text)
     assert caught.value.status == 400
 
@@ -201,7 +201,7 @@ def test_a_number_of_json_that_cannot_be_stored_is_refused(number: str) -> None:
 @pytest.mark.parametrize("number", ["1.0e+400", "-1.5e+999", ".inf", "-.inf", ".nan", "[0.5, .inf]"])
 def test_a_number_of_yaml_that_cannot_be_stored_is_refused(number: str) -> None:
     text = yaml.dump({"sinks": [sink(annotations={"score": "NUMBER"})]}).replace("NUMBER", number)
-    with pytest.raises(Refused, match="not a number that can be stored") as caught:
+    with pytest.raises(ApiError, match="not a number that can be stored") as caught:
         read(text)
     assert caught.value.status == 400
 
@@ -216,7 +216,7 @@ def test_what_exists_keeps_its_id_and_what_the_yaml_does_not_say() -> None:
 
 @pytest.mark.parametrize("silent", [{}, {"filter": None}])
 def test_a_sink_never_loses_its_filter_by_yaml_that_does_not_speak_of_it(silent: dict[str, Any]) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(ApiError) as caught:
         wanted({"sinks": [sink(**silent)]}, with_sink(filter="mine"))
     assert caught.value.status == 422
     says = "sink 's': it has a filter and the YAML says nothing of it; write `filter: mine` to keep it or `filter: none` to remove it"
@@ -224,20 +224,20 @@ def test_a_sink_never_loses_its_filter_by_yaml_that_does_not_speak_of_it(silent:
 
 
 def test_neither_does_it_lose_column_filters_or_a_transform() -> None:
-    with pytest.raises(Refused, match="write `filters` again"):
+    with pytest.raises(ApiError, match="write `filters` again"):
         wanted({"sinks": [sink()]}, with_sink(filters=(ColumnFilter("user_id", "==", 1.0),)))
-    with pytest.raises(Refused, match="`transform: slim` to keep it"):
+    with pytest.raises(ApiError, match="`transform: slim` to keep it"):
         wanted({"sinks": [sink()]}, with_sink(transform="slim"))
 
 
 def test_of_two_entries_of_one_sink_the_second_cannot_lose_the_filter_of_the_first_either() -> None:
-    with pytest.raises(Refused, match="it has a filter"):
+    with pytest.raises(ApiError, match="it has a filter"):
         wanted({"sinks": [sink(filter="mine"), sink()]}, catalog())
 
 
 def test_a_filter_is_removed_by_saying_so() -> None:
     [one] = wanted({"sinks": [sink(filter="none")]}, with_sink(filter="mine")).named
-    assert isinstance(one, Sink)
+    assert isinstance(one, SinkResource)
     assert one.filter is None
 
 
@@ -246,7 +246,7 @@ def test_a_hidden_secret_that_comes_back_stays_what_it_was() -> None:
     known.endpoints["e2"] = replace(
         known.endpoints["e2"], encrypted_headers={"A": "secret-of-a", "B": "secret-of-b", "Content-Encoding": "gzip"}
     )
-    [shown] = [e for e in yaml.safe_load(config.export(known))["http_endpoints"] if e["name"] == "other"]
+    [shown] = [e for e in yaml.safe_load(yaml_config.export(known))["http_endpoints"] if e["name"] == "other"]
     shown["encrypted_headers"]["B"] = "new"
     [one] = wanted({"http_endpoints": [shown]}, known).named
     assert isinstance(one, HttpEndpoint)
@@ -256,19 +256,19 @@ def test_a_hidden_secret_that_comes_back_stays_what_it_was() -> None:
 @pytest.mark.parametrize(
     ("given", "reads"),
     [
-        (True, [Reading(NOTIFICATIONS)]),
+        (True, [ParsedBody(NOTIFICATIONS)]),
         (False, []),
         ([], []),
-        ([{"table": "notifications"}], [Reading(NOTIFICATIONS)]),
-        ([{"table": "public.notifications", "type": "full"}], [Reading(NOTIFICATIONS)]),
+        ([{"table": "notifications"}], [ParsedBody(NOTIFICATIONS)]),
+        ([{"table": "public.notifications", "type": "full"}], [ParsedBody(NOTIFICATIONS)]),
         (
             [{"table": "notifications", "type": "partial", "sort_column": "created_at", "start_position": "2026-01-01"}],
-            [Reading(NOTIFICATIONS, "created_at", "2026-01-01")],
+            [ParsedBody(NOTIFICATIONS, "created_at", "2026-01-01")],
         ),
-        ([{"table": "notifications", "type": "partial", "sort_column": "id", "start_position": 5}], [Reading(NOTIFICATIONS, "id", "5")]),
+        ([{"table": "notifications", "type": "partial", "sort_column": "id", "start_position": 5}], [ParsedBody(NOTIFICATIONS, "id", "5")]),
     ],
 )
-def test_a_new_sink_may_begin_with_backfills(given: Any, reads: list[Reading]) -> None:
+def test_a_new_sink_may_begin_with_backfills(given: Any, reads: list[ParsedBody]) -> None:
     of = wanted({"sinks": [sink(initial_backfill=given)]}, catalog())
     assert [reading for _, reading in of.backfills] == reads
     assert wanted({"sinks": [sink(initial_backfill=given)]}, with_sink()).backfills == ()
@@ -328,10 +328,10 @@ def test_one_bad_endpoint_or_sink_refuses_all(document: Any, status: int, says: 
 
 def test_what_is_exported_can_be_applied_again_and_holds_no_secret() -> None:
     known = catalog()
-    known.functions["f2"] = Function("f2", "tricky", "filter", CODE + "\n", description="# a: 'b'\n")
-    known.functions["f3"] = Function("f3", "row", "path", "record")
-    known.sinks["k"] = Sink("k", "mine", "e1", source=Source(include_tables=(NOTIFICATIONS,)))
-    text = config.export(known)
+    known.functions["f2"] = FunctionResource("f2", "tricky", "filter", CODE + "\n", description="# a: 'b'\n")
+    known.functions["f3"] = FunctionResource("f3", "row", "path", "record")
+    known.sinks["k"] = SinkResource("k", "mine", "e1", source=Source(include_tables=(NOTIFICATIONS,)))
+    text = yaml_config.export(known)
     document = yaml.safe_load(text)
     assert text.startswith("---\n")
     assert "swordfish99" not in text
@@ -342,5 +342,5 @@ def test_what_is_exported_can_be_applied_again_and_holds_no_secret() -> None:
     assert {one.id for one in again.named} == {*known.functions, *known.endpoints, *known.sinks}
     assert [(new, old) for new, old in again.changes() if new.name != "tricky"] == []
     [(new, old)] = again.changes()
-    assert isinstance(new, Function)
+    assert isinstance(new, FunctionResource)
     assert replace(new, description="# a: 'b'\n") == old

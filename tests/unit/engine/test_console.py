@@ -8,19 +8,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from userhooks.engine.console import (
-    Overview,
-    SinkDetail,
-    SinkRow,
-    Slot,
-    message,
-    overview,
-    shell,
-    sink_page,
-    sink_url,
-)
-from userhooks.engine.pages import settings
-from userhooks.engine.resources import Backfill, Discarded, HttpEndpoint, Sink
+from userhooks.engine.console.html import Overview, SinkDetail, SinkRow, Slot, message, overview, shell, sink_page, sink_url
+from userhooks.engine.console.routes import settings
+from userhooks.engine.resources import BackfillResource, Discarded, HttpEndpoint, SinkResource
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -73,14 +63,14 @@ def row(**more: object) -> SinkRow:
 
 
 def first(hostile: str, **more: object) -> Overview:
-    backfill = Backfill("b-1", "i-1", ("public", hostile), "active", "2026-01-01T00:00:00Z", "", 100, 40)
+    backfill = BackfillResource("b-1", "i-1", ("public", hostile), "active", "2026-01-01T00:00:00Z", "", 100, 40)
     base = Overview(hostile, Slot(hostile, 10, 20), 7, 4096, hostile, [row(says=hostile)], 1, 1, [("user-1", backfill)])
     return replace(base, **more)  # type: ignore[arg-type]
 
 
 def detail(hostile: str) -> SinkDetail:
     endpoint = HttpEndpoint("e", "e", "http", "127.0.0.1", 9000, "/" + hostile, None, None, {hostile: "x"}, {hostile: "y"})
-    sink = Sink("i-1", "user-1", "e", filter="f", annotations={hostile: hostile}, path="/" + hostile)
+    sink = SinkResource("i-1", "user-1", "e", filter="f", annotations={hostile: hostile}, path="/" + hostile)
     return SinkDetail(
         row(says=hostile),
         6,
@@ -88,7 +78,7 @@ def detail(hostile: str) -> SinkDetail:
         [{"name": "Message delivery", "status": "error", "error": hostile}],
         settings(sink, endpoint),
         [Discarded(1, f"public.{hostile}", hostile, "insert", 3, hostile, "2026-01-01T00:00:00Z")],
-        [Backfill("b-1", "i-1", ("public", hostile), "paused", "2026-01-01T00:00:00Z", "", None, 40)],
+        [BackfillResource("b-1", "i-1", ("public", hostile), "paused", "2026-01-01T00:00:00Z", "", None, 40)],
     )
 
 
@@ -152,7 +142,7 @@ def test_a_backfills_progress_is_a_bar_and_words() -> None:
 
 def test_the_settings_hold_no_secret() -> None:
     endpoint = HttpEndpoint("e", "e", "https", "h", 443, "/p", "key=s3cret", None, {"x-a": "s3cret"}, {"authorization": "s3cret"})
-    shown = settings(Sink("i", "n", "e", path="/q?key=s3cret"), endpoint)
+    shown = settings(SinkResource("i", "n", "e", path="/q?key=s3cret"), endpoint)
     assert "s3cret" not in str(shown)
     assert shown["Headers"] == "authorization: …, x-a: …"
     assert shown["Path"] == "/q"

@@ -28,24 +28,25 @@ import pytest
 from tests.unit.engine import simulated
 from tests.unit.engine.simulated import Answer, Clock, DiskThread, MemoryStore, Wire
 from tests.unit.engine.wal import TYPES, insert, update
-from userhooks.engine import app, delivery, owed
-from userhooks.engine.app import Engine
-from userhooks.engine.backlog import Backlog
-from userhooks.engine.delivery import DOWN_AFTER, Attempt, SinkDelivery
+from userhooks.engine import engine
+from userhooks.engine.capture.confirmed_lsn import Progress
+from userhooks.engine.capture.transactions import Stream
+from userhooks.engine.delivery import pending_message, sink_delivery
+from userhooks.engine.delivery.disk_backlog import Backlog
+from userhooks.engine.delivery.http_client import OriginKey
+from userhooks.engine.delivery.latency_histogram import HistogramPool
+from userhooks.engine.delivery.pending_message import MemoryBudget
+from userhooks.engine.delivery.retry import RetrySchedule
+from userhooks.engine.delivery.sink_delivery import DOWN_AFTER, Attempt, SinkDelivery
+from userhooks.engine.engine import Engine
 from userhooks.engine.functions import Bound, bind_column_filters
-from userhooks.engine.histogram import HistogramPool
-from userhooks.engine.http import OriginKey
-from userhooks.engine.owed import Load
-from userhooks.engine.progress import Progress
-from userhooks.engine.rendering import Change, SinkForm
-from userhooks.engine.resources import Column, ColumnFilter, HttpEndpoint, Sink, SinkTable, Table
-from userhooks.engine.retry import Schedule
+from userhooks.engine.message_format import Change, SinkForm
+from userhooks.engine.resources import Column, ColumnFilter, HttpEndpoint, SinkResource, SinkTable, Table
 from userhooks.engine.routing import Route, Router
-from userhooks.engine.stream import Stream
 
 RUNS = 500
 STEPS = 16
-SCHEDULE = Schedule(base=0.2, cap=12.0, last=7)
+SCHEDULE = RetrySchedule(base=0.2, cap=12.0, last=7)
 TIMEOUT = 4.0
 DRAINED_WITHIN = 120.0
 """Simulated seconds after which everything must have come, once nothing fails any more: the longest wait, and what queues behind it"""
@@ -98,7 +99,7 @@ class Due:
 class Account:
     """One sink as the ledger knows it."""
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: SinkResource) -> None:
         self.sink = sink
         self.queues: dict[object, list[Due]] = defaultdict(list)
         self.moving: dict[object, int] = {}
@@ -135,7 +136,7 @@ class Ledger:
         for group in groups:
             self.accounts[number].queues[group].append(due)
 
-    def configured(self, number: int, sink: Sink) -> None:
+    def configured(self, number: int, sink: SinkResource) -> None:
         """The sink has new settings: what waits for a retry may go at once."""
         account = self.accounts[number]
         account.address += sink.endpoint_id != account.sink.endpoint_id
@@ -403,7 +404,7 @@ class Life:
         knows_types.set()
         self._backlog = Backlog(self._store, self._write, knows_types=knows_types, on_gone=self._gone, on_caught_up=lambda _: None)
         self.router = Router()
-        self.load = Load(self._read_on, messages=(run.high, run.high // 2), size=(run.high_size, run.high_size // 2))
+        self.load = MemoryBudget(self._read_on, messages=(run.high, run.high // 2), size=(run.high_size, run.high_size // 2))
         confirmed = self._store.confirmed_lsn()
         stream = Stream(Progress(confirmed), self.router, {("public", "notes"): TABLE}, TYPES, self._store.acknowledged(), lambda _: None)
         self.reader = SimpleNamespace(stream=stream, confirmed=confirmed, confirm=self._confirm, close=_nothing)
@@ -485,7 +486,7 @@ class Life:
             try:
                 async with self._flush_lock:
                     await self._flush()
-            except app.sqlite3.Error as exc:
+            except engine.sqlite3.Error as exc:
                 self.ledger.tell("flush failed:", exc)
             if self.loop.time() - looked > 1.0:
                 looked = self.loop.time()
@@ -563,7 +564,7 @@ class Life:
         if found:
             self.ledger.tell("redelivers", found)
             self._again = number, [(lsn, idx) for _, lsn, idx in found]
-            with suppress(app.sqlite3.Error):
+            with suppress(engine.sqlite3.Error):
                 assert await self._backlog.redeliver(one, [i for i, _, _ in found]) == len(found)
 
     # ends
@@ -626,7 +627,7 @@ class Run:
         self.healed = False
         self.endpoints = {str(i): HttpEndpoint(str(i), f"e{i}", "http", f"receiver-{i}", 80) for i in range(3)}
         self.modes = {f"receiver-{i}": luck.choice(list(MODES)) if luck.random() < 0.5 else "well" for i in range(3)}
-        self.sinks: dict[int, Sink] = {}
+        self.sinks: dict[int, SinkResource] = {}
         self.starts: dict[int, int] = {}
         self.filters: dict[int, Bound | None] = {}
         for number in range(1, luck.choice([1, 2, 4]) + 1):
@@ -652,7 +653,7 @@ class Run:
         luck = self.luck
         by = luck.choice(["row", "row", "owner", "nothing"])
         size = luck.choice([1, 1, 3, 10])
-        sink = Sink(
+        sink = SinkResource(
             str(number),
             f"sink-{number}",
             luck.choice(list(self.endpoints)),
@@ -842,12 +843,12 @@ def _hash_of(attempt: Attempt) -> int:
 
 def play(seed: int, monkeypatch: pytest.MonkeyPatch) -> Run:
     run = Run(seed)
-    monkeypatch.setattr(app, "time", SimpleNamespace(monotonic=lambda: run.clock.now))
+    monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=lambda: run.clock.now))
     monkeypatch.setattr(Attempt, "__hash__", _hash_of)
     for name, value in run.limits.items():
-        monkeypatch.setattr(delivery, name, value)
+        monkeypatch.setattr(sink_delivery, name, value)
     for name, value in run.windows.items():
-        monkeypatch.setattr(owed, name, value)
+        monkeypatch.setattr(pending_message, name, value)
     try:
         run.play()
     except BaseException as exc:
@@ -900,7 +901,7 @@ def quiet(size: int = 1, **sink: Any) -> Run:
 def test_attempts_are_as_far_apart_as_the_schedule_says(monkeypatch: pytest.MonkeyPatch) -> None:
     run = quiet(max_retry_count=9)
     sent: list[float] = []
-    monkeypatch.setattr(app, "time", SimpleNamespace(monotonic=lambda: run.clock.now))
+    monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=lambda: run.clock.now))
     monkeypatch.setattr(run, "request", lambda *_: [sent.append(run.clock.now), Answer(0.0, 500)][1])
 
     async def live() -> None:

@@ -10,11 +10,11 @@ import pytest
 
 from tests.unit.engine import simulated
 from tests.unit.engine.test_gone_model import TOKEN, Run, SimulatedEngine
-from userhooks.engine.api import create_app
-from userhooks.engine.resources import Sink
+from userhooks.engine.api.handlers import create_app
+from userhooks.engine.resources import SinkResource
 
 
-class NotToBeListed(dict[str, Sink]):
+class NotToBeListed(dict[str, SinkResource]):
     """Finds by id only."""
 
     def _refuse(self) -> NoReturn:

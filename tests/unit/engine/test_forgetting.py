@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from userhooks.engine.app import Engine
-from userhooks.engine.resources import HttpEndpoint, Sink
+from userhooks.engine.engine import Engine
+from userhooks.engine.resources import HttpEndpoint, SinkResource
 from userhooks.engine.startup import Config
 from userhooks.errors import DatabaseUnavailable
 
 ENDPOINT = HttpEndpoint("the-endpoint", "e", "http", "127.0.0.1", 1)
-SINKS = [Sink(f"the-sink-{n}", f"user-{n}", ENDPOINT.id) for n in range(3)]
+SINKS = [SinkResource(f"the-sink-{n}", f"user-{n}", ENDPOINT.id) for n in range(3)]
 
 
 def places_of(ids: Iterable[str], root: Any) -> list[str]:

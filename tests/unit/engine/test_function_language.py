@@ -17,7 +17,7 @@ from tests.unit.engine.test_recorded_functions import change, constants
 from userhooks.engine.functions import FunctionError, FunctionRaised, check_function, parse_transform
 from userhooks.engine.functions.library import LIBRARY
 from userhooks.engine.functions.meter import MAX_STEPS
-from userhooks.engine.rendering import Transform
+from userhooks.engine.message_format import Transform
 
 
 def bound(body: str) -> Transform:

@@ -16,7 +16,7 @@ from userhooks.engine.functions.meter import Meter
 from userhooks.engine.functions.parser import MAX_CODE_BYTES
 from userhooks.engine.functions.terms import Atom
 from userhooks.engine.functions.text import float_text
-from userhooks.engine.rendering import Change, TableShape
+from userhooks.engine.message_format import Change, TableShape
 from userhooks.engine.resources import ColumnFilter
 from userhooks.engine.routing import wal_forms
 

@@ -23,14 +23,14 @@ import pytest
 from tests.unit.engine import simulated
 from tests.unit.engine.simulated import Answer, Clock, DiskThread, Wire
 from tests.unit.engine.wal import TYPES, insert
-from userhooks.engine import app
-from userhooks.engine.api import create_app
-from userhooks.engine.app import Engine
-from userhooks.engine.http import OriginKey
-from userhooks.engine.progress import Progress
+from userhooks.engine import engine
+from userhooks.engine.api.handlers import create_app
+from userhooks.engine.capture.confirmed_lsn import Progress
+from userhooks.engine.capture.transactions import Stream
+from userhooks.engine.delivery.http_client import OriginKey
+from userhooks.engine.engine import Engine
 from userhooks.engine.resources import Column, Table
 from userhooks.engine.startup import Config
-from userhooks.engine.stream import Stream
 
 RUNS = 50
 CALLS = 12
@@ -247,7 +247,7 @@ def play(seed: int, monkeypatch: pytest.MonkeyPatch) -> Run:
     def now() -> float:
         return run.clock.now
 
-    monkeypatch.setattr(app, "time", SimpleNamespace(monotonic=now, perf_counter=now))
+    monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=now, perf_counter=now))
     try:
         simulated.run(run.clock, run.live())
     except BaseException as exc:

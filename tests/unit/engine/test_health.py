@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.unit.engine.resource_examples import NOTIFICATIONS, catalog
-from userhooks.engine.health import Condition, health, overall, partly_recorded
-from userhooks.engine.resources import Sink, Source
+from userhooks.engine.resources import SinkResource, Source
+from userhooks.engine.sink_health import Condition, health, overall, partly_recorded
 
 RECORDED = Path(__file__).parents[2] / "recordings" / "0.14.6" / "api"
 WAITING = Condition(status="active", moved=False, notice=True, problem=None, error=None, discarded=0)
@@ -84,7 +84,7 @@ def test_the_five_checks_come_in_order_and_only_errors_have_words(condition: Con
 
 def test_a_sink_is_partly_recorded_when_one_of_its_tables_lacks_full_replica_identity() -> None:
     tables = catalog().tables
-    sink = Sink("s", "s", "e1")
+    sink = SinkResource("s", "s", "e1")
     assert partly_recorded(sink, tables)
     assert not partly_recorded(replace(sink, source=Source(include_tables=(NOTIFICATIONS,))), tables)
     assert partly_recorded(replace(sink, source=Source(include_tables=(("public", "users"),))), tables)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from userhooks.engine.histogram import BOUNDS_US, OWN_HISTOGRAMS, Histogram, HistogramPool
+from userhooks.engine.delivery.latency_histogram import BOUNDS_US, OWN_HISTOGRAMS, Histogram, HistogramPool
 
 
 @pytest.mark.parametrize(("microseconds", "bucket"), [(0, 0), (10, 0), (11, 1), (100, 1), (50_000_000, 10), (50_000_001, 11), (10**12, 11)])

@@ -22,7 +22,7 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from userhooks.engine.http import MAX_ANSWER, Connection, HttpClient
+from userhooks.engine.delivery.http_client import MAX_ANSWER, Connection, HttpClient
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -594,7 +594,7 @@ def test_the_file_limit_is_raised_to_the_hard_one_and_the_connections_fit_under_
     code = f"""
 import resource
 resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))
-from userhooks.engine.http import raise_file_limit
+from userhooks.engine.delivery.http_client import raise_file_limit
 print(raise_file_limit(), *resource.getrlimit(resource.RLIMIT_NOFILE))
 """
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

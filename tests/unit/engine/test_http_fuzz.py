@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.unit.engine.test_http import OK, Requests, read_request, server
-from userhooks.engine.http import HttpClient
+from userhooks.engine.delivery.http_client import HttpClient
 
 TIMEOUT = 0.4
 VALID = [

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from psycopg import sql
 
 from tests.unit.engine import wal
-from userhooks.engine.pgoutput import (
+from userhooks.engine.postgres.pgoutput import (
     UNCHANGED,
     Begin,
     Commit,
@@ -21,9 +21,9 @@ from userhooks.engine.pgoutput import (
     Event,
     Insert,
     LogicalMessage,
-    Origin,
     Relation,
     RelationColumn,
+    ReplicationOrigin,
     RowChange,
     Truncate,
     Type,
@@ -198,7 +198,7 @@ def test_the_other_messages_are_decoded_from_the_documented_bytes() -> None:
     time = 5_000_000
     assert decode(b"B" + struct.pack(">QqI", 7, time, 9)) == Begin(7, wal.POSTGRES_EPOCH_US + time, 9)
     assert decode(b"C" + struct.pack(">BQQq", 0, 7, 8, time)) == Commit(7, 8, wal.POSTGRES_EPOCH_US + time)
-    assert decode(b"O" + struct.pack(">Q", 7) + b"there\0") == Origin(7, "there")
+    assert decode(b"O" + struct.pack(">Q", 7) + b"there\0") == ReplicationOrigin(7, "there")
     assert decode(b"Y" + struct.pack(">I", 7) + b"\0inet2\0") == Type(7, "pg_catalog", "inet2")
     assert decode(b"T" + struct.pack(">IBII", 2, 1, 5, 6)) == Truncate((5, 6), 1)
     assert decode(b"M" + struct.pack(">BQ", 0, 7) + b"p\0" + struct.pack(">I", 2) + b"\0x") == LogicalMessage(False, 7, "p", b"\0x")

@@ -7,7 +7,7 @@ import struct
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from userhooks.engine.pgoutput import DecodeError, RowChange, decode, encode_insert
+from userhooks.engine.postgres.pgoutput import DecodeError, RowChange, decode, encode_insert
 
 
 def text(value: bytes) -> bytes:

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.engine import wal
-from userhooks.engine.pgoutput import UNCHANGED, DecodeError, Value
-from userhooks.engine.rendering import METADATA, Change, SinkForm, changes_of, group_key, record_of, render, timestamp
-from userhooks.engine.values import TimestampFormat
+from userhooks.engine.message_format import METADATA, Change, SinkForm, changes_of, group_key, record_of, render, timestamp
+from userhooks.engine.postgres.pg_types import TimestampFormat
+from userhooks.engine.postgres.pgoutput import UNCHANGED, DecodeError, Value
 
 RECORDINGS = Path(__file__).parents[2] / "recordings" / "0.14.6" / "webhooks"
 NOTIFICATIONS = wal.shape_of({"id": "int8", "user_id": "int4", "message": "text", "created_at": "timestamptz"}, ["id"])

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.engine.resource_examples import NOTIFICATIONS, catalog
-from userhooks.engine.refusals import Refused
-from userhooks.engine.requests import backfill_from, backfill_state, endpoint_from, sink_from
-from userhooks.engine.resources import Backfill, ColumnFilter, HttpEndpoint, Sink, SinkTable, Source
+from userhooks.engine.api.api_errors import ApiError
+from userhooks.engine.api.request_bodies import backfill_from, backfill_state, endpoint_from, sink_from
+from userhooks.engine.resources import BackfillResource, ColumnFilter, HttpEndpoint, SinkResource, SinkTable, Source
 
 DESTINATION = {"type": "webhook", "http_endpoint": "user-1-endpoint"}
 SINK = {"name": "s", "database": "postgres", "source": {"include_tables": ["public.notifications"]}, "destination": DESTINATION}
@@ -33,7 +33,7 @@ def endpoint(present: HttpEndpoint | None = None, taken: set[str] | None = None,
     return endpoint_from(body, present, "new-id", taken or set())
 
 
-def sink(present: Sink | None = None, body: dict[str, Any] | None = None, **more: Any) -> Sink:
+def sink(present: SinkResource | None = None, body: dict[str, Any] | None = None, **more: Any) -> SinkResource:
     return sink_from({**(body or {}), **more}, catalog(), present, "new-id", {"taken"})
 
 
@@ -42,14 +42,14 @@ def filtered(**one: Any) -> tuple[ColumnFilter, ...] | None:
 
 
 def refusal_of_endpoint(**body: Any) -> dict[str, Any]:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(ApiError) as caught:
         endpoint(**body)
     assert caught.value.status == 422
     return caught.value.body
 
 
-def refusal(present: Sink | None = None, status: int = 422, body: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-    with pytest.raises(Refused) as caught:
+def refusal(present: SinkResource | None = None, status: int = 422, body: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    with pytest.raises(ApiError) as caught:
         sink(present, body, **more)
     assert caught.value.status == status
     return caught.value.body
@@ -159,7 +159,7 @@ def test_the_first_unknown_field_by_name_is_reported() -> None:
 
 
 def test_a_sink_has_sequins_defaults() -> None:
-    assert sink(body=SINK) == Sink("new-id", "s", "e1", source=Source(include_tables=(NOTIFICATIONS,)))
+    assert sink(body=SINK) == SinkResource("new-id", "s", "e1", source=Source(include_tables=(NOTIFICATIONS,)))
 
 
 def test_a_sink_takes_every_documented_field() -> None:
@@ -182,7 +182,7 @@ def test_a_sink_takes_every_documented_field() -> None:
         consumer_start={},
         id="ignored",
     )
-    assert one == Sink(
+    assert one == SinkResource(
         "new-id",
         "s",
         "e1",
@@ -462,7 +462,7 @@ def test_filters_on_a_table_that_is_gone_are_refused() -> None:
     known = catalog()
     present = sink_from(SEED_SINK, known, None, "k", set())
     del known.tables[NOTIFICATIONS]
-    with pytest.raises(Refused, match=r"Table 'public\.notifications' not found"):
+    with pytest.raises(ApiError, match=r"Table 'public\.notifications' not found"):
         sink_from({"filters": SEED_SINK["filters"]}, known, present, "k", set())
 
 
@@ -474,10 +474,10 @@ def test_the_table_under_a_filter_cannot_be_exchanged_alone(more: dict[str, Any]
 # --- backfills ---------------------------------------------------------------------------------------------------------
 
 
-def backfill_refusal(body: dict[str, Any], of: Sink, *present: Backfill) -> dict[str, Any]:
+def backfill_refusal(body: dict[str, Any], of: SinkResource, *present: BackfillResource) -> dict[str, Any]:
     known = catalog()
     known.backfills.update({one.id: one for one in present})
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(ApiError) as caught:
         backfill_from(body, of, known)
     assert caught.value.status == 422
     return caught.value.body
@@ -502,7 +502,7 @@ def test_a_backfill_begins_active_or_paused(state: Any) -> None:
 @pytest.mark.parametrize("state", ["active", "paused"])
 def test_a_sink_has_one_unfinished_backfill_per_table(state: Any) -> None:
     one = sink(body=SINK)
-    running = Backfill("b", one.id, NOTIFICATIONS, state, "t", "t")
+    running = BackfillResource("b", one.id, NOTIFICATIONS, state, "t", "t")
     assert backfill_refusal({}, one, running)["validation_errors"] == {"sink_consumer_id": ["already has an active backfill"]}
     known = catalog()
     known.backfills["b"] = replace(running, sink_id="another")
@@ -519,7 +519,7 @@ def test_a_finished_backfill_stays_finished(present: Any, state: Any) -> None:
     if state == present or state in ALLOWED.get(present, set()):
         assert backfill_state({"state": state}, present) == state
         return
-    with pytest.raises(Refused, match=f"Invalid state transition from {present} to {state}"):
+    with pytest.raises(ApiError, match=f"Invalid state transition from {present} to {state}"):
         backfill_state({"state": state}, present)
 
 
@@ -546,7 +546,7 @@ def outcome(call: Callable[[], Any]) -> Any:
     """What a call makes, or the refusal that it ends with."""
     try:
         return call()
-    except Refused as refused:
+    except ApiError as refused:
         return refused
 
 
@@ -554,7 +554,7 @@ def outcome(call: Callable[[], Any]) -> Any:
 def test_any_body_gives_a_sink_or_a_refusal_and_never_loses_a_filter(body: dict[str, Any], base: dict[str, Any], change: bool) -> None:
     present = sink(body=SEED_SINK) if change else None
     one = outcome(lambda: sink(present, {**base, **body}))
-    if isinstance(one, Refused):
+    if isinstance(one, ApiError):
         assert one.status in (404, 422)
         assert json.dumps(one.body)
     elif change or "filters" in {**base, **body}:
@@ -564,7 +564,7 @@ def test_any_body_gives_a_sink_or_a_refusal_and_never_loses_a_filter(body: dict[
 @given(st.dictionaries(st.sampled_from(["name", "url", "headers", "encrypted_headers", "local"]), VALUES, max_size=4))
 def test_any_body_gives_an_endpoint_or_a_refusal(body: dict[str, Any]) -> None:
     one = outcome(lambda: endpoint(**body))
-    if isinstance(one, Refused):
+    if isinstance(one, ApiError):
         assert json.dumps(one.body)
     else:
         assert one.scheme in ("http", "https")
@@ -574,6 +574,6 @@ def test_any_body_gives_an_endpoint_or_a_refusal(body: dict[str, Any]) -> None:
 @given(st.text(max_size=30), st.sampled_from(["", "http://", "http://a:", "https://a/"]))
 def test_any_text_gives_an_endpoint_or_a_refusal(text: str, before: str) -> None:
     one = outcome(lambda: endpoint(name="e", url=before + text))
-    if not isinstance(one, Refused):
+    if not isinstance(one, ApiError):
         assert one.host
         assert 0 < one.port < 65536

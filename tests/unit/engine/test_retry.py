@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from userhooks.engine.retry import Again, Discard, Halve, Schedule, after_failure, retry_after_seconds
+from userhooks.engine.delivery.retry import Again, Discard, Halve, RetrySchedule, after_failure, retry_after_seconds
 
 
 @pytest.mark.parametrize(
@@ -14,19 +14,19 @@ from userhooks.engine.retry import Again, Discard, Halve, Schedule, after_failur
     [(1, 1), (2, 2), (3, 4), (4, 8), (5, 16), (6, 32), (7, 64), (8, 128), (9, 256), (10, 600), (11, 600), (500, 600)],
 )
 def test_the_waits_are_sequins(failures: int, seconds: float) -> None:
-    assert Schedule().wait(failures, 0.5) == pytest.approx(seconds)
+    assert RetrySchedule().wait(failures, 0.5) == pytest.approx(seconds)
 
 
 @given(failures=st.integers(1, 40), luck=st.floats(0, 1, exclude_max=True))
 def test_waits_are_spread_by_fifteen_percent_and_never_above_the_cap(failures: int, luck: float) -> None:
-    middle = Schedule(spread=0).wait(failures, 0)
-    wait = Schedule().wait(failures, luck)
+    middle = RetrySchedule(spread=0).wait(failures, 0)
+    wait = RetrySchedule().wait(failures, luck)
     assert 0.85 * middle - 1e-9 <= wait <= min(600, 1.15 * middle) + 1e-9
 
 
 def decide(**given: object) -> Again | Halve | Discard:
     arguments = {"size": 1, "attempts": 1, "max_attempts": None, "retry_after": None, "luck": 0.5} | given
-    return after_failure(Schedule(), **arguments)  # type: ignore[arg-type]
+    return after_failure(RetrySchedule(), **arguments)  # type: ignore[arg-type]
 
 
 def test_a_single_message_is_tried_again() -> None:
@@ -95,7 +95,7 @@ def test_no_retry_after_breaks_the_client_or_asks_for_time_past(value: bytes) ->
     cap=st.floats(0.01, 1000),
 )
 def test_waits_grow_with_the_failures_up_to_the_cap(failures: int, luck: float, base: float, cap: float) -> None:
-    schedule = Schedule(base=base, cap=cap)
+    schedule = RetrySchedule(base=base, cap=cap)
     assert 0 < schedule.wait(failures, luck) <= schedule.wait(failures + 1, luck) <= cap
     assert schedule.wait(schedule.last, luck) == cap
 
@@ -110,7 +110,7 @@ def test_waits_grow_with_the_failures_up_to_the_cap(failures: int, luck: float, 
 def test_a_message_is_given_up_alone_and_after_its_last_attempt_only(
     size: int, attempts: int, most: int | None, asked: float | None, luck: float
 ) -> None:
-    schedule = Schedule()
+    schedule = RetrySchedule()
     step = after_failure(schedule, size=size, attempts=attempts, max_attempts=most, retry_after=asked, luck=luck)
     assert isinstance(step, Discard) == (size == 1 and most is not None and attempts >= most)
     assert isinstance(step, Halve) == (size > 1)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.engine.test_recorded_functions import change, constants
+from userhooks.engine.delivery.request_head import request_head
 from userhooks.engine.functions import FunctionRaised, parse_route
-from userhooks.engine.rendering import Routed
-from userhooks.engine.request_head import request_head
+from userhooks.engine.message_format import Routed
 from userhooks.engine.resources import HttpEndpoint
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from tests.unit.engine import wal
 from userhooks.engine.functions import Bound, FunctionRaised, bind_column_filters, parse
-from userhooks.engine.pgoutput import UNCHANGED, Value
-from userhooks.engine.rendering import Change, TableShape
+from userhooks.engine.message_format import Change, TableShape
+from userhooks.engine.postgres.pgoutput import UNCHANGED, Value
 from userhooks.engine.resources import Action, ColumnFilter, Source
 from userhooks.engine.routing import Route, Router
 

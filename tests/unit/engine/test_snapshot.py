@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from userhooks.engine.snapshot import Snapshot
+from userhooks.engine.postgres.snapshot import Snapshot
 
 
 def test_it_sees_what_is_below_its_span_and_what_is_finished_within() -> None:

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.engine.wal import TYPES, delete, insert, update
-from userhooks.engine.pgoutput import DecodeError
-from userhooks.engine.progress import Progress
-from userhooks.engine.resources import Column, Sink, Source, Table
+from userhooks.engine.capture.confirmed_lsn import Progress
+from userhooks.engine.capture.transactions import CatalogStale, Stream
+from userhooks.engine.postgres.pgoutput import DecodeError
+from userhooks.engine.resources import Column, SinkResource, Source, Table
 from userhooks.engine.routing import Route, Router
-from userhooks.engine.stream import CatalogStale, Stream
 
 TABLE = Table("public", "notes", (Column("id", 23, -1),), ("id",), "d")
 RELATION = b"R" + struct.pack(">I", 7) + b"public\0notes\0d" + struct.pack(">H", 1) + b"\1id\0" + struct.pack(">Ii", 23, -1)
@@ -23,7 +23,7 @@ class Taker:
     """Takes the messages of one sink and keeps them."""
 
     number = 1
-    sink = Sink("s", "s", "e")
+    sink = SinkResource("s", "s", "e")
 
     def __init__(self) -> None:
         self.taken: list[int] = []

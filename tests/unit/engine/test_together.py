@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from userhooks.engine.together import Together
+from userhooks.engine.api.call_batching import BatchedCalls
 
 
 class Work:
@@ -32,14 +32,14 @@ async def begun(*calls: asyncio.Task[str]) -> None:
         await asyncio.sleep(0)
 
 
-def tasks(together: Together[str], items: str) -> list[asyncio.Task[str]]:
+def tasks(together: BatchedCalls[str], items: str) -> list[asyncio.Task[str]]:
     return [asyncio.ensure_future(together(item)) for item in items.split()]
 
 
 def test_calls_that_come_during_one_share_the_next_turn() -> None:
     async def story() -> None:
         work = Work()
-        calls = tasks(Together(asyncio.Lock(), work), "a b bad c")
+        calls = tasks(BatchedCalls(asyncio.Lock(), work), "a b bad c")
         await begun(*calls)
         work.may_go_on.set()
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
@@ -56,7 +56,7 @@ def test_whoever_holds_the_lock_otherwise_is_waited_for() -> None:
         work, lock = Work(), asyncio.Lock()
         work.may_go_on.set()
         async with lock:
-            calls = tasks(Together(lock, work), "a b c")
+            calls = tasks(BatchedCalls(lock, work), "a b c")
             await begun(*calls)
             assert work.turns == []
         assert await asyncio.gather(*calls) == ["A", "B", "C"]
@@ -70,7 +70,7 @@ def test_when_the_work_fails_every_call_of_that_turn_says_so_and_later_ones_are_
         work, lock = Work(), asyncio.Lock()
         work.may_go_on.set()
         work.error = OSError("the disk is full")
-        together = Together(lock, work)
+        together = BatchedCalls(lock, work)
         async with lock:
             calls = tasks(together, "a b")
             await begun(*calls)
@@ -84,7 +84,7 @@ def test_when_the_work_fails_every_call_of_that_turn_says_so_and_later_ones_are_
 def test_a_caller_that_goes_away_before_its_turn_asks_for_nothing_and_one_that_goes_during_it_leaves_the_others_to_another() -> None:
     async def story() -> None:
         work, lock = Work(), asyncio.Lock()
-        together = Together(lock, work)
+        together = BatchedCalls(lock, work)
         async with lock:
             first, gone, last = tasks(together, "a b c")
             await begun(first, gone, last)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.unit.engine import wal
 from userhooks.engine.functions import FunctionError, FunctionRaised, parse_transform
-from userhooks.engine.rendering import Change, SinkForm, TableShape, render
+from userhooks.engine.message_format import Change, SinkForm, TableShape, render
 
 CONSTANTS: dict[str, Any] = {
     "consumer": {"id": "c-1", "name": "user-42", "annotations": {"k": {"deep": [1, None]}}},

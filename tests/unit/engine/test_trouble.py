@@ -6,9 +6,18 @@ from dataclasses import replace
 
 import pytest
 
-from userhooks.engine.lost import LostRange, show_lsn, to_backfill, words
-from userhooks.engine.resources import Backfill, Sink, Source, Table
-from userhooks.engine.trouble import Names, gone_back, of_error, other_cluster, publication_missing, silent, slot_being_made, slot_unfit
+from userhooks.engine.capture.lost_changes import LostRange, show_lsn, to_backfill, words
+from userhooks.engine.postgres.diagnosis import (
+    Names,
+    gone_back,
+    of_error,
+    other_cluster,
+    publication_missing,
+    silent,
+    slot_being_made,
+    slot_unfit,
+)
+from userhooks.engine.resources import BackfillResource, SinkResource, Source, Table
 
 NAMES = Names("db.example:5432", "app", "ada", "hooks", "hooks_pub")
 
@@ -67,14 +76,14 @@ def test_a_slot_of_our_plugin_and_database_is_fit() -> None:
 AT = "2026-01-02T03:04:05Z"
 LOST = LostRange(100, 200, AT, "the slot was dropped", backfills=("running",))
 TABLES = [Table("public", name, (), ("id",), "f") for name in ("a", "b")]
-SINK = Sink("s", "s", "e")
+SINK = SinkResource("s", "s", "e")
 
 
-def begun(table: str, *, at: str = AT, name: str = "b1", state: str = "active") -> Backfill:
-    return Backfill(name, "s", ("public", table), state, at, at)  # type: ignore[arg-type]
+def begun(table: str, *, at: str = AT, name: str = "b1", state: str = "active") -> BackfillResource:
+    return BackfillResource(name, "s", ("public", table), state, at, at)  # type: ignore[arg-type]
 
 
-def left(*backfills: Backfill, start: int = 50, sink: Sink = SINK) -> list[str]:
+def left(*backfills: BackfillResource, start: int = 50, sink: SinkResource = SINK) -> list[str]:
     return [name for _, name in to_backfill(LOST, {"s": start}, {"s": sink}, TABLES, backfills).get("s", [])]
 
 

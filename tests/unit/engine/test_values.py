@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.engine import wal
-from userhooks.engine.values import TimestampFormat, TypeCatalog, days_since_1970
+from userhooks.engine.postgres.pg_types import TimestampFormat, TypeCatalog, days_since_1970
 
 on_one_server = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import psycopg
 from psycopg import sql
 
-from userhooks import connections
-from userhooks.engine.pgoutput import UNCHANGED, Insert, Relation, RowChange, Value, decode
-from userhooks.engine.rendering import Change, TableShape
+from userhooks.engine.message_format import Change, TableShape
+from userhooks.engine.postgres.pg_types import TypeCatalog
+from userhooks.engine.postgres.pgoutput import UNCHANGED, Insert, Relation, RowChange, Value, decode
 from userhooks.engine.resources import Column, Table
-from userhooks.engine.values import TypeCatalog
+from userhooks.shared import postgres_connections
 
 POSTGRES_EPOCH_US = 946_684_800_000_000
 
@@ -91,7 +91,7 @@ def change_of(
 
 def connect(url: str) -> psycopg.Connection:
     """A session in which values look as they do to the engine."""
-    return connections.connect(url, autocommit=True)
+    return postgres_connections.connect(url, autocommit=True)
 
 
 def catalog_of(connection: psycopg.Connection) -> TypeCatalog:

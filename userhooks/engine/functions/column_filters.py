@@ -1,6 +1,6 @@
 """The column filters of Sequin 0.9.4: whether a change passes them. Pure.
 
-How a request's list of them is read is in `engine/column_filters.py`.
+How a request's list of them is read is in `api/filter_lists.py`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from userhooks.engine.functions.folding import Equality
 from userhooks.engine.functions.library import LIBRARY
 from userhooks.engine.functions.meter import Meter
 from userhooks.engine.functions.program import FunctionRaised
-from userhooks.engine.rendering import Change
+from userhooks.engine.message_format import Change
+from userhooks.engine.postgres.pg_types import BOOLEAN, DATES, EXACT_TEXTS, INTEGERS, NUMERIC
 from userhooks.engine.resources import ColumnFilter
-from userhooks.engine.values import BOOLEAN, DATES, EXACT_TEXTS, INTEGERS, NUMERIC
 
 _INDEXABLE = {int: INTEGERS, float: INTEGERS, bool: frozenset({BOOLEAN}), str: EXACT_TEXTS}
 """By the type of a filter's value: the column types whose values equal it exactly when the index says so"""

@@ -10,9 +10,9 @@ from decimal import Decimal
 from typing import Any
 
 from userhooks.engine.functions import structs
-from userhooks.engine.pgoutput import UNCHANGED, Value
-from userhooks.engine.rendering import Change, See, TableShape
-from userhooks.engine.values import DATE, DATES, NUMERIC, TIMES, Decoder, TimestampFormat
+from userhooks.engine.message_format import Change, See, TableShape
+from userhooks.engine.postgres.pg_types import DATE, DATES, NUMERIC, TIMES, Decoder, TimestampFormat
+from userhooks.engine.postgres.pgoutput import UNCHANGED, Value
 
 
 def value_of(shape: TableShape, position: int, raw: Value, timestamp_format: TimestampFormat) -> Any:

@@ -35,8 +35,8 @@ from userhooks.engine.functions.library import UNFIT
 from userhooks.engine.functions.metadata import METADATA_TERMS, metadata_of
 from userhooks.engine.functions.meter import Meter
 from userhooks.engine.functions.terms import Atom, Closure, Raised, is_truthy
-from userhooks.engine.rendering import Change, changes_of, record_of
-from userhooks.engine.values import TimestampFormat
+from userhooks.engine.message_format import Change, changes_of, record_of
+from userhooks.engine.postgres.pg_types import TimestampFormat
 
 T = TypeVar("T")
 

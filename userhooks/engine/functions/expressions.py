@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from userhooks.engine.functions.library import Function
+from userhooks.engine.functions.library import LibraryFunction
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Local:
 class Apply:
     """A function of the library on its operands."""
 
-    function: Function
+    function: LibraryFunction
     operands: tuple[Expr, ...]
     line: int = 0
 

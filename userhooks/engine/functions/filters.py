@@ -19,7 +19,7 @@ from userhooks.engine.functions.program import Program, read_program, run_steps
 from userhooks.engine.functions.syntax import FunctionError
 from userhooks.engine.functions.terms import Atom, Raised
 from userhooks.engine.functions.text import inspect
-from userhooks.engine.rendering import Change
+from userhooks.engine.message_format import Change
 
 Judge: TypeAlias = Callable[[Change], bool]
 

@@ -33,7 +33,7 @@ UNFIT = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
 
 
 @dataclass(frozen=True, slots=True)
-class Function:
+class LibraryFunction:
     """A function of the library: `least` to `most` arguments besides the meter."""
 
     name: str
@@ -42,7 +42,7 @@ class Function:
     most: int | None
 
 
-def functions_of(module: str, runs: Mapping[str, Run]) -> dict[str, Function]:
+def functions_of(module: str, runs: Mapping[str, Run]) -> dict[str, LibraryFunction]:
     """Return the functions of a module under their full names."""
     found = {}
     for name, run in runs.items():
@@ -50,7 +50,7 @@ def functions_of(module: str, runs: Mapping[str, Run]) -> dict[str, Function]:
         least = sum(one.default is one.empty and one.kind is not one.VAR_POSITIONAL for one in parameters)
         most = None if any(one.kind is one.VAR_POSITIONAL for one in parameters) else len(parameters)
         full = f"{module}.{name}" if module else name
-        found[full] = Function(full, run, least, most)
+        found[full] = LibraryFunction(full, run, least, most)
     return found
 
 
@@ -69,7 +69,7 @@ _MODULES = {
     "String": string,
     "URI": uri,
 }
-LIBRARY: dict[str, Function] = functions_of("", {**kernel.FUNCTIONS, **sigils.FUNCTIONS}) | functions_of("Access", kernel.ACCESS)
+LIBRARY: dict[str, LibraryFunction] = functions_of("", {**kernel.FUNCTIONS, **sigils.FUNCTIONS}) | functions_of("Access", kernel.ACCESS)
 for _name, _module in _MODULES.items():
     LIBRARY |= functions_of(_name, _module.FUNCTIONS)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from userhooks.engine.functions import structs
 from userhooks.engine.functions.terms import Atom, atom
-from userhooks.engine.rendering import METADATA, Change
+from userhooks.engine.message_format import METADATA, Change
 
 METADATA_TERMS: Mapping[str, Callable[[Change], Any]] = {
     **METADATA,

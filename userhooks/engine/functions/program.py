@@ -15,8 +15,8 @@ from userhooks.engine.functions.meter import MAX_STEPS, Exhausted, Meter
 from userhooks.engine.functions.parser import parse_code
 from userhooks.engine.functions.terms import Atom, Raised
 from userhooks.engine.functions.validator import check, unwrap
-from userhooks.engine.rendering import Change
-from userhooks.engine.values import TimestampFormat
+from userhooks.engine.message_format import Change
+from userhooks.engine.postgres.pg_types import TimestampFormat
 
 T = TypeVar("T")
 

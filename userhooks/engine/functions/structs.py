@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from userhooks.engine.functions.terms import STRUCT, Atom, Raised, struct_name
-from userhooks.engine.values import days_since_1970
+from userhooks.engine.postgres.pg_types import days_since_1970
 
 _ISO = Atom("Elixir.Calendar.ISO")
 _CALENDAR = Atom("calendar")

@@ -6,17 +6,7 @@ from typing import Any
 
 from userhooks.engine.functions import structs
 from userhooks.engine.functions.meter import Meter
-from userhooks.engine.functions.terms import (
-    Atom,
-    Closure,
-    Opaque,
-    Raised,
-    atom_name,
-    is_number,
-    of_key,
-    sorted_keys,
-    struct_name,
-)
+from userhooks.engine.functions.terms import Atom, Closure, Opaque, Raised, atom_name, is_number, of_key, sorted_keys, struct_name
 
 _WITHOUT_TEXT = {tuple: "Tuple", Closure: "Function", Opaque: "PID"}
 

@@ -22,8 +22,8 @@ from userhooks.engine.functions.program import Program, read_program, run_progra
 from userhooks.engine.functions.stdlib.kernel import as_list
 from userhooks.engine.functions.syntax import FunctionError
 from userhooks.engine.functions.terms import STRUCT, Atom, Raised, as_key, sorted_keys
-from userhooks.engine.rendering import CONSUMER_FIELDS, DATABASE_FIELDS, METADATA, Change, Transform
-from userhooks.engine.values import TimestampFormat
+from userhooks.engine.message_format import CONSUMER_FIELDS, DATABASE_FIELDS, METADATA, Change, Transform
+from userhooks.engine.postgres.pg_types import TimestampFormat
 
 _CONSTANT_STEPS = 10_000
 """Steps for writing what is the same in all messages beforehand"""

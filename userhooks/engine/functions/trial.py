@@ -14,9 +14,9 @@ from userhooks.engine.functions.program import Program, read_program
 from userhooks.engine.functions.syntax import FunctionError
 from userhooks.engine.functions.terms import Raised
 from userhooks.engine.functions.transforms import parse_transform
-from userhooks.engine.rendering import Change, TableShape
+from userhooks.engine.message_format import Change, TableShape
+from userhooks.engine.postgres.pg_types import TIMESTAMPTZ, TypeCatalog
 from userhooks.engine.resources import Column, Table
-from userhooks.engine.values import TIMESTAMPTZ, TypeCatalog
 
 KINDS = ("filter", "transform", "routing")
 

@@ -130,7 +130,7 @@ def _sorter(meter: Meter, sorter: Any, default: str) -> Callable[[Any, Any], boo
 
 
 def _order_of(meter: Meter, module: Any) -> Callable[[Any, Any], int]:
-    from userhooks.engine.functions.library import LIBRARY  # the table holds this module's functions too
+    from userhooks.engine.functions.library import LIBRARY
 
     name = module.name.removeprefix("Elixir.") if isinstance(module, Atom) else ""
     function = LIBRARY.get(f"{name}.compare")

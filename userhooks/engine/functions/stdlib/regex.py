@@ -6,7 +6,7 @@ from typing import Any
 
 from userhooks.engine.functions import structs
 from userhooks.engine.functions.meter import Meter
-from userhooks.engine.functions.regex import BadRegex, Found, Regex, compile_regex
+from userhooks.engine.functions.pcre import BadRegex, Found, Regex, compile_regex
 from userhooks.engine.functions.stdlib.kernel import as_text, options
 from userhooks.engine.functions.terms import ERROR, OK, Atom, Closure, Raised, as_bytes, struct_name
 from userhooks.engine.functions.text import inspect, to_string

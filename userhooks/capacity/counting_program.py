@@ -1,0 +1,113 @@
+"""A receiver that does as little as possible: it answers 200 and counts, so that the sender is what is measured. A program of its own.
+
+It listens on as many free ports as its argument says, prints them as JSON, and answers one-line commands on stdin with one line of JSON.
+`count` gives requests and messages so far, the times of the first and the last, and the connections open now and at most. `latencies`
+gives the times in seconds from commit to receipt since the last such command, each with the number at the end of its request's path.
+`reset` starts anew, `reset latencies` keeps latencies from then on. It ends with its stdin. Who asks is in `counting_receiver.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import sys
+import time
+from datetime import datetime
+from typing import Any
+
+FILES = 20_000
+"""Files that it may have open, as far as the system allows: thousands of ports and connections"""
+ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+STAMP = b'"commit_timestamp":"'
+
+
+class Counts:
+    """What has come so far."""
+
+    def __init__(self) -> None:
+        self.open = self.most_open = 0
+        self.keep_latencies = False
+        self.reset()
+
+    def reset(self) -> None:
+        self.requests = self.messages = 0
+        self.first = self.last = 0.0
+        self.most_open = self.open
+        self.paths: list[int] = []
+        self.latencies: list[float] = []
+
+    def note(self, data: bytes, end: int, now: float) -> None:
+        """Keep the latency of a request's first message, and whose it is."""
+        target = data[5 : data.index(b" ", 5)]
+        at = data.index(STAMP, end) + len(STAMP)
+        self.paths.append(int(target.rpartition(b"/")[2]))
+        self.latencies.append(now - datetime.fromisoformat(data[at : at + 27].decode()).timestamp())
+
+
+class Receiver(asyncio.Protocol):
+    """Requests with a content-length, as the engine sends them."""
+
+    def __init__(self, counts: Counts) -> None:
+        self.counts = counts
+        self.buffer = b""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.counts.open += 1
+        self.counts.most_open = max(self.counts.most_open, self.counts.open)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.counts.open -= 1
+
+    def data_received(self, data: bytes) -> None:
+        now = time.time()
+        data = self.buffer + data if self.buffer else data
+        counts = self.counts
+        while True:
+            end = data.find(b"\r\n\r\n")
+            if end < 0:
+                break
+            start = data.index(b"content-length: ") + 16
+            stop = end + 4 + int(data[start : data.index(b"\r", start)])
+            if len(data) < stop:
+                break
+            if not counts.requests:
+                counts.first = now
+            counts.requests += 1
+            counts.messages += data.count(STAMP, end, stop)
+            counts.last = now
+            if counts.keep_latencies:
+                counts.note(data, end, now)
+            self.transport.write(ANSWER)
+            data = data[stop:]
+        self.buffer = data
+
+
+async def main(ports: int) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, FILES), hard))
+    loop = asyncio.get_running_loop()
+    counts = Counts()
+    servers = [await loop.create_server(lambda: Receiver(counts), "127.0.0.1", 0, backlog=1024) for _ in range(ports)]
+    print(json.dumps([server.sockets[0].getsockname()[1] for server in servers]), flush=True)
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while line := await reader.readline():
+        command = line.strip().decode()
+        answer: dict[str, Any] = {}
+        if command == "count":
+            answer = {name: getattr(counts, name) for name in ("requests", "messages", "first", "last", "open", "most_open")}
+        elif command == "latencies":
+            answer = {"paths": counts.paths, "latencies": counts.latencies}
+            counts.paths, counts.latencies = [], []
+        elif command.startswith("reset"):
+            counts.reset()
+            counts.keep_latencies = command == "reset latencies"
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    import uvloop
+
+    uvloop.run(main(int(sys.argv[1])))

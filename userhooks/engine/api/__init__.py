@@ -1,0 +1,1 @@
+"""The Management API: requests, responses, YAML, errors, and the page of metrics."""

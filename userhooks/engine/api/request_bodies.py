@@ -1,0 +1,509 @@
+"""Request bodies of the Management API as resources: which keys are taken, in which order they are checked, and what is said about bad
+ones. Pure.
+
+Two stages, as in Sequin 0.14.6 (recorded): the parser takes the keys in alphabetical order and stops at the first error;
+the model check then reports all fields in one answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import orjson
+
+from userhooks.engine.api.api_errors import BLANK, ApiError, invalid, not_found, refused
+from userhooks.engine.api.filter_lists import column_filters
+from userhooks.engine.resources import BackfillState, Catalog, HttpEndpoint, SinkResource, SinkTable, Source, Table, TableName
+
+NAME = re.compile(r"[a-zA-Z0-9_\-.]+")
+BAD_NAME = "Can only contain alphanumeric characters, underscores, hyphens, or dots"
+_HOST = re.compile(r"[a-zA-Z0-9.-]+")
+_PATH = re.compile(r"[a-zA-Z0-9\-._~:/?\[\]@!$&'()*+,;=%]*")
+_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\U0010ffff]*")
+_MAX_ANNOTATIONS = 8192
+
+
+# --- HTTP endpoints ----------------------------------------------------------------------------------------------------
+
+_IGNORED = frozenset({"id", "inserted_at", "updated_at", "account_id"})
+_ELSEWHERE = frozenset({"local", "path", "webhook.site"})
+"""keys for tunnels and for webhook.site, both of which need a service on the internet"""
+
+
+def endpoint_from(body: Mapping[str, Any], present: HttpEndpoint | None, id: str, taken: set[str]) -> HttpEndpoint:  # noqa: A002
+    """Create an endpoint, or change `present`; `taken` are the names of the others. Raises Refused."""
+    for key in sorted(body):
+        if key in _ELSEWHERE:
+            raise refused(f"`{key}` is not supported by the local engine; give `url`")
+        if key not in _IGNORED and key not in ("name", "url", "headers", "encrypted_headers"):
+            raise refused(f"Unknown field: {key}")
+    errors: dict[str, Any] = {}
+    if "name" in body or present is None:
+        errors |= _name_errors(body.get("name"), taken)
+    fields: dict[str, Any] = {}
+    if "url" in body:
+        if not isinstance(body["url"], str):
+            raise invalid({"url": ["must be a text"]})
+        fields, url_errors = _url_parts(body["url"])
+        errors |= url_errors
+    elif present is None and not errors:
+        errors |= {"scheme": [BLANK], "host": [BLANK]}
+    for key in ("headers", "encrypted_headers"):
+        if key in body:
+            fields[key] = _headers(body[key], key)
+    if errors:
+        raise invalid(errors)
+    if "name" in body:
+        fields["name"] = body["name"]
+    return replace(present, **fields) if present is not None else HttpEndpoint(id=id, **fields)
+
+
+def _name_errors(name: Any, taken: set[str]) -> dict[str, Any]:
+    if name is None or name == "":
+        return {"name": [BLANK]}
+    if not isinstance(name, str):
+        return {"name": ["is invalid"]}
+    if not NAME.fullmatch(name):
+        return {"name": [BAD_NAME]}
+    if len(name) > 255:
+        return {"name": ["should be at most 255 character(s)"]}
+    return {"name": ["has already been taken"]} if name in taken else {}
+
+
+def _url_parts(url: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return {}, {"host": ["must be a valid hostname"]}
+    try:
+        port = parts.port
+    except ValueError:
+        return {}, {"port": ["must be less than 65536" if re.fullmatch(r".*:\d+", parts.netloc, re.ASCII) else "is invalid"]}
+    errors: dict[str, Any] = {}
+    if not parts.scheme:
+        errors["scheme"] = [BLANK]
+    elif parts.scheme not in ("http", "https"):
+        errors["scheme"] = ["is invalid"]
+    if not parts.hostname:
+        errors["host"] = [BLANK]
+    elif not _HOST.fullmatch(parts.hostname):
+        errors["host"] = ["must be a valid hostname"]
+    if port == 0:
+        errors["port"] = ["must be greater than 0"]
+    fields = {
+        "scheme": parts.scheme,
+        "host": parts.hostname or "",
+        "port": port or (443 if parts.scheme == "https" else 80),
+        "path": parts.path or None,
+        "query": parts.query or None,
+        "fragment": parts.fragment or None,
+    }
+    return fields, errors
+
+
+def _headers(value: Any, key: str) -> dict[str, str]:
+    if value is None:
+        return {}
+    if isinstance(value, list) and all(isinstance(one, dict) and {"key", "value"} <= one.keys() for one in value):
+        value = {one["key"]: one["value"] for one in value}
+    if not isinstance(value, dict) or not all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
+        raise refused(f"{key} must be an object of texts, or a list of objects with key and value")
+    for name, text in value.items():
+        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(text):
+            raise refused(f"{key} holds something that cannot be sent as a header: {name!r}")
+        if name.lower() == "content-encoding" and text.strip().lower() not in ("gzip", "identity"):
+            raise refused(f"{key} names a content-encoding that the local engine does not apply. Use `gzip`, or leave the header out.")
+    return dict(value)
+
+
+# --- sinks -------------------------------------------------------------------------------------------------------------
+
+_SINK_IGNORED = _IGNORED | {
+    "consumer_start",
+    "active_backfill",
+    "active_backfills",
+    "message_kind",
+    "replication_slot_id",
+    "sequence_id",
+}
+_STATUSES = ("active", "paused", "disabled")
+_ACTIONS = ("insert", "update", "delete")
+
+
+class _SinkRequest:
+    """The parser stage: `fields` for the model, `errors` that the model check will report."""
+
+    def __init__(self, body: Mapping[str, Any], catalog: Catalog, present: SinkResource | None) -> None:
+        self.body = body
+        self.catalog = catalog
+        self.present = present
+        self.fields: dict[str, Any] = {}
+        self.errors: dict[str, Any] = {}
+        for key in sorted(body):
+            if key in _SINK_IGNORED:
+                continue
+            parser: Callable[[Any], None] | None = getattr(self, f"_{key}", None) if key in _SINK_KEYS else None
+            if parser is None:
+                raise refused(f"Unknown field: {key}")
+            parser(body[key])
+
+    def _actions(self, value: Any) -> None:
+        if not isinstance(value, list) or any(one not in _ACTIONS for one in value):
+            self.errors["actions"] = ["is invalid"]
+        else:
+            self.fields["actions"] = tuple(value)
+
+    def _annotations(self, value: Any) -> None:
+        try:
+            size = len(orjson.dumps(value)) if isinstance(value, dict) else None
+        except TypeError:  # a whole number beyond 64 bits
+            size = None
+        if size is None:
+            self.errors["annotations"] = ["is invalid"]
+        elif size > _MAX_ANNOTATIONS:
+            self.errors["annotations"] = [f"should be at most {_MAX_ANNOTATIONS} byte(s)"]
+        else:
+            self.fields["annotations"] = value
+
+    def _batch_size(self, value: Any) -> None:
+        if not _is_integer(value) or not 1 <= value <= 1000:
+            raise refused("batch_size must be a positive integer <= 1000")
+        self.fields["batch_size"] = value
+
+    def _database(self, value: Any) -> None:
+        if value != self.catalog.database.name:
+            raise not_found("database")
+
+    def _destination(self, value: Any) -> None:
+        if not isinstance(value, dict) or value.get("type") != "webhook":
+            raise refused('destination must be an object with "type": "webhook"; the local engine delivers to nothing else')
+        name = value.get("http_endpoint")
+        # of a hundred thousand it is mostly one that was made just now
+        endpoint = next((e for e in reversed(self.catalog.endpoints.values()) if e.name == name), None)
+        if endpoint is None:
+            raise not_found("http endpoint")
+        path = value.get("http_endpoint_path") or None
+        batch = value.get("batch", True)
+        errors: dict[str, Any] = {}
+        if path is not None and (not isinstance(path, str) or not path.startswith(("/", "?", "#"))):
+            errors["http_endpoint_path"] = ["must start with '/', '?', '#', or be blank"]
+        elif path is not None and (not path.startswith("/") or len(path) > 2000 or not _PATH.fullmatch(path)):
+            errors["http_endpoint_path"] = ["must be a valid URL path or empty"]
+        if not isinstance(batch, bool):
+            errors["batch"] = ["is invalid"]
+        if errors:
+            self.errors["sink"] = errors
+        self.fields |= {"endpoint_id": endpoint.id, "path": path, "batch": batch}
+
+    def _function(self, key: str, value: Any) -> None:
+        if value is None or value == "none":
+            self.fields[key] = None
+            return
+        function = next((f for f in self.catalog.functions.values() if f.name == value), None)
+        if function is None:
+            raise refused(f"Function '{value}' not found.")
+        if function.type != key and (key, function.type) != ("transform", "path"):
+            raise refused(f"Function '{value}' is a {function.type} function and cannot be used as {key}")
+        self.fields[key] = value
+
+    def _filter(self, value: Any) -> None:
+        self._function("filter", value)
+
+    def _transform(self, value: Any) -> None:
+        self._function("transform", value)
+
+    def _unsupported(self, key: str, value: Any) -> None:
+        if value is not None and value != "none":
+            raise refused(f"Function '{value}' not found.")
+
+    def _routing(self, value: Any) -> None:
+        self._function("routing", value)
+
+    def _enrichment(self, value: Any) -> None:
+        self._unsupported("enrichment", value)
+
+    def _filters(self, value: Any) -> None:
+        self.fields["filters"] = column_filters(value, self._single_table())
+
+    def _single_table(self) -> Table:
+        """The table that the sink will read: `table` of the body, which overrules `source`, or else the present one if it stays."""
+        if "table" in self.body:
+            return self.catalog.tables[self._table_name(self.body["table"])]
+        tables = self.present.source.include_tables if self.present is not None else None
+        if tables is None or len(tables) != 1 or "source" in self.body or "schema" in self.body:
+            raise refused('filters need the one table they apply to: "table": "schema.table"')
+        if tables[0] not in self.catalog.tables:
+            raise self._unknown_table(".".join(tables[0]))
+        return self.catalog.tables[tables[0]]
+
+    def _initial_backfill(self, value: Any) -> None:
+        if not isinstance(value, (bool, list)):
+            raise refused("initial_backfill must be true, false, or a list of table configurations")
+
+    def _load_shedding_policy(self, value: Any) -> None:
+        if value not in ("pause_on_full", "discard_on_full"):
+            raise refused("load_shedding_policy must be one of: 'pause_on_full', 'discard_on_full'")
+        self.fields["load_shedding_policy"] = value
+
+    def _max_retry_count(self, value: Any) -> None:
+        if value is None:
+            return
+        if not _is_integer(value) or value < 0:
+            raise refused("max_retry_count must be a non-negative integer")
+        if value == 0:
+            self.errors["max_retry_count"] = ["must be greater than 0"]
+        self.fields["max_retry_count"] = value
+
+    def _message_grouping(self, value: Any) -> None:
+        if not isinstance(value, bool) and value not in ("true", "false"):
+            raise refused("message_grouping must be a boolean")
+        self.fields["message_grouping"] = value in (True, "true")
+
+    def _name(self, value: Any) -> None:
+        self.fields["name"] = value
+
+    def _schema(self, value: Any) -> None:
+        self._needs_database()
+        if not isinstance(value, str):
+            raise refused("schema must be a name")
+        self.fields["source"] = Source(include_schemas=(value,))
+
+    def _source(self, value: Any) -> None:
+        self._needs_database()
+        if value is None:
+            self.errors["source"] = [BLANK]
+            return
+        if not isinstance(value, dict):
+            raise refused("source must be an object")
+        given: dict[str, Any] = {}
+        errors: dict[str, Any] = {}
+        for key, listed in value.items():
+            if key not in ("include_schemas", "exclude_schemas", "include_tables", "exclude_tables"):
+                raise refused(f"Unknown field: {key}")
+            if listed is None:
+                continue
+            if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
+                raise refused(f"{key} must be a list of names")
+            if not listed:
+                errors[key] = ["should have at least 1 item(s)"]
+            given[key] = tuple(self._table_name(one) for one in listed) if key.endswith("tables") else tuple(listed)
+        for kind in ("schemas", "tables"):
+            if f"include_{kind}" in given and f"exclude_{kind}" in given:
+                errors[f"include_{kind}"] = [f"cannot be set when exclude_{kind} is set"]
+        if errors:
+            self.errors["source"] = errors
+        self.fields["source"] = Source(**given)
+
+    def _status(self, value: Any) -> None:
+        if value not in _STATUSES:
+            self.errors["status"] = ["is invalid"]
+        else:
+            self.fields["status"] = value
+
+    def _table(self, value: Any) -> None:
+        self._needs_database()
+        self.fields["source"] = Source(include_tables=(self._table_name(value),))
+
+    def _tables(self, value: Any) -> None:
+        self._needs_database()
+        if not isinstance(value, list) or not all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in value):
+            raise refused("tables must be a list of objects with a name")
+        entries = []
+        for one in value:
+            name = self._table_name(one["name"])
+            columns = one.get("group_column_names") or []
+            known = {column.name for column in self.catalog.tables[name].columns}
+            if not isinstance(columns, list) or any(not isinstance(column, str) or column not in known for column in columns):
+                raise refused(f"group_column_names of {one['name']} must be columns of that table")
+            entries.append(SinkTable(name, tuple(columns)))
+        self.fields["tables"] = tuple(entries)
+
+    def _timestamp_format(self, value: Any) -> None:
+        if value not in ("iso8601", "unix_microsecond"):
+            self.errors["timestamp_format"] = ["is invalid"]
+        else:
+            self.fields["timestamp_format"] = value
+
+    def _needs_database(self) -> None:
+        if "database" not in self.body:
+            raise not_found("database")
+
+    def _table_name(self, text: Any) -> TableName:
+        schema, _, name = str(text).rpartition(".")
+        found = (schema or "public", name)
+        if found not in self.catalog.tables:
+            raise self._unknown_table(text)
+        return found
+
+    def _unknown_table(self, text: Any) -> ApiError:
+        return refused(f"Table '{text}' not found in database '{self.catalog.database.name}'")
+
+
+_SINK_KEYS = frozenset(
+    {
+        "actions",
+        "annotations",
+        "batch_size",
+        "database",
+        "destination",
+        "enrichment",
+        "filter",
+        "filters",
+        "initial_backfill",
+        "load_shedding_policy",
+        "max_retry_count",
+        "message_grouping",
+        "name",
+        "routing",
+        "schema",
+        "source",
+        "status",
+        "table",
+        "tables",
+        "timestamp_format",
+        "transform",
+    }
+)
+
+
+def sink_from(body: Mapping[str, Any], catalog: Catalog, present: SinkResource | None, id: str, taken: set[str]) -> SinkResource:  # noqa: A002
+    """Create a sink, or change `present`; `taken` are the names of the others. Raises Refused."""
+    request = _SinkRequest(body, catalog, present)
+    fields, errors = request.fields, request.errors
+    if "name" in body or present is None:
+        errors |= _name_errors(body.get("name"), taken)
+    if present is None and "endpoint_id" not in fields and "sink" not in errors:
+        errors["sink"] = [BLANK]
+    if present is None and "database" not in body:
+        errors["replication_slot_id"] = [BLANK]
+    batch = fields.get("batch", present.batch if present else True)
+    size = fields.get("batch_size", present.batch_size if present else 1)
+    if not batch and size != 1:
+        errors["batch_size"] = ["batch_size must be 1 when batch is false for webhook sinks"]
+    if errors:
+        raise invalid(errors)
+    sink = replace(present, **fields) if present is not None else SinkResource(id=id, **fields)
+    if not sink.message_grouping and any(one.group_column_names for one in sink.tables):
+        raise invalid({"message_grouping": ["cannot be false while tables have group_column_names"]})
+    _check_column_filters(sink, present, "filters" in body)
+    return sink
+
+
+def _check_column_filters(sink: SinkResource, present: SinkResource | None, given: bool) -> None:
+    """Column filters stand alone, and for the one table they were given with: anything else might let other users' rows through."""
+    if sink.filters is None:
+        return
+    if sink.filter is not None:
+        raise refused("a sink has `filter` or `filters`, not both; to change from one to the other, delete the sink and create it anew")
+    if present is not None and not given and sink.source != present.source:
+        raise refused("give `filters` together with the new table; those of the present table do not apply to another")
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+# --- backfills ---------------------------------------------------------------------------------------------------------
+
+_TRANSITIONS = {"active": ("paused", "completed", "failed", "cancelled"), "paused": ("active", "cancelled")}
+
+
+def backfill_from(body: Mapping[str, Any], sink: SinkResource, catalog: Catalog) -> tuple[TableName, BackfillState]:
+    """Read the table of a new backfill, and whether it starts at once. Raises Refused."""
+    _check_backfill_keys(body)
+    table = _backfill_table(body, sink, catalog)
+    hindrance = catalog.tables[table].unreadable()
+    if hindrance is not None:
+        raise refused(f"Table {'.'.join(table)} cannot be read by a backfill: {hindrance}")
+    state = body.get("state", "active")
+    if state not in ("active", "paused"):
+        raise invalid({"state": ["is invalid"]})
+    for other in catalog.backfills.values():
+        if (other.sink_id, other.table) == (sink.id, table) and other.state in ("active", "paused"):
+            raise invalid({"sink_consumer_id": ["already has an active backfill"]})
+    return table, state
+
+
+class ParsedBody(NamedTuple):
+    """What one `initial_backfill` reads: a table, or the rows from `start_position` on in the order of `sort_column`."""
+
+    table: TableName
+    sort_column: str | None = None
+    start_position: str | None = None
+
+
+def initial_backfills(value: Any, sink: SinkResource, catalog: Catalog) -> list[ParsedBody]:
+    """Read `initial_backfill` of a new sink: true means every table that it covers. Raises Refused."""
+    if value is None or value is False:
+        return []
+    if value is True:
+        readings = [ParsedBody(name) for name in catalog.tables if sink.source.covers(*name)]
+    elif isinstance(value, list):
+        readings = [_reading(one, sink, catalog) for one in value]
+    else:
+        raise refused("initial_backfill must be true, false, or a list of table configurations")
+    for reading in readings:
+        hindrance = catalog.tables[reading.table].unreadable(reading.sort_column)
+        if hindrance is not None:
+            raise refused(f"Table {'.'.join(reading.table)} cannot be read by a backfill: {hindrance}")
+    if len({reading.table for reading in readings}) < len(readings):
+        raise refused("initial_backfill names a table twice")
+    return readings
+
+
+def _reading(one: Any, sink: SinkResource, catalog: Catalog) -> ParsedBody:
+    if not isinstance(one, dict) or not one.get("table"):
+        raise refused("initial_backfill needs a `table` in each of its table configurations")
+    for key in sorted(one):
+        if key not in ("table", "type", "sort_column", "start_position"):
+            raise refused(f"Unknown field: {key}")
+    table = _backfill_table(one, sink, catalog)
+    sort_column, start = one.get("sort_column"), one.get("start_position")
+    if one.get("type", "full") == "full" and sort_column is None and start is None:
+        return ParsedBody(table)
+    if one.get("type") != "partial":
+        raise refused(f"initial_backfill of {one['table']}: `type` is `full`, or `partial` with a `sort_column` and a `start_position`")
+    if not isinstance(sort_column, str) or not isinstance(start, str | int | float) or isinstance(start, bool):
+        raise refused(f"initial_backfill of {one['table']}: `partial` needs a `sort_column` and a `start_position`, a text or a number")
+    return ParsedBody(table, sort_column, str(start))
+
+
+def _check_backfill_keys(body: Mapping[str, Any]) -> None:
+    for key in sorted(body):
+        if key not in ("table", "state") and key not in _IGNORED:
+            raise refused(f"Unknown field: {key}")
+
+
+def _backfill_table(body: Mapping[str, Any], sink: SinkResource, catalog: Catalog) -> TableName:
+    given = body.get("table")
+    if given is None:
+        only = sink.source.include_tables
+        if only is None or len(only) != 1:
+            raise refused("Table reference is required")
+        table = only[0]
+    else:
+        schema, _, name = str(given).rpartition(".")
+        table = (schema or "public", name)
+    if table not in catalog.tables:
+        raise refused(f"Table {'.'.join(table)} not found")
+    if not sink.source.covers(*table):
+        raise refused(f"Table {'.'.join(table)} not in sink's source configuration")
+    return table
+
+
+def backfill_state(body: Mapping[str, Any], present: BackfillState) -> BackfillState:
+    """Read the state that a backfill is to change to. Raises Refused."""
+    _check_backfill_keys(body)
+    state: BackfillState = body.get("state", present)
+    if state not in ("active", "paused", "completed", "cancelled", "failed"):
+        raise invalid({"state": ["is invalid"]})
+    allowed = _TRANSITIONS.get(present, ())
+    if state != present and state not in allowed:
+        text = ", ".join(allowed) or "none"
+        raise invalid({"state": [f"Invalid state transition from {present} to {state}. Valid transitions: {text}"]})
+    return state

@@ -1,0 +1,1 @@
+"""Reading tables for sinks, beside live changes and exactly once."""

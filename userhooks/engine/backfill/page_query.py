@@ -1,0 +1,166 @@
+"""What a backfill asks its table: a page of rows, rows by key, how many there are. No I/O: SQL is made here and run in `run.py`.
+
+Pages are found by keyset: rows behind the last one, in the order of the primary key, or of (sort column, primary key). Values go to and fro
+as Postgres' own text, so that every type that has an order can be a key, and each comparison is that of the column, with its collation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from psycopg import sql
+
+from userhooks.engine.functions import Bound
+from userhooks.engine.message_format import TableShape
+from userhooks.engine.resources import BackfillResource, Table
+from userhooks.engine.routing import wal_forms
+
+Cursor: TypeAlias = tuple[str, ...]
+"""The values of `PageQuery.order` in one row, as text"""
+Query: TypeAlias = tuple[sql.Composed, list[str]]
+"""SQL and its parameters, for a raw cursor: names of tables and columns may hold %"""
+Only: TypeAlias = tuple[str, tuple[str | None, ...]]
+"""A column and the texts, or null, of which it must have one; no row is wanted when there is none"""
+
+_WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]*")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_RANGES = {20: (-(2**63), 2**63), 21: (-(2**15), 2**15), 23: (-(2**31), 2**31), 26: (0, 2**32)}
+"""int8, int2, int4, oid: the least value, and what is above the greatest"""
+_TEXTS = frozenset({25, 1042, 1043})
+_UUID_OID = 2950
+
+
+@dataclass(frozen=True, slots=True)
+class PageQuery:
+    """The queries of one backfill. With a `sort_column` only rows from `start` on are read; its nulls are never read."""
+
+    table: Table
+    sort_column: str | None = None
+    start: str | None = None
+
+    @classmethod
+    def of(cls, backfill: BackfillResource, table: Table) -> PageQuery:
+        """Make the queries for a backfill of the table as it is now."""
+        return cls(table, backfill.sort_column, backfill.start_position)
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The columns by which rows are read, the table's key last."""
+        return (*((self.sort_column,) if self.sort_column is not None else ()), *self.table.key)
+
+    def page(self, after: Cursor | None, only: Only | None, limit: int, *, few: bool = False) -> Query:
+        """Ask for the rows behind `after`, or for the first ones; `few` when not many rows are expected to have the value of `only`."""
+        params: list[str] = []
+        where = self._where(only, params, start=after is None)
+        if after is not None:
+            where.append(sql.SQL("({}) > ({})").format(_names(self.order), _marks(after, params)))
+        tail = sql.SQL(" order by {} limit {}").format(_names(self.order), sql.Literal(limit))
+        if few and only is not None and self._finds_unsorted(only[0]):
+            # Postgres takes every value that is not among the most common ones for equally common. With the limit before its eyes it
+            # would look for a rare one along the primary key, through the whole table; the offset hides it.
+            found = sql.SQL("(select {} from {}{} offset 0) page").format(self._columns, self._from, _all_of(where))
+            return sql.SQL("select (select pg_current_snapshot()::text), page.* from ") + found + tail, params
+        return self._select(where) + tail, params
+
+    def _finds_unsorted(self, column: str) -> bool:
+        """Whether an index finds the rows with a value of the column, and none finds them in the order of reading."""
+        found = [index for index in self.table.indexes if index[0] == column]
+        return bool(found) and not any(index[1 : 1 + len(self.order)] == self.order for index in found)
+
+    def rows(self, keys: Sequence[Cursor], only: Only | None) -> Query:
+        """Ask for those rows that have one of these keys."""
+        params: list[str] = []
+        where = self._where(only, params, start=True)
+        listed = sql.SQL(", ").join(sql.SQL("({})").format(_marks(key, params)) for key in keys)
+        where.append(sql.SQL("({}) in ({})").format(_names(self.table.key), listed))
+        return self._select(where), params
+
+    def count(self, only: Only | None) -> Query:
+        """Ask how many rows there are to read, from the beginning."""
+        params: list[str] = []
+        where = self._where(only, params, start=True)
+        return sql.SQL("select count(*) from {}{}").format(self._from, _all_of(where)), params
+
+    def _where(self, only: Only | None, params: list[str], *, start: bool) -> list[sql.Composable]:
+        where: list[sql.Composable] = []
+        if self.table.row_filter is not None:
+            where.append(sql.SQL("({})").format(sql.SQL(self.table.row_filter)))
+        if self.sort_column is not None and self.start is not None and start:
+            where.append(sql.SQL("{} >= {}").format(sql.Identifier(self.sort_column), _marks((self.start,), params)))
+        if only is not None:
+            column = sql.Identifier(only[0])
+            tests = [
+                sql.SQL("{} is null").format(column) if v is None else sql.SQL("{} = {}").format(column, _marks((v,), params))
+                for v in only[1]
+            ]
+            where.append(sql.SQL("({})").format(sql.SQL(" or ").join(tests)) if tests else sql.SQL("false"))
+        return where
+
+    def _select(self, where: Sequence[sql.Composable]) -> sql.Composed:
+        return sql.SQL("select (select pg_current_snapshot()::text), {} from {}{}").format(self._columns, self._from, _all_of(where))
+
+    @property
+    def _columns(self) -> sql.Composed:
+        return _names(column.name for column in self.table.columns)
+
+    @property
+    def _from(self) -> sql.Composed:
+        """The table without those that inherit from it: their changes come under their own names."""
+        only = sql.SQL("" if self.table.partitioned else "only ")
+        return only + sql.Identifier(self.table.schema, self.table.name)
+
+
+def only_rows(shape: TableShape, bound: Bound | None) -> Only | None:
+    """Return what SQL may leave out by the one value that a filter demands of a column; None when every row has to be asked about.
+
+    Every row that the filter accepts is among those; the filter is still asked about each.
+    """
+    if bound is not None and bound.never:
+        return "", ()
+    if bound is None or bound.equality is None:
+        return None
+    forms = wal_forms(shape, bound.equality)
+    column = bound.equality.column
+    if forms is None:
+        return None
+    if column not in shape.positions:
+        return column, ()
+    type_oid = shape.types.base(shape.columns[shape.positions[column]].type_oid)
+    if type_oid not in _RANGES and type_oid not in _TEXTS and type_oid != _UUID_OID:
+        return None
+    return column, tuple(_text(form) for form in forms if form is None or (isinstance(form, bytes) and _exists(form, type_oid)))
+
+
+def _text(form: object) -> str | None:
+    return form.decode() if isinstance(form, bytes) else None
+
+
+def _exists(form: bytes, type_oid: int) -> bool:
+    """Whether a column of the type can have this text; Postgres would refuse to compare with another."""
+    try:
+        text = form.decode()
+    except UnicodeDecodeError:
+        return False
+    if type_oid in _RANGES:
+        least, above = _RANGES[type_oid]
+        return len(text) <= 20 and _WHOLE_NUMBER.fullmatch(text) is not None and least <= int(text) < above
+    return "\0" not in text if type_oid in _TEXTS else _UUID.fullmatch(text) is not None
+
+
+def _names(names: Iterable[str]) -> sql.Composed:
+    return sql.SQL(", ").join(sql.Identifier(name) for name in names)
+
+
+def _marks(values: Sequence[str], params: list[str]) -> sql.Composed:
+    """Add parameters and return their places."""
+    params += values
+    return sql.SQL(", ").join(sql.SQL(f"${n}") for n in range(len(params) - len(values) + 1, len(params) + 1))
+
+
+def _all_of(conditions: Sequence[sql.Composable]) -> sql.Composed:
+    if not conditions:
+        return sql.Composed([])
+    return sql.SQL(" where ") + sql.SQL(" and ").join(conditions)

@@ -1,0 +1,276 @@
+"""The console's routes: which values its pages show, and what its buttons do. The HTML is made in `html.py`.
+
+Pages are for those who have one of the Management API's tokens, or a link made from one (`TokenGuard`). A button is a form with a token
+that only these pages know (random per process), beside what `HostGuard` asks of every request. With 10,000 sinks a page looks at all of
+them in slices, so that deliveries go on meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import secrets
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from heapq import nsmallest
+from itertools import islice
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, urlencode
+
+import orjson
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from userhooks.engine.api import request_bodies
+from userhooks.engine.api.api_errors import ApiError
+from userhooks.engine.console import html
+from userhooks.engine.console.html import Overview, SinkDetail, SinkRow, Slot
+from userhooks.engine.resources import BackfillResource, BackfillState, HttpEndpoint, SinkResource
+from userhooks.engine.sink_health import health, overall
+from userhooks.errors import DatabaseUnavailable
+from userhooks.web.host_guard import TokenGuard
+
+if TYPE_CHECKING:
+    from userhooks.engine.engine import Engine
+
+log = logging.getLogger(__name__)
+
+SLICE = 200
+"""Sinks that are looked at between two turns of the event loop"""
+_LARGEST_FORM = 16_384
+_ADVICE = (
+    "Open the link that `userhooks status` prints in a terminal. Programs send the header `Authorization: Bearer <token>`; "
+    "`userhooks status --json` shows it as sequin.api_token."
+)
+_STATES: dict[str, BackfillState] = {"pause": "paused", "resume": "active", "cancel": "cancelled"}
+
+
+class NotDone(Exception):
+    """A request that is answered with a page that says why."""
+
+    def __init__(self, status: int, heading: str, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.heading = heading
+
+
+class Console:
+    """The pages of one engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.catalog = engine.catalog
+        self._token = secrets.token_urlsafe(32)
+
+    def routes(self) -> list[Route]:
+        """The pages, and what their forms post to."""
+        guard = [Middleware(TokenGuard, keys=self._keys, port=self.engine.config.port, advice=_ADVICE)]
+        sink = "/sinks/{name}"
+        return [
+            Route("/", self._answering(self.first), methods=["GET"], middleware=guard),
+            Route(sink, self._answering(self.sink), methods=["GET"], middleware=guard),
+            Route(sink, self._answering(self.change_sink), methods=["POST"], middleware=guard),
+            Route(sink + "/backfills/{id}", self._answering(self.change_backfill), methods=["POST"], middleware=guard),
+        ]
+
+    def _keys(self) -> list[bytes]:
+        return [bytes.fromhex(key.token_sha256) for key in self.catalog.api_keys.values()]
+
+    def _answering(self, handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except NotDone as exc:
+                return _page(exc.heading, html.message(exc.heading, str(exc)), exc.status)
+            except DatabaseUnavailable as exc:
+                return _page("Not done", html.message("Not done", f"{exc.what} {exc.remedy}"), 503)
+            except sqlite3.Error as exc:
+                log.error("a request could not be carried out: %s", exc)
+                said = f"The engine's store cannot be written: {exc}. Make room on its disk, then try again."
+                return _page("Not done", html.message("Not done", said), 503)
+
+        return answer
+
+    # --- what is shown -------------------------------------------------------------------------------------------------
+
+    async def first(self, request: Request) -> Response:
+        """All sinks, or those with `find` in their names: the worst of them."""
+        engine = self.engine
+        find = request.query_params.get("find", "").strip()
+        worst, found = await self._worst(find.lower())
+        slot = engine.reader.slot
+        sinks = self.catalog.sinks
+        backfills = list(reversed(self.catalog.backfills.values()))
+        backfills.sort(key=lambda one: one.state != "active")
+        seen = Overview(
+            problem=engine.reader.problem,
+            slot=Slot(self.catalog.database.slot_name, slot.retained if slot else None, slot.lag if slot else None),
+            changes=engine.changes,
+            store_bytes=engine.store_bytes(),
+            find=find,
+            sinks=[self._row(sink) for sink in worst],
+            found=found,
+            all=len(sinks),
+            backfills=[(sinks[one.sink_id].name, one) for one in backfills[: html.SHOWN_BACKFILLS] if one.sink_id in sinks],
+        )
+        return _page("Userhooks engine", html.overview(seen, self._token))
+
+    async def _worst(self, find: str) -> tuple[list[SinkResource], int]:
+        """Return the sinks to show, failing first, then those with the most pending, and how many have `find` in their names."""
+        engine, sinks = self.engine, self.catalog.sinks
+        worst: list[tuple[bool, int, str, str]] = []
+        found = 0
+        ids = iter(list(sinks))
+        while some := list(islice(ids, SLICE)):
+            ranked = []
+            for sink in [sinks[one] for one in some if one in sinks]:
+                if find in sink.name.lower():
+                    delivery = engine.delivery(sink.id)
+                    fine = delivery.last_error is None and not delivery.discarded and engine.reader.problem_of(sink) is None
+                    ranked.append((fine, -delivery.pending, sink.name, sink.id))
+            worst = nsmallest(html.SHOWN_SINKS, worst + ranked)
+            found += len(ranked)
+            await asyncio.sleep(0)
+        return [sinks[one] for _, _, _, one in worst if one in sinks], found
+
+    def _row(self, sink: SinkResource) -> SinkRow:
+        engine = self.engine
+        delivery = engine.delivery(sink.id)
+        condition = engine.condition(sink)
+        return SinkRow(
+            id=sink.id,
+            name=sink.name,
+            status=sink.status,
+            health=overall(condition),
+            pending=delivery.pending,
+            failing=delivery.retrying,
+            delivered=delivery.delivered,
+            discarded=delivery.discarded,
+            says=condition.delivery_error or condition.problem,
+            oldest=delivery.oldest_age(time.time()),
+        )
+
+    async def sink(self, request: Request) -> Response:
+        """One sink: settings, health, what was given up, backfills."""
+        sink = self._sink(request)
+        delivery = self.engine.delivery(sink.id)
+        discarded = await self.engine.discarded(sink.id, html.SHOWN_DISCARDED) if delivery.discarded else []
+        backfills = [one for one in reversed(self.catalog.backfills.values()) if one.sink_id == sink.id]
+        seen = SinkDetail(
+            row=self._row(sink),
+            attempted=delivery.attempted,
+            failed=delivery.failed,
+            checks=health(self.engine.condition(sink))["checks"],
+            settings=settings(sink, self.catalog.endpoints[sink.endpoint_id]),
+            discarded=discarded,
+            backfills=backfills[: html.SHOWN_BACKFILLS],
+        )
+        return _page(sink.name, html.sink_page(seen, self._token))
+
+    def _sink(self, request: Request) -> SinkResource:
+        name = request.path_params["name"]
+        found = next((one for one in self.catalog.sinks.values() if one.name == name), None)
+        if found is None:
+            raise NotDone(404, "Not found", f"There is no sink {name!r}. It may have been deleted or renamed.")
+        return found
+
+    # --- what buttons do -----------------------------------------------------------------------------------------------
+
+    async def change_sink(self, request: Request) -> Response:
+        """Pause, resume, or send again what was given up; answers with the page that the button was on."""
+        form = await self._form(request)
+        async with self.engine.writing:
+            sink = self._sink(request)
+            match form.get("do"):
+                case "pause" if sink.status == "active":
+                    await self.engine.save_sink(replace(sink, status="paused"))
+                case "resume" if sink.status == "paused":
+                    await self.engine.save_sink(replace(sink, status="active"))
+                case "redeliver" if sink.status != "disabled":
+                    await self.engine.redeliver(sink.id, [int(form["message"])] if form.get("message", "").isdecimal() else None)
+                case "pause" | "resume" | "redeliver":
+                    raise NotDone(409, "Not done", f"The sink {sink.name!r} is {sink.status} by now.")
+                case _:
+                    raise NotDone(400, "Not done", "The form does not say what to do. Load the page again.")
+        if "find" in form:
+            return RedirectResponse("/?" + urlencode({"find": form["find"]}) if form["find"] else "/", 303)
+        return RedirectResponse(html.sink_url(sink.name), 303)
+
+    async def change_backfill(self, request: Request) -> Response:
+        """Pause, resume or cancel a backfill."""
+        form = await self._form(request)
+        async with self.engine.writing:
+            sink = self._sink(request)
+            one = self._backfill(request, sink)
+            state = _STATES.get(form.get("do", ""))
+            if state is None:
+                raise NotDone(400, "Not done", "The form does not say what to do. Load the page again.")
+            try:
+                request_bodies.backfill_state({"state": state}, one.state)
+            except ApiError:
+                raise NotDone(409, "Not done", f"The backfill is {one.state} by now.") from None
+            if state != one.state:
+                await self.engine.backfills.change(one.id, state)
+        return RedirectResponse(html.sink_url(sink.name), 303)
+
+    def _backfill(self, request: Request, sink: SinkResource) -> BackfillResource:
+        one = self.catalog.backfills.get(request.path_params["id"])
+        if one is None or one.sink_id != sink.id:
+            raise NotDone(404, "Not found", f"The sink {sink.name!r} has no such backfill.")
+        return one
+
+    async def _form(self, request: Request) -> dict[str, str]:
+        """Read a form's fields and check its token."""
+        body = b""
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _LARGEST_FORM:
+                raise NotDone(413, "Not done", "The form is too large.")
+        form = dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
+        if not hmac.compare_digest(form.get("csrf", "").encode(), self._token.encode()):
+            raise NotDone(403, "Not done", "The page is from before the engine's last start. Load it again, then press the button again.")
+        return form
+
+
+def settings(sink: SinkResource, endpoint: HttpEndpoint) -> dict[str, str]:
+    """Return a sink's settings as text by name, without what may be a secret: values of headers, query strings."""
+    address = f"{endpoint.scheme}://{endpoint.host}:{endpoint.port}{endpoint.path or ''}"
+    headers = sorted([*endpoint.headers, *endpoint.encrypted_headers])
+    columns = [f"{one.column_name} {one.operator} {'' if one.value is None else one.value}".strip() for one in sink.filters or ()]
+    source = sink.source
+    tables = [".".join(name) for name in source.include_tables or ()]
+    shown = {
+        "Id": sink.id,
+        "HTTP endpoint": f"{endpoint.name}, {address}" + (" and a query string" if endpoint.query else ""),
+        "Path": (sink.path or "").partition("?")[0],
+        "Headers": ", ".join(f"{name}: …" for name in headers),
+        "Tables": ", ".join(tables) if source.include_tables is not None else "all of the publication",
+        "Without tables": ", ".join(".".join(name) for name in source.exclude_tables or ()),
+        "Schemas": ", ".join(source.include_schemas or ()),
+        "Without schemas": ", ".join(source.exclude_schemas or ()),
+        "Actions": ", ".join(sink.actions),
+        "Filter": " and ".join(columns) if sink.filters is not None else sink.filter or "none",
+        "Transform": sink.transform or "none",
+        "Annotations": orjson.dumps(dict(sink.annotations)).decode() if sink.annotations else "",
+        "Messages per request": f"{sink.batch_size} at most" if sink.batch else "1, without the batch's envelope",
+        "Order": "kept within each group" if sink.message_grouping else "not kept",
+        "Attempts": "without a limit" if sink.max_retry_count is None else f"{sink.max_retry_count} at most",
+        "Timestamps": sink.timestamp_format,
+    }
+    return {name: value for name, value in shown.items() if value}
+
+
+def _page(title: str, main: str, status: int = 200) -> HTMLResponse:
+    """A whole page; the nonce lets its own style and script run and nothing else."""
+    nonce = secrets.token_urlsafe(16)
+    policy = (
+        f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    )
+    headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    return HTMLResponse(html.shell(title, main, nonce), status, headers)

@@ -1,0 +1,624 @@
+"""The HTTP client that delivers webhooks: it sends what it is given, and trusts nobody.
+
+What to send and what follows is decided in `sink_delivery.py`. It follows no redirect, never decompresses, reads no more than
+`MAX_ANSWER` of an answer, has one deadline for everything from the request's first byte to the answer's last, connects only to addresses
+that `userhooks.web.addresses` lets pass (judged after name resolution,
+at every new connection), ignores proxy variables, and verifies TLS. A connection carries one request at a time and is reused. The only
+request it repeats by itself, once, is one whose reused connection ends before the first byte of an answer: the receiver closed an idle
+connection while the request was on its way (RFC 9110, 9.2.2 and RFC 9112, 9.3.1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import socket
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+from typing import Any, Protocol
+
+import httptools
+
+from userhooks.engine.delivery.dns import Lookups
+from userhooks.engine.delivery.retry import retry_after_seconds
+from userhooks.web.addresses import forbidden
+
+MAX_ANSWER = 64 * 1024
+"""Bytes of an answer that are read, interim answers, head and chunk framing included. A longer answer counts by its status when most of
+these bytes are its body, and is a failure otherwise; its connection is closed."""
+USUAL_BYTES = 1024
+"""An answer up to this size that was one complete 200 is not parsed when the same bytes come again: of 27 µs for a request that saves 3."""
+IDLE_SECONDS = 4.0
+"""Idle connections are closed before common receivers do so (uvicorn and Node after 5 s), so that no request runs into a closing
+connection."""
+CONNECT_SECONDS = 10.0
+CONNECTIONS_PER_ORIGIN = 100
+SLOW_SECONDS = 1.0
+SUSPECTS_SHARE = 4
+"""Senders that are `suspect` get one connection in so many, of all and of each origin's: receivers that hang cost the others nothing."""
+_MOST_CONNECTIONS = 8192
+_LOOK_AGAIN_SECONDS = 0.05
+_OTHER_FILES = 256
+"""Files that the rest of the program may need"""
+_CLOSED = "the connection was closed before the answer was complete"
+_TOO_LATE = "no complete answer within the time limit"
+
+OriginKey = tuple[str, str, int]
+"""(scheme, host, port): connections are shared between all sinks that send there"""
+
+
+class Delivery(Protocol):
+    """One request on its way; `answered` is called exactly once."""
+
+    def answered(self, status: int | None, error: str, retry_after: float | None) -> None:
+        """Take the outcome: an HTTP status, or None and what went wrong in words that may be shown to the subscriber."""
+
+    def slow(self) -> None:
+        """There is no answer after `SLOW_SECONDS`."""
+
+    def again(self) -> bool:
+        """Return whether the request may be sent again, since its reused connection ended before the first byte of an answer."""
+
+
+class Sender(Protocol):
+    """Something that has requests for an origin when it is its turn; `suspect` when its receiver fails, is slow, or is not known yet."""
+
+    @property
+    def suspect(self) -> bool:
+        """Whether it shares the suspects' connections."""
+
+    def next_request(self) -> tuple[bytes, Delivery] | None:
+        """Return the bytes of one request, or None when there is nothing to send now."""
+
+    def has_more(self) -> bool:
+        """Whether another turn is wanted."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection to an origin, speaking HTTP/1.1."""
+
+    __slots__ = (
+        "_bodiless",
+        "_body_size",
+        "_complete",
+        "_delivery",
+        "_framed",
+        "_parser",
+        "_read",
+        "_repeatable",
+        "_retry_after",
+        "_reusable",
+        "_reused",
+        "_status",
+        "_transport",
+        "deadline",
+        "idle_since",
+        "origin",
+        "suspect",
+    )
+
+    def __init__(self, origin: Origin) -> None:
+        self.origin = origin
+        self.deadline = 0.0
+        self.idle_since = 0.0
+        self.suspect = False
+        self._transport: Any = None
+        self._bodiless = False
+        self._delivery: Delivery | None = None
+        self._reused = False
+        self._repeatable: bytes | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self._read = 0
+        self._body_size = 0
+        self._complete = False
+        self._reusable = False
+        self._prepare_head()
+
+    def _prepare_head(self) -> None:
+        self._status: int | None = None
+        self._framed = False
+        self._retry_after: float | None = None
+
+    # --- asyncio -------------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if self._delivery is None:
+            self.close()  # nobody asked: not a receiver that can be trusted with the next request
+            return
+        is_first = not self._read
+        if is_first and data == self.origin.usual_answer:
+            self._finish(200)
+            return
+        end = min(len(data), MAX_ANSWER - self._read)
+        self._read += end
+        is_followed = end < len(data)
+        try:
+            self._parser.feed_data(data[: end - 1])
+            if self._complete:
+                is_followed = True
+            else:
+                self._parser.feed_data(data[end - 1 : end])
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            if not self._complete:
+                self._fail("the answer is not HTTP/1.1")
+                return
+            is_followed = True  # whatever follows a complete answer does not change it
+        if self._complete:
+            if is_followed or not self._reusable:
+                self.close()  # bytes beyond the answer must not be taken for the answer to somebody else's request
+            elif is_first and self._status == 200 and len(data) < USUAL_BYTES:
+                self.origin.usual_answer = data
+            self._finish(self._status)
+        elif self._read == MAX_ANSWER:
+            self._too_long()
+
+    def _too_long(self) -> None:
+        if 2 * self._body_size > MAX_ANSWER:
+            self.close()
+            self._finish(self._status)
+        else:
+            self._fail(f"the answer is longer than {MAX_ANSWER} bytes, and most of them are not its body")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        delivery, request = self._delivery, self._repeatable
+        if delivery is not None and request is not None and not self._read and delivery.again():
+            self._delivery = None
+            self.origin.send_again(self, request, delivery)
+            return
+        self.origin.lost(self)
+        if delivery is None:
+            return
+        if exc is None and self._status is not None and self._status >= 200 and not self._framed:
+            self._finish(self._status)  # an answer without a length ends with the connection (RFC 9112, 6.3)
+        else:
+            self._fail(_CLOSED)
+
+    # --- httptools -----------------------------------------------------------------------------------------------------
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._status is not None:
+            return  # a trailer
+        size = len(name)
+        if size == 14:
+            self._framed = self._framed or name.lower() == b"content-length"
+        elif size == 17 and name.lower() == b"transfer-encoding":
+            self._framed = value.rpartition(b",")[2].strip().lower() == b"chunked"
+        elif size == 11 and name.lower() == b"retry-after":
+            self._retry_after = retry_after_seconds(value, time.time())
+
+    def on_headers_complete(self) -> None:
+        if not self._complete:
+            self._status = self._parser.get_status_code()
+            if self._bodiless and self._status >= 200:
+                self._complete = True  # whatever length it names; the connection is closed, since the parser waits for a body
+
+    def on_body(self, body: bytes) -> None:
+        if not self._complete:
+            self._body_size += len(body)
+
+    def on_message_complete(self) -> None:
+        if self._complete:
+            return
+        if self._status is not None and self._status < 200 and self._status != 101:
+            self._prepare_head()  # an interim answer; the final one follows
+            return
+        self._complete = True
+        self._reusable = self._status != 101 and self._parser.should_keep_alive()
+
+    # --- requests ------------------------------------------------------------------------------------------------------
+
+    def send(self, request: bytes, delivery: Delivery, deadline: float) -> None:
+        """Write one request; its outcome goes to `delivery`, at the latest at `deadline` (loop time)."""
+        if self._read:
+            self._prepare()
+        self._bodiless = request.startswith(b"HEAD ")
+        self._delivery = delivery
+        self._repeatable = request if self._reused else None
+        self._reused = True
+        self.deadline = deadline
+        self._transport.write(request)
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        self._fail(_TOO_LATE)
+
+    def slow(self) -> None:
+        """There is no answer yet: the connection counts among the suspects' from now on."""
+        self.origin.suspects(self, True)
+        if self._delivery is not None:
+            self._delivery.slow()
+
+    def close(self) -> None:
+        """Close at once; what is unfinished fails through `connection_lost`."""
+        self._repeatable = None
+        self.origin.lost(self)
+        self._transport.abort()
+
+    def _finish(self, status: int | None) -> None:
+        delivery, self._delivery = self._delivery, None
+        self._repeatable = None
+        retry_after = self._retry_after
+        if self.suspect:
+            self.origin.suspects(self, False)
+        self.origin.finished(self)
+        if delivery is not None:
+            delivery.answered(status, "", retry_after)
+        self.origin.pump()
+
+    def _fail(self, error: str) -> None:
+        delivery, self._delivery = self._delivery, None
+        self.close()
+        if delivery is not None:
+            delivery.answered(None, error, None)
+        self.origin.pump()
+
+
+class Origin:
+    """The connections to one (scheme, host, port), and the senders that take turns on them."""
+
+    def __init__(self, key: OriginKey, client: HttpClient) -> None:
+        self.key = key
+        self.usual_answer: bytes | None = None
+        self._client = client
+        self._open: set[Connection] = set()
+        self._idle: list[Connection] = []
+        self._connecting = 0
+        self._suspects = 0
+        self._turns: deque[Sender] = deque()
+        self._waiting: set[int] = set()
+        self._pumping = False
+
+    def offer(self, sender: Sender) -> None:
+        """The sender has something to send: give it a turn, unless it waits for one; whatever frees a connection goes on with the turns."""
+        if id(sender) not in self._waiting:
+            self._waiting.add(id(sender))
+            self._turns.append(sender)
+            self.pump()
+
+    def withdraw(self, sender: Sender) -> None:
+        """The sender's requests are for another origin from now on."""
+        self._client.unbench(sender)
+        if id(sender) in self._waiting:
+            self._waiting.discard(id(sender))
+            self._turns.remove(sender)
+
+    def pump(self) -> None:
+        """Hand free connections to the senders in turn; open more connections while there is more to send."""
+        turns, idle = self._turns, self._idle
+        if self._pumping or not turns:
+            return
+        if not idle:
+            self._connect_more()
+            return
+        self._pumping = True
+        try:
+            deadline = self._client.loop.time() + self._client.timeout
+            while turns:
+                if not idle:
+                    self._connect_more()
+                    return
+                sender = turns[0]
+                suspect = sender.suspect
+                if suspect and not self._client.has_room_for_suspects(self._suspects):
+                    self._client.bench(self, sender)
+                    self._turn_is_over(sender)
+                    continue
+                request = sender.next_request()
+                if request is not None:
+                    connection = idle.pop()
+                    if suspect:
+                        self.suspects(connection, True)
+                    connection.send(request[0], request[1], deadline)
+                    if sender.has_more():
+                        turns.rotate(-1)
+                        continue
+                self._turn_is_over(sender)
+        finally:
+            self._pumping = False
+
+    def _turn_is_over(self, sender: Sender) -> None:
+        self._turns.popleft()
+        self._waiting.discard(id(sender))
+
+    def _connect_more(self) -> None:
+        """Double the connections at most: one quick receiver needs few, a far one gets many within a few round trips.
+
+        Connections that suspects hold do not count, so that those cannot use up the origin's.
+        """
+        opened = len(self._open)
+        room = CONNECTIONS_PER_ORIGIN + self._suspects - opened - self._connecting
+        if room <= 0:
+            return  # as for most messages of a thousand sinks with one receiver
+        wanted = min(max(1, opened) - self._connecting, len(self._turns) + 1, room)
+        for _ in range(wanted):
+            if not self._client.take_place(self):
+                return
+            self._connecting += 1
+            self._client.spawn(self._connect())
+
+    async def _connect(self) -> None:
+        error = ""
+        try:
+            connection = await self._client.connect(self)
+        except ConnectError as exc:
+            error = str(exc)
+        finally:
+            self._connecting -= 1
+        if not error:
+            self._open.add(connection)
+            self.free(connection)
+            self.pump()
+            return
+        self._client.give_place()
+        if not self._open and not self._connecting:
+            self._refuse(error)
+
+    def send_again(self, lost: Connection, request: bytes, delivery: Delivery) -> None:
+        """Send a request on a new connection, which takes the place of the lost one and has its deadline."""
+        self._open.discard(lost)
+        self._connecting += 1
+        self._client.spawn(self._connect_again(request, delivery, lost.deadline, lost.suspect))
+
+    async def _connect_again(self, request: bytes, delivery: Delivery, deadline: float, suspect: bool) -> None:
+        error = _CLOSED
+        try:
+            async with asyncio.timeout_at(deadline):
+                connection = await self._client.connect(self)
+            error = ""
+        except TimeoutError:
+            error = _TOO_LATE
+        except ConnectError as exc:
+            error = str(exc)
+        finally:
+            self._connecting -= 1
+            if error:
+                if suspect:
+                    self._suspects -= 1
+                    self._client.suspects_changed(-1)
+                self._client.give_place()
+                delivery.answered(None, error, None)
+        if not error:
+            connection.suspect = suspect
+            self._open.add(connection)
+            connection.send(request, delivery, deadline)
+        self.pump()
+
+    def _refuse(self, error: str) -> None:
+        """No connection can be had: whatever waits for one has failed."""
+        turns, self._turns = self._turns, deque()
+        self._waiting.clear()
+        for sender in turns:
+            while (request := sender.next_request()) is not None:
+                request[1].answered(None, error, None)
+
+    def suspects(self, connection: Connection, suspect: bool) -> None:
+        """Count a connection among those that suspects hold, or not any more."""
+        if connection.suspect != suspect:
+            connection.suspect = suspect
+            self._suspects += 1 if suspect else -1
+            self._client.suspects_changed(1 if suspect else -1)
+
+    def free(self, connection: Connection) -> None:
+        """The connection can carry the next request."""
+        if connection in self._open:
+            connection.deadline = 0.0
+            connection.idle_since = self._client.loop.time()
+            self._idle.append(connection)
+
+    def finished(self, connection: Connection) -> None:
+        """The connection has brought an answer; when another origin waits for a place, it gets this one."""
+        if self._client.crowd:
+            connection.close()
+        else:
+            self.free(connection)
+
+    def lost(self, connection: Connection) -> None:
+        """The connection is gone."""
+        if connection not in self._open:
+            return
+        self._open.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+        self.suspects(connection, False)
+        self._client.give_place()
+
+    def close_idle(self) -> bool:
+        """Close the connection that has been idle for longest, if one is idle."""
+        if self._idle:
+            self._idle[0].close()
+            return True
+        return False
+
+    def sweep(self, now: float) -> None:
+        """End requests that are past their deadline, and connections that have been idle for long; notice slow ones."""
+        answered_by = now + self._client.timeout - SLOW_SECONDS
+        for connection in list(self._open):
+            if connection.deadline and now > connection.deadline:
+                connection.expire()
+            elif connection.deadline and not connection.suspect and connection.deadline < answered_by:
+                connection.slow()
+        for connection in [c for c in self._idle if now - c.idle_since > IDLE_SECONDS]:
+            connection.close()
+
+    @property
+    def unused(self) -> bool:
+        """Whether nothing is open and nobody waits."""
+        return not self._open and not self._connecting and not self._turns
+
+
+class ConnectError(Exception):
+    """No connection was made; the text may be shown to the subscriber, so it holds no address."""
+
+
+class HttpClient:
+    """All origins. `timeout` is one deadline in seconds for a whole request; `tls` verifies certificates; `places` bounds the connections.
+
+    `crowd` holds the origins that wait for a place.
+    """
+
+    def __init__(self, *, allow_private: bool, timeout: float = 30.0, tls: ssl.SSLContext | None = None, places: int = 1024) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.timeout = timeout
+        self._allow_private = allow_private
+        self._tls = tls or ssl.create_default_context()
+        self._origins: dict[OriginKey, Origin] = {}
+        self._looked_for_idle = 0.0
+        self._places = places
+        self._taken = 0
+        self._suspects = 0
+        self.crowd: dict[Origin, None] = {}
+        self._benched: dict[int, tuple[Origin, Sender]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._lookups = Lookups()
+        self._sweeper = self.loop.call_later(0.25, self._sweep)
+
+    def origin(self, key: OriginKey) -> Origin:
+        """Return the origin for this (scheme, host, port), made on first use."""
+        origin = self._origins.get(key)
+        if origin is None:
+            origin = self._origins[key] = Origin(key, self)
+        return origin
+
+    # --- places --------------------------------------------------------------------------------------------------------
+
+    def take_place(self, origin: Origin) -> bool:
+        """Take a place for one connection, if need be that of an idle one; without one, the origin is asked again when one is free."""
+        if self._taken >= self._places:
+            self._close_idle()
+        if self._taken >= self._places:
+            self.crowd[origin] = None
+            return False
+        self._taken += 1
+        return True
+
+    def _close_idle(self) -> None:
+        """Close an idle connection of any origin, if there is one; looked for now and then only, since there may be many origins."""
+        now = self.loop.time()
+        if now - self._looked_for_idle < _LOOK_AGAIN_SECONDS:
+            return
+        if not any(origin.close_idle() for origin in self._origins.values()):
+            self._looked_for_idle = now
+
+    def give_place(self) -> None:
+        """A connection is gone: the origin that has waited longest may open one."""
+        self._taken -= 1
+        if self.crowd:
+            origin = next(iter(self.crowd))
+            del self.crowd[origin]
+            self.loop.call_soon(origin.pump)
+
+    @property
+    def connections(self) -> int:
+        """Connections that are open or being opened."""
+        return self._taken
+
+    def has_room_for_suspects(self, of_origin: int) -> bool:
+        """Whether a suspect may have one more connection to an origin where suspects hold so many."""
+        return self._suspects < max(1, self._places // SUSPECTS_SHARE) and of_origin < CONNECTIONS_PER_ORIGIN // SUSPECTS_SHARE
+
+    def bench(self, origin: Origin, sender: Sender) -> None:
+        """Let a suspect wait until another has its answer."""
+        self._benched[id(sender)] = (origin, sender)
+
+    def unbench(self, sender: Sender) -> None:
+        """It waits no longer."""
+        self._benched.pop(id(sender), None)
+
+    def suspects_changed(self, by: int) -> None:
+        """Suspects hold more connections, or fewer: then those that wait get their turn."""
+        self._suspects += by
+        if by < 0 and self._benched:
+            self.loop.call_soon(self._unbench)
+
+    def _unbench(self) -> None:
+        """Give turns to those that have waited longest."""
+        for key in list(islice(self._benched, CONNECTIONS_PER_ORIGIN)):
+            if key in self._benched:  # a turn may have taken others along
+                origin, sender = self._benched.pop(key)
+                self.origin(origin.key).offer(sender)  # the one on the bench may have been swept away meanwhile
+            if not self.has_room_for_suspects(0):
+                return
+
+    # --- connecting ----------------------------------------------------------------------------------------------------
+
+    async def connect(self, origin: Origin) -> Connection:
+        """Open a connection to a vetted address; raises ConnectError in words that are fit for the subscriber."""
+        scheme, host, port = origin.key
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                addresses = await self._lookups.addresses(host)
+                if any(forbidden(address, allow_private=self._allow_private) for address in addresses):
+                    raise ConnectError("the webhook URL leads to a forbidden address")
+                return await self._connect_any(addresses, port, origin, host if scheme == "https" else None)
+        except TimeoutError:
+            raise ConnectError("no connection within the time limit") from None
+        except ssl.SSLCertVerificationError as exc:
+            raise ConnectError(f"the TLS certificate does not verify: {exc.verify_message}") from None
+        except ssl.SSLError:
+            raise ConnectError("the TLS handshake failed") from None
+        except ConnectionRefusedError:
+            raise ConnectError("the connection was refused") from None
+        except OSError as exc:
+            raise ConnectError("the host name does not resolve" if isinstance(exc, socket.gaierror) else "the connection failed") from None
+        except ValueError:  # UnicodeError, or what no name may hold
+            raise ConnectError("the host name does not resolve") from None
+
+    async def _connect_any(self, addresses: list[str], port: int, origin: Origin, server_name: str | None) -> Connection:
+        last: OSError | None = None
+        for address in dict.fromkeys(addresses):
+            try:
+                _, connection = await self.loop.create_connection(
+                    self._maker(origin), address, port, ssl=self._tls if server_name else None, server_hostname=server_name
+                )
+                return connection
+            except ssl.SSLError:
+                raise
+            except OSError as exc:
+                last = exc
+        raise last or OSError("no address")
+
+    @staticmethod
+    def _maker(origin: Origin) -> Callable[[], Connection]:
+        return lambda: Connection(origin)
+
+    def spawn(self, coroutine: Any) -> None:
+        """Run a coroutine and keep it from being collected."""
+        task = self.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _sweep(self) -> None:
+        now = self.loop.time()
+        for key, origin in list(self._origins.items()):
+            origin.sweep(now)
+            if origin.unused:
+                del self._origins[key]
+        self._sweeper = self.loop.call_later(0.25, self._sweep)
+
+    def close(self) -> None:
+        """Close every connection; unfinished requests fail."""
+        self._sweeper.cancel()
+        self._lookups.close()
+        for task in self._tasks:
+            task.cancel()
+        for origin in self._origins.values():
+            for connection in list(origin._open):
+                connection.close()
+
+
+def raise_file_limit() -> int:
+    """Raise the number of files that the process may have open to the hard limit; returns how many connections fit under it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_CONNECTIONS + _OTHER_FILES  # more than the kernel allows would be refused where the hard limit is none (macOS)
+    soft = max(soft, wanted) if hard == resource.RLIM_INFINITY else hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(1, min(_MOST_CONNECTIONS, soft - _OTHER_FILES))

@@ -1,0 +1,60 @@
+"""The head of a webhook request: target, headers and their order. Pure; the body is made in `message_format.py`, sent by
+`http_client.py`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from urllib.parse import quote
+
+from userhooks import __version__
+from userhooks.engine.message_format import Routed
+from userhooks.engine.resources import HttpEndpoint
+
+USER_AGENT = f"userhooks/{__version__}"
+_URL_CHARACTERS = "!#$%&'()*+,/:;=?@[]~-._"
+
+
+class RequestHead(NamedTuple):
+    """A request's head, before and after the content length, and whether the body goes out compressed with gzip."""
+
+    before: bytes
+    after: bytes
+    gzip: bool
+
+
+def request_head(endpoint: HttpEndpoint, routed: Routed, *, has_body: bool = True) -> RequestHead:
+    """Return the head of requests to this endpoint.
+
+    The order is Sequin's (recorded): content-length, host, all others by name, in lower case. The path is joined to the endpoint's URL as
+    text, also behind a query string. Headers of the route replace those of the endpoint. A request with an empty body has no `accept` and
+    `content-type` of ours, as Sequin's HTTP client adds them with the JSON only, and no `content-encoding`.
+    """
+    target = endpoint.path or ""
+    if endpoint.query:
+        target += "?" + endpoint.query
+    if routed.path:
+        target = target.removesuffix("/") + routed.path
+    if not target.startswith("/"):
+        target = "/" + target
+    default_port = 443 if endpoint.scheme == "https" else 80
+    host = endpoint.host if endpoint.port == default_port else f"{endpoint.host}:{endpoint.port}"
+    headers = {"accept-encoding": "gzip", "user-agent": USER_AGENT}
+    if has_body:
+        headers |= {"accept": "application/json", "content-type": "application/json"}
+    for name, value in (*endpoint.headers.items(), *endpoint.encrypted_headers.items(), *routed.headers):
+        if name.lower() not in ("content-length", "host", "transfer-encoding", "connection"):
+            headers[name.lower()] = str(value)
+    if not has_body:
+        headers.pop("content-encoding", None)
+    gzip = headers.get("content-encoding", "").strip().lower() == "gzip"
+    if gzip:
+        headers["content-encoding"] = "gzip"
+    lines = "".join(f"{_one_line(name)}: {_one_line(value)}\r\n" for name, value in sorted(headers.items()))
+    head = f"{routed.method} {quote(target, safe=_URL_CHARACTERS)} HTTP/1.1\r\ncontent-length: "
+    return RequestHead(head.encode(), f"\r\nhost: {host}\r\n{lines}\r\n".encode(), gzip)
+
+
+def _one_line(text: str) -> str:
+    """A header must not begin another one."""
+    return text.replace("\r", " ").replace("\n", " ")

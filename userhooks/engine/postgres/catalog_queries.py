@@ -1,0 +1,198 @@
+"""What the engine asks Postgres' catalogs: tables of the publication, types, the slot, positions. Queries only; nothing is decided here."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from itertools import compress
+from typing import Any
+
+from psycopg import AsyncConnection, sql
+
+from userhooks.engine.capture.lost_changes import show_lsn
+from userhooks.engine.postgres.pg_types import TypeRow
+from userhooks.engine.resources import Column, Table, TableName
+
+# attnames and rowfilter are there since Postgres 15. Each table's columns and indexes are looked up once, which keeps this linear.
+_TABLES = """
+with published as materialized (
+       select n.nspname, c.relname, c.oid, c.relreplident, c.relkind, p.document
+         from (select p.schemaname, p.tablename, to_jsonb(p) as document from pg_publication_tables p where p.pubname = %s offset 0) p
+         join pg_namespace n on n.nspname = p.schemaname
+         join pg_class c on c.relnamespace = n.oid and c.relname = p.tablename)
+select p.nspname::text, p.relname::text, p.relreplident::text, p.document -> 'attnames', p.document ->> 'rowfilter', a.*,
+       (select json_agg(json_build_array(i.indkey::int2[], i.indnkeyatts, i.indisprimary, i.indisreplident,
+                                         i.indisvalid and i.indpred is null and m.amname = 'btree'))
+          from pg_index i join pg_class c on c.oid = i.indexrelid join pg_am m on m.oid = c.relam where i.indrelid = p.oid),
+       p.relkind = 'p'
+  from published p cross join lateral (
+       select json_agg(a.attnum), json_agg(a.attname), json_agg(a.atttypid::int8), json_agg(a.atttypmod), json_agg(a.attgenerated = '')
+         from (select * from pg_attribute a where a.attrelid = p.oid and a.attnum > 0 and not a.attisdropped order by a.attnum) a) a
+"""
+
+_PRIMARY_KEY = """
+select a.attname::text
+  from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any ((i.indkey::int2[])[0 : i.indnkeyatts - 1])
+ where i.indrelid = %s and i.indisprimary
+"""
+
+# of the types with elements, only true arrays are some type's typarray; names and categories are anybody's to give
+_TYPES = """
+select t.oid::int8, t.typname::text, t.typtype::text, coalesce(e.oid, 0)::int8, t.typbasetype::int8, coalesce(e.typdelim, ',')::text
+  from pg_type t left join pg_type e on e.typarray = t.oid
+"""
+
+_PUBLISHED = """
+select t.schemaname::text, t.tablename::text
+  from pg_publication p left join pg_publication_tables t on t.pubname = p.pubname
+ where p.pubname = %s
+"""
+
+_KINDS = """
+select n.nspname::text, c.relname::text, c.relpersistence = 'u', rn.nspname::text, r.relname::text
+  from unnest(%s::text[], %s::text[]) named (schema, name)
+  join pg_namespace n on n.nspname = named.schema
+  join pg_class c on c.relnamespace = n.oid and c.relname = named.name and c.relkind in ('r', 'p')
+  left join pg_class r on c.relispartition and r.oid = pg_partition_root(c.oid)
+  left join pg_namespace rn on rn.oid = r.relnamespace
+"""
+
+# invalidation_reason is there since Postgres 17
+_SLOT = """
+select active, restart_lsn - '0/0'::pg_lsn, confirmed_flush_lsn - '0/0'::pg_lsn, wal_status::text, database::text, plugin::text,
+       pg_current_wal_insert_lsn() - restart_lsn, to_jsonb(s) ->> 'invalidation_reason'
+  from pg_replication_slots s where slot_name = %s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotState:
+    """One row of pg_replication_slots; LSNs are integers, `retained` is the WAL in bytes that the slot keeps."""
+
+    active: bool
+    restart_lsn: int
+    confirmed_lsn: int
+    wal_status: str | None
+    database: str | None
+    plugin: str | None
+    retained: int
+    lost: str | None
+    """why Postgres has invalidated the slot: it cannot be read any more"""
+
+    @property
+    def lag(self) -> int:
+        """WAL in bytes between the confirmed position and the WAL's end."""
+        return self.restart_lsn + self.retained - self.confirmed_lsn
+
+
+async def read_tables(connection: AsyncConnection[Any], publication: str) -> dict[TableName, Table]:
+    """Return the publication's tables by (schema, name)."""
+    rows = await (await connection.execute(_TABLES, (publication,))).fetchall()
+    return {(row[0], row[1]): _table(*row) for row in rows}
+
+
+def _table(
+    schema: str,
+    name: str,
+    identity: str,
+    published: list[str] | None,
+    row_filter: str | None,
+    numbers: list[int] | None,
+    names: list[str] | None,
+    types: list[int] | None,
+    modifiers: list[int] | None,
+    are_plain: list[bool] | None,
+    indexes: list[tuple[list[int], int, bool, bool, bool]] | None,
+    partitioned: bool,
+) -> Table:
+    """Make one table. Its key is that of the replica identity's index if one was named, else the primary key, without INCLUDE columns."""
+    known = list(map(Column, names or (), types or (), modifiers or ()))
+    if published is not None:
+        shown = set(published)
+        columns = tuple([column for column in known if column.name in shown])
+    else:
+        columns = tuple(compress(known, are_plain or ()))
+    by_number = dict(zip(numbers or (), names or (), strict=True))
+    key: tuple[str, ...] = ()
+    sorting = []
+    for attributes, keys, is_primary, is_identity, sorts in indexes or ():
+        indexed = tuple(by_number.get(number) for number in attributes[:keys])
+        if is_identity if identity == "i" else is_primary:
+            key = tuple(filter(None, indexed))
+        if sorts:
+            sorting.append(indexed)
+    return Table(schema, name, columns, key, identity, row_filter, tuple(sorting), partitioned)
+
+
+async def read_primary_key(connection: AsyncConnection[Any], table_oid: int) -> tuple[str, ...]:
+    """Return the columns of a table's primary key, without INCLUDE columns; none without one."""
+    return tuple([name for (name,) in await (await connection.execute(_PRIMARY_KEY, (table_oid,))).fetchall()])
+
+
+async def read_types(connection: AsyncConnection[Any]) -> list[TypeRow]:
+    """Return every type of the database."""
+    return await (await connection.execute(_TYPES)).fetchall()
+
+
+async def read_slot(connection: AsyncConnection[Any], slot: str) -> SlotState | None:
+    """Return the slot's state, or None when there is no such slot."""
+    row = await (await connection.execute(_SLOT, (slot,))).fetchone()
+    if row is None:
+        return None
+    active, restart, confirmed, status, database, plugin, retained, invalidated = row
+    lost = invalidated or ("wal_removed" if status == "lost" else None)
+    return SlotState(active, int(restart or 0), int(confirmed or 0), status, database, plugin, int(retained or 0), lost)
+
+
+async def insert_lsn(connection: AsyncConnection[Any]) -> int:
+    """Return the current WAL insert position: every change committed from now on has a commit LSN at or above it."""
+    row = await (await connection.execute("select pg_current_wal_insert_lsn() - '0/0'::pg_lsn")).fetchone()
+    assert row is not None  # noqa: S101  # a select without from answers one row
+    return int(row[0])
+
+
+async def identity(connection: AsyncConnection[Any], slot: str) -> dict[str, str]:
+    """Return what the engine's state is bound to: the cluster, the database, the slot."""
+    row = await (await connection.execute("select system_identifier::text, current_database()::text from pg_control_system()")).fetchone()
+    assert row is not None  # noqa: S101
+    return {"system_identifier": row[0], "database": row[1], "slot": slot}
+
+
+async def published(connection: AsyncConnection[Any], publication: str) -> set[TableName] | None:
+    """Return the names of the publication's tables, or None when there is no such publication."""
+    rows = await (await connection.execute(_PUBLISHED, (publication,))).fetchall()
+    return {(schema, name) for schema, name in rows if name is not None} if rows else None
+
+
+async def kinds(connection: AsyncConnection[Any], names: Collection[TableName]) -> dict[TableName, tuple[bool, TableName | None]]:
+    """Return of those tables that there are whether they are unlogged, and the partitioned table that they are a part of."""
+    rows = await (await connection.execute(_KINDS, ([n[0] for n in names], [n[1] for n in names]))).fetchall()
+    return {(schema, name): (unlogged, None if root is None else (root_schema, root)) for schema, name, unlogged, root_schema, root in rows}
+
+
+async def create_slot(connection: AsyncConnection[Any], slot: str) -> int:
+    """Create the logical slot and return the LSN from which it delivers."""
+    row = await (
+        await connection.execute("select lsn - '0/0'::pg_lsn from pg_create_logical_replication_slot(%s, 'pgoutput')", (slot,))
+    ).fetchone()
+    assert row is not None  # noqa: S101
+    return int(row[0])
+
+
+async def drop_slot(connection: AsyncConnection[Any], slot: str) -> None:
+    """Drop a slot that nobody reads."""
+    await connection.execute("select pg_drop_replication_slot(%s)", (slot,))
+
+
+async def take_any_bytes(connection: AsyncConnection[Any]) -> None:
+    """Let a database in SQL_ASCII hand out its text as it is: asked for UTF-8, it breaks off at the first value that is none."""
+    await connection.execute(
+        "select set_config('client_encoding', 'SQL_ASCII', false) where current_setting('server_encoding') = 'SQL_ASCII'"
+    )
+
+
+def start_replication(slot: str, publication: str, lsn: int) -> sql.Composed:
+    """The command that starts streaming (Postgres documentation, 54.4 and 54.5), with logical messages, protocol version 1."""
+    return sql.SQL("START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', publication_names {}, messages 'true')").format(
+        sql.Identifier(slot), sql.SQL(show_lsn(lsn)), sql.Literal(sql.Identifier(publication).as_string())
+    )

@@ -1,0 +1,67 @@
+"""A sink's `health`, with Sequin's names, words and order (0.14.6, recorded). Pure: what is known of the sink in, JSON values out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from userhooks.engine.resources import SinkResource, SinkStatus, Table, TableName
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What is known of a sink, in plain values.
+
+    `moved`: something has been delivered. `notice`: see `partly_recorded`. `problem`: what keeps changes from
+    the sink, in words. `error`: what the last delivery attempt failed with; None after a success. `discarded`: messages that were given up
+    and not sent again since.
+    """
+
+    status: SinkStatus
+    moved: bool
+    notice: bool
+    problem: str | None
+    error: str | None
+    discarded: int
+
+    @property
+    def delivery_error(self) -> str | None:
+        """What is wrong with deliveries, in words; a message that was given up keeps it wrong until it is sent again."""
+        if self.error is None and self.discarded:
+            return f"{self.discarded:,} message(s) were given up after the last attempt; redeliver them to bring them to the receiver."
+        return self.error
+
+
+def health(condition: Condition) -> dict[str, Any]:
+    """Return the object that GET and list of sinks show: an overall status and five checks, those in trouble with their `error`."""
+    quiet = "healthy" if condition.moved else "waiting"
+    settled = "notice" if condition.notice else "healthy"
+    checks = [
+        {"name": "Sink configuration", "status": settled},
+        {"name": "Message filtering", "status": quiet},
+        _check("Message ingestion", quiet, condition.problem),
+        {"name": "Messages pending delivery", "status": quiet},
+        _check("Message delivery", quiet, condition.delivery_error),
+    ]
+    return {"name": "Consumer health", "status": overall(condition), "checks": checks}
+
+
+def overall(condition: Condition) -> str:
+    """Return the overall status: paused (also for disabled sinks), error, healthy, or waiting for the first delivery."""
+    if condition.status != "active":
+        return "paused"
+    if condition.problem is not None or condition.delivery_error is not None:
+        return "error"
+    if condition.moved:
+        return "healthy"
+    return "waiting"
+
+
+def _check(name: str, status: str, error: str | None) -> dict[str, Any]:
+    return {"name": name, "status": status} if error is None else {"name": name, "status": "error", "error": error}
+
+
+def partly_recorded(sink: SinkResource, tables: Mapping[TableName, Table]) -> bool:
+    """Whether a table of the sink has no REPLICA IDENTITY FULL, so that deletes and old values come in part only."""
+    return any(table.replica_identity != "f" and sink.source.covers(*name) for name, table in tables.items())

@@ -1,0 +1,384 @@
+"""Traffic for a lesson: rows written to `notifications` at a steady rate. A pure schedule, and a thin runner that writes what is due.
+
+Whether what was written also arrives is the ledger's business.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Any
+
+import psycopg
+
+from userhooks.errors import DatabaseUnavailable, DatabaseUnsuitable, InvalidInput, NotFound
+from userhooks.webhooks.database import Database
+
+MAX_RATE = 100_000
+TICKS_PER_SECOND = 25
+MAX_ROWS_PER_TICK = 5_000
+LOG_ROWS, LOG_SECONDS, LOG_PAUSE = 1_000, 10.0, 1.0
+"""A log line comes after so many rows or so many seconds, but never sooner than the pause after the one before."""
+
+INSERT, UPDATE, DELETE = ACTIONS = ("insert", "update", "delete")
+
+_log = logging.getLogger(__name__)
+
+_INSERT_ROWS = """
+    INSERT INTO public.notifications (user_id, message)
+    SELECT * FROM unnest(%s::int[], %s::text[])
+    RETURNING id
+"""
+_UPDATE_ROWS = """
+    UPDATE public.notifications AS old SET message = fresh.message
+    FROM unnest(%s::int[], %s::text[]) AS fresh (id, message)
+    WHERE old.id = fresh.id AND old.user_id = ANY(%s)
+"""
+_DELETE_ROWS = "DELETE FROM public.notifications WHERE id = ANY(%s) AND user_id = ANY(%s)"
+_OURS = "SELECT obj_description(to_regclass('public.notifications'), 'pg_class') = 'userhooks'"
+_USERS = "SELECT id FROM public.users WHERE %(ids)s::int[] IS NULL OR id = ANY(%(ids)s::int[]) ORDER BY id"
+_OLD_ROWS = "SELECT id FROM public.notifications WHERE user_id = ANY(%s) ORDER BY id DESC LIMIT 100000"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When which row is due: row k (from 0) at k / `rate` seconds after the start, until `total` rows (None: without end). Pure."""
+
+    rate: float
+    total: int | None = None
+
+    def due(self, elapsed: float) -> int:
+        """How many rows should be written by now; depends on nothing but the time since the start, so that no error adds up."""
+        rows = math.floor(elapsed * self.rate + 1e-9) + 1
+        return rows if self.total is None else min(rows, self.total)
+
+    def pause(self, written: int, elapsed: float) -> float:
+        """Seconds until the next tick: when the next row is due, but no more than TICKS_PER_SECOND ticks; 0 when rows are overdue."""
+        tick = max(1, round(self.rate / TICKS_PER_SECOND))
+        last = written + tick - 1 if self.total is None else min(written + tick, self.total) - 1
+        return max(0.0, last / self.rate - elapsed)
+
+
+@dataclass(frozen=True, repr=False)
+class Generated:
+    """What a run wrote, as committed.
+
+    `inserted`, `updated`, `deleted` count rows; `per_user` counts the inserted ones by user id. `asked` is how many changes were asked for
+    (None: as many as come), `rate` the changes per second asked for, `seconds` how long the run took from `started_at` (aware, UTC).
+    `first_id` and `last_id` enclose the inserted rows' ids (None without any). `timeline` holds (seconds since the start, changes committed
+    by then), about one pair per tenth of a second.
+    """
+
+    inserted: int
+    updated: int
+    deleted: int
+    per_user: Mapping[int, int]
+    asked: int | None
+    rate: float
+    seconds: float
+    started_at: datetime
+    interrupted: bool
+    first_id: int | None
+    last_id: int | None
+    timeline: tuple[tuple[float, int], ...] = field(repr=False)
+
+    @property
+    def changes(self) -> int:
+        """All rows inserted, updated and deleted."""
+        return self.inserted + self.updated + self.deleted
+
+    @property
+    def rate_reached(self) -> float:
+        """Changes per second over the run; the last row of a run is due one interval before its end, which counts."""
+        return self.changes / max(self.seconds, self.changes / self.rate, 1e-9)
+
+    def summary(self) -> str:
+        """One or two lines for people: what was written, how fast, and what was not reached."""
+        counts = [(self.inserted, "inserted"), (self.updated, "updated"), (self.deleted, "deleted")]
+        text = ", ".join(f"{count:,} {what}" for count, what in counts if count or what == "inserted")
+        text += f" for {len(self.per_user)} users in {self.seconds:.1f} s, {self.rate_reached:,.0f} rows/s"
+        if self.interrupted:
+            return f"{text}\nStopped before its end."
+        if self.asked is not None and self.changes < self.asked:
+            return (
+                f"{text}\n{self.asked - self.changes:,} of {self.asked:,} rows were not written: {self.rate:,.0f} rows/s were not reached."
+            )
+        if self.rate_reached < 0.95 * self.rate:
+            return f"{text}\n{self.rate:,.0f} rows/s were asked for and not reached."
+        return text
+
+    def __repr__(self) -> str:
+        parts = [(self.inserted, "inserted"), (self.updated, "updated"), (self.deleted, "deleted")]
+        text = ", ".join(f"{count} {what}" for count, what in parts if count or what == "inserted")
+        return f"Generated({text}{', interrupted' if self.interrupted else ''})"
+
+
+def parse_mix(text: str) -> dict[str, float]:
+    """Read a mix like `insert=8,update=1,delete=1` (weights; what is not named is 0); raises InvalidInput."""
+    mix: dict[str, float] = {}
+    for part in text.split(","):
+        action, _, weight = part.partition("=")
+        action = action.strip()
+        if action in mix:
+            raise InvalidInput("mix", f"mix names {action} twice.", _MIX_REMEDY)
+        try:
+            mix[action] = float(weight)
+        except ValueError:
+            raise InvalidInput("mix", f"mix holds {part.strip()!r}, which is no action=weight.", _MIX_REMEDY) from None
+    return _checked_mix(mix)
+
+
+def generate(
+    database_url: str,
+    *,
+    rate: float = 100,
+    seconds: float | None = None,
+    count: int | None = None,
+    mix: Mapping[str, float] | None = None,
+    users: Sequence[int] | None = None,
+    seed: int | None = None,
+    progress: Callable[[int], None] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Generated:
+    """Write notifications for random existing users, `rate` rows per second, until `seconds` or `count` is reached or Ctrl-C.
+
+    Each tick is one transaction with one multi-row INSERT. What a slow moment held up is caught up; a run of `seconds` may take a tenth
+    (at least 5 s) longer for that, and says what it did not reach. `mix` gives weights for `insert`, `update` and `delete`; the latter two
+    take rows of the same users, and turn into inserts while there are none. `users` limits it to these ids; `seed` makes the choices
+    repeatable. `progress` is called with the rows so far after every tick; without it, a bar is shown when a person watches.
+
+    Raises InvalidInput, NotFound (no users, or one was deleted meanwhile), DatabaseUnsuitable (the tables are not ours, or Postgres
+    refuses) and DatabaseUnavailable, both of which say how many rows were committed until then.
+
+        generated = generate(url, rate=100, seconds=5)
+        print(generated.summary())
+        generated.per_user
+    """
+    schedule = _schedule(rate, seconds, count)
+    weights = _checked_mix({INSERT: 1.0} if mix is None else mix)
+    limit = None if seconds is None else seconds + max(5.0, seconds / 10)
+    committed = 0
+    try:
+        with Database(database_url).connect() as connection:
+            writer = _Writer(connection, users, weights, random.Random(seed))  # noqa: S311 - chooses rows, keeps no secret
+            with progress_shown(progress, schedule.total, "rows") as show:
+                try:
+                    return _run(writer, schedule, limit, show, clock, sleep)
+                finally:
+                    committed = writer.changes
+    except (DatabaseUnavailable, DatabaseUnsuitable) as error:
+        if committed:
+            raise type(error)(f"{error.what} {committed:,} rows were committed before.", error.remedy) from None
+        raise
+
+
+def _run(
+    writer: _Writer,
+    schedule: Schedule,
+    limit: float | None,
+    show: Callable[[int], object],
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
+) -> Generated:
+    started_at, start = datetime.now(UTC), clock()
+    timeline: list[tuple[float, int]] = []
+    # Each row stands for one interval, the one that is due at 0 for the interval before.
+    logged_at, logged_rows, elapsed, interrupted = -1 / schedule.rate, 0, 0.0, False
+    try:
+        while schedule.total is None or writer.changes < schedule.total:
+            sleep(schedule.pause(writer.changes, clock() - start))
+            elapsed = clock() - start
+            if limit is not None and elapsed > limit:
+                break
+            overdue = schedule.due(elapsed) - writer.changes
+            if overdue <= 0:
+                continue
+            with _uninterrupted():
+                writer.write(min(overdue, MAX_ROWS_PER_TICK))
+                elapsed = clock() - start
+                _note(timeline, elapsed, writer.changes)
+            show(writer.changes)
+            rows, since = writer.changes - logged_rows, elapsed - logged_at
+            if (rows >= LOG_ROWS or since >= LOG_SECONDS) and since >= LOG_PAUSE:
+                _log.info("%s rows written, %.0f rows/s", f"{writer.changes:,}", rows / since)
+                logged_at, logged_rows = elapsed, writer.changes
+    except KeyboardInterrupt:
+        interrupted = True
+    generated = Generated(
+        inserted=writer.inserted,
+        updated=writer.updated,
+        deleted=writer.deleted,
+        per_user=dict(sorted(writer.per_user.items())),
+        asked=schedule.total,
+        rate=schedule.rate,
+        seconds=elapsed,
+        started_at=started_at,
+        interrupted=interrupted,
+        first_id=writer.first_id,
+        last_id=writer.last_id,
+        timeline=tuple(timeline),
+    )
+    _log.info("%s", generated.summary().replace("\n", " "))
+    return generated
+
+
+class _Writer:
+    """Writes ticks and counts what was committed; knows which rows it may change."""
+
+    def __init__(
+        self, connection: psycopg.Connection[Any], users: Sequence[int] | None, weights: Mapping[str, float], rng: random.Random
+    ) -> None:
+        self._connection, self._rng = connection, rng
+        self._weights = [weights.get(action, 0.0) for action in ACTIONS]
+        _require_our_table(connection)
+        self._users = _existing_users(connection, users)
+        self._changing = any(self._weights[1:])
+        self._rows: list[int] = []
+        if self._changing:
+            self._rows = [row for (row,) in connection.execute(_OLD_ROWS, [self._users])]
+        connection.commit()  # a transaction left open while the run pauses would hold back vacuum
+        self.inserted = self.updated = self.deleted = self._number = 0
+        self.per_user: Counter[int] = Counter()
+        self.first_id: int | None = None
+        self.last_id: int | None = None
+
+    @property
+    def changes(self) -> int:
+        return self.inserted + self.updated + self.deleted
+
+    def write(self, rows: int) -> None:
+        """One transaction with `rows` changes; counted only when it is committed."""
+        kinds = Counter(self._rng.choices(ACTIONS, self._weights, k=rows)) if self._changing else Counter({INSERT: rows})
+        changed = self._rng.sample(self._rows, min(kinds[UPDATE], len(self._rows)))
+        removed = [self._take_row() for _ in range(min(kinds[DELETE], len(self._rows)))]
+        owners = self._rng.choices(self._users, k=rows - len(changed) - len(removed))
+        texts = self._texts(len(owners) + len(changed))
+        inserted: list[int] = []
+        updated = deleted = 0
+        if owners:
+            inserted = [row for (row,) in self._connection.execute(_INSERT_ROWS, [owners, texts[: len(owners)]])]
+        if changed:
+            updated = self._connection.execute(_UPDATE_ROWS, [changed, texts[len(owners) :], self._users]).rowcount
+        if removed:
+            deleted = self._connection.execute(_DELETE_ROWS, [removed, self._users]).rowcount
+        self._connection.commit()
+        self.inserted, self.updated, self.deleted = self.inserted + len(inserted), self.updated + updated, self.deleted + deleted
+        self.per_user.update(owners)
+        if inserted:
+            self.first_id = inserted[0] if self.first_id is None else self.first_id
+            self.last_id = inserted[-1]
+        if self._changing:
+            self._rows += inserted
+
+    def _texts(self, count: int) -> list[str]:
+        first, self._number = self._number + 1, self._number + count
+        return [f"Notification {number}" for number in range(first, first + count)]
+
+    def _take_row(self) -> int:
+        place = self._rng.randrange(len(self._rows))
+        self._rows[place], self._rows[-1] = self._rows[-1], self._rows[place]
+        return self._rows.pop()
+
+
+def _schedule(rate: float, seconds: float | None, count: int | None) -> Schedule:
+    if not 1 <= rate <= MAX_RATE:
+        raise InvalidInput("rate", f"rate is {rate:g}.", f"Ask for 1 to {MAX_RATE:,} rows per second.")
+    if seconds is not None and count is not None:
+        raise InvalidInput("count", "Both seconds and count were given.", "Give one of them: the run ends there.")
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise InvalidInput("seconds", f"seconds is {seconds:g}.", "Give a number of seconds above 0.")
+    if count is not None and count < 1:
+        raise InvalidInput("count", f"count is {count}.", "Ask for at least 1 row.")
+    return Schedule(rate, count if seconds is None else max(1, round(rate * seconds)))
+
+
+_MIX_REMEDY = "Write it like insert=8,update=1,delete=1"
+
+
+def _checked_mix(mix: Mapping[str, float]) -> dict[str, float]:
+    for action, weight in mix.items():
+        if action not in ACTIONS:
+            raise InvalidInput("mix", f"mix names {action!r}, which is none of insert, update, delete.", _MIX_REMEDY)
+        if not 0 <= weight < math.inf:
+            raise InvalidInput("mix", f"mix gives {action} the weight {weight:g}.", _MIX_REMEDY)
+    if not any(mix.values()):
+        raise InvalidInput("mix", "mix gives no action a weight above 0.", _MIX_REMEDY)
+    return dict(mix)
+
+
+def _require_our_table(connection: psycopg.Connection[Any]) -> None:
+    row = connection.execute(_OURS).fetchone()
+    if row != (True,):
+        what = "The table notifications is missing, or userhooks did not make it: nothing was written."
+        raise DatabaseUnsuitable(what, "Run userhooks up, which sets up an empty database.")
+
+
+def _existing_users(connection: psycopg.Connection[Any], wanted: Sequence[int] | None) -> list[int]:
+    found = [user for (user,) in connection.execute(_USERS, {"ids": None if wanted is None else list(wanted)})]
+    missing = sorted(set(wanted or ()) - set(found))
+    if missing:
+        raise NotFound(f"There is no user {missing[0]}.", "Create it first, or leave it out.")
+    if not found:
+        raise NotFound("There are no users to write notifications for.", "Create some: INSERT INTO users (name) VALUES ('Ada'), ('Ben')")
+    return found
+
+
+def _note(timeline: list[tuple[float, int]], elapsed: float, changes: int) -> None:
+    if timeline and int(timeline[-1][0] * 10) == int(elapsed * 10):
+        timeline[-1] = (elapsed, changes)
+    else:
+        timeline.append((elapsed, changes))
+
+
+@contextmanager
+def progress_shown(progress: Callable[[int], object] | None, total: int | None, unit: str) -> Iterator[Callable[[int], object]]:
+    """Yield what to call with the count so far: `progress` itself, or without one a bar, when a person watches."""
+    if progress is not None:
+        yield progress
+    elif sys.stderr.isatty() or _in_notebook():
+        from tqdm.auto import tqdm
+
+        with tqdm(total=total, unit=unit) as bar:
+            yield lambda rows: bar.update(rows - bar.n)
+    else:
+        yield lambda rows: None
+
+
+def _in_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C back until the tick is committed and counted, so that the summary is right; a second one gets through at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held = False
+
+    def hold(signum: int, frame: FrameType | None) -> None:
+        nonlocal held
+        if held:
+            raise KeyboardInterrupt
+        held = True
+
+    before = signal.signal(signal.SIGINT, hold)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held:
+        signal.raise_signal(signal.SIGINT)  # to whoever would have had it

@@ -1,0 +1,45 @@
+"""Pictures: of a ledger's figures (`ledger_plots.py`), and diagrams that explain (`diagrams.py`)."""
+
+from userhooks.plots import diagrams
+from userhooks.plots.ledger_plots import (
+    DELIVERED,
+    GENERATED,
+    INK,
+    MARK,
+    ONE_SECOND,
+    answer_times,
+    arrivals,
+    backlog,
+    by_user,
+    cost_per_change,
+    delivery_rate,
+    latency_distribution,
+    latency_over_time,
+    pulse_picture,
+    rates,
+    retries,
+    waiting,
+    watched,
+)
+
+__all__ = [
+    "DELIVERED",
+    "GENERATED",
+    "INK",
+    "MARK",
+    "ONE_SECOND",
+    "answer_times",
+    "arrivals",
+    "backlog",
+    "by_user",
+    "cost_per_change",
+    "delivery_rate",
+    "diagrams",
+    "latency_distribution",
+    "latency_over_time",
+    "pulse_picture",
+    "rates",
+    "retries",
+    "waiting",
+    "watched",
+]

@@ -1,0 +1,125 @@
+"""Pictures that explain: the path of a row, a slot in the log, the mark of a backfill's page, the order within a group.
+
+Pictures of figures are in `ledger_plots.py`. Each function draws into the Axes that it is given and returns it; a figure of 8 by 3 inches
+fits. What is said stands in cards of their own colour or in a grey of middle lightness, so that a picture reads well on a light and on a
+dark page, and without colour.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from userhooks.plots.ledger_plots import DELIVERED, GENERATED, INK, MARK
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_PAPER, _TEXT, _PALE = "#f4f6f8", "#1f2933", "#9aa5b1"
+
+
+def path_of_a_row(ax: Axes, user: str = "Ada", other: str = "Ben") -> Axes:
+    """Draw the way of one row of `user`: table, log, one filter for each sink, one inbox; `other`'s filter lets it not pass."""
+    _stage(ax, f"A row of {user}'s on its way: one filter lets it pass", 100, 36)
+    _card(ax, 9, 18, 17, 12, f"your app\nINSERT\nfor {user}", INK)
+    _card(ax, 35, 18, 20, 20, "Postgres\n\ntable\nnotifications\n↓\nlog (WAL)", GENERATED)
+    for y, name, passes in ((27.5, user, True), (8.5, other, False)):
+        _card(ax, 64, y, 23, 13, f"sink of {name}\nuser_id is {name}?\n{'yes' if passes else 'no'}", MARK if passes else _PALE)
+        _card(ax, 92, y, 15, 13, f"{name}'s\ninbox" + ("" if passes else "\n(nothing)"), DELIVERED if passes else _PALE)
+        _arrow(ax, (45.5, 18), (52, y), INK)
+    _arrow(ax, (18, 18), (24.5, 18), INK)
+    _arrow(ax, (76, 27.5), (84, 27.5), DELIVERED, "POST")
+    ax.text(80, 8.5, "✕", ha="center", va="center", color=INK, fontsize=13)
+    ax.text(64, 18, "Sequin reads the log", ha="center", va="center", color=INK, fontsize=9)
+    return ax
+
+
+def slot(ax: Axes) -> Axes:
+    """Draw the log with a slot as the bookmark in it: what Sequin is done with, what Postgres keeps for it, where it writes next."""
+    _stage(ax, "A slot is a bookmark in the log: what lies ahead of it is kept", 100, 36)
+    _arrow(ax, (0, 18), (99, 18), INK)
+    for x, text in ((8, "insert 7"), (22, "update 3"), (36, "delete 5"), (57, "insert 8"), (71, "update 7"), (85, "insert 9")):
+        _card(ax, x, 18, 13, 8, text, _PALE if x < 46 else GENERATED)
+    ax.plot([46.5, 46.5], [9, 25], color=MARK, linewidth=3)
+    ax.plot([94.5, 94.5], [14, 25], color=INK, linewidth=1.5, linestyle="--")
+    ax.text(46.5, 29.5, "the slot's place: up to here\nSequin is done", ha="center", va="center", color=INK, fontsize=9)
+    ax.text(99, 29.5, "the end of the log:\nPostgres writes here next", ha="right", va="center", color=INK, fontsize=9)
+    ax.text(22, 8, "Postgres may throw it away", ha="center", va="center", color=INK, fontsize=9)
+    ax.text(71, 8, "kept, however long it takes", ha="center", va="center", color=INK, fontsize=9)
+    return ax
+
+
+def watermark(ax: Axes) -> Axes:
+    """Draw how a page of history meets the log: it is sent where its mark comes by, without the row that has changed since."""
+    _stage(ax, "A page of history is sent where its mark comes by in the log", 100, 36)
+    for y, name in ((30, "read from\nthe table"), (18, "the log"), (6, "sent")):
+        ax.text(0, y, name, ha="left", va="center", color=INK, fontsize=9.5)
+    _card(ax, 26, 30, 26, 7, "page: rows 1, 2, 3", MARK)
+    _arrow(ax, (14, 18), (99, 18), INK)
+    for x, text, edge in (
+        (27, "insert 8", GENERATED),
+        (45, "update 2", GENERATED),
+        (64, "the page's mark", MARK),
+        (86, "insert 9", GENERATED),
+    ):
+        _card(ax, x, 18, 21 if edge == MARK else 14, 7, text, edge)
+    _arrow(ax, (39.5, 30), (62, 22), MARK)
+    for x, text, edge in (
+        (23, "insert 8", GENERATED),
+        (40, "update 2", GENERATED),
+        (57, "read 1", MARK),
+        (71, "read 3", MARK),
+        (88, "insert 9", GENERATED),
+    ):
+        _card(ax, x, 6, 12 if edge == MARK else 14, 7, text, edge)
+    ax.text(76, 30, "row 2 is left out:\nits update is newer", ha="center", va="center", color=INK, fontsize=9.5)
+    return ax
+
+
+def group_order(ax: Axes) -> Axes:
+    """Draw how a failing message holds back the later ones of its row, and nobody else's."""
+    _stage(ax, "A failing webhook holds back its own row, and no other", 100, 36)
+    for y, name in ((27, "row 1"), (10, "row 2")):
+        ax.text(0, y, name, ha="left", va="center", color=INK, fontsize=10)
+        _arrow(ax, (9, y), (99, y), INK)
+    for x, text, edge in (
+        (17, "insert\nrefused", DELIVERED),
+        (39, "again\nrefused", DELIVERED),
+        (69, "again\ntaken", MARK),
+        (87, "update\ntaken", MARK),
+    ):
+        _card(ax, x, 27, 13, 9, text, edge)
+    for start, end, text in ((24, 32, "1 s"), (46, 62, "2 s")):
+        ax.text((start + end) / 2, 29.5, text, ha="center", va="center", color=INK, fontsize=9)
+    ax.text(44, 18.5, "the update was committed here, and waits", ha="center", va="center", color=INK, fontsize=9)
+    ax.plot([27, 32], [26.5, 20], color=INK, linewidth=1)
+    for x, text in ((17, "insert\ntaken"), (33, "update\ntaken"), (49, "delete\ntaken")):
+        _card(ax, x, 10, 13, 9, text, MARK)
+    return ax
+
+
+def _stage(ax: Axes, title: str, width: float, height: float) -> None:
+    ax.set_title(title, color=INK)
+    ax.set_xlim(0, width)
+    ax.set_ylim(0, height)
+    ax.axis("off")
+    if ax.figure is not None:
+        ax.figure.patch.set_alpha(0)
+
+
+def _card(ax: Axes, x: float, y: float, width: float, height: float, text: str, edge: str) -> None:
+    """A card around (x, y), with dark text on its own light ground."""
+    from matplotlib.patches import FancyBboxPatch
+
+    ax.add_patch(
+        FancyBboxPatch(
+            (x - width / 2 + 1, y - height / 2 + 1), width - 2, height - 2, boxstyle="round,pad=1", facecolor=_PAPER, edgecolor=edge,
+            linewidth=2, zorder=2,
+        )
+    )  # fmt: skip
+    ax.text(x, y, text, ha="center", va="center", color=_TEXT, fontsize=9, linespacing=1.25, zorder=3)
+
+
+def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], colour: str, text: str = "") -> None:
+    ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.5, "shrinkA": 0, "shrinkB": 0}, zorder=1)
+    if text:
+        ax.text((start[0] + end[0]) / 2, start[1] + 2, text, ha="center", va="center", color=INK, fontsize=9)

@@ -1,0 +1,149 @@
+"""What every program that the supervisor starts has in common: its configuration on stdin, its port, and when it must end.
+
+A program gets ONE line of JSON on stdin. Stdin then stays open as the sign of life of the supervisor: EOF means that the supervisor is
+gone, however it died, and the program ends by itself. Which programs there are, and in which order they start, lives in
+`stack/supervisor.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from userhooks.shared.http1_protocol import Http1Protocol
+
+PORT_IN_USE = 2
+"""Exit code of a program whose port another program holds."""
+
+
+def read_config() -> dict[str, Any]:
+    """Read the one line of JSON from stdin byte by byte, so that what may follow stays in the pipe."""
+    line = bytearray()
+    while byte := os.read(0, 1):
+        if byte == b"\n":
+            break
+        line += byte
+    config: dict[str, Any] = json.loads(line)
+    return config
+
+
+def stop_with_parent(stop: Callable[[], object]) -> None:
+    """Call `stop` from the running loop when stdin ends, or on SIGTERM or SIGINT; it may be called more than once."""
+    loop = asyncio.get_running_loop()
+
+    def on_stdin() -> None:
+        if not os.read(0, 4096):
+            loop.remove_reader(0)
+            stop()
+
+    loop.add_reader(0, on_stdin)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+
+
+def listen(host: str, port: int, variable: str) -> socket.socket:
+    """Bind and listen; when the port is taken, one line on stderr that names `port` and the environment `variable`, and exit code 2."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        print(
+            f"Cannot listen on {host} port {port} ({error.strerror}). Set {variable} to another port, or to 0 for a free one.",
+            file=sys.stderr,
+            flush=True,
+        )
+        raise SystemExit(PORT_IN_USE) from None
+    listener.listen(1024)
+    listener.setblocking(False)
+    return listener
+
+
+def own_address(bind: str) -> str:
+    """Return the address at which this machine reaches what listens on `bind`, an IPv6 address in its shortest form."""
+    try:
+        address = ip_address(bind)
+    except ValueError:
+        return "127.0.0.1" if bind == "localhost" else bind
+    return "127.0.0.1" if address.is_unspecified else address.compressed
+
+
+def own_url(bind: str, port: int) -> str:
+    """Return the URL at which this machine reaches what listens on `bind`, as a browser writes it in `Host`: `http://[fd00::1]:3334`."""
+    address = own_address(bind)
+    return f"http://{f'[{address}]' if ':' in address else address}:{port}"
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run a program's coroutine on uvloop, with its log lines (time, logger, message) on stderr, which is the part's log file."""
+    import uvloop
+
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # seven lines about a start and a stop tell nobody anything
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main)
+
+
+async def serve_until_stopped(served: Sequence[tuple[Any, socket.socket]], http: type[Http1Protocol] | None = None) -> None:
+    """Serve ASGI apps with uvicorn, each on its socket, until the supervisor says or is gone; their lifespans end before this returns.
+
+    `http` is the protocol, by default Http1Protocol. Requests are not logged; requests still open one second after the stop (event streams)
+    are cut.
+    """
+    import uvicorn
+
+    from userhooks.shared.http1_protocol import Http1Protocol
+
+    class Server(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield  # stop_with_parent has them: uvicorn's own would kill the process before its clean-up
+
+    servers = [
+        Server(
+            uvicorn.Config(
+                app,
+                http=http or Http1Protocol,
+                ws="none",
+                log_config=None,
+                access_log=False,
+                timeout_graceful_shutdown=1,
+                timeout_keep_alive=75,
+                server_header=False,
+            )
+        )
+        for app, _ in served
+    ]
+
+    def stop() -> None:
+        for server in servers:
+            server.should_exit = True
+
+    stop_with_parent(stop)
+    await asyncio.gather(*(server.serve(sockets=[listener]) for server, (_, listener) in zip(servers, served, strict=True)))
+    if not all(server.started for server in servers):
+        raise SystemExit(1)
+
+
+def serve(app: Any, host: str, port: int, *, variable: str, http: type[Http1Protocol] | None = None) -> None:
+    """Be a program that is one ASGI app: listen, serve until stopped."""
+    listener = listen(host, port, variable)
+    run(serve_until_stopped([(app, listener)], http))
+
+
+def fail(message: str) -> NoReturn:
+    """End the program with one line on stderr and exit code 1."""
+    print(message, file=sys.stderr, flush=True)
+    raise SystemExit(1)

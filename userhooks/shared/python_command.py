@@ -1,0 +1,21 @@
+"""How this package starts Python programs: none of them imports a file that happens to lie in the working directory.
+
+What the programs do is in their modules; `stack/supervisor.py`, `stack/control.py` and the classes that own a program start them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+
+def command(module: str, *arguments: str) -> list[str]:
+    """Return the command that runs a module as a program, without the working directory on its path."""
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def environment() -> dict[str, str]:
+    """Return this process' environment; `PYTHONPATH` keeps its absolute entries only, since an empty one is the working directory."""
+    entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if Path(entry).is_absolute()]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(entries)}

@@ -1,0 +1,284 @@
+"""The stack as one object: start or attach, kill and restart parts, and the clients that talk to what runs.
+
+This is what notebooks and commands hold. Processes are `supervisor.py`'s business, and what each client does is in its own module; those
+are imported when they are first asked for, so that `import userhooks` stays quick.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import time
+from contextlib import suppress
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from userhooks.errors import START, ConfigurationError, NotRunning, SequinError, SequinFailed, SequinUnreachable
+from userhooks.settings import Settings
+from userhooks.stack import control
+from userhooks.stack.home import Home
+from userhooks.stack.supervisor import describe
+from userhooks.web.access_tokens import page_link
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from userhooks.inspector.client import InspectorClient
+    from userhooks.lessons.lesson import Lesson
+    from userhooks.webhooks.database import Database
+    from userhooks.webhooks.sequin_client import SequinClient
+    from userhooks.webhooks.subscriptions import BackfillHandle, Subscription, Subscriptions
+
+_METRICS_SECONDS = 10.0
+
+
+class Stack:
+    """A running stack: Postgres, Sequin (the local engine or a real server), the server for subscriptions, the inspector.
+
+    Make one with `Stack.start()` or `Stack.attach()`; it goes on running when this object, or the kernel that holds it, is gone.
+
+        stack = Stack.start()
+        stack.database.users()
+        stack.stop()
+    """
+
+    def __init__(self, settings: Settings, status: dict[str, Any], *, started: bool) -> None:
+        self.settings = settings
+        self.started = started
+        """Whether this object's `start` started it, rather than found it running."""
+        self._home = Home(settings.home)
+        self._addresses = status
+
+    @classmethod
+    def start(cls, settings: Settings | None = None) -> Stack:
+        """Attach to the home's stack and start what is down in it, or start it all; without `settings`, as the environment says.
+
+        Raises ConfigurationError (a port in use, a home that this release cannot use, a running stack with other settings),
+        DatabaseUnavailable or DatabaseUnsuitable, and SequinError for a real server that does not answer.
+        """
+        settings = settings or Settings.from_env()
+        status, started = control.up(settings)
+        return cls(settings, status, started=started)
+
+    @classmethod
+    def attach(cls, settings: Settings | None = None) -> Stack:
+        """Connect to the stack that runs; raises NotRunning when none does, or when a part of it is down."""
+        settings = settings or Settings.from_env()
+        status = stack_status(settings)
+        if not status["ready"]:
+            down = [part for part in ("postgres", "sequin", "server", "inspector") if is_down(status, part)]
+            raise NotRunning(f"Not running: {', '.join(down)}.", f"{START}.")
+        return cls(settings, status, started=False)
+
+    def stop(self) -> str:
+        """End every process of the stack; the data stays. Returns what is left to know, which is empty for the embedded database."""
+        return stop_stack(self.settings)
+
+    def wait(self) -> None:
+        """Return when the stack was ended, from wherever."""
+        state = self._home.running()
+        while state is not None and control.await_end({state["supervisor"]["pid"]: state["supervisor"]["started"]}, patience=0):
+            time.sleep(0.2)
+
+    def status(self) -> dict[str, Any]:
+        """What runs where, as `userhooks status --json` prints it, but without asking Sequin for its filter function."""
+        return stack_status(self.settings)
+
+    def kill(self, part: str) -> None:
+        """End `postgres`, `sequin`, `server` or `inspector` as a crash would; it stays down until `restart` or the next `start`."""
+        control.ask(self._running(), "kill", part=part)
+
+    def restart(self, part: str) -> None:
+        """End the part, if it runs, start it, and return when it is ready."""
+        control.ask(self._running(), "restart", part=part)
+
+    def _running(self) -> dict[str, Any]:
+        state = self._home.running()
+        if state is None:
+            raise NotRunning("The stack is not running.", f"{START}.")
+        return state
+
+    # --- what talks to it ----------------------------------------------------------------------------------------------
+
+    @property
+    def home_key(self) -> bytes:
+        """The key from which every subscription's secret is derived."""
+        return self._home.secrets.home_key
+
+    @property
+    def database_url(self) -> str:
+        """The app's database, password included."""
+        return str(self._addresses["postgres"]["url"])
+
+    @cached_property
+    def database(self) -> Database:
+        """Users, notifications and the set-up of the app's database."""
+        from userhooks.webhooks.database import Database
+
+        return Database(self.database_url)
+
+    @cached_property
+    def sequin(self) -> SequinClient:
+        """Sequin's Management API."""
+        from userhooks.webhooks.sequin_client import SequinClient
+
+        sequin = self._addresses["sequin"]
+        return SequinClient(sequin["url"], sequin["api_token"], sequin["database"])
+
+    @cached_property
+    def subscriptions(self) -> Subscriptions:
+        """Subscribe, unsubscribe, pause, resume, backfill."""
+        from userhooks.webhooks.subscriptions import Subscriptions
+
+        return Subscriptions(self.database, self.sequin, self.home_key, allow_private=self._addresses["private_addresses"] == "allow")
+
+    @cached_property
+    def inspector(self) -> InspectorClient:
+        """The inboxes."""
+        from userhooks.inspector.client import InspectorClient
+
+        inspector = self._addresses["inspector"]
+        return InspectorClient(inspector["url"], inspector["token"])
+
+    def metrics(self) -> pd.DataFrame:
+        """Sequin's Prometheus page as it is now, one row for each sample: `metric`, `value`, and a column for each label.
+
+        Raises ConfigurationError when nobody said where a real server has it, SequinUnreachable or SequinFailed when it is not there.
+
+            page = stack.metrics()
+            page[page["metric"] == "sequin_messages_buffered"]
+        """
+        import httpx
+
+        from userhooks.stack.sequin_metrics import parse
+
+        url = self._addresses["sequin"]["metrics_url"]
+        if url is None:
+            remedy = (
+                "Run userhooks down, set SEQUIN_METRICS_URL (for compose.yaml http://localhost:8376/metrics), run userhooks up --detach"
+            )
+            raise ConfigurationError("Where this Sequin server has its metrics is not known.", remedy)
+        try:
+            answer = httpx.get(url, timeout=_METRICS_SECONDS, trust_env=False)
+            answer.raise_for_status()
+            return parse(answer.text)
+        except httpx.HTTPStatusError:
+            raise SequinFailed(f"The metrics page answered {answer.status_code}.", "Is SEQUIN_METRICS_URL right?") from None
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            remedy = "When Sequin is down, so are its metrics. Start it with userhooks up, or correct SEQUIN_METRICS_URL."
+            raise SequinUnreachable(f"The metrics page does not answer: {error}.", remedy) from None
+
+    def lesson(self, name: str) -> Lesson:
+        """A lesson's own users and inboxes, empty: what an earlier run of the same lesson left is removed, and nothing else."""
+        from userhooks.lessons.ipython_errors import explain_in_two_lines
+        from userhooks.lessons.lesson import Lesson
+
+        explain_in_two_lines()
+        return Lesson(self, name)
+
+    def backfill(self, subscription: Subscription | str) -> BackfillHandle:
+        """Send all rows that are there to this subscription (or sink name) once more; `.wait()` for the end."""
+        sink_name = subscription if isinstance(subscription, str) else subscription.sink_name
+        return self.subscriptions.backfill(sink_name)
+
+    # --- what a cell shows ---------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        return f"Stack({self._addresses['mode']})"
+
+    def _repr_html_(self) -> str:
+        pages = {
+            "server": (f"{self._addresses['server']['url']}/openapi.json", "takes subscriptions"),
+            "sequin": (self._addresses["sequin"]["url"], "reads the WAL and sends webhooks"),
+            "inspector": (self._addresses["inspector"]["url"], "receives webhooks"),
+        }
+        links = page_links(self._addresses)
+        rows = "".join(
+            f'<tr><th style="text-align: left">{part}</th>'
+            f'<td><a href="{html.escape(links.get(part, url))}">{html.escape(url)}</a></td><td>{role}</td></tr>'
+            for part, (url, role) in pages.items()
+        )
+        caption = f"The stack ({self._addresses['mode']}). {private_addresses(self._addresses)}."
+        return f"<table><caption>{caption}</caption>{rows}</table>"
+
+
+def stack_status(settings: Settings) -> dict[str, Any]:
+    """Return what runs where, whether or not the stack runs; starts and creates nothing, and asks no part of it."""
+    home = Home(settings.home)
+    state = home.running()
+    if state is not None:
+        try:
+            return control.ask(state, "status")
+        except NotRunning:
+            pass  # the supervisor was killed: everything ends with it
+    ports = home.ports(settings) if home.path.exists() else settings.ports
+    return describe(settings, home, ports, pids={}, ready=False, version=None)
+
+
+def full_status(settings: Settings) -> dict[str, Any]:
+    """Return `stack_status`, with `sequin.filter_function` = `different` when somebody has changed the filter function in Sequin."""
+    status = stack_status(settings)
+    if status["ready"]:
+        from userhooks.webhooks.sequin_client import SequinClient
+        from userhooks.webhooks.subscriptions import FUNCTION_CODE, FUNCTION_NAME
+
+        part = status["sequin"]
+        # A Sequin that does not answer, or not with this token, is the doctor's to explain.
+        with SequinClient(part["url"], part["api_token"], part["database"]) as sequin, suppress(SequinError):
+            if sequin.function_state(FUNCTION_NAME, "filter", FUNCTION_CODE) == "different":
+                part["filter_function"] = "different"
+    return status
+
+
+def stop_stack(settings: Settings) -> str:
+    """End the home's stack, running or half dead; returns what to know about WAL that a slot in the reader's own database still holds."""
+    home = Home(settings.home)
+    own_database = stack_status(settings)["postgres"]
+    control.down(home)
+    if own_database["embedded"]:
+        return ""
+    return _held_wal(own_database["url"], home.slot)
+
+
+def is_down(status: dict[str, Any], part: str) -> bool:
+    """Whether a part that is ours has no process."""
+    return bool(status[part].get("embedded", True)) and status[part]["pid"] is None
+
+
+def page_links(status: dict[str, Any]) -> dict[str, str]:
+    """Links to the pages for people: the inspector's and the local engine's, as far as they run. They expire, and hold no token."""
+    tokens = {"inspector": "token"} | ({"sequin": "api_token"} if status["sequin"]["embedded"] else {})
+    running = {part: status[part] for part in tokens if status[part]["pid"] is not None}
+    return {part: page_link(f"{shown['url']}/", shown[tokens[part]], time.time()) for part, shown in running.items()}
+
+
+def without_password(url: str) -> str:
+    """A database's address, in either of libpq's forms, for people to read."""
+    return re.sub(r"(?<=password=)('(?:[^'\\]|\\.)*'|[^\s&]+)", "…", re.sub(r"(?<=//)([^:/@]*):[^@/]*@", r"\1@", url))
+
+
+def private_addresses(status: dict[str, Any]) -> str:
+    """Say whether webhooks may go to loopback and private addresses, and which variable sets it."""
+    verdict = "allowed" if status["private_addresses"] == "allow" else "refused"
+    return f"Webhooks to loopback and private addresses are {verdict} (USERHOOKS_PRIVATE_ADDRESSES={status['private_addresses']})"
+
+
+def _held_wal(database_url: str, slot: str) -> str:
+    import psycopg
+
+    from userhooks.shared.postgres_connections import connect
+
+    try:
+        with connect(database_url) as connection:
+            row = connection.execute(
+                "SELECT pg_size_pretty(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)) FROM pg_replication_slots WHERE slot_name = %s",
+                [slot],
+            ).fetchone()
+    except psycopg.OperationalError:
+        return f"The database does not answer: whether the slot {slot} still holds WAL in it is not known."
+    if row is None:
+        return ""
+    return (
+        f"The slot {slot} still holds {row[0]} of WAL in your database, and more with every change, until userhooks up.\n"
+        f"""If you will not go on, drop it: psql "$DATABASE_URL" -c "SELECT pg_drop_replication_slot('{slot}')\""""
+    )

@@ -1,0 +1,499 @@
+"""The supervisor: one process per home, the parent of every program of the stack.
+
+It holds the home's lock and the stdin pipes that tell the programs it is alive, starts and ends them, and answers on a loopback port
+whoever knows the token in `stack.json`. It never restarts a program by itself: what dies stays down until `up` or `restart`. What the
+programs do is not known here; what people call is in `stack.py`, how they reach or spawn the supervisor in `control.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import hmac
+import json
+import logging
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from userhooks.errors import ConfigurationError, InvalidInput, NotRunning, SequinNotFound, SequinUnreachable, UserhooksError
+from userhooks.settings import PORT_VARIABLES, Settings
+from userhooks.shared import python_command
+from userhooks.shared.child_process import own_address, own_url, read_config
+from userhooks.stack.control import LOCKED, START_SECONDS, STOP_SECONDS, as_json, as_reply, end_programs_of, started_at
+from userhooks.stack.embedded_postgres import PostgresServer, cluster_folder, server_url
+from userhooks.stack.home import Home, require_free, write_json
+
+PARTS = ("postgres", "sequin", "server", "inspector")
+log = logging.getLogger("supervisor")
+
+_MODULES = {"server": "userhooks.webhooks.server", "inspector": "userhooks.inspector"}
+
+
+class ManagedProgram:
+    """One of our own programs as a child: `python -m userhooks.<module>`, its configuration on stdin, its output in its log."""
+
+    def __init__(self, name: str, module: str, host: str, ports: Mapping[str, int], log_file: Path) -> None:
+        self.name = name
+        self.ports = ports
+        """variable part -> port; the first is where `/health` answers"""
+        self.log_file = log_file
+        self.host = host
+        self._module = module
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    def require_free_ports(self) -> None:
+        for part, port in self.ports.items():
+            require_free(part, self.host, port)
+
+    def spawn(self) -> None:
+        """Start the process; it loads its code while what it needs gets ready, and waits for `configure`."""
+        self._log_start = self.log_file.stat().st_size if self.log_file.exists() else 0
+        with self.log_file.open("ab") as output:
+            self._process = subprocess.Popen(
+                python_command.command(self._module),
+                env=python_command.environment(),
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                cwd=self.log_file.parent,
+                start_new_session=True,
+            )
+
+    def configure(self, config: Mapping[str, Any]) -> None:
+        """Send the line of configuration; a program that is dead already is left to `until_ready`, which says why."""
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.write(json.dumps(config).encode() + b"\n")
+                self._process.stdin.flush()
+
+    async def until_ready(self) -> None:
+        """Return when `/health` answers 200; raises ConfigurationError when the program ends or takes too long."""
+        deadline = time.monotonic() + START_SECONDS
+        port = next(iter(self.ports.values()))
+        while await http_get(own_address(self.host), port, "/health") is None:
+            if self.pid is None:
+                raise ConfigurationError(f"The {self.name} did not start: {self._last_words()}", f"Its log is {self.log_file}")
+            if time.monotonic() > deadline:
+                raise ConfigurationError(f"The {self.name} did not answer within {START_SECONDS:.0f} s.", f"Its log is {self.log_file}")
+            await asyncio.sleep(0.02)
+
+    async def stop(self) -> None:
+        """End the process, by force after a while."""
+        if self._process is not None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                await asyncio.to_thread(self._process.wait, STOP_SECONDS)
+            await self.kill()
+
+    async def kill(self) -> None:
+        """End the process as a crash would."""
+        if self._process is not None:
+            self._process.kill()
+            await asyncio.to_thread(self._process.communicate)
+
+    def _last_words(self) -> str:
+        lines = self.log_file.read_bytes()[self._log_start :].decode("utf-8", "replace").strip().splitlines()
+        return lines[-1] if lines else "it said nothing"
+
+
+class Supervisor:
+    """The programs of one home; every change goes through one lock, so that two commands never start a part twice."""
+
+    def __init__(self, home: Home, settings: Settings) -> None:
+        self.home = home
+        self.settings = settings
+        self.ports = home.ports(settings)
+        self.database_url = database_url(settings, home, self.ports)
+        self.sequin_url = sequin_url(settings, self.ports)
+        self.sequin_api_token = settings.sequin_api_token or home.secrets.api_token
+        self.token = secrets.token_urlsafe(24)
+        self.control_port = 0
+        self.stopped = asyncio.Event()
+        self.version: str | None = None
+        self._lock = asyncio.Lock()
+        self._ready = False
+        self.postgres = (
+            PostgresServer(home.path, port=self.ports["postgres"], password=home.secrets.postgres_password, log=home.log("postgres"))
+            if settings.database_url is None
+            else None
+        )
+        self.programs: dict[str, ManagedProgram] = {}
+        if settings.sequin_url is None:
+            engine_ports = {"sequin": self.ports["sequin"], "metrics": self.ports["metrics"]}
+            self.programs["sequin"] = ManagedProgram("sequin", "userhooks.engine", "127.0.0.1", engine_ports, home.log("sequin"))
+        for part, host in (("server", "127.0.0.1"), ("inspector", settings.inspector_bind)):
+            self.programs[part] = ManagedProgram(part, _MODULES[part], host, {part: self.ports[part]}, home.log(part))
+
+    # --- what can be asked ---------------------------------------------------------------------------------------------
+
+    async def up(self) -> None:
+        """Start every part that is not running; a part that cannot start is an error, and the others stay as they are.
+
+        A Sequin server elsewhere is checked first, each time: nothing starts, and no table is made, for one that cannot be used.
+        """
+        async with self._lock:
+            if self.settings.sequin_url is not None:
+                self.version = await asyncio.to_thread(check_sequin, self.settings)
+            await self._start([part for part in self.parts if self._pid(part) is None])
+
+    async def restart(self, part: str) -> None:
+        """End the part, if it runs, and start it."""
+        async with self._lock:
+            await self._stop(self._known(part))
+            await self._start([part])
+
+    async def kill(self, part: str) -> None:
+        """End the part as a crash would; it stays down."""
+        async with self._lock:
+            if self._known(part) == "postgres" and self.postgres is not None:
+                await asyncio.to_thread(self.postgres.kill)
+            else:
+                await self.programs[part].kill()
+            self.write_state()
+
+    async def down(self) -> None:
+        """End every part, the database last; then the supervisor itself."""
+        async with self._lock:
+            await asyncio.gather(*(program.stop() for program in self.programs.values()))
+            if self.postgres is not None:
+                await asyncio.to_thread(self.postgres.stop)
+            self.home.stack_file.unlink(missing_ok=True)
+            self.stopped.set()
+
+    def status(self) -> dict[str, Any]:
+        """What `userhooks status --json` prints."""
+        pids = {part: self._pid(part) for part in self.parts}
+        ready = self._ready and all(pid is not None for pid in pids.values())
+        return describe(self.settings, self.home, self.ports, pids=pids, ready=ready, version=self.version)
+
+    # --- how it is done ------------------------------------------------------------------------------------------------
+
+    @property
+    def parts(self) -> list[str]:
+        """The parts that are ours, in the order of `status`."""
+        return [part for part in PARTS if part in self.programs or (part == "postgres" and self.postgres is not None)]
+
+    def _known(self, part: str) -> str:
+        if part in PARTS and part not in self.parts:
+            what = f"The {part} of this stack is one of your own, which only you can end and start."
+            raise InvalidInput("part", what, f"Do it where it runs. The parts that run here are {', '.join(self.parts)}.")
+        if part not in self.parts:
+            raise InvalidInput("part", f"There is no part {part!r} here.", f"The parts of this stack are {', '.join(self.parts)}.")
+        return part
+
+    def _pid(self, part: str) -> int | None:
+        if part == "postgres":
+            return self.postgres.pid if self.postgres is not None else None
+        return self.programs[part].pid
+
+    async def _stop(self, part: str) -> None:
+        if part == "postgres" and self.postgres is not None:
+            await asyncio.to_thread(self.postgres.stop)
+        else:
+            await self.programs[part].stop()
+
+    async def _start(self, missing: list[str]) -> None:
+        """Start these parts at the same time; what one needs from another is waited for just before it is needed."""
+        programs = [self.programs[part] for part in missing if part in self.programs]
+        if "postgres" in missing:
+            require_free("postgres", "127.0.0.1", self.ports["postgres"])
+        for program in programs:
+            program.require_free_ports()
+        for part in missing:
+            self.home.start_log(part)
+        for program in programs:
+            program.spawn()
+        try:
+            await asyncio.to_thread(self._prepare_database)
+            for program in programs:
+                program.configure(self._config(program.name))
+            await asyncio.gather(*(program.until_ready() for program in programs))
+            if self.version is None:
+                self.version = await self._engine_version()
+        except BaseException:
+            await asyncio.gather(*(program.kill() for program in programs))
+            raise
+        finally:
+            self._ready = True
+            self.write_state()
+
+    def _prepare_database(self) -> None:
+        if self.postgres is not None:
+            self.postgres.start()
+        from userhooks.webhooks.database import Database
+
+        ours = self.settings.sequin_url is None  # a real Sequin server has its own slot and publication
+        database = Database(self.database_url)
+        database.check(self.home.slot if ours else None)
+        database.set_up(self.home.publication if ours else None)
+
+    async def _engine_version(self) -> str | None:
+        answer = await http_get("127.0.0.1", self.ports["sequin"], "/info/version")
+        return str(json.loads(answer)["version"]) if answer else None
+
+    def _config(self, part: str) -> dict[str, Any]:
+        """The line of JSON that the program reads from its stdin."""
+        home, ports = self.home, self.ports
+        if part == "sequin":
+            return {
+                "port": ports["sequin"],
+                "metrics_port": ports["metrics"],
+                "api_token": self.sequin_api_token,
+                "database_url": self.database_url,
+                "database_name": self.settings.sequin_database,
+                "slot": home.slot,
+                "publication": home.publication,
+                "store": str(home.engine_store),
+                "allow_private": self.settings.allow_private,
+            }
+        if part == "server":
+            return {
+                "port": ports["server"],
+                "database_url": self.database_url,
+                "sequin_url": self.sequin_url,
+                "sequin_api_token": self.sequin_api_token,
+                "sequin_database": self.settings.sequin_database,
+                "home_key": home.secrets.home_key.hex(),
+                "allow_private": self.settings.allow_private,
+            }
+        return {
+            "bind": self.settings.inspector_bind,
+            "port": ports["inspector"],
+            "public_url": self.settings.inspector_public_url,
+            "store": str(home.inspector_store),
+            "home_key": home.secrets.home_key.hex(),
+            "token": home.secrets.inspector_token,
+        }
+
+    # --- the state file, and children that end -------------------------------------------------------------------------
+
+    def write_state(self) -> None:
+        """Write `stack.json`: the status, how to reach the supervisor, and the start time of every process."""
+        if self.stopped.is_set():
+            return
+        processes = {"supervisor": os.getpid(), **{part: pid for part in self.parts if (pid := self._pid(part)) is not None}}
+        started = {name: start for name, pid in processes.items() if (start := started_at(pid)) is not None}
+        control = {"pid": os.getpid(), "started": started["supervisor"], "port": self.control_port, "token": self.token}
+        write_json(self.home.stack_file, {**self.status(), "supervisor": control, "started": started})
+
+    def child_ended(self) -> None:
+        """A child is gone: say so in the state file, and put a watchdog back at the server's side if it was the watchdog."""
+        if self._lock.locked() or self.stopped.is_set():
+            return  # whoever holds the lock writes the state at the end; after `down` there is nothing to say
+        for part in self.parts:
+            if self._pid(part) is None:
+                log.info("%s is down; `userhooks up` starts it", part)
+        if self.postgres is not None:
+            self.postgres.watch()
+        self.write_state()
+
+    # --- the control channel -------------------------------------------------------------------------------------------
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One line of JSON in (`token`, `do`, and `part` or `settings`), one line out (`status`, or `error`)."""
+        with contextlib.suppress(ConnectionError, ValueError):
+            request = json.loads(await reader.readline())
+            if not hmac.compare_digest(str(request.get("token")).encode(), self.token.encode()):
+                reply: dict[str, Any] = as_reply(NotRunning("Another program answers at the supervisor's port.", "Run userhooks up."))
+            else:
+                reply = await self.reply(request)
+            writer.write(json.dumps(reply).encode() + b"\n")
+            await writer.drain()
+        writer.close()
+
+    async def reply(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Do what is asked; every failure becomes an error that the caller raises again."""
+        try:
+            match request["do"]:
+                case "up":
+                    self._require_same(request["settings"])
+                    await self.up()
+                case "kill":
+                    await self.kill(request["part"])
+                case "restart":
+                    await self.restart(request["part"])
+                case "down":
+                    await self.down()
+                case "status":
+                    pass
+                case unknown:
+                    raise InvalidInput("do", f"The supervisor knows no request {unknown!r}.")
+            return {"status": self.status()}
+        except UserhooksError as error:
+            return as_reply(error)
+        except Exception as error:
+            log.exception("the request failed")
+            return as_reply(UserhooksError(f"The supervisor failed: {error!r}", f"Its log is {self.home.log('supervisor')}"))
+
+    def _require_same(self, wanted: Mapping[str, Any]) -> None:
+        """Refuse to pass a running stack off as one with other settings."""
+        mine = as_json(self.settings)
+        variables = {
+            "database_url": "DATABASE_URL",
+            "sequin_url": "SEQUIN_URL",
+            "sequin_api_token": "SEQUIN_API_TOKEN",
+            "sequin_database": "SEQUIN_DATABASE",
+            "sequin_metrics_url": "SEQUIN_METRICS_URL",
+            "inspector_bind": "USERHOOKS_INSPECTOR_BIND",
+            "inspector_public_url": "USERHOOKS_INSPECTOR_PUBLIC_URL",
+            "private_addresses": "USERHOOKS_PRIVATE_ADDRESSES",
+        }
+        other = [variable for key, variable in variables.items() if wanted[key] != mine[key]]
+        default = Settings(self.home.path).ports
+        for part, port in wanted["ports"].items():
+            if port not in (0, default[part], self.ports[part]):
+                other.append(PORT_VARIABLES[part])
+        if other:
+            raise ConfigurationError(
+                f"The stack of {self.home.path} runs with another {', '.join(other)}.",
+                "Run userhooks down first, or set USERHOOKS_HOME to another folder for a second stack.",
+            )
+
+
+def check_sequin(settings: Settings) -> str:
+    """Return the version of the Sequin server that `settings` name, after checking that it can be used with the other settings.
+
+    Raises SequinError when it does not answer, is not Sequin, refuses the token or does not know the database; ConfigurationError when
+    it reads another database than DATABASE_URL; and what `Database.check` raises.
+    """
+    from userhooks.webhooks.database import Database
+    from userhooks.webhooks.sequin_client import SequinClient
+
+    token, name = settings.sequin_api_token or "", settings.sequin_database
+    with SequinClient(settings.sequin_url or "", token, name) as sequin:
+        try:
+            version, slot = sequin.version(), sequin.slot()
+        except SequinUnreachable as error:
+            raise SequinUnreachable(error.what, "Start the Sequin server, or correct SEQUIN_URL.") from None
+        except SequinNotFound as error:
+            what = f"Sequin at {settings.sequin_url} has no database named {name} in the account of this API token."
+            remedy = "Set SEQUIN_DATABASE to a database that Sequin's console lists, or SEQUIN_API_TOKEN to a token of the other account."
+            raise SequinNotFound(what, remedy, status=error.status) from None
+    database = Database(settings.database_url or "")
+    database.check()
+    if not database.has_slot(slot):
+        what = f"DATABASE_URL is not the database that Sequin reads as {name}: it has no replication slot {slot}."
+        raise ConfigurationError(what, "Correct DATABASE_URL or SEQUIN_DATABASE, or see in Sequin's console whether its slot was dropped.")
+    return version
+
+
+def database_url(settings: Settings, home: Home, ports: Mapping[str, int]) -> str:
+    """The app's database: the reader's own, or the embedded one."""
+    return settings.database_url or server_url(ports["postgres"], home.secrets.postgres_password)
+
+
+def sequin_url(settings: Settings, ports: Mapping[str, int]) -> str:
+    """The Management API: a real server's, or the local engine's."""
+    return settings.sequin_url or f"http://127.0.0.1:{ports['sequin']}"
+
+
+def describe(
+    settings: Settings, home: Home, ports: Mapping[str, int], *, pids: Mapping[str, int | None], ready: bool, version: str | None
+) -> dict[str, Any]:
+    """What `userhooks status --json` prints; address and token are None as long as the home has no secrets."""
+    own_database, own_sequin = settings.database_url is not None, settings.sequin_url is not None
+    begun = home.secrets_file.exists()
+    return {
+        "home": str(home.path),
+        "mode": "sequin" if own_sequin else "embedded",
+        "ready": ready,
+        "private_addresses": settings.private_addresses,
+        "postgres": {
+            "url": database_url(settings, home, ports) if own_database or begun else None,
+            "embedded": not own_database,
+            "pid": pids.get("postgres"),
+            "data_dir": None if own_database else str(cluster_folder(home.path) / "data"),
+        },
+        "sequin": {
+            "url": sequin_url(settings, ports),
+            "api_token": settings.sequin_api_token or (home.secrets.api_token if begun else None),
+            "metrics_url": settings.sequin_metrics_url if own_sequin else f"http://127.0.0.1:{ports['metrics']}/metrics",
+            "database": settings.sequin_database,
+            "embedded": not own_sequin,
+            "pid": pids.get("sequin"),
+            "version": version,
+        },
+        "server": {"url": f"http://127.0.0.1:{ports['server']}", "pid": pids.get("server")},
+        "inspector": {
+            "url": own_url(settings.inspector_bind, ports["inspector"]),
+            "token": home.secrets.inspector_token if begun else None,
+            "pid": pids.get("inspector"),
+        },
+    }
+
+
+async def http_get(host: str, port: int, path: str) -> bytes | None:
+    """The body of a 200 answer, or None; a client library would take longer to load than the whole stack to start."""
+    try:
+        reader, writer = await asyncio.wait_for(asyncio.open_connection(host, port), 1)
+    except (OSError, TimeoutError):
+        return None
+    try:
+        host_header = own_url(host, port).removeprefix("http://")
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: {host_header}\r\nAccept: */*\r\nConnection: close\r\n\r\n".encode())
+        head, _, body = (await asyncio.wait_for(reader.read(), 10)).partition(b"\r\n\r\n")
+        return body if head.split(b" ", 2)[1:2] == [b"200"] else None
+    except (OSError, TimeoutError):
+        return None
+    finally:
+        writer.close()
+
+
+async def _run(home: Home, settings: Settings) -> None:
+    supervisor = Supervisor(home, settings)
+    loop = asyncio.get_running_loop()
+    control = await asyncio.start_server(supervisor.answer, "127.0.0.1", 0)
+    supervisor.control_port = control.sockets[0].getsockname()[1]
+    stops: set[asyncio.Task[None]] = set()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lambda: stops.add(asyncio.create_task(supervisor.down())))
+    if (previous := home.running()) is not None:
+        await asyncio.to_thread(end_programs_of, previous)
+    supervisor.write_state()
+    loop.add_signal_handler(signal.SIGCHLD, supervisor.child_ended)
+    reply = await supervisor.reply({"do": "up", "settings": as_json(settings)})
+    if "error" in reply and not any(supervisor.status()[part]["pid"] for part in PARTS if part != "postgres"):
+        await supervisor.down()  # the first start failed: nothing half-done stays behind
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.write(json.dumps(reply) + "\n")
+        sys.stdout.flush()
+    os.dup2(2, 1)  # our parent waits for the end of our stdout, not for ours
+    await supervisor.stopped.wait()
+    await asyncio.sleep(0.05)  # the reply to `down` is on its way
+    control.close()
+
+
+def main() -> None:
+    """Read the settings from stdin, take the home's lock, start everything, stay until `down`."""
+    given = read_config()
+    settings = Settings(**{**given, "home": Path(given["home"])})
+    home = Home(settings.home)
+    if os.fork():
+        os._exit(0)  # so that the spawner, a kernel perhaps, is not our parent and we never are its zombie
+    lock = os.open(home.lock_file, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.write(1, LOCKED)
+        return
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    asyncio.run(_run(home, settings))
+
+
+if __name__ == "__main__":
+    main()

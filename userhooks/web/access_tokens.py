@@ -1,0 +1,102 @@
+"""Who may see the pages and APIs of a home: its tokens, and the links and cookies made from them. Pure; `host_guard.py` asks here per
+request.
+
+A program sends the token itself as `Authorization: Bearer …`. A browser gets in by a link and then has a cookie. Neither holds the token:
+both are signatures that expire, since links end up in terminals, saved notebooks and histories, and cookies go to every port of a host.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+LINK_SECONDS = 3600
+"""Lifetime of a link: long enough to read a lesson before clicking, short enough for the link to be stored with the notebook."""
+
+COOKIE_SECONDS = 30 * 86400
+
+_FIELD = "token="
+_SCHEMES = ("bearer", "token")
+
+
+def inspector_token(home_key: bytes) -> str:
+    """Return the token of the inspector's pages and API; like subscription secrets, it is derived from the home's key and never stored."""
+    return _base64(hmac.digest(home_key, b"the inspector's pages and API", "sha256"))
+
+
+def key_of(token: str) -> bytes:
+    """Return what a server needs to know of a token: its SHA-256 digest."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def page_link(url: str, token: str, now: float) -> str:
+    """Return the address of a page as a link that lets a browser in for `LINK_SECONDS` from `now` (seconds since 1970)."""
+    return f"{url}?{_FIELD}{_signature(key_of(token), 'link', int(now) + LINK_SECONDS)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The request may go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class SentOn:
+    """The browser is to load the page again with this `query`, which has no token any more, and to keep the `cookie` (if not None)."""
+
+    query: str
+    cookie: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRefused:
+    """The request is refused, for a `reason` in one sentence."""
+
+    reason: str
+
+
+def decide(
+    keys: Collection[bytes], *, query: str, authorizations: Sequence[str], cookies: Sequence[str], reads: bool, now: float
+) -> Admitted | SentOn | AccessRefused:
+    """Judge one request by the tokens' `keys`.
+
+    `authorizations` are its Authorization headers and `cookies` the values of our cookie in it, both decoded as Latin-1. `reads`: it is a
+    GET or HEAD, the only requests for which a token in the query counts.
+    """
+    if authorizations:
+        scheme, _, given = authorizations[0].partition(" ")
+        right = len(authorizations) == 1 and scheme.lower() in _SCHEMES and _is_token(keys, given.strip())
+        return Admitted() if right else AccessRefused("The token in the Authorization header is wrong.")
+    has_cookie = any(_is_signed(keys, "cookie", cookie, now) for cookie in cookies)
+    fields = query.split("&")
+    in_query = [field.removeprefix(_FIELD) for field in fields if field.startswith(_FIELD)]
+    if not (reads and in_query):
+        return Admitted() if has_cookie else AccessRefused("A token is required.")
+    rest = "&".join(field for field in fields if not field.startswith(_FIELD))
+    for key in keys:
+        if _is_token([key], unquote(in_query[0], "latin-1")) or _is_signed([key], "link", in_query[0], now):
+            return SentOn(rest, _signature(key, "cookie", int(now) + COOKIE_SECONDS))
+    return SentOn(rest, None) if has_cookie else AccessRefused("This link has expired, or it belongs to another home.")
+
+
+def _is_token(keys: Collection[bytes], given: str) -> bool:
+    digest = hashlib.sha256(given.encode("latin-1")).digest()
+    return any(hmac.compare_digest(digest, key) for key in keys)
+
+
+def _signature(key: bytes, purpose: str, expires: int) -> str:
+    return f"{expires}.{_base64(hmac.digest(key, f'{purpose} {expires}'.encode(), 'sha256'))}"
+
+
+def _is_signed(keys: Collection[bytes], purpose: str, given: str, now: float) -> bool:
+    text = given.partition(".")[0]
+    if not (text.isascii() and text.isdigit() and len(text) < 13 and int(text) > now):
+        return False
+    return any(hmac.compare_digest(given.encode("latin-1"), _signature(key, purpose, int(text)).encode()) for key in keys)
+
+
+def _base64(digest: bytes) -> str:
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()

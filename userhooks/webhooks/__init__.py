@@ -1,0 +1,1 @@
+"""What an app needs: its database, a client of Sequin, subscriptions, and the HTTP server. Nothing here knows notebooks or the engine."""

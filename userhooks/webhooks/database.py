@@ -1,0 +1,366 @@
+"""The app's database: its fitness for logical replication, its set-up from the files in `sql/`, users, notifications, subscription rows.
+
+Every method opens a connection of its own and closes it. What a subscription means beyond its row lives in `subscriptions.py`; starting
+the embedded server lives in `stack/embedded_postgres.py`; the replication slot belongs to Sequin, or to the engine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, LiteralString, NoReturn
+from uuid import UUID
+
+import psycopg
+from psycopg import sql
+
+import userhooks
+from userhooks.errors import START, ConfigurationError, DatabaseUnavailable, DatabaseUnsuitable, InvalidInput, NotFound
+from userhooks.shared import postgres_connections
+
+_SQL = Path(userhooks.__file__).with_name("sql")
+_MIN_VERSION = 14
+_LOCK_TIMEOUT_MS = 60_000
+
+_LIBPQ_ASKS = " Is the server running on that host and accepting TCP/IP connections?"
+_CONNECTION = frozenset({"08", "28", "3D", "53300", "57P01", "57P02", "57P03", "57P05"})
+"""SQLSTATEs, or classes of them, with which Postgres refuses or ends a connection."""
+_OUR_TABLES = re.compile(r"[^\w.](?:public\.)?(?:users|notifications|webhook_subscriptions)\W")
+_NOT_IN_FROM = "errorMissingRTE"  # what in Postgres refuses a column of a table that the statement does not name
+_USER_KEYS = ("notifications_user_id_fkey", "webhook_subscriptions_user_id_fkey")
+
+# On managed services the right to replicate is a role to be a member of, not the attribute of the user.
+_MAY_REPLICATE = """
+select rolsuper or rolreplication or exists (
+         select from pg_roles r
+          where r.rolname in ('rds_replication', 'rds_superuser', 'azure_pg_admin') and pg_has_role(current_user, r.oid, 'member'))
+  from pg_roles where rolname = current_user
+"""
+_SLOTS = """
+select (select count(*) from pg_replication_slots where slot_name <> %(slot)s) < current_setting('max_replication_slots')::int,
+       (select count(*) from pg_stat_activity where backend_type = 'walsender') < current_setting('max_wal_senders')::int,
+       exists (select from pg_replication_slots where slot_name = %(slot)s)
+"""
+_MAY_CREATE = "select has_database_privilege(current_database(), 'create') and has_schema_privilege('public', 'create')"
+
+_IS_SET_UP = "select to_regclass('public.notifications') is not null"
+
+_ADD_USER = "List the users with SELECT id, name FROM users; and add one with INSERT INTO users (name) VALUES ('User 4');"
+
+_LOCK = "select pg_advisory_xact_lock(hashtextextended(%s, 0))"
+_LOCKS = "select pg_advisory_xact_lock(hashtextextended(name, 0)) from unnest(%s::text[]) name"
+_INSERT_NOTIFICATIONS = """
+insert into public.notifications (user_id, message)
+select user_id, message from unnest(%s::int[], %s::text[]) with ordinality as given (user_id, message, position) order by position
+returning id
+"""
+_INSERT_SUBSCRIPTION = """
+insert into public.webhook_subscriptions (user_id, endpoint, sequin_sink_id, created_at) values (%s, %s, %s, clock_timestamp())
+"""
+_SCHEMA_MARK = "select coalesce(obj_description(oid, 'pg_namespace'), '') from pg_namespace where nspname = %s"
+_SUBSCRIPTIONS = "select user_id, endpoint, sequin_sink_id from public.webhook_subscriptions"
+
+
+@dataclass(frozen=True)
+class SubscriptionRow:
+    """A row of webhook_subscriptions: whose, the webhook's URL, and the sink's id in Sequin."""
+
+    user_id: int
+    url: str
+    sink_id: str
+
+
+class LockedUser:
+    """An open transaction that holds the lock on one user's subscriptions: reads and writes their rows."""
+
+    def __init__(self, connection: psycopg.Connection[Any], user_id: int) -> None:
+        self._connection = connection
+        self._user_id = user_id
+
+    def require(self) -> None:
+        """Raise NotFound for an unknown user; a known one cannot be deleted before the transaction ends."""
+        query = "select from public.users where id = %s for key share"
+        if self._connection.execute(query, [self._user_id]).fetchone() is None:
+            raise NotFound(f"There is no user {self._user_id}.", _ADD_USER)
+
+    def subscriptions(self) -> list[SubscriptionRow]:
+        """Return the user's subscriptions, oldest first."""
+        rows = self._connection.execute(f"{_SUBSCRIPTIONS} where user_id = %s order by id", [self._user_id])
+        return [SubscriptionRow(user_id, url, str(sink_id)) for user_id, url, sink_id in rows]
+
+    def add(self, url: str, sink_id: str) -> None:
+        """Add the row of a new subscription, dated now: the transaction began before the sink was there."""
+        self._connection.execute(_INSERT_SUBSCRIPTION, [self._user_id, url, UUID(sink_id)])
+
+    def remove(self, sink_id: str) -> None:
+        """Remove the row of the subscription with this sink."""
+        delete = "delete from public.webhook_subscriptions where user_id = %s and sequin_sink_id = %s"
+        self._connection.execute(delete, [self._user_id, UUID(sink_id)])
+
+    def commit(self) -> None:
+        """Make the changes last, and let go of the lock."""
+        self._connection.commit()
+
+
+class LockedUsers:
+    """An open transaction that holds the locks on many users' subscriptions: reads and writes their rows."""
+
+    def __init__(self, connection: psycopg.Connection[Any], user_ids: Sequence[int]) -> None:
+        self._connection = connection
+        self._user_ids = user_ids
+
+    def require_new(self) -> None:
+        """Raise NotFound for an unknown user, InvalidInput for one with a subscription; none can be deleted before the transaction ends."""
+        query = "select id from public.users where id = any(%s) order by id for key share"
+        known = {user_id for (user_id,) in self._connection.execute(query, [self._user_ids])}
+        unknown = [user_id for user_id in self._user_ids if user_id not in known]
+        if unknown:
+            raise NotFound(f"There is no user {unknown[0]}.", _ADD_USER)
+        for row in self.subscriptions():
+            raise InvalidInput("userId", f"User {row.user_id} has a subscription already.", "Subscribe this user alone.")
+
+    def subscriptions(self) -> list[SubscriptionRow]:
+        """Return these users' subscriptions."""
+        rows = self._connection.execute(f"{_SUBSCRIPTIONS} where user_id = any(%s) order by id", [self._user_ids])
+        return [SubscriptionRow(user_id, url, str(sink_id)) for user_id, url, sink_id in rows]
+
+    def add(self, subscriptions: Sequence[tuple[int, str, str]]) -> None:
+        """Add rows of new subscriptions: user, URL, the sink's id."""
+        with self._connection.cursor() as cursor:
+            cursor.executemany(_INSERT_SUBSCRIPTION, [(user_id, url, UUID(sink_id)) for user_id, url, sink_id in subscriptions])
+
+    def remove(self) -> None:
+        """Remove the rows of all subscriptions of these users."""
+        self._connection.execute("delete from public.webhook_subscriptions where user_id = any(%s)", [self._user_ids])
+
+    def commit(self) -> None:
+        """Make the changes last, and let go of the locks."""
+        self._connection.commit()
+
+
+class Database:
+    """The database at `url`, a libpq connection string; raises ConfigurationError when it is none.
+
+    All methods raise DatabaseUnavailable when Postgres does not answer or breaks off, and DatabaseUnsuitable when something that they
+    need is missing in it or it refuses a statement, in its own words. No message holds the password.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._parts = postgres_connections.parse(url)
+        self._url = url
+
+    def check(self, slot: str | None = None) -> None:
+        """Raise what is missing for logical replication: version, wal_level, rights and, for the engine's own `slot`, room for it.
+
+        Without `slot` the role's right to replicate and the slots are not looked at: a Sequin server elsewhere has its own of both.
+        """
+        with self.connect() as connection:
+            if connection.info.server_version < _MIN_VERSION * 10_000:
+                found = connection.info.parameter_status("server_version")
+                what = f"Postgres {found} is too old: version {_MIN_VERSION} or newer is needed."
+                raise DatabaseUnsuitable(what, "Upgrade the server, or unset DATABASE_URL to use the embedded one.")
+            wal_level = _one(connection, "show wal_level")
+            if wal_level != "logical":
+                remedy = "Run ALTER SYSTEM SET wal_level = 'logical'; and restart Postgres (managed services have a parameter for it)."
+                raise DatabaseUnsuitable(f"wal_level is {wal_level}, and logical replication needs logical.", remedy)
+            if not _one(connection, _MAY_CREATE) and not _one(connection, _IS_SET_UP):
+                remedy = f"Run GRANT CREATE ON DATABASE {self._name()} TO {self._user()}; GRANT CREATE ON SCHEMA public TO {self._user()};"
+                raise DatabaseUnsuitable(f"The role {self._user()} may not create tables and publications in {self._name()}.", remedy)
+            if slot is not None:
+                self._check_replication(connection, slot)
+
+    def _check_replication(self, connection: psycopg.Connection[Any], slot: str) -> None:
+        if not _one(connection, _MAY_REPLICATE):
+            remedy = f"Run ALTER ROLE {self._user()} REPLICATION; as a superuser (on RDS: GRANT rds_replication TO {self._user()};)."
+            raise DatabaseUnsuitable(f"The role {self._user()} may not replicate.", remedy)
+        row = connection.execute(_SLOTS, {"slot": slot}).fetchone()
+        slot_free, sender_free, slot_exists = row or (False, False, False)
+        if not slot_free and not slot_exists:
+            remedy = (
+                "Drop one that is not needed (SELECT pg_drop_replication_slot('…')), or raise max_replication_slots and restart Postgres."
+            )
+            raise DatabaseUnsuitable("All replication slots of this Postgres server are taken.", remedy)
+        if not sender_free and not slot_exists:
+            raise DatabaseUnsuitable("All WAL senders of this Postgres server are taken.", "Raise max_wal_senders and restart Postgres.")
+
+    def has_slot(self, slot: str) -> bool:
+        """Return whether this database, not just its server, has the replication slot."""
+        with self.connect() as connection:
+            found = "select from pg_replication_slots where slot_name = %s and database = current_database()"
+            return connection.execute(found, [slot]).fetchone() is not None
+
+    def set_up(self, publication: str | None) -> None:
+        """Apply the files in `sql/`: tables, replica identity, the publication unless it is None, and test users when there are no users.
+
+        All or nothing, and safe to call from several processes at once. Raises DatabaseUnsuitable, before anything is written, when an
+        object of one of these names exists that we did not make.
+        """
+        files = ["tables.sql", "replica_identity.sql", *(["publication.sql"] if publication else []), "test_users.sql"]
+        scripts = [_read_sql(name) for name in files]
+        with self.connect() as connection:
+            connection.execute(_LOCK, ["userhooks set-up"])
+            connection.execute("select set_config('userhooks.publication', %s, true)", [publication or ""])
+            for script in scripts:
+                connection.execute(script)
+
+    def tear_down(self) -> None:
+        """Apply `teardown.sql`: drop the marked tables and publications."""
+        script = _read_sql("teardown.sql")
+        with self.connect() as connection:
+            connection.execute(_LOCK, ["userhooks set-up"])
+            connection.execute(script)
+
+    def create_user(self, name: str) -> int:
+        """Add a user and return the new id."""
+        with self.connect() as connection:
+            return int(_one(connection, "insert into public.users (name) values (%s) returning id", [name]))
+
+    def users(self) -> list[tuple[int, str]]:
+        """Return (id, name) of all users, by id."""
+        with self.connect() as connection:
+            return connection.execute("select id, name from public.users order by id").fetchall()
+
+    def user_exists(self, user_id: int) -> bool:
+        """Say whether there is a user with this id."""
+        with self.connect() as connection:
+            return bool(_one(connection, "select exists (select from public.users where id = %s)", [user_id]))
+
+    def wal_position(self) -> int:
+        """Return the WAL's insert position: every change committed from now on has a commit LSN at or above it."""
+        with self.connect() as connection:
+            return int(_one(connection, "SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn"))
+
+    def insert_notifications(self, rows: Sequence[tuple[int, str]]) -> list[int]:
+        """Insert (user id, message) rows with one statement and return their ids in order; raises NotFound for an unknown user."""
+        with self.connect() as connection:
+            found = connection.execute(_INSERT_NOTIFICATIONS, [[user for user, _ in rows], [message for _, message in rows]])
+            return [row_id for (row_id,) in found]
+
+    def create_schema(self, name: str) -> None:
+        """Make a schema for tables of a lesson's own, marked as ours; one that we made before stays as it is.
+
+        Raises DatabaseUnsuitable when a schema of this name exists that we did not make.
+        """
+        with self.connect() as connection:
+            connection.execute(_LOCK, ["userhooks set-up"])
+            mark = connection.execute(_SCHEMA_MARK, [name]).fetchone()
+            if mark is None:
+                connection.execute(sql.SQL("create schema {}").format(sql.Identifier(name)))
+                connection.execute(sql.SQL("comment on schema {} is 'userhooks'").format(sql.Identifier(name)))
+            elif mark[0] != "userhooks":
+                what = f"The database {self._name()} already has a schema {name} that userhooks did not make; nothing was written."
+                raise DatabaseUnsuitable(what, "Use an empty database: CREATE DATABASE userhooks; then end DATABASE_URL with /userhooks.")
+
+    def has_schema(self, name: str) -> bool:
+        """Say whether there is a schema of this name that we made."""
+        with self.connect() as connection:
+            return bool(_one(connection, _SCHEMA_MARK, [name]) == "userhooks")
+
+    def drop_schema(self, name: str) -> None:
+        """Drop a schema with all that is in it; one that we did not make is left alone."""
+        if self.has_schema(name):
+            with self.connect() as connection:
+                connection.execute(sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(name)))
+
+    def subscriptions(self) -> list[SubscriptionRow]:
+        """Return the rows of all subscriptions, by user."""
+        with self.connect() as connection:
+            rows = connection.execute(f"{_SUBSCRIPTIONS} where user_id is not null order by user_id, id").fetchall()
+        return [SubscriptionRow(user_id, url, str(sink_id)) for user_id, url, sink_id in rows]
+
+    @contextmanager
+    def locked_user(self, user_id: int) -> Iterator[LockedUser]:
+        """Hold the lock on one user's subscriptions, which all processes heed, in a transaction that is committed at the end.
+
+        It does not ask whether the user exists: what is left of a deleted one can be taken away under the same lock.
+        """
+        with self.connect() as connection:
+            connection.execute(f"set local lock_timeout = {_LOCK_TIMEOUT_MS}")
+            with _waiting_for_lock():
+                connection.execute(_LOCK, [f"userhooks user {user_id}"])
+            yield LockedUser(connection, user_id)
+
+    @contextmanager
+    def locked_users(self, user_ids: Iterable[int]) -> Iterator[LockedUsers]:
+        """Hold the locks of `locked_user` on many users, taken in the order of their ids, so that two calls never wait for each other."""
+        ids = sorted(user_ids)
+        with self.connect() as connection:
+            connection.execute(f"set local lock_timeout = {_LOCK_TIMEOUT_MS}")
+            with _waiting_for_lock():
+                connection.execute(_LOCKS, [[f"userhooks user {user_id}" for user_id in ids]])
+            yield LockedUsers(connection, ids)
+
+    @contextmanager
+    def connect(self) -> Iterator[psycopg.Connection[Any]]:
+        """Open a connection for one transaction, committed at the end and rolled back by an exception; errors become ours."""
+        try:
+            with postgres_connections.connect(self._url) as connection:
+                yield connection
+        except psycopg.Error as error:
+            self._translate(error)
+
+    def _translate(self, error: psycopg.Error) -> NoReturn:
+        """Raise our error for one of psycopg's; without `from`, since libpq's text may quote the connection string."""
+        words = self._without_password(_words(error))
+        hint = error.diag.message_hint or ""
+        code = error.sqlstate
+        if isinstance(error, psycopg.OperationalError) and (code is None or code[:2] in _CONNECTION or code in _CONNECTION):
+            reason = words.removesuffix(".").rpartition(" failed: ")[2].removesuffix(_LIBPQ_ASKS)
+            what = f"The database at {self._place()} is not available: {reason}."
+            raise DatabaseUnavailable(what, f"{START}; or correct DATABASE_URL.") from None
+        match error:
+            case psycopg.errors.UndefinedTable() if _OUR_TABLES.search(words) and error.diag.source_function != _NOT_IN_FROM:
+                raise DatabaseUnsuitable(f"{words} The database is not set up.", "Run userhooks up, which applies sql/.") from None
+            case psycopg.errors.InsufficientPrivilege() if _OUR_TABLES.search(words):
+                raise DatabaseUnsuitable(words, "Use a role that owns these tables in DATABASE_URL.") from None
+            case psycopg.errors.ForeignKeyViolation() if error.diag.schema_name == "public" and error.diag.constraint_name in _USER_KEYS:
+                raise NotFound(f"There is no such user: {error.diag.message_detail or words}", _ADD_USER) from None
+            case psycopg.DataError():
+                raise InvalidInput("value", words, hint) from None
+        raise DatabaseUnsuitable(words, hint) from None
+
+    def _without_password(self, text: str) -> str:
+        password = self._parts.get("password")
+        return text.replace(str(password), "…") if password else text
+
+    def _place(self) -> str:
+        return ", ".join(f"{host}:{port}" for host, port in postgres_connections.servers(self._parts))
+
+    def _name(self) -> str:
+        return str(self._parts.get("dbname") or self._user())
+
+    def _user(self) -> str:
+        return str(self._parts.get("user") or "postgres")
+
+
+def _words(error: psycopg.Error) -> str:
+    """Postgres' own words for what it refused: its message, where in the statement, and its detail."""
+    primary = " ".join((error.diag.message_primary or str(error)).split()).removesuffix(".")
+    place = f", at character {error.diag.statement_position}" if error.diag.statement_position else ""
+    detail = " ".join((error.diag.message_detail or "").split())
+    return f"{primary}{place}. {detail}".rstrip()
+
+
+@contextmanager
+def _waiting_for_lock() -> Iterator[None]:
+    try:
+        yield
+    except psycopg.errors.LockNotAvailable:
+        what = "Another call for the same user has been busy for a minute."
+        raise DatabaseUnavailable(what, "Try again, or look for a stuck process in pg_stat_activity.") from None
+
+
+def _read_sql(name: str) -> str:
+    try:
+        return (_SQL / name).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"The file {_SQL / name} cannot be read: {error.strerror}.", "Install userhooks again.") from None
+
+
+def _one(connection: psycopg.Connection[Any], query: LiteralString, params: Sequence[object] = ()) -> Any:
+    """The first column of the query's one row."""
+    row = connection.execute(query, params or None).fetchone()
+    return row[0] if row else None
