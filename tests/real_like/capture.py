@@ -15,7 +15,6 @@ from tests.real_like.manners import Manners
 from userhooks.engine import engine
 from userhooks.engine.backfill.manager import Backfills
 from userhooks.engine.capture.slot_reader import SlotReader
-from userhooks.engine.capture.transactions import group_of
 from userhooks.engine.delivery.pending_message import PendingMessage
 from userhooks.engine.message_format import Change
 from userhooks.engine.postgres import catalog_queries
@@ -59,10 +58,10 @@ def remember(past: Past) -> None:
 class SentAgain:
     """What a message that the slot does not owe was read from."""
 
-    def settle(self, index: int, sink_number: int) -> None:
+    def acknowledge(self, index: int, sink_number: int) -> None:
         """Nothing waits for it."""
 
-    def forgive(self) -> None:
+    def release(self) -> None:
         """Nothing waits for it."""
 
 
@@ -215,8 +214,8 @@ class RealLikeEngine(engine.Engine):
         super()._live_from(present, later_lsn)
         delivery = self._deliveries[sink.id]
         for change in self.past.before(created_lsn):
-            if delivery.judge(change):
-                delivery.owe(PendingMessage(change, SentAgain(), group_of(delivery, change)))
+            if delivery.queue.filter(change):
+                delivery.owe(PendingMessage(change, SentAgain(), delivery.queue.group_of(change)))
 
     async def _pause(self, sink_id: str, reason: str) -> None:
         """A real server pauses nothing by itself."""

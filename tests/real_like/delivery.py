@@ -10,8 +10,11 @@ import orjson
 
 from tests.real_like.manners import Manners
 from userhooks.engine.delivery.pending_message import PendingMessage
+from userhooks.engine.delivery.request_builder import BuiltRequest, RequestBuilder
 from userhooks.engine.delivery.sink_delivery import Attempt, SinkDelivery
+from userhooks.engine.message_format import SinkForm
 from userhooks.engine.postgres.pg_types import INTEGERS
+from userhooks.engine.resources import HttpEndpoint, SinkResource
 
 _REPEATED_AT_ONCE = {408, 429, 500, 502, 503, 504}
 _NULL_IN_READS = re.compile(
@@ -22,38 +25,56 @@ _NULL_IN_READS = re.compile(
 _INFINITE = {"infinity": "inf", "Infinity": "inf", "-infinity": "-inf", "-Infinity": "-inf"}
 
 
+class RealLikeBuilder(RequestBuilder):
+    """Shows the values of a backfill's rows as a real server shows them."""
+
+    def configure(self, sink: SinkResource, endpoint: HttpEndpoint, form: SinkForm) -> bool:
+        self._shows_records = form.transform is None
+        return super().configure(sink, endpoint, form)
+
+    def build(self, messages: list[PendingMessage]) -> BuiltRequest:
+        built = super().build(messages)
+        if not self._shows_records or not any(message.change.action == "read" for message in messages):
+            return built
+        head, _, body = built.data.partition(b"\r\n\r\n")
+        sent = orjson.loads(body)
+        for message, one in zip(messages, sent["data"] if self._batch else [sent], strict=False):
+            if message.change.action == "read":
+                _as_read(message, one["record"])
+        body = orjson.dumps(sent)
+        head = re.sub(rb"content-length: \d+", b"content-length: %d" % len(body), head, count=1)
+        return BuiltRequest(head + b"\r\n\r\n" + body, len(body), built.messages)
+
+
 class RealLikeDelivery(SinkDelivery):
     """What one sink still owes, and when it is sent."""
 
     manners: ClassVar[Manners]
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, sink: SinkResource, endpoint: HttpEndpoint, form: SinkForm, *args: Any, **kwargs: Any) -> None:
         self._second: dict[int, list[PendingMessage]] = {}
         """batches whose next request is the second one of the same attempt, by identity"""
-        super().__init__(*args, **kwargs)
+        super().__init__(sink, endpoint, form, *args, **kwargs)
+        self.builder = RealLikeBuilder(sink, endpoint, form)
 
     def answered(self, attempt: Attempt, status: int | None, error: str, retry_after: float | None) -> None:
         failed = status is None or status >= 300
         is_second = self._second.pop(id(attempt.messages), None) is not None
-        if failed and not is_second and (status is None or status in _REPEATED_AT_ONCE) and attempt.epoch == self._epoch:
-            self._flying.discard(attempt)
-            self._flying_bytes -= attempt.size
+        if failed and not is_second and (status is None or status in _REPEATED_AT_ONCE) and attempt.life == self._life:
+            self._in_flight.discard(attempt)
+            self._in_flight_bytes -= attempt.size
             self._second[id(attempt.messages)] = attempt.messages
-            self._retry(attempt.messages, self._pause(status, retry_after))
-            self._loop.call_later(self._pause(status, retry_after) + 0.001, self._offer)
+            pause = self._pause(status, retry_after)
+            self.queue.retry(attempt.messages, self._loop.time() + pause)
+            self._loop.call_later(pause + 0.001, self.offer)
             return
         super().answered(attempt, status, error, None)
-        self._active = self.sink.status == "active"  # 410 is a failure like any other
-        self._forget_misses()
+        self._may_send = self.sink.status == "active"  # 410 is a failure like any other
+        self.breaker.reset()  # a receiver that fails is tried like any other
 
     def _pause(self, status: int | None, retry_after: float | None) -> float:
         asked = retry_after if status in (429, 503) else None
         return self.manners.quick_retry if asked is None else asked
-
-    def _forget_misses(self) -> None:
-        """A receiver that fails is tried like any other."""
-        self._misses = self._refused = 0
-        self._next_new = 0.0
 
     def _failed(self, messages: list[PendingMessage], error: str, retry_after: float | None) -> None:
         self.failed += len(messages)
@@ -64,35 +85,27 @@ class RealLikeDelivery(SinkDelivery):
         if most is not None and messages[0].attempts >= most:
             for message in messages:
                 self.discarded += 1
-                self.pending -= 1
+                self.queue.count -= 1
                 self._disk.discard(self, message, error)
         else:
-            self._retry(messages, self._schedule.wait(messages[0].attempts, self._luck.random()))
-        self._free_groups(messages)
+            wait = self._schedule.wait(messages[0].attempts, self._rng.random())
+            self.queue.retry(messages, self._loop.time() + wait)
+        self.queue.free(messages)
+        self._set_retry_timer()
 
     def _new_failed(self) -> None:
-        self._forget_misses()
+        self.breaker.reset()
 
-    def _wake_up(self) -> None:
-        """Look at what is due every ten seconds; arrivals look as well, in `_offer`."""
-        if self._wake is None and self._retries:
+    def _set_retry_timer(self) -> None:
+        """Look at what is due every ten seconds; arrivals look as well, in `offer`."""
+        if self._retry_timer is None and self.queue.retries:
             now, grain = self._loop.time(), self.manners.look
-            self._wake = self._loop.call_at((math.floor(now / grain) + 1) * grain, self._woken)
+            self._retry_timer = self._loop.call_at((math.floor(now / grain) + 1) * grain, self._retry_due)
 
-    def _woken(self) -> None:
-        self._wake = None
-        self._offer()
-        self._wake_up()
-
-    def _body(self, messages: list[PendingMessage]) -> bytes | None:
-        body = super()._body(messages)
-        if body is None or self.form.transform is not None or not any(message.change.action == "read" for message in messages):
-            return body
-        sent = orjson.loads(body)
-        for message, one in zip(messages, sent["data"] if self.sink.batch else [sent], strict=True):
-            if message.change.action == "read":
-                _as_read(message, one["record"])
-        return orjson.dumps(sent)
+    def _retry_due(self) -> None:
+        self._retry_timer = None
+        self.offer()
+        self._set_retry_timer()
 
 
 def _as_read(message: PendingMessage, record: dict[str, Any]) -> None:

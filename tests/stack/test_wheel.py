@@ -169,7 +169,7 @@ for module in pkgutil.walk_packages(userhooks.__path__, "userhooks.", onerror=la
 
 def test_without_the_lab_extra_only_modules_that_draw_cannot_be_imported_and_say_what_to_install(outside: Outside) -> None:
     said = [line.split("|") for line in outside.succeed("python", "-c", IMPORT_ALL).splitlines()]
-    assert {name.split(".")[1] for name, *_ in said} == {"diagrams", "metrics", "plots", "widgets"}
+    assert {name for name, *_ in said} == {"userhooks.plots", "userhooks.stack.sequin_metrics", "userhooks.widgets"}
     assert {what for _, what, _ in said} <= {f"{library} is not installed." for library in ("ipywidgets", "matplotlib", "numpy", "pandas")}
     assert {remedy for *_, remedy in said} == {"Install what the notebooks need with: pip install 'userhooks[lab]'"}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,13 @@ PURE = [
     "engine/sink_health.py",
     "engine/delivery/latency_histogram.py",
     "engine/capture/lost_changes.py",
+    "engine/delivery/circuit_breaker.py",
+    "engine/delivery/groups.py",
     "engine/delivery/pending_message.py",
+    "engine/delivery/request_builder.py",
+    "engine/delivery/retry_queue.py",
+    "engine/delivery/spill.py",
+    "engine/postgres/lsn.py",
     "engine/postgres/pgoutput.py",
     "engine/capture/confirmed_lsn.py",
     "engine/api/api_errors.py",
@@ -114,3 +121,10 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 def test_every_module_says_what_lives_there() -> None:
     for path in PACKAGE.rglob("*.py"):
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
+
+
+def test_no_module_and_no_class_has_the_name_of_another() -> None:
+    paths = [path for path in PACKAGE.rglob("*.py") if path.stem not in ("__init__", "__main__")]
+    classes = [node.name for path in paths for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)]
+    for names in ([path.stem for path in paths], classes):
+        assert not {name for name, count in Counter(names).items() if count > 1}

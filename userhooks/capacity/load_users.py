@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 from userhooks.capacity.counting_receiver import CountingReceiver
 from userhooks.errors import InvalidInput
 from userhooks.lessons.generator import progress_shown
+from userhooks.lessons.lesson import LOAD_USER
 
 if TYPE_CHECKING:
     from userhooks.stack.stack import Stack
@@ -22,8 +23,6 @@ CHUNK = 250
 SIZES = (10, 100, 1_000, 10_000)
 MOST_ON_SEQUIN = 10
 """A real Sequin asks each sink's filter of every row: 0.14.6 did with sixty a fifth of what it did with one, and none with a hundred"""
-CROWD_USER = "crowd"
-"""Name of each user in a crowd."""
 
 _ADD = "INSERT INTO public.users (name) SELECT %s FROM generate_series(1, %s) RETURNING id"
 _OURS = "SELECT id FROM public.users WHERE name = %s ORDER BY id"
@@ -67,7 +66,7 @@ class LoadUsers:
         with progress_shown(progress, users, "users") as show:
             while len(self.users) < users:
                 with database.connect() as connection:
-                    added = connection.execute(_ADD, [CROWD_USER, min(CHUNK, users - len(self.users))]).fetchall()
+                    added = connection.execute(_ADD, [LOAD_USER, min(CHUNK, users - len(self.users))]).fetchall()
                 made = [user for (user,) in added]
                 self._subscriptions += subscriptions.subscribe_all({user: self.counter.url(user) for user in made})
                 self.users += made
@@ -111,7 +110,7 @@ class LoadUsers:
     def _remove(self, progress: Callable[[int], object] | None = None) -> None:
         database, subscriptions = self.stack.database, self.stack.subscriptions
         with database.connect() as connection:
-            users = [user for (user,) in connection.execute(_OURS, [CROWD_USER])]
+            users = [user for (user,) in connection.execute(_OURS, [LOAD_USER])]
         if not users:
             return
         log.info("Removing %d users of a crowd", len(users))

@@ -67,11 +67,11 @@ _GONE = "The endpoint answered 410 Gone, so the sink is paused. Change its URL o
 class Engine:
     """The running engine; `start` before anything else, `close` at the end."""
 
-    def __init__(self, config: Config, *, luck: random.Random | None = None) -> None:
+    def __init__(self, config: Config, *, rng: random.Random | None = None) -> None:
         self.config = config
         self._store = StateStore(config.store, config.store_max_pages)
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
-        self._luck = luck or random.Random()  # noqa: S311  # jitter, not cryptography
+        self._rng = rng or random.Random()  # noqa: S311  # jitter, not cryptography
         self._schedule = RetrySchedule(base=config.retry_base)
         self._deliveries: dict[str, SinkDelivery] = {}
         self._sinks_at: defaultdict[str, dict[str, None]] = defaultdict(dict)
@@ -186,8 +186,8 @@ class Engine:
             waiting.setdefault(number, array("q")).append(row)
         given_up = self._store.discarded_count()
         for delivery in self._deliveries.values():
-            delivery.discarded = given_up.get(delivery.number, 0)
-            rows = waiting.get(delivery.number, ())
+            delivery.discarded = given_up.get(delivery.queue.number, 0)
+            rows = waiting.get(delivery.queue.number, ())
             if delivery.sink.status == "disabled":  # it was killed before the store heard of that
                 self._backlog.done(rows)
             else:
@@ -221,7 +221,7 @@ class Engine:
                 self._spare_the_collector()
                 self.latencies.sort()
                 for delivery in self._owing():
-                    delivery.look()
+                    delivery.notice_slowness()
             if now - last_status > STATUS_SECONDS:
                 last_status = now
                 await self.reader.look_at_slot()
@@ -273,7 +273,7 @@ class Engine:
 
     def _owing(self) -> list[SinkDelivery]:
         """The sinks that owe anything: few of ten thousand, and 20 ms are saved by not asking the others."""
-        return [delivery for delivery in self._deliveries.values() if delivery.pending]
+        return [delivery for delivery in self._deliveries.values() if delivery.queue.count]
 
     async def _write(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Run a method of the store on its thread."""
@@ -307,7 +307,7 @@ class Engine:
             delivery = self._deliveries[sink.id]
             if sink.filter == function.name:
                 self._route(sink)
-                delivery.rejudge()
+                delivery.queue.filter_again()
             if function.name in (sink.filter, sink.transform, sink.routing):
                 delivery.configure(sink, self.catalog.endpoints[sink.endpoint_id], self._form(sink))
 
@@ -360,7 +360,7 @@ class Engine:
         delivery = self._deliveries[sink.id]
         self._route(sink)
         if _choice(before) != _choice(sink):
-            delivery.rejudge()
+            delivery.queue.filter_again()
         delivery.configure(sink, self.catalog.endpoints[sink.endpoint_id], self._form(sink))
         self.backfills.poke(sink.id)
 
@@ -465,9 +465,9 @@ class Engine:
             self._form(sink),
             number,
             client=self._client,
-            load=self.reader.load,
+            budget=self.reader.load,
             schedule=self._schedule,
-            luck=self._luck,
+            rng=self._rng,
             disk=self._backlog,
             latencies=self.latencies,
             held=held,
@@ -492,12 +492,12 @@ class Engine:
                     broken = f"the filter function {sink.filter!r} is not usable: {exc}"
         route = Route(sink.id, self._deliveries[sink.id], sink.source, sink.actions, self._start_lsns[sink.id], bound, broken)
         self._router.add(route)
-        self._deliveries[sink.id].judge = self._judge(sink, bound, broken)
+        self._deliveries[sink.id].queue.filter = self._filter(sink, bound, broken)
 
-    def _judge(self, sink: SinkResource, bound: functions.Bound | None, broken: str | None) -> Callable[[Change], bool]:
+    def _filter(self, sink: SinkResource, bound: functions.Bound | None, broken: str | None) -> Callable[[Change], bool]:
         """What waits is judged again by the sink as it is now; a row of a backfill that was cancelled is not wanted any more."""
 
-        def judge(change: Change) -> bool:
+        def is_wanted(change: Change) -> bool:
             if change.backfill_id is not None:
                 backfill = self.catalog.backfills.get(change.backfill_id)
                 if backfill is None or backfill.state == "cancelled":
@@ -510,7 +510,7 @@ class Engine:
                 raise functions.FunctionRaised(broken)
             return True if bound is None else bound.accepts(change)
 
-        return judge
+        return is_wanted
 
     def _constants(self, sink: SinkResource) -> dict[str, Any]:
         """The part of `metadata` that is the same for every change of a sink."""

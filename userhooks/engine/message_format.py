@@ -22,7 +22,7 @@ import orjson
 
 from userhooks.engine.postgres.pg_types import Decoder, Encoder, TimestampFormat, TypeCatalog, verbatim
 from userhooks.engine.postgres.pgoutput import UNCHANGED, DecodeError, Relation, Row, RowChange, Value, decode, encode_insert
-from userhooks.engine.resources import Column, Table, TableName
+from userhooks.engine.resources import Column, SinkResource, Table, TableName
 
 ChangeAction: TypeAlias = Literal["insert", "update", "delete", "read"]
 
@@ -477,6 +477,19 @@ def timestamp(microseconds: int) -> bytes:
 @lru_cache(maxsize=64)
 def _second(seconds: int) -> bytes:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
+
+
+def group_of(sink: SinkResource, change: Change) -> object:
+    """Return the group of a sink's message, or None when it has none: by row, by the sink's columns for that table, or not at all.
+
+    A `tables` entry without columns, no replica identity and `message_grouping: false` mean no group (Sequin contract, 7.3).
+    """
+    if not sink.message_grouping:
+        return None
+    for entry in sink.tables:
+        if entry.table == change.shape.table:
+            return change.group if entry.group_column_names is None else group_key(change, entry.group_column_names)
+    return change.group
 
 
 def group_key(change: Change, columns: Sequence[str]) -> object:

@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, overload
 from urllib.parse import urlsplit
 
-from userhooks.capacity.load_users import CROWD_USER
 from userhooks.errors import InvalidInput, NotFound, SequinMismatch
 from userhooks.ledger import Ledger, Owed, Receipt, Replay, Row, changes, rows
 from userhooks.ledger.live import WalLedger
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
     from userhooks.webhooks.subscriptions import BackfillHandle, Subscription
 
 USERS = ("ada", "ben", "cy")
+LOAD_USER = "crowd"
+"""The name of users that are made by the thousand for measurements (`userhooks.capacity`)"""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,40}", re.ASCII)
 _LABEL = re.compile(rf"lesson [A-Za-z0-9_-]{{1,40}}: ({'|'.join(USERS)})")
@@ -298,7 +299,7 @@ class Lesson:
         """
         database, sequin = self.stack.database, self.stack.sequin
         subscribed = {row.user_id for row in database.subscriptions()}
-        others = [user for user, name in database.users() if user in subscribed and (_LABEL.fullmatch(name) or name == CROWD_USER)]
+        others = [user for user, name in database.users() if user in subscribed and (_LABEL.fullmatch(name) or name == LOAD_USER)]
         if others:
             self.stack.subscriptions.unsubscribe_all(others)
         for sink in sequin.sinks():

@@ -31,13 +31,14 @@ from tests.unit.engine.wal import TYPES, insert, update
 from userhooks.engine import engine
 from userhooks.engine.capture.confirmed_lsn import Progress
 from userhooks.engine.capture.transactions import Stream
-from userhooks.engine.delivery import pending_message, sink_delivery
+from userhooks.engine.delivery import pending_message
+from userhooks.engine.delivery.circuit_breaker import DOWN_AFTER
 from userhooks.engine.delivery.disk_backlog import Backlog
 from userhooks.engine.delivery.http_client import OriginKey
 from userhooks.engine.delivery.latency_histogram import HistogramPool
 from userhooks.engine.delivery.pending_message import MemoryBudget
 from userhooks.engine.delivery.retry import RetrySchedule
-from userhooks.engine.delivery.sink_delivery import DOWN_AFTER, Attempt, SinkDelivery
+from userhooks.engine.delivery.sink_delivery import Attempt, SinkDelivery
 from userhooks.engine.engine import Engine
 from userhooks.engine.functions import Bound, bind_column_filters
 from userhooks.engine.message_format import Change, SinkForm
@@ -364,8 +365,8 @@ class WatchedDelivery(SinkDelivery):
             self.life.ledger.sends(made[1], made[0])
         return made
 
-    def again(self, attempt: Attempt) -> bool:
-        may = super().again(attempt)
+    def may_repeat(self, attempt: Attempt) -> bool:
+        may = super().may_repeat(attempt)
         if may and not self.life.dead:
             self.life.ledger.sends_again(attempt)
         return may
@@ -419,9 +420,9 @@ class Life:
                 FORM,
                 number,
                 client=self._client,
-                load=self.load,
+                budget=self.load,
                 schedule=SCHEDULE,
-                luck=run.luck,
+                rng=run.luck,
                 disk=self._backlog,
                 latencies=HistogramPool(),
             )
@@ -434,8 +435,8 @@ class Life:
             waiting.setdefault(number, array("q")).append(row)
         given_up = self._store.discarded_count()
         for one in self._deliveries.values():
-            one.discarded = given_up.get(one.number, 0)
-            rows = waiting.get(one.number, ())
+            one.discarded = given_up.get(one.queue.number, 0)
+            rows = waiting.get(one.queue.number, ())
             if one.sink.status == "disabled":
                 self._backlog.done(rows)
             else:
@@ -456,7 +457,7 @@ class Life:
         sink = self.run.sinks[number]
         bound = self.run.filters[number]
         self.router.add(Route(sink.id, self._deliveries[sink.id], sink.source, sink.actions, start_lsn, bound, None))
-        self._deliveries[sink.id].judge = (lambda _: True) if bound is None else bound.accepts
+        self._deliveries[sink.id].queue.filter = (lambda _: True) if bound is None else bound.accepts
 
     def _read_on(self) -> None:
         """Read what has committed, as long as memory has not too much."""
@@ -492,7 +493,7 @@ class Life:
                 looked = self.loop.time()
                 Engine._note_position(self, looked)  # type: ignore[arg-type]
                 for one in self._owing():  # type: ignore[misc]
-                    one.look()
+                    one.notice_slowness()
 
     async def _flush(self) -> None:
         """Flush; what was answered before it began must be noted when it is over."""
@@ -516,9 +517,9 @@ class Life:
 
     def _gone(self, one: SinkDelivery) -> None:
         def pause() -> None:
-            sink = self.run.sinks[one.number]
+            sink = self.run.sinks[one.queue.number]
             if sink.status == "active":
-                self.configure(one.number, status="paused")
+                self.configure(one.queue.number, status="paused")
 
         self.loop.call_later(0.05, pause)
 
@@ -641,12 +642,14 @@ class Run:
             "ALL_WINDOWS_BYTES": luck.choice([100, 10**6]),
         }
         self.limits = {
-            "CROWD": luck.choice([2, 1000]),
-            "ROOM_BYTES": luck.choice([1, 100, 10**6]),
-            "PARKED_BYTES": luck.choice([1, 10**6]),
-            "BLOCKED_WINDOW": luck.choice([1, 3, 100]),
-            "ROOM": luck.choice([1, 3, 1000]),
-            "IN_FLIGHT_PER_SINK": luck.choice([1, 3, 50]),
+            "sink_delivery.SLOW_FROM_MESSAGES": luck.choice([2, 1000]),
+            "sink_delivery.SLOW_FROM_BYTES": (room := luck.choice([1, 100, 10**6])),
+            "sink_delivery.IN_FLIGHT_BYTES": room,
+            "retry_queue.FULL_AT_BYTES": room,
+            "pending_queue.LARGE_BYTES": luck.choice([1, 10**6]),
+            "pending_queue.WAITING_PER_GROUP": luck.choice([1, 3, 100]),
+            "retry_queue.FULL_AT_BATCHES": luck.choice([1, 3, 1000]),
+            "sink_delivery.IN_FLIGHT_PER_SINK": luck.choice([1, 3, 50]),
         }
 
     def _make_sink(self, number: int) -> None:
@@ -761,7 +764,7 @@ class Run:
         elif roll < 0.87:
             await life.redeliver(number)
         elif roll < 0.90:
-            life._deliveries[sink.id].rejudge()
+            life._deliveries[sink.id].queue.filter_again()
         elif roll < 0.94:
             self.ledger.tell("killed")
             life.kill()
@@ -820,12 +823,12 @@ class Run:
         return [
             [due for due in self.ledger.dues.values() if due.status == "owed" and self.sinks[due.sink].status == "active"],
             self.life.load.waiting,
-            [(d.number, d.pending) for d in deliveries if d.pending],
-            [(d.number, d.in_flight, d.retrying) for d in deliveries if d.in_flight or d.retrying],
-            [(d.number, dict(d._busy)) for d in deliveries if d._busy],
-            [d.number for d in deliveries if d.behind],
+            [(d.queue.number, d.queue.count) for d in deliveries if d.queue.count],
+            [(d.queue.number, d.in_flight, d.retrying) for d in deliveries if d.in_flight or d.retrying],
+            [(d.queue.number, dict(d.queue.groups)) for d in deliveries if d.queue.groups],
+            [d.queue.number for d in deliveries if d.queue.spill.in_use],
             [(row, number) for row, number in self.store.backlog() if self.sinks[number].status == "active"],
-            [d.number for d in deliveries if d.discarded != len(self.store.read_discarded(d.number, 10**6))],
+            [d.queue.number for d in deliveries if d.discarded != len(self.store.read_discarded(d.queue.number, 10**6))],
         ]
 
     def play(self) -> None:
@@ -846,7 +849,7 @@ def play(seed: int, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=lambda: run.clock.now))
     monkeypatch.setattr(Attempt, "__hash__", _hash_of)
     for name, value in run.limits.items():
-        monkeypatch.setattr(sink_delivery, name, value)
+        monkeypatch.setattr(f"userhooks.engine.delivery.{name}", value)
     for name, value in run.windows.items():
         monkeypatch.setattr(pending_message, name, value)
     try:

@@ -51,7 +51,7 @@ class SimulatedEngine(Engine):
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        super().__init__(Config(7376, 8376, TOKEN, "postgresql://u@h/d", Path(":memory:")), luck=run.luck)
+        super().__init__(Config(7376, 8376, TOKEN, "postgresql://u@h/d", Path(":memory:")), rng=run.luck)
         self._client.close()
         self._client = Wire(run, timeout=4.0, places=100)
         loop = asyncio.get_running_loop()

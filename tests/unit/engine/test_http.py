@@ -36,17 +36,17 @@ class Requests:
         self.outcomes: list[tuple[int | None, str, float | None]] = []
         self.total = count
         self.done = asyncio.Event()
-        self.suspect = False
+        self.on_probation = False
         self.body = body
-        self.may_repeat = may_repeat
+        self.is_repeatable = may_repeat
         self.repeated = 0
 
     def slow(self) -> None:
-        self.suspect = True
+        self.on_probation = True
 
-    def again(self) -> bool:
-        self.repeated += self.may_repeat
-        return self.may_repeat
+    def may_repeat(self) -> bool:
+        self.repeated += self.is_repeatable
+        return self.is_repeatable
 
     def next_request(self) -> tuple[bytes, Requests] | None:
         if not self.left:
@@ -558,7 +558,7 @@ def test_a_private_address_is_refused_after_name_resolution_without_naming_it(ho
     assert (status, error) == (None, "the webhook URL leads to a forbidden address")
 
 
-def test_senders_that_are_suspect_share_a_quarter_of_all_connections() -> None:
+def test_senders_on_probation_share_a_quarter_of_all_connections() -> None:
     hanging: list[bytes] = []
 
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -573,7 +573,7 @@ def test_senders_that_are_suspect_share_a_quarter_of_all_connections() -> None:
             try:
                 lost = [Requests() for _ in silent]
                 for port, requests in zip(silent, lost, strict=True):
-                    requests.suspect = True
+                    requests.on_probation = True
                     client.origin(("http", "127.0.0.1", port)).offer(requests)
                 known = Requests(200)
                 client.origin(("http", "127.0.0.1", quick)).offer(known)

@@ -16,7 +16,7 @@ def test_nothing_is_confirmed_while_the_first_transaction_owes() -> None:
     progress.begin(130, xid=2)
     progress.commit(140)
     assert progress.confirmable() == 100
-    first.settle(0, 7)
+    first.acknowledge(0, 7)
     assert progress.confirmable() == 140
 
 
@@ -50,10 +50,10 @@ def test_acknowledgements_above_the_position_are_listed_with_the_open_transactio
     stuck = progress.begin(10, xid=1)
     stuck.owed += 2
     progress.commit(20)
-    stuck.settle(0, 5)
+    stuck.acknowledge(0, 5)
     open_one = progress.begin(30, xid=2)
     open_one.owed += 1
-    open_one.settle(0, 5)
+    open_one.acknowledge(0, 5)
     assert [(t.commit_lsn, t.acknowledged) for t in progress.unsettled()] == [(10, [(0, 5)]), (30, [(0, 5)])]
 
 
@@ -71,7 +71,7 @@ def test_the_position_is_the_end_of_the_longest_settled_prefix(owed: list[int], 
     last = 0
     for transaction in [None, *todo]:
         if transaction is not None:
-            transaction.settle(0, 1)
+            transaction.acknowledge(0, 1)
         settled = next((10 * n for n, one in enumerate(transactions) if one.owed), 10 * len(owed))
         assert progress.confirmable() == settled >= last
         last = settled
@@ -99,7 +99,7 @@ def test_the_position_never_passes_what_is_owed_whatever_comes_between(data: st.
             end += open_one is None
         elif step in ("settle", "forgive") and owing:
             chosen = data.draw(st.sampled_from(owing))
-            chosen.settle(0, 1) if step == "settle" else chosen.forgive()
+            chosen.acknowledge(0, 1) if step == "settle" else chosen.release()
         position = progress.confirmable()
         assert last <= position <= progress.read == end
         assert position == next((before for before, one in read if one.owed), end)

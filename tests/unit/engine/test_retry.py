@@ -25,7 +25,7 @@ def test_waits_are_spread_by_fifteen_percent_and_never_above_the_cap(failures: i
 
 
 def decide(**given: object) -> Again | Halve | Discard:
-    arguments = {"size": 1, "attempts": 1, "max_attempts": None, "retry_after": None, "luck": 0.5} | given
+    arguments = {"size": 1, "attempts": 1, "max_attempts": None, "retry_after": None, "rng": 0.5} | given
     return after_failure(RetrySchedule(), **arguments)  # type: ignore[arg-type]
 
 
@@ -111,7 +111,7 @@ def test_a_message_is_given_up_alone_and_after_its_last_attempt_only(
     size: int, attempts: int, most: int | None, asked: float | None, luck: float
 ) -> None:
     schedule = RetrySchedule()
-    step = after_failure(schedule, size=size, attempts=attempts, max_attempts=most, retry_after=asked, luck=luck)
+    step = after_failure(schedule, size=size, attempts=attempts, max_attempts=most, retry_after=asked, rng=luck)
     assert isinstance(step, Discard) == (size == 1 and most is not None and attempts >= most)
     assert isinstance(step, Halve) == (size > 1)
     if not isinstance(step, Discard):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from tests.unit.engine.wal import TYPES, delete, insert, update
 from userhooks.engine.capture.confirmed_lsn import Progress
 from userhooks.engine.capture.transactions import CatalogStale, Stream
 from userhooks.engine.postgres.pgoutput import DecodeError
-from userhooks.engine.resources import Column, SinkResource, Source, Table
+from userhooks.engine.resources import Column, Source, Table
 from userhooks.engine.routing import Route, Router
 
 TABLE = Table("public", "notes", (Column("id", 23, -1),), ("id",), "d")
@@ -22,8 +23,7 @@ RELATION = b"R" + struct.pack(">I", 7) + b"public\0notes\0d" + struct.pack(">H",
 class Taker:
     """Takes the messages of one sink and keeps them."""
 
-    number = 1
-    sink = SinkResource("s", "s", "e")
+    queue = SimpleNamespace(number=1, group_of=lambda _: None)
 
     def __init__(self) -> None:
         self.taken: list[int] = []
@@ -35,7 +35,7 @@ class Taker:
 
     def deliver_all(self) -> None:
         for message in self.messages:
-            message.owed.settle(message.change.commit_idx, self.number)  # type: ignore[attr-defined]
+            message.source.acknowledge(message.change.commit_idx, self.queue.number)  # type: ignore[attr-defined]
         self.messages.clear()
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from userhooks.engine.capture.lost_changes import LostRange, show_lsn, to_backfill, words
+from userhooks.engine.capture.lost_changes import LostRange, to_backfill, words
 from userhooks.engine.postgres.diagnosis import (
     Names,
     gone_back,
@@ -17,6 +17,7 @@ from userhooks.engine.postgres.diagnosis import (
     slot_being_made,
     slot_unfit,
 )
+from userhooks.engine.postgres.lsn import show_lsn
 from userhooks.engine.resources import BackfillResource, SinkResource, Source, Table
 
 NAMES = Names("db.example:5432", "app", "ada", "hooks", "hooks_pub")

@@ -40,7 +40,7 @@ _PER_SINK: tuple[tuple[str, str, str, Callable[[SinkDelivery], float]], ...] = (
     ("sequin_message_deliver_attempt_count", "counter", "Messages in delivery attempts.", lambda d: d.attempted),
     ("sequin_message_deliver_success_count", "counter", "Messages delivered.", lambda d: d.delivered),
     ("sequin_message_deliver_failure_count", "counter", "Messages in failed attempts.", lambda d: d.failed),
-    ("sequin_messages_buffered", "gauge", "Messages not delivered yet.", lambda d: d.pending),
+    ("sequin_messages_buffered", "gauge", "Messages not delivered yet.", lambda d: d.queue.count),
     ("sequin_messages_in_redelivery", "gauge", "Messages waiting for another attempt.", lambda d: d.retrying),
     ("userhooks_oldest_message_age_seconds", "gauge", "Age of the oldest message that is being tried.", lambda d: _age(d)),
     ("userhooks_messages_discarded", "gauge", "Messages given up after the last attempt.", lambda d: d.discarded),
@@ -75,7 +75,7 @@ async def _sinks(engine: Engine) -> AsyncIterator[bytes]:
             if sink is None:
                 continue
             delivery = engine.delivery(sink_id)
-            if delivery.attempted or delivery.pending:
+            if delivery.attempted or delivery.queue.count:
                 labelled.append((_labels({"consumer_id": sink.id, "consumer_name": sink.name}), delivery))
                 labels = {"entity_type": "sink", "entity_id": sink.id, "entity_name": sink.name}
                 entities += _entity(labels, _HEALTH.get(overall(engine.condition(sink)), "ok"))
@@ -89,7 +89,7 @@ async def _sinks(engine: Engine) -> AsyncIterator[bytes]:
 
 def _age(delivery: SinkDelivery) -> float:
     """Return 0 for a sink that is paused, too: nothing of it is tried."""
-    return round(delivery.oldest_age(time.time()) or 0.0, 1) if delivery.pending and delivery.sink.status == "active" else 0.0
+    return round(delivery.oldest_age(time.time()) or 0.0, 1) if delivery.queue.count and delivery.sink.status == "active" else 0.0
 
 
 def _entity(labels: Mapping[str, str], present: str) -> Iterator[str]:

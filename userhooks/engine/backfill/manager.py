@@ -175,7 +175,7 @@ class Backfills:
         self._running.pop(backfill_id, None)  # a task that is cancelled before its first step does not do so itself
         if self._catalog.backfills[backfill_id].state == "active":
             self.restore(run.backfill, run.cursor)
-        self._deliveries[run.sink_id].withdraw(run.owns)
+        self._deliveries[run.sink_id].queue.withdraw(run.owns)
 
     async def _save(self, backfill: BackfillResource, cursor: Cursor | None) -> None:
         await self._write(self._store.save_backfill, backfill, cursor)

@@ -22,7 +22,7 @@ from typing import Any
 from psycopg import AsyncConnection, AsyncRawCursor
 
 from userhooks.engine.backfill.page_query import Cursor, Only, PageQuery, Query, only_rows
-from userhooks.engine.capture.transactions import WATERMARK, group_of
+from userhooks.engine.capture.transactions import WATERMARK
 from userhooks.engine.delivery.pending_message import PendingMessage
 from userhooks.engine.delivery.sink_delivery import SinkDelivery
 from userhooks.engine.functions import Bound
@@ -74,11 +74,11 @@ class Page:
         self.handed_over = False
         self._on_done = on_done
 
-    def settle(self, index: int, sink_number: int) -> None:
+    def acknowledge(self, index: int, sink_number: int) -> None:
         """One message of the page is delivered."""
-        self.forgive()
+        self.release()
 
-    def forgive(self) -> None:
+    def release(self) -> None:
         """One message of the page is delivered, in the store, or no longer owed."""
         self.owed -= 1
         if not self.owed and self.handed_over:
@@ -259,7 +259,7 @@ class BackfillRun:
             page = self._again.pop(key)
             if not newer and key in rows:
                 self._owe(*rows[key], page, now, judge)
-            page.forgive()
+            page.release()
 
     def _newer(self, key: Key, snapshot: Snapshot) -> Sequence[bool]:
         """Return for each change of the row that the snapshot does not see whether the sink was owed it."""
@@ -279,10 +279,10 @@ class BackfillRun:
         """Return what asks the filter about a row: the one value that it demands, and the rest of it, where these say all."""
         bound, delivery, shape = self._bound(), self._delivery, self._shape
         if bound is None or bound.equality is None or not delivery.sink.source.covers(*shape.table):
-            return delivery.judge
+            return delivery.queue.filter
         forms, position = wal_forms(shape, bound.equality), shape.positions.get(bound.equality.column)
         if forms is None or position is None:
-            return delivery.judge
+            return delivery.queue.filter
         rest = bound.rest_of_others
         return lambda change: change.raw(position) in forms and (rest is None or rest(change))
 
@@ -290,12 +290,12 @@ class BackfillRun:
         change = Change.read(self._shape, row, self.backfill.id, now_us, size)
         delivery = self._delivery
         try:
-            wanted, unjudged = judge(change), False
+            wanted, unfiltered = judge(change), False
         except Exception:  # the filter raised: the message fails visibly when its turn comes
-            wanted, unjudged = True, True
+            wanted, unfiltered = True, True
         if wanted:
             page.owed += 1
-            delivery.owe(PendingMessage(change, page, group_of(delivery, change), unjudged))
+            delivery.owe(PendingMessage(change, page, delivery.queue.group_of(change), unfiltered))
 
     # --- turns ---------------------------------------------------------------------------------------------------------
 
@@ -306,7 +306,7 @@ class BackfillRun:
     @property
     def _is_wanted(self) -> bool:
         """A sink that is paused, or has to catch up on live changes first, is not read for: a backfill never fills the store."""
-        return self._delivery.sink.status == "active" and not self._delivery.behind
+        return self._delivery.sink.status == "active" and not self._delivery.queue.spill.in_use
 
     @property
     def _has_room(self) -> bool:

@@ -27,12 +27,12 @@ class Transaction:
         self.owed = 0
         self.acknowledged: list[tuple[int, int]] = []
 
-    def settle(self, index: int, sink_number: int) -> None:
+    def acknowledge(self, index: int, sink_number: int) -> None:
         """One delivery of this transaction is done."""
         self.owed -= 1
         self.acknowledged.append((index, sink_number))
 
-    def forgive(self) -> None:
+    def release(self) -> None:
         """One delivery of this transaction is no longer owed: its sink is gone, disabled, or does not want it any more."""
         self.owed -= 1
 

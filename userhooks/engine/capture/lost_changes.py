@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
+from userhooks.engine.postgres.lsn import show_lsn
 from userhooks.engine.resources import BackfillResource, SinkResource, Table, TableName
 
 
@@ -36,11 +37,6 @@ class LostRange:
 
     def __str__(self) -> str:
         return f"Postgres has lost the changes committed between {show_lsn(self.start)} and {show_lsn(self.end)} ({self.reason})."
-
-
-def show_lsn(lsn: int) -> str:
-    """Return an LSN as Postgres writes it."""
-    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
 
 
 def to_backfill(

@@ -19,12 +19,13 @@ from typing import Any, TypeVar
 from psycopg import AsyncConnection, Error, OperationalError
 
 from userhooks.engine.capture.confirmed_lsn import Progress
-from userhooks.engine.capture.lost_changes import LostRange, show_lsn, to_backfill, words
+from userhooks.engine.capture.lost_changes import LostRange, to_backfill, words
 from userhooks.engine.capture.transactions import CatalogStale, Stream
 from userhooks.engine.clock import utc_now
 from userhooks.engine.delivery.pending_message import MemoryBudget
 from userhooks.engine.postgres import catalog_queries, diagnosis
 from userhooks.engine.postgres.diagnosis import Names, Trouble, Unavailable
+from userhooks.engine.postgres.lsn import show_lsn
 from userhooks.engine.postgres.pg_types import TypeCatalog
 from userhooks.engine.postgres.replication_stream import ReplicationEnded, SlotStream, Unpublished
 from userhooks.engine.resources import Catalog, SinkResource, TableName

@@ -17,7 +17,7 @@ import orjson
 from userhooks.engine.capture.confirmed_lsn import Progress, Transaction
 from userhooks.engine.delivery.pending_message import PendingMessage
 from userhooks.engine.delivery.sink_delivery import SinkDelivery
-from userhooks.engine.message_format import Change, TableShape, group_key
+from userhooks.engine.message_format import Change, TableShape
 from userhooks.engine.postgres import pgoutput
 from userhooks.engine.postgres.pg_types import TypeCatalog
 from userhooks.engine.resources import Table, TableName
@@ -177,23 +177,23 @@ class Stream:
         change = Change(shape, event, transaction.commit_lsn, index, self._commit_us, self._annotations)
         routes, failed = self.router.for_table(shape).match(change)
         for route in routes:
-            self._owe(route, change, transaction, index, unjudged=False)
+            self._owe(route, change, transaction, index, unfiltered=False)
         for route, _ in failed:
-            self._owe(route, change, transaction, index, unjudged=True)
+            self._owe(route, change, transaction, index, unfiltered=True)
         if self.watchers:
             owed = {route.sink_id for route in routes} | {route.sink_id for route, _ in failed}
             for watcher in self.watchers:
                 if watcher.table == shape.table:
                     watcher.touched(change, transaction.xid, watcher.sink_id in owed)
 
-    def _owe(self, route: Route, change: Change, transaction: Transaction, index: int, *, unjudged: bool) -> None:
+    def _owe(self, route: Route, change: Change, transaction: Transaction, index: int, *, unfiltered: bool) -> None:
         delivery: SinkDelivery = route.target
-        if self._delivered_before and (index, delivery.number) in self._delivered_before:
+        if self._delivered_before and (index, delivery.queue.number) in self._delivered_before:
             transaction.owed += 1
-            transaction.settle(index, delivery.number)  # stays acknowledged until the position has passed it
+            transaction.acknowledge(index, delivery.queue.number)  # stays acknowledged until the position has passed it
             return
         transaction.owed += 1
-        delivery.owe(PendingMessage(change, transaction, group_of(delivery, change), unjudged))
+        delivery.owe(PendingMessage(change, transaction, delivery.queue.group_of(change), unfiltered))
 
     def _logical_message(self, event: pgoutput.LogicalMessage) -> None:
         if not event.transactional:
@@ -231,17 +231,3 @@ def _refuse(constant: str) -> None:
 def _fits(table: Table, relation: pgoutput.Relation) -> bool:
     """Whether the catalog's columns are those of the stream."""
     return [(c.name, c.type_oid) for c in table.columns] == [(c.name, c.type_oid) for c in relation.columns]
-
-
-def group_of(delivery: SinkDelivery, change: Change) -> object:
-    """Return the message's group, or None when it has none: by row, by the sink's columns for that table, or not at all.
-
-    A `tables` entry without columns, no replica identity and `message_grouping: false` mean no group (Sequin contract, 7.3).
-    """
-    sink = delivery.sink
-    if not sink.message_grouping:
-        return None
-    for entry in sink.tables:
-        if entry.table == change.shape.table:
-            return change.group if entry.group_column_names is None else group_key(change, entry.group_column_names)
-    return change.group

@@ -132,7 +132,7 @@ class Console:
                 if find in sink.name.lower():
                     delivery = engine.delivery(sink.id)
                     fine = delivery.last_error is None and not delivery.discarded and engine.reader.problem_of(sink) is None
-                    ranked.append((fine, -delivery.pending, sink.name, sink.id))
+                    ranked.append((fine, -delivery.queue.count, sink.name, sink.id))
             worst = nsmallest(html.SHOWN_SINKS, worst + ranked)
             found += len(ranked)
             await asyncio.sleep(0)
@@ -147,7 +147,7 @@ class Console:
             name=sink.name,
             status=sink.status,
             health=overall(condition),
-            pending=delivery.pending,
+            pending=delivery.queue.count,
             failing=delivery.retrying,
             delivered=delivery.delivered,
             discarded=delivery.discarded,

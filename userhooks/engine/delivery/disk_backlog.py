@@ -14,9 +14,9 @@ from typing import Any
 
 import orjson
 
-from userhooks.engine.capture.transactions import group_of
 from userhooks.engine.clock import utc_now
 from userhooks.engine.delivery.pending_message import BEING_STORED, NOT_STORED, PendingMessage
+from userhooks.engine.delivery.pending_queue import PendingQueue
 from userhooks.engine.delivery.sink_delivery import SinkDelivery
 from userhooks.engine.message_format import Change, TableShape
 from userhooks.engine.postgres.pg_types import TypeCatalog
@@ -34,18 +34,18 @@ class Batch:
     """What one flush writes, and whose messages they are."""
 
     flush: Flush
-    asked: Iterable[SinkDelivery]
-    messages: list[tuple[SinkDelivery, PendingMessage, int]]
+    asked: Iterable[PendingQueue]
+    messages: list[tuple[PendingQueue, PendingMessage, int]]
     given_up: list[tuple[SinkDelivery, PendingMessage, str]]
 
 
 class _Nobody:
     """What a message is owed to when it was read back: the store keeps it, and nothing else has to know."""
 
-    def settle(self, index: int, sink_number: int) -> None:
+    def acknowledge(self, index: int, sink_number: int) -> None:
         """Nothing to note."""
 
-    def forgive(self) -> None:
+    def release(self) -> None:
         """Nothing to note."""
 
 
@@ -77,7 +77,7 @@ class Backlog:
         self._documents: dict[int, bytes] = {}
         self._shape_ids: dict[bytes, int] = {}
         self._known: dict[TableShape, int] = {}
-        self._attended: dict[SinkDelivery, None] = {}
+        self._asked: dict[PendingQueue, None] = {}
         self._done: list[int] = []
         self._attempts: dict[int, int] = {}
         self._given_up: list[tuple[SinkDelivery, PendingMessage, str]] = []
@@ -95,9 +95,9 @@ class Backlog:
 
     # --- what the deliveries say ---------------------------------------------------------------------------------------
 
-    def attend(self, delivery: SinkDelivery) -> None:
-        """Ask the sink with the next flush what it wants stored."""
-        self._attended[delivery] = None
+    def request_flush(self, queue: PendingQueue) -> None:
+        """Ask the queue with the next flush what it wants stored."""
+        self._asked[queue] = None
 
     def done(self, rows: Iterable[int]) -> None:
         """These rows are delivered or not wanted any more."""
@@ -111,14 +111,14 @@ class Backlog:
         """Keep a message that is given up."""
         self._given_up.append((delivery, message, error))
 
-    def load(self, rows: Sequence[int], room: int, delivery: SinkDelivery, take: Callable[[list[PendingMessage], list[int]], None]) -> None:
+    def load(self, rows: Sequence[int], room: int, queue: PendingQueue, take: Callable[[list[PendingMessage], list[int]], None]) -> None:
         """Read messages back, at least one and no more than `room` bytes, and hand them to `take` with the rows that are left."""
-        task = asyncio.create_task(self._load(rows, room, delivery, take))
+        task = asyncio.create_task(self._load(rows, room, queue, take))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _load(
-        self, rows: Sequence[int], room: int, delivery: SinkDelivery, take: Callable[[list[PendingMessage], list[int]], None]
+        self, rows: Sequence[int], room: int, queue: PendingQueue, take: Callable[[list[PendingMessage], list[int]], None]
     ) -> None:
         await self._knows_types.wait()
         while True:
@@ -134,9 +134,9 @@ class Backlog:
         for one in kept:
             try:
                 change = self._change(one)
-                messages.append(PendingMessage(change, _NOBODY, group_of(delivery, change), row=one.id, attempts=one.attempts))
+                messages.append(PendingMessage(change, _NOBODY, queue.group_of(change), row=one.id, attempts=one.attempts))
             except DecodeError:
-                log.exception("message %d of sink %s cannot be read back; it stays in the store", one.id, delivery.sink.name)
+                log.exception("message %d of sink number %d cannot be read back; it stays in the store", one.id, queue.number)
         take(messages, left)
 
     def _change(self, one: Kept) -> Change:
@@ -152,34 +152,34 @@ class Backlog:
 
     # --- flushes -------------------------------------------------------------------------------------------------------
 
-    def collect(self, owing: Iterable[SinkDelivery], old: int) -> Batch:
-        """Gather what the next flush writes; `old` is the LSN up to which all of `owing` shall have nothing in memory alone."""
-        batch = Batch(Flush(), {**self._attended, **dict.fromkeys(owing)}, [], self._given_up)
-        self._attended = {}
+    def collect(self, owing: Iterable[SinkDelivery], position: int) -> Batch:
+        """Gather what the next flush writes; `position` is that up to which all of `owing` shall have nothing in memory alone."""
+        batch = Batch(Flush(), {**self._asked, **dict.fromkeys(delivery.queue for delivery in owing)}, [], self._given_up)
+        self._asked = {}
         self._given_up = []
-        for delivery in batch.asked:
-            for message in delivery.to_store(old):
+        for queue in batch.asked:
+            for message in queue.to_store(position):
                 if message.row == NOT_STORED:
-                    self._keep(delivery, message, batch)
+                    self._keep(queue, message, batch)
         flush = batch.flush
         for delivery, message, error in batch.given_up:
-            row = message.row if message.row > 0 else self._keep(delivery, message, batch)
+            row = message.row if message.row > 0 else self._keep(delivery.queue, message, batch)
             flush.discarded.append((row, error, utc_now()))
         flush.done, self._done = self._done, []
         flush.attempts = [(count, row) for row, count in self._attempts.items()]
         self._attempts = {}
         return batch
 
-    def _keep(self, delivery: SinkDelivery, message: PendingMessage, batch: Batch) -> int:
+    def _keep(self, queue: PendingQueue, message: PendingMessage, batch: Batch) -> int:
         change = message.change
         row = self._next_row
         self._next_row += 1
         message.row = BEING_STORED
-        batch.messages.append((delivery, message, row))
+        batch.messages.append((queue, message, row))
         batch.flush.kept.append(
             Kept(
                 row,
-                delivery.number,
+                queue.number,
                 self._shape_id(change.shape, batch.flush),
                 change.commit_lsn,
                 change.commit_idx,
@@ -191,7 +191,7 @@ class Backlog:
             )
         )
         if change.backfill_id is None:
-            batch.flush.acknowledged.setdefault(change.commit_lsn, []).append((change.commit_idx, delivery.number))
+            batch.flush.acknowledged.setdefault(change.commit_lsn, []).append((change.commit_idx, queue.number))
         return row
 
     def _shape_id(self, shape: TableShape, flush: Flush) -> int:
@@ -208,17 +208,17 @@ class Backlog:
 
     def is_written(self, batch: Batch) -> None:
         """The flush is committed."""
-        for (delivery, message, row), kept in zip(batch.messages, batch.flush.kept, strict=True):
-            delivery.is_stored(message, row)
+        for (queue, message, row), kept in zip(batch.messages, batch.flush.kept, strict=True):
+            queue.is_stored(message, row)
             if message.attempts > kept.attempts:  # it has failed meanwhile
                 self.failed_again(row, message.attempts)
-        for delivery in batch.asked:
-            delivery.make_room()
+        for queue in batch.asked:
+            queue.make_room()
 
     def is_not_written(self, batch: Batch) -> None:
         """The flush has failed as a whole: all of it is for the next one."""
-        for delivery, message, _ in batch.messages:
-            delivery.is_not_stored(message)
+        for queue, message, _ in batch.messages:
+            queue.is_not_stored(message)
         self._given_up = batch.given_up + self._given_up
         self._done = batch.flush.done + self._done
         self._attempts = {row: count for count, row in batch.flush.attempts} | self._attempts
@@ -227,7 +227,7 @@ class Backlog:
 
     async def discarded(self, delivery: SinkDelivery, limit: int) -> list[Discarded]:
         """Return the sink's messages that were given up, oldest first."""
-        found: list[tuple[Kept, str, str]] = await self._write(self._store.read_discarded, delivery.number, limit)
+        found: list[tuple[Kept, str, str]] = await self._write(self._store.read_discarded, delivery.queue.number, limit)
         listed = []
         for kept, error, at in found:
             change = self._change(kept)
@@ -241,7 +241,7 @@ class Backlog:
         """Put messages that were given up, all or those named, at the end of what the sink owes; returns how many."""
         first = self._next_row
         self._next_row += delivery.discarded + 1
-        rows: list[int] = await self._write(self._store.take_discarded, delivery.number, ids, first)
+        rows: list[int] = await self._write(self._store.take_discarded, delivery.queue.number, ids, first)
         delivery.discarded -= len(rows)
         delivery.restore(rows)
         return len(rows)

@@ -37,8 +37,8 @@ connection."""
 CONNECT_SECONDS = 10.0
 CONNECTIONS_PER_ORIGIN = 100
 SLOW_SECONDS = 1.0
-SUSPECTS_SHARE = 4
-"""Senders that are `suspect` get one connection in so many, of all and of each origin's: receivers that hang cost the others nothing."""
+PROBATION_SHARE = 4
+"""Senders on probation get one connection in so many, of all and of each origin's: receivers that hang cost the others nothing."""
 _MOST_CONNECTIONS = 8192
 _LOOK_AGAIN_SECONDS = 0.05
 _OTHER_FILES = 256
@@ -59,16 +59,16 @@ class Delivery(Protocol):
     def slow(self) -> None:
         """There is no answer after `SLOW_SECONDS`."""
 
-    def again(self) -> bool:
+    def may_repeat(self) -> bool:
         """Return whether the request may be sent again, since its reused connection ended before the first byte of an answer."""
 
 
 class Sender(Protocol):
-    """Something that has requests for an origin when it is its turn; `suspect` when its receiver fails, is slow, or is not known yet."""
+    """Something that has requests for an origin when it is its turn; on probation when its receiver fails, is slow, or is unknown."""
 
     @property
-    def suspect(self) -> bool:
-        """Whether it shares the suspects' connections."""
+    def on_probation(self) -> bool:
+        """Whether it shares the connections of those on probation."""
 
     def next_request(self) -> tuple[bytes, Delivery] | None:
         """Return the bytes of one request, or None when there is nothing to send now."""
@@ -96,15 +96,15 @@ class Connection(asyncio.Protocol):
         "_transport",
         "deadline",
         "idle_since",
+        "on_probation",
         "origin",
-        "suspect",
     )
 
     def __init__(self, origin: Origin) -> None:
         self.origin = origin
         self.deadline = 0.0
         self.idle_since = 0.0
-        self.suspect = False
+        self.on_probation = False
         self._transport: Any = None
         self._bodiless = False
         self._delivery: Delivery | None = None
@@ -170,7 +170,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         delivery, request = self._delivery, self._repeatable
-        if delivery is not None and request is not None and not self._read and delivery.again():
+        if delivery is not None and request is not None and not self._read and delivery.may_repeat():
             self._delivery = None
             self.origin.send_again(self, request, delivery)
             return
@@ -232,8 +232,8 @@ class Connection(asyncio.Protocol):
         self._fail(_TOO_LATE)
 
     def slow(self) -> None:
-        """There is no answer yet: the connection counts among the suspects' from now on."""
-        self.origin.suspects(self, True)
+        """There is no answer yet: the connection counts among those on probation from now on."""
+        self.origin.put_on_probation(self, True)
         if self._delivery is not None:
             self._delivery.slow()
 
@@ -247,8 +247,8 @@ class Connection(asyncio.Protocol):
         delivery, self._delivery = self._delivery, None
         self._repeatable = None
         retry_after = self._retry_after
-        if self.suspect:
-            self.origin.suspects(self, False)
+        if self.on_probation:
+            self.origin.put_on_probation(self, False)
         self.origin.finished(self)
         if delivery is not None:
             delivery.answered(status, "", retry_after)
@@ -272,7 +272,7 @@ class Origin:
         self._open: set[Connection] = set()
         self._idle: list[Connection] = []
         self._connecting = 0
-        self._suspects = 0
+        self._on_probation = 0
         self._turns: deque[Sender] = deque()
         self._waiting: set[int] = set()
         self._pumping = False
@@ -307,16 +307,16 @@ class Origin:
                     self._connect_more()
                     return
                 sender = turns[0]
-                suspect = sender.suspect
-                if suspect and not self._client.has_room_for_suspects(self._suspects):
+                on_probation = sender.on_probation
+                if on_probation and not self._client.has_room_for_on_probation(self._on_probation):
                     self._client.bench(self, sender)
                     self._turn_is_over(sender)
                     continue
                 request = sender.next_request()
                 if request is not None:
                     connection = idle.pop()
-                    if suspect:
-                        self.suspects(connection, True)
+                    if on_probation:
+                        self.put_on_probation(connection, True)
                     connection.send(request[0], request[1], deadline)
                     if sender.has_more():
                         turns.rotate(-1)
@@ -332,10 +332,10 @@ class Origin:
     def _connect_more(self) -> None:
         """Double the connections at most: one quick receiver needs few, a far one gets many within a few round trips.
 
-        Connections that suspects hold do not count, so that those cannot use up the origin's.
+        Connections that those on probation hold do not count, so that those cannot use up the origin's.
         """
         opened = len(self._open)
-        room = CONNECTIONS_PER_ORIGIN + self._suspects - opened - self._connecting
+        room = CONNECTIONS_PER_ORIGIN + self._on_probation - opened - self._connecting
         if room <= 0:
             return  # as for most messages of a thousand sinks with one receiver
         wanted = min(max(1, opened) - self._connecting, len(self._turns) + 1, room)
@@ -366,9 +366,9 @@ class Origin:
         """Send a request on a new connection, which takes the place of the lost one and has its deadline."""
         self._open.discard(lost)
         self._connecting += 1
-        self._client.spawn(self._connect_again(request, delivery, lost.deadline, lost.suspect))
+        self._client.spawn(self._connect_again(request, delivery, lost.deadline, lost.on_probation))
 
-    async def _connect_again(self, request: bytes, delivery: Delivery, deadline: float, suspect: bool) -> None:
+    async def _connect_again(self, request: bytes, delivery: Delivery, deadline: float, on_probation: bool) -> None:
         error = _CLOSED
         try:
             async with asyncio.timeout_at(deadline):
@@ -381,13 +381,13 @@ class Origin:
         finally:
             self._connecting -= 1
             if error:
-                if suspect:
-                    self._suspects -= 1
-                    self._client.suspects_changed(-1)
+                if on_probation:
+                    self._on_probation -= 1
+                    self._client.probation_changed(-1)
                 self._client.give_place()
                 delivery.answered(None, error, None)
         if not error:
-            connection.suspect = suspect
+            connection.on_probation = on_probation
             self._open.add(connection)
             connection.send(request, delivery, deadline)
         self.pump()
@@ -400,12 +400,12 @@ class Origin:
             while (request := sender.next_request()) is not None:
                 request[1].answered(None, error, None)
 
-    def suspects(self, connection: Connection, suspect: bool) -> None:
-        """Count a connection among those that suspects hold, or not any more."""
-        if connection.suspect != suspect:
-            connection.suspect = suspect
-            self._suspects += 1 if suspect else -1
-            self._client.suspects_changed(1 if suspect else -1)
+    def put_on_probation(self, connection: Connection, on_probation: bool) -> None:
+        """Count a connection among those that those on probation hold, or not any more."""
+        if connection.on_probation != on_probation:
+            connection.on_probation = on_probation
+            self._on_probation += 1 if on_probation else -1
+            self._client.probation_changed(1 if on_probation else -1)
 
     def free(self, connection: Connection) -> None:
         """The connection can carry the next request."""
@@ -428,7 +428,7 @@ class Origin:
         self._open.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
-        self.suspects(connection, False)
+        self.put_on_probation(connection, False)
         self._client.give_place()
 
     def close_idle(self) -> bool:
@@ -444,7 +444,7 @@ class Origin:
         for connection in list(self._open):
             if connection.deadline and now > connection.deadline:
                 connection.expire()
-            elif connection.deadline and not connection.suspect and connection.deadline < answered_by:
+            elif connection.deadline and not connection.on_probation and connection.deadline < answered_by:
                 connection.slow()
         for connection in [c for c in self._idle if now - c.idle_since > IDLE_SECONDS]:
             connection.close()
@@ -474,7 +474,7 @@ class HttpClient:
         self._looked_for_idle = 0.0
         self._places = places
         self._taken = 0
-        self._suspects = 0
+        self._on_probation = 0
         self.crowd: dict[Origin, None] = {}
         self._benched: dict[int, tuple[Origin, Sender]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -521,21 +521,21 @@ class HttpClient:
         """Connections that are open or being opened."""
         return self._taken
 
-    def has_room_for_suspects(self, of_origin: int) -> bool:
-        """Whether a suspect may have one more connection to an origin where suspects hold so many."""
-        return self._suspects < max(1, self._places // SUSPECTS_SHARE) and of_origin < CONNECTIONS_PER_ORIGIN // SUSPECTS_SHARE
+    def has_room_for_on_probation(self, of_origin: int) -> bool:
+        """Whether a sender on probation may have one more connection to an origin where those on probation hold so many."""
+        return self._on_probation < max(1, self._places // PROBATION_SHARE) and of_origin < CONNECTIONS_PER_ORIGIN // PROBATION_SHARE
 
     def bench(self, origin: Origin, sender: Sender) -> None:
-        """Let a suspect wait until another has its answer."""
+        """Let a sender on probation wait until another has its answer."""
         self._benched[id(sender)] = (origin, sender)
 
     def unbench(self, sender: Sender) -> None:
         """It waits no longer."""
         self._benched.pop(id(sender), None)
 
-    def suspects_changed(self, by: int) -> None:
+    def probation_changed(self, by: int) -> None:
         """Suspects hold more connections, or fewer: then those that wait get their turn."""
-        self._suspects += by
+        self._on_probation += by
         if by < 0 and self._benched:
             self.loop.call_soon(self._unbench)
 
@@ -545,7 +545,7 @@ class HttpClient:
             if key in self._benched:  # a turn may have taken others along
                 origin, sender = self._benched.pop(key)
                 self.origin(origin.key).offer(sender)  # the one on the bench may have been swept away meanwhile
-            if not self.has_room_for_suspects(0):
+            if not self.has_room_for_on_probation(0):
                 return
 
     # --- connecting ----------------------------------------------------------------------------------------------------

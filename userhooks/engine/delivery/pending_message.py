@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 from userhooks.engine.message_format import Change
 
 UNSAVED = 50_000, 25_000
-"""Messages that only memory has, at which the reading of the slot stops and goes on"""
+"""Messages that only memory has, at which reading the source stops and goes on"""
 UNSAVED_BYTES = 64_000_000, 32_000_000
 """The same in bytes of their changes"""
 AT_HAND = 1000
-"""Messages in memory above which the slot is read in small steps: of those still to be sent, more would have left the processor's caches"""
+"""Messages in memory above which the source is read in small steps: more would have left the processor's caches before they are sent"""
 SMALL_STEP = 64
 WINDOW = 1000
 """Messages that a sink which is behind keeps in memory"""
@@ -26,37 +25,44 @@ ALL_WINDOWS_BYTES = 64_000_000
 
 
 class MessageSource(Protocol):
-    """What a message was read from: a transaction of the slot, or a page of a backfill."""
+    """What a message was read from: a transaction, or a page of a backfill."""
 
-    def settle(self, index: int, sink_number: int) -> None:
+    def acknowledge(self, index: int, sink_number: int) -> None:
         """The message is delivered."""
 
-    def forgive(self) -> None:
+    def release(self) -> None:
         """The message is no longer owed from here: nobody wants it any more, or the store has it."""
 
 
 class PendingMessage:
-    """One change that one sink owes its receiver. `unjudged`: the filter has to be asked (again) before it may be sent.
+    """One change that one sink owes its receiver. `unfiltered`: the filter has to be asked (again) before it may be sent.
 
     `row` is its id in the store; NOT_STORED, BEING_STORED, or SETTLED while it is being stored.
     """
 
-    __slots__ = ("attempts", "change", "group", "owed", "row", "unjudged")
+    __slots__ = ("attempts", "change", "group", "row", "source", "unfiltered")
 
-    def __init__(self, change: Change, owed: MessageSource, group: object, unjudged: bool = False, row: int = 0, attempts: int = 0) -> None:
+    def __init__(
+        self, change: Change, source: MessageSource, group: object, unfiltered: bool = False, row: int = 0, attempts: int = 0
+    ) -> None:
         self.change = change
-        self.owed = owed
+        self.source = source
         self.group = group
         self.attempts = attempts
-        self.unjudged = unjudged
+        self.unfiltered = unfiltered
         self.row = row
+
+    @property
+    def position(self) -> int | None:
+        """Where its source has it, in the order of commits; None for a row of a backfill, which has no place there."""
+        return self.change.commit_lsn if self.change.backfill_id is None else None
 
 
 NOT_STORED, BEING_STORED, SETTLED = 0, -1, -2
 
 
 class MemoryBudget:
-    """How much is in memory. What only memory has: the reading of the slot stops while that is too much. What the store has as well:
+    """How much is in memory. What only memory has: reading the source stops while that is too much. What the store has as well:
     sinks which are behind keep a window of it, and share the room for all windows.
     """
 
@@ -94,32 +100,3 @@ class MemoryBudget:
     def window_bytes(self) -> int:
         """How many bytes of changes one sink which is behind may keep in memory; one message may always be there."""
         return min(WINDOW_BYTES, ALL_WINDOWS_BYTES // max(1, self.behind))
-
-
-class Rows:
-    """Row ids in order, eight bytes each."""
-
-    def __init__(self) -> None:
-        self._ids = array("q")
-        self._first = 0
-
-    def __len__(self) -> int:
-        return len(self._ids) - self._first
-
-    def extend(self, rows: Iterable[int]) -> None:
-        """Add rows at the end."""
-        self._ids.extend(rows)
-
-    def put_back(self, rows: Sequence[int]) -> None:
-        """Put rows back at the front."""
-        self._ids[: self._first] = array("q", rows)
-        self._first = 0
-
-    def take(self, count: int) -> list[int]:
-        """Take rows from the front."""
-        taken = self._ids[self._first : self._first + count].tolist()
-        self._first += len(taken)
-        if self._first > 10_000 and self._first * 2 > len(self._ids):
-            del self._ids[: self._first]
-            self._first = 0
-        return taken

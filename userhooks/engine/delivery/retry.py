@@ -24,11 +24,11 @@ class RetrySchedule:
     last: int = 10
     spread: float = 0.15
 
-    def wait(self, failures: int, luck: float) -> float:
-        """Return the seconds to wait after `failures` (>= 1) failures in a row; `luck` in [0, 1) is the random part."""
+    def wait(self, failures: int, rng: float) -> float:
+        """Return the seconds to wait after `failures` (>= 1) failures in a row; `rng` in [0, 1) is the random part."""
         if failures >= self.last:
             return self.cap
-        spread = 1 - self.spread + 2 * self.spread * luck
+        spread = 1 - self.spread + 2 * self.spread * rng
         return min(self.cap, self.base * 2.0 ** (max(failures, 1) - 1) * spread)
 
 
@@ -53,7 +53,7 @@ class Discard:
 
 
 def after_failure(
-    schedule: RetrySchedule, *, size: int, attempts: int, max_attempts: int | None, retry_after: float | None, luck: float
+    schedule: RetrySchedule, *, size: int, attempts: int, max_attempts: int | None, retry_after: float | None, rng: float
 ) -> Again | Halve | Discard:
     """Decide what follows the failed attempt number `attempts` of a batch of `size` messages.
 
@@ -63,10 +63,10 @@ def after_failure(
     would.
     """
     if size > 1:
-        return Halve(_at_least(schedule.wait(1, luck), retry_after, schedule.cap))
+        return Halve(_at_least(schedule.wait(1, rng), retry_after, schedule.cap))
     if max_attempts is not None and attempts >= max_attempts:
         return Discard()
-    return Again(_at_least(schedule.wait(attempts, luck), retry_after, schedule.cap))
+    return Again(_at_least(schedule.wait(attempts, rng), retry_after, schedule.cap))
 
 
 def retry_after_seconds(value: bytes, now: float) -> float | None:

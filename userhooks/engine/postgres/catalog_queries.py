@@ -9,7 +9,7 @@ from typing import Any
 
 from psycopg import AsyncConnection, sql
 
-from userhooks.engine.capture.lost_changes import show_lsn
+from userhooks.engine.postgres.lsn import show_lsn
 from userhooks.engine.postgres.pg_types import TypeRow
 from userhooks.engine.resources import Column, Table, TableName
 

@@ -1,0 +1,131 @@
+"""Groups of one sink's messages: which are occupied, and what waits for them. Pure.
+
+A message's group is its row by default. At most one batch of a group is on its way or in backoff; later messages of it wait here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from userhooks.engine.delivery.pending_message import PendingMessage
+from userhooks.engine.message_format import Groups
+
+
+class Waiting(deque[PendingMessage | int]):
+    """What waits until nothing of its `groups` is on its way or in backoff, in order; messages that are only on disk as row ids.
+
+    An update of a key joins the groups of both keys. `held` counts the groups of which something is on its way or in backoff.
+    """
+
+    __slots__ = ("groups", "held")
+
+    def __init__(self, groups: Iterable[object], held: int) -> None:
+        super().__init__()
+        self.groups = list(groups)
+        self.held = held
+
+    def absorb(self, other: Waiting) -> None:
+        """Take over what waits in another queue."""
+        self.extend(other)
+        self.groups += other.groups
+        self.held += other.held
+
+    def messages(self) -> Iterable[PendingMessage]:
+        """Return those that are in memory."""
+        return (message for message in self if isinstance(message, PendingMessage))
+
+    def rows(self) -> Iterable[int]:
+        """Return the row ids of those that are only on disk."""
+        return (row for row in self if isinstance(row, int))
+
+
+def groups_of(messages: Iterable[PendingMessage]) -> set[object]:
+    """Return the groups that the messages belong to."""
+    groups: set[object] = set()
+    for message in messages:
+        group = message.group
+        if type(group) is Groups:
+            groups.update(group)
+        elif group is not None:
+            groups.add(group)
+    return groups
+
+
+class OccupiedGroups(dict[object, Waiting | None]):
+    """The occupied groups of one sink, each with what waits for it; None while nothing does."""
+
+    def occupy(self, group: object, batch: set[object]) -> bool:
+        """Occupy a message's group for a batch that has occupied the groups `batch`; returns False when an earlier message has it."""
+        if type(group) is not Groups:
+            if group not in self:
+                self[group] = None
+                batch.add(group)
+                return True
+            return group in batch
+        if all(member not in self or member in batch for member in group):
+            self.update(dict.fromkeys([member for member in group if member not in batch]))
+            batch.update(group)
+            return True
+        batch.difference_update(group)  # later messages of these wait behind this one
+        return False
+
+    def queue(self, group: object) -> Waiting:
+        """Return the queue in which a message of the group waits; all groups of a message share one queue from then on."""
+        queue: Waiting | None = None
+        for member in group if type(group) is Groups else (group,):
+            waiting = self[member] if member in self else Waiting([member], 0)
+            if waiting is None:
+                waiting = Waiting([member], 1)
+            if queue is None:
+                queue = waiting
+            elif waiting is not queue:
+                queue.absorb(waiting)
+            for shared in waiting.groups:
+                self[shared] = queue
+        assert queue is not None  # noqa: S101  # a message that has to wait has a group
+        return queue
+
+    def free(self, messages: Iterable[PendingMessage]) -> set[object]:
+        """Free each group of a batch once (freed twice, two batches of it would be on their way); returns those that are waited for."""
+        waited_for: set[object] = set()
+        for message in messages:
+            group = message.group
+            for member in group if type(group) is Groups else (group,):
+                waiting = self.pop(member, None)
+                if waiting is not None:
+                    self[member] = waiting
+                    waited_for.add(member)
+        return waited_for
+
+    def put_behind(self, first: list[PendingMessage], second: list[PendingMessage]) -> list[PendingMessage]:
+        """Let what of `second` shares a group with `first` wait for it, so that the group keeps its order; returns the others.
+
+        The groups of both batches are occupied, and stay so for `first` and for what is returned.
+        """
+        before = groups_of(first)
+        held = before | groups_of(second)
+        behind: list[PendingMessage] = []
+        apart: list[PendingMessage] = []
+        for message in second:
+            groups = groups_of([message])
+            if groups & before:
+                before |= groups
+                behind.append(message)
+            else:
+                apart.append(message)
+        for message in reversed(behind):
+            self.queue(message.group).appendleft(message)
+        for group in held - groups_of(first) - groups_of(apart):
+            waiting = self[group]
+            assert waiting is not None  # noqa: S101  # a message of the group is in there
+            waiting.held -= 1
+        return apart
+
+    def queues(self) -> Iterable[Waiting]:
+        """Return each queue once: several groups may share one."""
+        return {id(waiting): waiting for waiting in self.values() if waiting is not None}.values()
+
+    def queues_of(self, messages: Iterable[PendingMessage]) -> Iterable[Waiting]:
+        """Return each queue once in which something waits for the groups of these messages."""
+        return {id(waiting): waiting for group in groups_of(messages) if (waiting := self.get(group))}.values()

@@ -1,0 +1,435 @@
+"""What one sink owes and is not on its way, in order: new, in backoff, behind others of its group, only on disk.
+
+Messages are, in the order in which they came: in `retries` (backoff), in `groups` (behind one that is on its way or in backoff), in
+`ready`, and in `spill` (on disk, or come since). The last is in use while the sink is behind: paused, down, stalled, or slower than its
+traffic. Then memory keeps a window, and the rest is read back as the window empties. When that is so is decided in `sink_delivery.py`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from typing import Any, Protocol
+
+from userhooks.engine.delivery.groups import OccupiedGroups, groups_of
+from userhooks.engine.delivery.pending_message import BEING_STORED, NOT_STORED, SETTLED, MemoryBudget, MessageSource, PendingMessage
+from userhooks.engine.delivery.retry_queue import RetryQueue
+from userhooks.engine.delivery.spill import Spill
+
+WAITING_PER_GROUP = 100
+"""Messages of one group that are kept in memory behind another one of it, at most"""
+LARGE_BYTES = 4_000
+"""Bytes of a message above which memory does not keep it behind another one of its group"""
+
+
+class QueueDisk(Protocol):
+    """Where messages wait that memory does not keep."""
+
+    def request_flush(self, queue: PendingQueue) -> None:
+        """Ask the queue with the next flush what it wants stored."""
+
+    def done(self, rows: Iterable[int]) -> None:
+        """These rows are delivered or not wanted any more."""
+
+    def load(self, rows: list[int], room: int, queue: PendingQueue, take: Callable[[list[PendingMessage], list[int]], None]) -> None:
+        """Read messages back, at least one and no more than `room` bytes, and hand them to `take` with the rows that are left."""
+
+
+class Owner(Protocol):
+    """Who takes messages from the queue and sends them."""
+
+    @property
+    def is_held(self) -> bool:
+        """Whether nothing may be sent yet."""
+
+    def on_way(self) -> Iterable[PendingMessage]:
+        """Return what has been taken and has no outcome yet."""
+
+    def offer(self) -> None:
+        """There may be something to take."""
+
+    def may_refill(self) -> bool:
+        """Return whether more may be read back from disk now."""
+
+    def may_catch_up(self) -> bool:
+        """Return whether memory may hold all that is owed again."""
+
+    def caught_up(self) -> None:
+        """Memory holds all that is owed again."""
+
+
+class PendingQueue:
+    """The messages of one sink that wait; long, since order, groups and disk share every container. `number` names the sink in the store.
+
+    `filter` and `group_of` are those of the sink at present; `is_due` says that what is ready need not wait for more to fill a batch.
+    """
+
+    __slots__ = (
+        "_disk",
+        "_flush_requested",
+        "_has_large",
+        "_life",
+        "_owner",
+        "batch_size",
+        "budget",
+        "count",
+        "filter",
+        "group_of",
+        "groups",
+        "is_due",
+        "number",
+        "ready",
+        "retries",
+        "spill",
+    )
+
+    def __init__(self, number: int, owner: Owner, disk: QueueDisk, budget: MemoryBudget) -> None:
+        self.number = number
+        self.count = 0
+        """messages owed, those on their way included"""
+        self.batch_size = 1
+        self.is_due = False
+        self.filter: Callable[[Any], bool] = lambda _: True
+        self.group_of: Callable[[Any], object] = lambda _: None
+        self.budget = budget
+        self.ready: deque[PendingMessage] = deque()
+        self.groups = OccupiedGroups()
+        self.retries = RetryQueue()
+        self.spill = Spill(budget)
+        self._disk = disk
+        self._owner = owner
+        self._life = 0
+        self._has_large = False
+        self._flush_requested = False
+
+    # --- in and out ----------------------------------------------------------------------------------------------------
+
+    def add(self, message: PendingMessage) -> None:
+        """Take a message; messages come in the order in which they are to be delivered."""
+        self.count += 1
+        self.budget.add(1, message.change.size)
+        if self.spill.in_use:
+            self.spill.fresh.append(message)
+            self.request_flush()
+        else:
+            self.ready.append(message)
+
+    def take(self) -> list[PendingMessage]:
+        """Take the next batch of new messages; one whose filter has yet to be asked comes alone."""
+        ready, groups, size = self.ready, self.groups, self.batch_size
+        batch: list[PendingMessage] = []
+        occupied: set[object] = set()
+        while ready and len(batch) < size:
+            message = ready[0]
+            if message.unfiltered and batch:
+                break
+            ready.popleft()
+            if message.group is not None and not groups.occupy(message.group, occupied):
+                waiting = groups.queue(message.group)
+                on_disk = message.row > 0 and (len(waiting) >= self._most_per_group or message.change.size > LARGE_BYTES)
+                waiting.append(message.row if on_disk else message)
+                if self.retries:
+                    self.request_flush()
+                continue
+            batch.append(message)
+            if message.unfiltered:
+                break
+        if not ready:
+            self.is_due = False
+        return batch
+
+    def retry(self, batch: list[PendingMessage], due: float) -> None:
+        """Put a batch into backoff until `due`."""
+        self.retries.push(batch, due)
+        self.request_flush()
+
+    def retry_behind(self, first: list[PendingMessage], second: list[PendingMessage], due: float) -> None:
+        """Put `second` into backoff, but what shares a group with `first` waits for that."""
+        apart = self.groups.put_behind(first, second)
+        if apart:
+            self.retry(apart, due)
+
+    def delivered(self, batch: list[PendingMessage]) -> None:
+        """The batch has arrived: nothing of it is owed any more."""
+        unsaved = len(batch)
+        self.count -= unsaved
+        size = 0
+        for message in batch:
+            if message.row > 0:
+                self._disk.done((message.row,))
+                unsaved -= 1
+            else:
+                if message.row == BEING_STORED:
+                    message.row = SETTLED
+                message.source.acknowledge(message.change.commit_idx, self.number)
+                size += message.change.size
+        self.budget.add(-unsaved, -size)
+        self.free(batch)
+
+    def release(self, message: PendingMessage) -> None:
+        """Nobody wants the message any more."""
+        self.count -= 1
+        if message.row > 0:
+            self._disk.done((message.row,))
+            return
+        message.row = SETTLED if message.row == BEING_STORED else message.row
+        message.source.release()
+        self.budget.add(-1, -message.change.size)
+
+    def free(self, batch: list[PendingMessage]) -> None:
+        """Free the batch's groups; what waits for them goes first."""
+        for group in self.groups.free(batch):
+            self._let_go(group)
+
+    def _let_go(self, group: object) -> None:
+        """One group of a queue is free; when none is held any more, what waits goes first, and what of it is on disk is read back."""
+        waiting = self.groups[group]
+        assert waiting is not None  # noqa: S101  # something waits
+        waiting.held -= 1
+        if waiting.held:
+            return
+        if len(waiting) <= WAITING_PER_GROUP and not any(True for _ in waiting.rows()):
+            for member in waiting.groups:
+                del self.groups[member]
+            self.ready.extendleft(message for message in reversed(waiting) if isinstance(message, PendingMessage))
+            self.is_due = True
+            return
+        batch: list[PendingMessage] = []
+        while waiting and isinstance(waiting[0], PendingMessage) and len(batch) < self.batch_size:
+            first = waiting[0]
+            assert isinstance(first, PendingMessage)  # noqa: S101
+            if batch and (first.unfiltered or batch[0].unfiltered):
+                break
+            batch.append(first)
+            waiting.popleft()
+        if batch:
+            waiting.held = len(groups_of(batch))
+            self.retry(batch, 0.0)
+            return
+        waiting.held = 1
+        rows: list[int] = []
+        while waiting and isinstance(waiting[0], int) and len(rows) < WAITING_PER_GROUP:
+            row = waiting.popleft()
+            assert isinstance(row, int)  # noqa: S101
+            rows.append(row)
+        life = self._life
+
+        def loaded(messages: list[PendingMessage], left: list[int]) -> None:
+            if life != self._life:
+                self._forget_rows(messages, left)
+                return
+            waiting = self.groups[group]  # it may share a queue with other groups by now
+            assert waiting is not None  # noqa: S101
+            waiting.extendleft(reversed(left))
+            members = set(waiting.groups)
+            for message in messages:
+                groups = groups_of([message])
+                if not groups or not groups <= members:  # the sink groups otherwise by now; what has waited keeps its order
+                    message.group = group
+            waiting.extendleft(reversed([message for message in messages if self._is_wanted(message)]))
+            self._let_go(group)
+            self._owner.offer()
+
+        self._disk.load(rows, self.budget.window_bytes // 2, self, loaded)
+
+    # --- changes of the sink -------------------------------------------------------------------------------------------
+
+    def filter_again(self) -> None:
+        """The filter has changed: everything that waits is to be asked again; what is on disk is asked when it comes back."""
+        for message in chain(self._owner.on_way(), self.in_memory()):
+            message.unfiltered = True
+
+    def forget_before(self, position: int) -> None:
+        """Owe nothing that was committed before a position in the source. Rows of a backfill have none, and stay."""
+        self._release_where(lambda message: (at := message.position) is not None and at < position, (self.ready, self.spill.fresh))
+
+    def withdraw(self, is_of: Callable[[MessageSource], bool]) -> None:
+        """Take back what waits in memory and was read from a source that is no longer wanted (a cancelled backfill)."""
+        self._release_where(lambda message: is_of(message.source), (self.ready, self.spill.fresh, *self.groups.queues()))
+
+    def _release_where(self, is_unwanted: Callable[[PendingMessage], bool], queues: Iterable[deque[Any]]) -> None:
+        for queue in queues:
+            for message in [m for m in queue if isinstance(m, PendingMessage) and is_unwanted(m)]:
+                queue.remove(message)
+                self.release(message)
+
+    def drop(self) -> None:
+        """Owe nothing any more but what is on its way."""
+        self._life += 1
+        self.spill.is_loading = False
+        for message in list(self.in_memory()):
+            self.release(message)
+        on_disk = [row for waiting in self.groups.queues() for row in waiting.rows()]
+        on_disk += self.spill.rows.take(len(self.spill.rows))
+        self._disk.done(on_disk)
+        on_way = list(self._owner.on_way())
+        self.count = len(on_way)
+        self.ready.clear()
+        self.spill.fresh.clear()
+        self.retries.clear()
+        occupied = groups_of(on_way)
+        for group in list(self.groups):
+            if group in occupied:
+                self.groups[group] = None
+            else:
+                del self.groups[group]
+        self.spill.use(False)
+
+    def in_memory(self) -> Iterator[PendingMessage]:
+        """Yield all that waits and is in memory, each group in its order."""
+        for batch in self.retries:
+            yield from batch
+        for waiting in self.groups.queues():
+            yield from waiting.messages()
+        yield from self.ready
+        yield from self.spill.fresh
+
+    # --- to disk -------------------------------------------------------------------------------------------------------
+
+    def request_flush(self) -> None:
+        """There may be something to store at the next flush."""
+        if not self._flush_requested:
+            self._flush_requested = True
+            self._disk.request_flush(self)
+
+    def to_store(self, position: int) -> Iterator[PendingMessage]:
+        """Yield what memory should not keep alone, each group in its order: all of it while the spill is in use; else what is in backoff
+        or behind that, and what was committed up to `position` in the source (0: nothing more).
+        """
+        self._flush_requested = False
+        if self.spill.in_use and self.spill.is_swept:
+            yield from self.spill.fresh
+        elif self.spill.in_use:
+            self.spill.is_swept = True
+            yield from chain(self._owner.on_way(), self.in_memory())
+        else:
+            yield from self._in_backoff()
+            if position:
+                for message in chain(self._owner.on_way(), self.in_memory()):
+                    if (at := message.position) is not None and at <= position:
+                        yield message
+
+    def _in_backoff(self) -> Iterator[PendingMessage]:
+        retrying = [message for batch in self.retries for message in batch]
+        yield from retrying
+        queues = self.groups.queues_of(retrying)
+        shared = {group for waiting in queues if len(waiting.groups) > 1 for group in waiting.groups}
+        if shared:  # what waits for several groups comes back behind all of them
+            yield from (message for message in self._owner.on_way() if groups_of([message]) & shared)
+        for waiting in queues:
+            yield from waiting.messages()
+
+    def is_stored(self, message: PendingMessage, row: int) -> None:
+        """The store has the message: its source need not keep it."""
+        if message.row == SETTLED:
+            self._disk.done([row])
+            return
+        message.row = row
+        message.source.release()
+        self.budget.add(-1, -message.change.size)
+        self._has_large = self._has_large or message.change.size > LARGE_BYTES
+
+    def is_not_stored(self, message: PendingMessage) -> None:
+        """The store could not take it."""
+        self.spill.is_swept = False
+        self.request_flush()
+        if message.row != SETTLED:
+            message.row = NOT_STORED
+
+    def make_room(self) -> None:
+        """A flush is over: keep a window of what is stored in memory, and only the row ids of the rest."""
+        most = self._most_per_group
+        for waiting in self.groups.values():
+            if waiting and (self._has_large or len(waiting) > most):
+                for i in range(len(waiting) - 1, -1, -1):
+                    message = waiting[i]
+                    if isinstance(message, int):
+                        break
+                    if message.row > 0 and (i >= most or message.change.size > LARGE_BYTES):
+                        waiting[i] = message.row
+        self._has_large = False
+        if not self.spill.in_use or self._owner.is_held:  # what it will forget when it is released must be in memory
+            return
+        if self.spill.is_loading:
+            self.spill.let_fresh_follow(self.ready)
+        else:
+            surplus = self.spill.surplus(self.ready)
+            self.spill.rows.put_back(surplus)
+            if surplus or not self.catch_up():
+                self.spill.let_fresh_follow(self.ready)
+        self._owner.offer()
+
+    @property
+    def _most_per_group(self) -> int:
+        """Messages that are kept in memory behind another one of their group: the more groups, the fewer."""
+        return max(1, min(WAITING_PER_GROUP, self.budget.window // max(1, len(self.groups))))
+
+    # --- from disk -----------------------------------------------------------------------------------------------------
+
+    def restore(self, rows: Iterable[int]) -> None:
+        """Take over what the store has kept: at a start, or messages that are to be sent again."""
+        before = len(self.spill.rows)
+        self.spill.rows.extend(rows)
+        self.count += len(self.spill.rows) - before
+
+    def fall_behind(self) -> None:
+        """Let what comes wait on disk, and keep a window of it in memory."""
+        if not self.spill.in_use:
+            self.spill.use(True)
+            self.spill.is_swept = False
+            self.request_flush()
+
+    def catch_up(self) -> bool:
+        """Leave the disk aside again once memory has all that is owed; returns whether it is left aside."""
+        spill = self.spill
+        if not spill.in_use:
+            return True
+        if len(spill.rows) or spill.is_loading or not self._owner.may_catch_up() or len(self.ready) > self.budget.window:
+            return False
+        spill.use(False)
+        self.ready.extend(spill.fresh)
+        spill.fresh.clear()
+        self.is_due = True
+        self._owner.caught_up()
+        return True
+
+    def refill(self) -> None:
+        """Read back what is next on disk; when nothing is there any more, memory has all that is owed."""
+        spill = self.spill
+        if not len(spill.rows):
+            self.catch_up()
+            return
+        if spill.is_loading or not self._owner.may_refill():
+            return
+        rows = spill.next_rows(self.ready)
+        if not rows:
+            return
+        life = self._life
+
+        def loaded(messages: list[PendingMessage], left: list[int]) -> None:
+            if life != self._life:
+                self._forget_rows(messages, left)
+                return
+            spill.loaded(messages, left)
+            self.ready.extend(message for message in messages if self._is_wanted(message))
+            self.is_due = True
+            self.catch_up()
+            self._owner.offer()
+
+        self._disk.load(rows, self.budget.window_bytes // 2, self, loaded)
+
+    def _forget_rows(self, messages: list[PendingMessage], left: list[int]) -> None:
+        """What was read back is not owed any more."""
+        self._disk.done([message.row for message in messages])
+        self._disk.done(left)
+
+    def _is_wanted(self, message: PendingMessage) -> bool:
+        try:
+            is_wanted = self.filter(message.change)
+        except Exception:  # it fails visibly when its turn comes
+            message.unfiltered = True
+            return True
+        if not is_wanted:
+            self.release(message)
+        return is_wanted

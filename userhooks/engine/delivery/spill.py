@@ -1,0 +1,99 @@
+"""What of a sink's queue is only on disk, as row ids, and what has come since and is to follow. Pure; the queue is `pending_queue.py`."""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Iterable, Sequence
+from itertools import islice
+
+from userhooks.engine.delivery.pending_message import LEAST_WINDOW, MemoryBudget, PendingMessage
+
+
+class RowIds:
+    """Row ids in order, eight bytes each."""
+
+    def __init__(self) -> None:
+        self._ids = array("q")
+        self._first = 0
+
+    def __len__(self) -> int:
+        return len(self._ids) - self._first
+
+    def extend(self, rows: Iterable[int]) -> None:
+        """Add rows at the end."""
+        self._ids.extend(rows)
+
+    def put_back(self, rows: Sequence[int]) -> None:
+        """Put rows back at the front."""
+        self._ids[: self._first] = array("q", rows)
+        self._first = 0
+
+    def take(self, count: int) -> list[int]:
+        """Take rows from the front."""
+        taken = self._ids[self._first : self._first + count].tolist()
+        self._first += len(taken)
+        if self._first > 10_000 and self._first * 2 > len(self._ids):
+            del self._ids[: self._first]
+            self._first = 0
+        return taken
+
+
+class Spill:
+    """`rows` are on disk, in order, behind what is ready in memory; `fresh` came later and is not on disk yet."""
+
+    __slots__ = ("_budget", "_loaded", "fresh", "in_use", "is_loading", "is_swept", "rows")
+
+    def __init__(self, budget: MemoryBudget) -> None:
+        self._budget = budget
+        self.in_use = False
+        self.rows = RowIds()
+        self.fresh: deque[PendingMessage] = deque()
+        self.is_loading = False
+        self.is_swept = False
+        """whether everything that was in memory when it came into use has been offered to the store"""
+        self._loaded = LEAST_WINDOW
+
+    def use(self, in_use: bool) -> None:
+        """Begin or end to use it; the windows of all sinks that do share one budget."""
+        self._budget.behind += in_use - self.in_use
+        self.in_use = in_use
+
+    def surplus(self, ready: deque[PendingMessage]) -> list[int]:
+        """Take out of memory what is stored and beyond the window; returns the row ids."""
+        kept, room = 0, self._budget.window_bytes
+        for message in islice(ready, self._budget.window):
+            room -= message.change.size
+            if room < 0:
+                break
+            kept += 1
+        rows: list[int] = []
+        while len(ready) > max(kept, 1) and ready[-1].row > 0:
+            rows.append(ready.pop().row)
+        rows.reverse()
+        return rows
+
+    def let_fresh_follow(self, ready: deque[PendingMessage]) -> None:
+        """Keep only the row ids of what has come since and is stored by now."""
+        if ready and ready[-1].row <= 0 and not len(self.rows):
+            return  # the store is full
+        while self.fresh and self.fresh[0].row > 0:
+            self.rows.extend((self.fresh.popleft().row,))
+
+    def next_rows(self, ready: deque[PendingMessage]) -> list[int]:
+        """Take the rows that are to be read back now: none while the window is half full."""
+        half = self._half
+        if len(ready) > min(half, self._loaded):
+            return []
+        self.is_loading = True
+        return self.rows.take(half)
+
+    def loaded(self, messages: Sequence[PendingMessage], left: Sequence[int]) -> None:
+        """What was asked for has been read back, but for the rows `left`, for which there was no room."""
+        self.is_loading = False
+        self._loaded = len(messages) // 2 if left else self._half
+        self.rows.put_back(left)
+
+    @property
+    def _half(self) -> int:
+        return max(1, self._budget.window // 2)
