@@ -1,6 +1,7 @@
 # The commands of the README. GNU make 3.81 is enough.
 #   make lab       JupyterLab on the notebooks, with everything behind them
 #   make test      every test that needs no browser
+#   make check     the quick part of it: linters, types, unit and contract tests
 #   make demo      the main job once, without a browser
 #   make browser   the tests in Chromium
 #   make real-like the lessons against a stand-in that behaves in time as a real Sequin server does
@@ -14,7 +15,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
-.PHONY: install lab test demo browser real-like bench bench-quick bench-full torture clean notebooks clean-notebooks lock
+.PHONY: install lab lint test check demo browser real-like bench bench-quick bench-full torture clean notebooks clean-notebooks lock
 
 install: $(STAMP)
 
@@ -30,11 +31,16 @@ $(STAMP): requirements.lock pyproject.toml
 lab: $(STAMP)
 	$(BIN)/userhooks lab
 
-test: $(STAMP)
+lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m tests.notebooks.normalise --check $(NOTEBOOKS)
+
+check: lint
+	$(BIN)/pytest -q --numprocesses 3 --dist loadfile tests/unit tests/contract
+
+test: lint
 	$(BIN)/pytest -q --numprocesses 3 --dist loadfile --no-loadscope-reorder --ignore tests/browser
 	$(BIN)/python -m tests.notebooks.strictly
 
@@ -48,16 +54,16 @@ real-like: $(STAMP)
 	$(BIN)/pytest -q tests/real_like tests/notebooks/test_real_like.py
 
 bench: $(STAMP)
-	$(BIN)/python -m tests.bench
-	$(BIN)/python -m tests.bench.inspector
-	$(BIN)/python -m tests.bench.page
-	$(BIN)/python -m tests.bench.ledger
+	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.inspector
+	$(BIN)/python -m benchmarks.page
+	$(BIN)/python -m benchmarks.ledger
 
 bench-quick: $(STAMP)
-	$(BIN)/python -m tests.bench quick
+	$(BIN)/python -m benchmarks quick
 
 bench-full: $(STAMP)
-	$(BIN)/python -m tests.bench full
+	$(BIN)/python -m benchmarks full
 
 torture: $(STAMP)
 	$(BIN)/python -m tests.torture

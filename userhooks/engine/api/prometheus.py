@@ -3,7 +3,7 @@
 Names, kinds and labels are those of sequin 0.14.6 (recorded); what Sequin has no name for begins with `userhooks_`. The text is made
 here because prometheus_client ends every counter's name in `_total`, which Sequin's do not have, and because it would take half a second
 for 10,000 sinks, in a thread that the event loop then has to wait for. Here the page is made in the loop itself, in slices of less than a
-millisecond, between which deliveries go on (`tests/bench/scrape.py` measures it).
+millisecond, between which deliveries go on (`benchmarks/scrape.py` measures it).
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 
-from tests.bench.figures import Figure, at_least
-from tests.bench.lab import Size, bench_stack
+from benchmarks.figures import Figure, at_least
+from benchmarks.lab import Size, bench_stack
 from userhooks.lessons.generator import MAX_RATE, generate
 from userhooks.shared.percentiles import nearest_rank
 

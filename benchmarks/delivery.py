@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from tests.bench.figures import Figure, at_least, at_most, cpu
-from tests.bench.lab import Size, bench_stack, forget_peak, peak_mb, pid_of
-from tests.bench.yardsticks import bare_posts, recvlogical
+from benchmarks.figures import Figure, at_least, at_most, cpu
+from benchmarks.lab import Size, bench_stack, forget_peak, peak_mb, pid_of
+from benchmarks.yardsticks import bare_posts, recvlogical
 from userhooks.capacity import LoadUsers, Throughput, throughput
 from userhooks.capacity.measure import memory_mb, settle
 

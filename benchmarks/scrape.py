@@ -1,4 +1,4 @@
-"""What the metrics page and the console cost the event loop with 10,000 sinks that have had traffic: `python -m tests.bench.scrape`.
+"""What the metrics page and the console cost the event loop with 10,000 sinks that have had traffic: `python -m benchmarks.scrape`.
 
 A task that wants to run every millisecond notes how late it does, without requests and during ten of them; the client is a process of
 its own. Lateness is what a delivery would wait for its turn.

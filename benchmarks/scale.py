@@ -8,8 +8,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure as Picture
 
-from tests.bench.figures import Figure, at_most
-from tests.bench.lab import Size, bench_stack, pid_of
+from benchmarks.figures import Figure, at_most
+from benchmarks.lab import Size, bench_stack, pid_of
 from userhooks import plots
 from userhooks.capacity import LoadUsers, Point, frame, latency, scale, throughput
 from userhooks.capacity.measure import memory_mb, settle

@@ -1,6 +1,6 @@
 """Benchmark: the ledger by the WAL of 100,000 changes, each received once; a script.
 
-    python -m tests.bench.ledger
+    python -m benchmarks.ledger
 
 The yardstick, in the same run, is a dictionary of the receipts by sink and place in the WAL, looked up once for each change.
 """

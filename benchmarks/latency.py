@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.bench.figures import Figure, at_most
-from tests.bench.lab import Size, bench_stack
+from benchmarks.figures import Figure, at_most
+from benchmarks.lab import Size, bench_stack
 from userhooks.capacity import LoadUsers, latency
 from userhooks.capacity.measure import settle
 

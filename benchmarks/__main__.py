@@ -1,4 +1,4 @@
-"""All benchmarks, or those that are named: `python -m tests.bench [quick|full] [names] [--write]`.
+"""All benchmarks, or those that are named: `python -m benchmarks [quick|full] [names] [--write]`.
 
 Each part is the file of its name beside this one. With `--write` the tables of these parts, and the plot of the users, go into `README.md`
 here.
@@ -17,9 +17,9 @@ from pathlib import Path
 
 import psutil
 
-from tests.bench import backfill, delivery, fairness, generator, ladder, latency, scale, start, unwanted
-from tests.bench.figures import Figure, markdown
-from tests.bench.lab import Size, cores
+from benchmarks import backfill, delivery, fairness, generator, ladder, latency, scale, start, unwanted
+from benchmarks.figures import Figure, markdown
+from benchmarks.lab import Size, cores
 from userhooks.stack.embedded_postgres import find_binaries
 
 PARTS = {
@@ -39,7 +39,7 @@ README = Path(__file__).with_name("README.md")
 
 def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that stacks end with the run
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("words", nargs="*", metavar="quick | full | " + " | ".join(PARTS))
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import psycopg
 
-from tests.bench.figures import Figure, at_least
-from tests.bench.lab import Size, bench_stack, pid_of
-from tests.bench.yardsticks import recvlogical
+from benchmarks.figures import Figure, at_least
+from benchmarks.lab import Size, bench_stack, pid_of
+from benchmarks.yardsticks import recvlogical
 from userhooks.capacity import LoadUsers
 from userhooks.capacity.measure import PATIENCE, PER_TRANSACTION, cpu_seconds, insert, settle
 

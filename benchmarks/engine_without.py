@@ -1,6 +1,6 @@
 """The engine without some of its guarantees, for the ladder alone: the product has no switch for any of this.
 
-    python -m tests.bench.engine_without durability order …
+    python -m benchmarks.engine_without durability order …
 
 Names are those of `WITHOUT`; the configuration comes on stdin as for the engine.
 """

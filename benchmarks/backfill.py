@@ -10,9 +10,9 @@ from pathlib import Path
 
 import psycopg
 
-from tests.bench.figures import Figure, at_least, at_most
-from tests.bench.lab import Size, bench_stack
-from tests.bench.yardsticks import copy_out
+from benchmarks.figures import Figure, at_least, at_most
+from benchmarks.lab import Size, bench_stack
+from benchmarks.yardsticks import copy_out
 from tests.ports import free_port
 from userhooks import Stack
 from userhooks.capacity import LoadUsers

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import httpx
 
-from tests.bench.engine_without import WITHOUT
-from tests.bench.figures import Figure
-from tests.bench.lab import Size, bench_stack
+from benchmarks.engine_without import WITHOUT
+from benchmarks.figures import Figure
+from benchmarks.lab import Size, bench_stack
 from tests.waiting import eventually
 from userhooks import Stack
 from userhooks.capacity import LoadUsers, Throughput, throughput
 from userhooks.capacity.measure import settle
 from userhooks.stack.home import Home
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 ROWS = 20_000
 _NAMES = {"durability": "durability", "order": "order and retries per row", "metrics": "latency metrics", "guard": "address guard"}
 
@@ -84,7 +84,7 @@ def _engine(stack: Stack, without: Sequence[str]) -> Iterator[int]:
         "store": str(home.engine_store),
         "allow_private": True,
     }
-    command = [sys.executable, "-m", "tests.bench.engine_without", *without]
+    command = [sys.executable, "-m", "benchmarks.engine_without", *without]
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdin is not None
     process.stdin.write(json.dumps(config).encode() + b"\n")

@@ -1,6 +1,6 @@
 """Benchmark: from a webhook's POST until it can be seen on the inspector's page in Chromium; a script.
 
-    python -m tests.bench.page
+    python -m benchmarks.page
 
 The yardstick, in the same run, is the POST alone: its answer is sent when the webhook is stored.
 """
@@ -17,7 +17,7 @@ import httpx
 import uvloop
 from playwright.sync_api import Page, sync_playwright
 
-from tests.bench.inspector import BODY, load, milliseconds
+from benchmarks.inspector import BODY, load, milliseconds
 from tests.browser.conftest import ARGUMENTS, CHROMIUM
 from tests.inspector.program import TOKEN, running
 from userhooks.inspector.client import Inbox, InspectorClient

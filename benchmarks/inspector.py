@@ -1,7 +1,7 @@
 """Benchmark: webhooks per second into the real inspector while it stores them, how long an answer takes, and how long reading; a script.
 
 The yardstick, in the same run and by the same sender, is a bare ASGI app on the same server that reads the body, answers and keeps nothing.
-`python -m tests.bench.inspector [--seconds 5] [--connections 64]`
+`python -m benchmarks.inspector [--seconds 5] [--connections 64]`
 """
 
 from __future__ import annotations

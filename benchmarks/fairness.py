@@ -8,8 +8,8 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 
-from tests.bench.figures import Figure, at_most
-from tests.bench.lab import Size, bench_stack
+from benchmarks.figures import Figure, at_most
+from benchmarks.lab import Size, bench_stack
 from userhooks.capacity import Latency, LoadUsers
 from userhooks.capacity.measure import PATIENCE, settle, throughput, write_steadily
 

@@ -14,12 +14,12 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 
-from tests.bench.figures import Figure, at_most
-from tests.bench.lab import Size, settings
+from benchmarks.figures import Figure, at_most
+from benchmarks.lab import Size, settings
 from userhooks.settings import PORT_VARIABLES
 from userhooks.stack.home import Home
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 def run(size: Size) -> Iterator[Figure]:
