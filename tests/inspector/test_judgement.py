@@ -15,8 +15,8 @@ URL = "http://127.0.0.1:3334/in/abc"
 def judge(body: object, headers: dict[str, str] | list[tuple[str, str]], urls: tuple[str, ...] = (URL,)) -> Verdict:
     pairs = list(headers.items()) if isinstance(headers, dict) else headers
     authorizations = [value for name, value in pairs if name == "authorization"]
-    held = messages_in(body if isinstance(body, bytes) else orjson.dumps(body))
-    return judge_secret(HOME_KEY, authorizations, None if held is None else [one.subscriber for one in held], urls)
+    messages = messages_in(body if isinstance(body, bytes) else orjson.dumps(body))
+    return judge_secret(HOME_KEY, authorizations, None if messages is None else [one.subscriber for one in messages], urls)
 
 
 def test_the_subscription_secret_is_ok_in_batches_and_single_messages() -> None:

@@ -29,8 +29,8 @@ def test_an_answer_that_came_later_counts_in_the_second_of_its_request() -> None
     rates = Rates()
     rates.add(1, 100.0, None, unanswered=True, latencies=[], rows=1)
     rates.add(2, 100.0, None, unanswered=True, latencies=[], rows=1)
-    rates.settle(1, 200)
-    rates.settle(2, None)
+    rates.answered(1, 200)
+    rates.answered(2, None)
     (second,) = rates.newest(100.0, 1)
     assert (second["accepted"], second["refused"], second["unanswered"], second["rows"]) == (1, 0, 1, 1)
 
@@ -39,7 +39,7 @@ def test_old_seconds_are_forgotten_and_their_late_answers_harm_nothing() -> None
     rates = Rates()
     rates.add(1, 100.0, None, unanswered=True, latencies=[])
     rates.add(2, 100.0 + KEPT_SECONDS, 200, unanswered=False, latencies=[])
-    rates.settle(1, 200)
+    rates.answered(1, 200)
     shown = rates.newest(100.0 + KEPT_SECONDS, KEPT_SECONDS + 1)
     assert (shown[0]["requests"], shown[-1]["accepted"], shown[-1]["unanswered"]) == (0, 1, 0)
 

@@ -17,9 +17,9 @@ import orjson
 
 from userhooks.inspector.bodies import JUDGED_BYTES, Judgement, unpacked_body
 from userhooks.inspector.judgement import (
-    Held,
-    RowReading,
-    Story,
+    BodyReading,
+    InboxHistory,
+    MessageFacts,
     Verdict,
     judge_lateness,
     judge_owners,
@@ -33,7 +33,7 @@ from userhooks.inspector.request_store import Recorded, RequestStore, StoredInbo
 PAGE_BYTES = 16 << 20
 """Bodies in one answer; a reader asks again with the last seq for the rest."""
 
-_STORY_ROWS = 1_000
+_HISTORY_ROWS = 1_000
 _SHORT_HEAD = 4_096
 _SHORT_TARGET = 1_024
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -56,7 +56,7 @@ class Entries:
         self._own_bases = own_bases
         self._known_verdict = lru_cache(1_000)(self._verdict)
         self._locks: dict[int, threading.Lock] = {}
-        self._inboxes: dict[int, _Told] = {}
+        self._inboxes: dict[int, _InboxState] = {}
 
     def read(self, inbox: StoredInbox, after: int, limit: int, body_limit: int) -> list[RequestEntry]:
         """Up to `limit` entries with a seq above `after`, fewer when they are large; bodies cut to `body_limit` bytes."""
@@ -64,42 +64,45 @@ class Entries:
         entries: list[RequestEntry] = []
         if not found:
             return entries
-        with self._alone(inbox):
-            told = self._told(inbox, upto=found[0].seq - 1)
-            if len(told.judged) > 2 * self._store.ring:
-                told.judged = {seq: judged for seq, judged in told.judged.items() if seq > inbox.floor}
+        with self._lock_of(inbox):
+            state = self._state_of(inbox, upto=found[0].seq - 1)
+            if len(state.judged) > 2 * self._store.ring:
+                state.judged = {seq: judged for seq, judged in state.judged.items() if seq > inbox.floor}
             size = 0
             for recorded in found:
-                entry, unpacked = self._entry(inbox, told, recorded, body_limit)
+                entry, unpacked = self._entry(inbox, state, recorded, body_limit)
                 entries.append(entry)
                 size += unpacked
                 if size > PAGE_BYTES:
                     break
         return entries
 
-    def _entry(self, inbox: StoredInbox, told: _Told, recorded: Recorded, body_limit: int) -> tuple[RequestEntry, int]:
+    def _entry(self, inbox: StoredInbox, state: _InboxState, recorded: Recorded, body_limit: int) -> tuple[RequestEntry, int]:
         """One entry, and how many bytes its body holds when unpacked."""
         head = _head_of(recorded)
         unpacked, packing = unpacked_body(head.encodings, recorded.body, max(body_limit, JUDGED_BYTES) + 1)
         content = recorded.body if unpacked is None else unpacked
         path, query = recorded.path.decode("latin-1"), recorded.query.decode("latin-1")
-        judged = told.judged.get(recorded.seq)
+        judged = state.judged.get(recorded.seq)
         if judged is None:
-            held, problems, unread = _read(head, content, packing)
-            if recorded.seq > told.story.folded:
-                told.fold(recorded, held)
-            subscribers = None if held is None else frozenset([message.subscriber for message in held])
+            messages, problems, unread = _read(head, content, packing)
+            if recorded.seq > state.history.upto:
+                state.add(recorded, messages)
+            subscribers = None if messages is None else frozenset([message.subscriber for message in messages])
             judge = self._known_verdict if len(path) + len(query) <= _SHORT_TARGET else self._verdict
             judged = judge(head.authorizations, head.hosts, path, query, inbox.id, subscribers)
-            if held is not None:
+            if messages is not None:
                 problems = (
-                    problems + judge_owners(held) + told.story.judge(recorded.seq, held) + judge_lateness(held, recorded.received_at / 1e6)
+                    problems
+                    + judge_owners(messages)
+                    + state.history.judge(recorded.seq, messages)
+                    + judge_lateness(messages, recorded.received_at / 1e6)
                 )
             elif unread:
                 judged = _Judged(Verdict("not applicable", f"{unread} Neither its secret nor its rows were judged."), judged.judgements)
             if problems:
                 judged = _Judged(judged.verdict, (*judged.judgements, *problems))
-            told.judged[recorded.seq] = judged
+            state.judged[recorded.seq] = judged
         body, encoding = _text(recorded.body, body_limit)
         decoded, decoded_encoding = (None, None) if unpacked is None else _text(unpacked, body_limit)
         entry = {
@@ -141,33 +144,33 @@ class Entries:
 
     def rates(self, inbox: StoredInbox, now: float, seconds: int) -> list[dict[str, Any]]:
         """What the inbox received in each of the newest `seconds` up to `now` (seconds since 1970)."""
-        with self._alone(inbox):
-            return self._told(inbox, upto=inbox.stored).rates.newest(now, seconds)
+        with self._lock_of(inbox):
+            return self._state_of(inbox, upto=inbox.stored).rates.newest(now, seconds)
 
-    def _alone(self, inbox: StoredInbox) -> threading.Lock:
+    def _lock_of(self, inbox: StoredInbox) -> threading.Lock:
         return self._locks.setdefault(inbox.number, threading.Lock())
 
-    def _told(self, inbox: StoredInbox, upto: int) -> _Told:
+    def _state_of(self, inbox: StoredInbox, upto: int) -> _InboxState:
         """What is known of the inbox, up to that seq at least."""
-        told = self._inboxes.get(inbox.number)
-        if told is None or told.cleared != inbox.cleared:
-            told = self._inboxes[inbox.number] = _Told(inbox.cleared)
-        story = told.story
-        for seq in story.open - self._store.unanswered(inbox) if story.open else ():
+        state = self._inboxes.get(inbox.number)
+        if state is None or state.cleared != inbox.cleared:
+            state = self._inboxes[inbox.number] = _InboxState(inbox.cleared)
+        history = state.history
+        for seq in history.open - self._store.unanswered(inbox) if history.open else ():
             found = self._store.read(inbox, seq - 1, 1, 1)
             status = found[0].status if found and found[0].seq == seq else None
-            story.settle(seq, accepted=_accepted(status))
-            told.rates.settle(seq, status)
-            told.judged.clear()  # of the later ones, some may be duplicates of this one now
-        while story.folded < upto:
-            piece = self._store.read(inbox, story.folded, min(_STORY_ROWS, upto - story.folded), PAGE_BYTES)
+            history.answered(seq, accepted=_accepted(status))
+            state.rates.answered(seq, status)
+            state.judged.clear()  # of the later ones, some may be duplicates of this one now
+        while history.upto < upto:
+            piece = self._store.read(inbox, history.upto, min(_HISTORY_ROWS, upto - history.upto), PAGE_BYTES)
             for recorded in piece:
                 head = _head_of(recorded)
                 unpacked, packing = unpacked_body(head.encodings, recorded.body, JUDGED_BYTES + 1)
-                told.fold(recorded, _read(head, recorded.body if unpacked is None else unpacked, packing).held)
+                state.add(recorded, _read(head, recorded.body if unpacked is None else unpacked, packing).messages)
             if not piece:
-                story.folded = upto
-        return told
+                history.upto = upto
+        return state
 
 
 class _Judged(NamedTuple):
@@ -177,29 +180,29 @@ class _Judged(NamedTuple):
     judgements: tuple[Judgement, ...]
 
 
-class _Told:
+class _InboxState:
     """What was read of one inbox since it was last cleared, as far as later answers need it."""
 
     def __init__(self, cleared: int) -> None:
         self.cleared = cleared
-        self.story = Story(folded=cleared)
+        self.history = InboxHistory(upto=cleared)
         self.rates = Rates()
         self.judged: dict[int, _Judged] = {}
 
-    def fold(self, recorded: Recorded, held: Sequence[Held] | None) -> None:
+    def add(self, recorded: Recorded, messages: Sequence[MessageFacts] | None) -> None:
         unanswered = recorded.status is None and not recorded.note
-        rows = self.story.new_rows(held or ())
-        self.story.fold(recorded.seq, held or (), accepted=_accepted(recorded.status), unanswered=unanswered)
+        rows = self.history.new_rows(messages or ())
+        self.history.add(recorded.seq, messages or (), accepted=_accepted(recorded.status), unanswered=unanswered)
         received_at = recorded.received_at / 1e6
-        latencies = [received_at - message.committed for message in held or () if message.committed is not None]
+        latencies = [received_at - message.committed for message in messages or () if message.committed is not None]
         self.rates.add(recorded.seq, received_at, recorded.status, unanswered=unanswered, latencies=latencies, rows=rows)
 
 
-def _read(head: _Head, content: bytes, packing: list[Judgement]) -> RowReading:
+def _read(head: _Head, content: bytes, packing: list[Judgement]) -> BodyReading:
     """The messages of an unpacked body; `packing` says what is wrong with how it was packed."""
     reading = read_messages(head.content_types, content)
-    if packing and reading.held is None:
-        return RowReading(None, packing, packing[0]["text"])
+    if packing and reading.messages is None:
+        return BodyReading(None, packing, packing[0]["text"])
     return reading._replace(problems=[*packing, *reading.problems])
 
 

@@ -34,16 +34,16 @@ _SHOWN = 100
 """Characters of a key or a user id that a judgement shows."""
 
 REMEMBERED = 500_000
-"""Messages that a story remembers; older ones are forgotten, and their duplicates not seen."""
+"""Messages that a history remembers; older ones are forgotten, and their duplicates not seen."""
 
 
-class Held(NamedTuple):
+class MessageFacts(NamedTuple):
     """What a judgement needs to know of one message in a body; None for what the message does not say.
 
     `subscriber` is the sink's annotated user, `owners` the users that the row belongs to or belonged to before the change (as text where
     the value is not an integer, so nobody's id), `row` its table and the values of its primary key, `place` its commit's LSN and index,
     `committed` in seconds since 1970. `delivery` stands for sink and idempotency key, `line` for sink and row; both are hashes, of which a
-    story remembers many. `inserts` says that it tells of a new row.
+    history remembers many. `inserts` says that it tells of a new row.
     """
 
     subscriber: int | None
@@ -57,10 +57,10 @@ class Held(NamedTuple):
     inserts: bool
 
 
-class RowReading(NamedTuple):
+class BodyReading(NamedTuple):
     """The messages of a body, None when it holds none; what is wrong with it; and why it could not be looked into, if so."""
 
-    held: list[Held] | None
+    messages: list[MessageFacts] | None
     problems: list[Judgement]
     unread: str
 
@@ -72,33 +72,36 @@ class Verdict(NamedTuple):
     reason: str
 
 
-def messages_in(body: bytes) -> list[Held] | None:
+def messages_in(body: bytes) -> list[MessageFacts] | None:
     """The messages of a JSON body, or None when it holds anything else."""
-    return read_messages((), body).held
+    return read_messages((), body).messages
 
 
-def read_messages(content_types: Sequence[str], body: bytes) -> RowReading:
+def read_messages(content_types: Sequence[str], body: bytes) -> BodyReading:
     """Read the messages of a body.
 
     Where names are repeated, a message is there once for each way to read it: a receiver may take any of the values.
     """
     values, problems, repeated = json_values(content_types, body)
-    held: list[Held] = []
+    messages: list[MessageFacts] = []
     others = cut = 0
     for message in (message for value in values for message in _entries(value)):
         readings = _readings(message, _JUDGED) if repeated else [message]
         cut += len(readings) > _MOST_READINGS
         for reading in readings[:_MOST_READINGS]:
             if isinstance(reading, dict) and isinstance(reading.get("metadata"), dict):
-                held.append(_held(reading, reading["metadata"]))
+                messages.append(_facts(reading, reading["metadata"]))
             else:
                 others += 1
     unread = problems[0]["text"] if problems and not values else ""
-    if held and others:
-        problems = [*problems, {"kind": "body", "text": f"Of the values in the body, {others} are not Sequin messages; {len(held)} are."}]
+    if messages and others:
+        problems = [
+            *problems,
+            {"kind": "body", "text": f"Of the values in the body, {others} are not Sequin messages; {len(messages)} are."},
+        ]
     if cut:
         problems = [*problems, {"kind": "unread", "text": "Names are repeated so often that not every reading of a message was judged."}]
-    return RowReading(held or None, problems, unread)
+    return BodyReading(messages or None, problems, unread)
 
 
 def _entries(value: Any) -> list[Any]:
@@ -165,10 +168,14 @@ def urls_as_requested(hosts: Iterable[str], path: str, query: str, inbox_path: s
     return [base + target for target in targets for base in bases]
 
 
-def judge_owners(held: Sequence[Held]) -> list[Judgement]:
+def judge_owners(messages: Sequence[MessageFacts]) -> list[Judgement]:
     """Rows of another user than the subscription's: the worst that a sender of webhooks can do."""
     foreign = [
-        (message, owner) for message in held if message.subscriber is not None for owner in message.owners if owner != message.subscriber
+        (message, owner)
+        for message in messages
+        if message.subscriber is not None
+        for owner in message.owners
+        if owner != message.subscriber
     ]
     if not foreign:
         return []
@@ -180,21 +187,21 @@ def judge_owners(held: Sequence[Held]) -> list[Judgement]:
     return [{"kind": "foreign", "text": text}]
 
 
-def judge_lateness(held: Sequence[Held], received_at: float) -> list[Judgement]:
+def judge_lateness(messages: Sequence[MessageFacts], received_at: float) -> list[Judgement]:
     """A change that came long after its commit; `received_at` in seconds since 1970."""
-    took = max((received_at - message.committed for message in held if message.committed is not None), default=0.0)
+    took = max((received_at - message.committed for message in messages if message.committed is not None), default=0.0)
     return [{"kind": "late", "text": f"Received {_duration(took)} after its commit."}] if took > LATE_SECONDS else []
 
 
-class Story:
+class InboxHistory:
     """What an inbox received so far, as far as later requests are judged by it.
 
-    `fold` every request once, in the order of their seqs; `settle` those that had no answer then, when they get one or never will. Only
+    `add` every request once, in the order of their seqs; `answered` those that had no answer then, when they get one or never will. Only
     accepted requests (2xx) make others duplicates or out of order.
     """
 
-    def __init__(self, folded: int = 0) -> None:
-        self.folded = folded
+    def __init__(self, upto: int = 0) -> None:
+        self.upto = upto
         self.open: set[int] = set()
         self._firsts: dict[int | None, int] = {}
         self._places: dict[int, tuple[tuple[int, int], int]] = {}
@@ -202,13 +209,13 @@ class Story:
         self._open_deliveries: dict[int, list[int]] = {}
         self._refused: set[int] = set()
 
-    def fold(self, seq: int, held: Sequence[Held], *, accepted: bool, unanswered: bool) -> None:
+    def add(self, seq: int, messages: Sequence[MessageFacts], *, accepted: bool, unanswered: bool) -> None:
         """Take up the next request; `unanswered` when its answer is still to come."""
-        self.folded = seq
+        self.upto = seq
         if unanswered:
             self.open.add(seq)
-            self._open_deliveries[seq] = [message.delivery for message in held if message.delivery is not None]
-        for message in held:
+            self._open_deliveries[seq] = [message.delivery for message in messages if message.delivery is not None]
+        for message in messages:
             if accepted and message.delivery is not None:
                 self._firsts.setdefault(message.delivery, seq)
             if message.place is None:
@@ -225,11 +232,11 @@ class Story:
                 for oldest in list(islice(memory, REMEMBERED // 4)):
                     del memory[oldest]
 
-    def new_rows(self, held: Sequence[Held]) -> int:
+    def new_rows(self, messages: Sequence[MessageFacts]) -> int:
         """How many messages tell of a new row and were not accepted before."""
-        return sum([message.inserts and message.delivery not in self._firsts for message in held])
+        return sum([message.inserts and message.delivery not in self._firsts for message in messages])
 
-    def settle(self, seq: int, *, accepted: bool) -> None:
+    def answered(self, seq: int, *, accepted: bool) -> None:
         """Say what became of a request that was folded without an answer."""
         self.open.discard(seq)
         deliveries = self._open_deliveries.pop(seq)
@@ -239,12 +246,12 @@ class Story:
         for delivery in deliveries:
             self._firsts[delivery] = min(seq, self._firsts.get(delivery, seq))
 
-    def judge(self, seq: int, held: Sequence[Held]) -> list[Judgement]:
+    def judge(self, seq: int, messages: Sequence[MessageFacts]) -> list[Judgement]:
         """Whether a folded request is a duplicate, or out of order."""
         found: list[Judgement] = []
-        firsts = [first for message in held if (first := self._firsts.get(message.delivery, seq)) < seq]
+        firsts = [first for message in messages if (first := self._firsts.get(message.delivery, seq)) < seq]
         if firsts:
-            which = "This message was" if len(held) == 1 else f"{len(firsts)} of {len(held)} messages were"
+            which = "This message was" if len(messages) == 1 else f"{len(firsts)} of {len(messages)} messages were"
             text = f"{which} accepted before, with #{firsts[0]}: same sink, same idempotency key."
             found.append({"kind": "duplicate_of", "text": text, "seq": firsts[0]})
         other = self._misplaced.get(seq)
@@ -254,14 +261,14 @@ class Story:
         return found
 
 
-def _held(message: dict[str, Any], metadata: dict[str, Any]) -> Held:
+def _facts(message: dict[str, Any], metadata: dict[str, Any]) -> MessageFacts:
     consumer = _dict(metadata.get("consumer"))
     sink, key, timestamp = consumer.get("id"), metadata.get("idempotency_key"), metadata.get("commit_timestamp")
     lsn, idx, keys = metadata.get("commit_lsn"), metadata.get("commit_idx"), metadata.get("record_pks")
     owner, former = _owner(_dict(message.get("record")).get("user_id")), _owner(_dict(message.get("changes")).get("user_id"))
     owners = () if owner is None else (owner,)
     row = (_text(metadata.get("table_name")), *(map(_text, keys) if type(keys) is list else "?"))
-    return Held(
+    return MessageFacts(
         _user_id(_dict(consumer.get("annotations")).get("user_id")),
         owners if former is None else (*owners, former),
         _text(consumer.get("name")),

@@ -22,7 +22,7 @@ class _Second:
 
 
 class Rates:
-    """Counts by second of receipt. `add` every request once, `settle` those that had no answer then when they get one."""
+    """Counts by second of receipt. `add` every request once, `answered` those that had no answer then when they get one."""
 
     def __init__(self) -> None:
         self._seconds: dict[int, _Second] = {}
@@ -45,7 +45,7 @@ class Rates:
             if len(second.latencies) < _SAMPLES:
                 second.latencies.append(latency)
 
-    def settle(self, seq: int, status: int | None) -> None:
+    def answered(self, seq: int, status: int | None) -> None:
         """Say what became of a request that was added without an answer."""
         at, rows = self._open.pop(seq, (0, 0))
         second = self._seconds.get(at)

@@ -15,10 +15,10 @@ from tests.inspector.bodies import batch, bearer, message
 from tests.waiting import eventually
 from userhooks.inspector import judgement
 from userhooks.inspector.client import Inbox
-from userhooks.inspector.judgement import Held, Story, judge_lateness, judge_owners, messages_in
+from userhooks.inspector.judgement import InboxHistory, MessageFacts, judge_lateness, judge_owners, messages_in
 
 
-def held(*messages: dict[str, Any]) -> list[Held]:
+def facts(*messages: dict[str, Any]) -> list[MessageFacts]:
     return messages_in(orjson.dumps(batch(*messages))) or []
 
 
@@ -27,101 +27,101 @@ def change(row: int, lsn: int, **given: Any) -> dict[str, Any]:
     return message(1, row, commit_lsn=lsn, idempotency_key=f"{lsn}:0", **given)
 
 
-def told(*requests: tuple[int, list[Held]]) -> Story:
-    """A story of requests, numbered from 1, each with the status of its answer (0: none yet)."""
-    story = Story()
+def history_of(*requests: tuple[int, list[MessageFacts]]) -> InboxHistory:
+    """The history of requests, numbered from 1, each with the status of its answer (0: none yet)."""
+    history = InboxHistory()
     for seq, (status, messages) in enumerate(requests, 1):
-        story.fold(seq, messages, accepted=200 <= status < 300, unanswered=status == 0)
-    return story
+        history.add(seq, messages, accepted=200 <= status < 300, unanswered=status == 0)
+    return history
 
 
-def verdicts(story: Story, seq: int, messages: list[Held]) -> list[tuple[str, int]]:
-    return [(one["kind"], one["seq"]) for one in story.judge(seq, messages)]
+def verdicts(history: InboxHistory, seq: int, messages: list[MessageFacts]) -> list[tuple[str, int]]:
+    return [(one["kind"], one["seq"]) for one in history.judge(seq, messages)]
 
 
 def test_a_repetition_of_an_accepted_message_is_a_duplicate_of_the_first() -> None:
-    one = held(change(10, 100))
-    story = told((500, one), (200, one), (200, one), (503, one))
-    assert [verdicts(story, seq, one) for seq in (1, 2, 3, 4)] == [[], [], [("duplicate_of", 2)], [("duplicate_of", 2)]]
-    assert story.judge(3, one)[0]["text"] == "This message was accepted before, with #2: same sink, same idempotency key."
+    one = facts(change(10, 100))
+    history = history_of((500, one), (200, one), (200, one), (503, one))
+    assert [verdicts(history, seq, one) for seq in (1, 2, 3, 4)] == [[], [], [("duplicate_of", 2)], [("duplicate_of", 2)]]
+    assert history.judge(3, one)[0]["text"] == "This message was accepted before, with #2: same sink, same idempotency key."
 
 
 def test_the_same_key_from_another_sink_is_no_duplicate() -> None:
-    ada, ben = held(change(10, 100)), held(change(10, 100, consumer={"id": "another", "name": "x", "annotations": {}}))
-    assert verdicts(told((200, ada), (200, ben)), 2, ben) == []
+    ada, ben = facts(change(10, 100)), facts(change(10, 100, consumer={"id": "another", "name": "x", "annotations": {}}))
+    assert verdicts(history_of((200, ada), (200, ben)), 2, ben) == []
 
 
 def test_a_batch_says_how_many_of_it_were_accepted_before() -> None:
     first, second = change(10, 100), change(11, 101)
-    both = held(first, second)
-    story = told((200, held(first)), (200, both))
-    assert story.judge(2, both)[0]["text"].startswith("1 of 2 messages were accepted before, with #1")
+    both = facts(first, second)
+    history = history_of((200, facts(first)), (200, both))
+    assert history.judge(2, both)[0]["text"].startswith("1 of 2 messages were accepted before, with #1")
 
 
 def test_an_answer_that_comes_late_decides_then() -> None:
-    one = held(change(10, 100))
-    story = told((0, one), (200, one))
-    assert verdicts(story, 2, one) == []
-    story.settle(1, accepted=True)
-    assert verdicts(story, 2, one) == [("duplicate_of", 1)]
+    one = facts(change(10, 100))
+    history = history_of((0, one), (200, one))
+    assert verdicts(history, 2, one) == []
+    history.answered(1, accepted=True)
+    assert verdicts(history, 2, one) == [("duplicate_of", 1)]
 
 
 def test_an_earlier_change_after_a_later_one_of_its_row_is_out_of_order() -> None:
-    early, late, other = held(change(10, 100)), held(change(10, 101)), held(change(11, 99))
-    story = told((200, late), (200, other), (200, early), (200, late))
-    assert verdicts(story, 2, other) == []
-    assert verdicts(story, 3, early) == [("out_of_order_with", 1)]
-    assert verdicts(story, 4, late) == [("duplicate_of", 1)]
+    early, late, other = facts(change(10, 100)), facts(change(10, 101)), facts(change(11, 99))
+    history = history_of((200, late), (200, other), (200, early), (200, late))
+    assert verdicts(history, 2, other) == []
+    assert verdicts(history, 3, early) == [("out_of_order_with", 1)]
+    assert verdicts(history, 4, late) == [("duplicate_of", 1)]
 
 
 def test_the_place_within_a_transaction_counts() -> None:
-    first, second = (held(message(1, 10, commit_lsn=100, commit_idx=idx, idempotency_key=f"100:{idx}")) for idx in (0, 1))
-    assert verdicts(told((200, second), (200, first)), 2, first) == [("out_of_order_with", 1)]
+    first, second = (facts(message(1, 10, commit_lsn=100, commit_idx=idx, idempotency_key=f"100:{idx}")) for idx in (0, 1))
+    assert verdicts(history_of((200, second), (200, first)), 2, first) == [("out_of_order_with", 1)]
 
 
 def test_a_refused_batch_that_is_sent_again_in_pieces_is_in_order() -> None:
     first, second = change(10, 100), change(10, 101)
-    story = told((500, held(first, second)), (200, held(first)), (200, held(second)))
-    assert [verdicts(story, seq, held(one)) for seq, one in ((2, first), (3, second))] == [[], []]
+    history = history_of((500, facts(first, second)), (200, facts(first)), (200, facts(second)))
+    assert [verdicts(history, seq, facts(one)) for seq, one in ((2, first), (3, second))] == [[], []]
 
 
 def test_a_later_change_that_waits_for_its_answer_counts_unless_it_is_refused() -> None:
-    early, late = held(change(10, 100)), held(change(10, 101))
-    story = told((0, late), (200, early))
-    assert verdicts(story, 2, early) == [("out_of_order_with", 1)]
-    story.settle(1, accepted=False)
-    assert verdicts(story, 2, early) == []
+    early, late = facts(change(10, 100)), facts(change(10, 101))
+    history = history_of((0, late), (200, early))
+    assert verdicts(history, 2, early) == [("out_of_order_with", 1)]
+    history.answered(1, accepted=False)
+    assert verdicts(history, 2, early) == []
 
 
 def test_a_backfill_has_no_place_in_the_order() -> None:
-    late = held(change(10, 101))
-    read = held(message(1, 10, action="read", commit_lsn=None, commit_idx=None, idempotency_key="r"))
-    assert verdicts(told((200, late), (200, read)), 2, read) == []
+    late = facts(change(10, 101))
+    read = facts(message(1, 10, action="read", commit_lsn=None, commit_idx=None, idempotency_key="r"))
+    assert verdicts(history_of((200, late), (200, read)), 2, read) == []
 
 
-def test_a_story_forgets_the_oldest_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_history_forgets_the_oldest_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judgement, "REMEMBERED", 100)
-    messages = [held(change(row, row)) for row in range(300)]
-    story = told(*((200, one) for one in messages), (200, messages[0]), (200, messages[299]))
-    assert verdicts(story, 301, messages[0]) == []
-    assert verdicts(story, 302, messages[299]) == [("duplicate_of", 300)]
+    messages = [facts(change(row, row)) for row in range(300)]
+    history = history_of(*((200, one) for one in messages), (200, messages[0]), (200, messages[299]))
+    assert verdicts(history, 301, messages[0]) == []
+    assert verdicts(history, 302, messages[299]) == [("duplicate_of", 300)]
 
 
 def test_a_row_of_another_user_is_foreign_by_its_record_or_by_what_changed() -> None:
     moved = message(1, 10, action="update") | {"changes": {"user_id": 2}}
-    assert judge_owners(held(message(1), message(1))) == []
-    assert judge_owners(held(message(2, annotated=None))) == []
-    assert judge_owners(held(moved))[0]["text"] == (
+    assert judge_owners(facts(message(1), message(1))) == []
+    assert judge_owners(facts(message(2, annotated=None))) == []
+    assert judge_owners(facts(moved))[0]["text"] == (
         "Row 10 of notifications belongs to user 2, and user-1-notifications is a subscription of user 1."
     )
-    assert judge_owners(held(message(3, annotated="1"), moved))[0]["text"].endswith("a subscription of user 1, and 1 more.")
+    assert judge_owners(facts(message(3, annotated="1"), moved))[0]["text"].endswith("a subscription of user 1, and 1 more.")
 
 
 @pytest.mark.parametrize(
     ("seconds", "said"), [(5, None), (7.25, "7.2 s"), (119, "119.0 s"), (120, "2.0 min"), (9_000, "2.5 h"), (241_867, "2.8 days")]
 )
 def test_a_late_message_says_how_late_in_the_unit_that_people_use(seconds: float, said: str | None) -> None:
-    messages = held(message(1, commit_timestamp="2026-11-23T00:00:00Z"))
+    messages = facts(message(1, commit_timestamp="2026-11-23T00:00:00Z"))
     found = judge_lateness(messages, datetime(2026, 11, 23, tzinfo=UTC).timestamp() + seconds)
     assert found == ([{"kind": "late", "text": f"Received {said} after its commit."}] if said else [])
 
