@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from userhooks.inspector.messages import Message
-from userhooks.ledger import Ledger, Owed, Receipt, Replay, Row
+from userhooks.ledger import BackfillRead, Ledger, OwedSubscription, Receipt, Row
 from userhooks.ledger.rows import reconcile
 
 START = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -29,8 +29,8 @@ def sink(user: int, number: int = 1) -> str:
     return f"sink-{user}-{number}"
 
 
-def owed(user: int, number: int = 1, since: float = 0) -> Owed:
-    return Owed(user, sink(user, number), f"user-{user}-notifications", at(since))
+def owed(user: int, number: int = 1, since: float = 0) -> OwedSubscription:
+    return OwedSubscription(user, sink(user, number), f"user-{user}-notifications", at(since))
 
 
 def message(action: str, row: int, user: Any, sink_id: str, *, lsn: int | None = None, key: str | None = None, **fields: Any) -> Message:
@@ -65,8 +65,8 @@ ALL = [inserted(row.id, row.user_id) for row in ROWS]
 ADAS = [arrival for arrival in ALL if arrival.owner == ADA]
 
 
-def verdict(received: Sequence[Receipt], rows: Sequence[Row] = ROWS, debts: Sequence[Owed] = (owed(ADA),)) -> str:
-    ledger = reconcile(rows, received, debts)
+def verdict(received: Sequence[Receipt], rows: Sequence[Row] = ROWS, subscriptions: Sequence[OwedSubscription] = (owed(ADA),)) -> str:
+    ledger = reconcile(rows, received, subscriptions)
     words = ledger.verdict().split(", ")
     good = " ".join(words[3:6]) == "0 lost 0 duplicated 0 foreign" and words[6] == "order kept" and "unknown" not in ledger.verdict()
     assert ledger.ok is good
@@ -83,11 +83,13 @@ def test_all_that_one_of_three_users_is_owed_arrives() -> None:
 
 def test_two_sinks_of_one_user_are_owed_the_same_rows() -> None:
     twice = ADAS + [receipt(message("insert", r.message.record["id"], ADA, sink(ADA, 2)), ADA) for r in ADAS]
-    assert verdict(twice, debts=[owed(ADA), owed(ADA, 2)]).startswith("500 committed, 332 expected, 332 received, 0 lost, 0 duplicated")
+    assert verdict(twice, subscriptions=[owed(ADA), owed(ADA, 2)]).startswith(
+        "500 committed, 332 expected, 332 received, 0 lost, 0 duplicated"
+    )
 
 
 def test_nobody_is_owed_anything_without_a_subscription() -> None:
-    assert verdict([], debts=[]) == "500 committed, 0 expected, 0 received, 0 lost, 0 duplicated, 0 foreign, order kept"
+    assert verdict([], subscriptions=[]) == "500 committed, 0 expected, 0 received, 0 lost, 0 duplicated, 0 foreign, order kept"
 
 
 def test_a_lost_row_is_counted_and_named() -> None:
@@ -135,10 +137,10 @@ def test_a_silent_receiver_loses_everything_and_has_no_latency() -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_foreign_row_is_counted_and_named(arrival: Receipt, why: str) -> None:
-    debts = [owed(ADA), owed(BEN)]
+    subscriptions = [owed(ADA), owed(BEN)]
     received = [r for r in ALL if r.owner != CY] + [arrival]
-    assert "0 lost, 0 duplicated, 1 foreign, order kept" in verdict(received, debts=debts)
-    ledger = reconcile(ROWS, received, debts)
+    assert "0 lost, 0 duplicated, 1 foreign, order kept" in verdict(received, subscriptions=subscriptions)
+    ledger = reconcile(ROWS, received, subscriptions)
     assert ledger.problems()[0].startswith("foreign: ")
     assert "reached the inbox of user 1" in ledger.problems()[0]
     assert ledger.foreign()["inbox_user_id"].to_list() == [ADA]
@@ -177,8 +179,8 @@ def test_a_message_of_a_row_that_was_never_committed_is_named() -> None:
 def test_what_was_committed_before_the_subscription_is_owed_only_if_it_came() -> None:
     late = owed(ADA, since=250)
     expected = sum(1 for row in ROWS if row.user_id == ADA and row.id >= 250)
-    assert verdict([], debts=[late]).startswith(f"500 committed, {expected} expected, 0 received, {expected} lost")
-    assert verdict(ADAS, debts=[late]).startswith("500 committed, 166 expected, 166 received, 0 lost")
+    assert verdict([], subscriptions=[late]).startswith(f"500 committed, {expected} expected, 0 received, {expected} lost")
+    assert verdict(ADAS, subscriptions=[late]).startswith("500 committed, 166 expected, 166 received, 0 lost")
 
 
 def test_p99_is_the_latency_that_99_of_100_did_not_exceed() -> None:
@@ -196,7 +198,7 @@ NEW = owed(ADA, since=10_000)
 
 
 def backfilled(received: Sequence[Receipt], started: float = 10_000) -> Ledger:
-    return reconcile(ROWS, received, [NEW], [Replay(sink(ADA), "b1", at(started))])
+    return reconcile(ROWS, received, [NEW], [BackfillRead(sink(ADA), "b1", at(started))])
 
 
 HISTORY = [read(row.id, ADA) for row in ROWS if row.user_id == ADA]
@@ -317,16 +319,16 @@ def test_the_verdict_agrees_with_an_independent_count_under_random_faults(seed: 
     rng = random.Random(seed)
     users = [ADA, BEN, CY]
     rows = [Row(number, rng.choice(users), at(number)) for number in range(1, rng.randint(2, 60))]
-    debts = [owed(user, number, rng.choice([0, 0, 20])) for user in users for number in range(rng.randint(0, 2))]
+    subscriptions = [owed(user, number, rng.choice([0, 0, 20])) for user in users for number in range(rng.randint(0, 2))]
     received: list[Receipt] = []
     lost = duplicated = foreign = expected = 0
     for row in rows:
-        for debt in (debt for debt in debts if debt.user_id == row.user_id):
-            arrival = receipt(message("insert", row.id, row.user_id, debt.sink_id), row.user_id, seq=len(received))
+        for subscription in (subscription for subscription in subscriptions if subscription.user_id == row.user_id):
+            arrival = receipt(message("insert", row.id, row.user_id, subscription.sink_id), row.user_id, seq=len(received))
             fate = rng.choice(["delivered"] * 6 + ["lost", "refused", "retried", "doubled", "trebled", "leaked"])
             arrived = fate not in ("lost", "refused")
-            expected += arrived or row.committed_at >= debt.since
-            lost += not arrived and row.committed_at >= debt.since
+            expected += arrived or row.committed_at >= subscription.since
+            lost += not arrived and row.committed_at >= subscription.since
             duplicated += {"doubled": 1, "trebled": 2}.get(fate, 0)
             received += [arrival._replace(accepted=False)] * (fate in ("refused", "retried"))
             received += [arrival] * {"doubled": 2, "trebled": 3}.get(fate, 1 if arrived else 0)
@@ -337,7 +339,7 @@ def test_the_verdict_agrees_with_an_independent_count_under_random_faults(seed: 
     counted = (
         f"{len(rows)} committed, {expected} expected, {expected - lost} received, {lost} lost, {duplicated} duplicated, {foreign} foreign"
     )
-    ledger = reconcile(rows, received, debts)
+    ledger = reconcile(rows, received, subscriptions)
     assert ledger.verdict().startswith(f"{counted}, order kept"), f"seed {seed}"
     assert ledger.ok is (lost == duplicated == foreign == 0), f"seed {seed}"
 

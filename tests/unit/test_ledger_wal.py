@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.unit.test_ledger import ADA, BEN, CY, at, message, owed, read, receipt, sink
-from userhooks.ledger import Ledger, Owed, Receipt, Replay, Row
+from userhooks.ledger import BackfillRead, Ledger, OwedSubscription, Receipt, Row
 from userhooks.ledger.changes import reconcile
 from userhooks.ledger.wal import PayloadReader, WalChange
 
@@ -45,8 +45,8 @@ HISTORY = [
 ADAS = [sent(HISTORY[n], sink(ADA), ADA) for n in (0, 2, 5)]
 
 
-def ledger(received: Sequence[Receipt], debts: Sequence[Owed] = (owed(ADA),), **more: Any) -> Ledger:
-    return reconcile(HISTORY, received, debts, **more)
+def ledger(received: Sequence[Receipt], subscriptions: Sequence[OwedSubscription] = (owed(ADA),), **more: Any) -> Ledger:
+    return reconcile(HISTORY, received, subscriptions, **more)
 
 
 def test_inserts_updates_and_deletes_are_owed_and_a_row_that_changes_hands_is_withheld() -> None:
@@ -126,8 +126,8 @@ def test_a_delete_that_does_not_say_whose_row_it_was_is_withheld_from_its_owner(
 def test_a_backfill_owes_what_was_there_and_not_what_moved_meanwhile() -> None:
     table = [Row(3, ADA, at(-9)), Row(4, ADA, at(-8)), Row(5, ADA, at(-7))]
     history = [change(9, "update", 4, ADA, BEN)]
-    replay = Replay(sink(ADA), "b1", at(5))
-    found = reconcile(history, [read(3, ADA)], [owed(ADA)], [replay], table)
+    backfill = BackfillRead(sink(ADA), "b1", at(5))
+    found = reconcile(history, [read(3, ADA)], [owed(ADA)], [backfill], table)
     assert found.verdict().endswith("1 withheld; backfill: 2 expected, 1 received, 1 lost")
     assert found.lost()["row"].to_list() == [5]
 
@@ -138,7 +138,7 @@ def test_a_backfill_owes_what_was_there_and_not_what_moved_meanwhile() -> None:
 @pytest.mark.parametrize("seed", range(50))
 def test_the_verdict_agrees_with_an_independent_count_of_a_random_run_with_faults(seed: int) -> None:
     luck = random.Random(seed)
-    debts = [owed(user, number, luck.choice([0, 0, 30])) for user in USERS for number in range(luck.randint(0, 2))]
+    subscriptions = [owed(user, number, luck.choice([0, 0, 30])) for user in USERS for number in range(luck.randint(0, 2))]
     rows: dict[int, int] = {}
     history: list[WalChange] = []
     wire: list[Receipt] = []
@@ -154,24 +154,24 @@ def test_the_verdict_agrees_with_an_independent_count_of_a_random_run_with_fault
         if doing == "delete":
             del rows[row]
         moved = doing == "move" and former != user
-        for debt in debts:
-            if debt.user_id not in ((former, user) if moved else (user,)):
+        for subscription in subscriptions:
+            if subscription.user_id not in ((former, user) if moved else (user,)):
                 continue
             if moved:
                 tally["withheld"] += 1
                 continue
             fate = luck.choice(["sent"] * 12 + ["lost", "refused", "retried", "doubled", "trebled", "leaked"])
             came = fate not in ("lost", "refused")
-            is_owed = one.committed_at >= debt.since
+            is_owed = one.committed_at >= subscription.since
             tally["expected"] += came or is_owed
             tally["lost"] += is_owed and not came
             tally["duplicated"] += {"doubled": 1, "trebled": 2}.get(fate, 0)
-            arrival = sent(one, debt.sink_id, debt.user_id)
+            arrival = sent(one, subscription.sink_id, subscription.user_id)
             wire += [arrival._replace(accepted=False)] * (fate in ("refused", "retried"))
             wire += [arrival] * {"doubled": 2, "trebled": 3}.get(fate, int(came))
             if fate == "leaked":
                 tally["foreign"] += 1
-                wire.append(arrival._replace(owner=luck.choice([other for other in USERS if other != debt.user_id])))
+                wire.append(arrival._replace(owner=luck.choice([other for other in USERS if other != subscription.user_id])))
     if luck.random() < 0.4 and wire:
         a, b = sorted(luck.choices(range(len(wire)), k=2))
         wire[a : b + 1] = reversed(wire[a : b + 1])
@@ -182,7 +182,7 @@ def test_the_verdict_agrees_with_an_independent_count_of_a_random_run_with_fault
         f"{tally['duplicated']} duplicated, {tally['foreign']} foreign, {words}"
     )
     counted += f", {tally['withheld']} withheld" if tally["withheld"] else ""
-    found = reconcile(history, wire, debts)
+    found = reconcile(history, wire, subscriptions)
     assert found.verdict().startswith(counted), f"seed {seed}"
     assert found.ok is not (late or tally["lost"] or tally["duplicated"] or tally["foreign"]), f"seed {seed}"
 

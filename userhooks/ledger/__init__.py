@@ -6,6 +6,6 @@
 
 from userhooks.ledger.arrivals import Receipt
 from userhooks.ledger.report import Entry, Ledger
-from userhooks.ledger.rows import Owed, Replay, Row
+from userhooks.ledger.rows import BackfillRead, OwedSubscription, Row
 
-__all__ = ["Entry", "Ledger", "Owed", "Receipt", "Replay", "Row"]
+__all__ = ["BackfillRead", "Entry", "Ledger", "OwedSubscription", "Receipt", "Row"]

@@ -51,7 +51,7 @@ class Arrivals:
         return (message.sink_id, message.lsn or 0, message.idx or 0) not in self.late
 
 
-def sort_out(received: Iterable[Receipt], users: Mapping[str, int], *, one_insert: bool) -> Arrivals:
+def sort_receipts(received: Iterable[Receipt], users: Mapping[str, int], *, one_insert: bool) -> Arrivals:
     """Sort the receipts of each inbox, in the order of their arrival; `users` says by sink id whose rows it may send.
 
     `one_insert`: a second insert of a row id is a repetition, whatever its key; else it is a row that was deleted and inserted again.

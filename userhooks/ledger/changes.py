@@ -10,9 +10,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 from datetime import datetime
 
-from userhooks.ledger.arrivals import Arrivals, Receipt, sort_out
+from userhooks.ledger.arrivals import Arrivals, Receipt, sort_receipts
 from userhooks.ledger.report import Entry, Ledger, State
-from userhooks.ledger.rows import Owed, Replay, Row, history_entry
+from userhooks.ledger.rows import BackfillRead, OwedSubscription, Row, history_entry
 from userhooks.ledger.wal import WalChange
 
 _MOVED = "the row moved from user {} to user {}: its old values are the one's, its new ones the other's"
@@ -22,8 +22,8 @@ _NAMELESS = "the WAL does not say whose row it was: the table's replica identity
 def reconcile(
     changes: Iterable[WalChange],
     received: Iterable[Receipt],
-    owed: Iterable[Owed],
-    replays: Iterable[Replay] = (),
+    owed: Iterable[OwedSubscription],
+    backfills: Iterable[BackfillRead] = (),
     rows: Iterable[Row] = (),
     *,
     users: Collection[int] | None = None,
@@ -31,14 +31,14 @@ def reconcile(
 ) -> Ledger:
     """Hold every change that was committed from `since_lsn` on against what was received.
 
-    `changes` come in the order of their commits; with `users`, only those of their rows count. `received`, `owed` and `replays` are those
+    `changes` come in the order of their commits; with `users`, only those of their rows count. `received`, `owed` and `backfills` are those
     of `rows.reconcile`, and `rows` is the table as it is now, for the replays. A change from before a sink's `since` is owed if it came.
     """
-    debts = list(owed)
-    arrivals = sort_out(received, {debt.sink_id: debt.user_id for debt in debts}, one_insert=False)
-    sinks: defaultdict[int, list[Owed]] = defaultdict(list)
-    for debt in debts:
-        sinks[debt.user_id].append(debt)
+    subscriptions = list(owed)
+    arrivals = sort_receipts(received, {subscription.sink_id: subscription.user_id for subscription in subscriptions}, one_insert=False)
+    sinks: defaultdict[int, list[OwedSubscription]] = defaultdict(list)
+    for subscription in subscriptions:
+        sinks[subscription.user_id].append(subscription)
     owners: dict[int, int] = {}
     unsteady: dict[int, datetime] = {}
     known: set[tuple[int, int, str, int]] = set()
@@ -57,18 +57,18 @@ def reconcile(
             continue
         committed += 1
         reason = _MOVED.format(change.former_user_id, owner) if has_moved else _NAMELESS if change.user_id is None else ""
-        lines = [_entry(change, debt, arrivals, reason) for user in concerned if user is not None for debt in sinks[user]]
+        lines = [_entry(change, subscription, arrivals, reason) for user in concerned if user is not None for subscription in sinks[user]]
         unowed = Entry(change.row, owner, None, False, "not owed", change.committed_at, None, None, change.action, reason=reason)
         entries += lines or [unowed]
-    by_sink = {debt.sink_id: debt for debt in debts}
+    by_sink = {subscription.sink_id: subscription for subscription in subscriptions}
     table = list(rows)
-    for replay in replays:
-        debt = by_sink[replay.sink_id]
+    for backfill in backfills:
+        subscription = by_sink[backfill.sink_id]
         for row in table:
-            if row.user_id == debt.user_id and row.committed_at < replay.started_at:
-                entry = history_entry(row, debt, replay, arrivals)
+            if row.user_id == subscription.user_id and row.committed_at < backfill.started_at:
+                entry = history_entry(row, subscription, backfill, arrivals)
                 # What came into being or moved after the start was read or not, by the place that the reading had reached.
-                if entry.state == "received" or unsteady.get(row.id, row.committed_at) < replay.started_at:
+                if entry.state == "received" or unsteady.get(row.id, row.committed_at) < backfill.started_at:
                     entries.append(entry)
     return Ledger(
         committed=committed,
@@ -81,12 +81,12 @@ def reconcile(
             for (_, lsn, idx), receipt in arrivals.changes.items()
             if lsn >= since_lsn and (lsn, idx, receipt.message.action, receipt.message.record.get("id")) not in known
         ],
-        unseen=sum(not debt.is_seen for debt in debts),
+        unseen=sum(not subscription.is_seen for subscription in subscriptions),
     )
 
 
-def _entry(change: WalChange, debt: Owed, arrivals: Arrivals, reason: str) -> Entry:
-    receipt = arrivals.changes.get((debt.sink_id, change.lsn, change.idx))
+def _entry(change: WalChange, subscription: OwedSubscription, arrivals: Arrivals, reason: str) -> Entry:
+    receipt = arrivals.changes.get((subscription.sink_id, change.lsn, change.idx))
     if receipt is not None and (receipt.message.action, receipt.message.record.get("id")) != (change.action, change.row):
         receipt = None  # something else under this change's name
     if receipt is not None:
@@ -94,11 +94,11 @@ def _entry(change: WalChange, debt: Owed, arrivals: Arrivals, reason: str) -> En
         state: State = "received"
     else:
         latency = None
-        state = "withheld" if reason else debt.missing(change.committed_at)
+        state = "withheld" if reason else subscription.missing(change.committed_at)
     return Entry(
         row=change.row,
-        user_id=debt.user_id,
-        sink_name=debt.sink_name,
+        user_id=subscription.user_id,
+        sink_name=subscription.sink_name,
         backfill=False,
         state=state,
         committed_at=change.committed_at,

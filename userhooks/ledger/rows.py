@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import NamedTuple
 
-from userhooks.ledger.arrivals import Arrivals, Receipt, sort_out
+from userhooks.ledger.arrivals import Arrivals, Receipt, sort_receipts
 from userhooks.ledger.report import Entry, Ledger, State
 
 
@@ -21,7 +21,7 @@ class Row(NamedTuple):
     committed_at: datetime
 
 
-class Owed(NamedTuple):
+class OwedSubscription(NamedTuple):
     """A sink that owes its receiver every row of the user that is committed at or after `since` (aware).
 
     `is_seen` is False when the receiver is not an inbox, so that nothing is known of what it received.
@@ -40,7 +40,7 @@ class Owed(NamedTuple):
         return "lost" if self.is_seen else "not checked"
 
 
-class Replay(NamedTuple):
+class BackfillRead(NamedTuple):
     """A backfill of a sink: it owes, as `read`, every row of the sink's user that was committed before `started_at` (aware)."""
 
     sink_id: str
@@ -48,29 +48,38 @@ class Replay(NamedTuple):
     started_at: datetime
 
 
-def reconcile(committed: Iterable[Row], received: Iterable[Receipt], owed: Iterable[Owed], replays: Iterable[Replay] = ()) -> Ledger:
+def reconcile(
+    committed: Iterable[Row], received: Iterable[Receipt], owed: Iterable[OwedSubscription], backfills: Iterable[BackfillRead] = ()
+) -> Ledger:
     """Hold what was committed against what was received.
 
     `committed` holds the rows as the database has them now, `received` the messages of each inbox in the order of their arrival, `owed`
-    the subscriptions and `replays` their backfills. Judges live inserts and backfills of rows that are still there; updates and deletes are
-    checked for duplicates, order and owner. An insert from before a sink's `since` is owed only if it came. A backfill leaves out a row
+    the subscriptions and `backfills` their backfills. Judges live inserts and backfills of rows that are still there; updates and deletes
+    are checked for duplicates, order and owner. An insert from before a sink's `since` is owed only if it came. A backfill leaves out a row
     that the sink sends live in the meantime, so a live message of the row received after its start does as well.
     """
-    rows, debts = list(committed), list(owed)
-    arrivals = sort_out(received, {debt.sink_id: debt.user_id for debt in debts}, one_insert=True)
+    rows, subscriptions = list(committed), list(owed)
+    arrivals = sort_receipts(received, {subscription.sink_id: subscription.user_id for subscription in subscriptions}, one_insert=True)
     by_user: defaultdict[int, list[Row]] = defaultdict(list)
     for row in rows:
         by_user[row.user_id].append(row)
-    subscribed = {debt.user_id for debt in debts}
+    subscribed = {subscription.user_id for subscription in subscriptions}
     entries = [
         Entry(row.id, row.user_id, None, False, "not owed", row.committed_at, None, None) for row in rows if row.user_id not in subscribed
     ]
-    for debt in debts:
-        entries += [_live_entry(row, debt, arrivals.inserts.get((debt.sink_id, row.id)), arrivals) for row in by_user[debt.user_id]]
-    debt_of = {debt.sink_id: debt for debt in debts}
-    for replay in replays:
-        debt = debt_of[replay.sink_id]
-        entries += [history_entry(row, debt, replay, arrivals) for row in by_user[debt.user_id] if row.committed_at < replay.started_at]
+    for subscription in subscriptions:
+        entries += [
+            _live_entry(row, subscription, arrivals.inserts.get((subscription.sink_id, row.id)), arrivals)
+            for row in by_user[subscription.user_id]
+        ]
+    by_sink = {subscription.sink_id: subscription for subscription in subscriptions}
+    for backfill in backfills:
+        subscription = by_sink[backfill.sink_id]
+        entries += [
+            history_entry(row, subscription, backfill, arrivals)
+            for row in by_user[subscription.user_id]
+            if row.committed_at < backfill.started_at
+        ]
     there = {row.id for row in rows}
     return Ledger(
         committed=len(rows),
@@ -83,24 +92,26 @@ def reconcile(committed: Iterable[Row], received: Iterable[Receipt], owed: Itera
             for (sink, row, *_), receipt in [*arrivals.inserts.items(), *arrivals.reads.items()]
             if row not in there and (sink, row) not in arrivals.deleted
         ],
-        unseen=sum(not debt.is_seen for debt in debts),
+        unseen=sum(not subscription.is_seen for subscription in subscriptions),
     )
 
 
-def _live_entry(row: Row, debt: Owed, receipt: Receipt | None, arrivals: Arrivals) -> Entry:
+def _live_entry(row: Row, subscription: OwedSubscription, receipt: Receipt | None, arrivals: Arrivals) -> Entry:
     if receipt is None:
-        return Entry(row.id, row.user_id, debt.sink_name, False, debt.missing(row.committed_at), row.committed_at, None, None)
+        return Entry(
+            row.id, row.user_id, subscription.sink_name, False, subscription.missing(row.committed_at), row.committed_at, None, None
+        )
     latency = (receipt.received_at - receipt.message.commit_timestamp).total_seconds() * 1000
-    entry = Entry(row.id, row.user_id, debt.sink_name, False, "received", row.committed_at, receipt.received_at, latency)
+    entry = Entry(row.id, row.user_id, subscription.sink_name, False, "received", row.committed_at, receipt.received_at, latency)
     return entry._replace(times=arrivals.how_often(receipt), in_order=arrivals.in_order(receipt))
 
 
-def history_entry(row: Row, debt: Owed, replay: Replay, arrivals: Arrivals) -> Entry:
+def history_entry(row: Row, subscription: OwedSubscription, backfill: BackfillRead, arrivals: Arrivals) -> Entry:
     """What a backfill owed of one row, and what came: its `read`, or a live message of the row that made that unnecessary."""
-    receipt = arrivals.reads.get((debt.sink_id, row.id, replay.backfill_id))
+    receipt = arrivals.reads.get((subscription.sink_id, row.id, backfill.backfill_id))
     if receipt is None:
-        live = arrivals.latest.get((debt.sink_id, row.id))
-        receipt = live if live is not None and live.received_at >= replay.started_at else None
+        live = arrivals.latest.get((subscription.sink_id, row.id))
+        receipt = live if live is not None and live.received_at >= backfill.started_at else None
     state: State = "lost" if receipt is None else "received"
-    entry = Entry(row.id, row.user_id, debt.sink_name, True, state, row.committed_at, receipt and receipt.received_at, None, "read")
+    entry = Entry(row.id, row.user_id, subscription.sink_name, True, state, row.committed_at, receipt and receipt.received_at, None, "read")
     return entry._replace(times=arrivals.how_often(receipt))

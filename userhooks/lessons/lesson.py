@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, Self, overload
 from urllib.parse import urlsplit
 
 from userhooks.errors import InvalidInput, NotFound, SequinMismatch
-from userhooks.ledger import Ledger, Owed, Receipt, Replay, Row, changes, rows
+from userhooks.ledger import BackfillRead, Ledger, OwedSubscription, Receipt, Row, changes, rows
 from userhooks.ledger.live import WalLedger
 from userhooks.ledger.recording import Recording
 from userhooks.lessons import own_receiver
@@ -69,7 +69,7 @@ class Lesson:
         self.stack = stack
         self.name = name
         self._since: dict[str, datetime] = {}
-        self._replays: list[Replay] = []
+        self._replays: list[BackfillRead] = []
         self._recordings: list[Recording] = []
         self._remove()
         if stack.settings.sequin_url is not None:
@@ -175,7 +175,7 @@ class Lesson:
             )
         started_at = _now(self.stack)
         handle = self.stack.subscriptions.backfill(subscriptions[0].sink_name)
-        self._replays.append(Replay(subscriptions[0].sink_id, handle.id, started_at))
+        self._replays.append(BackfillRead(subscriptions[0].sink_id, handle.id, started_at))
         return handle
 
     def break_it(self, user: str) -> Sink:
@@ -253,13 +253,13 @@ class Lesson:
     def _judged(self, recording: Recording) -> Ledger:
         users = set(self._users.values())
 
-        def reconcile(table: list[Row], received: list[Receipt], owed: list[Owed], replays: list[Replay]) -> Ledger:
+        def reconcile(table: list[Row], received: list[Receipt], owed: list[OwedSubscription], replays: list[BackfillRead]) -> Ledger:
             committed = recording.changes()  # read last: whatever was received had committed by then
             return changes.reconcile(committed, received, owed, replays, table, users=users, since_lsn=recording.start_lsn)
 
         return self._reconciled(reconcile)
 
-    def _reconciled(self, reconcile: Callable[[list[Row], list[Receipt], list[Owed], list[Replay]], Ledger]) -> Ledger:
+    def _reconciled(self, reconcile: Callable[[list[Row], list[Receipt], list[OwedSubscription], list[BackfillRead]], Ledger]) -> Ledger:
         inboxes = {inbox.url: inbox for inbox in self._inboxes.values()}
         subscriptions = self.subscriptions()
         received = [receipt for user, inbox in self._inboxes.items() for receipt in _receipts(inbox, {}, self._users[user])]
@@ -268,7 +268,7 @@ class Lesson:
         replays = [replay for replay in self._replays if replay.sink_id in live and not self._is_cancelled(replay, subscriptions)]
         return reconcile(_rows(self.stack, list(self._users.values())), received, owed, replays)
 
-    def _is_cancelled(self, replay: Replay, subscriptions: Iterable[Subscription]) -> bool:
+    def _is_cancelled(self, replay: BackfillRead, subscriptions: Iterable[Subscription]) -> bool:
         sink_name = next(subscription.sink_name for subscription in subscriptions if subscription.sink_id == replay.sink_id)
         return self.stack.subscriptions.find_backfill(sink_name, replay.backfill_id).state == "cancelled"
 
@@ -398,12 +398,14 @@ def _receipts(inbox: Inbox, owners: Mapping[str, int], otherwise: int) -> list[R
     ]
 
 
-def _owed(stack: Stack, subscriptions: Iterable[Subscription], inboxes: Mapping[str, Inbox], since: Mapping[str, datetime]) -> list[Owed]:
+def _owed(
+    stack: Stack, subscriptions: Iterable[Subscription], inboxes: Mapping[str, Inbox], since: Mapping[str, datetime]
+) -> list[OwedSubscription]:
     """What each subscription owes: everything from the moment it is known to be live, else from when its row was written."""
     with stack.database.connect() as connection:
         written = dict(connection.execute(_SUBSCRIBED_AT).fetchall())
     return [
-        Owed(
+        OwedSubscription(
             one.user_id,
             one.sink_id,
             one.sink_name,
