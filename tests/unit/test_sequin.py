@@ -24,7 +24,8 @@ from userhooks.errors import (
     SequinUnauthorized,
     SequinUnreachable,
 )
-from userhooks.webhooks.sequin_client import Health, NewEndpoint, NewSink, SequinClient
+from userhooks.webhooks.sequin_client import SequinClient
+from userhooks.webhooks.sequin_resources import Health, NewEndpoint, NewSink
 
 URL = "http://sequin.example:7376"
 CODE = 'def filter(action, record, changes, metadata) do\n  record["user_id"] == 1\nend\n'

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from userhooks.inspector.client import Inbox
     from userhooks.stack.stack import Stack
-    from userhooks.webhooks.sequin_client import Sink
+    from userhooks.webhooks.sequin_resources import Sink
     from userhooks.webhooks.subscriptions import BackfillHandle, Subscription
 
 USERS = ("ada", "ben", "cy")

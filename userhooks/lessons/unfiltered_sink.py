@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from userhooks.webhooks.sequin_client import SequinClient, Sink
+from userhooks.webhooks.sequin_client import SequinClient
+from userhooks.webhooks.sequin_resources import Sink
 from userhooks.webhooks.subscription_secret import subscription_secret
 from userhooks.webhooks.subscriptions import TABLE
 

@@ -31,7 +31,8 @@ from userhooks.errors import (
 )
 from userhooks.web.addresses import check_webhook_url
 from userhooks.webhooks.database import Database, LockedUser, SubscriptionRow
-from userhooks.webhooks.sequin_client import Backfill, Endpoint, FunctionState, NewEndpoint, NewSink, SequinClient, Sink
+from userhooks.webhooks.sequin_client import SequinClient
+from userhooks.webhooks.sequin_resources import Backfill, Endpoint, FunctionState, NewEndpoint, NewSink, Sink
 from userhooks.webhooks.subscription_secret import subscription_secret
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,158 @@
+"""What Sequin's Management API speaks of, as values: endpoints, sinks, backfills, functions. Pure; the calls are in `sequin_client.py`.
+
+Shapes, statuses and texts are those of Sequin 0.14.6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+FunctionState = Literal["same", "different", "missing"]
+
+ACTIONS = ("insert", "update", "delete")
+
+
+@dataclass(frozen=True)
+class Health:
+    """What `/health` says of the server itself, and its version like `v0.14.6`."""
+
+    ok: bool
+    version: str
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Self:
+        """Read an answer."""
+        return cls(data["ok"] is True, str(data["rev"]))
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An HTTP endpoint: where a sink sends to. Its encrypted headers, which come back starred out, are left aside."""
+
+    id: str
+    name: str
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Self:
+        """Read an answer; the endpoint of a CLI tunnel has no URL."""
+        return cls(str(data["id"]), str(data["name"]), str(data.get("url") or ""), data["headers"])
+
+
+@dataclass(frozen=True)
+class Sink:
+    """A webhook sink. `filter` is a function's name or "none".
+
+    `health`, `error` and `is_initializing` are known from reads, not from create and update.
+    """
+
+    id: str
+    name: str
+    database: str
+    status: str
+    filter: str | None
+    include_tables: tuple[str, ...]
+    annotations: Mapping[str, Any]
+    actions: tuple[str, ...]
+    endpoint: str
+    batch: bool
+    batch_size: int
+    max_retry_count: int | None
+    health: str | None
+    error: str | None
+    is_initializing: bool
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Self:
+        """Read an answer; servers before 0.10 give neither `source` nor `filter`, and a sink without them is what it looks like."""
+        health = data.get("health") or {}
+        errors = [str(check["error"]) for check in health.get("checks", ()) if check.get("error")]
+        return cls(
+            id=str(data["id"]),
+            name=str(data["name"]),
+            database=str(data["database"]),
+            status=str(data["status"]),
+            filter=data.get("filter"),
+            include_tables=tuple((data.get("source") or {}).get("include_tables") or ()),
+            annotations=data.get("annotations") or {},
+            actions=tuple(data["actions"]),
+            endpoint=str(data["destination"].get("http_endpoint")),
+            batch=data["destination"].get("batch") is True,
+            batch_size=int(data["batch_size"]),
+            max_retry_count=data.get("max_retry_count"),
+            health=health.get("status"),
+            error="; ".join(errors) or None,
+            is_initializing=any(check.get("status") == "initializing" for check in health.get("checks", ())),
+        )
+
+
+@dataclass(frozen=True)
+class NewEndpoint:
+    """An HTTP endpoint that is to be; `encrypted_headers` go with every webhook and are never shown again."""
+
+    name: str
+    url: str
+    encrypted_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class NewSink:
+    """A webhook sink that is to be; fields as in `SequinClient.create_sink`."""
+
+    name: str
+    endpoint: str
+    include_tables: tuple[str, ...]
+    filter_function: str
+    annotations: Mapping[str, Any] = field(default_factory=dict)
+    actions: tuple[str, ...] = ACTIONS
+    batch: bool = True
+    batch_size: int = 1
+
+
+@dataclass(frozen=True)
+class Backfill:
+    """A backfill. The counters count the whole table's rows; `rows_initial_count` is None until Sequin has counted.
+
+    `error` says what keeps it from reading, where Sequin tells.
+    """
+
+    id: str
+    sink_name: str
+    table: str
+    state: str
+    rows_initial_count: int | None
+    rows_processed_count: int
+    rows_ingested_count: int
+    error: str | None = None
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Self:
+        """Read an answer."""
+        return cls(
+            id=str(data["id"]),
+            sink_name=str(data["sink_consumer"]),
+            table=str(data["table"]),
+            state=str(data["state"]),
+            rows_initial_count=data["rows_initial_count"],
+            rows_processed_count=int(data["rows_processed_count"]),
+            rows_ingested_count=int(data["rows_ingested_count"]),
+            error=data.get("error"),
+        )
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function as `config/export` lists it: `type` is filter, transform, routing, path or enrichment."""
+
+    name: str
+    type: str
+    code: str
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Self:
+        """Read an entry of the YAML, flat or nested."""
+        inner = data.get("function") or data
+        return cls(str(data["name"]), str(inner["type"]), str(inner.get("code") or ""))
