@@ -6,7 +6,7 @@ python -m tests.leaky_engine        started like the engine itself, configuratio
 from __future__ import annotations
 
 from userhooks.engine import __main__ as program
-from userhooks.engine.message_format import Change
+from userhooks.engine.change import Change
 from userhooks.engine.routing import Route, Router, TableRoutes
 
 

@@ -15,8 +15,8 @@ from tests.real_like.manners import Manners
 from userhooks.engine import engine
 from userhooks.engine.backfill.manager import Backfills
 from userhooks.engine.capture.slot_reader import SlotReader
+from userhooks.engine.change import Change
 from userhooks.engine.delivery.pending_message import PendingMessage
-from userhooks.engine.message_format import Change
 from userhooks.engine.postgres import catalog_queries
 from userhooks.engine.resources import BackfillResource, FunctionResource, HttpEndpoint, SinkResource
 from userhooks.engine.routing import TableRoutes

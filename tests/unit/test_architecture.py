@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[2] / "userhooks"
 PURE = [
     "web/access_tokens.py",
     "web/addresses.py",
+    "webhooks/sequin_resources.py",
     "webhooks/subscription_secret.py",
     "ledger/arrivals.py",
     "ledger/changes.py",
@@ -43,7 +44,9 @@ PURE = [
     "engine/postgres/pgoutput.py",
     "engine/capture/confirmed_lsn.py",
     "engine/api/api_errors.py",
+    "engine/change.py",
     "engine/message_format.py",
+    "engine/table_shape.py",
     "engine/delivery/request_head.py",
     "engine/api/request_bodies.py",
     "engine/resources.py",

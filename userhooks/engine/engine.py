@@ -25,13 +25,14 @@ from psycopg import Error
 from userhooks.engine import functions
 from userhooks.engine.backfill.manager import Backfills
 from userhooks.engine.capture.slot_reader import SlotReader
+from userhooks.engine.change import Change
 from userhooks.engine.clock import utc_now
 from userhooks.engine.delivery.disk_backlog import Backlog
 from userhooks.engine.delivery.http_client import HttpClient, raise_file_limit
 from userhooks.engine.delivery.latency_histogram import HistogramPool
 from userhooks.engine.delivery.retry import RetrySchedule
 from userhooks.engine.delivery.sink_delivery import LONG_SECONDS, SinkDelivery
-from userhooks.engine.message_format import Change, SinkForm
+from userhooks.engine.message_format import SinkForm
 from userhooks.engine.postgres import catalog_queries
 from userhooks.engine.resources import (
     ApiKey,

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
+from userhooks.engine.change import Change
 from userhooks.engine.functions.filters import Bound, Judge
 from userhooks.engine.functions.folding import Equality
 from userhooks.engine.functions.program import FunctionRaised
-from userhooks.engine.message_format import Change, TableShape
 from userhooks.engine.postgres.pg_types import BOOLEAN, INTEGERS, NUMERIC
 from userhooks.engine.postgres.pgoutput import UNCHANGED, Value
 from userhooks.engine.resources import Action, Source
+from userhooks.engine.table_shape import TableShape
 
 Failed: TypeAlias = tuple["Route", str]
 """A sink whose filter raised, and what it said: it is owed the message, which fails visibly and is not delivered."""

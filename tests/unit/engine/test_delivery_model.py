@@ -31,6 +31,7 @@ from tests.unit.engine.wal import TYPES, insert, update
 from userhooks.engine import engine
 from userhooks.engine.capture.confirmed_lsn import Progress
 from userhooks.engine.capture.transactions import Stream
+from userhooks.engine.change import Change
 from userhooks.engine.delivery import pending_message
 from userhooks.engine.delivery.circuit_breaker import DOWN_AFTER
 from userhooks.engine.delivery.disk_backlog import Backlog
@@ -41,7 +42,7 @@ from userhooks.engine.delivery.retry import RetrySchedule
 from userhooks.engine.delivery.sink_delivery import Attempt, SinkDelivery
 from userhooks.engine.engine import Engine
 from userhooks.engine.functions import Bound, bind_column_filters
-from userhooks.engine.message_format import Change, SinkForm
+from userhooks.engine.message_format import SinkForm
 from userhooks.engine.resources import Column, ColumnFilter, HttpEndpoint, SinkResource, SinkTable, Table
 from userhooks.engine.routing import Route, Router
 

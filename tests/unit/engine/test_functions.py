@@ -11,14 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.engine import wal
+from userhooks.engine.change import Change
 from userhooks.engine.functions import Bound, FunctionError, FunctionRaised, bind_column_filters, parse, terms
 from userhooks.engine.functions.meter import Meter
 from userhooks.engine.functions.parser import MAX_CODE_BYTES
 from userhooks.engine.functions.terms import Atom
 from userhooks.engine.functions.text import float_text
-from userhooks.engine.message_format import Change, TableShape
 from userhooks.engine.resources import ColumnFilter
 from userhooks.engine.routing import wal_forms
+from userhooks.engine.table_shape import TableShape
 
 NOTIFICATIONS = wal.shape_of(
     {

@@ -11,8 +11,8 @@ import pytest
 
 from tests.unit.engine import wal
 from userhooks.engine import functions
+from userhooks.engine.change import Change
 from userhooks.engine.functions import FunctionError, FunctionRaised, parse_transform
-from userhooks.engine.message_format import Change
 
 RECORDINGS = Path(__file__).parents[2] / "recordings" / "0.14.6" / "functions"
 RECORDED = [json.loads(line) for line in (RECORDINGS / "functions-recorded.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.engine import wal
-from userhooks.engine.message_format import METADATA, Change, SinkForm, changes_of, group_key, record_of, render, timestamp
+from userhooks.engine.change import Change, changes_of, group_key, record_of
+from userhooks.engine.message_format import METADATA, SinkForm, render, timestamp
 from userhooks.engine.postgres.pg_types import TimestampFormat
 from userhooks.engine.postgres.pgoutput import UNCHANGED, DecodeError, Value
 

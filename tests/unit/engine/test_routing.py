@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from tests.unit.engine import wal
+from userhooks.engine.change import Change
 from userhooks.engine.functions import Bound, FunctionRaised, bind_column_filters, parse
-from userhooks.engine.message_format import Change, TableShape
 from userhooks.engine.postgres.pgoutput import UNCHANGED, Value
 from userhooks.engine.resources import Action, ColumnFilter, Source
 from userhooks.engine.routing import Route, Router
+from userhooks.engine.table_shape import TableShape
 
 ALL: tuple[Action, ...] = ("insert", "update", "delete")
 NOTIFICATIONS = wal.shape_of({"id": "int8", "user_id": "int4", "message": "text"}, ["id"])

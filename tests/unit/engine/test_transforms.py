@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.engine import wal
+from userhooks.engine.change import Change
 from userhooks.engine.functions import FunctionError, FunctionRaised, parse_transform
-from userhooks.engine.message_format import Change, SinkForm, TableShape, render
+from userhooks.engine.message_format import SinkForm, render
+from userhooks.engine.table_shape import TableShape
 
 CONSTANTS: dict[str, Any] = {
     "consumer": {"id": "c-1", "name": "user-42", "annotations": {"k": {"deep": [1, None]}}},

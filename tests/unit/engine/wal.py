@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import psycopg
 from psycopg import sql
 
-from userhooks.engine.message_format import Change, TableShape
+from userhooks.engine.change import Change
 from userhooks.engine.postgres.pg_types import TypeCatalog
 from userhooks.engine.postgres.pgoutput import UNCHANGED, Insert, Relation, RowChange, Value, decode
 from userhooks.engine.resources import Column, Table
+from userhooks.engine.table_shape import TableShape
 from userhooks.shared import postgres_connections
 
 POSTGRES_EPOCH_US = 946_684_800_000_000

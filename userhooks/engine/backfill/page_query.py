@@ -14,9 +14,9 @@ from typing import TypeAlias
 from psycopg import sql
 
 from userhooks.engine.functions import Bound
-from userhooks.engine.message_format import TableShape
 from userhooks.engine.resources import BackfillResource, Table
 from userhooks.engine.routing import wal_forms
+from userhooks.engine.table_shape import TableShape
 
 Cursor: TypeAlias = tuple[str, ...]
 """The values of `PageQuery.order` in one row, as text"""

@@ -23,16 +23,17 @@ from psycopg import AsyncConnection, AsyncRawCursor
 
 from userhooks.engine.backfill.page_query import Cursor, Only, PageQuery, Query, only_rows
 from userhooks.engine.capture.transactions import WATERMARK
+from userhooks.engine.change import Change, size_of
 from userhooks.engine.delivery.pending_message import PendingMessage
 from userhooks.engine.delivery.sink_delivery import SinkDelivery
 from userhooks.engine.functions import Bound
-from userhooks.engine.message_format import Change, TableShape, size_of
 from userhooks.engine.postgres.diagnosis import Trouble, Unavailable
 from userhooks.engine.postgres.pg_types import TypeCatalog
 from userhooks.engine.postgres.pgoutput import Value
 from userhooks.engine.postgres.snapshot import Snapshot
 from userhooks.engine.resources import BackfillResource, Table
 from userhooks.engine.routing import wal_forms
+from userhooks.engine.table_shape import TableShape
 
 PAGE_ROWS, FIRST_PAGE_ROWS = 1000, 100
 PAGE_BYTES = 8_000_000

@@ -15,13 +15,14 @@ from typing import Protocol
 import orjson
 
 from userhooks.engine.capture.confirmed_lsn import Progress, Transaction
+from userhooks.engine.change import Change
 from userhooks.engine.delivery.pending_message import PendingMessage
 from userhooks.engine.delivery.sink_delivery import SinkDelivery
-from userhooks.engine.message_format import Change, TableShape
 from userhooks.engine.postgres import pgoutput
 from userhooks.engine.postgres.pg_types import TypeCatalog
 from userhooks.engine.resources import Table, TableName
 from userhooks.engine.routing import Route, Router
+from userhooks.engine.table_shape import TableShape
 
 log = logging.getLogger(__name__)
 

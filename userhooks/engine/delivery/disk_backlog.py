@@ -14,15 +14,16 @@ from typing import Any
 
 import orjson
 
+from userhooks.engine.change import Change
 from userhooks.engine.clock import utc_now
 from userhooks.engine.delivery.pending_message import BEING_STORED, NOT_STORED, PendingMessage
 from userhooks.engine.delivery.pending_queue import PendingQueue
 from userhooks.engine.delivery.sink_delivery import SinkDelivery
-from userhooks.engine.message_format import Change, TableShape
 from userhooks.engine.postgres.pg_types import TypeCatalog
 from userhooks.engine.postgres.pgoutput import DecodeError
 from userhooks.engine.resources import Column, Discarded, Table
 from userhooks.engine.state_store import Flush, Kept, StateStore
+from userhooks.engine.table_shape import TableShape
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
+from userhooks.engine.change import Groups
 from userhooks.engine.delivery.pending_message import PendingMessage
-from userhooks.engine.message_format import Groups
 
 
 class Waiting(deque[PendingMessage | int]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from userhooks.engine.message_format import Change
+from userhooks.engine.change import Change
 
 UNSAVED = 50_000, 25_000
 """Messages that only memory has, at which reading the source stops and goes on"""

@@ -15,6 +15,7 @@ from functools import partial
 from itertools import islice
 from typing import Protocol
 
+from userhooks.engine.change import group_of
 from userhooks.engine.delivery.circuit_breaker import CircuitBreaker
 from userhooks.engine.delivery.http_client import HttpClient, OriginKey
 from userhooks.engine.delivery.latency_histogram import HistogramPool, Latencies
@@ -22,7 +23,7 @@ from userhooks.engine.delivery.pending_message import MemoryBudget, PendingMessa
 from userhooks.engine.delivery.pending_queue import PendingQueue, QueueDisk
 from userhooks.engine.delivery.request_builder import CannotBuild, RequestBuilder
 from userhooks.engine.delivery.retry import Again, Discard, Halve, RetrySchedule, after_failure
-from userhooks.engine.message_format import SinkForm, group_of
+from userhooks.engine.message_format import SinkForm
 from userhooks.engine.resources import HttpEndpoint, SinkResource
 
 IN_FLIGHT_PER_SINK = 50

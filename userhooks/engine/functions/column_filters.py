@@ -13,13 +13,13 @@ from decimal import Decimal
 from functools import partial
 from typing import Any
 
+from userhooks.engine.change import Change
 from userhooks.engine.functions import terms, text
 from userhooks.engine.functions.filters import Bound
 from userhooks.engine.functions.folding import Equality
 from userhooks.engine.functions.library import LIBRARY
 from userhooks.engine.functions.meter import Meter
 from userhooks.engine.functions.program import FunctionRaised
-from userhooks.engine.message_format import Change
 from userhooks.engine.postgres.pg_types import BOOLEAN, DATES, EXACT_TEXTS, INTEGERS, NUMERIC
 from userhooks.engine.resources import ColumnFilter
 

@@ -9,10 +9,11 @@ import json
 from decimal import Decimal
 from typing import Any
 
+from userhooks.engine.change import Change, See
 from userhooks.engine.functions import structs
-from userhooks.engine.message_format import Change, See, TableShape
 from userhooks.engine.postgres.pg_types import DATE, DATES, NUMERIC, TIMES, Decoder, TimestampFormat
 from userhooks.engine.postgres.pgoutput import UNCHANGED, Value
+from userhooks.engine.table_shape import TableShape
 
 
 def value_of(shape: TableShape, position: int, raw: Value, timestamp_format: TimestampFormat) -> Any:

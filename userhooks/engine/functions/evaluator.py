@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any, TypeAlias, TypeVar
 
+from userhooks.engine.change import Change, changes_of, record_of
 from userhooks.engine.functions import patterns, text
 from userhooks.engine.functions.columns import column_of, old_column_of, seeing
 from userhooks.engine.functions.expressions import (
@@ -35,7 +36,6 @@ from userhooks.engine.functions.library import UNFIT
 from userhooks.engine.functions.metadata import METADATA_TERMS, metadata_of
 from userhooks.engine.functions.meter import Meter
 from userhooks.engine.functions.terms import Atom, Closure, Raised, is_truthy
-from userhooks.engine.message_format import Change, changes_of, record_of
 from userhooks.engine.postgres.pg_types import TimestampFormat
 
 T = TypeVar("T")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias
 
+from userhooks.engine.change import Change
 from userhooks.engine.functions.evaluator import Frame, Make, compile_expression
 from userhooks.engine.functions.expressions import Const, Expr
 from userhooks.engine.functions.folding import Equality, fold_steps, split_equality, without_update
@@ -19,7 +20,6 @@ from userhooks.engine.functions.program import Program, read_program, run_steps
 from userhooks.engine.functions.syntax import FunctionError
 from userhooks.engine.functions.terms import Atom, Raised
 from userhooks.engine.functions.text import inspect
-from userhooks.engine.message_format import Change
 
 Judge: TypeAlias = Callable[[Change], bool]
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from userhooks.engine.change import Change
 from userhooks.engine.functions import structs
 from userhooks.engine.functions.terms import Atom, atom
-from userhooks.engine.message_format import METADATA, Change
+from userhooks.engine.message_format import METADATA
 
 METADATA_TERMS: Mapping[str, Callable[[Change], Any]] = {
     **METADATA,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+from userhooks.engine.change import Change
 from userhooks.engine.functions.compiler import compile_body
 from userhooks.engine.functions.evaluator import Frame, Make, compile_expression
 from userhooks.engine.functions.expressions import Expr
@@ -15,7 +16,6 @@ from userhooks.engine.functions.meter import MAX_STEPS, Exhausted, Meter
 from userhooks.engine.functions.parser import parse_code
 from userhooks.engine.functions.terms import Atom, Raised
 from userhooks.engine.functions.validator import check, unwrap
-from userhooks.engine.message_format import Change
 from userhooks.engine.postgres.pg_types import TimestampFormat
 
 T = TypeVar("T")

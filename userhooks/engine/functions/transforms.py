@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
+from userhooks.engine.change import Change
 from userhooks.engine.functions.columns import old_value
 from userhooks.engine.functions.encoding import array_json, object_json, text_json, to_json
 from userhooks.engine.functions.evaluator import Compile, Evaluate, Frame, Make, compile_branches, compile_expression
@@ -22,7 +23,7 @@ from userhooks.engine.functions.program import Program, read_program, run_progra
 from userhooks.engine.functions.stdlib.kernel import as_list
 from userhooks.engine.functions.syntax import FunctionError
 from userhooks.engine.functions.terms import STRUCT, Atom, Raised, as_key, sorted_keys
-from userhooks.engine.message_format import CONSUMER_FIELDS, DATABASE_FIELDS, METADATA, Change, Transform
+from userhooks.engine.message_format import CONSUMER_FIELDS, DATABASE_FIELDS, METADATA, Transform
 from userhooks.engine.postgres.pg_types import TimestampFormat
 
 _CONSTANT_STEPS = 10_000

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from userhooks.engine.change import Change
 from userhooks.engine.functions.evaluator import Frame, compile_expression
 from userhooks.engine.functions.metadata import constant_metadata
 from userhooks.engine.functions.meter import Exhausted, Meter
@@ -14,9 +15,9 @@ from userhooks.engine.functions.program import Program, read_program
 from userhooks.engine.functions.syntax import FunctionError
 from userhooks.engine.functions.terms import Raised
 from userhooks.engine.functions.transforms import parse_transform
-from userhooks.engine.message_format import Change, TableShape
 from userhooks.engine.postgres.pg_types import TIMESTAMPTZ, TypeCatalog
 from userhooks.engine.resources import Column, Table
+from userhooks.engine.table_shape import TableShape
 
 KINDS = ("filter", "transform", "routing")
 
