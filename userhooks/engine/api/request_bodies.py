@@ -26,6 +26,9 @@ _PATH = re.compile(r"[a-zA-Z0-9\-._~:/?\[\]@!$&'()*+,;=%]*")
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\U0010ffff]*")
 _MAX_ANNOTATIONS = 8192
+_MAX_URL_PART = 255
+"""Characters of a URL's host, path, query or fragment; Sequin answers 500 to longer ones."""
+_MAX_RETRY_COUNT = 2**31 - 1
 
 
 # --- HTTP endpoints ----------------------------------------------------------------------------------------------------
@@ -76,6 +79,8 @@ def _name_errors(name: Any, taken: set[str]) -> dict[str, Any]:
 
 
 def _url_parts(url: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    if url[:1] <= " ":  # urlsplit would drop a leading blank
+        return {}, {"scheme": [BLANK], "host": [BLANK]}
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -95,7 +100,7 @@ def _url_parts(url: str) -> tuple[dict[str, Any], dict[str, Any]]:
         errors["host"] = ["must be a valid hostname"]
     if port == 0:
         errors["port"] = ["must be greater than 0"]
-    fields = {
+    fields: dict[str, Any] = {
         "scheme": parts.scheme,
         "host": parts.hostname or "",
         "port": port or (443 if parts.scheme == "https" else 80),
@@ -103,6 +108,9 @@ def _url_parts(url: str) -> tuple[dict[str, Any], dict[str, Any]]:
         "query": parts.query or None,
         "fragment": parts.fragment or None,
     }
+    for name in ("host", "path", "query", "fragment"):
+        if len(fields[name] or "") > _MAX_URL_PART:
+            errors[name] = [f"should be at most {_MAX_URL_PART} character(s)"]
     return fields, errors
 
 
@@ -257,6 +265,8 @@ class _SinkRequest:
             raise refused("max_retry_count must be a non-negative integer")
         if value == 0:
             self.errors["max_retry_count"] = ["must be greater than 0"]
+        elif value > _MAX_RETRY_COUNT:
+            self.errors["max_retry_count"] = [f"must be at most {_MAX_RETRY_COUNT}"]
         self.fields["max_retry_count"] = value
 
     def _message_grouping(self, value: Any) -> None:
