@@ -9,6 +9,7 @@ import asyncio
 import random
 import socket
 from pathlib import Path
+from typing import Any
 
 from tests.real_like.capture import Past, RealLikeBackfills, RealLikeEngine, RealLikeReader, remember
 from tests.real_like.delivery import RealLikeDelivery
@@ -20,6 +21,9 @@ from userhooks.engine.delivery import request_head, sink_delivery
 from userhooks.engine.startup import Config
 from userhooks.settings import PORT_VARIABLES
 from userhooks.shared.child_process import listen, read_config, run, serve_until_stopped
+
+THIS_MACHINE = "host.docker.internal"
+"""The name by which a server in a container knows the machine; on Linux the machine itself does not know it."""
 
 
 def main() -> None:
@@ -36,9 +40,20 @@ def main() -> None:
     engine.SinkDelivery, engine.SlotReader, engine.Backfills = RealLikeDelivery, RealLikeReader, RealLikeBackfills  # type: ignore[misc]
     sink_delivery.IN_FLIGHT_PER_SINK = manners.in_flight
     request_head.USER_AGENT = manners.user_agent
+    _know(THIS_MACHINE)
     api = listen("127.0.0.1", config.port, PORT_VARIABLES["sequin"])
     metrics = listen("127.0.0.1", config.metrics_port, PORT_VARIABLES["metrics"])
     run(_serve(config, api, metrics))
+
+
+def _know(host: str) -> None:
+    """Resolve this name to loopback, here only, as the `extra_hosts` of `compose.yaml` do."""
+    resolve = socket.getaddrinfo
+
+    def getaddrinfo(name: Any, *args: Any, **kwargs: Any) -> Any:
+        return resolve("127.0.0.1" if name == host else name, *args, **kwargs)
+
+    socket.getaddrinfo = getaddrinfo
 
 
 async def _serve(config: Config, api: socket.socket, metrics: socket.socket) -> None:

@@ -12,6 +12,8 @@ import psycopg
 import yaml
 
 from tests.engine_program import EngineProgram
+from tests.ports import free_port
+from tests.real_like.program import THIS_MACHINE
 from tests.stack.conftest import Installation
 
 ROOT = Path(__file__).parents[2]
@@ -55,13 +57,19 @@ def real_like_server(database_url: str, folder: Path, *, pace: float, seed: int 
 
 @contextmanager
 def installation_on(server: EngineProgram, database_url: str, home: Path) -> Iterator[Installation]:
-    """Make an installation whose Sequin and database are the given ones, by the variables of the README; nothing of it is left."""
+    """Make an installation whose Sequin and database are the given ones, by the variables of the README; nothing of it is left.
+
+    As with `compose.yaml`, only the server knows the name of the host in the inboxes' URLs.
+    """
+    inspector_port = free_port()
     installation = Installation(
         home,
         DATABASE_URL=database_url,
         SEQUIN_URL=server.url,
         SEQUIN_API_TOKEN=server.token,
         SEQUIN_METRICS_URL=f"http://127.0.0.1:{server.config['metrics_port']}/metrics",
+        USERHOOKS_INSPECTOR_PORT=str(inspector_port),
+        USERHOOKS_INSPECTOR_PUBLIC_URL=f"http://{THIS_MACHINE}:{inspector_port}",
     )
     try:
         yield installation

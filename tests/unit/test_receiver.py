@@ -59,6 +59,13 @@ def test_it_answers_what_the_handler_says_and_remembers_it(server: ReceiverServe
     assert server.wait_for(1, status=401) == 1
 
 
+@pytest.mark.parametrize("bind", ["127.0.0.1", "0.0.0.0"])  # noqa: S104 - for the moment of the test
+def test_this_machine_reaches_it_whatever_name_the_sender_knows_it_by(bind: str) -> None:
+    with ReceiverServer(Echo, bind=bind, host="only-the-sender-knows.invalid") as server:
+        assert server.url == f"http://only-the-sender-knows.invalid:{server.port}/"
+        assert httpx.post(server.local_url, content="200", trust_env=False).status_code == 200
+
+
 def test_an_empty_one_has_the_same_columns(server: ReceiverServer) -> None:
     kinds = {name: str(kind) for name, kind in server.answers().dtypes.items()}
     assert kinds == {"received_at": "datetime64[us, UTC]", "status": "Int64", "seconds": "float64", "error": "str"}

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 POLL = 0.02
 """Seconds between two looks while waiting, and how soon a server that is closed has ended."""
 
+ANYWHERE = "0.0.0.0"  # noqa: S104 - compared with, not listened on
+"""The address that listens on every network of the machine and is itself no place to connect to."""
+
 _AT_ONCE = 256
 """Connections that may wait to be accepted; with the five of socketserver, a sender's burst would be tried again only a second later."""
 
@@ -43,6 +46,8 @@ class Answer:
 
 class ReceiverServer:
     """Serve a `http.server.BaseHTTPRequestHandler` class at `url`, one thread for each request, until it is closed.
+
+    `url` is for the sender. A container may know this machine by a name that the machine itself does not know: call `local_url` from here.
 
     Each request has a connection of its own, and a server that is closed answers what has come, and nothing more. Nothing is ever printed:
     `answers` says what was answered and what the handler raised. A handler that raises sends no answer.
@@ -69,6 +74,7 @@ class ReceiverServer:
             raise ConfigurationError(what, "Run the notebook again from its first cell: it then takes a free port.") from None
         self.port = int(self._server.server_address[1])
         self.url = f"http://{host}:{self.port}/"
+        self.local_url = f"http://{'127.0.0.1' if bind == ANYWHERE else bind}:{self.port}/"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(POLL,), name="userhooks receiver", daemon=True)
         self._thread.start()
 
