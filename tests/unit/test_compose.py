@@ -95,10 +95,11 @@ def test_sequin_finds_what_it_is_told_to_use() -> None:
     assert len(base64.b64decode(told["VAULT_KEY"], validate=True)) >= 32
 
 
-def test_sequins_own_database_and_the_apps_are_made_by_the_one_postgres() -> None:
+def test_the_one_postgres_makes_both_databases_and_what_sequin_may_fail_to_make() -> None:
     told, database = SERVICES["sequin"]["environment"], SERVICES["app-db"]
     [made] = [COMPOSE["configs"][one["source"]]["content"] for one in database["configs"]]
-    assert made == f"CREATE DATABASE {told['PG_DATABASE']};"
+    slot = f"SELECT pg_create_logical_replication_slot('{DATABASE['slot']['name']}', 'pgoutput')"
+    assert made.split(";\n") == [f"CREATE DATABASE {told['PG_DATABASE']}", DATABASE["publication"]["init_sql"], slot, ""]
     assert [one["target"].rpartition("/")[0] for one in database["configs"]] == ["/docker-entrypoint-initdb.d"]
     assert database["environment"] == {"POSTGRES_PASSWORD": told["PG_PASSWORD"], "POSTGRES_DB": DATABASE["database"]}
     assert database["command"] == ["postgres", "-c", "wal_level=logical"]
