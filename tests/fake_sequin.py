@@ -28,6 +28,7 @@ class FakeSequin:
         self.functions: dict[str, dict[str, Any]] = {}
         self.secrets: dict[str, dict[str, str]] = {}
         self.tables = {"public.notifications"}
+        self.slot_is_there = True
         self.calls: list[str] = []
         self.fault: Fault | None = None
         self.initializing_for = 0
@@ -63,6 +64,11 @@ class FakeSequin:
                 return self._backfill(method, sink, backfill_id, body)
             case [method, "sinks", *name]:
                 return self._sink(method, name, body)
+            case ["POST", "postgres_databases", "postgres", "test_connection"] if not self.slot_is_there:
+                reason = 'Not found: replication_slot with params %{name: "sequin_slot"}'
+                return httpx.Response(422, json={"success": False, "reason": reason})
+            case ["GET", "postgres_databases", "postgres"]:
+                return httpx.Response(200, json={"name": "postgres", "replication_slots": [{"slot_name": "sequin_slot"}]})
             case ["POST", "postgres_databases", "postgres", "refresh_tables" | "test_connection"]:
                 return httpx.Response(200, json={"success": True})
             case ["POST", "postgres_databases", _, _]:

@@ -65,6 +65,12 @@ def test_health_and_version(client: SequinClient) -> None:
     client.test_connection()
 
 
+def test_a_server_without_its_replication_slot_is_said_with_what_makes_the_slot(client: SequinClient, fake: FakeSequin) -> None:
+    fake.slot_is_there = False
+    with pytest.raises(SequinInvalid, match=r"slot sequin_slot .* is missing.*\n.*pg_create_logical_replication_slot\('sequin_slot'"):
+        client.test_connection()
+
+
 def test_an_endpoint_is_made_read_changed_and_deleted(client: SequinClient, fake: FakeSequin) -> None:
     made = client.create_endpoint("e", "http://127.0.0.1:9/x", encrypted_headers={"Authorization": "Bearer abc"})
     assert (made.name, made.url) == ("e", "http://127.0.0.1:9/x")

@@ -13,7 +13,7 @@ from typing import Any, Self
 import httpx
 import yaml
 
-from userhooks.errors import SequinError, SequinFailed, SequinMismatch
+from userhooks.errors import SequinError, SequinFailed, SequinInvalid, SequinMismatch
 from userhooks.webhooks.sequin_http import SequinHttp, api_path
 from userhooks.webhooks.sequin_resources import ACTIONS, Backfill, Endpoint, Function, FunctionState, Health, NewEndpoint, NewSink, Sink
 
@@ -84,8 +84,20 @@ class SequinClient:
         self._http.call("POST", api_path("postgres_databases", self.database, "refresh_tables"), {})
 
     def test_connection(self) -> None:
-        """Make Sequin connect to the database; raises SequinInvalid with its reason when that fails."""
-        self._http.call("POST", api_path("postgres_databases", self.database, "test_connection"), {})
+        """Make Sequin connect to the database; raises SequinInvalid with the reason when that fails or the replication slot is missing.
+
+        Without the slot a server answers every other call, and its sinks look healthy. Sequin 0.14.6 creates a slot only together with the
+        database's entry: when just that fails, applying its configuration again does not help.
+        """
+        try:
+            self._http.call("POST", api_path("postgres_databases", self.database, "test_connection"), {})
+        except SequinInvalid as error:
+            if "replication_slot" not in error.what:
+                raise
+            slot = self.slot()
+            what = f"The replication slot {slot} of Sequin's database {self.database} is missing, so Sequin reads no changes."
+            remedy = f"Run SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput'); there, and backfill what was committed before."
+            raise SequinInvalid(what, remedy, status=error.status, validation_errors=error.validation_errors) from None
 
     # --- HTTP endpoints ------------------------------------------------------------------------------------------------
 
