@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tests.ports import free_port
 from tests.stack.conftest import Installation
 from tests.waiting import eventually
 from userhooks import Stack
-from userhooks.stack.doctor import DISK_NEEDED, WAL_ALLOWED, judge_disk, judge_error, judge_reach, judge_slot, judge_way
+from userhooks.stack.doctor import DISK_NEEDED, WAL_ALLOWED, Finding, judge_disk, judge_error, judge_reach, judge_slot, judge_way
 from userhooks.webhooks.database import Database
 from userhooks.webhooks.subscriptions import FUNCTION_CODE, FUNCTION_NAME
 
@@ -188,6 +189,27 @@ def test_a_wrong_token_of_a_real_server_is_named(install: Callable[..., Installa
     assert engine.url in complaints(installation)["Sequin"]
 
 
+def test_a_database_that_was_never_set_up_is_a_finding_like_any_other(
+    install: Callable[..., Installation], database_url: str, tmp_path: Path
+) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("CREATE PUBLICATION own_pub FOR TABLES IN SCHEMA public")
+    engine = EngineProgram(database_url, tmp_path, publication="own_pub").start()
+    try:
+        found = complaints(install(DATABASE_URL=database_url, SEQUIN_URL=engine.url, SEQUIN_API_TOKEN=engine.token))
+        assert list(found) == ["stack", "tables"]
+        assert "Run userhooks up" in found["tables"]
+    finally:
+        engine.stop()
+
+
+def test_how_postgres_runs_is_looked_at_for_our_own_only(install: Callable[..., Installation], database_url: str) -> None:
+    own, elsewhere = install("own"), install("elsewhere", DATABASE_URL=database_url)
+    about = re.compile(r"^ok +(way to the database|user): ", re.MULTILINE)
+    assert about.search(own.run("doctor").stdout)
+    assert not about.search(elsewhere.run("doctor").stdout)
+
+
 def test_a_database_that_does_not_answer_is_named(install: Callable[..., Installation]) -> None:
     port = free_port()
     installation = install(DATABASE_URL=f"postgresql://postgres:x@127.0.0.1:{port}/app")
@@ -255,13 +277,20 @@ def test_the_folder_that_keeps_nobody_from_the_database_is_named(tmp_path: Path)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
-def test_loopback_is_wrong_for_a_sequin_elsewhere(host: str) -> None:
+def test_loopback_is_wrong_for_a_sequin_elsewhere_unless_webhooks_arrive_there(host: str) -> None:
     def never(_host: str, _port: int) -> str:
         raise AssertionError("tried from here, though it is sent from there")
 
-    finding = judge_reach("sink", f"http://{host}:3334/in/x", own_engine=False, connect=never)
-    assert "USERHOOKS_INSPECTOR_PUBLIC_URL" in finding.remedy
-    assert judge_reach("sink", "https://example.com/hook", own_engine=False, connect=never).fine
+    def judge(host: str, delivers: bool | None) -> Finding:
+        return judge_reach("sink", f"http://{host}:3334/in/x", own_engine=False, delivers=delivers, connect=never)
+
+    assert "USERHOOKS_INSPECTOR_PUBLIC_URL" in judge(host, False).remedy
+    assert not judge(host, False).fine
+    assert judge(host, True).fine
+    assert "webhooks arrive" in judge(host, True).text
+    assert judge(host, None).fine
+    assert "whether that is this one" in judge(host, None).text
+    assert judge("example.com", None).fine
 
 
 def test_the_local_engines_urls_are_tried_at_their_port() -> None:
@@ -272,5 +301,5 @@ def test_the_local_engines_urls_are_tried_at_their_port() -> None:
         return ""
 
     for url in ("https://example.com/a", "http://example.com/a", "http://[::1]:8080/"):
-        assert judge_reach("sink", url, own_engine=True, connect=connect).fine
+        assert judge_reach("sink", url, own_engine=True, delivers=None, connect=connect).fine
     assert tried == [("example.com", 443), ("example.com", 80), ("::1", 8080)]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from userhooks.errors import UserhooksError
+from userhooks.errors import DatabaseUnsuitable, UserhooksError
 from userhooks.settings import Settings
 from userhooks.stack.embedded_postgres import cluster_folder, runs_as_root
 from userhooks.stack.home import Home, require_free
@@ -28,7 +28,7 @@ from userhooks.stack.stack import is_down, stack_status
 from userhooks.stack.supervisor import PARTS
 from userhooks.web.addresses import forbidden
 from userhooks.webhooks.database import Database
-from userhooks.webhooks.sequin_client import SequinClient
+from userhooks.webhooks.sequin_client import SequinClient, Sink
 from userhooks.webhooks.subscriptions import FUNCTION_NAME, MISSING, Subscription, Subscriptions
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     """Look at everything, from the machine up to each subscription; a finding is yielded as soon as it is known."""
     status = stack_status(settings)
     home = Home(settings.home)
-    yield from _machine(home)
+    yield from _machine(home, our_postgres=bool(status["postgres"].get("embedded", True)))
     yield from _parts(status, settings, home)
     embedded = bool(status["sequin"]["embedded"])
     if is_down(status, "postgres"):
@@ -95,23 +95,30 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield answer
     if not answer.fine:
         return
-    yield from _contents(database, home, embedded=embedded)
+    tables_are_there = True
+    try:
+        yield from _contents(database, home, embedded=embedded)
+    except DatabaseUnsuitable as error:
+        tables_are_there = False
+        yield Finding("tables", False, error.what, error.remedy)
     if is_down(status, "sequin"):
         return
     with SequinClient(status["sequin"]["url"], status["sequin"]["api_token"], status["sequin"]["database"]) as sequin:
         # Without the home's key: it is for the secrets of new subscriptions, and there may be no home yet.
-        yield from _sequin(sequin, Subscriptions(database, sequin, home_key=b""), status)
+        yield from _sequin(sequin, Subscriptions(database, sequin, home_key=b""), status, tables_are_there=tables_are_there)
 
 
 # --- the machine and the processes -------------------------------------------------------------------------------------
 
 
-def _machine(home: Home) -> Iterator[Finding]:
+def _machine(home: Home, *, our_postgres: bool) -> Iterator[Finding]:
     if not home.path.exists():
         yield Finding("home", True, f"{home.path} is not there yet; userhooks up makes it")
     else:
         yield judge_home(home)
     yield judge_disk(home.path, shutil.disk_usage(_existing(home.path)).free)
+    if not our_postgres:
+        return
     cluster = cluster_folder(home.path)
     if runs_as_root():
         yield judge_way(_existing(cluster.parent))
@@ -230,23 +237,28 @@ def judge_slot(slot: str, row: tuple[bool, str, int] | None) -> Finding:
 # --- Sequin and the subscriptions --------------------------------------------------------------------------------------
 
 
-def _sequin(sequin: SequinClient, subscriptions: Subscriptions, status: dict[str, Any]) -> Iterator[Finding]:
+def _sequin(sequin: SequinClient, subscriptions: Subscriptions, status: dict[str, Any], *, tables_are_there: bool) -> Iterator[Finding]:
     answer = _asking("Sequin", sequin.version, lambda version: f"answers at {status['sequin']['url']}, {version}")
     yield answer
     if not answer.fine:
         return
-    token = _asking("API token", sequin.sinks, lambda sinks: f"accepted; {len(sinks)} sinks")
+    token = _asking("API token", sequin.sinks, lambda sinks: f"accepted; sinks: {len(sinks)}")
     yield token
     if not token.fine:
         return
     database = status["sequin"]["database"]
     yield _asking("Sequin's database", sequin.test_connection, lambda _: f"Sequin can connect to {database}")
     yield _asking("filter function", subscriptions.check_function, lambda state: f"{FUNCTION_NAME} {_FUNCTION[state]}")
+    if tables_are_there:
+        yield from _subscriptions(sequin, subscriptions, status)
+
+
+def _subscriptions(sequin: SequinClient, subscriptions: Subscriptions, status: dict[str, Any]) -> Iterator[Finding]:
     listed = subscriptions.list()
     yield from each_thing_once([found for subscription in listed for found in _subscription(subscription, sequin, status)])
     known = {subscription.sink_id for subscription in listed}
     for sink in sequin.sinks():
-        if "user_id" in sink.annotations and sink.id not in known and sink.database == database:
+        if "user_id" in sink.annotations and sink.id not in known and sink.database == status["sequin"]["database"]:
             text = f"belongs to user {sink.annotations['user_id']} and to no row of webhook_subscriptions"
             yield Finding(sink.name, False, text, f"Was the user deleted? Run userhooks unsubscribe {sink.name}")
 
@@ -259,7 +271,7 @@ def _subscription(subscription: Subscription, sequin: SequinClient, status: dict
         return
     sink = sequin.sink(subscription.sink_id)
     connect = partial(_connect, allow_private=status["private_addresses"] == "allow")
-    reach = judge_reach(about, subscription.url, own_engine=status["sequin"]["embedded"], connect=connect)
+    reach = judge_reach(about, subscription.url, own_engine=status["sequin"]["embedded"], delivers=_delivers(sink), connect=connect)
     if sink.status != "active":
         state = Finding(about, False, f"is {sink.status}, so nothing is sent", _RESUME.format(about))
     elif sink.error is not None:
@@ -272,6 +284,11 @@ def _subscription(subscription: Subscription, sequin: SequinClient, status: dict
         refused=sink.status == "active" and (sink.error or "").startswith("[http_endpoint]"),
         reported=is_down(status, "inspector") and _is_at(subscription.url, status["inspector"]["url"]),
     )
+
+
+def _delivers(sink: Sink) -> bool | None:
+    """Whether the sink's webhooks arrive, by its health; None when nothing was sent yet."""
+    return False if sink.error is not None else True if sink.health == "healthy" else None
 
 
 def judge_together(sink: Finding, reach: Finding, *, refused: bool, reported: bool) -> list[Finding]:
@@ -317,11 +334,12 @@ def judge_error(about: str, error: str) -> Finding:
     return Finding(about, False, f"Sequin says: {what}", remedy)
 
 
-def judge_reach(about: str, url: str, *, own_engine: bool, connect: Callable[[str, int], str]) -> Finding:
+def judge_reach(about: str, url: str, *, own_engine: bool, delivers: bool | None, connect: Callable[[str, int], str]) -> Finding:
     """Whether the place that sends the webhooks can reach the URL's host; `connect` returns '' or what is wrong.
 
     The local engine sends from here, so it is tried from here, without sending anything. A real Sequin server sends from its own machine
-    or container, which we cannot try; there, a loopback address is wrong for certain.
+    or container, which we cannot try. Whether a loopback address leads from there to a receiver here is known once something was sent:
+    `delivers`.
     """
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
@@ -329,6 +347,9 @@ def judge_reach(about: str, url: str, *, own_engine: bool, connect: Callable[[st
     if own_engine:
         problem = connect(host, port)
         return Finding(about, not problem, problem or f"{host} port {port} takes connections", "Start the receiver, or correct the URL.")
+    if _is_loopback(host) and delivers is not False:
+        shown = "webhooks arrive there" if delivers else "whether that is this one shows with the first webhook"
+        return Finding(about, True, f"{host} is the machine or container of the Sequin server; {shown}")
     if _is_loopback(host):
         remedy = (
             "Set USERHOOKS_INSPECTOR_BIND=0.0.0.0 and USERHOOKS_INSPECTOR_PUBLIC_URL to an address that Sequin reaches, and subscribe anew."
