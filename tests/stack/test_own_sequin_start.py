@@ -14,6 +14,8 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from tests.engine_program import EngineProgram
+from tests.fake_sequin import TOKEN, FakeSequin
+from tests.http_sequin import serving
 from tests.ports import free_port
 from tests.real_like.server import IN_SEQUIN, real_like_server
 from tests.stack.conftest import Installation
@@ -119,3 +121,12 @@ def test_a_token_that_was_revoked_is_said_by_up_on_a_running_stack_which_goes_on
     server.start(module=("-m", "tests.real_like.program"))
     assert "Sequin refused the API token." in own.fail("up", "--detach")
     assert own.pids() == before
+
+
+def test_up_says_how_to_make_the_slot_that_sequin_lacks_and_starts_nothing(install: Callable[..., Installation], database_url: str) -> None:
+    fake = FakeSequin()
+    fake.slot_is_there = False
+    with serving(fake) as url:
+        installation = install(DATABASE_URL=database_url, SEQUIN_URL=url, SEQUIN_API_TOKEN=TOKEN)
+        assert "pg_create_logical_replication_slot('sequin_slot'" in installation.fail("up", "--detach")
+        assert installation.home.running() is None

@@ -366,8 +366,8 @@ class Supervisor:
 def check_sequin(settings: Settings) -> str:
     """Return the version of the Sequin server that `settings` name, after checking that it can be used with the other settings.
 
-    Raises SequinError when it does not answer, is not Sequin, refuses the token or does not know the database; ConfigurationError when
-    it reads another database than DATABASE_URL; and what `Database.check` raises.
+    Raises SequinError when it does not answer, is not Sequin, refuses the token, does not know the database, or cannot read its slot;
+    ConfigurationError when it reads another database than DATABASE_URL; and what `Database.check` raises.
     """
     from userhooks.webhooks.database import Database
     from userhooks.webhooks.sequin_client import SequinClient
@@ -376,6 +376,7 @@ def check_sequin(settings: Settings) -> str:
     with SequinClient(settings.sequin_url or "", token, name) as sequin:
         try:
             version, slot = sequin.version(), sequin.slot()
+            sequin.test_connection()
         except SequinUnreachable as error:
             raise SequinUnreachable(error.what, "Start the Sequin server, or correct SEQUIN_URL.") from None
         except SequinNotFound as error:
