@@ -28,7 +28,8 @@ from userhooks.stack.stack import is_down, stack_status
 from userhooks.stack.supervisor import PARTS
 from userhooks.web.addresses import forbidden
 from userhooks.webhooks.database import Database
-from userhooks.webhooks.sequin_client import SequinClient, Sink
+from userhooks.webhooks.sequin_client import SequinClient
+from userhooks.webhooks.sequin_resources import Sink
 from userhooks.webhooks.subscriptions import FUNCTION_NAME, MISSING, Subscription, Subscriptions
 
 if TYPE_CHECKING:
