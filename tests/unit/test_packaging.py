@@ -107,6 +107,12 @@ def test_every_file_that_a_page_names_exists(page: str) -> None:
     assert not {path for path in named if not (ROOT / path).is_file()}
 
 
+def test_contributing_names_every_package_of_python() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    packages = {file.parent.name for file in (ROOT / "userhooks").glob("*/__init__.py")}
+    assert packages == set(re.findall(r"`userhooks/(\w+)/`", text)) - {"sql"}
+
+
 def test_every_make_target_that_a_page_names_exists() -> None:
     for page in ("CONTRIBUTING.md", "README.md", "tests/README.md"):
         text = (ROOT / page).read_text(encoding="utf-8")
