@@ -221,8 +221,17 @@ def _print_status(status: dict[str, Any]) -> None:
         for part, link in links.items():
             print(f"    {part:<10} {link}")
     print(f"  {private_addresses(status)}")
+    if "slot" in status["sequin"]:
+        _print_separate_sequin(status["sequin"])
     if "filter_function" in status["sequin"]:
         print("  WRONG: The filter function in Sequin was changed, so users may be sent rows of others. userhooks up puts it back.")
+
+
+def _print_separate_sequin(sequin: dict[str, Any]) -> None:
+    sinks = ", ".join(f"{count} {state}" for state, count in sorted(sequin["sinks"].items()))
+    slot, behind = sequin["slot"]["name"], sequin["slot"]["behind"]
+    lag = "is missing, so nothing is sent: run userhooks doctor" if behind is None else f"is {behind:,} bytes of WAL behind"
+    print(f"  Sequin {sequin['version']}; our sinks: {sinks or 'none'}; the slot {slot} {lag}")
 
 
 def _lab(arguments: argparse.Namespace) -> int:

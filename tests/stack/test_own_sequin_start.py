@@ -108,11 +108,14 @@ def test_a_server_that_is_not_sequin_ends_the_start(install: Install, database_u
     assert "SEQUIN_URL" in said
 
 
-def test_a_token_that_was_revoked_is_said_by_up_on_a_running_stack_which_goes_on(
+def test_status_shows_a_separate_sequin_and_a_revoked_token_is_said_by_up_on_a_running_stack_which_goes_on(
     install: Install, database_url: str, server: EngineProgram
 ) -> None:
     own = install(DATABASE_URL=database_url, SEQUIN_URL=server.url, SEQUIN_API_TOKEN=server.token)
     own.succeed("up", "--detach")
+    assert "Sequin v0.14.6; our sinks: none; the slot sequin_slot is " in own.succeed("status")
+    own.succeed("subscribe", "1", "http://127.0.0.1:9/")
+    assert "our sinks: 1 active; the slot" in own.succeed("status")
     before = own.pids()
     server.stop()
     assert server.url in own.fail("up", "--detach")

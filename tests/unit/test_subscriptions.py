@@ -608,6 +608,9 @@ def test_a_wait_that_ends_says_what_is_missing(subscriptions: Subscriptions, fak
     finish(fake, handle, state="active", rows_processed_count=120)
     with pytest.raises(DeliveriesMissing, match="is active and has not ended within 3 s: 120 of 303 rows"):
         handle.wait(timeout=3)
+    finish(fake, handle, state="active", rows_processed_count=0)
+    with pytest.raises(DeliveriesMissing, match=r"-infinity.*cancel the backfill, change that row"):
+        handle.wait(timeout=3)
     finish(fake, handle, state="failed", rows_processed_count=7)
     with pytest.raises(DeliveriesMissing, match="was failed: 7 of 303"):
         handle.wait()

@@ -8,6 +8,9 @@ from typing import Any
 
 from userhooks.engine.resources import SinkResource, SinkStatus, Table, TableName
 
+FILTER_FAILED = "[filter]: "
+"""How the error of an attempt begins whose filter raised"""
+
 
 @dataclass(frozen=True, slots=True)
 class Condition:
@@ -26,6 +29,11 @@ class Condition:
     discarded: int
 
     @property
+    def filter_error(self) -> str | None:
+        """What the filter raised for the last message that it was asked about; the message fails with it, so deliveries do as well."""
+        return self.error if self.error is not None and self.error.startswith(FILTER_FAILED) else None
+
+    @property
     def delivery_error(self) -> str | None:
         """What is wrong with deliveries, in words; a message that was given up keeps it wrong until it is sent again."""
         if self.error is None and self.discarded:
@@ -39,7 +47,7 @@ def health(condition: Condition) -> dict[str, Any]:
     settled = "notice" if condition.notice else "healthy"
     checks = [
         {"name": "Sink configuration", "status": settled},
-        {"name": "Message filtering", "status": quiet},
+        _check("Message filtering", quiet, condition.filter_error),
         _check("Message ingestion", quiet, condition.problem),
         {"name": "Messages pending delivery", "status": quiet},
         _check("Message delivery", quiet, condition.delivery_error),

@@ -12,6 +12,7 @@ import pwd
 import shutil
 import socket
 import stat
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -42,6 +43,8 @@ DISK_NEEDED = 1 << 30
 WAL_ALLOWED = 64 << 20
 """Bytes of WAL that a slot may keep before it is a finding: four segments."""
 CONNECT_SECONDS = 3.0
+STUCK_SECONDS = 20.0
+"""How long Sequin 0.14.6 may leave what it has read unconfirmed: it tells Postgres every 5 s a position that is computed every 10 s."""
 NAMED = 5
 """Sinks named in one finding before the rest is counted."""
 
@@ -249,9 +252,43 @@ def _sequin(sequin: SequinClient, subscriptions: Subscriptions, status: dict[str
         return
     database = status["sequin"]["database"]
     yield _asking("Sequin's database", sequin.test_connection, lambda _: f"Sequin can connect to {database}")
+    if not status["sequin"]["embedded"]:
+        slot = sequin.slot()
+        yield judge_progress(slot, partial(Database(status["postgres"]["url"]).slot_progress, slot))
     yield _asking("filter function", subscriptions.check_function, lambda state: f"{FUNCTION_NAME} {_FUNCTION[state]}")
     if tables_are_there:
         yield from _subscriptions(sequin, subscriptions, status)
+
+
+def judge_progress(
+    slot: str,
+    look: Callable[[], tuple[int, int] | None],
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Finding:
+    """Whether Sequin goes on reading its slot. `look` returns the confirmed LSN and the end of the WAL, or None without the slot.
+
+    It looks again for `STUCK_SECONDS` while nothing is confirmed, and so returns at once when Sequin has caught up.
+    """
+    until = clock() + STUCK_SECONDS
+    first = progress = look()
+    while first is not None and progress is not None and progress[0] == first[0] < first[1] and clock() < until:
+        sleep(0.5)
+        progress = look()
+    if first is None or progress is None:
+        remedy = f"Run SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput'); there, and backfill each subscription."
+        return Finding("Sequin's slot", False, f"{slot} is missing, so Sequin reads no changes", remedy)
+    behind = f"{max(0, progress[1] - progress[0]):,} bytes of WAL"
+    if progress[0] > first[0] or first[0] >= first[1]:
+        return Finding("Sequin's slot", True, f"{slot} is read, {behind} behind")
+    text = f"Sequin has confirmed nothing in {slot} for {STUCK_SECONDS:.0f} s, and is {behind} behind: no sink gets anything"
+    remedy = (
+        "A value that it cannot read stops it for good, such as an int[] with bounds like [0:1]={1,2}; its log has the error. Stop it, run "
+        f"SELECT pg_replication_slot_advance('{slot}', pg_current_wal_insert_lsn()); start it, and backfill each subscription: what was "
+        "committed meanwhile is skipped, and userhooks ledger lists it as lost."
+    )
+    return Finding("Sequin's slot", False, text, remedy)
 
 
 def _subscriptions(sequin: SequinClient, subscriptions: Subscriptions, status: dict[str, Any]) -> Iterator[Finding]:

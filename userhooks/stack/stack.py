@@ -9,11 +9,12 @@ from __future__ import annotations
 import html
 import re
 import time
+from collections import Counter
 from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from userhooks.errors import START, ConfigurationError, NotRunning, SequinError, SequinFailed, SequinUnreachable
+from userhooks.errors import START, ConfigurationError, DatabaseUnavailable, NotRunning, SequinError, SequinFailed, SequinUnreachable
 from userhooks.settings import Settings
 from userhooks.stack import control
 from userhooks.stack.home import Home
@@ -216,17 +217,28 @@ def stack_status(settings: Settings) -> dict[str, Any]:
 
 
 def full_status(settings: Settings) -> dict[str, Any]:
-    """Return `stack_status`, with `sequin.filter_function` = `different` when somebody has changed the filter function in Sequin."""
+    """Return `stack_status` and what Sequin says: `sequin.filter_function` = `different` when somebody has changed that function.
+
+    Of a separate Sequin also `sequin.sinks`, how many of its sinks are ours by status, and `sequin.slot`, the slot's `name` and how many
+    bytes of WAL are not confirmed, `behind` (None without the slot).
+    """
     status = stack_status(settings)
     if status["ready"]:
+        from userhooks.webhooks.database import Database
         from userhooks.webhooks.sequin_client import SequinClient
         from userhooks.webhooks.subscriptions import FUNCTION_CODE, FUNCTION_NAME
 
         part = status["sequin"]
         # A Sequin that does not answer, or not with this token, is the doctor's to explain.
-        with SequinClient(part["url"], part["api_token"], part["database"]) as sequin, suppress(SequinError):
+        with SequinClient(part["url"], part["api_token"], part["database"]) as sequin, suppress(SequinError, DatabaseUnavailable):
             if sequin.function_state(FUNCTION_NAME, "filter", FUNCTION_CODE) == "different":
                 part["filter_function"] = "different"
+            if not part["embedded"]:
+                sinks = [sink for sink in sequin.sinks() if sink.database == sequin.database and "user_id" in sink.annotations]
+                part["sinks"] = dict(Counter("failing" if sink.error else sink.status for sink in sinks))
+                slot = sequin.slot()
+                progress = Database(status["postgres"]["url"]).slot_progress(slot)
+                part["slot"] = {"name": slot, "behind": None if progress is None else max(0, progress[1] - progress[0])}
     return status
 
 

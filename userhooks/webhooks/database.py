@@ -192,6 +192,16 @@ class Database:
             found = "select from pg_replication_slots where slot_name = %s and database = current_database()"
             return connection.execute(found, [slot]).fetchone() is not None
 
+    def slot_progress(self, slot: str) -> tuple[int, int] | None:
+        """Return the LSN up to which the reader of a slot has confirmed, and where the WAL ends; None without the slot."""
+        with self.connect() as connection:
+            query = (
+                "select coalesce(confirmed_flush_lsn, restart_lsn) - '0/0'::pg_lsn, pg_current_wal_insert_lsn() - '0/0'::pg_lsn"
+                " from pg_replication_slots where slot_name = %s"
+            )
+            row = connection.execute(query, [slot]).fetchone()
+        return None if row is None else (int(row[0]), int(row[1]))
+
     def set_up(self, publication: str | None) -> None:
         """Apply the files in `sql/`: tables, replica identity, the publication unless it is None, and test users when there are no users.
 

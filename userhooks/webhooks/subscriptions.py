@@ -454,6 +454,12 @@ class Subscriptions:
         return next((row for row in fitting if self._find_sink(row.sink_id) is None), None)
 
 
+_UNREADABLE = (
+    "Otherwise there is a value that Sequin 0.14.6 cannot read, such as the date -infinity or the time 24:00: cancel the backfill, "
+    "change that row, and ask for a new one."
+)
+
+
 class BackfillHandle:
     """A backfill that runs in Sequin: `state` and the row counters are those of the last look."""
 
@@ -516,6 +522,8 @@ class BackfillHandle:
             if self._clock() >= deadline:
                 what = f"The backfill of {self.sink_name} is {self.state} and has not ended within {timeout:g} s: {self._progress()}."
                 remedy = "Is the sink paused, or its receiver failing? Look with userhooks subscriptions, or wait longer."
+                if self.state == "active" and not self.rows_processed_count:
+                    remedy += f" {_UNREADABLE}"
                 raise DeliveriesMissing(what, self._backfill.error or remedy)
             self._sleep(_POLL_S)
         progress(self)

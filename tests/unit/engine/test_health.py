@@ -52,6 +52,13 @@ def test_a_failed_delivery_is_an_error_with_its_words_and_clears_with_the_next_s
     assert health(HEALTHY)["status"] == "healthy"
 
 
+def test_a_filter_that_raises_is_an_error_of_filtering_and_of_delivery() -> None:
+    failing = replace(HEALTHY, error="[filter]: expected a boolean")
+    found = checks(failing)
+    assert found["Message filtering"] == found["Message delivery"] == ("error", "[filter]: expected a boolean")
+    assert found["Message ingestion"] == ("healthy", None)
+
+
 def test_a_message_that_was_given_up_keeps_the_sink_in_error_after_later_successes() -> None:
     given_up = replace(HEALTHY, discarded=1_200)
     assert health(given_up)["status"] == "error"
