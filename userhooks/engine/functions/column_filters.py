@@ -34,11 +34,11 @@ def bind_column_filters(filters: Sequence[ColumnFilter]) -> Bound:
     the table as it is now: changes of before and after a column's type was changed are each judged by the type that they have.
     """
     accepts = partial(_all_hold, tuple(filters))
-    for i, one in sorted(enumerate(filters), key=lambda numbered: isinstance(numbered[1].value, str)):  # a text may be for a date
-        types = _INDEXABLE.get(type(one.value))
-        if types is not None and one.operator == "==" and not one.field_path and one.field_type != "cistring":
+    for i, comparison in sorted(enumerate(filters), key=lambda numbered: isinstance(numbered[1].value, str)):  # a text may be for a date
+        types = _INDEXABLE.get(type(comparison.value))
+        if types is not None and comparison.operator == "==" and not comparison.field_path and comparison.field_type != "cistring":
             rest = (*filters[:i], *filters[i + 1 :])
-            equality = Equality(one.column_name, one.value, False, frozenset(), types)
+            equality = Equality(comparison.column_name, comparison.value, False, frozenset(), types)
             judge = partial(_all_hold, rest) if rest else None
             return Bound(accepts, equality, judge, judge)
     return Bound(accepts)
@@ -46,38 +46,38 @@ def bind_column_filters(filters: Sequence[ColumnFilter]) -> Bound:
 
 def _all_hold(filters: tuple[ColumnFilter, ...], change: Change) -> bool:
     try:
-        return all(_column_filter_holds(one, change) for one in filters)
+        return all(_column_filter_holds(comparison, change) for comparison in filters)
     except (ValueError, RecursionError) as exc:
         raise FunctionRaised(f"a column cannot be read: {exc}") from exc
 
 
-def _column_filter_holds(one: ColumnFilter, change: Change) -> bool:
+def _column_filter_holds(comparison: ColumnFilter, change: Change) -> bool:
     shape = change.shape
-    position = shape.positions.get(one.column_name)
+    position = shape.positions.get(comparison.column_name)
     if position is None:
         return False
     value = shape.decode(position, change.raw(position))
-    for key in one.field_path.split(".") if one.field_path else ():
+    for key in comparison.field_path.split(".") if comparison.field_path else ():
         value = value.get(key) if isinstance(value, dict) else None
-    match one.operator:
+    match comparison.operator:
         case "is null":
             return value is None
         case "is not null":
             return value is not None
         case "in":
-            return _is_listed(value, one.value) is True
+            return _is_listed(value, comparison.value) is True
         case "not_in":
-            return _is_listed(value, one.value) is False
+            return _is_listed(value, comparison.value) is False
     base = shape.types.base(shape.columns[position].type_oid)
-    if base in DATES or one.field_type == "datetime":
-        moment, other = _moment(value), _moment(one.value)
-        return moment is not None and other is not None and _ORDERS[one.operator](moment, other)
-    if base == NUMERIC and isinstance(value, str) and isinstance(one.value, (int, float)):
-        return _ORDERS[one.operator](Decimal(value), Decimal(one.value)) if value != "NaN" else one.operator == "!="
-    wanted = one.value
-    if isinstance(value, str) and isinstance(wanted, str) and (one.field_type == "cistring" or shape.types.name(base) == "citext"):
+    if base in DATES or comparison.field_type == "datetime":
+        moment, other = _moment(value), _moment(comparison.value)
+        return moment is not None and other is not None and _ORDERS[comparison.operator](moment, other)
+    if base == NUMERIC and isinstance(value, str) and isinstance(comparison.value, (int, float)):
+        return _ORDERS[comparison.operator](Decimal(value), Decimal(comparison.value)) if value != "NaN" else comparison.operator == "!="
+    wanted = comparison.value
+    if isinstance(value, str) and isinstance(wanted, str) and (comparison.field_type == "cistring" or shape.types.name(base) == "citext"):
         value, wanted = value.lower(), wanted.lower()
-    return bool(LIBRARY[one.operator].run(Meter(), value, wanted))
+    return bool(LIBRARY[comparison.operator].run(Meter(), value, wanted))
 
 
 def _is_listed(value: Any, items: Any) -> bool | None:

@@ -56,7 +56,7 @@ def compile_body(body: Quoted) -> tuple[tuple[Expr, ...], int]:
     compiler = _Compiler()
     scope: Scope = {name: Argument(name) for name in PARAMETERS}  # whether or not the head has them with an underscore
     expressions = body.arguments if isinstance(body, Node) and body.name == "__block__" else (body,)
-    found = tuple(compiler.expression(one, scope) for one in expressions or ())
+    found = tuple(compiler.expression(node, scope) for node in expressions or ())
     return found or (Const(None),), compiler.variables
 
 
@@ -102,7 +102,7 @@ class _Compiler:
         return self._apply(name, arguments, scope, quoted.line)
 
     def _logic(self, name: str, arguments: tuple[Quoted, ...], scope: Scope, line: int) -> Expr:
-        return Logic(name, tuple(self.expression(one, scope) for one in arguments), line)
+        return Logic(name, tuple(self.expression(node, scope) for node in arguments), line)
 
     def _variable(self, node: Node, scope: Scope) -> Expr:
         found = scope.get(str(node.name))
@@ -111,7 +111,7 @@ class _Compiler:
         return found
 
     def _apply(self, name: str, arguments: tuple[Quoted, ...], scope: Scope, line: int) -> Expr:
-        return self._call(name, tuple(self.expression(one, scope) for one in arguments), line)
+        return self._call(name, tuple(self.expression(node, scope) for node in arguments), line)
 
     def _call(self, name: str, operands: tuple[Expr, ...], line: int) -> Expr:
         function = LIBRARY.get(name)
@@ -121,7 +121,7 @@ class _Compiler:
 
     def _dotted(self, node: Node, name: Dot, arguments: tuple[Quoted, ...], scope: Scope) -> Expr:
         if name.name is None:
-            return Invoke(tuple(self.expression(one, scope) for one in (name.left, *arguments)), node.line)
+            return Invoke(tuple(self.expression(node, scope) for node in (name.left, *arguments)), node.line)
         module = alias_name(name.left)
         if module is not None:
             full = name.name if module == "Kernel" else f"{module}.{name.name}"
@@ -133,7 +133,7 @@ class _Compiler:
     def _list(self, items: list[Quoted], scope: Scope) -> Expr:
         if items and isinstance(items[-1], Node) and items[-1].is_call("|", 2):
             head, tail = items[-1].arguments or ()
-            first = tuple(self.expression(one, scope) for one in (*items[:-1], head))
+            first = tuple(self.expression(node, scope) for node in (*items[:-1], head))
             return self._call("++", (self._call("list", first, items[-1].line), self.expression(tail, scope)), items[-1].line)
         return self._apply("list", tuple(items), scope, 0)
 
@@ -159,7 +159,7 @@ class _Compiler:
         return Const(Atom(f"Elixir.{alias_name(node)}"))
 
     def block(self, node: Node, scope: Scope) -> Expr:
-        operands = tuple(self.expression(one, scope) for one in node.arguments or ())
+        operands = tuple(self.expression(operand, scope) for operand in node.arguments or ())
         return Block(operands) if operands else Const(None)
 
     def bind(self, node: Node, scope: Scope) -> Expr:
@@ -188,7 +188,7 @@ class _Compiler:
         """Return what follows `do` and the like, the last argument of a form."""
         arguments = node.arguments or ()
         block = arguments[-1] if len(arguments) == count else None
-        if isinstance(block, list) and all(isinstance(one, tuple) and isinstance(one[0], Atom) for one in block):
+        if isinstance(block, list) and all(isinstance(node, tuple) and isinstance(node[0], Atom) for node in block):
             found = {key.name: value for key, value in block}
             if "do" in found and set(found) <= set(names) and len(found) == len(block):
                 return found
@@ -337,17 +337,17 @@ class _Compiler:
         kind, size, words = "binary" if isinstance(content, str) else "integer", None, set()
         parts = [specification]
         while parts:
-            one = parts.pop()
-            if isinstance(one, Node) and one.is_call("-", 2):
-                parts.extend(one.arguments or ())
-            elif type(one) is int:
-                size = one
-            elif isinstance(one, Node) and one.is_call("size", 1) and one.arguments is not None:
-                size = one.arguments[0]
-            elif isinstance(one, Node) and one.name in ("binary", "bytes", "integer", "utf8"):
-                kind = "binary" if one.name == "bytes" else str(one.name)
-            elif isinstance(one, Node) and one.name in ("signed", "unsigned", "little", "big"):
-                words.add(one.name)
+            node = parts.pop()
+            if isinstance(node, Node) and node.is_call("-", 2):
+                parts.extend(node.arguments or ())
+            elif type(node) is int:
+                size = node
+            elif isinstance(node, Node) and node.is_call("size", 1) and node.arguments is not None:
+                size = node.arguments[0]
+            elif isinstance(node, Node) and node.name in ("binary", "bytes", "integer", "utf8"):
+                kind = "binary" if node.name == "bytes" else str(node.name)
+            elif isinstance(node, Node) and node.name in ("signed", "unsigned", "little", "big"):
+                words.add(node.name)
             else:
                 raise FunctionError(line, "this kind of a part of a binary is not supported; use integer, binary and utf8 with size")
         return Segment(content, kind, size, "signed" in words, "little" in words)
@@ -387,7 +387,7 @@ class _Compiler:
         if not path:
             raise _undefined(node.line, f"{name} needs a place to change, like map[key]")
         keys = self._call("list", tuple(reversed(path)), node.line)
-        rest = tuple(self.expression(one, scope) for one in arguments[1:])
+        rest = tuple(self.expression(node, scope) for node in arguments[1:])
         return self._call(name, (self.expression(place, scope), keys, *rest), node.line)
 
     # --- patterns --------------------------------------------------------------------------------------------------------
@@ -482,8 +482,8 @@ class _Compiler:
 def _check_guard(guard: Quoted) -> None:
     """Raise FunctionError for what may not stand in a guard."""
     if isinstance(guard, (list, tuple)):
-        for one in guard:
-            _check_guard(one)
+        for node in guard:
+            _check_guard(node)
     elif isinstance(guard, Node) and guard.arguments is not None:
         name = guard.name
         if isinstance(name, Dot):
@@ -491,8 +491,8 @@ def _check_guard(guard: Quoted) -> None:
                 raise _undefined(guard.line, f"cannot invoke remote function {alias_name(name.left)}.{name.name} inside guards")
         elif name not in _GUARDS and name not in ("%{}", "{}", "__aliases__") and (name in KERNEL or name in _FORMS or name in _SPLIT):
             raise _undefined(guard.line, f"cannot use {name} inside guards")
-        for one in guard.arguments:
-            _check_guard(one)
+        for node in guard.arguments:
+            _check_guard(node)
 
 
 _FORMS: Mapping[str, Callable[[_Compiler, Node, Scope], Expr]] = {

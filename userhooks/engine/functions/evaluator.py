@@ -182,7 +182,7 @@ def _compile_light(expr: Apply, inner: Compile[Any]) -> Evaluate:
     operands = [inner(operand) for operand in expr.operands]
     first, second = (*operands, _nothing, _nothing)[:2]
 
-    def one(frame: Frame) -> Any:
+    def unary(frame: Frame) -> Any:
         value = first(frame)
         try:
             return run(frame.meter, value)
@@ -209,7 +209,7 @@ def _compile_light(expr: Apply, inner: Compile[Any]) -> Evaluate:
         except UNFIT as exc:
             raise _no_clause(expr) from exc
 
-    return {1: one, 2: two}.get(len(operands), many)
+    return {1: unary, 2: two}.get(len(operands), many)
 
 
 def _compile_logic(expr: Logic, inner: Compile[Any]) -> Evaluate:
@@ -278,8 +278,8 @@ def _compile_clauses(clauses: Iterable[Clause], evaluate: Compile[Any], branch: 
     ]
 
 
-def _matches(found: Sequence[patterns.Match], guard: Evaluate | None, frame: Frame, values: Sequence[Any]) -> bool:
-    for match, value in zip(found, values, strict=True):
+def _matches(matches: Sequence[patterns.Match], guard: Evaluate | None, frame: Frame, values: Sequence[Any]) -> bool:
+    for match, value in zip(matches, values, strict=True):
         if not match(frame, value):
             return False
     if guard is None:

@@ -264,11 +264,11 @@ def changed_pattern(pattern: Pattern, change: Callable[[Expr], Expr]) -> Pattern
             return Binary(
                 tuple(
                     replace(
-                        one,
-                        content=changed_pattern(one.content, change),
-                        size=None if one.size is None else change(one.size),
+                        segment,
+                        content=changed_pattern(segment.content, change),
+                        size=None if segment.size is None else change(segment.size),
                     )
-                    for one in segments
+                    for segment in segments
                 )
             )
     return pattern

@@ -226,10 +226,10 @@ def split_equality(steps: Iterable[Expr], result: Expr) -> tuple[Equality, Expr 
 def _equality(expr: Expr, scalars: frozenset[str]) -> Equality | None:
     if not isinstance(expr, Apply) or expr.name != "==":
         return None
-    for one, other in (expr.operands, expr.operands[::-1]):
-        match one, other:
+    for side, other in (expr.operands, expr.operands[::-1]):
+        match side, other:
             case ColumnOf("record", column), Const(value):
                 return Equality(column, value, False, scalars)
-            case Apply(_, (ColumnOf("record", column),)), Const(value) if is_text_of_column(one):
+            case Apply(_, (ColumnOf("record", column),)), Const(value) if is_text_of_column(side):
                 return Equality(column, value, True, scalars)
     return None

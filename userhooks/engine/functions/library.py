@@ -44,14 +44,14 @@ class LibraryFunction:
 
 def functions_of(module: str, runs: Mapping[str, Run]) -> dict[str, LibraryFunction]:
     """Return the functions of a module under their full names."""
-    found = {}
+    functions = {}
     for name, run in runs.items():
         parameters = list(inspect.signature(run).parameters.values())[1:]
-        least = sum(one.default is one.empty and one.kind is not one.VAR_POSITIONAL for one in parameters)
-        most = None if any(one.kind is one.VAR_POSITIONAL for one in parameters) else len(parameters)
+        least = sum(parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL for parameter in parameters)
+        most = None if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters) else len(parameters)
         full = f"{module}.{name}" if module else name
-        found[full] = LibraryFunction(full, run, least, most)
-    return found
+        functions[full] = LibraryFunction(full, run, least, most)
+    return functions
 
 
 _MODULES = {

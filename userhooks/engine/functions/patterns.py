@@ -30,8 +30,8 @@ def compile_pattern(pattern: Pattern, evaluate: _Compile) -> Match:
         case Members(pairs):
             return _members([(evaluate(key), compile_pattern(value, evaluate)) for key, value in pairs])
         case Both(first, second):
-            one, other = compile_pattern(first, evaluate), compile_pattern(second, evaluate)
-            return lambda frame, value: one(frame, value) and other(frame, value)
+            matches, other = compile_pattern(first, evaluate), compile_pattern(second, evaluate)
+            return lambda frame, value: matches(frame, value) and other(frame, value)
         case Binary(segments):
             return _binary(segments, evaluate)
 
@@ -54,8 +54,8 @@ def _sequence(pattern: Sequence, evaluate: _Compile) -> Match:
     def match(frame: Frame, value: Any) -> bool:
         if type(value) is not kind or len(value) < len(items) or (rest is None and len(value) > len(items)):
             return False
-        for one, item in zip(items, value, strict=False):
-            if not one(frame, item):
+        for matches, item in zip(items, value, strict=False):
+            if not matches(frame, item):
                 return False
         if rest is None:
             return True
@@ -69,9 +69,9 @@ def _members(pairs: list[tuple[Callable[[Frame], Any], Match]]) -> Match:
     def match(frame: Frame, value: Any) -> bool:
         if type(value) is not dict:
             return False
-        for key, one in pairs:
+        for key, matches in pairs:
             name = as_key(frame.meter, key(frame))
-            if name not in value or not one(frame, value[name]):
+            if name not in value or not matches(frame, value[name]):
                 return False
         return True
 
@@ -79,16 +79,19 @@ def _members(pairs: list[tuple[Callable[[Frame], Any], Match]]) -> Match:
 
 
 def _binary(segments: tuple[Segment, ...], evaluate: _Compile) -> Match:
-    parts = [(one, None if one.size is None else evaluate(one.size), compile_pattern(one.content, evaluate)) for one in segments]
+    parts = [
+        (segment, None if segment.size is None else evaluate(segment.size), compile_pattern(segment.content, evaluate))
+        for segment in segments
+    ]
 
     def match(frame: Frame, value: Any) -> bool:
         if not is_binary(value):
             return False
         left = as_bytes(value)
         frame.meter.text(len(left))
-        for segment, size, one in parts:
+        for segment, size, matches in parts:
             taken = _taken(segment, None if size is None else size(frame), left)
-            if taken is None or not one(frame, taken[0]):
+            if taken is None or not matches(frame, taken[0]):
                 return False
             left = taken[1]
         return not left

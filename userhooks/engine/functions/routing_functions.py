@@ -50,7 +50,7 @@ def _routed(answer: Make[Any]) -> Make[Routed]:
         value = answer(frame)
         if type(value) is not dict or STRUCT in value:
             raise Raised(f"a routing function answers a map, got: {inspect(value)}")
-        fields = {str(to_string(frame.meter, of_key(key))): one for key, one in value.items()}
+        fields = {str(to_string(frame.meter, of_key(key))): item for key, item in value.items()}
         unknown = [name for name in fields if name not in _FIELDS]
         if unknown or len(fields) < len(value):
             raise _invalid("unknown_field", ", ".join(unknown) or "a key is there twice")
@@ -91,8 +91,8 @@ def _headers(meter: Meter, value: Any) -> tuple[tuple[str, str], ...]:
     if type(value) is not dict or STRUCT in value:
         raise _invalid("headers", "is invalid")
     headers = []
-    for key, one in pairs_of(meter, value):
-        name, text = to_string(meter, key), to_string(meter, one)
+    for key, item in pairs_of(meter, value):
+        name, text = to_string(meter, key), to_string(meter, item)
         if not (isinstance(name, str) and isinstance(text, str) and _TOKEN(name) and text.isprintable()):
             raise _invalid("headers", f"{inspect(key)} cannot be sent")
         headers.append((name, text))

@@ -198,11 +198,11 @@ def moment_of(value: Any, *names: str) -> Moment:
     moment = Moment(days * MICROSECONDS_OF_DAY + of_day[0], of_day[1])
     if name != "DateTime":
         return moment
-    offset, more = value.get(_UTC_OFFSET), value.get(_STD_OFFSET)
+    offset, daylight_offset = value.get(_UTC_OFFSET), value.get(_STD_OFFSET)
     zone, abbreviation = value.get(_ZONE), value.get(_ABBR)
-    if not (type(offset) is int and type(more) is int and isinstance(zone, str) and isinstance(abbreviation, str)):
+    if not (type(offset) is int and type(daylight_offset) is int and isinstance(zone, str) and isinstance(abbreviation, str)):
         raise Raised("not a valid DateTime")
-    return moment._replace(offset=offset + more, zone=zone, abbreviation=abbreviation)
+    return moment._replace(offset=offset + daylight_offset, zone=zone, abbreviation=abbreviation)
 
 
 def date_text(moment: Moment, *, basic: bool = False) -> str:

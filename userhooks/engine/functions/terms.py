@@ -43,12 +43,12 @@ class Atom:
     _all: ClassVar[WeakValueDictionary[str, Atom]] = WeakValueDictionary()
 
     def __new__(cls, name: str) -> Atom:
-        found = cls._all.get(name)
-        if found is None:
-            found = object.__new__(cls)
-            found.name = name
-            cls._all[name] = found
-        return found
+        atom = cls._all.get(name)
+        if atom is None:
+            atom = object.__new__(cls)
+            atom.name = name
+            cls._all[name] = atom
+        return atom
 
     def __repr__(self) -> str:
         return f"Atom({self.name!r})"

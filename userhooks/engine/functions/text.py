@@ -52,8 +52,8 @@ def joined(meter: Meter, value: Any) -> str:
             meter.text(len(item))
             parts.append(item)
         elif isinstance(item, list):
-            for one in item:
-                add(one)
+            for element in item:
+                add(element)
         elif type(item) is int and 0 <= item <= 0x10FFFF and not 0xD800 <= item <= 0xDFFF:
             parts.append(chr(item))
         else:

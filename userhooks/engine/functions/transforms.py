@@ -182,8 +182,8 @@ def compile_members(expr: Expr, metadata: Mapping[Atom, Any], timestamp_format: 
         case Apply(_, (inner, keys)) if expr.name in ("Map.take", "Map.drop"):
             return _compile_selection(members(inner), evaluate(keys), expr.name == "Map.take")
         case Apply(_, (inner, key)) if expr.name == "Map.delete":
-            one = evaluate(key)
-            return _compile_selection(members(inner), lambda frame: [one(frame)], False)
+            key_of = evaluate(key)
+            return _compile_selection(members(inner), lambda frame: [key_of(frame)], False)
         case Apply(_, (left, right)) if expr.name == "Map.merge":
             first, second = members(left), members(right)
             return lambda frame: {**first(frame), **second(frame)}

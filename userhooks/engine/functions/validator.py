@@ -40,7 +40,7 @@ def unwrap(code: tuple[Quoted, ...]) -> Quoted:
 
 
 def _pairs(block: list[Any]) -> list[tuple[Any, Any]]:
-    return [one for one in block if isinstance(one, tuple)]
+    return [node for node in block if isinstance(node, tuple)]
 
 
 def _refused(line: int, message: str) -> FunctionError:
@@ -70,8 +70,8 @@ def check(quoted: Quoted, line: int = 1) -> None:
     if is_literal(quoted):
         return
     if isinstance(quoted, (list, tuple)):
-        for one in quoted:
-            check(one, line)
+        for node in quoted:
+            check(node, line)
         return
     if isinstance(quoted, Node):
         _Check(quoted).run()
@@ -118,8 +118,8 @@ class _Check:
             raise _forbidden(self._line, name)
 
     def _all(self, quoted: tuple[Quoted, ...]) -> None:
-        for one in quoted:
-            check(one, self._line)
+        for node in quoted:
+            check(node, self._line)
 
     def _dotted(self, name: Dot) -> None:
         if name.name is None:
@@ -161,7 +161,7 @@ class _Check:
 
 
 def _is_sections(quoted: Quoted) -> bool:
-    return isinstance(quoted, list) and all(isinstance(one, tuple) and isinstance(one[0], Atom) for one in quoted)
+    return isinstance(quoted, list) and all(isinstance(node, tuple) and isinstance(node[0], Atom) for node in quoted)
 
 
 def _sections(quoted: Quoted) -> list[tuple[Any, Quoted]]:
@@ -199,7 +199,7 @@ def _check_bound(pattern: Quoted, line: int) -> None:
 def bound_names(pattern: Quoted) -> list[str]:
     """Return the variables of a pattern in their order."""
     if isinstance(pattern, (list, tuple)):
-        return [name for one in pattern for name in bound_names(one)]
+        return [name for node in pattern for name in bound_names(node)]
     if not isinstance(pattern, Node) or pattern.name == "^":
         return []
     if pattern.arguments is None:
@@ -208,4 +208,4 @@ def bound_names(pattern: Quoted) -> list[str]:
         return [name for pair in pattern.arguments if isinstance(pair, tuple) for name in bound_names(pair[1])]
     if pattern.name in ("when", "::"):
         return bound_names(pattern.arguments[0])
-    return [name for one in pattern.arguments for name in bound_names(one)]
+    return [name for node in pattern.arguments for name in bound_names(node)]
