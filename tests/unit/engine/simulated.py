@@ -10,6 +10,7 @@ import asyncio
 import selectors
 import sqlite3
 import ssl
+import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -179,6 +180,7 @@ class MemoryStore(StateStore):
 
     def __init__(self) -> None:
         super().__init__(Path(":memory:"))  # SQLite keeps nothing of this name on disk
+        weakref.finalize(self, self._db.close)  # Python 3.13 and newer warn of a connection that was not closed
 
     def close(self) -> None:
         """Keep what is kept."""

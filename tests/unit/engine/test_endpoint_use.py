@@ -50,5 +50,6 @@ def test_deleting_and_moving_an_endpoint_looks_at_its_own_sinks_only(tmp_path: P
             assert (await call("DELETE", "destinations/http_endpoints/c"))[0] == 200
             status, text = await call("DELETE", "destinations/http_endpoints/b")
             assert (status, "in use by 2 sink consumer(s)" in text) == (400, True)
+        engine._store.close()
 
     simulated.run(run.clock, live())
