@@ -683,7 +683,7 @@ def test_a_lesson_on_a_sequin_elsewhere_takes_away_the_subscriptions_of_others(s
 def test_a_lesson_on_a_sequin_elsewhere_takes_away_the_sinks_that_killed_lessons_left(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    crowd = capacity.Crowd(stack)
+    crowd = capacity.LoadUsers(stack)
     crowd.grow(3, lambda _: None)
     crowd.counter.close()
     orders = stack.lesson("orders")
@@ -696,7 +696,7 @@ def test_a_lesson_on_a_sequin_elsewhere_takes_away_the_sinks_that_killed_lessons
         assert [sink.id for sink in stack.sequin.sinks()] == [kept.sink_id]
     monkeypatch.undo()
     stack.subscriptions.unsubscribe_all([app_user])
-    capacity.Crowd(stack).close()
+    capacity.LoadUsers(stack).close()
     orders.close()
 
 

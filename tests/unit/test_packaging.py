@@ -167,8 +167,8 @@ def test_the_workflow_runs_make_targets_with_few_rights() -> None:
     assert workflow()["permissions"] == {"contents": "read"}
 
 
-def test_the_hooks_run_commands_of_make_test() -> None:
-    recipe = re.search(r"^test: .*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)
+def test_the_hooks_run_commands_of_make_lint() -> None:
+    recipe = re.search(r"^lint: .*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)
     assert recipe
     commands = [line.strip().replace("$(BIN)", ".venv/bin") for line in recipe.group(1).splitlines()]
     (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
