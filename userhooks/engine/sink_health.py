@@ -43,7 +43,7 @@ class Condition:
 
 def health(condition: Condition) -> dict[str, Any]:
     """Return the object that GET and list of sinks show: an overall status and five checks, those in trouble with their `error`."""
-    quiet = "healthy" if condition.moved else "waiting"
+    quiet = "healthy" if condition.moved or condition.error is not None else "waiting"  # what failed to be delivered came that far
     settled = "notice" if condition.notice else "healthy"
     checks = [
         {"name": "Sink configuration", "status": settled},

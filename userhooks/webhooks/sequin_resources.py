@@ -84,7 +84,7 @@ class Sink:
             batch_size=int(data["batch_size"]),
             max_retry_count=data.get("max_retry_count"),
             health=health.get("status"),
-            error="; ".join(errors) or None,
+            error="; ".join(dict.fromkeys(errors)) or None,
             is_initializing=any(check.get("status") == "initializing" for check in health.get("checks", ())),
         )
 

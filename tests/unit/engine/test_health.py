@@ -12,6 +12,7 @@ import pytest
 from tests.unit.engine.resource_examples import NOTIFICATIONS, catalog
 from userhooks.engine.resources import SinkResource, Source
 from userhooks.engine.sink_health import Condition, health, overall, partly_recorded
+from userhooks.webhooks.sequin_resources import Sink
 
 RECORDED = Path(__file__).parents[2] / "recordings" / "0.14.6" / "api"
 WAITING = Condition(status="active", moved=False, notice=True, problem=None, error=None, discarded=0)
@@ -57,6 +58,17 @@ def test_a_filter_that_raises_is_an_error_of_filtering_and_of_delivery() -> None
     found = checks(failing)
     assert found["Message filtering"] == found["Message delivery"] == ("error", "[filter]: expected a boolean")
     assert found["Message ingestion"] == ("healthy", None)
+
+
+def test_a_sink_whose_first_delivery_fails_waits_for_nothing_before_it() -> None:
+    found = health(replace(WAITING, error="[http_endpoint]: Unexpected status code: 500"))["checks"]
+    assert [check["status"] for check in found] == ["notice", "healthy", "healthy", "healthy", "error"]
+
+
+def test_a_client_says_an_error_once_that_two_checks_show() -> None:
+    shown = health(replace(HEALTHY, error="[filter]: expected a boolean"))
+    sink = {"id": "s", "name": "s", "database": "d", "status": "active", "actions": [], "destination": {}, "batch_size": 1, "health": shown}
+    assert Sink.of(sink).error == "[filter]: expected a boolean"
 
 
 def test_a_message_that_was_given_up_keeps_the_sink_in_error_after_later_successes() -> None:
