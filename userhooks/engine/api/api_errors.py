@@ -17,6 +17,11 @@ class ApiError(Exception):
         self.body = body
 
 
+def bad_request() -> ApiError:
+    """Return the 400 for a value that Sequin's queries cannot take."""
+    return ApiError(400, {"errors": {"detail": "Bad Request"}})
+
+
 def refused(summary: str) -> ApiError:
     """422 of the parser stage."""
     return ApiError(422, {"summary": summary, "validation_errors": {}, "code": None})

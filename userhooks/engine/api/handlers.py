@@ -27,19 +27,20 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from userhooks.engine.api import request_bodies, responses, yaml_config
-from userhooks.engine.api.api_errors import ApiError, invalid, not_found, refused
+from userhooks.engine.api.api_errors import ApiError, bad_request, invalid, not_found, refused
 from userhooks.engine.api.call_batching import BatchedCalls
 from userhooks.engine.clock import utc_now
 from userhooks.engine.console.routes import Console
 from userhooks.engine.engine import Engine
 from userhooks.engine.resources import ApiKey, BackfillResource, Catalog, FunctionResource, HttpEndpoint, SinkResource
 from userhooks.errors import DatabaseUnavailable
-from userhooks.web.host_guard import HostGuard
+from userhooks.web.host_guard import App, HostGuard, Receive, Scope, Send
 
 log = logging.getLogger(__name__)
 VERSION = "v0.14.6"
 _DISCARDED_SHOWN = 1000
 _SLICE = 50
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _HOW = (
     "\n\nAPI tokens are generated in the Sequin console (console.sequin.io) and should be included in the Authorization header"
@@ -67,7 +68,20 @@ def create_app(engine: Engine) -> HostGuard:
         *(Route(f"/api{path}", api.endpoint(handlers), methods=list(handlers)) for path, handlers in api.routes().items()),
     ]
     pages = {404: _not_found_page, 405: _not_found_page, Exception: _fault}
-    return HostGuard(Starlette(routes=routes, exception_handlers=pages), [f"http://127.0.0.1:{engine.config.port}"])
+    app = _EmptySegments(Starlette(routes=routes, exception_handlers=pages))
+    return HostGuard(app, [f"http://127.0.0.1:{engine.config.port}"])
+
+
+class _EmptySegments:
+    """Route `/api/sinks/` and `/api//sinks` like `/api/sinks`, as Sequin does."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope["path"] = "/" + "/".join(filter(None, scope["path"].split("/")))
+        await self.app(scope, receive, send)
 
 
 async def _not_found_page(request: Request, exc: Exception) -> Response:
@@ -292,7 +306,10 @@ class Api:
 
     def _backfill(self, request: Request) -> tuple[BackfillResource, SinkResource]:
         sink = self._sink(request.path_params["sink"])
-        one = self.catalog.backfills.get(request.path_params["id"])
+        backfill_id = request.path_params["id"].lower()
+        if not _UUID.fullmatch(backfill_id):
+            raise bad_request()
+        one = self.catalog.backfills.get(backfill_id)
         if one is None or one.sink_id != sink.id:
             raise not_found("backfill")
         return one, sink

@@ -110,7 +110,8 @@ class Backfills:
         backfill = self._catalog.backfills[backfill_id]
         if backfill.state in ("active", "paused"):
             canceled_at = utc_now(micro=True) if state == "cancelled" else None
-            backfill = replace(backfill, state=state, error=None, updated_at=utc_now(), canceled_at=canceled_at)
+            completed_at = utc_now(micro=True) if state == "completed" else None
+            backfill = replace(backfill, state=state, error=None, updated_at=utc_now(), canceled_at=canceled_at, completed_at=completed_at)
         try:
             await self._save(backfill, self._cursors.get(backfill_id))
         finally:
