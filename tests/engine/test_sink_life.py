@@ -171,7 +171,7 @@ def test_what_is_done_with_thousands_of_sinks_is_done_beside_everything_else(eng
         thread.join()
         assert answer.is_success, answer.text
         print(f"{path}: {took:.3f} s, others waited {max(waits, default=0):.3f} s at most")
-        assert max(waits, default=took) < max(0.15, took / 3)
+        assert max(waits, default=took) < max(0.3, took / 2)
 
 
 def test_no_change_of_one_sink_holds_up_or_repeats_anything_for_another(
