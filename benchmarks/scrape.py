@@ -21,8 +21,7 @@ from uvicorn import Config as ServerConfig
 from uvicorn import Server
 
 from tests.ports import free_port
-from userhooks.engine.api.handlers import create_app
-from userhooks.engine.api.prometheus import metrics_app
+from userhooks.engine.apps import management_app, metrics_app
 from userhooks.engine.clock import utc_now
 from userhooks.engine.engine import Engine
 from userhooks.engine.resources import ApiKey, HttpEndpoint, SinkResource
@@ -63,20 +62,20 @@ async def main() -> None:
     port = free_port()
     with tempfile.TemporaryDirectory() as home:
         engine = Engine(Config(port, port, "token", "postgresql://127.0.0.1:1/none", Path(home) / "engine.db"))
-        await engine.save_api_key(ApiKey("k", "Default", hashlib.sha256(b"token").hexdigest(), utc_now()))
+        await engine.keys.save(ApiKey("k", "Default", hashlib.sha256(b"token").hexdigest(), utc_now()))
         engine.catalog.endpoints["e"] = HttpEndpoint("e", "e", "http", "127.0.0.1", 1)
         template = SinkResource("", "", "e", status="disabled")
         for n in range(SINKS):
             sink = replace(template, id=f"00000000-0000-4000-8000-{n:012}", name=f"user-{n}-notifications")
             engine.catalog.sinks[sink.id] = sink
-            engine._put_in_force(sink, n, engine.catalog.endpoints["e"])
-            engine.delivery(sink.id).attempted = engine.delivery(sink.id).delivered = n + 1
-            latencies = engine.latencies.of(sink.id)
+            engine.registry.put_in_force(sink, n, engine.catalog.endpoints["e"])
+            engine.monitor.delivery(sink.id).attempted = engine.monitor.delivery(sink.id).delivered = n + 1
+            latencies = engine.monitor.latencies.of(sink.id)
             for histogram in (latencies.succeeded, latencies.failed, latencies.internal):
                 histogram.observe(random.randrange(10**6))
         print(f"{SINKS} sinks; lateness without requests: {shown(await lateness(asyncio.create_task(asyncio.sleep(2))))}")
         await measure("metrics", metrics_app(engine), port, "/metrics")
-        await measure("console", create_app(engine), port, "/")
+        await measure("console", management_app(engine), port, "/")
         await engine.close()
 
 

@@ -142,13 +142,13 @@ def offline_page(folder: Path, sinks: int, name: str = "user-{}") -> str:
         for n in range(sinks):
             sink = SinkResource(str(n), name.format(n), "e", status="disabled")
             engine.catalog.sinks[sink.id] = sink
-            engine._put_in_force(sink, n, engine.catalog.endpoints["e"])
-            engine.delivery(sink.id).attempted = 2
-            latencies = engine.latencies.of(sink.id)
+            engine.registry.put_in_force(sink, n, engine.catalog.endpoints["e"])
+            engine.monitor.delivery(sink.id).attempted = 2
+            latencies = engine.monitor.latencies.of(sink.id)
             latencies.succeeded.observe(2_000)
             latencies.failed.observe(60_000_000)
             latencies.internal.observe(90_000)
-        page = b"".join([piece async for piece in exposition(engine)]).decode()
+        page = b"".join([piece async for piece in exposition(engine.catalog, engine.monitor)]).decode()
         await engine.close()
         return page
 

@@ -12,14 +12,15 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from tests.real_like.manners import Manners
-from userhooks.engine import engine
 from userhooks.engine.backfill.manager import Backfills
 from userhooks.engine.capture.slot_reader import SlotReader
 from userhooks.engine.change import Change
 from userhooks.engine.delivery.pending_message import PendingMessage
-from userhooks.engine.postgres import catalog_queries
+from userhooks.engine.engine import Engine
+from userhooks.engine.monitor import Monitor
 from userhooks.engine.resources import BackfillResource, FunctionResource, HttpEndpoint, SinkResource
 from userhooks.engine.routing import TableRoutes
+from userhooks.engine.sink_registry import SinkRegistry
 
 _ROWS = b"IUD"
 
@@ -151,35 +152,36 @@ class RealLikeBackfills(Backfills):
         return ended
 
 
-class RealLikeEngine(engine.Engine):
-    """The engine with all of that."""
+class RealLikeRegistry(SinkRegistry):
+    """Sinks whose changes make replication restart, and that are live late."""
 
     manners: ClassVar[Manners]
     past: ClassVar[Past]
+    reader: RealLikeReader
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._still_sending: dict[str, SinkResource] = {}
         self._applied: deque[float] = deque(maxlen=50)
         """when functions were applied"""
-        self._unseen: set[str] = set()
+        self.unseen: set[str] = set()
         """sinks that replication does not know yet, by id"""
         self._later: set[asyncio.Task[None]] = set()
         super().__init__(*args, **kwargs)
 
     async def _restarted(self) -> None:
         """A change to any sink: replication restarts, and only now what was disabled is."""
-        self.reader.stand_still(self.manners.restart(len(self.catalog.sinks)))
+        self.reader.stand_still(self.manners.restart(len(self._catalog.sinks)))
         self.reader.relieve()
         while self._still_sending:
             _, sink = self._still_sending.popitem()
-            if self.catalog.sinks.get(sink.id) == sink:
-                self.catalog.sinks[sink.id] = self._deliveries[sink.id].sink
+            if self._catalog.sinks.get(sink.id) == sink:
+                self._catalog.sinks[sink.id] = self._deliveries[sink.id].sink
                 await super().save_sink(sink)
 
     async def save_sink(self, sink: SinkResource) -> None:
-        before = self.catalog.sinks.get(sink.id)
+        before = self._catalog.sinks.get(sink.id)
         if before is not None and before.status == "active" and sink.status == "disabled":
-            self.catalog.sinks[sink.id] = self._still_sending[sink.id] = sink
+            self._catalog.sinks[sink.id] = self._still_sending[sink.id] = sink
             return
         await self._restarted()
         await super().save_sink(sink)
@@ -198,7 +200,7 @@ class RealLikeEngine(engine.Engine):
         await self._restarted()
 
     def _live_from(self, sink: SinkResource, start_lsn: int) -> None:
-        self._unseen.add(sink.id)
+        self.unseen.add(sink.id)
         just_applied = sum(at > time.monotonic() - 1.0 for at in self._applied)
         task = asyncio.create_task(self._live_late(sink, start_lsn, self.manners.unseen(just_applied)))
         self._later.add(task)
@@ -206,9 +208,9 @@ class RealLikeEngine(engine.Engine):
 
     async def _live_late(self, sink: SinkResource, created_lsn: int, delay: float) -> None:
         await asyncio.sleep(delay)
-        later_lsn = await self.reader.ask(catalog_queries.insert_lsn)
-        self._unseen.discard(sink.id)
-        present = self.catalog.sinks.get(sink.id)
+        later_lsn = await self._wal_end()
+        self.unseen.discard(sink.id)
+        present = self._catalog.sinks.get(sink.id)
         if present is None or present.status == "disabled":
             return
         super()._live_from(present, later_lsn)
@@ -217,17 +219,38 @@ class RealLikeEngine(engine.Engine):
             if delivery.queue.filter(change):
                 delivery.owe(PendingMessage(change, SentAgain(), delivery.queue.group_of(change)))
 
-    async def _pause(self, sink_id: str, reason: str) -> None:
-        """A real server pauses nothing by itself."""
+    def close(self) -> None:
+        """Nothing becomes live any more."""
+        for task in self._later:
+            task.cancel()
+
+
+class RealLikeMonitor(Monitor):
+    """Shows sinks that replication does not know yet as initializing."""
+
+    registry: RealLikeRegistry
 
     def health(self, sink: SinkResource) -> dict[str, Any]:
         shown = super().health(sink)
-        if sink.id in self._unseen:
+        if sink.id in self.registry.unseen:
             waiting = [{"name": check["name"], "status": "waiting"} for check in shown["checks"][1:]]
             return {**shown, "status": "initializing", "checks": [{**shown["checks"][0], "status": "initializing"}, *waiting]}
         return shown
 
+
+class RealLikeEngine(Engine):
+    """The engine made of these parts."""
+
+    manners: ClassVar[Manners]
+    reader: RealLikeReader
+    registry: RealLikeRegistry
+    monitor: RealLikeMonitor
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.registry.reader = self.reader
+        self.monitor.registry = self.registry
+
     async def close(self) -> None:
-        for task in self._later:
-            task.cancel()
+        self.registry.close()
         await super().close()

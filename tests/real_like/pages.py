@@ -115,7 +115,7 @@ class MetricsPage:
         self.app = Starlette(routes=[Route("/metrics", self.page)])
 
     async def _lines(self) -> list[str]:
-        return b"".join([piece async for piece in exposition(self._engine)]).decode().splitlines()
+        return b"".join([piece async for piece in exposition(self._engine.catalog, self._engine.monitor)]).decode().splitlines()
 
     async def keep_health(self) -> None:
         """Refresh the health, for ever."""

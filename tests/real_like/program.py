@@ -11,12 +11,12 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from tests.real_like.capture import Past, RealLikeBackfills, RealLikeEngine, RealLikeReader, remember
+from tests.real_like.capture import Past, RealLikeBackfills, RealLikeEngine, RealLikeMonitor, RealLikeReader, RealLikeRegistry, remember
 from tests.real_like.delivery import RealLikeDelivery
 from tests.real_like.manners import Manners
 from tests.real_like.pages import MetricsPage, SlowApi
 from userhooks.engine import engine
-from userhooks.engine.api.handlers import create_app
+from userhooks.engine.apps import management_app
 from userhooks.engine.delivery import request_head, sink_delivery
 from userhooks.engine.startup import Config
 from userhooks.settings import PORT_VARIABLES
@@ -32,12 +32,13 @@ def main() -> None:
     manners, rng = Manners(given.pop("pace")), random.Random(given.pop("seed"))
     config = Config(**{**given, "store": Path(given["store"]), "retry_base": manners.pace})
     past = Past(manners.read_again)
-    for part in (RealLikeDelivery, RealLikeReader, RealLikeBackfills, RealLikeEngine):
+    for part in (RealLikeDelivery, RealLikeReader, RealLikeBackfills, RealLikeRegistry, RealLikeEngine):
         part.manners = manners  # type: ignore[attr-defined]
     RealLikeBackfills.rng = rng
-    RealLikeEngine.past = past
+    RealLikeRegistry.past = past
     remember(past)
     engine.SinkDelivery, engine.SlotReader, engine.Backfills = RealLikeDelivery, RealLikeReader, RealLikeBackfills  # type: ignore[misc]
+    engine.SinkRegistry, engine.Monitor = RealLikeRegistry, RealLikeMonitor  # type: ignore[misc]
     sink_delivery.IN_FLIGHT_PER_SINK = manners.in_flight
     request_head.USER_AGENT = manners.user_agent
     _know(THIS_MACHINE)
@@ -62,7 +63,7 @@ async def _serve(config: Config, api: socket.socket, metrics: socket.socket) -> 
     page = MetricsPage(engine)
     health = asyncio.create_task(page.keep_health())
     try:
-        await serve_until_stopped([(SlowApi(create_app(engine), engine), api), (page.app, metrics)])
+        await serve_until_stopped([(SlowApi(management_app(engine), engine), api), (page.app, metrics)])
     finally:
         health.cancel()
         await engine.close()

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections import Counter
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ PURE = [
     "engine/api/yaml_config.py",
     "engine/console/html.py",
     *(str(path.relative_to(PACKAGE)) for path in sorted((PACKAGE / "engine" / "functions").rglob("*.py"))),
+    "engine/sink_functions.py",
     "engine/sink_health.py",
     "engine/delivery/latency_histogram.py",
     "engine/capture/lost_changes.py",
@@ -131,3 +133,17 @@ def test_no_module_and_no_class_has_the_name_of_another() -> None:
     classes = [node.name for path in paths for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)]
     for names in ([path.stem for path in paths], classes):
         assert not {name for name, count in Counter(names).items() if count > 1}
+
+
+@pytest.mark.parametrize("folder", ["engine"])
+def test_no_package_imports_one_that_imports_it(folder: str) -> None:
+    """The packages right below, and single modules there."""
+    root = PACKAGE / folder
+    prefix = ".".join(["userhooks", *root.relative_to(PACKAGE).parts]) + "."
+    uses: dict[str, set[str]] = {}
+    for path in root.rglob("*.py"):
+        rooms = [module.removeprefix(prefix).partition(".")[0] for module in imports(path, at_run_time=False) if module.startswith(prefix)]
+        own = path.relative_to(root).parts[0].removesuffix(".py")
+        uses.setdefault(own, set()).update(room for room in rooms if (root / room).is_dir() or (root / f"{room}.py").is_file())
+    order = TopologicalSorter({room: used - {room} for room, used in uses.items() if room not in ("__init__", "__main__")})
+    order.prepare()  # raises CycleError, which names the circle

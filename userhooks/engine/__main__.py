@@ -6,8 +6,7 @@ import gc
 import socket
 from pathlib import Path
 
-from userhooks.engine.api.handlers import create_app
-from userhooks.engine.api.prometheus import metrics_app
+from userhooks.engine.apps import management_app, metrics_app
 from userhooks.engine.engine import Engine
 from userhooks.engine.startup import Config
 from userhooks.engine.state_store import StoreMismatch
@@ -37,7 +36,7 @@ async def _serve(config: Config, api: socket.socket, metrics: socket.socket) -> 
             f"The engine's state in {config.store} belongs to another database: {exc}. Use the home it was made with, or remove that file."
         )
     try:
-        await serve_until_stopped([(create_app(engine), api), (metrics_app(engine), metrics)])
+        await serve_until_stopped([(management_app(engine), api), (metrics_app(engine), metrics)])
     finally:
         await engine.close()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 SinkStatus = Literal["active", "paused", "disabled"]
 BackfillState = Literal["active", "paused", "completed", "cancelled", "failed"]
@@ -182,6 +182,14 @@ class BackfillResource:
     start_position: str | None = None
 
 
+class BackfillRange(NamedTuple):
+    """The rows that a backfill reads: a whole table, or the rows from `start_position` on in the order of `sort_column`."""
+
+    table: TableName
+    sort_column: str | None = None
+    start_position: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Discarded:
     """A message that was given up: `key` is the row's primary key as text, `error` what the last attempt failed with."""
@@ -223,7 +231,7 @@ class DatabaseResource:
 
 @dataclass
 class Catalog:
-    """All resources by id, plus the tables of the publication; only `app.Engine` writes to it."""
+    """All resources by id, plus the tables of the publication; the API, the console and the metrics page only read it."""
 
     database: DatabaseResource
     endpoints: dict[str, HttpEndpoint] = field(default_factory=dict)

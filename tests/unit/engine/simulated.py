@@ -14,6 +14,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -207,8 +208,10 @@ class DiskThread:
         self._jobs: deque[tuple[asyncio.Future[Any], Callable[..., Any], tuple[Any, ...]]] = deque()
         self.dead = False
 
-    async def write(self, function: Callable[..., Any], *args: Any) -> Any:
+    async def write(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run a method of the store when it is its turn."""
+        if kwargs:
+            function = partial(function, **kwargs)
         if self.dead:
             raise asyncio.CancelledError
         future = self._loop.create_future()

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from tests.unit.engine.resource_examples import catalog
-from userhooks.engine.api.handlers import create_app
+from userhooks.engine.apps import management_app
 from userhooks.engine.resources import ApiKey
 
 
@@ -21,9 +21,11 @@ async def _fail() -> None:
 def test_a_fault_of_the_engine_is_a_500_in_sequins_form_that_gives_nothing_away() -> None:
     known = catalog()
     known.api_keys["k"] = ApiKey("k", "Default", hashlib.sha256(b"token").hexdigest(), "t")
-    engine: Any = SimpleNamespace(catalog=known, config=SimpleNamespace(port=7376), check_database=_fail, writing=asyncio.Lock())
+    parts = dict.fromkeys(("keys", "backfills", "reader"))
+    registry, monitor = SimpleNamespace(writing=asyncio.Lock()), SimpleNamespace(check_database=_fail)
+    engine: Any = SimpleNamespace(catalog=known, config=SimpleNamespace(port=7376), registry=registry, monitor=monitor, **parts)
 
-    app: Any = create_app(engine)
+    app: Any = management_app(engine)
 
     async def ask() -> httpx.Response:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

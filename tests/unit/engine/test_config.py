@@ -13,8 +13,7 @@ import yaml
 from tests.unit.engine.resource_examples import NOTIFICATIONS, catalog
 from userhooks.engine.api import yaml_config
 from userhooks.engine.api.api_errors import ApiError
-from userhooks.engine.api.request_bodies import ParsedBody
-from userhooks.engine.resources import Catalog, ColumnFilter, FunctionResource, HttpEndpoint, SinkResource, Source
+from userhooks.engine.resources import BackfillRange, Catalog, ColumnFilter, FunctionResource, HttpEndpoint, SinkResource, Source
 
 CODE = 'def filter(action, record, changes, metadata) do\n  record["user_id"] == 1\nend'
 
@@ -256,19 +255,22 @@ def test_a_hidden_secret_that_comes_back_stays_what_it_was() -> None:
 @pytest.mark.parametrize(
     ("given", "reads"),
     [
-        (True, [ParsedBody(NOTIFICATIONS)]),
+        (True, [BackfillRange(NOTIFICATIONS)]),
         (False, []),
         ([], []),
-        ([{"table": "notifications"}], [ParsedBody(NOTIFICATIONS)]),
-        ([{"table": "public.notifications", "type": "full"}], [ParsedBody(NOTIFICATIONS)]),
+        ([{"table": "notifications"}], [BackfillRange(NOTIFICATIONS)]),
+        ([{"table": "public.notifications", "type": "full"}], [BackfillRange(NOTIFICATIONS)]),
         (
             [{"table": "notifications", "type": "partial", "sort_column": "created_at", "start_position": "2026-01-01"}],
-            [ParsedBody(NOTIFICATIONS, "created_at", "2026-01-01")],
+            [BackfillRange(NOTIFICATIONS, "created_at", "2026-01-01")],
         ),
-        ([{"table": "notifications", "type": "partial", "sort_column": "id", "start_position": 5}], [ParsedBody(NOTIFICATIONS, "id", "5")]),
+        (
+            [{"table": "notifications", "type": "partial", "sort_column": "id", "start_position": 5}],
+            [BackfillRange(NOTIFICATIONS, "id", "5")],
+        ),
     ],
 )
-def test_a_new_sink_may_begin_with_backfills(given: Any, reads: list[ParsedBody]) -> None:
+def test_a_new_sink_may_begin_with_backfills(given: Any, reads: list[BackfillRange]) -> None:
     of = wanted({"sinks": [sink(initial_backfill=given)]}, catalog())
     assert [reading for _, reading in of.backfills] == reads
     assert wanted({"sinks": [sink(initial_backfill=given)]}, with_sink()).backfills == ()

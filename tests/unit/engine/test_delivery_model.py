@@ -11,9 +11,10 @@ import asyncio
 import logging
 import os
 import random
+import sqlite3
 import struct
 from array import array
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -28,12 +29,12 @@ import pytest
 from tests.unit.engine import simulated
 from tests.unit.engine.simulated import Answer, Clock, DiskThread, MemoryStore, Wire
 from tests.unit.engine.wal import TYPES, insert, update
-from userhooks.engine import engine
 from userhooks.engine.capture.confirmed_lsn import Progress
 from userhooks.engine.capture.transactions import Stream
 from userhooks.engine.change import Change
 from userhooks.engine.delivery import pending_message
 from userhooks.engine.delivery.circuit_breaker import DOWN_AFTER
+from userhooks.engine.delivery.deliveries import Deliveries
 from userhooks.engine.delivery.disk_backlog import Backlog
 from userhooks.engine.delivery.http_client import OriginKey
 from userhooks.engine.delivery.latency_histogram import HistogramPool
@@ -41,6 +42,7 @@ from userhooks.engine.delivery.pending_message import MemoryBudget
 from userhooks.engine.delivery.retry import RetrySchedule
 from userhooks.engine.delivery.sink_delivery import Attempt, SinkDelivery
 from userhooks.engine.engine import Engine
+from userhooks.engine.flusher import Flusher
 from userhooks.engine.functions import Bound, bind_column_filters
 from userhooks.engine.message_format import SinkForm
 from userhooks.engine.resources import Column, ColumnFilter, HttpEndpoint, SinkResource, SinkTable, Table
@@ -381,8 +383,6 @@ class WatchedDelivery(SinkDelivery):
 class Life:
     """The engine from a start to a stop or a kill, with its own way of flushing and of stopping, but no Postgres, sockets or threads."""
 
-    _owing = Engine._owing
-    _land = Engine._land
     close = Engine.close
 
     def __init__(self, run: Run) -> None:
@@ -392,19 +392,15 @@ class Life:
         self._main: Any = asyncio.current_task()
         self.dead = False
         self.problems: list[BaseException] = []
-        self._flush_lock = asyncio.Lock()
         self.loop.set_exception_handler(self._problem)
         self._store = run.store
         self._disk = DiskThread(self.loop, seconds=run.disk_seconds, fails=run.disk_fails, done=self._job_done)
-        self._write = self._disk.write
-        self._writer = self._disk
+        self._store_thread = self._disk
         self._client = Wire(run, timeout=TIMEOUT, places=run.places)
         self._snapshot: list[tuple[Due, str, int]] = []
-        self._positions: deque[tuple[float, int]] = deque()
-        self._old = 0
         knows_types = asyncio.Event()
         knows_types.set()
-        self._backlog = Backlog(self._store, self._write, knows_types=knows_types, on_gone=self._gone, on_caught_up=lambda _: None)
+        self._backlog = Backlog(self._store, self._disk.write, knows_types=knows_types, on_gone=self._gone, on_caught_up=lambda _: None)
         self.router = Router()
         self.load = MemoryBudget(self._read_on, messages=(run.high, run.high // 2), size=(run.high_size, run.high_size // 2))
         confirmed = self._store.confirmed_lsn()
@@ -413,9 +409,11 @@ class Life:
         self.backfills = SimpleNamespace(close=_nothing)
         self._reading = False
         self._next = next((i for i, (lsn, _) in enumerate(run.wal) if lsn >= confirmed), len(run.wal))
-        self._deliveries: dict[str, SinkDelivery] = {}
+        self.deliveries = Deliveries()
+        reader: Any = self.reader
+        self.flusher = Flusher(self._store, self._disk.write, reader=reader, deliveries=self.deliveries, backlog=self._backlog)
         for number, sink in run.sinks.items():
-            self._deliveries[sink.id] = one = WatchedDelivery(
+            self.deliveries[sink.id] = one = WatchedDelivery(
                 sink,
                 run.endpoints[sink.endpoint_id],
                 FORM,
@@ -435,7 +433,7 @@ class Life:
         for row, number in self._store.backlog():
             waiting.setdefault(number, array("q")).append(row)
         given_up = self._store.discarded_count()
-        for one in self._deliveries.values():
+        for one in self.deliveries.values():
             one.discarded = given_up.get(one.queue.number, 0)
             rows = waiting.get(one.queue.number, ())
             if one.sink.status == "disabled":
@@ -457,8 +455,8 @@ class Life:
     def route(self, number: int, start_lsn: int) -> None:
         sink = self.run.sinks[number]
         bound = self.run.filters[number]
-        self.router.add(Route(sink.id, self._deliveries[sink.id], sink.source, sink.actions, start_lsn, bound, None))
-        self._deliveries[sink.id].queue.filter = (lambda _: True) if bound is None else bound.accepts
+        self.router.add(Route(sink.id, self.deliveries[sink.id], sink.source, sink.actions, start_lsn, bound, None))
+        self.deliveries[sink.id].queue.filter = (lambda _: True) if bound is None else bound.accepts
 
     def _read_on(self) -> None:
         """Read what has committed, as long as memory has not too much."""
@@ -486,20 +484,19 @@ class Life:
         while True:
             await asyncio.sleep(self.run.luck.choice(self.run.flush_seconds))
             try:
-                async with self._flush_lock:
-                    await self._flush()
-            except engine.sqlite3.Error as exc:
+                await self.flush()
+            except sqlite3.Error as exc:
                 self.ledger.tell("flush failed:", exc)
             if self.loop.time() - looked > 1.0:
                 looked = self.loop.time()
-                Engine._note_position(self, looked)  # type: ignore[arg-type]
-                for one in self._owing():  # type: ignore[misc]
+                self.flusher.note_position(looked)
+                for one in self.deliveries.pending():
                     one.notice_slowness()
 
-    async def _flush(self) -> None:
+    async def flush(self) -> None:
         """Flush; what was answered before it began must be noted when it is over."""
         self._snapshot = snapshot = self.ledger.snapshot()
-        await Engine._flush(self)  # type: ignore[arg-type]
+        await self.flusher.flush()
         if not self.dead:
             self.ledger.noted(snapshot)
 
@@ -532,20 +529,20 @@ class Life:
         sink = self.run.sinks[number] = replace(self.run.sinks[number], **changes)
         self.ledger.tell("configures", sink.name, changes)
         self.ledger.configured(number, sink)
-        self._deliveries[sink.id].configure(sink, self.run.endpoints[sink.endpoint_id], FORM)
+        self.deliveries[sink.id].configure(sink, self.run.endpoints[sink.endpoint_id], FORM)
 
     def disable(self, number: int) -> None:
-        """As `Engine.save_sink` does it."""
+        """As `SinkRegistry.save_sink` does it."""
         sink = self.run.sinks[number]
         self.router.remove(sink.id)
         self.configure(number, status="disabled")
         self.ledger.dropped(number)
-        self._deliveries[sink.id].drop()
+        self.deliveries[sink.id].drop()
 
     async def enable(self, number: int) -> None:
-        """As `Engine.save_sink` does it: read on first, then ask where the WAL ends."""
+        """As `SinkRegistry.save_sink` does it: read on first, then ask where the WAL ends."""
         sink = self.run.sinks[number]
-        one = self._deliveries[sink.id]
+        one = self.deliveries[sink.id]
         one.hold()
         before = self.run.starts[number]
         self.route(number, 0)
@@ -562,11 +559,11 @@ class Life:
         if self.run.sinks[number].status == "disabled":  # the API refuses it
             return
         found = [(k.id, k.lsn, k.idx) for k, _, _ in self._store.read_discarded(number, 10**6)]
-        one = self._deliveries[str(number)]
+        one = self.deliveries[str(number)]
         if found:
             self.ledger.tell("redelivers", found)
             self._again = number, [(lsn, idx) for _, lsn, idx in found]
-            with suppress(engine.sqlite3.Error):
+            with suppress(sqlite3.Error):
                 assert await self._backlog.redeliver(one, [i for i, _, _ in found]) == len(found)
 
     # ends
@@ -765,7 +762,7 @@ class Run:
         elif roll < 0.87:
             await life.redeliver(number)
         elif roll < 0.90:
-            life._deliveries[sink.id].queue.filter_again()
+            life.deliveries[sink.id].queue.filter_again()
         elif roll < 0.94:
             self.ledger.tell("killed")
             life.kill()
@@ -820,7 +817,7 @@ class Run:
         return self.store.confirmed_lsn() == self.end and not any(self.left())
 
     def left(self) -> list[Any]:
-        deliveries = [d for d in self.life._deliveries.values() if d.sink.status == "active"]
+        deliveries = [d for d in self.life.deliveries.values() if d.sink.status == "active"]
         return [
             [due for due in self.ledger.dues.values() if due.status == "owed" and self.sinks[due.sink].status == "active"],
             self.life.load.waiting,
@@ -847,7 +844,6 @@ def _hash_of(attempt: Attempt) -> int:
 
 def play(seed: int, monkeypatch: pytest.MonkeyPatch) -> Run:
     run = Run(seed)
-    monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=lambda: run.clock.now))
     monkeypatch.setattr(Attempt, "__hash__", _hash_of)
     for name, value in run.limits.items():
         monkeypatch.setattr(f"userhooks.engine.delivery.{name}", value)
@@ -905,7 +901,6 @@ def quiet(size: int = 1, **sink: Any) -> Run:
 def test_attempts_are_as_far_apart_as_the_schedule_says(monkeypatch: pytest.MonkeyPatch) -> None:
     run = quiet(max_retry_count=9)
     sent: list[float] = []
-    monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=lambda: run.clock.now))
     monkeypatch.setattr(run, "request", lambda *_: [sent.append(run.clock.now), Answer(0.0, 500)][1])
 
     async def live() -> None:
@@ -913,7 +908,7 @@ def test_attempts_are_as_far_apart_as_the_schedule_says(monkeypatch: pytest.Monk
         run.commit()
         await asyncio.sleep(600)
         life.check()
-        assert life._deliveries["1"].discarded == len(run.ledger.dues)
+        assert life.deliveries["1"].discarded == len(run.ledger.dues)
         life.kill()
 
     monkeypatch.setattr(run.luck, "choice", lambda options: options[0])  # one change

@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.engine import simulated
 from tests.unit.engine.test_gone_model import TOKEN, Run, SimulatedEngine
-from userhooks.engine.api.handlers import create_app
+from userhooks.engine.apps import management_app
 from userhooks.engine.resources import SinkResource
 
 
@@ -30,7 +30,7 @@ def test_deleting_and_moving_an_endpoint_looks_at_its_own_sinks_only(tmp_path: P
     async def live() -> None:
         engine = SimulatedEngine(run)
         await engine.start()
-        transport = httpx.ASGITransport(create_app(engine))
+        transport = httpx.ASGITransport(management_app(engine))
         headers = {"authorization": f"Bearer {TOKEN}"}
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:7376", headers=headers) as http:
 

@@ -55,9 +55,9 @@ def test_the_engine_holds_no_id_of_a_sink_that_is_gone(tmp_path: Path, monkeypat
         ids = [sink.id for sink in SINKS]
         during: list[str] = []
         try:
-            await engine.create([ENDPOINT], SINKS)
+            await engine.registry.create([ENDPOINT], SINKS)
             during = places_of(ids, engine)
-            await engine.delete_sinks(ids)
+            await engine.registry.delete_sinks(ids)
         except DatabaseUnavailable:
             assert not postgres_answers
         after = places_of(ids, engine)

@@ -23,8 +23,8 @@ import pytest
 from tests.unit.engine import simulated
 from tests.unit.engine.simulated import Answer, Clock, DiskThread, Wire
 from tests.unit.engine.wal import TYPES, insert
-from userhooks.engine import engine
-from userhooks.engine.api.handlers import create_app
+from userhooks.engine import engine, flusher, housekeeping, sink_registry
+from userhooks.engine.apps import management_app
 from userhooks.engine.capture.confirmed_lsn import Progress
 from userhooks.engine.capture.transactions import Stream
 from userhooks.engine.delivery.http_client import OriginKey
@@ -51,21 +51,19 @@ class SimulatedEngine(Engine):
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        super().__init__(Config(7376, 8376, TOKEN, "postgresql://u@h/d", Path(":memory:")), rng=run.luck)
-        self._client.close()
-        self._client = Wire(run, timeout=4.0, places=100)
         loop = asyncio.get_running_loop()
-        self._disk = DiskThread(loop, seconds=run.disk_seconds, fails=lambda: run.full, done=lambda *_: None)
+        disk = DiskThread(loop, seconds=run.disk_seconds, fails=lambda: run.full, done=lambda *_: None)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(engine, "StoreThread", lambda: disk)
+            patch.setattr(engine, "HttpClient", lambda **_: Wire(run, timeout=4.0, places=100))
+            super().__init__(Config(7376, 8376, TOKEN, "postgresql://u@h/d", Path(":memory:")), rng=run.luck)
         self.reader.ask = self._ask  # type: ignore[method-assign]
         self.reader.refresh_tables = self._read_tables  # type: ignore[method-assign]
         self.reader.connect = self.reader.run = _nothing  # type: ignore[method-assign]
         self.reader.knows_types.set()
         self.catalog.tables["public", "notes"] = TABLE
-        self.reader.stream = Stream(Progress(100), self._router, self.catalog.tables, TYPES, {}, lambda _: None)
+        self.reader.stream = Stream(Progress(100), self.reader._router, self.catalog.tables, TYPES, {}, lambda _: None)
         self.reader.stream.take(RELATION)
-
-    async def _write(self, function: Any, *args: Any, **kwargs: Any) -> Any:
-        return await self._disk.write(lambda: function(*args, **kwargs))
 
     async def _ask(self, _question: Any) -> Any:
         await asyncio.sleep(self.run.luck.uniform(0.0, 0.2))
@@ -223,7 +221,7 @@ class Run:
     async def live(self) -> None:
         self.engine = engine = SimulatedEngine(self)
         await engine.start()
-        transport = httpx.ASGITransport(create_app(engine))
+        transport = httpx.ASGITransport(management_app(engine))
         headers = {"authorization": f"Bearer {TOKEN}"}
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:7376", headers=headers) as self.http:
             owners = [Owner(self, f"sink-{n}") for n in range(self.luck.choice([1, 3]))]
@@ -247,7 +245,8 @@ def play(seed: int, monkeypatch: pytest.MonkeyPatch) -> Run:
     def now() -> float:
         return run.clock.now
 
-    monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=now, perf_counter=now))
+    for module in (flusher, housekeeping, sink_registry):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=now, perf_counter=now))
     try:
         simulated.run(run.clock, run.live())
     except BaseException as exc:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from userhooks.engine.capture.lost_changes import LostRange, to_backfill, words
+from userhooks.engine.capture.lost_changes import LostRange, describe_lost, to_backfill
 from userhooks.engine.postgres.diagnosis import (
     Names,
     gone_back,
@@ -108,7 +108,7 @@ def test_a_sink_that_began_after_the_loss_or_is_disabled_missed_nothing() -> Non
 
 def test_a_loss_is_kept_and_said() -> None:
     assert LostRange.of_json(LOST.json()) == LOST
-    said = words(LOST, [("public", "a"), ("public", "b")])
+    said = describe_lost(LOST, [("public", "a"), ("public", "b")])
     assert said.startswith("Postgres has lost the changes committed between 0/64 and 0/C8 (the slot was dropped). Start a backfill")
     assert "public.a, public.b" in said
     assert show_lsn((2 << 32) + 255) == "2/FF"

@@ -1,5 +1,5 @@
-"""The Management API over HTTP, the console beside it (`console/routes.py`). Bodies are read in `request_bodies.py`, answers made in
-`responses.py`.
+"""The Management API over HTTP. Bodies are read in `request_bodies.py`, answers made in `responses.py`; changes are put in force by
+`sink_registry.py`, `api_keys.py` and `backfill/`. The app is put together in `apps.py`.
 
 Routes, status codes and the order of checks are Sequin 0.14.6's (recorded): a path that is not routed is a 404 before any token is looked
 at; then the token, then the content type, then the JSON.
@@ -21,7 +21,6 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import orjson
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -29,12 +28,15 @@ from starlette.routing import Route
 from userhooks.engine.api import request_bodies, responses, yaml_config
 from userhooks.engine.api.api_errors import ApiError, bad_request, invalid, not_found, refused
 from userhooks.engine.api.call_batching import BatchedCalls
+from userhooks.engine.api_keys import ApiKeys
+from userhooks.engine.backfill.manager import Backfills
+from userhooks.engine.capture.slot_reader import SlotReader
 from userhooks.engine.clock import utc_now
-from userhooks.engine.console.routes import Console
-from userhooks.engine.engine import Engine
+from userhooks.engine.monitor import Monitor
 from userhooks.engine.resources import ApiKey, BackfillResource, Catalog, FunctionResource, HttpEndpoint, SinkResource
+from userhooks.engine.sink_registry import SinkRegistry
 from userhooks.errors import DatabaseUnavailable
-from userhooks.web.host_guard import App, HostGuard, Receive, Scope, Send
+from userhooks.web.host_guard import App, Receive, Scope, Send
 
 log = logging.getLogger(__name__)
 VERSION = "v0.14.6"
@@ -58,21 +60,7 @@ T = TypeVar("T", HttpEndpoint, SinkResource)
 Handler = Callable[[Request, dict[str, Any]], Awaitable[Any]]
 
 
-def create_app(engine: Engine) -> HostGuard:
-    """Return the ASGI app of Sequin's port for this engine."""
-    api = Api(engine)
-    routes = [
-        Route("/health", api.health, methods=["GET"]),
-        Route("/info/version", api.version, methods=["GET"]),
-        *Console(engine).routes(),
-        *(Route(f"/api{path}", api.endpoint(handlers), methods=list(handlers)) for path, handlers in api.routes().items()),
-    ]
-    pages = {404: _not_found_page, 405: _not_found_page, Exception: _fault}
-    app = _EmptySegments(Starlette(routes=routes, exception_handlers=pages))
-    return HostGuard(app, [f"http://127.0.0.1:{engine.config.port}"])
-
-
-class _EmptySegments:
+class EmptySegments:
     """Route `/api/sinks/` and `/api//sinks` like `/api/sinks`, as Sequin does."""
 
     def __init__(self, app: App) -> None:
@@ -92,6 +80,10 @@ async def _fault(request: Request, exc: Exception) -> Response:
     return _json({"errors": {"detail": "Internal Server Error"}}, 500)
 
 
+ERROR_PAGES: dict[Any, Any] = {404: _not_found_page, 405: _not_found_page, Exception: _fault}
+"""Status or exception -> handler, for the app"""
+
+
 def _json(body: Any, status: int = 200) -> Response:
     return Response(orjson.dumps(body), status, media_type="application/json")
 
@@ -99,14 +91,34 @@ def _json(body: Any, status: int = 200) -> Response:
 class Api:
     """The handlers; each takes the request and its JSON body and returns what is answered with 200."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.catalog = engine.catalog
-        self.writing = engine.writing
-        self._removing_sinks: BatchedCalls[dict[str, Any]] = BatchedCalls(self.writing, self._remove_sinks)
-        self._removing_endpoints: BatchedCalls[dict[str, Any]] = BatchedCalls(self.writing, self._remove_endpoints)
+    def __init__(
+        self,
+        catalog: Catalog,
+        *,
+        registry: SinkRegistry,
+        keys: ApiKeys,
+        backfills: Backfills,
+        tables: SlotReader,
+        monitor: Monitor,
+    ) -> None:
+        self.catalog = catalog
+        self.registry = registry
+        self.keys = keys
+        self.backfills = backfills
+        self.tables = tables
+        self.monitor = monitor
+        self._removing_sinks: BatchedCalls[dict[str, Any]] = BatchedCalls(registry.writing, self._remove_sinks)
+        self._removing_endpoints: BatchedCalls[dict[str, Any]] = BatchedCalls(registry.writing, self._remove_endpoints)
 
-    def routes(self) -> dict[str, dict[str, Handler]]:
+    def routes(self) -> list[Route]:
+        """Return everything that the app answers but the console."""
+        return [
+            Route("/health", self.health, methods=["GET"]),
+            Route("/info/version", self.version, methods=["GET"]),
+            *(Route(f"/api{path}", self.endpoint(handlers), methods=list(handlers)) for path, handlers in self.handlers().items()),
+        ]
+
+    def handlers(self) -> dict[str, dict[str, Handler]]:
         """Path below /api -> method -> handler; PUT is PATCH (recorded)."""
         endpoint, sink, backfill = "/destinations/http_endpoints", "/sinks", "/sinks/{sink}/backfills"
         database, keys = "/postgres_databases", "/api_keys"
@@ -145,7 +157,7 @@ class Api:
                 body = await _body(request)
                 if method == "GET" or handlers[method] in (self.delete_sink, self.delete_endpoint):  # those take turns together
                     return _json(await handlers[method](request, body))
-                async with self.writing:  # what a request was checked against must still hold when it is put in force
+                async with self.registry.writing:  # what a request was checked against must still hold when it is put in force
                     return _json(await handlers[method](request, body))
             except ApiError as exc:
                 return _json(exc.body, exc.status)
@@ -191,7 +203,7 @@ class Api:
         """A new HTTP endpoint."""
         taken = {one.name for one in self.catalog.endpoints.values()}
         one = request_bodies.endpoint_from(body, None, _new_id(), taken)
-        await self.engine.save_endpoint(one)
+        await self.registry.save_endpoint(one)
         return responses.endpoint(one)
 
     def _endpoint(self, request: Request) -> HttpEndpoint:
@@ -206,7 +218,7 @@ class Api:
         present = self._endpoint(request)
         taken = {one.name for one in self.catalog.endpoints.values() if one.id != present.id}
         one = request_bodies.endpoint_from(body, present, present.id, taken)
-        await self.engine.save_endpoint(one)
+        await self.registry.save_endpoint(one)
         return responses.endpoint(one)
 
     async def delete_endpoint(self, request: Request, _: dict[str, Any]) -> Any:
@@ -215,19 +227,19 @@ class Api:
 
     async def _remove_endpoints(self, names: Sequence[str]) -> list[dict[str, Any] | Exception]:
         def unused(one: HttpEndpoint) -> None:
-            if used := self.engine.sinks_at(one.id):
+            if used := self.registry.sinks_at(one.id):
                 in_use = f"Cannot delete HTTP endpoint {one.name} ({one.id}), as it is in use by {used} sink consumer(s)"
                 raise ApiError(400, {"summary": in_use})
 
         found = _find_each(self.catalog.endpoints, names, "http endpoint", unused)
-        await self.engine.delete_endpoints([one.id for one in found if not isinstance(one, ApiError)])
+        await self.registry.delete_endpoints([one.id for one in found if not isinstance(one, ApiError)])
         return [one if isinstance(one, ApiError) else {"id": one.id, "deleted": True} for one in found]
 
     # --- sinks ---------------------------------------------------------------------------------------------------------
 
     def _with_health(self, those: list[SinkResource]) -> list[dict[str, Any]]:
         shown = responses.sinks(those, self.catalog)
-        return [answer | {"health": self.engine.health(one)} for one, answer in zip(those, shown, strict=True)]
+        return [answer | {"health": self.monitor.health(one)} for one, answer in zip(those, shown, strict=True)]
 
     async def list_sinks(self, _: Request, __: dict[str, Any]) -> Any:
         """All sinks, with their health, looked at in slices: ten thousand take half a second, and deliveries go on meanwhile."""
@@ -240,10 +252,10 @@ class Api:
 
     async def create_sink(self, _: Request, body: dict[str, Any]) -> Any:
         """A new sink; it is live when this answers."""
-        self.engine.reader.check_tables()
+        self.tables.check_tables()
         taken = {one.name for one in self.catalog.sinks.values()}
         one = request_bodies.sink_from(body, self.catalog, None, _new_id(), taken)
-        await self.engine.save_sink(one)
+        await self.registry.save_sink(one)
         return responses.sink(one, self.catalog)
 
     def _sink(self, name: str) -> SinkResource:
@@ -258,7 +270,7 @@ class Api:
         present = self._sink(request.path_params["name"])
         taken = {one.name for one in self.catalog.sinks.values() if one.id != present.id}
         one = request_bodies.sink_from(body, self.catalog, present, present.id, taken)
-        await self.engine.save_sink(one)
+        await self.registry.save_sink(one)
         return responses.sink(one, self.catalog)
 
     async def delete_sink(self, request: Request, _: dict[str, Any]) -> Any:
@@ -267,13 +279,13 @@ class Api:
 
     async def _remove_sinks(self, names: Sequence[str]) -> list[dict[str, Any] | Exception]:
         found = _find_each(self.catalog.sinks, names, "consumer", lambda _: None)
-        await self.engine.delete_sinks([one.id for one in found if not isinstance(one, ApiError)])
+        await self.registry.delete_sinks([one.id for one in found if not isinstance(one, ApiError)])
         return [one if isinstance(one, ApiError) else {"id": one.id, "deleted": True} for one in found]
 
     async def list_discarded(self, request: Request, _: dict[str, Any]) -> Any:
         """The first messages of a sink that were given up, oldest first."""
         sink = self._sink(request.path_params["name"])
-        return {"data": [asdict(one) for one in await self.engine.discarded(sink.id, _DISCARDED_SHOWN)]}
+        return {"data": [asdict(one) for one in await self.monitor.discarded(sink.id, _DISCARDED_SHOWN)]}
 
     async def redeliver(self, request: Request, body: dict[str, Any]) -> Any:
         """Send messages that were given up once more: all, or those in `ids`."""
@@ -283,7 +295,7 @@ class Api:
             raise refused("ids must be a list of whole numbers, as `discarded` shows them")
         if sink.status == "disabled":
             raise refused("the sink is disabled, so nothing is delivered to it: set its status to active first")
-        return {"redelivered": await self.engine.redeliver(sink.id, ids)}
+        return {"redelivered": await self.registry.redeliver(sink.id, ids)}
 
     # --- backfills -----------------------------------------------------------------------------------------------------
 
@@ -297,11 +309,11 @@ class Api:
         """Start a backfill of a table as it is now."""
         sink = self._sink(request.path_params["sink"])
         with suppress(DatabaseUnavailable):  # it waits, then
-            await self.engine.reader.refresh_tables()
-        self.engine.reader.check_tables()
+            await self.tables.refresh_tables()
+        self.tables.check_tables()
         table, state = request_bodies.backfill_from(body, sink, self.catalog)
         one = BackfillResource(_new_id(), sink.id, table, state, utc_now(), utc_now())
-        await self.engine.backfills.create(one)
+        await self.backfills.create(one)
         return responses.backfill(one, sink)
 
     def _backfill(self, request: Request) -> tuple[BackfillResource, SinkResource]:
@@ -323,7 +335,7 @@ class Api:
         one, sink = self._backfill(request)
         state = request_bodies.backfill_state(body, one.state)
         if state != one.state:
-            one = await self.engine.backfills.change(one.id, state)
+            one = await self.backfills.change(one.id, state)
         return responses.backfill(one, sink)
 
     # --- the database, keys --------------------------------------------------------------------------------------------
@@ -347,7 +359,7 @@ class Api:
     async def try_connection(self, request: Request, _: dict[str, Any]) -> Any:
         """Whether Postgres answers."""
         self._check_database(request)
-        problem = await self.engine.check_database()
+        problem = await self.monitor.check_database()
         if problem is not None:
             raise ApiError(422, {"success": False, "reason": problem})
         return {"success": True}
@@ -355,7 +367,7 @@ class Api:
     async def refresh_tables(self, request: Request, _: dict[str, Any]) -> Any:
         """Read the tables again."""
         self._check_database(request)
-        await self.engine.reader.refresh_tables()
+        await self.tables.refresh_tables()
         return {"success": True}
 
     async def list_keys(self, _: Request, __: dict[str, Any]) -> Any:
@@ -370,7 +382,7 @@ class Api:
         if not isinstance(token, str) or not token:
             raise invalid({"token": ["can't be blank"]})
         one = ApiKey(_new_id(), name, hashlib.sha256(token.encode()).hexdigest(), utc_now())
-        await self.engine.save_api_key(one)
+        await self.keys.save(one)
         return responses.api_key(one)
 
     async def delete_key(self, request: Request, _: dict[str, Any]) -> Any:
@@ -378,7 +390,7 @@ class Api:
         one = self.catalog.api_keys.get(request.path_params["id"])
         if one is None:
             raise not_found("api token")
-        await self.engine.delete_api_key(one.id)
+        await self.keys.delete(one.id)
         return {"success": True}
 
     # --- resources as YAML ---------------------------------------------------------------------------------------------
@@ -387,12 +399,12 @@ class Api:
         """Read a YAML and check all of it, with Postgres' help when there are sinks in it."""
         document = yaml_config.document(body)
         if "sinks" in document:
-            await self.engine.reader.refresh_tables()
+            await self.tables.refresh_tables()
         wanted = yaml_config.wanted(document, self.catalog, _new_id)
-        for sink, reading in wanted.backfills:
-            hindrance = await self.engine.backfills.hindrance(reading)
+        for sink, read in wanted.backfills:
+            hindrance = await self.backfills.hindrance(read)
             if hindrance is not None:
-                raise refused(f"sink '{sink.name}': initial_backfill of {'.'.join(reading.table)}: {hindrance}")
+                raise refused(f"sink '{sink.name}': initial_backfill of {'.'.join(read.table)}: {hindrance}")
         return wanted
 
     async def apply(self, _: Request, body: dict[str, Any]) -> Any:
@@ -410,7 +422,7 @@ class Api:
                 await self._save(new)
                 done.append((new, old))
             if together:
-                await self.engine.create(endpoints, sinks)
+                await self.registry.create(endpoints, sinks)
                 done += [(one, None) for one in new_ones]
             for new, old in changes:
                 if not isinstance(new, FunctionResource) and new.id not in together:
@@ -421,7 +433,7 @@ class Api:
                 one = BackfillResource(
                     _new_id(), sink.id, table, "active", utc_now(), utc_now(), sort_column=sort_column, start_position=start
                 )
-                await self.engine.backfills.create(one)
+                await self.backfills.create(one)
         except BaseException:
             for new, old in reversed(done):
                 with suppress(sqlite3.Error, DatabaseUnavailable):
@@ -431,19 +443,19 @@ class Api:
 
     async def _save(self, one: yaml_config.Resource) -> None:
         if isinstance(one, FunctionResource):
-            await self.engine.save_function(one)
+            await self.registry.save_function(one)
         elif isinstance(one, HttpEndpoint):
-            await self.engine.save_endpoint(one)
+            await self.registry.save_endpoint(one)
         else:
-            await self.engine.save_sink(one)
+            await self.registry.save_sink(one)
 
     async def _take_back(self, new: yaml_config.Resource, old: yaml_config.Resource | None) -> None:
         if old is not None:
             await self._save(old)
         elif isinstance(new, SinkResource):
-            await self.engine.delete_sinks([new.id])
+            await self.registry.delete_sinks([new.id])
         elif isinstance(new, HttpEndpoint):
-            await self.engine.delete_endpoints([new.id])
+            await self.registry.delete_endpoints([new.id])
 
     async def plan(self, _: Request, body: dict[str, Any]) -> Any:
         """Say what applying would change."""

@@ -12,21 +12,18 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from itertools import accumulate, islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from userhooks.engine.delivery.latency_histogram import BOUNDS_US, Histogram
+from userhooks.engine.delivery.sink_delivery import SinkDelivery
+from userhooks.engine.monitor import Monitor
+from userhooks.engine.resources import Catalog
 from userhooks.engine.sink_health import overall
-from userhooks.web.host_guard import HostGuard
-
-if TYPE_CHECKING:
-    from userhooks.engine.delivery.sink_delivery import SinkDelivery
-    from userhooks.engine.engine import Engine
 
 T = TypeVar("T")
 
@@ -50,35 +47,35 @@ _HEALTH = {"error": "error", "paused": "paused"}
 """A sink's overall health -> the status of its entity; all others are ok"""
 
 
-async def exposition(engine: Engine) -> AsyncIterator[bytes]:
+async def exposition(catalog: Catalog, monitor: Monitor) -> AsyncIterator[bytes]:
     """Yield the page in pieces, each made in less than a millisecond; every sink's figures are as they stand when its turn comes."""
-    for part in (_sinks(engine), _latencies(engine)):
+    for part in (_sinks(catalog, monitor), _latencies(catalog, monitor)):
         async for piece in part:
             yield piece
             await asyncio.sleep(0)
-    yield "".join(_engine(engine)).encode()
+    yield "".join(_engine(catalog, monitor)).encode()
 
 
-async def _sinks(engine: Engine) -> AsyncIterator[bytes]:
+async def _sinks(catalog: Catalog, monitor: Monitor) -> AsyncIterator[bytes]:
     """The series of sinks that have had traffic, and the health of all entities."""
     families: list[list[bytes]] = [[_head(name, kind, text)] for name, kind, text, _ in _PER_SINK]
     health = [_head("sequin_entity_health", "gauge", "1 for the present status of a sink or slot, 0 for the others.")]
-    database = engine.catalog.database
+    database = catalog.database
     slot = {"entity_type": "replication_slot", "entity_id": database.slot_id, "entity_name": database.slot_name}
-    health.append("".join(_entity(slot, "ok" if engine.reader.problem is None else "error")).encode())
-    for some in _slices(list(engine.catalog.sinks), SLICE):
+    health.append("".join(_entity(slot, "ok" if monitor.problem is None else "error")).encode())
+    for some in _slices(list(catalog.sinks), SLICE):
         await asyncio.sleep(0)
         labelled: list[tuple[str, SinkDelivery]] = []
         entities: list[str] = []
         for sink_id in some:
-            sink = engine.catalog.sinks.get(sink_id)
+            sink = catalog.sinks.get(sink_id)
             if sink is None:
                 continue
-            delivery = engine.delivery(sink_id)
+            delivery = monitor.delivery(sink_id)
             if delivery.attempted or delivery.queue.count:
                 labelled.append((_labels({"consumer_id": sink.id, "consumer_name": sink.name}), delivery))
                 labels = {"entity_type": "sink", "entity_id": sink.id, "entity_name": sink.name}
-                entities += _entity(labels, _HEALTH.get(overall(engine.condition(sink)), "ok"))
+                entities += _entity(labels, _HEALTH.get(overall(monitor.condition(sink)), "ok"))
         for family, (name, _, _, figure) in zip(families, _PER_SINK, strict=True):
             family.append("".join([f"{name}{labels} {figure(delivery)}\n" for labels, delivery in labelled]).encode())
         health.append("".join(entities).encode())
@@ -98,11 +95,11 @@ def _entity(labels: Mapping[str, str], present: str) -> Iterator[str]:
         yield f'sequin_entity_health{opened},status="{status}"}} {int(status == present)}\n'
 
 
-async def _latencies(engine: Engine) -> AsyncIterator[bytes]:
+async def _latencies(catalog: Catalog, monitor: Monitor) -> AsyncIterator[bytes]:
     """The histograms of the sinks that have their own, and those of all others together."""
-    sinks = engine.catalog.sinks
-    own = [({"consumer_id": i, "consumer_name": sinks[i].name}, of) for i, of in engine.latencies.own.items() if i in sinks]
-    all_of_them = [*own, (OTHERS, engine.latencies.shared)]
+    sinks = catalog.sinks
+    own = [({"consumer_id": i, "consumer_name": sinks[i].name}, of) for i, of in monitor.latencies.own.items() if i in sinks]
+    all_of_them = [*own, (OTHERS, monitor.latencies.shared)]
     yield _head("sequin_delivery_latency_us", "histogram", "Time from a request to its answer, in microseconds.")
     for some in _slices(all_of_them, 10):
         lines: list[str] = []
@@ -125,14 +122,14 @@ def _histogram(name: str, labels: Mapping[str, str], histogram: Histogram) -> It
     yield f"{name}_count{shown} {totals[-1]}\n{name}_sum{shown} {histogram.sum}\n"
 
 
-def _engine(engine: Engine) -> Iterator[str]:
+def _engine(catalog: Catalog, monitor: Monitor) -> Iterator[str]:
     """The slot, and the engine as a whole."""
-    database = engine.catalog.database
+    database = catalog.database
     labels = {"replication_slot_id": database.slot_id, "slot_name": database.slot_name}
-    yield _one("sequin_messages_ingested_count", "counter", "Changes read from the slot.", labels, engine.changes)
-    yield _one("userhooks_messages_waiting", "gauge", "Messages that only memory has.", {}, engine.unsaved())
-    yield _one("userhooks_store_bytes", "gauge", "Bytes that the engine's state takes on disk.", {}, engine.store_bytes())
-    slot = engine.reader.slot
+    yield _one("sequin_messages_ingested_count", "counter", "Changes read from the slot.", labels, monitor.changes)
+    yield _one("userhooks_messages_waiting", "gauge", "Messages that only memory has.", {}, monitor.unsaved)
+    yield _one("userhooks_store_bytes", "gauge", "Bytes that the engine's state takes on disk.", {}, monitor.store_bytes)
+    slot = monitor.slot
     if slot is not None:
         database_name = {"database_name": database.name}
         yield _one("sequin_replication_slot_size", "gauge", "WAL in bytes that the slot keeps.", labels | database_name, slot.retained)
@@ -168,23 +165,23 @@ def _slices(all_of_them: Iterable[T], size: int) -> Iterator[list[T]]:
 class Exposition(Response):
     """The page as an answer that is sent piece by piece. (StreamingResponse would begin with an import that takes 15 ms.)"""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, catalog: Catalog, monitor: Monitor) -> None:
         super().__init__(media_type=CONTENT_TYPE)
         del self.headers["content-length"]
-        self._engine = engine
+        self._catalog = catalog
+        self._monitor = monitor
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        async for piece in exposition(self._engine):
+        async for piece in exposition(self._catalog, self._monitor):
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
 
-def metrics_app(engine: Engine) -> HostGuard:
-    """Return the ASGI app of the metrics port: `/metrics`, nothing else."""
+def metrics_route(catalog: Catalog, monitor: Monitor) -> Route:
+    """Return the route of the page, `/metrics`."""
 
     async def metrics(_: Request) -> Response:
-        return Exposition(engine)
+        return Exposition(catalog, monitor)
 
-    app = Starlette(routes=[Route("/metrics", metrics)])
-    return HostGuard(app, [f"http://127.0.0.1:{engine.config.metrics_port}"])
+    return Route("/metrics", metrics)

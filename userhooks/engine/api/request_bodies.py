@@ -10,14 +10,24 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
 
 from userhooks.engine.api.api_errors import BLANK, ApiError, invalid, not_found, refused
 from userhooks.engine.api.filter_lists import column_filters
-from userhooks.engine.resources import BackfillState, Catalog, HttpEndpoint, SinkResource, SinkTable, Source, Table, TableName
+from userhooks.engine.resources import (
+    BackfillRange,
+    BackfillState,
+    Catalog,
+    HttpEndpoint,
+    SinkResource,
+    SinkTable,
+    Source,
+    Table,
+    TableName,
+)
 
 NAME = re.compile(r"[a-zA-Z0-9_\-.]+")
 BAD_NAME = "Can only contain alphanumeric characters, underscores, hyphens, or dots"
@@ -439,20 +449,12 @@ def backfill_from(body: Mapping[str, Any], sink: SinkResource, catalog: Catalog)
     return table, state
 
 
-class ParsedBody(NamedTuple):
-    """What one `initial_backfill` reads: a table, or the rows from `start_position` on in the order of `sort_column`."""
-
-    table: TableName
-    sort_column: str | None = None
-    start_position: str | None = None
-
-
-def initial_backfills(value: Any, sink: SinkResource, catalog: Catalog) -> list[ParsedBody]:
+def initial_backfills(value: Any, sink: SinkResource, catalog: Catalog) -> list[BackfillRange]:
     """Read `initial_backfill` of a new sink: true means every table that it covers. Raises Refused."""
     if value is None or value is False:
         return []
     if value is True:
-        readings = [ParsedBody(name) for name in catalog.tables if sink.source.covers(*name)]
+        readings = [BackfillRange(name) for name in catalog.tables if sink.source.covers(*name)]
     elif isinstance(value, list):
         readings = [_reading(one, sink, catalog) for one in value]
     else:
@@ -466,7 +468,7 @@ def initial_backfills(value: Any, sink: SinkResource, catalog: Catalog) -> list[
     return readings
 
 
-def _reading(one: Any, sink: SinkResource, catalog: Catalog) -> ParsedBody:
+def _reading(one: Any, sink: SinkResource, catalog: Catalog) -> BackfillRange:
     if not isinstance(one, dict) or not one.get("table"):
         raise refused("initial_backfill needs a `table` in each of its table configurations")
     for key in sorted(one):
@@ -475,12 +477,12 @@ def _reading(one: Any, sink: SinkResource, catalog: Catalog) -> ParsedBody:
     table = _backfill_table(one, sink, catalog)
     sort_column, start = one.get("sort_column"), one.get("start_position")
     if one.get("type", "full") == "full" and sort_column is None and start is None:
-        return ParsedBody(table)
+        return BackfillRange(table)
     if one.get("type") != "partial":
         raise refused(f"initial_backfill of {one['table']}: `type` is `full`, or `partial` with a `sort_column` and a `start_position`")
     if not isinstance(sort_column, str) or not isinstance(start, str | int | float) or isinstance(start, bool):
         raise refused(f"initial_backfill of {one['table']}: `partial` needs a `sort_column` and a `start_position`, a text or a number")
-    return ParsedBody(table, sort_column, str(start))
+    return BackfillRange(table, sort_column, str(start))
 
 
 def _check_backfill_keys(body: Mapping[str, Any]) -> None:

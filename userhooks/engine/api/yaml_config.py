@@ -18,8 +18,8 @@ import yaml
 from userhooks.engine import functions
 from userhooks.engine.api import responses
 from userhooks.engine.api.api_errors import ApiError, refused
-from userhooks.engine.api.request_bodies import BAD_NAME, NAME, ParsedBody, endpoint_from, initial_backfills, sink_from
-from userhooks.engine.resources import Catalog, FunctionResource, HttpEndpoint, SinkResource
+from userhooks.engine.api.request_bodies import BAD_NAME, NAME, endpoint_from, initial_backfills, sink_from
+from userhooks.engine.resources import BackfillRange, Catalog, FunctionResource, HttpEndpoint, SinkResource
 
 Resource = FunctionResource | HttpEndpoint | SinkResource
 
@@ -37,7 +37,7 @@ class Wanted:
     before: Catalog
     after: Catalog
     named: tuple[Resource, ...]
-    backfills: tuple[tuple[SinkResource, ParsedBody], ...]
+    backfills: tuple[tuple[SinkResource, BackfillRange], ...]
 
     def changes(self) -> list[tuple[Resource, Resource | None]]:
         """Return what is new (with None) or different (with what it was)."""
@@ -138,7 +138,7 @@ def wanted(found: Mapping[str, list[Any]], catalog: Catalog, new_id: Callable[[]
     """
     after = replace(catalog, functions=dict(catalog.functions), endpoints=dict(catalog.endpoints), sinks=dict(catalog.sinks))
     named: dict[str, Resource] = {}
-    backfills: list[tuple[str, ParsedBody]] = []
+    backfills: list[tuple[str, BackfillRange]] = []
     ids = {one.name: one.id for one in after.functions.values()}
     for entry in [*found.get("functions", ()), *found.get("transforms", ())]:
         function = _function(entry, ids, new_id)
@@ -182,7 +182,7 @@ def _endpoint(entry: dict[str, Any], present: HttpEndpoint | None, new_id: Calla
 
 def _sink(
     entry: dict[str, Any], catalog: Catalog, present: SinkResource | None, new_id: Callable[[], str]
-) -> tuple[SinkResource, list[ParsedBody]]:
+) -> tuple[SinkResource, list[BackfillRange]]:
     try:
         if present is not None:
             _check_that_nothing_is_left_out(entry, present)

@@ -17,14 +17,13 @@ from typing import Any
 from psycopg import AsyncConnection, AsyncRawCursor, DataError, Error, OperationalError, ProgrammingError
 from psycopg.errors import InsufficientPrivilege
 
-from userhooks.engine.api.request_bodies import ParsedBody
 from userhooks.engine.backfill.page_query import Cursor, PageQuery
 from userhooks.engine.backfill.run import BackfillRun, Failed, Interrupted, TableChanged
 from userhooks.engine.capture.slot_reader import SlotReader
 from userhooks.engine.clock import utc_now
 from userhooks.engine.delivery.sink_delivery import SinkDelivery
 from userhooks.engine.functions import Bound
-from userhooks.engine.resources import BackfillResource, BackfillState, Catalog
+from userhooks.engine.resources import BackfillRange, BackfillResource, BackfillState, Catalog
 from userhooks.engine.routing import Router
 from userhooks.engine.startup import APPLICATION
 from userhooks.engine.state_store import StateStore
@@ -80,16 +79,16 @@ class Backfills:
         self._catalog.backfills[backfill.id] = backfill
         self._cursors[backfill.id] = cursor
 
-    async def hindrance(self, reading: ParsedBody) -> str | None:
+    async def hindrance(self, wanted: BackfillRange) -> str | None:
         """Return why Postgres cannot read a table like this, in its words; None when it can. Raises DatabaseUnavailable."""
-        table, sort_column, start = reading
+        table, sort_column, start = wanted
         query = PageQuery(self._catalog.tables[table], sort_column, start).page(None, None, 0)
 
         async def try_it(connection: AsyncConnection[Any]) -> str | None:
             try:
                 await AsyncRawCursor(connection).execute(*query)
             except InsufficientPrivilege as exc:
-                return str(self._reader.words(exc, table))
+                return str(self._reader.describe(exc, table))
             except (DataError, ProgrammingError) as exc:
                 return str(exc).splitlines()[0]
             return None

@@ -66,6 +66,6 @@ def to_backfill(
     return left
 
 
-def words(lost: LostRange, tables: Iterable[TableName]) -> str:
+def describe_lost(lost: LostRange, tables: Iterable[TableName]) -> str:
     """Return what a sink's health says."""
     return f"{lost} Start a backfill of {', '.join('.'.join(name) for name in tables)} to bring what is there now."

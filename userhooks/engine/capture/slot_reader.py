@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from psycopg import AsyncConnection, Error, OperationalError
 
 from userhooks.engine.capture.confirmed_lsn import Progress
-from userhooks.engine.capture.lost_changes import LostRange, to_backfill, words
+from userhooks.engine.capture.lost_changes import LostRange, describe_lost, to_backfill
 from userhooks.engine.capture.transactions import CatalogStale, Stream
 from userhooks.engine.clock import utc_now
 from userhooks.engine.delivery.pending_message import MemoryBudget
@@ -73,7 +73,7 @@ class SlotReader:
         self.stream: Stream | None = None
         self.types = TypeCatalog([])
         self.knows_types = asyncio.Event()
-        self.load = MemoryBudget(self._throttle)
+        self.budget = MemoryBudget(self._throttle)
         self.confirmed = store.confirmed_lsn()
         self._config = config
         self._router = router
@@ -118,11 +118,11 @@ class SlotReader:
         try:
             return await self._ask(question)
         except _Troubles as exc:
-            found = self.words(exc)
+            found = self.describe(exc)
             raise DatabaseUnavailable(found.what, found.remedy) from exc
 
     async def _ask(self, question: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
-        """As `ask`, but what is wrong comes as it is: psycopg's errors, StoreMismatch, InTrouble."""
+        """As `ask`, but what is wrong comes as it is: psycopg's errors, StoreMismatch, Unavailable."""
         try:
             async with asyncio.timeout(ASK_SECONDS):
                 await self._admin_lock.acquire()
@@ -190,7 +190,7 @@ class SlotReader:
         try:
             await reading
         except _Troubles as exc:
-            found = self.words(exc)
+            found = self.describe(exc)
             raise DatabaseUnavailable(found.what, found.remedy) from exc
         await self.ask(self._read_publication)
 
@@ -265,7 +265,7 @@ class SlotReader:
                 return
             except _Troubles as exc:
                 if self._catalog_trouble is None:
-                    log.warning("the tables of the publication cannot be read: %s", self.words(exc))
+                    log.warning("the tables of the publication cannot be read: %s", self.describe(exc))
                 await asyncio.sleep(pause)
                 pause = min(CATALOG_SECONDS, pause * 2)
 
@@ -323,7 +323,7 @@ class SlotReader:
         """What keeps rows from a sink, in words: the engine's trouble, lost changes, a table not published, a backfill that cannot read."""
         found = [str(self._trouble)] if self._trouble is not None else []
         if self._lost is not None and (left := self._to_backfill().get(sink.id)):
-            found.append(words(self._lost, left))
+            found.append(describe_lost(self._lost, left))
         if self._published is not None:
             found += [str(self._absent[table]) for table in sink.source.include_tables or () if table in self._absent]
         if self._catalog_trouble is not None:
@@ -356,7 +356,7 @@ class SlotReader:
 
     def backfill_trouble(self, sink_id: str, table: TableName, exc: BaseException | None) -> str | None:
         """Note what keeps a sink's backfill from reading its table, or None once it goes on, and return it in words."""
-        found = self.words(exc, table) if exc is not None else None
+        found = self.describe(exc, table) if exc is not None else None
         if found is None:
             self._backfills.pop(sink_id, None)
             return None
@@ -365,16 +365,16 @@ class SlotReader:
             log.warning("a backfill is interrupted: %s", found)
         return str(found)
 
-    def trouble(self, exc: BaseException) -> None:
+    def note_trouble(self, exc: BaseException) -> None:
         """Note what is wrong; the log tells once."""
-        self._note(self.words(exc))
+        self._note(self.describe(exc))
 
     def _note(self, found: Trouble) -> None:
         if found != self._trouble:
             log.error("%s", found)
         self._trouble = found
 
-    def words(self, exc: BaseException, table: TableName | None = None) -> Trouble:
+    def describe(self, exc: BaseException, table: TableName | None = None) -> Trouble:
         """Return what an error means and what to do; `table` is the one that was read."""
         if isinstance(exc, StoreMismatch):
             return diagnosis.other_cluster(str(exc))
@@ -410,7 +410,7 @@ class SlotReader:
         stream = SlotStream(
             connection,
             on_data=self._take,
-            at_once=self.load.at_once,
+            at_once=self.budget.at_once,
             on_keepalive=self.stream.progress.keepalive,
             on_unpublished=self._loss_is_known,
             silence=config.silence,
@@ -511,7 +511,7 @@ class SlotReader:
                 await self._slot_stream.ended
             except _Troubles as exc:
                 self._unpublished |= isinstance(exc, Unpublished)
-                self.trouble(exc)
+                self.note_trouble(exc)
             except Exception as exc:
                 self._note(Trouble(f"A change could not be handled: {exc}.", "Nothing after it is confirmed; see the engine's log."))
                 log.exception("reading the slot has stopped; nothing after this change is confirmed")
@@ -560,7 +560,7 @@ class SlotReader:
             known = stream.last_key(stale.relation)
             if known is None:
                 raise
-            log.warning("the key of %s cannot be read, and is taken to be what it was: %s", stale, self.words(exc))
+            log.warning("the key of %s cannot be read, and is taken to be what it was: %s", stale, self.describe(exc))
             return known
 
     def _throttle(self) -> None:
@@ -568,7 +568,7 @@ class SlotReader:
         stream = self._slot_stream
         if stream is None:
             return
-        if self._stale or self.load.is_full:
+        if self._stale or self.budget.is_full:
             stream.pause()
         else:
             stream.resume()

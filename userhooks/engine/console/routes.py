@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from heapq import nsmallest
 from itertools import islice
-from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode
 
 import orjson
@@ -28,15 +27,15 @@ from starlette.routing import Route
 
 from userhooks.engine.api import request_bodies
 from userhooks.engine.api.api_errors import ApiError
+from userhooks.engine.backfill.manager import Backfills
 from userhooks.engine.console import html
 from userhooks.engine.console.html import Overview, SinkDetail, SinkRow, Slot
-from userhooks.engine.resources import BackfillResource, BackfillState, HttpEndpoint, SinkResource
+from userhooks.engine.monitor import Monitor
+from userhooks.engine.resources import BackfillResource, BackfillState, Catalog, HttpEndpoint, SinkResource
 from userhooks.engine.sink_health import health, overall
+from userhooks.engine.sink_registry import SinkRegistry
 from userhooks.errors import DatabaseUnavailable
 from userhooks.web.host_guard import TokenGuard
-
-if TYPE_CHECKING:
-    from userhooks.engine.engine import Engine
 
 log = logging.getLogger(__name__)
 
@@ -62,14 +61,17 @@ class NotDone(Exception):
 class Console:
     """The pages of one engine."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.catalog = engine.catalog
+    def __init__(self, catalog: Catalog, *, registry: SinkRegistry, backfills: Backfills, monitor: Monitor, port: int) -> None:
+        self.catalog = catalog
+        self.registry = registry
+        self.backfills = backfills
+        self.monitor = monitor
+        self._port = port
         self._token = secrets.token_urlsafe(32)
 
     def routes(self) -> list[Route]:
         """The pages, and what their forms post to."""
-        guard = [Middleware(TokenGuard, keys=self._keys, port=self.engine.config.port, advice=_ADVICE)]
+        guard = [Middleware(TokenGuard, keys=self._keys, port=self._port, advice=_ADVICE)]
         sink = "/sinks/{name}"
         return [
             Route("/", self._answering(self.first), methods=["GET"], middleware=guard),
@@ -100,18 +102,18 @@ class Console:
 
     async def first(self, request: Request) -> Response:
         """All sinks, or those with `find` in their names: the worst of them."""
-        engine = self.engine
+        monitor = self.monitor
         find = request.query_params.get("find", "").strip()
         worst, found = await self._worst(find.lower())
-        slot = engine.reader.slot
+        slot = monitor.slot
         sinks = self.catalog.sinks
         backfills = list(reversed(self.catalog.backfills.values()))
         backfills.sort(key=lambda one: one.state != "active")
         seen = Overview(
-            problem=engine.reader.problem,
+            problem=monitor.problem,
             slot=Slot(self.catalog.database.slot_name, slot.retained if slot else None, slot.lag if slot else None),
-            changes=engine.changes,
-            store_bytes=engine.store_bytes(),
+            changes=monitor.changes,
+            store_bytes=monitor.store_bytes,
             find=find,
             sinks=[self._row(sink) for sink in worst],
             found=found,
@@ -122,26 +124,21 @@ class Console:
 
     async def _worst(self, find: str) -> tuple[list[SinkResource], int]:
         """Return the sinks to show, failing first, then those with the most pending, and how many have `find` in their names."""
-        engine, sinks = self.engine, self.catalog.sinks
+        monitor, sinks = self.monitor, self.catalog.sinks
         worst: list[tuple[bool, int, str, str]] = []
         found = 0
         ids = iter(list(sinks))
         while some := list(islice(ids, SLICE)):
-            ranked = []
-            for sink in [sinks[one] for one in some if one in sinks]:
-                if find in sink.name.lower():
-                    delivery = engine.delivery(sink.id)
-                    fine = delivery.last_error is None and not delivery.discarded and engine.reader.problem_of(sink) is None
-                    ranked.append((fine, -delivery.queue.count, sink.name, sink.id))
+            named = [sinks[sink_id] for sink_id in some if sink_id in sinks and find in sinks[sink_id].name.lower()]
+            ranked = [(not monitor.is_failing(sink), -monitor.delivery(sink.id).queue.count, sink.name, sink.id) for sink in named]
             worst = nsmallest(html.SHOWN_SINKS, worst + ranked)
             found += len(ranked)
             await asyncio.sleep(0)
         return [sinks[one] for _, _, _, one in worst if one in sinks], found
 
     def _row(self, sink: SinkResource) -> SinkRow:
-        engine = self.engine
-        delivery = engine.delivery(sink.id)
-        condition = engine.condition(sink)
+        delivery = self.monitor.delivery(sink.id)
+        condition = self.monitor.condition(sink)
         return SinkRow(
             id=sink.id,
             name=sink.name,
@@ -158,14 +155,14 @@ class Console:
     async def sink(self, request: Request) -> Response:
         """One sink: settings, health, what was given up, backfills."""
         sink = self._sink(request)
-        delivery = self.engine.delivery(sink.id)
-        discarded = await self.engine.discarded(sink.id, html.SHOWN_DISCARDED) if delivery.discarded else []
+        delivery = self.monitor.delivery(sink.id)
+        discarded = await self.monitor.discarded(sink.id, html.SHOWN_DISCARDED) if delivery.discarded else []
         backfills = [one for one in reversed(self.catalog.backfills.values()) if one.sink_id == sink.id]
         seen = SinkDetail(
             row=self._row(sink),
             attempted=delivery.attempted,
             failed=delivery.failed,
-            checks=health(self.engine.condition(sink))["checks"],
+            checks=health(self.monitor.condition(sink))["checks"],
             settings=settings(sink, self.catalog.endpoints[sink.endpoint_id]),
             discarded=discarded,
             backfills=backfills[: html.SHOWN_BACKFILLS],
@@ -184,15 +181,15 @@ class Console:
     async def change_sink(self, request: Request) -> Response:
         """Pause, resume, or send again what was given up; answers with the page that the button was on."""
         form = await self._form(request)
-        async with self.engine.writing:
+        async with self.registry.writing:
             sink = self._sink(request)
             match form.get("do"):
                 case "pause" if sink.status == "active":
-                    await self.engine.save_sink(replace(sink, status="paused"))
+                    await self.registry.save_sink(replace(sink, status="paused"))
                 case "resume" if sink.status == "paused":
-                    await self.engine.save_sink(replace(sink, status="active"))
+                    await self.registry.save_sink(replace(sink, status="active"))
                 case "redeliver" if sink.status != "disabled":
-                    await self.engine.redeliver(sink.id, [int(form["message"])] if form.get("message", "").isdecimal() else None)
+                    await self.registry.redeliver(sink.id, [int(form["message"])] if form.get("message", "").isdecimal() else None)
                 case "pause" | "resume" | "redeliver":
                     raise NotDone(409, "Not done", f"The sink {sink.name!r} is {sink.status} by now.")
                 case _:
@@ -204,7 +201,7 @@ class Console:
     async def change_backfill(self, request: Request) -> Response:
         """Pause, resume or cancel a backfill."""
         form = await self._form(request)
-        async with self.engine.writing:
+        async with self.registry.writing:
             sink = self._sink(request)
             one = self._backfill(request, sink)
             state = _STATES.get(form.get("do", ""))
@@ -215,7 +212,7 @@ class Console:
             except ApiError:
                 raise NotDone(409, "Not done", f"The backfill is {one.state} by now.") from None
             if state != one.state:
-                await self.engine.backfills.change(one.id, state)
+                await self.backfills.change(one.id, state)
         return RedirectResponse(html.sink_url(sink.name), 303)
 
     def _backfill(self, request: Request, sink: SinkResource) -> BackfillResource:

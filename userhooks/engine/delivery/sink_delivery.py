@@ -461,7 +461,8 @@ class SinkDelivery:
         return sum(len(batch) for batch in self.queue.retries)
 
     def close(self) -> None:
-        """Stop the timers."""
+        """Stop the timers, and give the histograms back."""
+        self._histograms.forget(self.sink.id)
         for timer in (self._fill_timer, self._retry_timer):
             if timer is not None:
                 timer.cancel()

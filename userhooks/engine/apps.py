@@ -1,0 +1,33 @@
+"""The ASGI apps of the engine's two ports: API and console on one, the metrics page on the other. Each gets the parts that it uses."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+
+from userhooks.engine.api.handlers import ERROR_PAGES, Api
+from userhooks.engine.api.prometheus import metrics_route
+from userhooks.engine.console.routes import Console
+from userhooks.engine.engine import Engine
+from userhooks.web.host_guard import HostGuard
+
+
+def management_app(engine: Engine) -> HostGuard:
+    """Return the app of Sequin's port."""
+    port = engine.config.port
+    api = Api(
+        engine.catalog,
+        registry=engine.registry,
+        keys=engine.keys,
+        backfills=engine.backfills,
+        tables=engine.reader,
+        monitor=engine.monitor,
+    )
+    console = Console(engine.catalog, registry=engine.registry, backfills=engine.backfills, monitor=engine.monitor, port=port)
+    app = Starlette(routes=[*console.routes(), *api.routes()], exception_handlers=ERROR_PAGES)
+    return HostGuard(app, [f"http://127.0.0.1:{port}"])
+
+
+def metrics_app(engine: Engine) -> HostGuard:
+    """Return the app of the metrics port: `/metrics`, nothing else."""
+    app = Starlette(routes=[metrics_route(engine.catalog, engine.monitor)])
+    return HostGuard(app, [f"http://127.0.0.1:{engine.config.metrics_port}"])

@@ -1,0 +1,52 @@
+"""What a restart reads back from the store: resources, pending messages on disk, counts of discarded ones.
+
+Resources are saved in `sink_registry.py`, `api_keys.py` and `backfill/`.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+from userhooks.engine.backfill.manager import Backfills
+from userhooks.engine.delivery.deliveries import Deliveries
+from userhooks.engine.delivery.disk_backlog import Backlog
+from userhooks.engine.postgres.pg_types import TypeCatalog
+from userhooks.engine.resources import ApiKey, BackfillResource, Catalog, FunctionResource, HttpEndpoint, SinkResource
+from userhooks.engine.sink_registry import SinkRegistry
+from userhooks.engine.state_store import StateStore, Stored
+
+
+def load_resources(catalog: Catalog, store: StateStore, registry: SinkRegistry, backfills: Backfills) -> None:
+    """Put all stored resources into the catalog and the sinks in force; backfills start once the slot is read."""
+    sinks: list[tuple[SinkResource, Stored]] = []
+    for stored in store.load():
+        resource = stored.resource
+        if isinstance(resource, HttpEndpoint):
+            catalog.endpoints[resource.id] = resource
+        elif isinstance(resource, FunctionResource):
+            catalog.functions[resource.id] = resource
+        elif isinstance(resource, ApiKey):
+            catalog.api_keys[resource.id] = resource
+        elif isinstance(resource, BackfillResource):
+            backfills.restore(resource, stored.cursor)
+        else:
+            registry.enter(resource)
+            sinks.append((resource, stored))
+    for sink, stored in sinks:
+        registry.put_in_force(sink, stored.number, catalog.endpoints[sink.endpoint_id], start_lsn=stored.start_lsn)
+
+
+def load_pending(store: StateStore, deliveries: Deliveries, backlog: Backlog, types: TypeCatalog) -> None:
+    """Give each delivery its stored messages, and its count of discarded ones."""
+    backlog.restore_shapes(types)
+    rows_of: dict[int, array[int]] = {}
+    for row, number in store.backlog():
+        rows_of.setdefault(number, array("q")).append(row)
+    discarded = store.discarded_count()
+    for delivery in deliveries.values():
+        delivery.discarded = discarded.get(delivery.queue.number, 0)
+        rows = rows_of.get(delivery.queue.number, ())
+        if delivery.sink.status == "disabled":  # the engine was killed before the store heard of that
+            backlog.done(rows)
+        else:
+            delivery.restore(rows)
