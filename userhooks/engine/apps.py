@@ -19,7 +19,8 @@ def management_app(engine: Engine) -> HostGuard:
         registry=engine.registry,
         keys=engine.keys,
         backfills=engine.backfills,
-        tables=engine.reader,
+        tables=engine.tables,
+        health=engine.health,
         monitor=engine.monitor,
     )
     console = Console(engine.catalog, registry=engine.registry, backfills=engine.backfills, monitor=engine.monitor, port=port)

@@ -13,6 +13,9 @@ from psycopg import Error
 
 from userhooks.engine.api_keys import ApiKeys
 from userhooks.engine.backfill.manager import Backfills
+from userhooks.engine.capture.capture_health import CaptureHealth
+from userhooks.engine.capture.published_tables import PublishedTables
+from userhooks.engine.capture.slot_keeper import SlotKeeper
 from userhooks.engine.capture.slot_reader import SlotReader
 from userhooks.engine.delivery.deliveries import Deliveries
 from userhooks.engine.delivery.disk_backlog import Backlog
@@ -24,6 +27,7 @@ from userhooks.engine.flusher import Flusher
 from userhooks.engine.housekeeping import keep_house
 from userhooks.engine.monitor import Monitor
 from userhooks.engine.postgres import catalog_queries
+from userhooks.engine.postgres.admin_connection import AdminConnection
 from userhooks.engine.resource_loader import load_pending, load_resources
 from userhooks.engine.resources import Catalog, DatabaseResource
 from userhooks.engine.routing import Router
@@ -52,19 +56,27 @@ class Engine:
         self.catalog = Catalog(_database(config, self._store))
         self.deliveries = Deliveries()
         self.keys = ApiKeys(self.catalog, self._store, write)
+        self.admin = AdminConnection(config, self.catalog.database, self._store, write)
+        self.tables = PublishedTables(config.publication, self.admin, self.catalog, on_known=self._run_backfills)
+        self.health = CaptureHealth(self.admin, self.tables, catalog=self.catalog, router=router, store=self._store, write=write)
+        self.slot = SlotKeeper(config.slot, self.admin, self.health, self._store, write)
         self.reader = SlotReader(
             config,
+            admin=self.admin,
+            tables=self.tables,
+            health=self.health,
+            slot=self.slot,
             router=router,
             catalog=self.catalog,
             store=self._store,
             write=write,
             on_watermark=lambda token: self.backfills.watermark(token),
-            on_connected=lambda: self.backfills.run_active(),
+            on_connected=self._run_backfills,
         )
         self._backlog = Backlog(
             self._store,
             write,
-            knows_types=self.reader.knows_types,
+            knows_types=self.tables.knows_types,
             on_gone=lambda delivery: self._client.spawn(self.registry.pause_gone(delivery)),
             on_caught_up=lambda delivery: self.backfills.poke(delivery.sink.id),
         )
@@ -73,6 +85,9 @@ class Engine:
             catalog=self.catalog,
             deliveries=self.deliveries,
             router=router,
+            admin=self.admin,
+            tables=self.tables,
+            health=self.health,
             reader=self.reader,
             store=self._store,
             write=write,
@@ -85,7 +100,7 @@ class Engine:
             backlog=self._backlog,
             store=self._store,
             write=write,
-            wal_end=lambda: self.reader.ask(catalog_queries.insert_lsn),
+            wal_end=lambda: self.admin.ask(catalog_queries.insert_lsn),
             new_delivery=partial(
                 SinkDelivery,
                 client=self._client,
@@ -100,6 +115,9 @@ class Engine:
         self.monitor = Monitor(
             self.catalog,
             self.deliveries,
+            admin=self.admin,
+            health=self.health,
+            slot=self.slot,
             reader=self.reader,
             flusher=self.flusher,
             backlog=self._backlog,
@@ -107,15 +125,19 @@ class Engine:
             store_path=config.store,
         )
 
+    def _run_backfills(self) -> None:
+        if self.reader.is_connected:
+            self.backfills.run_active()
+
     async def start(self) -> None:
         """Load the state, connect, start delivering; with Postgres down it keeps trying in the background."""
         load_resources(self.catalog, self._store, self.registry, self.backfills)
-        load_pending(self._store, self.deliveries, self._backlog, self.reader.types)
+        load_pending(self._store, self.deliveries, self._backlog, self.tables.types)
         await self.keys.save_default(self.config.api_token)
         try:
             await self.reader.connect()
         except (Error, OSError, DatabaseUnavailable) as exc:
-            self.reader.note_trouble(exc)
+            self.health.note_error(exc)
         housekeeping = keep_house(
             flusher=self.flusher, registry=self.registry, deliveries=self.deliveries, latencies=self._latencies, reader=self.reader
         )
@@ -138,6 +160,8 @@ class Engine:
         except sqlite3.Error as exc:
             log.error("what was delivered last could not be noted: %s", exc)
         await self.reader.close()
+        self.tables.close()
+        await self.admin.close()
         self._store_thread.shutdown()
         self._store.close()
 

@@ -9,15 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from userhooks.engine.capture.capture_health import CaptureHealth
+from userhooks.engine.capture.slot_keeper import SlotKeeper
 from userhooks.engine.capture.slot_reader import SlotReader
 from userhooks.engine.delivery.disk_backlog import Backlog
 from userhooks.engine.delivery.latency_histogram import HistogramPool
 from userhooks.engine.delivery.sink_delivery import SinkDelivery
 from userhooks.engine.flusher import Flusher
+from userhooks.engine.postgres.admin_connection import AdminConnection
 from userhooks.engine.postgres.catalog_queries import SlotState
 from userhooks.engine.resources import Catalog, Discarded, SinkResource
 from userhooks.engine.sink_health import Condition, health, partly_recorded
-from userhooks.errors import DatabaseUnavailable
 
 
 class Monitor:
@@ -28,6 +30,9 @@ class Monitor:
         catalog: Catalog,
         deliveries: Mapping[str, SinkDelivery],
         *,
+        admin: AdminConnection,
+        health: CaptureHealth,
+        slot: SlotKeeper,
         reader: SlotReader,
         flusher: Flusher,
         backlog: Backlog,
@@ -37,6 +42,9 @@ class Monitor:
         self.latencies = latencies
         self._catalog = catalog
         self._deliveries = deliveries
+        self._admin = admin
+        self._health = health
+        self._slot = slot
         self._reader = reader
         self._flusher = flusher
         self._backlog = backlog
@@ -63,7 +71,7 @@ class Monitor:
             status=sink.status,
             moved=delivery.delivered > 0,
             notice=partly_recorded(sink, self._catalog.tables),
-            problem=self._reader.problem_of(sink) or self._flusher.problem,
+            problem=self._health.problem_of(sink) or self._flusher.problem,
             error=sink.paused_because or delivery.last_error,
             discarded=delivery.discarded,
         )
@@ -71,27 +79,23 @@ class Monitor:
     def is_failing(self, sink: SinkResource) -> bool:
         """Whether deliveries fail, messages were discarded, or something keeps changes from the sink."""
         delivery = self._deliveries[sink.id]
-        return delivery.last_error is not None or bool(delivery.discarded) or self._reader.problem_of(sink) is not None
+        return delivery.last_error is not None or bool(delivery.discarded) or self._health.problem_of(sink) is not None
 
     # --- the engine as a whole -----------------------------------------------------------------------------------------
 
     async def check_database(self) -> str | None:
         """Return None when Postgres answers, else what is wrong."""
-        try:
-            await self._reader.ask(lambda c: c.execute("select 1"))
-        except DatabaseUnavailable as exc:
-            return f"{exc.what} {exc.remedy}"
-        return None
+        return await self._admin.check()
 
     @property
     def problem(self) -> str | None:
         """What is wrong between the engine and Postgres; None when all is well."""
-        return self._reader.problem
+        return self._health.problem
 
     @property
     def slot(self) -> SlotState | None:
         """The slot when Postgres was asked last; None when it did not answer."""
-        return self._reader.slot
+        return self._slot.state
 
     @property
     def changes(self) -> int:

@@ -21,7 +21,7 @@ async def _fail() -> None:
 def test_a_fault_of_the_engine_is_a_500_in_sequins_form_that_gives_nothing_away() -> None:
     known = catalog()
     known.api_keys["k"] = ApiKey("k", "Default", hashlib.sha256(b"token").hexdigest(), "t")
-    parts = dict.fromkeys(("keys", "backfills", "reader"))
+    parts = dict.fromkeys(("keys", "backfills", "tables", "health"))
     registry, monitor = SimpleNamespace(writing=asyncio.Lock()), SimpleNamespace(check_database=_fail)
     engine: Any = SimpleNamespace(catalog=known, config=SimpleNamespace(port=7376), registry=registry, monitor=monitor, **parts)
 

@@ -406,7 +406,8 @@ class Life:
         confirmed = self._store.confirmed_lsn()
         stream = Stream(Progress(confirmed), self.router, {("public", "notes"): TABLE}, TYPES, self._store.acknowledged(), lambda _: None)
         self.reader = SimpleNamespace(stream=stream, confirmed=confirmed, confirm=self._confirm, close=_nothing)
-        self.backfills = SimpleNamespace(close=_nothing)
+        self.backfills = self.admin = SimpleNamespace(close=_nothing)
+        self.tables = SimpleNamespace(close=lambda: None)
         self._reading = False
         self._next = next((i for i, (lsn, _) in enumerate(run.wal) if lsn >= confirmed), len(run.wal))
         self.deliveries = Deliveries()

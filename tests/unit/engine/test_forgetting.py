@@ -51,7 +51,7 @@ def test_the_engine_holds_no_id_of_a_sink_that_is_gone(tmp_path: Path, monkeypat
                 raise DatabaseUnavailable("Postgres does not answer.", "Start it.")
             return 1
 
-        monkeypatch.setattr(engine.reader, "ask", position)
+        monkeypatch.setattr(engine.admin, "ask", position)
         ids = [sink.id for sink in SINKS]
         during: list[str] = []
         try:

@@ -57,10 +57,10 @@ class SimulatedEngine(Engine):
             patch.setattr(engine, "StoreThread", lambda: disk)
             patch.setattr(engine, "HttpClient", lambda **_: Wire(run, timeout=4.0, places=100))
             super().__init__(Config(7376, 8376, TOKEN, "postgresql://u@h/d", Path(":memory:")), rng=run.luck)
-        self.reader.ask = self._ask  # type: ignore[method-assign]
-        self.reader.refresh_tables = self._read_tables  # type: ignore[method-assign]
+        self.admin.ask = self._ask  # type: ignore[method-assign]
+        self.tables.refresh = self._read_tables  # type: ignore[method-assign]
         self.reader.connect = self.reader.run = _nothing  # type: ignore[method-assign]
-        self.reader.knows_types.set()
+        self.tables.knows_types.set()
         self.catalog.tables["public", "notes"] = TABLE
         self.reader.stream = Stream(Progress(100), self.reader._router, self.catalog.tables, TYPES, {}, lambda _: None)
         self.reader.stream.take(RELATION)

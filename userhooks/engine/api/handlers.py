@@ -30,7 +30,8 @@ from userhooks.engine.api.api_errors import ApiError, bad_request, invalid, not_
 from userhooks.engine.api.call_batching import BatchedCalls
 from userhooks.engine.api_keys import ApiKeys
 from userhooks.engine.backfill.manager import Backfills
-from userhooks.engine.capture.slot_reader import SlotReader
+from userhooks.engine.capture.capture_health import CaptureHealth
+from userhooks.engine.capture.published_tables import PublishedTables
 from userhooks.engine.clock import utc_now
 from userhooks.engine.monitor import Monitor
 from userhooks.engine.resources import ApiKey, BackfillResource, Catalog, FunctionResource, HttpEndpoint, SinkResource
@@ -98,7 +99,8 @@ class Api:
         registry: SinkRegistry,
         keys: ApiKeys,
         backfills: Backfills,
-        tables: SlotReader,
+        tables: PublishedTables,
+        health: CaptureHealth,
         monitor: Monitor,
     ) -> None:
         self.catalog = catalog
@@ -106,6 +108,7 @@ class Api:
         self.keys = keys
         self.backfills = backfills
         self.tables = tables
+        self._capture = health
         self.monitor = monitor
         self._removing_sinks: BatchedCalls[dict[str, Any]] = BatchedCalls(registry.writing, self._remove_sinks)
         self._removing_endpoints: BatchedCalls[dict[str, Any]] = BatchedCalls(registry.writing, self._remove_endpoints)
@@ -252,7 +255,7 @@ class Api:
 
     async def create_sink(self, _: Request, body: dict[str, Any]) -> Any:
         """A new sink; it is live when this answers."""
-        self.tables.check_tables()
+        self._capture.check_tables()
         taken = {one.name for one in self.catalog.sinks.values()}
         one = request_bodies.sink_from(body, self.catalog, None, _new_id(), taken)
         await self.registry.save_sink(one)
@@ -309,8 +312,8 @@ class Api:
         """Start a backfill of a table as it is now."""
         sink = self._sink(request.path_params["sink"])
         with suppress(DatabaseUnavailable):  # it waits, then
-            await self.tables.refresh_tables()
-        self.tables.check_tables()
+            await self.tables.refresh()
+        self._capture.check_tables()
         table, state = request_bodies.backfill_from(body, sink, self.catalog)
         one = BackfillResource(_new_id(), sink.id, table, state, utc_now(), utc_now())
         await self.backfills.create(one)
@@ -367,7 +370,7 @@ class Api:
     async def refresh_tables(self, request: Request, _: dict[str, Any]) -> Any:
         """Read the tables again."""
         self._check_database(request)
-        await self.tables.refresh_tables()
+        await self.tables.refresh()
         return {"success": True}
 
     async def list_keys(self, _: Request, __: dict[str, Any]) -> Any:
@@ -399,7 +402,7 @@ class Api:
         """Read a YAML and check all of it, with Postgres' help when there are sinks in it."""
         document = yaml_config.document(body)
         if "sinks" in document:
-            await self.tables.refresh_tables()
+            await self.tables.refresh()
         wanted = yaml_config.wanted(document, self.catalog, _new_id)
         for sink, read in wanted.backfills:
             hindrance = await self.backfills.hindrance(read)

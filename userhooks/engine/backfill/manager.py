@@ -19,10 +19,13 @@ from psycopg.errors import InsufficientPrivilege
 
 from userhooks.engine.backfill.page_query import Cursor, PageQuery
 from userhooks.engine.backfill.run import BackfillRun, Failed, Interrupted, TableChanged
+from userhooks.engine.capture.capture_health import CaptureHealth
+from userhooks.engine.capture.published_tables import PublishedTables
 from userhooks.engine.capture.slot_reader import SlotReader
 from userhooks.engine.clock import utc_now
 from userhooks.engine.delivery.sink_delivery import SinkDelivery
 from userhooks.engine.functions import Bound
+from userhooks.engine.postgres.admin_connection import AdminConnection
 from userhooks.engine.resources import BackfillRange, BackfillResource, BackfillState, Catalog
 from userhooks.engine.routing import Router
 from userhooks.engine.startup import APPLICATION
@@ -53,6 +56,9 @@ class Backfills:
         catalog: Catalog,
         deliveries: Mapping[str, SinkDelivery],
         router: Router,
+        admin: AdminConnection,
+        tables: PublishedTables,
+        health: CaptureHealth,
         reader: SlotReader,
         store: StateStore,
         write: Callable[..., Awaitable[Any]],
@@ -61,6 +67,9 @@ class Backfills:
         self._catalog = catalog
         self._deliveries = deliveries
         self._router = router
+        self._admin = admin
+        self._tables = tables
+        self._health = health
         self._reader = reader
         self._store = store
         self._write = write
@@ -88,12 +97,12 @@ class Backfills:
             try:
                 await AsyncRawCursor(connection).execute(*query)
             except InsufficientPrivilege as exc:
-                return str(self._reader.describe(exc, table))
+                return str(self._admin.describe(exc, table))
             except (DataError, ProgrammingError) as exc:
                 return str(exc).splitlines()[0]
             return None
 
-        return await self._reader.ask(try_it)
+        return await self._admin.ask(try_it)
 
     async def create(self, backfill: BackfillResource) -> None:
         """Start a backfill at once."""
@@ -216,7 +225,7 @@ class Backfills:
             for helper in helpers:
                 helper.cancel()
             self._running.pop(run.backfill.id, None)
-            self._reader.backfill_trouble(run.sink_id, run.table, None)
+            self._health.note_backfill(run.sink_id, run.table, None)
             if not self._running:
                 await self._hang_up()
 
@@ -269,14 +278,14 @@ class Backfills:
 
     async def _look_at_tables(self, run: BackfillRun) -> None:
         try:
-            await self._reader.refresh_tables()
+            await self._tables.refresh()
         except DatabaseUnavailable as exc:
             self._note(run, exc)
             await asyncio.sleep(_PAUSE_SECONDS)
 
     def _note(self, run: BackfillRun, exc: BaseException | None) -> None:
         """Show what keeps a backfill from reading, at the sink and at the backfill itself, or None once it goes on."""
-        error = self._reader.backfill_trouble(run.sink_id, run.table, exc)
+        error = self._health.note_backfill(run.sink_id, run.table, exc)
         if error != run.backfill.error:
             run.backfill = replace(run.backfill, error=error)
             self._catalog.backfills[run.backfill.id] = run.backfill
@@ -296,7 +305,7 @@ class Backfills:
         table = self._catalog.tables.get(run.table)
         if table is None:
             raise Failed(f"{'.'.join(run.table)} is not in the publication any more, or was dropped.")
-        run.use(table, self._reader.types)
+        run.use(table, self._tables.types)
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection[Any]]:
