@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from tests.real_like.manners import Manners
+from userhooks.engine.backfill.backfill_runner import BackfillRunner
 from userhooks.engine.backfill.manager import Backfills
 from userhooks.engine.capture.slot_reader import SlotReader
 from userhooks.engine.change import Change
@@ -125,7 +126,7 @@ class RealLikeReader(SlotReader):
 
 
 class RealLikeBackfills(Backfills):
-    """Backfills that start late and are completed late."""
+    """Backfills that start late."""
 
     manners: ClassVar[Manners]
     rng: ClassVar[random.Random]
@@ -146,8 +147,14 @@ class RealLikeBackfills(Backfills):
         if backfill is not None and backfill.state == "active":
             super()._run(backfill)
 
-    async def _read_all(self, run: Any) -> BackfillResource:
-        ended = await super()._read_all(run)
+
+class RealLikeRunner(BackfillRunner):
+    """Completes backfills late."""
+
+    manners: ClassVar[Manners]
+
+    async def _read_all(self, run: Any, stream: Any) -> BackfillResource:
+        ended = await super()._read_all(run, stream)
         await asyncio.sleep(self.manners.backfill_counts)
         return ended
 

@@ -11,12 +11,22 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from tests.real_like.capture import Past, RealLikeBackfills, RealLikeEngine, RealLikeMonitor, RealLikeReader, RealLikeRegistry, remember
+from tests.real_like.capture import (
+    Past,
+    RealLikeBackfills,
+    RealLikeEngine,
+    RealLikeMonitor,
+    RealLikeReader,
+    RealLikeRegistry,
+    RealLikeRunner,
+    remember,
+)
 from tests.real_like.delivery import RealLikeDelivery
 from tests.real_like.manners import Manners
 from tests.real_like.pages import MetricsPage, SlowApi
 from userhooks.engine import engine
 from userhooks.engine.apps import management_app
+from userhooks.engine.backfill import manager
 from userhooks.engine.delivery import request_head, sink_delivery
 from userhooks.engine.startup import Config
 from userhooks.settings import PORT_VARIABLES
@@ -32,13 +42,14 @@ def main() -> None:
     manners, rng = Manners(given.pop("pace")), random.Random(given.pop("seed"))
     config = Config(**{**given, "store": Path(given["store"]), "retry_base": manners.pace})
     past = Past(manners.read_again)
-    for part in (RealLikeDelivery, RealLikeReader, RealLikeBackfills, RealLikeRegistry, RealLikeEngine):
+    for part in (RealLikeDelivery, RealLikeReader, RealLikeBackfills, RealLikeRunner, RealLikeRegistry, RealLikeEngine):
         part.manners = manners  # type: ignore[attr-defined]
     RealLikeBackfills.rng = rng
     RealLikeRegistry.past = past
     remember(past)
     engine.SinkDelivery, engine.SlotReader, engine.Backfills = RealLikeDelivery, RealLikeReader, RealLikeBackfills  # type: ignore[misc]
     engine.SinkRegistry, engine.Monitor = RealLikeRegistry, RealLikeMonitor  # type: ignore[misc]
+    manager.BackfillRunner = RealLikeRunner  # type: ignore[misc]
     sink_delivery.IN_FLIGHT_PER_SINK = manners.in_flight
     request_head.USER_AGENT = manners.user_agent
     _know(THIS_MACHINE)

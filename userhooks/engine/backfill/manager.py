@@ -1,7 +1,4 @@
-"""All backfills of the engine: starting, pausing, going on after trouble or a restart. How one reads its table is in `run.py`.
-
-Backfills take turns, a few at a time, so that however many there are they need few connections, and none waits for another's receiver.
-"""
+"""All backfills: starting, pausing, cancelling, going on after a restart. How one is kept going is in `backfill_runner.py`."""
 
 from __future__ import annotations
 
@@ -10,40 +7,30 @@ import logging
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-from psycopg import AsyncConnection, AsyncRawCursor, DataError, Error, OperationalError, ProgrammingError
+from psycopg import AsyncConnection, AsyncRawCursor, DataError, ProgrammingError
 from psycopg.errors import InsufficientPrivilege
 
+from userhooks.engine.backfill.backfill_runner import BackfillRunner
 from userhooks.engine.backfill.page_query import Cursor, PageQuery
-from userhooks.engine.backfill.run import BackfillRun, Failed, Interrupted, TableChanged
+from userhooks.engine.backfill.reading_connections import ReadingConnections
+from userhooks.engine.backfill.run import BackfillRun
 from userhooks.engine.capture.capture_health import CaptureHealth
 from userhooks.engine.capture.published_tables import PublishedTables
 from userhooks.engine.capture.slot_reader import SlotReader
+from userhooks.engine.capture.transactions import Stream
 from userhooks.engine.clock import utc_now
 from userhooks.engine.delivery.sink_delivery import SinkDelivery
 from userhooks.engine.functions import Bound
 from userhooks.engine.postgres.admin_connection import AdminConnection
 from userhooks.engine.resources import BackfillRange, BackfillResource, BackfillState, Catalog
 from userhooks.engine.routing import Router
-from userhooks.engine.startup import APPLICATION
 from userhooks.engine.state_store import StateStore
-from userhooks.errors import DatabaseUnavailable
-from userhooks.shared.postgres_connections import connect_async
 
 log = logging.getLogger(__name__)
-
-AT_ONCE = 4
-"""Backfills that read at the same time, each by a connection"""
-_PAUSE_SECONDS = 1.0
-_COUNT_AFTER_SECONDS = 0.5
-_READING = {"synchronous_commit": "local", "lock_timeout": "5s"}
-"""`local`: a watermark has to be in the WAL here at once, and need not wait for a synchronous standby, which may be down"""
-_COUNTING = {"statement_timeout": "30s", "max_parallel_workers_per_gather": "0"}
-"""The count is for people who watch, and must not be in the way of anything"""
-_MAY_PASS = (OperationalError, InsufficientPrivilege, OSError, DatabaseUnavailable)
 
 
 class Backfills:
@@ -63,23 +50,18 @@ class Backfills:
         store: StateStore,
         write: Callable[..., Awaitable[Any]],
     ) -> None:
-        self._database_url = database_url
         self._catalog = catalog
         self._deliveries = deliveries
         self._router = router
         self._admin = admin
-        self._tables = tables
-        self._health = health
         self._reader = reader
         self._store = store
         self._write = write
         self._running: dict[str, tuple[BackfillRun, asyncio.Task[None]]] = {}
-        self._in_turn: set[BackfillRun] = set()
         self._halted: set[str] = set()
         self._cursors: dict[str, Cursor | None] = {}
-        self._places = asyncio.Semaphore(AT_ONCE)
-        self._connections: list[AsyncConnection[Any]] = []
-        self._counting = asyncio.Semaphore(1)
+        self._connections = ReadingConnections(database_url)
+        self._runner = BackfillRunner(self._connections, catalog=catalog, tables=tables, health=health, save=self._save)
 
     # --- what can be done to them --------------------------------------------------------------------------------------
 
@@ -135,11 +117,11 @@ class Backfills:
         self._halted.update(sink_ids)
         try:
             cancelled = []
-            for backfill_id in [one.id for one in self._catalog.backfills.values() if one.sink_id in sink_ids]:
+            for backfill_id in [backfill.id for backfill in self._catalog.backfills.values() if backfill.sink_id in sink_ids]:
                 await self._stop(backfill_id)
-                one = self._catalog.backfills[backfill_id]
-                if one.state in ("active", "paused"):
-                    cancelled.append(replace(one, state="cancelled", updated_at=utc_now(), canceled_at=utc_now(micro=True)))
+                backfill = self._catalog.backfills[backfill_id]
+                if backfill.state in ("active", "paused"):
+                    cancelled.append(replace(backfill, state="cancelled", updated_at=utc_now(), canceled_at=utc_now(micro=True)))
             yield cancelled
         finally:
             self._halted.difference_update(sink_ids)
@@ -159,8 +141,7 @@ class Backfills:
 
     def watermark(self, token: str) -> None:
         """A watermark came by in the stream."""
-        for run in list(self._in_turn):
-            run.watermark(token)
+        self._runner.watermark(token)
 
     async def close(self) -> None:
         """Stop all; they go on from their cursors at the next start."""
@@ -170,9 +151,9 @@ class Backfills:
         await asyncio.gather(*(task for _, task in runs), return_exceptions=True)
         for run, _ in runs:
             try:
-                await self._save(run.backfill, run.cursor)
+                await self._save(run.progress.backfill, run.progress.cursor)
             except sqlite3.Error as exc:
-                log.error("how far backfill %s has come could not be noted: %s", run.backfill.id, exc)
+                log.error("how far backfill %s has come could not be noted: %s", run.id, exc)
 
     async def _stop(self, backfill_id: str) -> None:
         running = self._running.get(backfill_id)
@@ -183,14 +164,14 @@ class Backfills:
         await asyncio.gather(task, return_exceptions=True)
         self._running.pop(backfill_id, None)  # a task that is cancelled before its first step does not do so itself
         if self._catalog.backfills[backfill_id].state == "active":
-            self.restore(run.backfill, run.cursor)
-        self._deliveries[run.sink_id].queue.withdraw(run.owns)
+            self.restore(run.progress.backfill, run.progress.cursor)
+        self._deliveries[run.sink_id].queue.withdraw(run.progress.owns)
 
     async def _save(self, backfill: BackfillResource, cursor: Cursor | None) -> None:
         await self._write(self._store.save_backfill, backfill, cursor)
         self.restore(backfill, cursor)
 
-    # --- keeping one going ---------------------------------------------------------------------------------------------
+    # --- running -------------------------------------------------------------------------------------------------------
 
     def _run(self, backfill: BackfillResource) -> None:
         stream = self._reader.stream
@@ -204,158 +185,18 @@ class Backfills:
             streamed=lambda: list(stream.recent_xids),
             now_us=lambda: time.time_ns() // 1000,
             now_text=utc_now,
-            report=lambda exc: self._note(run, exc),
+            report=lambda exc: self._runner.note(run, exc),
         )
-        self._running[backfill.id] = (run, asyncio.create_task(self._attend(run)))
+        self._running[backfill.id] = (run, asyncio.create_task(self._run_to_the_end(run, stream)))
 
     def _bound(self, sink_id: str) -> Bound | None:
         route = self._router.route(sink_id)
         return None if route is None else route.bound
 
-    async def _attend(self, run: BackfillRun) -> None:
-        """Let a backfill have its turns until the end of the table is delivered; after trouble with Postgres it goes on."""
-        helpers = [asyncio.create_task(self._keep_saving(run)), asyncio.create_task(self._count(run))]
+    async def _run_to_the_end(self, run: BackfillRun, stream: Stream) -> None:
         try:
-            end = await self._read_all(run)
-            for helper in helpers:
-                helper.cancel()
-            await asyncio.gather(*helpers, return_exceptions=True)
-            await self._save_at_last(end)
+            await self._runner.run(run, stream)
         finally:
-            for helper in helpers:
-                helper.cancel()
-            self._running.pop(run.backfill.id, None)
-            self._health.note_backfill(run.sink_id, run.table, None)
+            self._running.pop(run.id, None)
             if not self._running:
-                await self._hang_up()
-
-    async def _read_all(self, run: BackfillRun) -> BackfillResource:
-        """Return what has become of the backfill."""
-        try:
-            await self._read_to_the_end(run)
-            await run.delivered()
-        except Failed as exc:
-            return self._failed(run.backfill, str(exc))
-        except Exception:
-            log.exception("backfill %s cannot go on", run.backfill.id)
-            return self._failed(run.backfill, "an error in the engine; see its log")
-        done = run.backfill
-        counted = done.rows_processed_count if done.rows_initial_count is None else done.rows_initial_count
-        log.info("backfill %s is completed: %d rows", done.id, done.rows_processed_count)
-        return replace(
-            done, state="completed", error=None, completed_at=utc_now(micro=True), updated_at=utc_now(), rows_initial_count=counted
-        )
-
-    async def _read_to_the_end(self, run: BackfillRun) -> None:
-        refused: str | None = None
-        stream = self._reader.stream
-        assert stream is not None  # noqa: S101  # it is there before the first run is
-        self._use_table(run)
-        stream.watchers.append(run)
-        try:
-            while True:
-                try:
-                    if await self._turn(run):
-                        return
-                    refused = None
-                    self._note(run, None)
-                except Interrupted as exc:
-                    log.info("backfill %s reads a page again: %s", run.backfill.id, exc)
-                except _MAY_PASS as exc:
-                    self._note(run, exc)
-                    await asyncio.sleep(_PAUSE_SECONDS)
-                except (Error, TableChanged) as exc:
-                    if refused == str(exc):
-                        raise Failed(f"{'.'.join(run.table)} cannot be read: {refused}") from exc
-                    refused = str(exc)
-                    await self._look_at_tables(run)
-        finally:
-            stream.watchers.remove(run)
-
-    def _failed(self, backfill: BackfillResource, reason: str) -> BackfillResource:
-        log.error("backfill %s of %s has failed: %s", backfill.id, ".".join(backfill.table), reason)
-        return replace(backfill, state="failed", error=reason, updated_at=utc_now())
-
-    async def _look_at_tables(self, run: BackfillRun) -> None:
-        try:
-            await self._tables.refresh()
-        except DatabaseUnavailable as exc:
-            self._note(run, exc)
-            await asyncio.sleep(_PAUSE_SECONDS)
-
-    def _note(self, run: BackfillRun, exc: BaseException | None) -> None:
-        """Show what keeps a backfill from reading, at the sink and at the backfill itself, or None once it goes on."""
-        error = self._health.note_backfill(run.sink_id, run.table, exc)
-        if error != run.backfill.error:
-            run.backfill = replace(run.backfill, error=error)
-            self._catalog.backfills[run.backfill.id] = run.backfill
-
-    async def _turn(self, run: BackfillRun) -> bool:
-        """Wait for a turn and take it; True when nothing is left to read."""
-        await run.room()
-        async with self._connection() as connection:
-            self._use_table(run)
-            self._in_turn.add(run)
-            try:
-                return await run.turn(connection)
-            finally:
-                self._in_turn.discard(run)
-
-    def _use_table(self, run: BackfillRun) -> None:
-        table = self._catalog.tables.get(run.table)
-        if table is None:
-            raise Failed(f"{'.'.join(run.table)} is not in the publication any more, or was dropped.")
-        run.use(table, self._tables.types)
-
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[AsyncConnection[Any]]:
-        """One of a few connections, when it is free; one that had trouble is closed."""
-        async with self._places:
-            if self._connections:
-                connection = self._connections.pop()
-            else:
-                connection = await connect_async(self._database_url, application_name=APPLICATION, settings=_READING)
-                connection.prepare_threshold = None  # a plan that fits any value would not use that a user has few rows
-            try:
-                yield connection
-            except BaseException:
-                await connection.close()
-                raise
-            self._connections.append(connection)
-
-    async def _hang_up(self) -> None:
-        while self._connections:
-            await self._connections.pop().close()
-
-    async def _keep_saving(self, run: BackfillRun) -> None:
-        while True:
-            await run.progressed.wait()
-            run.progressed.clear()
-            pages = run.unsaved
-            await self._save_at_last(run.backfill, run.cursor)
-            run.saved(pages)
-
-    async def _save_at_last(self, backfill: BackfillResource, cursor: Cursor | None = None) -> None:
-        """Save, and when the store cannot be written, try until it can."""
-        while True:
-            try:
-                await self._save(backfill, cursor)
-                return
-            except sqlite3.Error as exc:
-                log.error("how far backfill %s has come could not be noted: %s", backfill.id, exc)
-                await asyncio.sleep(_PAUSE_SECONDS)
-
-    async def _count(self, run: BackfillRun) -> None:
-        """Count the rows once reading has begun or must wait, so that nothing waits for it; what takes too long is known at the end."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_COUNT_AFTER_SECONDS):
-                await run.begun.wait()
-        if run.backfill.rows_initial_count is not None:
-            return
-        async with self._counting:
-            try:
-                self._use_table(run)
-                async with await connect_async(self._database_url, application_name=APPLICATION, settings=_COUNTING) as connection:
-                    await run.count(connection)
-            except (Error, OSError, Failed) as exc:
-                log.info("the rows that backfill %s reads were not counted: %s", run.backfill.id, exc)
+                await self._connections.hang_up()

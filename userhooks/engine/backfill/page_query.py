@@ -1,4 +1,4 @@
-"""What a backfill asks its table: a page of rows, rows by key, how many there are. No I/O: SQL is made here and run in `run.py`.
+"""What a backfill asks its table: a page of rows, rows by key, how many there are. No I/O: SQL is made here and executed in `run.py`.
 
 Pages are found by keyset: rows behind the last one, in the order of the primary key, or of (sort column, primary key). Values go to and fro
 as Postgres' own text, so that every type that has an order can be a key, and each comparison is that of the column, with its collation.
@@ -61,14 +61,14 @@ class PageQuery:
         if few and only is not None and self._finds_unsorted(only[0]):
             # Postgres takes every value that is not among the most common ones for equally common. With the limit before its eyes it
             # would look for a rare one along the primary key, through the whole table; the offset hides it.
-            found = sql.SQL("(select {} from {}{} offset 0) page").format(self._columns, self._from, _all_of(where))
-            return sql.SQL("select (select pg_current_snapshot()::text), page.* from ") + found + tail, params
+            page = sql.SQL("(select {} from {}{} offset 0) page").format(self._columns, self._from, _all_of(where))
+            return sql.SQL("select (select pg_current_snapshot()::text), page.* from ") + page + tail, params
         return self._select(where) + tail, params
 
     def _finds_unsorted(self, column: str) -> bool:
         """Whether an index finds the rows with a value of the column, and none finds them in the order of reading."""
-        found = [index for index in self.table.indexes if index[0] == column]
-        return bool(found) and not any(index[1 : 1 + len(self.order)] == self.order for index in found)
+        on_column = [index for index in self.table.indexes if index[0] == column]
+        return bool(on_column) and not any(index[1 : 1 + len(self.order)] == self.order for index in on_column)
 
     def rows(self, keys: Sequence[Cursor], only: Only | None) -> Query:
         """Ask for those rows that have one of these keys."""
