@@ -117,14 +117,14 @@ def test_buttons_follow_the_status() -> None:
 
 
 def test_what_is_not_shown_is_counted() -> None:
-    text = Skeleton(overview(first("x", find="", found=10_000, all=10_000), "t")).text
+    text = Skeleton(overview(first("x", find="", matching=10_000, all=10_000), "t")).text
     assert "10,000 sinks; the 1 worst are shown, failing first, 9,999 more are not" in text
-    assert "2 of 10,000 sinks" in Skeleton(overview(first("x", find="u", found=2, all=10_000), "t")).text
+    assert "2 of 10,000 sinks" in Skeleton(overview(first("x", find="u", matching=2, all=10_000), "t")).text
 
 
 def test_without_sinks_and_without_a_match_the_page_says_so() -> None:
-    assert "There are no sinks yet." in overview(first("x", sinks=[], found=0, all=0), "t")
-    assert "No sink has “<b>” in its name." in Skeleton(overview(first("x", find="<b>", sinks=[], found=0, all=3), "t")).text
+    assert "There are no sinks yet." in overview(first("x", sinks=[], matching=0, all=0), "t")
+    assert "No sink has “<b>” in its name." in Skeleton(overview(first("x", find="<b>", sinks=[], matching=0, all=3), "t")).text
 
 
 def test_status_is_a_word_and_all_headers_have_a_scope() -> None:

@@ -1,5 +1,5 @@
-"""Changes that Postgres itself has lost, and which sinks have not had a backfill since. Pure; they are found and kept by
-`slot_reader.py`.
+"""Changes that Postgres itself has lost, and which sinks have not had a backfill since. Pure; they are found by `slot_keeper.py`
+and kept by `capture_health.py`.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ def to_backfill(
         if backfill.inserted_at >= lost.at and backfill.id not in lost.backfills and backfill.state not in ("cancelled", "failed")
     }
     names = [(table.schema, table.name) for table in tables]
-    left = {}
+    incomplete = {}
     for sink_id, start in starts.items():
         sink = sinks.get(sink_id)
         if sink is not None and sink.status != "disabled" and start < lost.end:
             missing = [name for name in names if sink.source.covers(*name) and (sink_id, name) not in begun]
             if missing:
-                left[sink_id] = missing
-    return left
+                incomplete[sink_id] = missing
+    return incomplete
 
 
 def describe_lost(lost: LostRange, tables: Iterable[TableName]) -> str:

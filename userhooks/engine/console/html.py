@@ -51,7 +51,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """What the first page shows. `sinks` are the worst of the `found` that the filter lets through, `all` counts all sinks.
+    """What the first page shows. `sinks` are the worst of the `matching` ones with `find` in their names, `all` counts all sinks.
 
     `backfills` come with the names of their sinks, newest first.
     """
@@ -62,7 +62,7 @@ class Overview:
     store_bytes: int
     find: str
     sinks: Sequence[SinkRow]
-    found: int
+    matching: int
     all: int
     backfills: Sequence[tuple[str, BackfillResource]]
 
@@ -168,10 +168,10 @@ def _sinks(seen: Overview, token: str) -> str:
     )
     if not seen.all:
         return "<h2>Sinks</h2><p>There are no sinks yet.</p>"
-    if not seen.found:
+    if not seen.matching:
         return f'<h2>Sinks</h2>{find}<p>No sink has “{escape(seen.find)}” in its name. <a href="/">All sinks</a></p>'
-    rest = seen.found - len(seen.sinks)
-    whose = f"{seen.found:,} of {seen.all:,} sinks" if seen.find else _count(seen.all, "sink")
+    rest = seen.matching - len(seen.sinks)
+    whose = f"{seen.matching:,} of {seen.all:,} sinks" if seen.find else _count(seen.all, "sink")
     caption = f"{whose}; the {len(seen.sinks)} worst are shown, failing first, {rest:,} more are not" if rest else f"{whose}, failing first"
     rows = [(f"sink-{row.id}", _sink_cells(row, token, seen.find)) for row in seen.sinks]
     return f"<h2>Sinks</h2>{find}" + _table("", caption, _SINK_COLUMNS, rows)
@@ -214,18 +214,21 @@ def _discarded(seen: SinkDetail, token: str) -> str:
     url = sink_url(seen.row.name)
     rows = [
         (
-            f"discarded-{one.id}",
+            f"discarded-{message.id}",
             [
-                _th(one.table),
-                _td(f"<code>{escape(one.key)}</code>"),
-                _td(escape(one.action)),
-                _td(f"{one.attempts:,}", "n"),
-                _td(escape(one.error), "says"),
-                _td(escape(one.discarded_at)),
-                _td(_form(url, token, {"message": str(one.id)}, [_button("redeliver", "Redeliver", f"{one.table} {one.key}")]), "does"),
+                _th(message.table),
+                _td(f"<code>{escape(message.key)}</code>"),
+                _td(escape(message.action)),
+                _td(f"{message.attempts:,}", "n"),
+                _td(escape(message.error), "says"),
+                _td(escape(message.discarded_at)),
+                _td(
+                    _form(url, token, {"message": str(message.id)}, [_button("redeliver", "Redeliver", f"{message.table} {message.key}")]),
+                    "does",
+                ),
             ],
         )
-        for one in seen.discarded
+        for message in seen.discarded
     ]
     rest = seen.row.discarded - len(rows)
     caption = _count(seen.row.discarded, "message") + (f"; the first {len(rows)} are shown" if rest > 0 else "")
@@ -243,7 +246,8 @@ def _latest_backfills(seen: Overview) -> str:
     if not seen.backfills:
         return ""
     rows = [
-        (f"backfill-{one.id}", [_linked(name), _td(escape(".".join(one.table))), *_backfill_cells(one)]) for name, one in seen.backfills
+        (f"backfill-{backfill.id}", [_linked(name), _td(escape(".".join(backfill.table))), *_backfill_cells(backfill)])
+        for name, backfill in seen.backfills
     ]
     return _table("Backfills", "active ones first, then the newest", (("Sink", ""), *_BACKFILL_COLUMNS), rows)
 
@@ -252,23 +256,23 @@ def _backfills_of(seen: SinkDetail, token: str) -> str:
     if not seen.backfills:
         return "<h2>Backfills</h2><p>None.</p>"
     rows = []
-    for one in seen.backfills:
-        buttons = [_button(do, label, f"the backfill of {'.'.join(one.table)}") for do, label in _STEPS.get(one.state, ())]
-        form = _form(f"{sink_url(seen.row.name)}/backfills/{quote(one.id, safe='')}", token, {}, buttons) if buttons else ""
-        rows.append((f"backfill-{one.id}", [_th(".".join(one.table)), *_backfill_cells(one), _td(form, "does")]))
+    for backfill in seen.backfills:
+        buttons = [_button(do, label, f"the backfill of {'.'.join(backfill.table)}") for do, label in _STEPS.get(backfill.state, ())]
+        form = _form(f"{sink_url(seen.row.name)}/backfills/{quote(backfill.id, safe='')}", token, {}, buttons) if buttons else ""
+        rows.append((f"backfill-{backfill.id}", [_th(".".join(backfill.table)), *_backfill_cells(backfill), _td(form, "does")]))
     return _table("Backfills", "newest first", (*_BACKFILL_COLUMNS, ("Actions", "")), rows)
 
 
-def _backfill_cells(one: BackfillResource) -> list[str]:
-    done, of = one.rows_processed_count, one.rows_initial_count
+def _backfill_cells(backfill: BackfillResource) -> list[str]:
+    done, of = backfill.rows_processed_count, backfill.rows_initial_count
     if of is None:
         progress = f"{done:,} rows"
     else:
         most = max(of, done, 1)
-        value = most if one.state == "completed" else done
-        bar = f'<progress max="{most}" value="{value}" aria-label="Rows of {escape(".".join(one.table))}"></progress>'
+        value = most if backfill.state == "completed" else done
+        bar = f'<progress max="{most}" value="{value}" aria-label="Rows of {escape(".".join(backfill.table))}"></progress>'
         progress = f"{bar} {done:,} of {of:,} rows"
-    return [_td(_state(one.state)), _td(progress), _td(escape(one.inserted_at))]
+    return [_td(_state(backfill.state)), _td(progress), _td(escape(backfill.inserted_at))]
 
 
 # --- pieces ------------------------------------------------------------------------------------------------------------

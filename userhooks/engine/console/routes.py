@@ -104,11 +104,11 @@ class Console:
         """All sinks, or those with `find` in their names: the worst of them."""
         monitor = self.monitor
         find = request.query_params.get("find", "").strip()
-        worst, found = await self._worst(find.lower())
+        worst, matching = await self._worst(find.lower())
         slot = monitor.slot
         sinks = self.catalog.sinks
         backfills = list(reversed(self.catalog.backfills.values()))
-        backfills.sort(key=lambda one: one.state != "active")
+        backfills.sort(key=lambda backfill: backfill.state != "active")
         seen = Overview(
             problem=monitor.problem,
             slot=Slot(self.catalog.database.slot_name, slot.retained if slot else None, slot.lag if slot else None),
@@ -116,9 +116,11 @@ class Console:
             store_bytes=monitor.store_bytes,
             find=find,
             sinks=[self._row(sink) for sink in worst],
-            found=found,
+            matching=matching,
             all=len(sinks),
-            backfills=[(sinks[one.sink_id].name, one) for one in backfills[: html.SHOWN_BACKFILLS] if one.sink_id in sinks],
+            backfills=[
+                (sinks[backfill.sink_id].name, backfill) for backfill in backfills[: html.SHOWN_BACKFILLS] if backfill.sink_id in sinks
+            ],
         )
         return _page("Userhooks engine", html.overview(seen, self._token))
 
@@ -126,15 +128,15 @@ class Console:
         """Return the sinks to show, failing first, then those with the most pending, and how many have `find` in their names."""
         monitor, sinks = self.monitor, self.catalog.sinks
         worst: list[tuple[bool, int, str, str]] = []
-        found = 0
+        matching = 0
         ids = iter(list(sinks))
         while some := list(islice(ids, SLICE)):
             named = [sinks[sink_id] for sink_id in some if sink_id in sinks and find in sinks[sink_id].name.lower()]
             ranked = [(not monitor.is_failing(sink), -monitor.delivery(sink.id).queue.count, sink.name, sink.id) for sink in named]
             worst = nsmallest(html.SHOWN_SINKS, worst + ranked)
-            found += len(ranked)
+            matching += len(ranked)
             await asyncio.sleep(0)
-        return [sinks[one] for _, _, _, one in worst if one in sinks], found
+        return [sinks[sink_id] for _, _, _, sink_id in worst if sink_id in sinks], matching
 
     def _row(self, sink: SinkResource) -> SinkRow:
         delivery = self.monitor.delivery(sink.id)
@@ -157,7 +159,7 @@ class Console:
         sink = self._sink(request)
         delivery = self.monitor.delivery(sink.id)
         discarded = await self.monitor.discarded(sink.id, html.SHOWN_DISCARDED) if delivery.discarded else []
-        backfills = [one for one in reversed(self.catalog.backfills.values()) if one.sink_id == sink.id]
+        backfills = [backfill for backfill in reversed(self.catalog.backfills.values()) if backfill.sink_id == sink.id]
         seen = SinkDetail(
             row=self._row(sink),
             attempted=delivery.attempted,
@@ -171,10 +173,10 @@ class Console:
 
     def _sink(self, request: Request) -> SinkResource:
         name = request.path_params["name"]
-        found = next((one for one in self.catalog.sinks.values() if one.name == name), None)
-        if found is None:
+        sink = next((sink for sink in self.catalog.sinks.values() if sink.name == name), None)
+        if sink is None:
             raise NotDone(404, "Not found", f"There is no sink {name!r}. It may have been deleted or renamed.")
-        return found
+        return sink
 
     # --- what buttons do -----------------------------------------------------------------------------------------------
 
@@ -203,23 +205,23 @@ class Console:
         form = await self._form(request)
         async with self.registry.writing:
             sink = self._sink(request)
-            one = self._backfill(request, sink)
+            backfill = self._backfill(request, sink)
             state = _STATES.get(form.get("do", ""))
             if state is None:
                 raise NotDone(400, "Not done", "The form does not say what to do. Load the page again.")
             try:
-                request_bodies.backfill_state({"state": state}, one.state)
+                request_bodies.backfill_state({"state": state}, backfill.state)
             except ApiError:
-                raise NotDone(409, "Not done", f"The backfill is {one.state} by now.") from None
-            if state != one.state:
-                await self.backfills.change(one.id, state)
+                raise NotDone(409, "Not done", f"The backfill is {backfill.state} by now.") from None
+            if state != backfill.state:
+                await self.backfills.change(backfill.id, state)
         return RedirectResponse(html.sink_url(sink.name), 303)
 
     def _backfill(self, request: Request, sink: SinkResource) -> BackfillResource:
-        one = self.catalog.backfills.get(request.path_params["id"])
-        if one is None or one.sink_id != sink.id:
+        backfill = self.catalog.backfills.get(request.path_params["id"])
+        if backfill is None or backfill.sink_id != sink.id:
             raise NotDone(404, "Not found", f"The sink {sink.name!r} has no such backfill.")
-        return one
+        return backfill
 
     async def _form(self, request: Request) -> dict[str, str]:
         """Read a form's fields and check its token."""
@@ -238,7 +240,9 @@ def settings(sink: SinkResource, endpoint: HttpEndpoint) -> dict[str, str]:
     """Return a sink's settings as text by name, without what may be a secret: values of headers, query strings."""
     address = f"{endpoint.scheme}://{endpoint.host}:{endpoint.port}{endpoint.path or ''}"
     headers = sorted([*endpoint.headers, *endpoint.encrypted_headers])
-    columns = [f"{one.column_name} {one.operator} {'' if one.value is None else one.value}".strip() for one in sink.filters or ()]
+    columns = [
+        f"{column.column_name} {column.operator} {'' if column.value is None else column.value}".strip() for column in sink.filters or ()
+    ]
     source = sink.source
     tables = [".".join(name) for name in source.include_tables or ()]
     shown = {

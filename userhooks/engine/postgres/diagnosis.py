@@ -1,5 +1,5 @@
 """What can be wrong between the engine and Postgres, in words: what is the case, and what to do. Pure; the trouble is met in
-`capture/slot_reader.py`.
+`capture/` and noted in `capture/capture_health.py`.
 
 Errors are recognised by what Postgres 18 and libpq say in English, since most of them come while connecting, where no SQLSTATE is handed
 on. A message that is not recognised is shown as it is.
