@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -147,3 +148,11 @@ def test_no_package_imports_one_that_imports_it(folder: str) -> None:
         uses.setdefault(own, set()).update(room for room in rooms if (root / room).is_dir() or (root / f"{room}.py").is_file())
     order = TopologicalSorter({room: used - {room} for room, used in uses.items() if room not in ("__init__", "__main__")})
     order.prepare()  # raises CycleError, which names the circle
+
+
+def test_the_walk_of_a_row_has_at_most_seven_files_and_names_only_files_that_exist() -> None:
+    text = (PACKAGE / "engine" / "README.md").read_text(encoding="utf-8")
+    walk = text.partition("## The walk of a row")[2].partition("\n## ")[0]
+    assert 1 <= len(re.findall(r"^\| `", walk, re.M)) <= 7
+    for name in re.findall(r"`([a-z_/]+(?:\.py|/))`", walk):
+        assert (PACKAGE / "engine" / name).exists(), name
