@@ -12,9 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from userhooks.engine import __main__ as program
-from userhooks.engine.capture import transactions
 from userhooks.engine.capture.confirmed_lsn import Progress, Transaction
-from userhooks.engine.delivery import disk_backlog, http_client
+from userhooks.engine.delivery import http_client, sink_delivery
 from userhooks.engine.delivery.latency_histogram import Histogram
 from userhooks.engine.state_store import StateStore
 
@@ -25,25 +24,24 @@ def _durability() -> None:
     def flush(self: Any, confirmed_lsn: int, batch: Any) -> None:
         pass
 
-    def settle(self: Transaction, index: int, sink_number: int) -> None:
+    def acknowledge(self: Transaction, index: int, sink_number: int) -> None:
         self.owed -= 1
 
     def unsettled(self: Progress) -> Any:
         return iter(())
 
     StateStore.flush = flush
-    Transaction.settle = settle
+    Transaction.acknowledge = acknowledge
     Progress.unsettled = unsettled
 
 
 def _order() -> None:
     """No message waits for an earlier one of its row, so a retry needs no book of groups."""
 
-    def group_of(delivery: Any, change: Any) -> None:
+    def group_of(sink: Any, change: Any) -> None:
         return None
 
-    transactions.group_of = group_of
-    disk_backlog.group_of = group_of
+    sink_delivery.group_of = group_of
 
 
 def _metrics() -> None:
