@@ -14,7 +14,7 @@ class BatchedCalls(Generic[T]):
 
     So a hundred calls at once share one wait for the disk. When `work` itself raises, every call that it was for raises that.
 
-        remove = Together(lock, remove_all)
+        remove = BatchedCalls(lock, remove_all)
         await remove("one")
     """
 
