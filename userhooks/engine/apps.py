@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.applications import Starlette
 
-from userhooks.engine.api.handlers import ERROR_PAGES, Api
+from userhooks.engine.api.handlers import ERROR_PAGES, Api, EmptySegments
 from userhooks.engine.api.prometheus import metrics_route
 from userhooks.engine.console.routes import Console
 from userhooks.engine.engine import Engine
@@ -25,7 +25,7 @@ def management_app(engine: Engine) -> HostGuard:
     )
     console = Console(engine.catalog, registry=engine.registry, backfills=engine.backfills, monitor=engine.monitor, port=port)
     app = Starlette(routes=[*console.routes(), *api.routes()], exception_handlers=ERROR_PAGES)
-    return HostGuard(app, [f"http://127.0.0.1:{port}"])
+    return HostGuard(EmptySegments(app), [f"http://127.0.0.1:{port}"])
 
 
 def metrics_app(engine: Engine) -> HostGuard:
