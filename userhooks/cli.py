@@ -359,7 +359,7 @@ def _ledger(_arguments: argparse.Namespace) -> int:
     from userhooks.lessons.lesson import stack_ledger
     from userhooks.stack.stack import Stack
 
-    ledger = stack_ledger(Stack.attach())
+    ledger = stack_ledger(Stack.attach().clients)
     for problem in ledger.problems():
         print(problem)
     print(ledger.verdict())

@@ -104,7 +104,7 @@ def test_the_verdict_is_what_counting_comes_to(stack: Stack, seed: int) -> None:
 def write_history(lesson: Lesson, luck: random.Random) -> dict[str, int]:
     """Rows from before the subscriptions, which nobody touches later; how many each user has."""
     history = {user: luck.randint(0, 5) for user in USERS}
-    lesson.stack.database.insert_notifications(
+    lesson.clients.database.insert_notifications(
         [(lesson.user(user), f"history {n}") for user, count in history.items() for n in range(count)]
     )
     return history

@@ -39,7 +39,7 @@ class SlowLesson(RecordingLesson):
         return super()._inspector(*call)
 
 lesson = SlowLesson()
-lesson.stack.kill = lambda part: lesson._called("kill", part)
+lesson.clients.kill = lambda part: lesson._called("kill", part)
 """
 BUTTONS = {
     "subscribe": "widgets.SubscribePanel(lesson)",

@@ -118,6 +118,20 @@ def test_a_heavy_library_has_one_importer(library: str, only: set[str]) -> None:
     assert {path.relative_to(PACKAGE).parts[0] for path in paths} <= only
 
 
+@pytest.mark.parametrize("folder", [""])
+def test_no_package_imports_one_that_imports_it(folder: str) -> None:
+    """The packages right below, and single modules there."""
+    root = PACKAGE / folder
+    prefix = ".".join(["userhooks", *root.relative_to(PACKAGE).parts]) + "."
+    uses: dict[str, set[str]] = {}
+    for path in root.rglob("*.py"):
+        rooms = [module.removeprefix(prefix).partition(".")[0] for module in imports(path, at_run_time=False) if module.startswith(prefix)]
+        own = path.relative_to(root).parts[0].removesuffix(".py")
+        uses.setdefault(own, set()).update(room for room in rooms if (root / room).is_dir() or (root / f"{room}.py").is_file())
+    order = TopologicalSorter({room: used - {room} for room, used in uses.items() if room not in ("__init__", "__main__")})
+    order.prepare()  # raises CycleError, which names the circle
+
+
 def test_importing_the_package_loads_nothing_heavy() -> None:
     code = "import sys, userhooks; print(*{'pandas', 'matplotlib', 'ipywidgets', 'psycopg', 'httpx', 'IPython'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -21,6 +21,7 @@ from psycopg import sql
 from tests.inspector.bodies import message
 from tests.waiting import eventually
 from userhooks import capacity, demo
+from userhooks.clients import Clients
 from userhooks.errors import DatabaseUnsuitable, InvalidInput, NotFound, UserhooksError
 from userhooks.ledger.recording import Recording
 from userhooks.lessons import own_receiver
@@ -116,7 +117,7 @@ def test_a_lesson_that_begins_again_closes_what_it_served(stack: Stack) -> None:
 def test_a_receiver_listens_where_the_inspector_does_and_is_named_as_it_is() -> None:
     settings = Settings.from_env({"USERHOOKS_INSPECTOR_BIND": "127.0.0.1", "USERHOOKS_INSPECTOR_PUBLIC_URL": "http://localhost:3334"})
     lesson = object.__new__(Lesson)
-    lesson.name, lesson.stack = "01", cast("Any", SimpleNamespace(settings=settings))
+    lesson.name, lesson.clients = "01", cast("Any", SimpleNamespace(settings=settings))
     with lesson.serve(Accepting) as server:
         assert server.url == f"http://localhost:{server.port}/"
         assert reached(server.url)
@@ -193,12 +194,12 @@ def test_what_nobody_waited_for_has_not_yet_arrived(stack: Stack, lesson: Lesson
     lesson.inbox("ada").respond(status=500)
     lesson.subscribe("ada", url=lesson.inbox("ada").url)
     row = lesson.insert("ada", "never taken")
-    for judge in (lesson.ledger, partial(stack_ledger, stack)):
+    for judge in (lesson.ledger, partial(stack_ledger, stack.clients)):
         ledger = judge(wait=0)
         assert ledger.verdict().startswith("1 committed, 1 expected, 0 received, 0 lost, 1 not yet arrived, 0 duplicated")
         assert ledger.problems() == [f"not yet arrived: row {row} of user {lesson.user('ada')} has not reached {sink_of(lesson, 'ada')}"]
         assert not ledger.ok
-    assert "1 lost" in stack_ledger(stack, wait=0.3).verdict()
+    assert "1 lost" in stack_ledger(stack.clients, wait=0.3).verdict()
     with lesson.ledger(wal=True, wait=0) as by_wal:
         lesson.insert("ada", "never taken either")
     assert ", 0 lost, 1 not yet arrived, " in by_wal.verdict()
@@ -208,7 +209,7 @@ def test_the_stacks_ledger_waits_for_what_is_on_its_way(stack: Stack, lesson: Le
     lesson.inbox("ada").respond([{"first": 1, "status": 500}])
     lesson.subscribe("ada", url=lesson.inbox("ada").url)
     lesson.insert("ada", "taken at the second attempt")
-    assert stack_ledger(stack).verdict().startswith("1 committed, 1 expected, 1 received, 0 lost, 0 duplicated")
+    assert stack_ledger(stack.clients).verdict().startswith("1 committed, 1 expected, 1 received, 0 lost, 0 duplicated")
 
 
 def test_a_user_subscribed_to_anothers_inbox_shows_as_foreign(lesson: Lesson) -> None:
@@ -342,7 +343,7 @@ def slots(stack: Stack) -> int:
     return int(row[0]) if row else -1
 
 
-def run_sql(stack: Stack, statement: str, *values: object) -> None:
+def run_sql(stack: Stack | Clients, statement: str, *values: object) -> None:
     with stack.database.connect() as connection:
         connection.execute(statement.encode(), values)
 
@@ -373,7 +374,7 @@ def test_the_ledger_by_the_wal_waits_for_what_is_owed_and_names_what_does_not_co
     row = lesson.insert("ada", "comes")
     lesson.inbox("ada").wait_for(1)
     lesson.inbox("ada").respond(status=503)
-    run_sql(lesson.stack, "update notifications set message = 'does not come' where id = %s", row)
+    run_sql(lesson.clients, "update notifications set message = 'does not come' where id = %s", row)
     assert ledger.problems() == [f"lost: the update of row {row} of user {lesson.user('ada')} never reached {sink_of(lesson, 'ada')}"]
     lesson.inbox("ada").respond()
     eventually(lambda: ledger.ok, within=20, what="the retry")
@@ -382,7 +383,7 @@ def test_the_ledger_by_the_wal_waits_for_what_is_owed_and_names_what_does_not_co
 
 
 def sink_of(lesson: Lesson, user: str) -> str:
-    return lesson.stack.subscriptions.list(lesson.user(user))[0].sink_name
+    return lesson.clients.subscriptions.list(lesson.user(user))[0].sink_name
 
 
 def test_a_kernel_that_is_killed_leaves_no_slot(stack: Stack) -> None:
@@ -411,7 +412,7 @@ def test_a_database_without_a_slot_to_spare_says_so(stack: Stack) -> None:
 
 def test_a_recorder_that_is_gone_is_said_and_not_taken_for_silence(lesson: Lesson) -> None:
     ledger = lesson.ledger(wal=True)
-    with lesson.stack.database.connect() as connection:
+    with lesson.clients.database.connect() as connection:
         connection.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'userhooks ledger'")
     for _ in range(2):
         with pytest.raises(UserhooksError, match=r"recorder has ended|cannot read the WAL"):
@@ -563,9 +564,9 @@ def test_the_stacks_ledger_covers_all_users_with_an_inbox(stack: Stack) -> None:
             lesson.insert("ben", "x")
             lesson.inbox("ada").wait_for(1)
         one.inbox("ben").wait_for(1)
-        assert stack_ledger(stack).verdict().startswith("4 committed, 3 expected, 3 received, 0 lost, 0 duplicated, 0 foreign")
+        assert stack_ledger(stack.clients).verdict().startswith("4 committed, 3 expected, 3 received, 0 lost, 0 duplicated, 0 foreign")
         unseen = "; not checked: 1 subscription whose receiver is not an inbox, 1 expected"
-        assert stack_ledger(stack).verdict().endswith(unseen)
+        assert stack_ledger(stack.clients).verdict().endswith(unseen)
         assert two.ledger().verdict().endswith(unseen)
         assert "not checked" not in one.ledger().verdict()
 
@@ -613,7 +614,7 @@ def test_a_demo_that_leaks_fails_and_names_the_row(stack: Stack, capsys: pytest.
 
 def sink_on_orders(lesson: Lesson, user: str) -> str:
     """A table of the lesson's own with one sink on it, made with the plain calls; returns the sink's name."""
-    stack, table = lesson.stack, f"{lesson.schema()}.orders"
+    stack, table = lesson.clients, f"{lesson.schema()}.orders"
     with stack.database.connect() as connection:
         connection.execute(f"CREATE TABLE IF NOT EXISTS {table} (id serial PRIMARY KEY, customer_id int NOT NULL)".encode())
         publication = sql.Identifier(stack.sequin.publication())
@@ -656,7 +657,8 @@ def test_a_lesson_that_was_killed_half_way_begins_without_its_table(stack: Stack
 def test_rows_older_than_a_subscription_to_a_sequin_elsewhere_are_left_out(
     stack: Stack, lesson: Lesson, monkeypatch: pytest.MonkeyPatch, older_by: int
 ) -> None:
-    monkeypatch.setattr(stack, "settings", replace(stack.settings, sequin_url="http://127.0.0.1:1"))
+    elsewhere = replace(stack.settings, sequin_url="http://127.0.0.1:1")
+    monkeypatch.setattr(lesson, "clients", replace(lesson.clients, settings=elsewhere))
     before = stack.database.wal_position()
     sink = lesson.subscribe("ben", url=lesson.inbox("ben").url).sink_id
     body = message(lesson.user("ben"), commit_lsn=before - older_by)

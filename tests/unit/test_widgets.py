@@ -56,9 +56,7 @@ class RecordingLesson:
         self.calls: list[tuple[Any, ...]] = []
         self.fault: BaseException | None = None
         self.inboxes = {user: RecordingInbox(user, self._called) for user in NAMES}
-        self.stack = SimpleNamespace(
-            inspector=SimpleNamespace(call=self._inspector), settings="its settings", start=lambda settings: self._called("start", settings)
-        )
+        self.clients = SimpleNamespace(inspector=SimpleNamespace(call=self._inspector), start=lambda: self._called("start"))
         self.threads: set[str] = set()
 
     def _called(self, *call: Any) -> None:
@@ -311,7 +309,7 @@ def test_a_stack_that_is_stopped_can_be_started_from_the_panel(
     assert (panel.start.layout.display, panel.start.description) == (None, "Start the stack")
     lesson.fault = None
     panel.start.click()
-    assert lesson.calls[-1] == ("start", "its settings")
+    assert lesson.calls[-1] == ("start",)
     assert "The stack runs again." in panel.state.value
     assert panel.start.layout.display == "none"
 

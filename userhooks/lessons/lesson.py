@@ -26,8 +26,8 @@ from userhooks.webhooks.subscriptions import MISSING
 if TYPE_CHECKING:
     from http.server import BaseHTTPRequestHandler
 
+    from userhooks.clients import Clients
     from userhooks.inspector.client import Inbox
-    from userhooks.stack.stack import Stack
     from userhooks.webhooks.sequin_resources import Sink
     from userhooks.webhooks.subscriptions import BackfillHandle, Subscription
 
@@ -63,19 +63,19 @@ class Lesson:
         lesson.generate(rate=100, seconds=5)
     """
 
-    def __init__(self, stack: Stack, name: str) -> None:
+    def __init__(self, clients: Clients, name: str) -> None:
         if not _NAME.fullmatch(name):
             raise InvalidInput("name", f"The lesson's name is {name!r}.", "Use letters, digits, - and _, like 01.")
-        self.stack = stack
+        self.clients = clients
         self.name = name
         self._since: dict[str, datetime] = {}
         self._replays: list[BackfillRead] = []
         self._recordings: list[Recording] = []
         self._remove()
-        if stack.settings.sequin_url is not None:
+        if clients.settings.sequin_url is not None:
             self._remove_sinks_of_other_lessons()
-        self._users = {user: stack.database.create_user(self._label(user)) for user in USERS}
-        self._inboxes = {user: stack.inspector.inbox(self._label(user)) for user in USERS}
+        self._users = {user: clients.database.create_user(self._label(user)) for user in USERS}
+        self._inboxes = {user: clients.inspector.inbox(self._label(user)) for user in USERS}
 
     @property
     def users(self) -> Mapping[str, int]:
@@ -97,16 +97,16 @@ class Lesson:
 
         Raises InvalidInput for a URL that is none, and what `Subscriptions.subscribe` raises.
         """
-        before = self.stack.database.wal_position()
-        subscription = self.stack.subscriptions.subscribe(self.user(user), url)
+        before = self.clients.database.wal_position()
+        subscription = self.clients.subscriptions.subscribe(self.user(user), url)
         if subscription.created:
-            self._since[subscription.sink_id] = _now(self.stack)
+            self._since[subscription.sink_id] = _now(self.clients)
             self._leave_out_before(subscription.sink_id, before)
         return subscription
 
     def _leave_out_before(self, sink_id: str, lsn: int) -> None:
         """A sink of a real server may be sent rows that are older than itself; the lesson's inboxes do not show them."""
-        if self.stack.settings.sequin_url is not None:
+        if self.clients.settings.sequin_url is not None:
             for inbox in self._inboxes.values():
                 inbox.leave_out_before(sink_id, lsn)
 
@@ -119,17 +119,17 @@ class Lesson:
             lesson.subscribe("ada", url=server.url)
             server.answers()
         """
-        settings = self.stack.settings
+        settings = self.clients.settings
         host = urlsplit(settings.inspector_public_url or "").hostname or "127.0.0.1"
         return own_receiver.serve(self.name, handler, bind=settings.inspector_bind, host=host)
 
     def subscriptions(self) -> list[Subscription]:
         """The subscriptions of this lesson's users."""
-        return [subscription for user in self._users.values() for subscription in self.stack.subscriptions.list(user)]
+        return [subscription for user in self._users.values() for subscription in self.clients.subscriptions.list(user)]
 
     def insert(self, user: str, text: str) -> int:
         """Insert one notification for the user and return its id."""
-        return self.stack.database.insert_notifications([(self.user(user), text)])[0]
+        return self.clients.database.insert_notifications([(self.user(user), text)])[0]
 
     def schema(self) -> str:
         """The name of a Postgres schema of this lesson's own, for tables that it makes; it is made when there is none.
@@ -137,7 +137,7 @@ class Lesson:
         It goes with the lesson, and before it the sinks on its tables with their endpoints. Raises DatabaseUnsuitable when a schema of that
         name is somebody else's.
         """
-        self.stack.database.create_schema(self._schema)
+        self.clients.database.create_schema(self._schema)
         return self._schema
 
     def generate(
@@ -160,7 +160,7 @@ class Lesson:
         """
         users = list(self._users.values())
         return generate(
-            self.stack.database_url, rate=rate, seconds=seconds, count=count, mix=mix, users=users, seed=seed, progress=progress
+            self.clients.database_url, rate=rate, seconds=seconds, count=count, mix=mix, users=users, seed=seed, progress=progress
         )
 
     def backfill(self, user: str) -> BackfillHandle:
@@ -168,13 +168,13 @@ class Lesson:
 
         As `stack.backfill` does, and the ledger then expects those rows too. Raises NotFound when the user has no subscription.
         """
-        subscriptions = self.stack.subscriptions.list(self.user(user))
+        subscriptions = self.clients.subscriptions.list(self.user(user))
         if not subscriptions:
             raise NotFound(
                 f"{user} has no subscription to backfill.", f'Run lesson.subscribe("{user}", url=lesson.inbox("{user}").url) first.'
             )
-        started_at = _now(self.stack)
-        handle = self.stack.subscriptions.backfill(subscriptions[0].sink_name)
+        started_at = _now(self.clients)
+        handle = self.clients.subscriptions.backfill(subscriptions[0].sink_name)
         self._replays.append(BackfillRead(subscriptions[0].sink_id, handle.id, started_at))
         return handle
 
@@ -184,14 +184,14 @@ class Lesson:
         It leads to an inbox of this lesson and nowhere else. It also goes when any lesson begins or ends, so that a kernel that was killed
         leaves no leak behind for long.
         """
-        before = self.stack.database.wal_position()
-        sink = open_leak(self.stack.sequin, self.stack.home_key, self.user(user), self.inbox(user))
+        before = self.clients.database.wal_position()
+        sink = open_leak(self.clients.sequin, self.clients.home_key, self.user(user), self.inbox(user))
         self._leave_out_before(sink.id, before)
         return sink
 
     def mend(self) -> None:
         """Remove the sink that `break_it` made; what it has sent stays in the inbox."""
-        close_leak(self.stack.sequin)
+        close_leak(self.clients.sequin)
 
     @overload
     def ledger(self, wait: float = 10.0) -> Ledger: ...
@@ -219,10 +219,10 @@ class Lesson:
             ledger.verdict()
         """
         if not wal:
-            return _settled(self.stack, wait, lambda: self._reconciled(rows.reconcile))
-        recording = Recording(self.stack.database_url, self.stack.sequin.publication())
+            return _settled(self.clients, wait, lambda: self._reconciled(rows.reconcile))
+        recording = Recording(self.clients.database_url, self.clients.sequin.publication())
         self._recordings.append(recording)
-        return WalLedger(recording, lambda recorded: _settled(self.stack, wait, lambda: self._judged(recorded)))
+        return WalLedger(recording, lambda recorded: _settled(self.clients, wait, lambda: self._judged(recorded)))
 
     def close(self) -> None:
         """Remove this lesson's users with their rows and subscriptions, empty its inboxes, and close what it serves."""
@@ -263,20 +263,20 @@ class Lesson:
         inboxes = {inbox.url: inbox for inbox in self._inboxes.values()}
         subscriptions = self.subscriptions()
         received = [receipt for user, inbox in self._inboxes.items() for receipt in _receipts(inbox, {}, self._users[user])]
-        owed = _owed(self.stack, subscriptions, inboxes, self._since)
+        owed = _owed(self.clients, subscriptions, inboxes, self._since)
         live = {debt.sink_id for debt in owed if debt.is_seen}
         replays = [replay for replay in self._replays if replay.sink_id in live and not self._is_cancelled(replay, subscriptions)]
-        return reconcile(_rows(self.stack, list(self._users.values())), received, owed, replays)
+        return reconcile(_rows(self.clients, list(self._users.values())), received, owed, replays)
 
     def _is_cancelled(self, replay: BackfillRead, subscriptions: Iterable[Subscription]) -> bool:
         sink_name = next(subscription.sink_name for subscription in subscriptions if subscription.sink_id == replay.sink_id)
-        return self.stack.subscriptions.find_backfill(sink_name, replay.backfill_id).state == "cancelled"
+        return self.clients.subscriptions.find_backfill(sink_name, replay.backfill_id).state == "cancelled"
 
     def _remove(self) -> None:
         """What an earlier run of this lesson left, or this one made: sinks first, so that nothing is sent any more, inboxes last."""
         self.mend()
         labels = {self._label(user) for user in USERS}
-        database, subscriptions = self.stack.database, self.stack.subscriptions
+        database, subscriptions = self.clients.database, self.clients.subscriptions
         users = [user_id for user_id, name in database.users() if name in labels]
         for user_id in users:
             for subscription in subscriptions.list(user_id):
@@ -286,7 +286,7 @@ class Lesson:
             self._remove_schema()
         with database.connect() as connection:
             connection.execute(_DELETE_USERS, [users])
-        for inbox in self.stack.inspector.inboxes():
+        for inbox in self.clients.inspector.inboxes():
             if inbox.name in labels:
                 inbox.respond()
                 inbox.clear()
@@ -297,86 +297,86 @@ class Lesson:
 
         Those are the subscriptions of their users and of a crowd, and the sinks on tables of their schemas.
         """
-        database, sequin = self.stack.database, self.stack.sequin
+        database, sequin = self.clients.database, self.clients.sequin
         subscribed = {row.user_id for row in database.subscriptions()}
         others = [user for user, name in database.users() if user in subscribed and (_LABEL.fullmatch(name) or name == LOAD_USER)]
         if others:
-            self.stack.subscriptions.unsubscribe_all(others)
+            self.clients.subscriptions.unsubscribe_all(others)
         for sink in sequin.sinks():
             schemas = {table.partition(".")[0] for table in sink.include_tables}
             if schemas and sink.database == sequin.database and all(map(self._is_of_a_lesson, schemas)):
                 sequin.delete_sink(sink.id)
 
     def _is_of_a_lesson(self, schema: str) -> bool:
-        return schema.startswith(_SCHEMA_PREFIX) and self.stack.database.has_schema(schema)
+        return schema.startswith(_SCHEMA_PREFIX) and self.clients.database.has_schema(schema)
 
     def _remove_schema(self) -> None:
         """The sinks on the schema's tables, every endpoint that leads to an inbox of this lesson and has no sink any more, the schema."""
-        sequin = self.stack.sequin
+        sequin = self.clients.sequin
         sinks = sequin.sinks()
         theirs = [sink for sink in sinks if any(table.startswith(f"{self._schema}.") for table in sink.include_tables)]
         for sink in theirs:
             sequin.delete_sink(sink.id)
         labels = {self._label(user) for user in USERS}
-        inboxes = {inbox.url: inbox for inbox in self.stack.inspector.inboxes() if inbox.name in labels}
+        inboxes = {inbox.url: inbox for inbox in self.clients.inspector.inboxes() if inbox.name in labels}
         used = {sink.endpoint for sink in sinks if sink not in theirs}
         for endpoint in sequin.endpoints():
             if endpoint.name not in used and _inbox_at(endpoint.url, inboxes):
                 sequin.delete_endpoint(endpoint.id)
-        self.stack.database.drop_schema(self._schema)
+        self.clients.database.drop_schema(self._schema)
 
 
-def stack_ledger(stack: Stack, wait: float = 10.0) -> Ledger:
+def stack_ledger(clients: Clients, wait: float = 10.0) -> Ledger:
     """Hold every row of every user against what the inboxes of the stack received; subscriptions to other URLs are `not checked`.
 
     An inbox belongs to the users that are subscribed to it. What `Lesson.ledger` says of a lesson's users, and of `wait`, holds here
     for all.
     """
-    return _settled(stack, wait, lambda: _stack_reconciled(stack))
+    return _settled(clients, wait, lambda: _stack_reconciled(clients))
 
 
-def _settled(stack: Stack, wait: float, look: Callable[[], Ledger]) -> Ledger:
+def _settled(clients: Clients, wait: float, look: Callable[[], Ledger]) -> Ledger:
     """Look until everything owed has come or `wait` seconds are over; only what was committed before them can be lost.
 
     The filter function in Sequin is compared as well: foreign rows may come at any time when somebody has changed it.
     """
-    called_at = _now(stack) if wait > 0 else _BEFORE_EVERYTHING
+    called_at = _now(clients) if wait > 0 else _BEFORE_EVERYTHING
     deadline = time.monotonic() + wait
     while True:
         began = time.monotonic()
         ledger = look()
         ended = time.monotonic()
         if ledger.complete or ended >= deadline:
-            return replace(ledger.awaiting(called_at), filter_problem=_filter_problem(stack))
+            return replace(ledger.awaiting(called_at), filter_problem=_filter_problem(clients))
         time.sleep(min(max(_POLL, ended - began), deadline - ended))
 
 
-def _filter_problem(stack: Stack) -> str:
+def _filter_problem(clients: Clients) -> str:
     try:
-        stack.subscriptions.check_function()
+        clients.subscriptions.check_function()
     except SequinMismatch as error:
         return f"{error.what} {error.remedy}"
     return ""
 
 
-def _now(stack: Stack) -> datetime:
+def _now(clients: Clients) -> datetime:
     """The database's clock, which also dates the rows."""
-    with stack.database.connect() as connection:
+    with clients.database.connect() as connection:
         row = connection.execute("SELECT clock_timestamp()").fetchone()
         assert row is not None  # noqa: S101 - a SELECT of one expression has one row
         now: datetime = row[0]
         return now
 
 
-def _stack_reconciled(stack: Stack) -> Ledger:
-    inboxes = {inbox.url: inbox for inbox in stack.inspector.inboxes()}
-    subscriptions = stack.subscriptions.list()
+def _stack_reconciled(clients: Clients) -> Ledger:
+    inboxes = {inbox.url: inbox for inbox in clients.inspector.inboxes()}
+    subscriptions = clients.subscriptions.list()
     subscribed = [(one, inbox) for one in subscriptions if (inbox := _inbox_of(one, inboxes))]
     received: list[Receipt] = []
     for inbox in {inbox.id: inbox for _, inbox in subscribed}.values():
         owners = {one.sink_id: one.user_id for one, its in subscribed if its is inbox}
         received += _receipts(inbox, owners, otherwise=next(iter(owners.values())))
-    return rows.reconcile(_rows(stack, None), received, _owed(stack, subscriptions, inboxes, {}))
+    return rows.reconcile(_rows(clients, None), received, _owed(clients, subscriptions, inboxes, {}))
 
 
 def _inbox_of(subscription: Subscription, inboxes: Mapping[str, Inbox]) -> Inbox | None:
@@ -399,10 +399,10 @@ def _receipts(inbox: Inbox, owners: Mapping[str, int], otherwise: int) -> list[R
 
 
 def _owed(
-    stack: Stack, subscriptions: Iterable[Subscription], inboxes: Mapping[str, Inbox], since: Mapping[str, datetime]
+    clients: Clients, subscriptions: Iterable[Subscription], inboxes: Mapping[str, Inbox], since: Mapping[str, datetime]
 ) -> list[OwedSubscription]:
     """What each subscription owes: everything from the moment it is known to be live, else from when its row was written."""
-    with stack.database.connect() as connection:
+    with clients.database.connect() as connection:
         written = dict(connection.execute(_SUBSCRIBED_AT).fetchall())
     return [
         OwedSubscription(
@@ -417,6 +417,6 @@ def _owed(
     ]
 
 
-def _rows(stack: Stack, users: list[int] | None) -> list[Row]:
-    with stack.database.connect() as connection:
+def _rows(clients: Clients, users: list[int] | None) -> list[Row]:
+    with clients.database.connect() as connection:
         return [Row(*row) for row in connection.execute(_ROWS, {"users": users})]

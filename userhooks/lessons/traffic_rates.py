@@ -31,13 +31,13 @@ def pulse(lesson: Lesson, since: datetime) -> pd.DataFrame:
     with lab_extra():
         import pandas as pd
 
-    with lesson.stack.database.connect() as connection:
+    with lesson.clients.database.connect() as connection:
         written = {(user, second): count for user, second, count in connection.execute(_WRITTEN, [list(lesson.users.values()), since])}
     rows = []
     for user, number in lesson.users.items():
         waiting = 0
         inbox = lesson.inbox(user)
-        for second in lesson.stack.inspector.call("GET", f"/api/inboxes/{inbox.id}/rates?seconds={LONGEST_SECONDS}")["rates"]:
+        for second in lesson.clients.inspector.call("GET", f"/api/inboxes/{inbox.id}/rates?seconds={LONGEST_SECONDS}")["rates"]:
             if second["second"] < int(since.timestamp()):
                 continue
             generated = written.get((number, second["second"]), 0)

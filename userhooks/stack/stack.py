@@ -14,6 +14,7 @@ from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from userhooks.clients import Clients
 from userhooks.errors import START, ConfigurationError, DatabaseUnavailable, NotRunning, SequinError, SequinFailed, SequinUnreachable
 from userhooks.settings import Settings
 from userhooks.stack import control
@@ -141,6 +142,22 @@ class Stack:
         inspector = self._addresses["inspector"]
         return InspectorClient(inspector["url"], inspector["token"])
 
+    @property
+    def clients(self) -> Clients:
+        """What a lesson needs of this stack, as one value."""
+        return Clients(
+            settings=self.settings,
+            database_url=self.database_url,
+            home_key=self.home_key,
+            database=self.database,
+            sequin=self.sequin,
+            inspector=self.inspector,
+            subscriptions=self.subscriptions,
+            start=lambda: self.start(self.settings),
+            kill=self.kill,
+            restart=self.restart,
+        )
+
     def metrics(self) -> pd.DataFrame:
         """Sequin's Prometheus page as it is now, one row for each sample: `metric`, `value`, and a column for each label.
 
@@ -175,7 +192,7 @@ class Stack:
         from userhooks.lessons.lesson import Lesson
 
         explain_in_two_lines()
-        return Lesson(self, name)
+        return Lesson(self.clients, name)
 
     def backfill(self, subscription: Subscription | str) -> BackfillHandle:
         """Send all rows that are there to this subscription (or sink name) once more; `.wait()` for the end."""

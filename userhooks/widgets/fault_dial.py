@@ -128,17 +128,17 @@ class FaultDial(Panel):
 
     def _set_sink(self, what: str) -> str:
         user = self.user.value
-        found = self.lesson.stack.subscriptions.list(self.lesson.user(user))
+        found = self.lesson.clients.subscriptions.list(self.lesson.user(user))
         if not found:
             raise NotFound(f"{name_of(user)} has no sink.", f'Run lesson.subscribe("{user}", url=lesson.inbox("{user}").url) first.')
         self._show("; ".join(f'stack.subscriptions.{what}("{one.sink_name}")' for one in found))
         for one in found:
-            getattr(self.lesson.stack.subscriptions, what)(one.sink_name)
+            getattr(self.lesson.clients.subscriptions, what)(one.sink_name)
         return self._mark(f"{name_of(user)}: sink {what}d")
 
     def _part(self, what: str, part: str, words: str) -> str:
         self._show(f'stack.{what}("{part}")')
-        getattr(self.lesson.stack, what)(part)
+        getattr(self.lesson.clients, what)(part)
         return self._mark(words)
 
     def _mark(self, text: str) -> str:

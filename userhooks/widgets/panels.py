@@ -93,8 +93,7 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is untyped
         self.start.layout.display = None if offered else "none"
 
     def _start_stack(self) -> str:
-        stack = self.lesson.stack
-        stack.start(stack.settings)
+        self.lesson.clients.start()
         return "The stack runs again."
 
     def _complain(self, what: str, error: UserhooksError) -> None:
@@ -203,7 +202,7 @@ class InboxPanel(Panel):
     def act(self) -> str:
         """Look into the inbox."""
         inbox = self.lesson.inbox(self.user.value)
-        state = self.lesson.stack.inspector.call("GET", f"/api/inboxes/{inbox.id}")
+        state = self.lesson.clients.inspector.call("GET", f"/api/inboxes/{inbox.id}")
         newest = list(inbox.received(after=max(0, state["last_seq"] - NEWEST)))[-NEWEST:]
         self.table.value = _table(newest[::-1])
         return f"{state['count']:,} in the inbox of {name_of(self.user.value)}; the newest {len(newest)} are shown."
