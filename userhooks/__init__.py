@@ -1,6 +1,6 @@
 """Give every user of an app webhooks for their own rows in Postgres, with Sequin.
 
-The names here are what a notebook begins with; each is imported when it is first asked for, so that `import userhooks` loads nothing heavy.
+These are the names that a notebook uses. Each is imported on first access, so that `import userhooks` loads nothing heavy.
 """
 
 from __future__ import annotations
@@ -10,10 +10,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from userhooks.errors import UserhooksError
+    from userhooks.errors import (
+        ConfigurationError,
+        DatabaseUnavailable,
+        DatabaseUnsuitable,
+        DeliveriesMissing,
+        Forbidden,
+        InvalidInput,
+        NotFound,
+        NotRunning,
+        SequinError,
+        SequinFailed,
+        SequinInvalid,
+        SequinMismatch,
+        SequinNotFound,
+        SequinUnauthorized,
+        SequinUnreachable,
+        UserhooksError,
+    )
+    from userhooks.inspector.client import Inbox
+    from userhooks.inspector.messages import Message
+    from userhooks.ledger.report import Ledger
+    from userhooks.lessons.lesson import Lesson
     from userhooks.plots import diagrams
     from userhooks.settings import Settings
     from userhooks.stack.stack import Stack
+    from userhooks.webhooks.sequin_client import SequinClient
+    from userhooks.webhooks.subscriptions import Subscription
 
 if sys.platform == "win32":
     raise ImportError("userhooks runs on Linux and macOS; on Windows use it inside WSL 2 (wsl --install).")
@@ -21,17 +44,53 @@ if sys.platform == "win32":
 __version__ = "0.1.0"
 """The release; the package's metadata and the `user-agent` of webhooks take it from here."""
 
-__all__ = ["Settings", "Stack", "UserhooksError", "diagrams"]
+__all__ = [
+    "ConfigurationError",
+    "DatabaseUnavailable",
+    "DatabaseUnsuitable",
+    "DeliveriesMissing",
+    "Forbidden",
+    "Inbox",
+    "InvalidInput",
+    "Ledger",
+    "Lesson",
+    "Message",
+    "NotFound",
+    "NotRunning",
+    "SequinClient",
+    "SequinError",
+    "SequinFailed",
+    "SequinInvalid",
+    "SequinMismatch",
+    "SequinNotFound",
+    "SequinUnauthorized",
+    "SequinUnreachable",
+    "Settings",
+    "Stack",
+    "Subscription",
+    "UserhooksError",
+    "diagrams",
+]
 
 _MODULES = {
+    "Inbox": "userhooks.inspector.client",
+    "Ledger": "userhooks.ledger.report",
+    "Lesson": "userhooks.lessons.lesson",
+    "Message": "userhooks.inspector.messages",
+    "SequinClient": "userhooks.webhooks.sequin_client",
     "Settings": "userhooks.settings",
     "Stack": "userhooks.stack.stack",
-    "UserhooksError": "userhooks.errors",
+    "Subscription": "userhooks.webhooks.subscriptions",
     "diagrams": "userhooks.plots",
 }
+"""Where each name of `__all__` is defined; the others are errors."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
+    if name not in __all__:
         raise AttributeError(f"module 'userhooks' has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+    return getattr(import_module(_MODULES.get(name, "userhooks.errors")), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

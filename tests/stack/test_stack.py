@@ -272,6 +272,18 @@ def test_a_notebook_can_kill_and_restart_a_part(stopped: Installation) -> None:
         Stack.attach(stopped.settings)
 
 
+def test_as_a_context_a_stack_is_stopped_by_the_one_that_started_it(stopped: Installation) -> None:
+    with Stack.start(stopped.settings) as stack:
+        assert len(stack.database.users()) > 0
+        with Stack.attach(stopped.settings) as attached:
+            sinks = attached.sequin.sinks()
+            attached.inspector.inboxes()
+        assert attached.sequin.sinks() == sinks, "a client that was closed is made anew"
+        assert stack.status()["ready"]
+        attached.close()
+    assert not stack.status()["ready"]
+
+
 def test_a_supervisor_that_was_killed_takes_everything_with_it_and_the_data_stays(running: Installation) -> None:
     ada = Stack.attach(running.settings).database.create_user("Ada")
     supervisor, *others = running.processes()

@@ -24,6 +24,7 @@ PURE = [
     "ledger/rows.py",
     "ledger/wal.py",
     "shared/extras.py",
+    "shared/html_table.py",
     "lessons/faults.py",
     "inspector/messages.py",
     "stack/sequin_metrics.py",

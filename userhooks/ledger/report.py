@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from userhooks.ledger.arrivals import Receipt
 from userhooks.shared.extras import lab_extra
+from userhooks.shared.html_table import html_table
 from userhooks.shared.percentiles import nearest_rank
 
 if TYPE_CHECKING:
@@ -177,6 +178,9 @@ class Ledger:
 
     def __repr__(self) -> str:
         return f"Ledger({self.verdict()})"
+
+    def _repr_html_(self) -> str:
+        return html_table("Ledger", {"verdict": self.verdict(), **{f"problem {n}": line for n, line in enumerate(self.problems(), 1)}})
 
 
 def _came(counts: Counter[tuple[bool, State]], *, backfill: bool) -> str:

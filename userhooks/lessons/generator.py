@@ -23,6 +23,7 @@ from typing import Any
 import psycopg
 
 from userhooks.errors import DatabaseUnavailable, DatabaseUnsuitable, InvalidInput, NotFound
+from userhooks.shared.html_table import html_table
 from userhooks.webhooks.database import Database
 
 MAX_RATE = 100_000
@@ -122,6 +123,10 @@ class Generated:
         parts = [(self.inserted, "inserted"), (self.updated, "updated"), (self.deleted, "deleted")]
         text = ", ".join(f"{count} {what}" for count, what in parts if count or what == "inserted")
         return f"Generated({text}{', interrupted' if self.interrupted else ''})"
+
+    def _repr_html_(self) -> str:
+        counts = {"inserted": self.inserted, "updated": self.updated, "deleted": self.deleted}
+        return html_table("Generated", {**counts, "seconds": f"{self.seconds:.1f}", "rows/s": f"{self.rate_reached:,.0f}"})
 
 
 def parse_mix(text: str) -> dict[str, float]:

@@ -12,7 +12,8 @@ import time
 from collections import Counter
 from contextlib import suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 from userhooks.clients import Clients
 from userhooks.errors import START, ConfigurationError, DatabaseUnavailable, NotRunning, SequinError, SequinFailed, SequinUnreachable
@@ -38,6 +39,7 @@ class Stack:
     """A running stack: Postgres, Sequin (the local engine or a real server), the server for subscriptions, the inspector.
 
     Make one with `Stack.start()` or `Stack.attach()`; it goes on running when this object, or the kernel that holds it, is gone.
+    As a context manager it closes its clients at the end, and stops the stack when it started it.
 
         stack = Stack.start()
         stack.database.users()
@@ -75,6 +77,22 @@ class Stack:
     def stop(self) -> str:
         """End every process of the stack; the data stays. Returns what is left to know, which is empty for the embedded database."""
         return stop_stack(self.settings)
+
+    def close(self) -> None:
+        """Close the connections of this object's clients; the stack goes on running."""
+        for name in ("sequin", "inspector"):
+            if (client := self.__dict__.pop(name, None)) is not None:
+                client.close()
+        self.__dict__.pop("subscriptions", None)  # it holds the closed Sequin client
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close the clients, and stop the stack when this object started it."""
+        self.close()
+        if self.started:
+            self.stop()
 
     def wait(self) -> None:
         """Return when the stack was ended, from wherever."""

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
+from userhooks.shared.html_table import html_table
+
 FunctionState = Literal["same", "different", "missing"]
 
 ACTIONS = ("insert", "update", "delete")
@@ -141,6 +143,12 @@ class Backfill:
             rows_ingested_count=int(data["rows_ingested_count"]),
             error=data.get("error"),
         )
+
+    def _repr_html_(self) -> str:
+        total = "not counted yet" if self.rows_initial_count is None else self.rows_initial_count
+        counts = {"rows in the table": total, "rows processed": self.rows_processed_count, "rows ingested": self.rows_ingested_count}
+        error = {} if self.error is None else {"error": self.error}
+        return html_table("Backfill", {"sink": self.sink_name, "table": self.table, "state": self.state, **counts, **error})
 
 
 @dataclass(frozen=True)

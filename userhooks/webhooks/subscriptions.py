@@ -29,6 +29,7 @@ from userhooks.errors import (
     SequinMismatch,
     SequinNotFound,
 )
+from userhooks.shared.html_table import html_table
 from userhooks.web.addresses import check_webhook_url
 from userhooks.webhooks.database import Database, LockedUser, SubscriptionRow
 from userhooks.webhooks.sequin_client import SequinClient
@@ -68,6 +69,9 @@ class Subscription:
     status: str
     secret: str | None = field(default=None, repr=False)
     created: bool = False
+
+    def _repr_html_(self) -> str:
+        return html_table("Subscription", {"user": self.user_id, "sink": self.sink_name, "URL": self.url, "status": self.status})
 
 
 class _Names(NamedTuple):
@@ -543,6 +547,9 @@ class BackfillHandle:
 
     def __repr__(self) -> str:
         return f"BackfillHandle({self.sink_name}, {self.state}, {self._progress()})"
+
+    def _repr_html_(self) -> str:
+        return self._backfill._repr_html_()
 
 
 def check_user_id(user_id: object) -> int:
