@@ -263,11 +263,13 @@ def test_a_filter_that_raises_delivers_nothing_and_says_so(engine: EngineProgram
     insert(database, 1, "x")
     receiver.wait_for(1, "/all")
 
-    def error() -> str:
+    def errors() -> dict[str, str]:
         checks = engine.ask("GET", "/api/sinks/raising")["health"]["checks"]
-        return " ".join(check.get("error", "") for check in checks)
+        return {check["name"]: check["error"] for check in checks if check["status"] == "error"}
 
-    assert "[filter]: argument error (line: 2)" in eventually(error)
+    assert list(eventually(errors)) == ["Message filtering", "Message delivery"]
+    (words,) = set(errors().values())
+    assert words.startswith("[filter]: argument error (line: 2)")
     assert receiver.messages("/raising") == []
 
 

@@ -260,7 +260,7 @@ def test_a_slot_is_judged_by_being_read_intact_and_near(row: tuple[bool, str, in
     [
         ([(100, 100)], True, "is read, 0 bytes of WAL behind"),
         ([(100, 300), (100, 320), (260, 340)], True, "is read, 80 bytes of WAL behind"),
-        ([(100, 300)], False, "has confirmed nothing in sequin_slot for 20 s, and is 200 bytes of WAL behind"),
+        ([(100, 300)], False, "has confirmed nothing in sequin_slot for 40 s, and is 200 bytes of WAL behind"),
         ([None], False, "is missing"),
     ],
 )
@@ -288,6 +288,8 @@ def test_a_sequin_elsewhere_that_confirms_nothing_is_stuck(looks: list[tuple[int
             "has lost",
             "userhooks backfill sink-1",
         ),
+        ("[filter]: argument error (line: 2)", "argument error (line: 2)", "Correct the function in Sequin"),
+        ("[sink_pipeline]: [function]: bad argument (line: 2)", "bad argument (line: 2)", "Correct the function in Sequin"),
     ],
 )
 def test_what_a_sinks_health_says_comes_with_what_to_do(error: str, what: str, remedy: str) -> None:

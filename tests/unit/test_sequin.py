@@ -25,7 +25,7 @@ from userhooks.errors import (
     SequinUnreachable,
 )
 from userhooks.webhooks.sequin_client import SequinClient
-from userhooks.webhooks.sequin_resources import Health, NewEndpoint, NewSink
+from userhooks.webhooks.sequin_resources import Health, NewEndpoint, NewSink, Sink
 
 URL = "http://sequin.example:7376"
 CODE = 'def filter(action, record, changes, metadata) do\n  record["user_id"] == 1\nend\n'
@@ -230,6 +230,21 @@ def test_a_wrong_sink_that_cannot_be_deleted_is_told(client: SequinClient, fake:
     with pytest.raises(SequinMismatch) as caught:
         client.require_sink(client.sink("s"), {"filter": "other"})
     assert "delete it in Sequin now" in caught.value.remedy
+
+
+def test_a_cause_that_two_checks_show_is_said_once() -> None:
+    checks = [{"name": name, "status": "error", "error": "[function]: x"} for name in ("Message filtering", "Message delivery")]
+    shown = {
+        "id": "1",
+        "name": "one",
+        "database": "postgres",
+        "status": "active",
+        "actions": [],
+        "batch_size": 1,
+        "destination": {"http_endpoint": "one"},
+        "health": {"name": "Consumer health", "status": "error", "checks": checks},
+    }
+    assert Sink.of(shown).error == "[function]: x"
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------------

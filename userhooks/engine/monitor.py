@@ -67,8 +67,11 @@ class Monitor:
     def condition(self, sink: SinkResource) -> Condition:
         """Return what is known of a sink."""
         delivery = self._deliveries[sink.id]
+        tried = delivery.delivered + delivery.failed > 0
         return Condition(
             status=sink.status,
+            reached=tried or delivery.queue.count > 0,
+            tried=tried,
             moved=delivery.delivered > 0,
             notice=partly_recorded(sink, self._catalog.tables),
             problem=self._health.problem_of(sink) or self._flusher.problem,

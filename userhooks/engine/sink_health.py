@@ -9,19 +9,21 @@ from typing import Any
 from userhooks.engine.resources import SinkResource, SinkStatus, Table, TableName
 
 FILTER_FAILED = "[filter]: "
-"""How the error of an attempt begins whose filter raised"""
+"""Beginning of the error of a message whose filter failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
     """What is known of a sink, in plain values.
 
-    `moved`: something has been delivered. `notice`: see `partly_recorded`. `problem`: what keeps changes from
-    the sink, in words. `error`: what the last delivery attempt failed with; None after a success. `discarded`: messages that were given up
-    and not sent again since.
+    `reached`: a message of the sink was delivered, failed or waits. `tried`: one was delivered or failed. `moved`: one was delivered.
+    `notice`: see `partly_recorded`. `problem`: what keeps changes from the sink, in words. `error`: what the last delivery attempt failed
+    with; None after a success. `discarded`: messages that were given up and not sent again since.
     """
 
     status: SinkStatus
+    reached: bool
+    tried: bool
     moved: bool
     notice: bool
     problem: str | None
@@ -43,14 +45,14 @@ class Condition:
 
 def health(condition: Condition) -> dict[str, Any]:
     """Return the object that GET and list of sinks show: an overall status and five checks, those in trouble with their `error`."""
-    quiet = "healthy" if condition.moved or condition.error is not None else "waiting"  # what failed to be delivered came that far
     settled = "notice" if condition.notice else "healthy"
+    reached, tried, moved = ("healthy" if one else "waiting" for one in (condition.reached, condition.tried, condition.moved))
     checks = [
         {"name": "Sink configuration", "status": settled},
-        _check("Message filtering", quiet, condition.filter_error),
-        _check("Message ingestion", quiet, condition.problem),
-        {"name": "Messages pending delivery", "status": quiet},
-        _check("Message delivery", quiet, condition.delivery_error),
+        _check("Message filtering", reached, condition.filter_error),
+        _check("Message ingestion", reached, condition.problem),
+        {"name": "Messages pending delivery", "status": tried},
+        _check("Message delivery", moved, condition.delivery_error),
     ]
     return {"name": "Consumer health", "status": overall(condition), "checks": checks}
 

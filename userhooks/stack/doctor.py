@@ -43,8 +43,9 @@ DISK_NEEDED = 1 << 30
 WAL_ALLOWED = 64 << 20
 """Bytes of WAL that a slot may keep before it is a finding: four segments."""
 CONNECT_SECONDS = 3.0
-STUCK_SECONDS = 20.0
-"""How long Sequin 0.14.6 may leave what it has read unconfirmed: it tells Postgres every 5 s a position that is computed every 10 s."""
+STUCK_SECONDS = 40.0
+"""How long Sequin 0.14.6 may leave what it has read unconfirmed: it tells positions every 5 s and computes them every 10 s, and a quiet
+database gets a heartbeat every 15 s."""
 NAMED = 5
 """Sinks named in one finding before the rest is counted."""
 
@@ -66,6 +67,8 @@ select bool_and(has_column_privilege(attrelid, attnum, 'select')) from pg_attrib
 _ROWS_HIDDEN = "select row_security_active('public.notifications')"
 
 
+_OF_A_FUNCTION = ("[filter]", "[transform]", "[routing]", "[function]", "[sink_pipeline]: [function]", "Filter functions must")
+"""How errors of functions begin: the engine's, then a real Sequin's."""
 _FUNCTION = {"same": "has the code that userhooks gave it", "missing": "is not there yet; the first subscription makes it"}
 
 
@@ -365,6 +368,9 @@ def _is_at(url: str, base: str) -> bool:
 def judge_error(about: str, error: str) -> Finding:
     """What a sink's health says is wrong; the engine's own sentences say after the first what to do."""
     what, _, remedy = error.partition(". ")
+    if error.startswith(_OF_A_FUNCTION):
+        remedy = "Correct the function in Sequin, or the row; nothing is sent in the meantime, and the webhooks that wait are tried again."
+        return Finding(about, False, f"Sequin says: {error}", remedy)
     if error.startswith("[") or not remedy:
         return Finding(about, False, f"Sequin says: {error}", "The webhooks wait and are sent again; see what the receiver answers.")
     if "Start a backfill" in remedy:

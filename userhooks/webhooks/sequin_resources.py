@@ -71,7 +71,8 @@ class Sink:
     def of(cls, data: Mapping[str, Any]) -> Self:
         """Read an answer; servers before 0.10 give neither `source` nor `filter`, and a sink without them is what it looks like."""
         health = data.get("health") or {}
-        errors = [str(check["error"]) for check in health.get("checks", ()) if check.get("error")]
+        # Two checks may have one cause: a filter that fails keeps messages from being delivered.
+        errors = dict.fromkeys(str(check["error"]) for check in health.get("checks", ()) if check.get("error"))
         return cls(
             id=str(data["id"]),
             name=str(data["name"]),

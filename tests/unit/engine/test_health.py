@@ -15,8 +15,8 @@ from userhooks.engine.sink_health import Condition, health, overall, partly_reco
 from userhooks.webhooks.sequin_resources import Sink
 
 RECORDED = Path(__file__).parents[2] / "recordings" / "0.14.6" / "api"
-WAITING = Condition(status="active", moved=False, notice=True, problem=None, error=None, discarded=0)
-HEALTHY = replace(WAITING, moved=True)
+WAITING = Condition(status="active", reached=False, tried=False, moved=False, notice=True, problem=None, error=None, discarded=0)
+HEALTHY = replace(WAITING, reached=True, tried=True, moved=True)
 NAMES = ["Sink configuration", "Message filtering", "Message ingestion", "Messages pending delivery", "Message delivery"]
 
 
@@ -53,16 +53,21 @@ def test_a_failed_delivery_is_an_error_with_its_words_and_clears_with_the_next_s
     assert health(HEALTHY)["status"] == "healthy"
 
 
-def test_a_filter_that_raises_is_an_error_of_filtering_and_of_delivery() -> None:
-    failing = replace(HEALTHY, error="[filter]: expected a boolean")
-    found = checks(failing)
-    assert found["Message filtering"] == found["Message delivery"] == ("error", "[filter]: expected a boolean")
-    assert found["Message ingestion"] == ("healthy", None)
+def test_a_filter_that_fails_is_an_error_of_filtering_and_of_delivery() -> None:
+    words = "[filter]: argument error (line: 2)"
+    failing = replace(WAITING, reached=True, tried=True, error=words)
+    assert checks(failing) == {
+        "Sink configuration": ("notice", None),
+        "Message filtering": ("error", words),
+        "Message ingestion": ("healthy", None),
+        "Messages pending delivery": ("healthy", None),
+        "Message delivery": ("error", words),
+    }
 
 
-def test_a_sink_whose_first_delivery_fails_waits_for_nothing_before_it() -> None:
-    found = health(replace(WAITING, error="[http_endpoint]: Unexpected status code: 500"))["checks"]
-    assert [check["status"] for check in found] == ["notice", "healthy", "healthy", "healthy", "error"]
+def test_a_first_message_that_fails_at_its_receiver_leaves_delivery_alone_in_error() -> None:
+    failing = replace(WAITING, reached=True, tried=True, error="[http_endpoint]: Unexpected status code: 503")
+    assert [name for name, (status, _) in checks(failing).items() if status != "healthy"] == ["Sink configuration", "Message delivery"]
 
 
 def test_a_client_says_an_error_once_that_two_checks_show() -> None:

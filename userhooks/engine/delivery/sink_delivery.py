@@ -25,6 +25,7 @@ from userhooks.engine.delivery.request_builder import CannotBuild, RequestBuilde
 from userhooks.engine.delivery.retry import Again, Discard, Halve, RetrySchedule, after_failure
 from userhooks.engine.message_format import SinkForm
 from userhooks.engine.resources import HttpEndpoint, SinkResource
+from userhooks.engine.sink_health import FILTER_FAILED
 
 IN_FLIGHT_PER_SINK = 50
 FILL_SECONDS = 0.005
@@ -297,7 +298,7 @@ class SinkDelivery:
         try:
             is_wanted = self.queue.filter(message.change)
         except Exception as exc:  # a filter may raise anything; the message then fails, visibly, and nothing else does
-            self._cannot_send(message, f"[filter]: {exc}", is_new=is_new)
+            self._cannot_send(message, f"{FILTER_FAILED}{exc}", is_new=is_new)
             return []
         message.unfiltered = False
         if is_wanted:

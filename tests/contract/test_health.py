@@ -1,0 +1,145 @@
+"""The `health` of a sink, state by state, as Sequin 0.14.6 was recorded to show it, and else as its source has it.
+
+`clock-of-health.jsonl` has one line per change of a sink's health over four minutes; its `checks` are those that are not healthy.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.engine_program import EngineProgram
+from tests.receiver import Receiver
+from tests.waiting import eventually
+from userhooks.webhooks.database import Database
+
+RECORDED = Path(__file__).parents[1] / "recordings" / "0.14.6" / "clock-of-health.jsonl"
+NAMES = ["Sink configuration", "Message filtering", "Message ingestion", "Messages pending delivery", "Message delivery"]
+PUBLICATION = "health_pub"
+SINK = "/api/sinks/one"
+FUNCTIONS = {
+    "filter": 'def filter(_action, record, _changes, _metadata) do\n  not record["message"]\nend',
+    "transform": 'def transform(_action, record, _changes, _metadata) do\n  "<" <> record["user_id"]\nend',
+    "routing": 'def route(_action, record, _changes, _metadata) do\n  %{method: record["message"]}\nend',
+}
+
+Shown = tuple[str, dict[str, str]]
+"""The overall status, and the status of each check that is not healthy."""
+
+
+def recorded() -> list[Shown]:
+    lines = [json.loads(line) for line in RECORDED.read_text(encoding="utf-8").splitlines()]
+    return [(line["health"], dict(line["checks"])) for line in lines if "health" in line]
+
+
+def shown(engine: EngineProgram) -> Shown:
+    health = engine.ask("GET", SINK)["health"]
+    checks = health["checks"]
+    assert health["name"] == "Consumer health"
+    assert [check["name"] for check in checks] == NAMES
+    assert all(set(check) == {"name", "status"} | ({"error"} if check["status"] == "error" else set()) for check in checks)
+    return health["status"], {check["name"]: check["status"] for check in checks if check["status"] != "healthy"}
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[psycopg.Connection[Any]]:
+    Database(database_url).set_up(PUBLICATION)
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def engine(database_url: str, database: psycopg.Connection[Any], tmp_path: Path) -> Iterator[EngineProgram]:
+    program = EngineProgram(database_url, tmp_path, publication=PUBLICATION).start()
+    yield program
+    program.stop()
+
+
+def insert(database: psycopg.Connection[Any]) -> None:
+    database.execute("insert into notifications (user_id, message) values (1, 'hello')")
+
+
+def test_waiting_healthy_paused_failing_and_healthy_again_are_the_recorded_states_in_their_order(
+    engine: EngineProgram, database: psycopg.Connection[Any], receiver: Receiver
+) -> None:
+    states: list[Shown] = []
+
+    def note(until: str) -> None:
+        """Add each new state until the overall one is `until`."""
+
+        def is_reached() -> bool:
+            states.extend([now] if (now := shown(engine)) not in states[-1:] else [])
+            return now[0] == until
+
+        eventually(is_reached, what=f"the health to be {until}")
+
+    engine.sink("one", receiver.url)
+    note("waiting")
+    insert(database)
+    note("healthy")
+    engine.ask("PATCH", SINK, {"status": "paused"})
+    insert(database)
+    note("paused")
+    engine.ask("PATCH", SINK, {"status": "active"})
+    note("healthy")
+    receiver.wait_for(2)
+    receiver.script = lambda *_: 503
+    insert(database)
+    note("error")
+    receiver.script = lambda *_: 200
+    note("healthy")
+    course = [state for place, state in enumerate(recorded()) if state not in recorded()[place - 1 : place]]
+    assert course[0][0] == "initializing", "the engine's sinks are live when the create call returns"
+    # Between the first message and its answer, for a moment, fewer checks wait.
+    assert [state for state in states if state[0] != "waiting" or len(state[1]) == 4] == course[1:]
+
+
+@pytest.mark.parametrize(
+    ("kind", "marked"),
+    [
+        ("filter", ["Message filtering", "Message delivery"]),
+        ("transform", ["Message delivery"]),
+        ("routing", ["Message delivery"]),
+    ],
+)
+def test_a_function_that_fails_on_the_first_message_marks_these_checks_and_no_other(
+    engine: EngineProgram, database: psycopg.Connection[Any], receiver: Receiver, kind: str, marked: list[str]
+) -> None:
+    lines = "".join(f"      {line}\n" for line in FUNCTIONS[kind].splitlines())
+    of = "    sink_type: webhook\n" if kind == "routing" else ""
+    yaml = f"functions:\n  - name: failing\n    type: {kind}\n{of}    code: |-\n{lines}"
+    engine.ask("POST", "/api/config/apply", {"yaml": yaml})
+    engine.sink("one", receiver.url, **{kind: "failing"})
+    insert(database)
+    eventually(lambda: shown(engine)[0] == "error", what="the health to be error")
+    assert shown(engine) == ("error", dict.fromkeys(marked, "error"))
+    words = {check["error"] for check in engine.ask("GET", SINK)["health"]["checks"] if "error" in check}
+    assert len(words) == 1, words
+    assert receiver.requests == []
+
+
+def test_a_receiver_that_refuses_the_first_message_leaves_the_checks_before_it_healthy(
+    engine: EngineProgram, database: psycopg.Connection[Any], receiver: Receiver
+) -> None:
+    receiver.script = lambda *_: 500
+    engine.sink("one", receiver.url)
+    insert(database)
+    eventually(lambda: shown(engine) == ("error", {"Message delivery": "error"}), what="delivery alone to be in error")
+    assert engine.ask("GET", SINK)["health"]["checks"][-1]["error"] == "[http_endpoint]: Unexpected status code: 500"
+
+
+def test_a_disabled_sink_is_paused_and_a_sink_with_a_backfill_is_healthy_once_a_row_came(
+    engine: EngineProgram, database: psycopg.Connection[Any], receiver: Receiver
+) -> None:
+    insert(database)
+    engine.sink("one", receiver.url)
+    engine.ask("POST", f"{SINK}/backfills", {})
+    receiver.wait_for(1)
+    eventually(lambda: shown(engine) == ("healthy", {}), what="the health to be healthy")
+    engine.ask("PATCH", SINK, {"status": "disabled"})
+    assert shown(engine) == ("paused", {})
