@@ -49,6 +49,7 @@ PURE = [
     "engine/capture/confirmed_lsn.py",
     "engine/api/api_errors.py",
     "engine/change.py",
+    "engine/exact_json.py",
     "engine/message_format.py",
     "engine/table_shape.py",
     "engine/delivery/request_head.py",

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import orjson
 
+from userhooks.engine import exact_json
 from userhooks.engine.change import LARGE_BYTES, Change
 from userhooks.engine.postgres.pg_types import TimestampFormat
 
@@ -54,8 +55,8 @@ class SinkForm:
         route: RouteOf | None = None,
     ) -> None:
         self.head = b',"metadata":{"consumer":%b,"database":%b,' % (
-            orjson.dumps({name: consumer[name] for name in CONSUMER_FIELDS}),
-            orjson.dumps({name: database[name] for name in DATABASE_FIELDS}),
+            exact_json.dumps({name: consumer[name] for name in CONSUMER_FIELDS}),
+            exact_json.dumps({name: database[name] for name in DATABASE_FIELDS}),
         )
         self.database_name = b"%b" % orjson.dumps(database["name"])  # a copy: of what orjson makes 4 kB stay taken for each sink
         self.timestamp_format = timestamp_format

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from userhooks.engine import exact_json
 from userhooks.engine.resources import (
     ApiKey,
     BackfillResource,
@@ -170,7 +171,7 @@ class StateStore:
             rows = self._db.execute("select number, kind, document, start_lsn, cursor from resources order by number").fetchall()
         classes = {kind: cls for cls, kind in _KINDS.items()}
         return [
-            Stored(_revive(classes[kind], orjson.loads(document)), number, start_lsn, _cursor(cursor))
+            Stored(_revive(classes[kind], exact_json.loads(document)), number, start_lsn, _cursor(cursor))
             for number, kind, document, start_lsn, cursor in rows
         ]
 
@@ -198,7 +199,7 @@ class StateStore:
                 raise
 
     def _save(self, resource: Resource, start_lsn: int | None, reserved: int | None = None) -> int:
-        document = orjson.dumps(resource)
+        document = exact_json.dumps(resource)
         known = self._db.execute("select number from resources where id = ?", (resource.id,)).fetchone()
         if known is not None:
             update = "update resources set document = ?, start_lsn = coalesce(?, start_lsn) where number = ?"

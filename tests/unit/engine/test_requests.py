@@ -101,6 +101,10 @@ def test_all_bad_fields_of_an_endpoint_are_reported_at_once() -> None:
     }
 
 
+def test_a_host_name_keeps_its_case() -> None:
+    assert endpoint(name="e", url="HTTP://me:secret@Hooks.Example.com:81/In").host == "Hooks.Example.com"
+
+
 def test_a_name_is_taken_once_and_not_too_long() -> None:
     assert refusal_of_endpoint(name="e", url="http://a", taken={"e"})["validation_errors"] == {"name": ["has already been taken"]}
     assert "255" in refusal_of_endpoint(name="e" * 300, url="http://a")["validation_errors"]["name"][0]
@@ -123,7 +127,7 @@ def test_a_name_is_taken_once_and_not_too_long() -> None:
 @pytest.mark.parametrize("key", ["headers", "encrypted_headers"])
 def test_headers_that_cannot_be_sent_are_refused_and_their_values_not_shown(key: str, headers: Any) -> None:
     answer = refusal_of_endpoint(name="e", url="http://a", **{key: headers})
-    assert answer["summary"].startswith(key)
+    assert answer["summary"].startswith((key, f"Invalid {key} configuration"))
     assert "one" not in answer["summary"]
 
 
@@ -241,11 +245,13 @@ def test_the_model_check_reports_all_fields_at_once() -> None:
         ("source", {"tables": []}, "Unknown field: tables"),
         ("source", {"include_tables": ["nope"]}, "Table 'nope' not found in database 'postgres'"),
         ("source", {"include_schemas": "public"}, "include_schemas must be a list of names"),
-        ("tables", {}, "tables must be a list of objects with a name"),
-        ("tables", [{"name": "notifications", "group_column_names": ["nope"]}], "must be columns of that table"),
-        ("tables", [{"name": "notifications", "group_column_names": [["id"]]}], "must be columns of that table"),
+        ("tables", {}, "Invalid `tables` attribute: must be a list of maps."),
+        ("tables", ["notifications"], "tables must be a list of objects with a name"),
+        ("tables", [{"name": "notifications", "group_column_names": ["nope"]}], "`table=public.notifications, column=nope`"),
+        ("tables", [{"name": "notifications", "group_column_names": [["id"]]}], "must be a list of column names"),
         ("table", 5, "Table '5' not found in database 'postgres'"),
         ("destination", "user-1-endpoint", "delivers to nothing else"),
+        ("destination", None, "`sink` is required on sink consumers."),
         ("destination", {"type": "kafka"}, "delivers to nothing else"),
     ],
 )
@@ -257,7 +263,13 @@ def test_a_field_that_means_nothing_is_refused_in_words(key: str, value: Any, sa
     ("more", "errors"),
     [
         ({"source": None}, {"source": ["can't be blank"]}),
-        ({"source": {"include_tables": []}}, {"source": {"include_tables": ["should have at least 1 item(s)"]}}),
+        ({"tables": None}, {"source_tables": ["is invalid"]}),
+        ({"destination": {**DESTINATION, "http_endpoint_path": 1}}, {"sink": {"http_endpoint_path": ["is invalid"]}}),
+        (
+            {"source": {"include_tables": ["users"], "exclude_tables": ["users"]}},
+            {"source": {"exclude_table_oids": ["cannot be set when include_table_oids is set"]}},
+        ),
+        ({"source": {"include_tables": []}}, {"source": {"include_table_oids": ["should have at least 1 item(s)"]}}),
         (
             {"source": {"include_schemas": ["a"], "exclude_schemas": ["b"]}},
             {"source": {"include_schemas": ["cannot be set when exclude_schemas is set"]}},
@@ -286,6 +298,21 @@ def test_a_field_that_means_nothing_is_refused_in_words(key: str, value: Any, sa
 )
 def test_a_field_with_an_impossible_value_is_named(more: dict[str, Any], errors: dict[str, Any]) -> None:
     assert refusal(body=SINK, **more)["validation_errors"] == errors
+
+
+@pytest.mark.parametrize("key", ["actions", "status"])
+def test_a_null_changes_nothing(key: str) -> None:
+    present = sink(body=SINK, status="paused", actions=["delete"])
+    assert sink(present, {key: None}) == present
+
+
+def test_batch_may_be_a_text() -> None:
+    assert [sink(body=SINK, destination={**DESTINATION, "batch": text}).batch for text in ("true", "false")] == [True, False]
+
+
+@pytest.mark.parametrize("key", ["filter", "transform", "routing"])
+def test_a_number_is_not_the_name_of_a_function(key: str) -> None:
+    assert refusal(body=SINK, status=400, **{key: 1}) == {"errors": {"detail": "Bad Request"}}
 
 
 def test_an_endpoint_is_named_never_given_by_its_id() -> None:

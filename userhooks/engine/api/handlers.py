@@ -25,6 +25,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from userhooks.engine import exact_json
 from userhooks.engine.api import request_bodies, responses, yaml_config
 from userhooks.engine.api.api_errors import ApiError, bad_request, invalid, not_found, refused
 from userhooks.engine.api.call_batching import BatchedCalls
@@ -86,7 +87,7 @@ ERROR_PAGES: dict[Any, Any] = {404: _not_found_page, 405: _not_found_page, Excep
 
 
 def _json(body: Any, status: int = 200) -> Response:
-    return Response(orjson.dumps(body), status, media_type="application/json")
+    return Response(exact_json.dumps(body), status, media_type="application/json")
 
 
 class Api:
@@ -249,7 +250,7 @@ class Api:
         sinks, parts = self.catalog.sinks, []
         ids = iter(list(sinks))
         while some := list(islice(ids, _SLICE)):
-            parts.append(orjson.dumps(self._with_health([sinks[one] for one in some if one in sinks]))[1:-1])
+            parts.append(exact_json.dumps(self._with_health([sinks[one] for one in some if one in sinks]))[1:-1])
             await asyncio.sleep(0)
         return {"data": orjson.Fragment(b"[%b]" % b",".join(filter(None, parts)))}
 
@@ -490,11 +491,11 @@ async def _body(request: Request) -> dict[str, Any]:
     if not raw.strip():
         return {}
     try:
-        body = orjson.loads(raw)
-    except orjson.JSONDecodeError:
+        body = exact_json.loads_first(raw)
+    except ValueError:
         raise _Malformed from None
     if not isinstance(body, dict):
-        raise refused("the body must be an object")
+        raise refused("Unknown field: _json")
     return body
 
 

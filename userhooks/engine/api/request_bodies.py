@@ -13,9 +13,8 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
-import orjson
-
-from userhooks.engine.api.api_errors import BLANK, ApiError, invalid, not_found, refused
+from userhooks.engine import exact_json
+from userhooks.engine.api.api_errors import BLANK, ApiError, bad_request, invalid, not_found, refused
 from userhooks.engine.api.filter_lists import column_filters
 from userhooks.engine.resources import (
     BackfillRange,
@@ -36,8 +35,8 @@ _PATH = re.compile(r"[a-zA-Z0-9\-._~:/?\[\]@!$&'()*+,;=%]*")
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\U0010ffff]*")
 _MAX_ANNOTATIONS = 8192
-_MAX_URL_PART = 255
-"""Characters of a URL's host, path, query or fragment; Sequin answers 500 to longer ones."""
+_MAX_LENGTH = 255
+"""Maximum characters in an endpoint's name and in its URL's host, path, query and fragment; Sequin answers 500 to longer ones."""
 _MAX_RETRY_COUNT = 2**31 - 1
 
 
@@ -58,6 +57,8 @@ def endpoint_from(body: Mapping[str, Any], present: HttpEndpoint | None, id: str
     errors: dict[str, Any] = {}
     if "name" in body or present is None:
         errors |= _name_errors(body.get("name"), taken)
+        if not errors and len(body["name"]) > _MAX_LENGTH:
+            errors["name"] = [f"should be at most {_MAX_LENGTH} character(s)"]
     fields: dict[str, Any] = {}
     if "url" in body:
         if not isinstance(body["url"], str):
@@ -83,8 +84,6 @@ def _name_errors(name: Any, taken: set[str]) -> dict[str, Any]:
         return {"name": ["is invalid"]}
     if not NAME.fullmatch(name):
         return {"name": [BAD_NAME]}
-    if len(name) > 255:
-        return {"name": ["should be at most 255 character(s)"]}
     return {"name": ["has already been taken"]} if name in taken else {}
 
 
@@ -100,27 +99,29 @@ def _url_parts(url: str) -> tuple[dict[str, Any], dict[str, Any]]:
     except ValueError:
         return {}, {"port": ["must be less than 65536" if re.fullmatch(r".*:\d+", parts.netloc, re.ASCII) else "is invalid"]}
     errors: dict[str, Any] = {}
+    host = parts.netloc.rpartition("@")[2]
+    host = host.partition(":")[0] if not host.startswith("[") else host  # `hostname` would be in lower case
     if not parts.scheme:
         errors["scheme"] = [BLANK]
     elif parts.scheme not in ("http", "https"):
         errors["scheme"] = ["is invalid"]
-    if not parts.hostname:
+    if not host:
         errors["host"] = [BLANK]
-    elif not _HOST.fullmatch(parts.hostname):
+    elif not _HOST.fullmatch(host):
         errors["host"] = ["must be a valid hostname"]
     if port == 0:
         errors["port"] = ["must be greater than 0"]
     fields: dict[str, Any] = {
         "scheme": parts.scheme,
-        "host": parts.hostname or "",
+        "host": host,
         "port": port or (443 if parts.scheme == "https" else 80),
         "path": parts.path or None,
         "query": parts.query or None,
         "fragment": parts.fragment or None,
     }
     for name in ("host", "path", "query", "fragment"):
-        if len(fields[name] or "") > _MAX_URL_PART:
-            errors[name] = [f"should be at most {_MAX_URL_PART} character(s)"]
+        if len(fields[name] or "") > _MAX_LENGTH:
+            errors[name] = [f"should be at most {_MAX_LENGTH} character(s)"]
     return fields, errors
 
 
@@ -129,6 +130,8 @@ def _headers(value: Any, key: str) -> dict[str, str]:
         return {}
     if isinstance(value, list) and all(isinstance(one, dict) and {"key", "value"} <= one.keys() for one in value):
         value = {one["key"]: one["value"] for one in value}
+    if key == "headers" and not isinstance(value, dict | list):
+        raise refused("Invalid headers configuration. Must be a list of key-value pairs.")
     if not isinstance(value, dict) or not all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
         raise refused(f"{key} must be an object of texts, or a list of objects with key and value")
     for name, text in value.items():
@@ -171,6 +174,8 @@ class _SinkRequest:
             parser(body[key])
 
     def _actions(self, value: Any) -> None:
+        if value is None:
+            return
         if not isinstance(value, list) or any(one not in _ACTIONS for one in value):
             self.errors["actions"] = ["is invalid"]
         else:
@@ -178,8 +183,8 @@ class _SinkRequest:
 
     def _annotations(self, value: Any) -> None:
         try:
-            size = len(orjson.dumps(value)) if isinstance(value, dict) else None
-        except TypeError:  # a whole number beyond 64 bits
+            size = len(exact_json.dumps(value)) if isinstance(value, dict) else None
+        except TypeError:  # too many levels
             size = None
         if size is None:
             self.errors["annotations"] = ["is invalid"]
@@ -198,6 +203,8 @@ class _SinkRequest:
             raise not_found("database")
 
     def _destination(self, value: Any) -> None:
+        if value is None:
+            raise refused("`sink` is required on sink consumers.")
         if not isinstance(value, dict) or value.get("type") != "webhook":
             raise refused('destination must be an object with "type": "webhook"; the local engine delivers to nothing else')
         name = value.get("http_endpoint")
@@ -206,9 +213,12 @@ class _SinkRequest:
         if endpoint is None:
             raise not_found("http endpoint")
         path = value.get("http_endpoint_path") or None
-        batch = value.get("batch", True)
+        given = value.get("batch", True)
+        batch = {"true": True, "false": False}.get(given, given) if isinstance(given, str) else given
         errors: dict[str, Any] = {}
-        if path is not None and (not isinstance(path, str) or not path.startswith(("/", "?", "#"))):
+        if path is not None and not isinstance(path, str):
+            errors["http_endpoint_path"] = ["is invalid"]
+        elif path is not None and not path.startswith(("/", "?", "#")):
             errors["http_endpoint_path"] = ["must start with '/', '?', '#', or be blank"]
         elif path is not None and (not path.startswith("/") or len(path) > 2000 or not _PATH.fullmatch(path)):
             errors["http_endpoint_path"] = ["must be a valid URL path or empty"]
@@ -222,6 +232,8 @@ class _SinkRequest:
         if value is None or value == "none":
             self.fields[key] = None
             return
+        if isinstance(value, int | float):
+            raise bad_request()
         function = next((f for f in self.catalog.functions.values() if f.name == value), None)
         if function is None:
             raise refused(f"Function '{value}' not found.")
@@ -310,16 +322,19 @@ class _SinkRequest:
             if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
                 raise refused(f"{key} must be a list of names")
             if not listed:
-                errors[key] = ["should have at least 1 item(s)"]
+                errors[key.replace("tables", "table_oids")] = ["should have at least 1 item(s)"]
             given[key] = tuple(self._table_name(one) for one in listed) if key.endswith("tables") else tuple(listed)
-        for kind in ("schemas", "tables"):
-            if f"include_{kind}" in given and f"exclude_{kind}" in given:
-                errors[f"include_{kind}"] = [f"cannot be set when exclude_{kind} is set"]
+        if "include_schemas" in given and "exclude_schemas" in given:
+            errors["include_schemas"] = ["cannot be set when exclude_schemas is set"]
+        if "include_tables" in given and "exclude_tables" in given:
+            errors["exclude_table_oids"] = ["cannot be set when include_table_oids is set"]
         if errors:
             self.errors["source"] = errors
         self.fields["source"] = Source(**given)
 
     def _status(self, value: Any) -> None:
+        if value is None:
+            return
         if value not in _STATUSES:
             self.errors["status"] = ["is invalid"]
         else:
@@ -331,15 +346,24 @@ class _SinkRequest:
 
     def _tables(self, value: Any) -> None:
         self._needs_database()
-        if not isinstance(value, list) or not all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in value):
+        if value is None:
+            self.errors["source_tables"] = ["is invalid"]
+            return
+        if not isinstance(value, list):
+            raise refused("Invalid `tables` attribute: must be a list of maps.")
+        if not all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in value):
             raise refused("tables must be a list of objects with a name")
         entries = []
         for one in value:
             name = self._table_name(one["name"])
             columns = one.get("group_column_names") or []
             known = {column.name for column in self.catalog.tables[name].columns}
-            if not isinstance(columns, list) or any(not isinstance(column, str) or column not in known for column in columns):
-                raise refused(f"group_column_names of {one['name']} must be columns of that table")
+            if not isinstance(columns, list) or not all(isinstance(column, str) for column in columns):
+                raise refused(f"group_column_names of {one['name']} must be a list of column names")
+            for column in columns:
+                if column not in known:
+                    missing = f"No `postgres column` found matching params: `table={'.'.join(name)}, column={column}`"
+                    raise refused(f"Failed to parse tables: Not found: {missing}")
             entries.append(SinkTable(name, tuple(columns)))
         self.fields["tables"] = tuple(entries)
 
@@ -512,6 +536,8 @@ def backfill_state(body: Mapping[str, Any], present: BackfillState) -> BackfillS
     """Read the state that a backfill is to change to. Raises Refused."""
     _check_backfill_keys(body)
     state: BackfillState = body.get("state", present)
+    if state is None:
+        raise invalid({"state": [BLANK]})
     if state not in ("active", "paused", "completed", "cancelled", "failed"):
         raise invalid({"state": ["is invalid"]})
     allowed = _TRANSITIONS.get(present, ())

@@ -12,10 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import orjson
 import yaml
 
-from userhooks.engine import functions
+from userhooks.engine import exact_json, functions
 from userhooks.engine.api import responses
 from userhooks.engine.api.api_errors import ApiError, refused
 from userhooks.engine.api.request_bodies import BAD_NAME, NAME, endpoint_from, initial_backfills, sink_from
@@ -87,7 +86,7 @@ def document(body: Mapping[str, Any]) -> dict[str, list[Any]]:
             found = yaml.load(text, Loader=_Loader)  # noqa: S506  # it is a safe one
             if _weight(found, {}) > _HEAVIEST:
                 raise ValueError("its aliases make too much of it, or contain themselves")
-        found = orjson.loads(orjson.dumps(found))  # raises for what cannot be stored
+        found = exact_json.loads(exact_json.dumps(found))  # raises for what cannot be stored
     except (yaml.YAMLError, _NotFinite, ValueError, TypeError, RecursionError) as exc:
         raise ApiError(400, {"summary": f"Invalid YAML: {' '.join(str(exc).split())}"}) from exc
     if found is None:
@@ -202,7 +201,8 @@ def _check_that_nothing_is_left_out(entry: Mapping[str, Any], present: SinkResou
 
 
 def _of(kind: str, entry: Mapping[str, Any], exc: ApiError) -> ApiError:
-    return ApiError(exc.status, exc.body | {"summary": f"{kind} '{entry['name']}': {exc.body['summary']}"})
+    said = exc.body.get("summary", "a value has the wrong type")
+    return ApiError(exc.status, exc.body | {"summary": f"{kind} '{entry['name']}': {said}"})
 
 
 def _function(one: Any, ids: Mapping[str, str], new_id: Callable[[], str]) -> FunctionResource:

@@ -19,12 +19,12 @@ from heapq import nsmallest
 from itertools import islice
 from urllib.parse import parse_qsl, urlencode
 
-import orjson
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from userhooks.engine import exact_json
 from userhooks.engine.api import request_bodies
 from userhooks.engine.api.api_errors import ApiError
 from userhooks.engine.backfill.manager import Backfills
@@ -257,7 +257,7 @@ def settings(sink: SinkResource, endpoint: HttpEndpoint) -> dict[str, str]:
         "Actions": ", ".join(sink.actions),
         "Filter": " and ".join(columns) if sink.filters is not None else sink.filter or "none",
         "Transform": sink.transform or "none",
-        "Annotations": orjson.dumps(dict(sink.annotations)).decode() if sink.annotations else "",
+        "Annotations": exact_json.dumps(dict(sink.annotations)).decode() if sink.annotations else "",
         "Messages per request": f"{sink.batch_size} at most" if sink.batch else "1, without the batch's envelope",
         "Order": "kept within each group" if sink.message_grouping else "not kept",
         "Attempts": "without a limit" if sink.max_retry_count is None else f"{sink.max_retry_count} at most",

@@ -58,6 +58,10 @@ class Disk(QueueDisk, Protocol):
         """The endpoint has answered 410."""
 
 
+def _origin_of(endpoint: HttpEndpoint) -> OriginKey:
+    return endpoint.scheme, endpoint.host.lower(), endpoint.port
+
+
 class SinkDelivery:
     """One sink's way out. `number` names it in the store; `held` keeps back everything until `release`."""
 
@@ -131,7 +135,7 @@ class SinkDelivery:
         self._progressed = 0.0
         self._delivered_before = 0
         self._is_slow = False
-        self._origin: OriginKey = (endpoint.scheme, endpoint.host, endpoint.port)
+        self._origin = _origin_of(endpoint)
         self.configure(sink, endpoint, form)
 
     # --- what the sink is ----------------------------------------------------------------------------------------------
@@ -143,7 +147,7 @@ class SinkDelivery:
         self._may_send = sink.status == "active"
         queue.batch_size = sink.batch_size
         queue.group_of = partial(group_of, sink)
-        origin = (endpoint.scheme, endpoint.host, endpoint.port)
+        origin = _origin_of(endpoint)
         if origin != self._origin:
             self.client.origin(self._origin).withdraw(self)  # a turn there would send what is for the new one
             self._origin = origin
