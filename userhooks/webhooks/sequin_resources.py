@@ -12,6 +12,8 @@ from typing import Any, Literal, Self
 from userhooks.shared.html_table import html_table
 
 FunctionState = Literal["same", "different", "missing"]
+SinkStatus = Literal["active", "paused", "disabled"]
+BackfillState = Literal["active", "paused", "completed", "cancelled", "failed"]
 
 ACTIONS = ("insert", "update", "delete")
 
@@ -54,7 +56,7 @@ class Sink:
     id: str
     name: str
     database: str
-    status: str
+    status: SinkStatus
     filter: str | None
     include_tables: tuple[str, ...]
     annotations: Mapping[str, Any]
@@ -77,7 +79,7 @@ class Sink:
             id=str(data["id"]),
             name=str(data["name"]),
             database=str(data["database"]),
-            status=str(data["status"]),
+            status=data["status"],
             filter=data.get("filter"),
             include_tables=tuple((data.get("source") or {}).get("include_tables") or ()),
             annotations=data.get("annotations") or {},
@@ -125,7 +127,7 @@ class Backfill:
     id: str
     sink_name: str
     table: str
-    state: str
+    state: BackfillState
     rows_initial_count: int | None
     rows_processed_count: int
     rows_ingested_count: int
@@ -138,7 +140,7 @@ class Backfill:
             id=str(data["id"]),
             sink_name=str(data["sink_consumer"]),
             table=str(data["table"]),
-            state=str(data["state"]),
+            state=data["state"],
             rows_initial_count=data["rows_initial_count"],
             rows_processed_count=int(data["rows_processed_count"]),
             rows_ingested_count=int(data["rows_ingested_count"]),

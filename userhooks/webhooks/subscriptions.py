@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from userhooks.errors import (
@@ -33,7 +33,7 @@ from userhooks.shared.html_table import html_table
 from userhooks.web.addresses import check_webhook_url
 from userhooks.webhooks.database import Database, LockedUser, SubscriptionRow
 from userhooks.webhooks.sequin_client import SequinClient
-from userhooks.webhooks.sequin_resources import Backfill, Endpoint, FunctionState, NewEndpoint, NewSink, Sink
+from userhooks.webhooks.sequin_resources import Backfill, BackfillState, Endpoint, FunctionState, NewEndpoint, NewSink, Sink, SinkStatus
 from userhooks.webhooks.subscription_secret import subscription_secret
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def filter(_action, record, changes, metadata) do
 end
 """
 
-MISSING = "missing"
+MISSING: Final = "missing"
 """The status of a subscription whose sink is gone from Sequin."""
 
 _SINK_NAME = re.compile(r"user-([1-9][0-9]{0,17})-notifications(-[0-9a-f]{8})?", re.ASCII)
@@ -66,7 +66,7 @@ class Subscription:
     sink_id: str
     sink_name: str
     url: str
-    status: str
+    status: SinkStatus | Literal["missing"]
     secret: str | None = field(default=None, repr=False)
     created: bool = False
 
@@ -345,7 +345,7 @@ class Subscriptions:
         """Send again, beginning with what was collected; raises InvalidInput or NotFound."""
         return self._set_status(sink_name, "active")
 
-    def _set_status(self, sink_name: str, status: str) -> Subscription:
+    def _set_status(self, sink_name: str, status: SinkStatus) -> Subscription:
         subscription = self.get(sink_name)
         sink = self._sink(subscription.sink_id)
         if sink is None:
@@ -491,7 +491,7 @@ class BackfillHandle:
         return self._backfill.sink_name
 
     @property
-    def state(self) -> str:
+    def state(self) -> BackfillState:
         """One of active, paused, completed, cancelled, failed."""
         return self._backfill.state
 
