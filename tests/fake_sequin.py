@@ -203,7 +203,12 @@ class FakeSequin:
             if any(b["state"] in ("active", "paused") for b in mine):
                 return _invalid({"sink_consumer_id": ["already has an active backfill"]})
             created = {"id": str(uuid.uuid4()), "table": "public.notifications", "state": "active", "sink_consumer": sink["name"]}
-            counts = {"rows_initial_count": None, "rows_processed_count": 0, "rows_ingested_count": 0}
+            counts = {
+                "rows_initial_count": None,
+                "rows_processed_count": 0,
+                "rows_ingested_count": 0,
+                "inserted_at": "2026-11-28T20:09:14Z",
+            }
             self.backfills[str(created["id"])] = {**created, **counts, "completed_at": None, "canceled_at": None, "sort_column": None}
             return httpx.Response(200, json=self.backfills[str(created["id"])])
         found = next((b for b in mine if b["id"] == backfill_id[0]), None)

@@ -6,10 +6,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, ClassVar
+
+from psycopg import AsyncConnection, sql
 
 from tests.real_like.manners import Manners
 from userhooks.engine.backfill.backfill_runner import BackfillRunner
@@ -24,6 +27,10 @@ from userhooks.engine.routing import TableRoutes
 from userhooks.engine.sink_registry import SinkRegistry
 
 _ROWS = b"IUD"
+_ARRAY_WITH_BOUNDS = re.compile(rb"\[-?\d+:-?\d+\]=\{")
+"""What stops replication for good, as it is in the WAL, which is read again after each restart"""
+_STOPS_BACKFILLS = sql.SQL("select exists (select from {} row where row::text ~ '-infinity|24:00:00')")
+"""Whether a table has a value at which a backfill neither goes on nor fails"""
 
 
 class Past:
@@ -78,12 +85,13 @@ class RealLikeReader(SlotReader):
         self._paid_at = 0.0
         self._burst = 0
         self.stuck = False
+        self.stopped = False
         super().__init__(*args, **kwargs)
 
     @property
     def is_busy(self) -> bool:
         """Whether the server has more to do than it can."""
-        return self.stuck or time.monotonic() < self._still_until
+        return self.stuck or self.stopped or time.monotonic() < self._still_until
 
     def stand_still(self, seconds: float) -> None:
         """Read nothing for a while."""
@@ -99,14 +107,19 @@ class RealLikeReader(SlotReader):
 
     def _throttle(self) -> None:
         left = self._still_until - time.monotonic()
-        if self._slot_stream is None or not (self.stuck or left > 0):
+        if self._slot_stream is None or not (self.stuck or self.stopped or left > 0):
             super()._throttle()
             return
         self._slot_stream.pause()
-        if not self.stuck:
+        if not (self.stuck or self.stopped):
             asyncio.get_running_loop().call_later(left + 0.002, self._throttle)  # a timer may come a little early
 
     def _take(self, payload: bytes) -> None:
+        if payload[0] in _ROWS and _ARRAY_WITH_BOUNDS.search(payload):
+            self.stopped = True
+        if self.stopped:
+            self._throttle()
+            return
         super()._take(payload)
         if payload[0] not in _ROWS:
             return
@@ -126,13 +139,14 @@ class RealLikeReader(SlotReader):
 
 
 class RealLikeBackfills(Backfills):
-    """Backfills that start late."""
+    """Backfills that start late, and stop at values that a real server cannot read."""
 
     manners: ClassVar[Manners]
     rng: ClassVar[random.Random]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._known: set[str] = set()
+        self._starting: set[asyncio.Task[None]] = set()
         super().__init__(*args, **kwargs)
 
     def _run(self, backfill: BackfillResource) -> None:
@@ -140,12 +154,28 @@ class RealLikeBackfills(Backfills):
             super()._run(backfill)
             return
         self._known.add(backfill.id)
-        asyncio.get_running_loop().call_later(self.manners.backfill_starts(self.rng), self._run_late, backfill.id)
+        task = asyncio.create_task(self._run_late(backfill, self.manners.backfill_starts(self.rng)))
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
 
-    def _run_late(self, backfill_id: str) -> None:
-        backfill = self._catalog.backfills.get(backfill_id)
+    async def _run_late(self, created: BackfillResource, delay: float) -> None:
+        await asyncio.sleep(delay)
+
+        async def stops(connection: AsyncConnection[Any]) -> bool:
+            cursor = await connection.execute(_STOPS_BACKFILLS.format(sql.Identifier(*created.table)))
+            row = await cursor.fetchone()
+            return row is not None and row[0]
+
+        if await self._admin.ask(stops):
+            return
+        backfill = self._catalog.backfills.get(created.id)
         if backfill is not None and backfill.state == "active":
             super()._run(backfill)
+
+    async def close(self) -> None:
+        for task in self._starting:
+            task.cancel()
+        await super().close()
 
 
 class RealLikeRunner(BackfillRunner):

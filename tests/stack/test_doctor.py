@@ -21,7 +21,6 @@ from userhooks.stack.doctor import (
     Finding,
     judge_disk,
     judge_error,
-    judge_progress,
     judge_reach,
     judge_slot,
     judge_way,
@@ -253,29 +252,6 @@ def test_a_database_that_went_down_under_a_running_stack_is_one_finding(running:
 )
 def test_a_slot_is_judged_by_being_read_intact_and_near(row: tuple[bool, str, int] | None, fine: bool) -> None:
     assert judge_slot("userhooks_x", row).fine is fine
-
-
-@pytest.mark.parametrize(
-    ("looks", "fine", "text"),
-    [
-        ([(100, 100)], True, "is read, 0 bytes of WAL behind"),
-        ([(100, 300), (100, 320), (260, 340)], True, "is read, 80 bytes of WAL behind"),
-        ([(100, 300)], False, "has confirmed nothing in sequin_slot for 40 s, and is 200 bytes of WAL behind"),
-        ([None], False, "is missing"),
-    ],
-)
-def test_a_sequin_elsewhere_that_confirms_nothing_is_stuck(looks: list[tuple[int, int] | None], fine: bool, text: str) -> None:
-    seconds = [0.0]
-
-    def look() -> tuple[int, int] | None:
-        return looks.pop(0) if len(looks) > 1 else looks[0]
-
-    def sleep(pause: float) -> None:
-        seconds[0] += pause
-
-    finding = judge_progress("sequin_slot", look, clock=lambda: seconds[0], sleep=sleep)
-    assert (finding.fine, text in finding.text) == (fine, True)
-    assert fine or "sequin_slot" in finding.remedy
 
 
 @pytest.mark.parametrize(

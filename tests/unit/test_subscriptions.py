@@ -608,12 +608,17 @@ def test_a_wait_that_ends_says_what_is_missing(subscriptions: Subscriptions, fak
     finish(fake, handle, state="active", rows_processed_count=120)
     with pytest.raises(DeliveriesMissing, match="is active and has not ended within 3 s: 120 of 303 rows"):
         handle.wait(timeout=3)
-    finish(fake, handle, state="active", rows_processed_count=0)
-    with pytest.raises(DeliveriesMissing, match=r"-infinity.*cancel the backfill, change that row"):
-        handle.wait(timeout=3)
     finish(fake, handle, state="failed", rows_processed_count=7)
     with pytest.raises(DeliveriesMissing, match="was failed: 7 of 303"):
         handle.wait()
+
+
+def test_a_wait_for_a_backfill_that_reads_nothing_says_what_stops_it(subscriptions: Subscriptions) -> None:
+    handle = subscriptions.backfill(subscriptions.subscribe(1, URL).sink_name)
+    with pytest.raises(DeliveriesMissing, match=r"is active and has not ended within 3 s: 0 of \? rows") as caught:
+        handle.wait(timeout=3)
+    for words in ("-infinity", "24:00", "Cancel the backfill", "20 s"):
+        assert words in caught.value.remedy
 
 
 def test_a_backfill_is_cancelled(subscriptions: Subscriptions) -> None:

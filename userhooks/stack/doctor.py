@@ -15,6 +15,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -30,7 +31,7 @@ from userhooks.stack.supervisor import PARTS
 from userhooks.web.addresses import forbidden
 from userhooks.webhooks.database import Database
 from userhooks.webhooks.sequin_client import SequinClient
-from userhooks.webhooks.sequin_resources import Sink
+from userhooks.webhooks.sequin_resources import UNREADABLE_VALUE, Backfill, Sink
 from userhooks.webhooks.subscriptions import FUNCTION_NAME, MISSING, Subscription, Subscriptions
 
 if TYPE_CHECKING:
@@ -43,9 +44,11 @@ DISK_NEEDED = 1 << 30
 WAL_ALLOWED = 64 << 20
 """Bytes of WAL that a slot may keep before it is a finding: four segments."""
 CONNECT_SECONDS = 3.0
-STUCK_SECONDS = 40.0
-"""How long Sequin 0.14.6 may leave what it has read unconfirmed: it tells positions every 5 s and computes them every 10 s, and a quiet
-database gets a heartbeat every 15 s."""
+SLOT_LOOK_SECONDS = 40.0
+"""Seconds to watch the slot of a Sequin server that has WAL to confirm; a healthy one confirms within 30, by its heartbeat (every 15 s)."""
+SLOT_POLL_SECONDS = 0.2
+STALLED_BACKFILL_SECONDS = 60.0
+"""Seconds after which an active backfill that has read no row is a finding."""
 NAMED = 5
 """Sinks named in one finding before the rest is counted."""
 
@@ -53,6 +56,10 @@ _RESUME = """Resume it: PATCH /subscriptions/{} with the body {{"status": "activ
 
 _SLOT = """
 select active, wal_status, coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint
+  from pg_replication_slots where slot_name = %s
+"""
+_CONFIRMED = """
+select active, (confirmed_flush_lsn - '0/0')::bigint, (pg_current_wal_lsn() - '0/0')::bigint
   from pg_replication_slots where slot_name = %s
 """
 _IDENTITY = "select relreplident = 'f' from pg_class where oid = to_regclass('public.notifications')"
@@ -112,7 +119,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         return
     with SequinClient(status["sequin"]["url"], status["sequin"]["api_token"], status["sequin"]["database"]) as sequin:
         # Without the home's key: it is for the secrets of new subscriptions, and there may be no home yet.
-        yield from _sequin(sequin, Subscriptions(database, sequin, home_key=b""), status, tables_are_there=tables_are_there)
+        yield from _sequin(database, sequin, Subscriptions(database, sequin, home_key=b""), status, tables_are_there=tables_are_there)
 
 
 # --- the machine and the processes -------------------------------------------------------------------------------------
@@ -244,7 +251,9 @@ def judge_slot(slot: str, row: tuple[bool, str, int] | None) -> Finding:
 # --- Sequin and the subscriptions --------------------------------------------------------------------------------------
 
 
-def _sequin(sequin: SequinClient, subscriptions: Subscriptions, status: dict[str, Any], *, tables_are_there: bool) -> Iterator[Finding]:
+def _sequin(
+    database: Database, sequin: SequinClient, subscriptions: Subscriptions, status: dict[str, Any], *, tables_are_there: bool
+) -> Iterator[Finding]:
     answer = _asking("Sequin", sequin.version, lambda version: f"answers at {status['sequin']['url']}, {version}")
     yield answer
     if not answer.fine:
@@ -253,45 +262,78 @@ def _sequin(sequin: SequinClient, subscriptions: Subscriptions, status: dict[str
     yield token
     if not token.fine:
         return
-    database = status["sequin"]["database"]
-    yield _asking("Sequin's database", sequin.test_connection, lambda _: f"Sequin can connect to {database}")
-    if not status["sequin"]["embedded"]:
-        slot = sequin.slot()
-        yield judge_progress(slot, partial(Database(status["postgres"]["url"]).slot_progress, slot))
+    name = status["sequin"]["database"]
+    yield _asking("Sequin's database", sequin.test_connection, lambda _: f"Sequin can connect to {name}")
     yield _asking("filter function", subscriptions.check_function, lambda state: f"{FUNCTION_NAME} {_FUNCTION[state]}")
+    if not status["sequin"]["embedded"]:
+        yield from _replication(database, sequin.slot())
     if tables_are_there:
         yield from _subscriptions(sequin, subscriptions, status)
 
 
-def judge_progress(
-    slot: str,
-    look: Callable[[], tuple[int, int] | None],
-    *,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-) -> Finding:
-    """Whether Sequin goes on reading its slot. `look` returns the confirmed LSN and the end of the WAL, or None without the slot.
+@dataclass(frozen=True)
+class SlotLook:
+    """What watching a slot for `seconds` showed.
 
-    It looks again for `STUCK_SECONDS` while nothing is confirmed, and so returns at once when Sequin has caught up.
+    `waiting`: bytes of the WAL of the start that were not confirmed at the end. `confirmed`: whether any were in between.
+    `active`: whether somebody read the slot.
     """
-    until = clock() + STUCK_SECONDS
-    first = progress = look()
-    while first is not None and progress is not None and progress[0] == first[0] < first[1] and clock() < until:
-        sleep(0.5)
-        progress = look()
-    if first is None or progress is None:
-        remedy = f"Run SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput'); there, and backfill each subscription."
-        return Finding("Sequin's slot", False, f"{slot} is missing, so Sequin reads no changes", remedy)
-    behind = f"{max(0, progress[1] - progress[0]):,} bytes of WAL"
-    if progress[0] > first[0] or first[0] >= first[1]:
-        return Finding("Sequin's slot", True, f"{slot} is read, {behind} behind")
-    text = f"Sequin has confirmed nothing in {slot} for {STUCK_SECONDS:.0f} s, and is {behind} behind: no sink gets anything"
+
+    seconds: float
+    waiting: int
+    confirmed: bool
+    active: bool
+
+
+def watch_slot(
+    read: Callable[[], tuple[bool, int, int] | None], clock: Callable[[], float], sleep: Callable[[float], None]
+) -> SlotLook | None:
+    """Watch a slot until something is confirmed or nothing waits, at most SLOT_LOOK_SECONDS; None when it is not there.
+
+    `read` returns (active, confirmed LSN, WAL's end).
+    """
+    start, first = clock(), read()
+    latest, active = first, False
+    while first is not None and latest is not None:
+        active |= latest[0]
+        seconds, waiting, confirmed = clock() - start, max(0, int(first[2] - latest[1])), latest[1] > first[1]
+        if not waiting or confirmed or seconds >= SLOT_LOOK_SECONDS:
+            return SlotLook(seconds, waiting, confirmed, active)
+        sleep(SLOT_POLL_SECONDS)
+        latest = read()
+    return None
+
+
+def _replication(database: Database, slot: str) -> Iterator[Finding]:
+    with database.connect() as connection:
+        look = watch_slot(lambda: connection.execute(_CONFIRMED, [slot]).fetchone(), time.monotonic, time.sleep)
+    if look is not None:
+        yield judge_replication(slot, look)
+
+
+def judge_replication(slot: str, look: SlotLook) -> Finding:
+    """Whether a Sequin server confirms what the slot holds."""
+    if look.confirmed or not look.waiting:
+        return Finding("replication", True, f"Sequin confirms what it reads from {slot}")
+    nothing = f"Nothing of {slot} was confirmed for {look.seconds:.0f} s, although {look.waiting / 2**10:,.0f} kB of WAL wait"
+    if not look.active:
+        return Finding("replication", False, f"{nothing}, and nobody reads it", "Start Sequin, or see its log: no sink gets anything.")
     remedy = (
-        "A value that it cannot read stops it for good, such as an int[] with bounds like [0:1]={1,2}; its log has the error. Stop it, run "
-        f"SELECT pg_replication_slot_advance('{slot}', pg_current_wal_insert_lsn()); start it, and backfill each subscription: what was "
-        "committed meanwhile is skipped, and userhooks ledger lists it as lost."
+        "If it is so again in a minute, Sequin probably cannot read a change, and no sink gets any; an int[] with bounds such as "
+        "[0:1]={1,2} does that. Correcting the row does not help, because the WAL keeps the change. Correct it, stop Sequin, run "
+        f"SELECT pg_replication_slot_advance('{slot}', pg_current_wal_lsn()); and start Sequin. The changes that waited are not sent: "
+        "a ledger names them. Run userhooks backfill SINK for each subscription; deletes among them are lost."
     )
-    return Finding("Sequin's slot", False, text, remedy)
+    return Finding("replication", False, nothing, remedy)
+
+
+def judge_backfill(about: str, backfill: Backfill, now: datetime) -> Finding | None:
+    """What is wrong with a backfill of an active sink, if anything is."""
+    seconds = (now - backfill.inserted_at).total_seconds()
+    if not backfill.has_read_nothing or seconds < STALLED_BACKFILL_SECONDS:
+        return None
+    text = f"its backfill {backfill.id} is active and has read no row of {backfill.table} for {seconds:.0f} s"
+    return Finding(f"{about}, backfill", False, text, backfill.error or UNREADABLE_VALUE)
 
 
 def _subscriptions(sequin: SequinClient, subscriptions: Subscriptions, status: dict[str, Any]) -> Iterator[Finding]:
@@ -325,6 +367,9 @@ def _subscription(subscription: Subscription, sequin: SequinClient, status: dict
         refused=sink.status == "active" and (sink.error or "").startswith("[http_endpoint]"),
         reported=is_down(status, "inspector") and _is_at(subscription.url, status["inspector"]["url"]),
     )
+    if sink.status == "active":
+        stalled = (judge_backfill(about, backfill, datetime.now(UTC)) for backfill in sink.active_backfills)
+        yield from (found for found in stalled if found is not None)
 
 
 def _delivers(sink: Sink) -> bool | None:

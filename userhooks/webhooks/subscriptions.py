@@ -33,7 +33,18 @@ from userhooks.shared.html_table import html_table
 from userhooks.web.addresses import check_webhook_url
 from userhooks.webhooks.database import Database, LockedUser, SubscriptionRow
 from userhooks.webhooks.sequin_client import SequinClient
-from userhooks.webhooks.sequin_resources import Backfill, BackfillState, Endpoint, FunctionState, NewEndpoint, NewSink, Sink, SinkStatus
+from userhooks.webhooks.sequin_resources import (
+    BACKFILL_STARTS_WITHIN_S,
+    UNREADABLE_VALUE,
+    Backfill,
+    BackfillState,
+    Endpoint,
+    FunctionState,
+    NewEndpoint,
+    NewSink,
+    Sink,
+    SinkStatus,
+)
 from userhooks.webhooks.subscription_secret import subscription_secret
 
 log = logging.getLogger(__name__)
@@ -458,12 +469,6 @@ class Subscriptions:
         return next((row for row in fitting if self._find_sink(row.sink_id) is None), None)
 
 
-_UNREADABLE = (
-    "Otherwise there is a value that Sequin 0.14.6 cannot read, such as the date -infinity or the time 24:00: cancel the backfill, "
-    "change that row, and ask for a new one."
-)
-
-
 class BackfillHandle:
     """A backfill that runs in Sequin: `state` and the row counters are those of the last look."""
 
@@ -526,8 +531,8 @@ class BackfillHandle:
             if self._clock() >= deadline:
                 what = f"The backfill of {self.sink_name} is {self.state} and has not ended within {timeout:g} s: {self._progress()}."
                 remedy = "Is the sink paused, or its receiver failing? Look with userhooks subscriptions, or wait longer."
-                if self.state == "active" and not self.rows_processed_count:
-                    remedy += f" {_UNREADABLE}"
+                if self._backfill.has_read_nothing:
+                    remedy = f"Sequin may take {BACKFILL_STARTS_WITHIN_S:g} s before the first row. {UNREADABLE_VALUE}"
                 raise DeliveriesMissing(what, self._backfill.error or remedy)
             self._sleep(_POLL_S)
         progress(self)
