@@ -158,3 +158,13 @@ def test_the_walk_of_a_row_has_at_most_seven_files_and_names_only_files_that_exi
     assert 1 <= len(re.findall(r"^\| `", walk, re.M)) <= 7
     for name in re.findall(r"`([a-z_/]+(?:\.py|/))`", walk):
         assert (PACKAGE / "engine" / name).exists(), name
+
+
+def test_a_long_module_and_a_long_class_say_why_they_are_long() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        module = ast.parse(text)
+        long: list[ast.Module | ast.ClassDef] = [module] if len(text.splitlines()) > 400 else []
+        long += [node for node in module.body if isinstance(node, ast.ClassDef) and (node.end_lineno or 0) - node.lineno >= 250]
+        for node in long:
+            assert "is long because" in (ast.get_docstring(node) or ""), (path, getattr(node, "name", "module"))

@@ -118,7 +118,10 @@ class Stored:
 
 
 class StateStore:
-    """The open file; `path` is created with mode 0600, since endpoints hold secrets. `max_pages` bounds it, in pages of 4 kB."""
+    """The open file; `path` is created with mode 0600, since endpoints hold secrets. `max_pages` bounds it, in pages of 4 kB.
+
+    It is long because each statement is one method.
+    """
 
     def __init__(self, path: Path, max_pages: int | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,8 @@
 """The inspector from Python: inboxes, what they received, and waiting for it; synchronous, as notebook cells are.
 
 Nothing here listens for webhooks; that is the inspector's own program, which this asks over HTTP.
+
+It is long because an inbox and its client share what is waited for.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ A row's key is `inbox number << 40 | seq`: one B-tree without a second index, in
 
 Memory follows the disk: what a call changes in an `StoredInbox` takes effect when its transaction is committed, and not at all when that
 fails.
+
+It is long because tables, writer and rings are one unit: each knows what the others hold.
 """
 
 from __future__ import annotations
@@ -181,6 +183,8 @@ class RequestStore:
     """The requests of all inboxes of one home.
 
     `await open()` first, `await close()` last. All methods belong to one event loop, except those that say "for any thread".
+
+    It is long because its one writer has to know all that it keeps.
     """
 
     def __init__(self, path: Path, *, ring: int = RING, home_bytes: int = HOME_BYTES) -> None:

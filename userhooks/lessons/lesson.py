@@ -1,6 +1,8 @@
 """A lesson's own users and inboxes, what a notebook does with them, and the ledger read from the database and the inboxes.
 
 How the two sides are judged is `ledger/`; what subscribing and generating mean is in `webhooks/subscriptions.py` and `generator.py`.
+
+It is long because a lesson and the reading of its ledger need the same users and inboxes.
 """
 
 from __future__ import annotations
@@ -61,6 +63,8 @@ class Lesson:
         lesson = stack.lesson("01")
         lesson.subscribe("ada", url=lesson.inbox("ada").url)
         lesson.generate(rate=100, seconds=5)
+
+    It is long because each thing that a cell does with a lesson is one method.
     """
 
     def __init__(self, clients: Clients, name: str) -> None:

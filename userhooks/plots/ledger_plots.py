@@ -2,6 +2,8 @@
 
 Nothing here touches pyplot or rcParams. Backgrounds are transparent and colours of middle lightness, so that a figure reads well on a light
 and on a dark page; lines also differ in style, so that it does without colour.
+
+It is long because each picture is one function.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Checks only look: nothing is started, repaired or sent. They go from the machine to the single subscription, and those that need what was
 found wrong are left out, so that the first complaint is the one to act on.
+
+It is long because each check is one function.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 It holds the home's lock and the stdin pipes that tell the programs it is alive, starts and ends them, and answers on a loopback port
 whoever knows the token in `stack.json`. It never restarts a program by itself: what dies stays down until `up` or `restart`. What the
 programs do is not known here; what people call is in `stack.py`, how they reach or spawn the supervisor in `control.py`.
+
+It is long because starting, watching and ending the parts need the same state.
 """
 
 from __future__ import annotations
@@ -110,7 +112,10 @@ class ManagedProgram:
 
 
 class Supervisor:
-    """The programs of one home; every change goes through one lock, so that two commands never start a part twice."""
+    """The programs of one home; every change goes through one lock, so that two commands never start a part twice.
+
+    It is long because starting, watching and ending share the state of each program.
+    """
 
     def __init__(self, home: Home, settings: Settings) -> None:
         self.home = home

@@ -29,6 +29,8 @@ class SequinClient:
 
     Every method raises SequinUnreachable, SequinUnauthorized, SequinInvalid or SequinFailed; those that name something also
     SequinNotFound. GET and DELETE are tried three times when the connection breaks or a proxy answers 502, 503 or 504.
+
+    It is long because each call of the API is one method.
     """
 
     def __init__(

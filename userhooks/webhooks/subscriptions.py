@@ -3,6 +3,8 @@
 A subscription is three things in two systems: an HTTP endpoint and a sink in Sequin, and a row in webhook_subscriptions. Each call works
 under a lock on the user, undoes what it made when it fails, and repairs what a crash of an earlier call left. How Sequin is spoken to
 lives in `sequin_client.py`, the row and the lock in `database.py`.
+
+It is long because each step of a subscription stands beside what undoes it.
 """
 
 from __future__ import annotations
@@ -96,6 +98,8 @@ class Subscriptions:
     Besides the errors named at each method, all raise DatabaseUnavailable, DatabaseUnsuitable, and the SequinErrors of `SequinClient`;
     SequinMismatch when a sink would send other rows than the user's own, which is deleted then. `allow_private` lets webhook URLs lead to
     loopback and private networks.
+
+    It is long because each step stands beside what undoes it.
     """
 
     def __init__(

@@ -3,6 +3,8 @@
 
 Routes, status codes and the order of checks are Sequin 0.14.6's (recorded): a path that is not routed is a 404 before any token is looked
 at; then the token, then the content type, then the JSON.
+
+It is long because each call of the API is one short method.
 """
 
 from __future__ import annotations
@@ -91,7 +93,10 @@ def _json(body: Any, status: int = 200) -> Response:
 
 
 class Api:
-    """The handlers; each takes the request and its JSON body and returns what is answered with 200."""
+    """The handlers; each takes the request and its JSON body and returns what is answered with 200.
+
+    It is long because each call is one short method.
+    """
 
     def __init__(
         self,

@@ -3,6 +3,8 @@ ones. Pure.
 
 Two stages, as in Sequin 0.14.6 (recorded): the parser takes the keys in alphabetical order and stops at the first error;
 the model check then reports all fields in one answer.
+
+It is long because each field has a check and a sentence of its own.
 """
 
 from __future__ import annotations

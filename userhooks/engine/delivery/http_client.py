@@ -6,6 +6,8 @@ that `userhooks.web.addresses` lets pass (judged after name resolution,
 at every new connection), ignores proxy variables, and verifies TLS. A connection carries one request at a time and is reused. The only
 request it repeats by itself, once, is one whose reused connection ends before the first byte of an answer: the receiver closed an idle
 connection while the request was on its way (RFC 9110, 9.2.2 and RFC 9112, 9.3.1).
+
+It is long because connection, origin and client call each other for every request.
 """
 
 from __future__ import annotations

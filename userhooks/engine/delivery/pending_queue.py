@@ -3,6 +3,8 @@
 Messages are, in the order in which they came: in `retries` (backoff), in `groups` (behind one that is on its way or in backoff), in
 `ready`, and in `spill` (on disk, or come since). The last is in use while the sink is behind: paused, down, stalled, or slower than its
 traffic. Then memory keeps a window, and the rest is read back as the window empties. When that is so is decided in `sink_delivery.py`.
+
+It is long because order, groups and disk share every container.
 """
 
 from __future__ import annotations
@@ -60,9 +62,11 @@ class Owner(Protocol):
 
 
 class PendingQueue:
-    """The messages of one sink that wait; long, since order, groups and disk share every container. `number` names the sink in the store.
+    """The messages of one sink that wait. `number` names the sink in the store.
 
     `filter` and `group_of` are those of the sink at present; `is_due` says that what is ready need not wait for more to fill a batch.
+
+    It is long because order, groups and disk share every container.
     """
 
     __slots__ = (

@@ -2,6 +2,8 @@
 
 Which messages wait, in which order, is in `pending_queue.py`; how a request is made in `request_builder.py`; whether a receiver is down in
 `circuit_breaker.py`; waits in `retry.py`; sockets in `http_client.py`. Nothing here knows where messages were read from.
+
+It is long because every outcome changes queue, breaker and timers together.
 """
 
 from __future__ import annotations
@@ -63,7 +65,10 @@ def _origin_of(endpoint: HttpEndpoint) -> OriginKey:
 
 
 class SinkDelivery:
-    """One sink's way out. `number` names it in the store; `held` keeps back everything until `release`."""
+    """One sink's way out. `number` names it in the store; `held` keeps back everything until `release`.
+
+    It is long because every outcome changes queue, breaker and timers together.
+    """
 
     __slots__ = (
         "_address",

@@ -2,6 +2,8 @@
 
 A name without a value, and a function that is not in the library, is refused here, so that it is not found out by a failing message. What
 the server refuses although it is Elixir is in `validator.py`.
+
+It is long because each form of the language is one method.
 """
 
 from __future__ import annotations
@@ -65,7 +67,10 @@ def _undefined(line: int, what: str) -> FunctionError:
 
 
 class _Compiler:
-    """Compiles one function."""
+    """Compiles one function.
+
+    It is long because each form of the language is one method.
+    """
 
     def __init__(self) -> None:
         self.variables = 0

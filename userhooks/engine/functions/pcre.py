@@ -2,6 +2,8 @@
 
 Python's own `re` cannot be stopped: a pattern like `(a+)+$` would hold up the whole engine. Texts are matched by characters, with and
 without the option `u`.
+
+It is long because it has the parser of a language and what each part of it matches.
 """
 
 from __future__ import annotations
@@ -168,7 +170,10 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "f": "\f", "a": "\a", "e": "\x1b"}
 
 
 class _Parser:
-    """Reads one pattern into matchers."""
+    """Reads one pattern into matchers.
+
+    It is long because each construct is one method.
+    """
 
     def __init__(self, source: str, options: frozenset[str]) -> None:
         self._source = source

@@ -4,6 +4,8 @@ Protocol version 1 (Postgres documentation, 55.9 "Logical Replication Message Fo
 is in `pg_types.py`, the streaming protocol around the messages in `replication_stream.py`.
 
 Rows are decoded when they are looked at: most changes are nobody's, and for these one column is all that routing asks for.
+
+It is long because each kind of message is one class.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Elixir's `Enum`, on lists and maps. Pure."""
+"""Elixir's `Enum`, on lists and maps. Pure.
+
+It is long because Elixir's `Enum` has that many functions.
+"""
 
 from __future__ import annotations
 
