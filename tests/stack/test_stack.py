@@ -466,7 +466,8 @@ def test_with_a_sequin_of_the_readers_own_only_server_and_inspector_are_started(
         status = installation.status()
         assert (status["mode"], status["ready"]) == ("sequin", True)
         expected: dict[str, Any] = {"url": engine.url, "api_token": engine.token, "metrics_url": None, "database": "postgres"}
-        assert status["sequin"] == {**expected, "embedded": False, "pid": None, "version": "v0.14.6"}
+        assert status["sequin"].pop("slot")["name"] == engine.config["slot"]
+        assert status["sequin"] == {**expected, "embedded": False, "pid": None, "version": "v0.14.6", "sinks": {}}
         assert status["postgres"]["pid"] is None
         stack = Stack.attach(installation.settings)
         with pytest.raises(InvalidInput, match=r"The sequin of this stack is one of your own.*\nDo it where it runs"):

@@ -265,9 +265,10 @@ def _sequin(
     if not token.fine:
         return
     name = status["sequin"]["database"]
-    yield _asking("Sequin's database", sequin.test_connection, lambda _: f"Sequin can connect to {name}")
+    connected = _asking("Sequin's database", sequin.test_connection, lambda _: f"Sequin can connect to {name}")
+    yield connected
     yield _asking("filter function", subscriptions.check_function, lambda state: f"{FUNCTION_NAME} {_FUNCTION[state]}")
-    if not status["sequin"]["embedded"]:
+    if connected.fine and not status["sequin"]["embedded"]:
         yield from _replication(database, sequin.slot())
     if tables_are_there:
         yield from _subscriptions(sequin, subscriptions, status)

@@ -45,8 +45,8 @@ class Owner(Protocol):
     def is_held(self) -> bool:
         """Whether nothing may be sent yet."""
 
-    def on_way(self) -> Iterable[PendingMessage]:
-        """Return what has been taken and has no outcome yet."""
+    def on_way(self) -> Iterable[list[PendingMessage]]:
+        """Return the batches that have been taken and have no outcome yet."""
 
     def offer(self) -> None:
         """There may be something to take."""
@@ -241,7 +241,7 @@ class PendingQueue:
 
     def filter_again(self) -> None:
         """The filter has changed: everything that waits is to be asked again; what is on disk is asked when it comes back."""
-        for message in chain(self._owner.on_way(), self.in_memory()):
+        for message in chain(chain.from_iterable(self._owner.on_way()), self.in_memory()):
             message.unfiltered = True
 
     def forget_before(self, position: int) -> None:
@@ -267,7 +267,7 @@ class PendingQueue:
         on_disk = [row for waiting in self.groups.queues() for row in waiting.rows()]
         on_disk += self.spill.rows.take(len(self.spill.rows))
         self._disk.done(on_disk)
-        on_way = list(self._owner.on_way())
+        on_way = list(chain.from_iterable(self._owner.on_way()))
         self.count = len(on_way)
         self.ready.clear()
         self.spill.fresh.clear()
@@ -306,11 +306,11 @@ class PendingQueue:
             yield from self.spill.fresh
         elif self.spill.in_use:
             self.spill.is_swept = True
-            yield from chain(self._owner.on_way(), self.in_memory())
+            yield from chain(chain.from_iterable(self._owner.on_way()), self.in_memory())
         else:
             yield from self._in_backoff()
             if position:
-                for message in chain(self._owner.on_way(), self.in_memory()):
+                for message in chain(chain.from_iterable(self._owner.on_way()), self.in_memory()):
                     if (at := message.position) is not None and at <= position:
                         yield message
 
@@ -320,7 +320,9 @@ class PendingQueue:
         queues = self.groups.queues_of(retrying)
         shared = {group for waiting in queues if len(waiting.groups) > 1 for group in waiting.groups}
         if shared:  # what waits for several groups comes back behind all of them
-            yield from (message for message in self._owner.on_way() if groups_of([message]) & shared)
+            for batch in self._owner.on_way():
+                if groups_of(batch) & shared:  # all of the batch: its messages share further groups with each other
+                    yield from batch
         for waiting in queues:
             yield from waiting.messages()
 

@@ -212,9 +212,9 @@ class SinkDelivery:
 
     # --- for the queue -------------------------------------------------------------------------------------------------
 
-    def on_way(self) -> Iterable[PendingMessage]:
-        """Return the messages of all attempts under way."""
-        return (message for attempt in self._in_flight for message in attempt.messages)
+    def on_way(self) -> Iterable[list[PendingMessage]]:
+        """Return the messages of each attempt under way."""
+        return (attempt.messages for attempt in self._in_flight)
 
     def offer(self) -> None:
         """Ask for a turn, if there is something to send."""
