@@ -126,9 +126,9 @@ def _parser() -> argparse.ArgumentParser:
 
 @contextmanager
 def _stack_while() -> Iterator[Stack]:
-    """The stack for as long as the block runs: ended afterwards if this command started it.
+    """Yield the stack for the duration of the block, and stop it afterwards if this command started it.
 
-    A signal that comes while it starts is held back until it can be ended again.
+    A signal that arrives during startup is held back until the stack can be stopped again.
     """
     from userhooks.stack.stack import Stack
 
@@ -170,10 +170,10 @@ def _up(arguments: argparse.Namespace) -> int:
 
 
 def _put_filter_back(stack: Stack) -> None:
-    """Undo what somebody changed in the filter function; one that is missing is made by the first subscription.
+    """Restore the filter function if somebody changed it; a missing one is created by the first subscription.
 
-    Whoever is told to run `userhooks up` has a stack that runs. An engine that this call has just started is not asked: a third of the
-    start would go into that.
+    Anyone who is told to run `userhooks up` already has a running stack. An engine that this call has just started is not checked, because
+    the check would take a third of the start-up time.
     """
     if stack.started and stack.settings.sequin_url is None:
         return

@@ -51,7 +51,7 @@ class NotRunning(UserhooksError):
 
 
 class InvalidInput(UserhooksError):
-    """What the caller passed is malformed; `field` names it as the caller spelt it."""
+    """The caller passed a malformed value; `field` names it as the caller spelled it."""
 
     def __init__(self, field: str, what: str, remedy: str = "") -> None:
         super().__init__(what, remedy)

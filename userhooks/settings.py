@@ -1,4 +1,4 @@
-"""The environment variables, read once into one frozen object; what they lead to is decided elsewhere."""
+"""The environment variables, read once into a frozen object; other modules decide what follows from them."""
 
 from __future__ import annotations
 

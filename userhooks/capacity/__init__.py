@@ -1,7 +1,7 @@
-"""How much this machine delivers, and what many users cost: the measurements behind lesson 08 and `make bench`.
+"""How much this machine delivers, and the cost of many users: the measurements behind lesson 08 and `make bench`.
 
-`LoadUsers` makes users by the thousand, all subscribed to one receiver that only counts, and takes them away again. `measure` holds what is
-measured with them, `card` how it is shown. What is measured is what runs: nothing of the engine is switched off.
+`LoadUsers` creates users by the thousand, all subscribed to one receiver that only counts, and removes them again. `measure` holds the
+measurements and `card` displays them. The engine is measured as it normally runs, with nothing switched off.
 """
 
 from userhooks.capacity.card import Card, Point, frame

@@ -38,7 +38,7 @@ class Counts:
         self.latencies: list[float] = []
 
     def note(self, data: bytes, end: int, now: float) -> None:
-        """Keep the latency of a request's first message, and whose it is."""
+        """Record the latency of a request's first message, and the number in the request's path."""
         target = data[5 : data.index(b" ", 5)]
         at = data.index(STAMP, end) + len(STAMP)
         self.paths.append(int(target.rpartition(b"/")[2]))

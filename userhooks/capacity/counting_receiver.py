@@ -29,9 +29,9 @@ class Count:
 
 
 class CountingReceiver:
-    """A process that answers every POST with 200 and counts, on `ports` free ports of 127.0.0.1; end it with `close`, or as a context.
+    """A process that counts POSTs and answers each with 200, on `ports` free ports of 127.0.0.1.
 
-    It ends by itself when the process that made it is gone.
+    End it with `close`, or use it as a context manager. It exits when the process that created it is gone.
     """
 
     def __init__(self, ports: int = 1) -> None:

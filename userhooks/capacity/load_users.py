@@ -73,7 +73,7 @@ class LoadUsers:
                 show(len(self.users))
 
     def batch(self, size: int) -> None:
-        """Let every sink send up to so many messages with one request."""
+        """Set how many messages every sink may send in one request."""
         if size != self.batch_size:
             for one in self._subscriptions:
                 self.stack.sequin.update_sink(one.sink_id, batch_size=size)

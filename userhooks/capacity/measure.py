@@ -129,10 +129,10 @@ def write_steadily(crowd: LoadUsers, rate: float, seconds: float, show: Callable
 def scale(
     crowd: LoadUsers, users: Iterable[int], *, rows: int = 20_000, rate: float = 1000, seconds: float = 5, runs: int = 2
 ) -> Iterator[Point]:
-    """Grow the crowd to each of these numbers of users, and yield what each costs, as soon as it is measured.
+    """Grow the crowd to each of these numbers of users, and yield the cost of each as soon as it is measured.
 
-    Throughput is that of the quickest of `runs`, since other work on the machine can only slow a run down. Latency is that of half as many
-    runs, at least one: the median by p99, of an even number the slower one.
+    Throughput is that of the fastest of `runs`, since other work on the machine can only slow a run down. Latency is measured in half as
+    many runs, at least one, and the median by p99 counts. For an even number of runs, that is the slower of the middle two.
     """
     for number in users:
         began = time.monotonic()
@@ -186,7 +186,7 @@ def insert(connection: psycopg.Connection[object], users: list[int], first: int,
 
 
 def cpu_seconds(pid: int | None) -> float | None:
-    """CPU time of a process, and of its children, those that have ended included; None without a process."""
+    """Return the CPU seconds of a process and its children, including those that have exited; None without a process."""
     import psutil
 
     if pid is None:

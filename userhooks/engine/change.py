@@ -20,7 +20,7 @@ LARGE_BYTES = 100_000
 
 
 def size_of(row: Sequence[bytes | None]) -> int:
-    """Return how many bytes the values of a row have."""
+    """Return the total size of a row's values in bytes."""
     return sum(map(len, filter(None, row)))
 
 
@@ -210,7 +210,7 @@ def group_of(sink: SinkResource, change: Change) -> object:
 
 
 def group_key(change: Change, columns: Sequence[str]) -> object:
-    """Return what names the message's group by `columns`: table and their values; None without any column.
+    """Return the key of the message's group: the table and its values of `columns`, or None without any column.
 
     A column that the table does not have counts as null. (Sequin contract, 7.3)
     """

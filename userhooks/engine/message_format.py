@@ -30,7 +30,7 @@ Transform: TypeAlias = Callable[[Change], bytes]
 
 
 class Routed(NamedTuple):
-    """How a message's request differs from that of others: method, path below the endpoint's URL, and headers of its own."""
+    """The parts of a request that can differ per message: method, path below the endpoint's URL, and extra headers."""
 
     method: str = "POST"
     path: str = ""

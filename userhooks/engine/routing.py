@@ -140,7 +140,7 @@ class TableRoutes:
         return None if forms is None else (self.shape.positions.get(equality.column, 0), forms)
 
     def match(self, change: Change) -> tuple[list[Route], list[Failed]]:
-        """Return the routes that a change is owed to, and those whose filter raised; raises DecodeError for malformed rows."""
+        """Return the routes that a change must be delivered to, and those whose filter raised; raises DecodeError for malformed rows."""
         routes: list[Route] = []
         failed: list[Failed] = []
         action, lsn = change.action, change.commit_lsn

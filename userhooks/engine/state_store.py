@@ -189,7 +189,7 @@ class StateStore:
             return [self._next_number() for _ in range(count)]
 
     def save_all(self, resources: Sequence[Resource], *, start_lsn: int | None = None, numbers: Mapping[str, int] | None = None) -> None:
-        """As `save` for each, all or none, and on disk with one commit; `numbers` are reserved ones by the ids of new resources."""
+        """Save resources as `save` does, all or none, with one commit to disk; `numbers` maps new resources' ids to reserved numbers."""
         with self._lock:
             self._db.execute("begin immediate")
             try:
@@ -381,7 +381,7 @@ def _cursor(text: str | None) -> tuple[str, ...] | None:
 
 
 def _revive(cls: type[Any], document: dict[str, Any]) -> Resource:
-    """Build the dataclass from what JSON left of it: lists become tuples again, nested ones their classes."""
+    """Rebuild the dataclass from its JSON: lists become tuples again, and nested objects become their classes."""
     found = {one.name: _tuples(document[one.name]) for one in fields(cls) if one.name in document}
     if cls is SinkResource:
         found["source"] = Source(**{k: _tuples(v) for k, v in document["source"].items()})

@@ -173,7 +173,7 @@ class TableShape:
 
 
 def _metadata_template(relation: Relation | Table, *, index: bytes, lsn: bytes) -> bytes:
-    """Return the metadata between the sink's two parts, with places for what changes have."""
+    """Return the metadata between the sink's two parts, with placeholders for the values of each change."""
     names = [orjson.dumps(name).replace(b"%", b"%%") for name in (relation.name, relation.schema)]
     return (
         b'"table_name":%b,"commit_idx":%b,"commit_lsn":%b,"commit_timestamp":"%%b","idempotency_key":"%%b","table_schema":%b,'

@@ -71,7 +71,7 @@ def unpacked_body(encodings: Sequence[str], body: bytes, limit: int) -> tuple[by
 
 
 def json_values(content_types: Sequence[str], body: bytes) -> Values:
-    """Parse a body as its media type says, or as JSON where the type is another one. Problems are named for JSON types only."""
+    """Parse a body by its media type, or as JSON if the type is not a JSON type. Problems are reported for JSON types only."""
     if not body:
         return Values([], [], repeated=False)
     if len(body) > JUDGED_BYTES:

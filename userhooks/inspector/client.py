@@ -312,13 +312,14 @@ class Inbox:
     def respond(
         self, script: Sequence[Mapping[str, Any]] | None = None, *, status: int = 200, delay: float = 0.0, fail_first: int = 0
     ) -> None:
-        """Answer by this response script from the next request on; without arguments, 200 at once. Raises InvalidInput.
+        """Answer with this response script from the next request on; without arguments, 200 immediately. Raises InvalidInput.
 
-        A script is a list of rules, of which the first that holds for a request decides; when none does, 200. A rule has at most one
-        condition (`first`: the first so many requests; `every`: each k-th; `percent` with `seed`), and says what is done: `status`, `delay`
+        A script is a list of rules. The first rule that matches a request decides; when none matches, the answer is 200. A rule has at most
+        one condition: `first` (the first N requests), `every` (every Nth request), or `percent` with `seed`. It sets `status`, `delay`
         (seconds), `retry_after` (seconds), or an `effect`: `hang`, `drip`, `reset`, `redirect`, `oversized`.
 
-        `status`, `delay` and `fail_first` are the short form: answer `status` after `delay` seconds, but 500 to the first `fail_first`.
+        `status`, `delay` and `fail_first` are the short form: answer `status` after `delay` seconds, but 500 to the first `fail_first`
+        requests.
 
             inbox.respond([{"first": 3, "status": 500}, {"percent": 5, "seed": 7, "status": 429, "retry_after": 2}])
             inbox.respond(fail_first=2)
@@ -332,7 +333,7 @@ class Inbox:
         self._inspector.call("PUT", f"/api/inboxes/{self.id}/response", {"script": rules})
 
     def script(self) -> list[dict[str, Any]]:
-        """The response script by which the inbox answers now, as `respond` takes it; empty for 200 at once."""
+        """Return the inbox's current response script, as `respond` takes it; empty if it answers 200 immediately."""
         rules: list[dict[str, Any]] = self._state()["response"]["script"]
         return rules
 

@@ -174,7 +174,7 @@ class Entries:
 
 
 class _Judged(NamedTuple):
-    """What is said of one request; it stays, until a request before it gets its answer."""
+    """The verdict and judgements of one request, valid until an earlier request gets its answer."""
 
     verdict: Verdict
     judgements: tuple[Judgement, ...]

@@ -105,7 +105,7 @@ class Ingest:
         return (seq, answer) if stored else None
 
     async def _respond(self, inbox: StoredInbox, seq: int, answer: ScriptedAnswer, scope: Scope, receive: Receive, send: Send) -> None:
-        """Do with a recorded request what the inbox's response script says."""
+        """Answer a recorded request as the inbox's response script says."""
         if answer.effect == "reset":
             scope["extensions"][RESET]()
             await _sender_leaves(receive, within=None)

@@ -156,10 +156,10 @@ def judge_secret(
 
 
 def urls_as_requested(hosts: Iterable[str], path: str, query: str, inbox_path: str, own_bases: Iterable[str]) -> list[str]:
-    """The URLs that a sender may have been given to make this request, likeliest first.
+    """Return the URLs that the sender may have been given to make this request, likeliest first.
 
-    That is the URL as requested (scheme, `Host`, path, query), then the same below each of `own_bases`, then the inbox's own URL,
-    for a sink that adds a path to the URL of its endpoint.
+    They are the URL as requested (scheme, `Host`, path, query), then the same path below each of `own_bases`. The inbox's own URL comes
+    last, for a sink that adds a path to the URL of its endpoint.
     """
     bases = [f"http://{host}" for host in hosts]
     bases += [base for base in own_bases if base not in bases]
@@ -188,7 +188,7 @@ def judge_owners(messages: Sequence[MessageFacts]) -> list[Judgement]:
 
 
 def judge_lateness(messages: Sequence[MessageFacts], received_at: float) -> list[Judgement]:
-    """A change that came long after its commit; `received_at` in seconds since 1970."""
+    """Report a change that arrived long after its commit; `received_at` is in seconds since 1970."""
     took = max((received_at - message.committed for message in messages if message.committed is not None), default=0.0)
     return [{"kind": "late", "text": f"Received {_duration(took)} after its commit."}] if took > LATE_SECONDS else []
 

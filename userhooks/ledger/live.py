@@ -30,7 +30,7 @@ class WalLedger:
         self._final: Ledger | None = None
 
     def look(self) -> Ledger:
-        """What there is to say now."""
+        """Return the ledger as of now, or the final one once there is one."""
         return self._judge(self._recording) if self._final is None else self._final
 
     @property

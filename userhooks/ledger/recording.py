@@ -1,4 +1,4 @@
-"""The WAL's changes from now on: starts the recorder, asks it, and reads what it wrote. The program itself is `recorder.py`."""
+"""Record the WAL's changes from now on: start the recorder, query it, and read what it wrote. The program itself is `recorder.py`."""
 
 from __future__ import annotations
 

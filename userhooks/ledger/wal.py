@@ -1,7 +1,7 @@
-"""Changes of `notifications`, read from the payloads of Postgres' output plugin. Pure; `recorder.py` fetches them.
+"""Changes of `notifications`, decoded from the payloads of Postgres' output plugin. Pure; `recorder.py` fetches them.
 
-The ledger judges the engine, so it does not share the engine's decoder: a fault of that would be hidden by itself. Only what a judgement
-needs is read here. Format: Postgres' documentation, "Logical Replication Message Formats", protocol version 1.
+The ledger checks the engine, so it does not share the engine's decoder: a bug there would hide itself. Only what the checks need is decoded
+here. Format: Postgres' documentation, "Logical Replication Message Formats", protocol version 1.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _TRANSACTIONAL = 1
 
 
 class WalChange(NamedTuple):
-    """One committed change of a row: its commit's LSN and its index in the commit, as messages name them.
+    """One committed change of a row, with its commit's LSN and its index in the commit, as messages name them.
 
-    `action` is `insert`, `update` or `delete`, `row` the row's id after the change (for a delete: before it), `user_id` whose row it is
-    then, `former_user_id` whose it was before an update. A user is None when the WAL does not say, as without REPLICA IDENTITY FULL.
+    `action` is `insert`, `update` or `delete`. `row` is the row's id after the change, or before a delete. `user_id` is the row's user at
+    that point, and `former_user_id` its user before an update. A user is None when the WAL does not say, as without REPLICA IDENTITY FULL.
     """
 
     lsn: int

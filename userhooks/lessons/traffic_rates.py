@@ -1,4 +1,4 @@
-"""What a lesson's users write and receive in each second: read from the database and the inboxes, for a picture that follows."""
+"""What a lesson's users write and receive per second, read from the database and the inboxes, for a live chart."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Http1Protocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def _parse(self, data: bytes) -> bytes:
-        """Parse up to the end of a head that offers an upgrade, and return the bytes behind it."""
+        """Parse up to the end of a request head that offers an upgrade, and return the bytes after it."""
         try:
             self.parser.feed_data(data)
         except HttpParserUpgrade as stopped:

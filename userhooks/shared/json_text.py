@@ -32,7 +32,7 @@ class Repeated(list[Any]):
 
 
 class Parsed(NamedTuple):
-    """A value, and a name that occurs more than once in one of its objects, if there is any."""
+    """A parsed value, and a name that is repeated within one of its objects, if any."""
 
     value: Any
     repeated: str | None

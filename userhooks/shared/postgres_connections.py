@@ -130,7 +130,7 @@ def servers(parts: Mapping[str, Any]) -> list[tuple[str, int]]:
 
 
 def _not_understood(reason: str, url: str) -> ConfigurationError:
-    """Say what libpq did not understand; what it quotes may be a password, the name of an unknown part is not."""
+    """Report what libpq could not parse, without its quotes, which may be a password; the name of an unknown parameter is safe."""
     unknown = _UNKNOWN_PART.search(reason)
     if unknown is not None:
         name = unknown.group(1)

@@ -414,7 +414,7 @@ def _is_at(url: str, base: str) -> bool:
 
 
 def judge_error(about: str, error: str) -> Finding:
-    """What a sink's health says is wrong; the engine's own sentences say after the first what to do."""
+    """Turn a sink's health error into a finding; in the engine's own messages, the remedy follows the first sentence."""
     what, _, remedy = error.partition(". ")
     if error.startswith(_OF_A_FUNCTION):
         remedy = "Correct the function in Sequin, or the row; nothing is sent in the meantime, and the webhooks that wait are tried again."

@@ -218,7 +218,10 @@ class PostgresServer:
         return self._home / "postgres.path"
 
     def _check_place(self) -> None:
-        """Refuse to begin an empty cluster where the home has one elsewhere: moved homes, and homes used by root and by a user in turn."""
+        """Refuse to create an empty cluster when the home already has one elsewhere.
+
+        This happens when a home was moved, and when root and another user take turns using it.
+        """
         if self._pointer.exists():
             place = self._pointer.read_text(encoding="utf-8").strip()
             if place != str(self.folder):

@@ -55,10 +55,11 @@ class Stack:
 
     @classmethod
     def start(cls, settings: Settings | None = None) -> Stack:
-        """Attach to the home's stack and start what is down in it, or start it all; without `settings`, as the environment says.
+        """Attach to the home's stack and start whatever is down, or start the whole stack.
 
-        Raises ConfigurationError (a port in use, a home that this release cannot use, a running stack with other settings),
-        DatabaseUnavailable or DatabaseUnsuitable, and SequinError for a real server that does not answer.
+        Without `settings`, they are read from the environment. Raises ConfigurationError (a port in use, a home that this release cannot
+        use, a running stack with other settings), DatabaseUnavailable or DatabaseUnsuitable, and SequinError for a real server that does
+        not answer.
         """
         settings = settings or Settings.from_env()
         status, started = control.up(settings)
@@ -75,7 +76,7 @@ class Stack:
         return cls(settings, status, started=False)
 
     def stop(self) -> str:
-        """End every process of the stack; the data stays. Returns what is left to know, which is empty for the embedded database."""
+        """Stop every process of the stack but keep its data; returns a note for the user, which is empty for the embedded database."""
         return stop_stack(self.settings)
 
     def close(self) -> None:
@@ -278,7 +279,7 @@ def full_status(settings: Settings) -> dict[str, Any]:
 
 
 def stop_stack(settings: Settings) -> str:
-    """End the home's stack, running or half dead; returns what to know about WAL that a slot in the reader's own database still holds."""
+    """Stop the home's stack, even a half-dead one; returns a note about WAL that a slot in the reader's own database still holds."""
     home = Home(settings.home)
     own_database = stack_status(settings)["postgres"]
     control.down(home)

@@ -308,7 +308,7 @@ class Supervisor:
     # --- the control channel -------------------------------------------------------------------------------------------
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One line of JSON in (`token`, `do`, and `part` or `settings`), one line out (`status`, or `error`)."""
+        """Answer one line of JSON (`token`, `do`, and `part` or `settings`) with another (`status` or `error`)."""
         with contextlib.suppress(ConnectionError, ValueError):
             request = json.loads(await reader.readline())
             if not hmac.compare_digest(str(request.get("token")).encode(), self.token.encode()):

@@ -1,3 +1,4 @@
-"""What every HTTP port here needs: which addresses may be called, who is let in, how HTTP/1.1 is spoken. Nothing of what the ports
-serve.
+"""Shared parts of every HTTP port: which addresses may be called, who is let in, and how HTTP/1.1 is spoken.
+
+What the ports serve is defined elsewhere.
 """

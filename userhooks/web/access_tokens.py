@@ -63,8 +63,8 @@ def decide(
 ) -> Admitted | SentOn | AccessRefused:
     """Judge one request by the tokens' `keys`.
 
-    `authorizations` are its Authorization headers and `cookies` the values of our cookie in it, both decoded as Latin-1. `reads`: it is a
-    GET or HEAD, the only requests for which a token in the query counts.
+    `authorizations` are its Authorization headers and `cookies` the values of our cookie in it, both decoded as Latin-1. `reads` says
+    whether it is a GET or HEAD; a token in the query counts only for those.
     """
     if authorizations:
         scheme, _, given = authorizations[0].partition(" ")

@@ -181,9 +181,9 @@ class Subscriptions:
         ]
 
     def unsubscribe_all(self, user_ids: Sequence[int]) -> None:
-        """Remove these users' subscriptions, and what a crash left of them; users who are unknown or have none do no harm.
+        """Remove these users' subscriptions and what a crash left of them; users who are unknown or have none are ignored.
 
-        Sequin removes one thing with one call, so several calls are under way at once.
+        Sequin removes one object per call, so several calls run at once.
         """
         with self._looking_at_tables_after_refusals(), self._database.locked_users(user_ids) as users:
             rows: dict[int, list[SubscriptionRow]] = {user_id: [] for user_id in user_ids}

@@ -27,9 +27,9 @@ EFFECTS = (
 
 
 class ResponsePanel(Panel):
-    """Choose what a user's inbox answers: rules of which the first that fits a request decides, `lesson.inbox(user).respond(rules)`.
+    """Choose how a user's inbox answers, as `lesson.inbox(user).respond(rules)` does; the first rule that matches a request decides.
 
-    It begins with the rules that the inbox has. `Add the rule` puts what the controls say behind the others; the button sets them all.
+    It starts with the inbox's current rules. `Add the rule` appends a rule from the controls; the button applies all rules.
 
         panel = ResponsePanel(lesson)
         panel.condition.value, panel.many.value, panel.status.value = "first", 3, 500

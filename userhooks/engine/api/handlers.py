@@ -260,7 +260,7 @@ class Api:
         return {"data": orjson.Fragment(b"[%b]" % b",".join(filter(None, parts)))}
 
     async def create_sink(self, _: Request, body: dict[str, Any]) -> Any:
-        """A new sink; it is live when this answers."""
+        """Create a sink, which is live when this returns."""
         self._capture.check_tables()
         taken = {one.name for one in self.catalog.sinks.values()}
         one = request_bodies.sink_from(body, self.catalog, None, _new_id(), taken)
@@ -315,7 +315,7 @@ class Api:
         return {"data": [responses.backfill(one, sink) for one in reversed(listed)]}
 
     async def create_backfill(self, request: Request, body: dict[str, Any]) -> Any:
-        """Start a backfill of a table as it is now."""
+        """Start a backfill of a table, using its current definition."""
         sink = self._sink(request.path_params["sink"])
         with suppress(DatabaseUnavailable):  # it waits, then
             await self.tables.refresh()

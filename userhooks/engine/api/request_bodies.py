@@ -50,7 +50,7 @@ _ELSEWHERE = frozenset({"local", "path", "webhook.site"})
 
 
 def endpoint_from(body: Mapping[str, Any], present: HttpEndpoint | None, id: str, taken: set[str]) -> HttpEndpoint:  # noqa: A002
-    """Create an endpoint, or change `present`; `taken` are the names of the others. Raises Refused."""
+    """Create an endpoint, or change `present`; `taken` holds the names of the other endpoints. Raises Refused."""
     for key in sorted(body):
         if key in _ELSEWHERE:
             raise refused(f"`{key}` is not supported by the local engine; give `url`")

@@ -1,6 +1,6 @@
-"""Keeping one backfill going until its table is read and delivered: turns, trouble, saving its progress, counting. Reading is in `run.py`.
+"""Keep one backfill going until its table is read and delivered: turns, errors, saved progress, counts. Reading is in `run.py`.
 
-Backfills take turns, a few at a time, so that however many there are they need few connections, and none waits for another's receiver.
+Backfills take turns, a few at a time. Any number of them needs only a few connections, and none waits for another's receiver.
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ class Backfills:
         self._runner.watermark(token)
 
     async def close(self) -> None:
-        """Stop all; they go on from their cursors at the next start."""
+        """Stop all backfills; they resume from their cursors at the next start."""
         runs = list(self._running.values())
         for _, task in runs:
             task.cancel()

@@ -79,7 +79,7 @@ class PageProgress:
         return page
 
     def hold(self) -> Page:
-        """Return the page that has to wait for one row more: the last one, or an empty one."""
+        """Return the page that must wait for one more row: the last page, or an empty one."""
         if not self._pages:
             self.add(0, None).handed_over = True
         page = self._pages[-1]

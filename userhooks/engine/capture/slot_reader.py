@@ -1,8 +1,8 @@
-"""Reading the replication slot: starting the stream, pauses while memory is full, and new attempts after trouble.
+"""Read the replication slot: start the stream, pause while memory is full, and retry after errors.
 
-Bytes are taken from the socket in `postgres/replication_stream.py` and understood in `transactions.py`. The slot itself is seen to in
-`slot_keeper.py`, tables and types in `published_tables.py`, trouble in `capture_health.py`. What may be confirmed is decided in
-`confirmed_lsn.py` and written by `flusher.py`.
+Bytes are read from the socket in `postgres/replication_stream.py` and decoded in `transactions.py`. The slot itself is maintained in
+`slot_keeper.py`, tables and types in `published_tables.py`. Errors are handled in `capture_health.py`. `confirmed_lsn.py` decides which LSN
+may be confirmed, and `flusher.py` writes it.
 """
 
 from __future__ import annotations

@@ -410,7 +410,7 @@ class Origin:
             self._client.probation_changed(1 if on_probation else -1)
 
     def free(self, connection: Connection) -> None:
-        """The connection can carry the next request."""
+        """Make the connection available for the next request."""
         if connection in self._open:
             connection.deadline = 0.0
             connection.idle_since = self._client.loop.time()
@@ -511,7 +511,7 @@ class HttpClient:
             self._looked_for_idle = now
 
     def give_place(self) -> None:
-        """A connection is gone: the origin that has waited longest may open one."""
+        """Release a closed connection's place, and let the origin that has waited longest open one."""
         self._taken -= 1
         if self.crowd:
             origin = next(iter(self.crowd))

@@ -32,7 +32,7 @@ class QueueDisk(Protocol):
         """Ask the queue with the next flush what it wants stored."""
 
     def done(self, rows: Iterable[int]) -> None:
-        """These rows are delivered or not wanted any more."""
+        """Mark rows as delivered or no longer wanted."""
 
     def load(self, rows: list[int], room: int, queue: PendingQueue, take: Callable[[list[PendingMessage], list[int]], None]) -> None:
         """Read messages back, at least one and no more than `room` bytes, and hand them to `take` with the rows that are left."""
@@ -58,7 +58,7 @@ class Owner(Protocol):
         """Return whether memory may hold all that is owed again."""
 
     def caught_up(self) -> None:
-        """Memory holds all that is owed again."""
+        """Handle the moment when memory holds all pending messages again."""
 
 
 class PendingQueue:

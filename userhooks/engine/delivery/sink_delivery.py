@@ -177,7 +177,7 @@ class SinkDelivery:
         self.offer()
 
     def drop(self) -> None:
-        """Owe nothing any more: the sink is deleted or disabled. What is on its way still comes to its end."""
+        """Drop all pending messages of a deleted or disabled sink; requests in flight still run to completion."""
         self._life += 1
         self.queue.drop()
 
@@ -244,7 +244,10 @@ class SinkDelivery:
 
     @property
     def _is_probing(self) -> bool:
-        """Whether it tries little that is new: what it has tried will tell. One that has given up all it tried has to try more."""
+        """Whether few new messages are sent, because pending attempts will show if the receiver is back.
+
+        A sink that has given up on all its attempts has to try more.
+        """
         return self.breaker.is_down and bool(self.queue.retries or self._in_flight)
 
     def has_more(self) -> bool:
@@ -359,7 +362,7 @@ class SinkDelivery:
             self.client.origin(self._origin).offer(self)
 
     def _refused(self, attempt: Attempt, status: int | None, error: str, retry_after: float | None) -> None:
-        """The receiver, as the sink's settings name it, has not taken an attempt."""
+        """Handle an attempt that the receiver currently named in the sink's settings did not accept."""
         self.on_probation = True
         if attempt.is_new:
             self.breaker.misses += 1
@@ -420,7 +423,7 @@ class SinkDelivery:
         self.queue.retries.hurry()
 
     def _set_retry_timer(self) -> None:
-        """Set the one timer to the earliest retry, or to when something new may be tried."""
+        """Set the timer to the earliest retry or to when a new message may be tried, whichever comes first."""
         if self._retry_timer is not None:
             self._retry_timer.cancel()
         times = [self.queue.retries.next_due] if self.queue.retries else []

@@ -79,7 +79,7 @@ def _fold_step(step: Expr, known: dict[int, Expr]) -> Expr | None:
 
 
 def fold(expr: Expr, metadata: Mapping[Atom, Any], known: Mapping[int, Expr]) -> Expr:
-    """Replace what is known by its value."""
+    """Replace subexpressions whose value is known with that value."""
     match expr:
         case Local(number):
             return known.get(number, expr)

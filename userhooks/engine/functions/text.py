@@ -69,7 +69,10 @@ def joined(meter: Meter, value: Any) -> str:
 
 
 def float_text(value: float) -> str:
-    """The shortest digits that read back as the float, with an exponent where that is shorter, or the number above 2^53 (Erlang/OTP 25)."""
+    """Return the shortest digits that read back as the float, as Erlang/OTP 25 writes them.
+
+    An exponent is used where that form is shorter, or where the number is above 2^53.
+    """
     mantissa, _, exponent = f"{value!r}e0".partition("e")
     sign = "-" * mantissa.startswith("-")
     whole, _, fraction = mantissa.removeprefix("-").partition(".")

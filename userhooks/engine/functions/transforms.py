@@ -41,7 +41,7 @@ class TransformFunction:
     program: Program
 
     def bind(self, constants: Mapping[str, Any], timestamp_format: TimestampFormat = "iso8601") -> Transform:
-        """Make what gives the JSON of a sink's messages; `constants` as for filters. It raises FunctionRaised."""
+        """Return a function that produces the JSON of a sink's messages and may raise FunctionRaised; `constants` are as for filters."""
         metadata = constant_metadata(constants)
         writer = partial(compile_writer, metadata=metadata, timestamp_format=timestamp_format)
         return run_program(self.program, metadata, timestamp_format, writer)
@@ -147,7 +147,7 @@ def _metadata_map(metadata: Mapping[Atom, Any]) -> Expr:
 
 
 def _has_plain_keys(operands: Sequence[Expr]) -> bool:
-    """Whether the keys of a map are known and have names of their own."""
+    """Whether all keys of a map are known and have distinct names."""
     keys = [key.value for key in operands[::2] if isinstance(key, Const) and isinstance(key.value, (str, Atom))]
     return len(keys) * 2 == len(operands) == 2 * len({key.name if isinstance(key, Atom) else key for key in keys})
 

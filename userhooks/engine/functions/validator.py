@@ -66,7 +66,7 @@ def is_literal(quoted: Quoted) -> bool:
 
 
 def check(quoted: Quoted, line: int = 1) -> None:
-    """Raise FunctionError for what the server refuses."""
+    """Raise FunctionError for code that the server rejects."""
     if is_literal(quoted):
         return
     if isinstance(quoted, (list, tuple)):

@@ -251,7 +251,7 @@ class TypeCatalog:
         return self.element(row[3]) if row is not None and row[3] else base
 
     def json_encoder(self, type_oid: int, timestamp_format: TimestampFormat = "iso8601") -> Encoder:
-        """Return what turns the type's text form into JSON."""
+        """Return the function that converts the type's text form to JSON."""
         base = self.base(type_oid)
         if timestamp_format == "unix_microsecond" and base in (TIMESTAMP, TIMESTAMPTZ):
             return _unix_microseconds

@@ -35,10 +35,10 @@ class ReplicationEnded(Exception):
 
 
 class Unpublished(ReplicationEnded):
-    """At this point of the WAL there is no publication.
+    """The publication does not exist at this point of the WAL.
 
-    What a transaction may publish is judged by the catalog of its time. Since Postgres 18 such changes are left out with a warning; before
-    that the stream breaks off with an error.
+    Postgres decides what a transaction publishes by the catalog as of that transaction. Since Postgres 18 such changes are left out with a
+    warning; before that, the stream ends with an error.
     """
 
 

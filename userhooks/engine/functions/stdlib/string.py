@@ -20,7 +20,7 @@ _JOINER = "\u200d"
 
 
 def graphemes_of(meter: Meter, text: str) -> list[str]:
-    """Return what a reader takes for characters."""
+    """Return the graphemes of a text, which are what a reader sees as characters."""
     meter.spend(len(text) // 8)
     if text.isascii():
         return re.findall("\r\n|.", text, re.DOTALL) if "\r\n" in text else list(text)
