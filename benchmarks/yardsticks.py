@@ -18,7 +18,7 @@ from userhooks.stack.embedded_postgres import find_binaries
 class _Posts:
     """A bare loop of one request for the engine's HTTP client."""
 
-    suspect = False
+    on_probation = False
 
     def __init__(self, request: bytes, count: int) -> None:
         self.request, self.left, self.unanswered, self.done = request, count, count, asyncio.Event()
@@ -26,7 +26,7 @@ class _Posts:
     def slow(self) -> None:
         """A receiver on this machine that takes a second is noted by nobody."""
 
-    def again(self) -> bool:
+    def may_repeat(self) -> bool:
         """A request without an answer is a fault of the yardstick."""
         return False
 
