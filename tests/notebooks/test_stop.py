@@ -13,7 +13,7 @@ from tests.notebooks.kernel import Kernel, running_kernel
 
 ROOT = Path(__file__).parents[2]
 
-SLOW = """
+SLOW = '''
 import time, ipywidgets
 from tests.unit.test_widgets import RecordingLesson
 from userhooks import widgets
@@ -26,12 +26,17 @@ def blind(*_):
 fault_dial.pulse = blind
 begun = ipywidgets.IntText()  # counts the calls that have begun
 
+def work(seconds):
+    """Occupy the thread for so long, in short sleeps: a signal that comes just before a sleep begins does not end that sleep."""
+    begun.value += 1
+    for _ in range(round(10 * seconds)):
+        time.sleep(0.1)
+
 class SlowLesson(RecordingLesson):
     seconds = 0.0
 
     def _called(self, *call):
-        begun.value += 1
-        time.sleep(self.seconds)
+        work(self.seconds)
         super()._called(*call)
 
     def _inspector(self, *call):
@@ -40,7 +45,7 @@ class SlowLesson(RecordingLesson):
 
 lesson = SlowLesson()
 lesson.clients.kill = lambda part: lesson._called("kill", part)
-"""
+'''
 BUTTONS = {
     "subscribe": "widgets.SubscribePanel(lesson)",
     "generate": "widgets.GeneratePanel(lesson)",
@@ -110,7 +115,7 @@ def test_stop_ends_a_cell_that_runs_and_the_call_that_waits_for_its_end(kernel: 
     panel = Clicked(kernel, subshell)
     panel.click_and_stop()  # the kernel itself makes a panel's first click wait for the cell
     for _ in range(2):
-        kernel.begin("begun.value += 1\ntime.sleep(60)")
+        kernel.begin("work(60)")
         panel.begins()
         panel.click()
         panel.says("waiting for a cell")
@@ -122,7 +127,7 @@ def test_a_first_click_behind_a_cell_begins_when_stop_has_ended_the_cell_and_the
     kernel: Kernel, subshell: str
 ) -> None:
     panel = Clicked(kernel, subshell)
-    kernel.begin("begun.value += 1\ntime.sleep(60)")
+    kernel.begin("work(60)")
     panel.begins()
     panel.click()
     kernel.interrupt()
