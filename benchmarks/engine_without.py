@@ -37,11 +37,7 @@ def _durability() -> None:
 
 def _order() -> None:
     """No message waits for an earlier one of its row, so a retry needs no book of groups."""
-
-    def group_of(sink: Any, change: Any) -> None:
-        return None
-
-    sink_delivery.group_of = group_of
+    sink_delivery.grouping = lambda sink: lambda change: None
 
 
 def _metrics() -> None:

@@ -6,6 +6,7 @@ How it becomes a message is in `message_format.py`, what its table looks like in
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, Literal, TypeAlias
 
 from userhooks.engine.postgres.pg_types import TimestampFormat
@@ -196,17 +197,22 @@ class Groups(tuple[object, ...]):
     __slots__ = ()
 
 
-def group_of(sink: SinkResource, change: Change) -> object:
-    """Return the group of a sink's message, or None when it has none: by row, by the sink's columns for that table, or not at all.
+def grouping(sink: SinkResource) -> Callable[[Change], object]:
+    """Return what names the group of a sink's message: by row, by the sink's columns for that table, or None for no group.
 
     A `tables` entry without columns, no replica identity and `message_grouping: false` mean no group (Sequin contract, 7.3).
     """
     if not sink.message_grouping:
-        return None
-    for entry in sink.tables:
-        if entry.table == change.shape.table:
-            return change.group if entry.group_column_names is None else group_key(change, entry.group_column_names)
-    return change.group
+        return lambda _: None
+    columns = {entry.table: entry.group_column_names for entry in sink.tables if entry.group_column_names is not None}
+    if not columns:
+        return attrgetter("group")
+
+    def group_of(change: Change) -> object:
+        names = columns.get(change.shape.table)
+        return change.group if names is None else group_key(change, names)
+
+    return group_of
 
 
 def group_key(change: Change, columns: Sequence[str]) -> object:

@@ -185,7 +185,7 @@ class RowHandover:
             return
         self.position = layout.cursor_of(read.rows[-1])
         page = self._progress.add(len(read.rows), self.position)
-        now, is_wanted = self._now_us(), self._filter(layout)
+        owe = self._owing(layout)
         for row, size in zip(read.rows, read.sizes, strict=True):
             if self._touched:
                 key = tuple([row[i] for i in layout.key])
@@ -195,7 +195,7 @@ class RowHandover:
                         page.owed += 1
                         self.to_read_again[key] = page
                     continue
-            self._owe(layout, row, size, page, now, is_wanted)
+            owe(row, size, page)
         page.all_handed_over()
 
     def _hand_over_again(self, read: RowsRead, keys: Sequence[Key]) -> None:
@@ -204,14 +204,14 @@ class RowHandover:
         rows: dict[Key, tuple[Row, int]] = {}
         for row, size in zip(read.rows, read.sizes, strict=True):
             rows[tuple([row[i] for i in layout.key])] = (row, size)
-        now, is_wanted = self._now_us(), self._filter(layout)
+        owe = self._owing(layout)
         for key in keys:
             newer = self._newer(key, read.snapshot)
             if newer and not any(newer):
                 continue  # it is read again at the next turn
             page = self.to_read_again.pop(key)
             if not newer and key in rows:
-                self._owe(layout, *rows[key], page, now, is_wanted)
+                owe(*rows[key], page)
             page.release()
 
     def _newer(self, key: Key, snapshot: Snapshot) -> Sequence[bool]:
@@ -229,13 +229,19 @@ class RowHandover:
         rest = bound.rest_of_others
         return lambda change: change.raw(position) in forms and (rest is None or rest(change))
 
-    def _owe(self, layout: TableLayout, row: Row, size: int, page: Page, now_us: int, is_wanted: Callable[[Change], bool]) -> None:
-        change = Change.read(layout.shape, row, self._progress.backfill.id, now_us, size)
-        delivery = self._delivery
-        try:
-            wanted, unfiltered = is_wanted(change), False
-        except Exception:  # the filter raised: the message fails visibly when its turn comes
-            wanted, unfiltered = True, True
-        if wanted:
-            page.owed += 1
-            delivery.owe(PendingMessage(change, page, delivery.queue.group_of(change), unfiltered))
+    def _owing(self, layout: TableLayout) -> Callable[[Row, int, Page], None]:
+        """Return what makes the sink owe a row of a page, if its filter accepts it; what all the rows share is looked up here, once."""
+        shape, backfill_id, now_us = layout.shape, self._progress.backfill.id, self._now_us()
+        is_wanted, group_of, owe = self._filter(layout), self._delivery.queue.group_of, self._delivery.owe
+
+        def owe_row(row: Row, size: int, page: Page) -> None:
+            change = Change.read(shape, row, backfill_id, now_us, size)
+            try:
+                wanted, unfiltered = is_wanted(change), False
+            except Exception:  # the filter raised: the message fails visibly when its turn comes
+                wanted, unfiltered = True, True
+            if wanted:
+                page.owed += 1
+                owe(PendingMessage(change, page, group_of(change), unfiltered))
+
+        return owe_row

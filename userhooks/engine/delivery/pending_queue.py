@@ -109,15 +109,16 @@ class PendingQueue:
 
     # --- in and out ----------------------------------------------------------------------------------------------------
 
-    def add(self, message: PendingMessage) -> None:
-        """Take a message; messages come in the order in which they are to be delivered."""
+    def add(self, message: PendingMessage) -> bool:
+        """Append a message, in the order in which messages are to be delivered; return False if it waits on disk first."""
         self.count += 1
         self.budget.add(1, message.change.size)
         if self.spill.in_use:
             self.spill.fresh.append(message)
             self.request_flush()
-        else:
-            self.ready.append(message)
+            return False
+        self.ready.append(message)
+        return True
 
     def take(self) -> list[PendingMessage]:
         """Take the next batch of new messages; one whose filter has yet to be asked comes alone."""

@@ -13,11 +13,10 @@ import math
 import random
 import time
 from collections.abc import Iterable
-from functools import partial
 from itertools import islice
 from typing import Protocol
 
-from userhooks.engine.change import group_of
+from userhooks.engine.change import grouping
 from userhooks.engine.delivery.circuit_breaker import CircuitBreaker
 from userhooks.engine.delivery.http_client import HttpClient, OriginKey
 from userhooks.engine.delivery.latency_histogram import HistogramPool, Latencies
@@ -151,7 +150,7 @@ class SinkDelivery:
         self.sink = sink
         self._may_send = sink.status == "active"
         queue.batch_size = sink.batch_size
-        queue.group_of = partial(group_of, sink)
+        queue.group_of = grouping(sink)
         origin = _origin_of(endpoint)
         if origin != self._origin:
             self.client.origin(self._origin).withdraw(self)  # a turn there would send what is for the new one
@@ -197,8 +196,7 @@ class SinkDelivery:
     def owe(self, message: PendingMessage) -> None:
         """Take a message; messages come in the order in which they are to be delivered."""
         queue = self.queue
-        queue.add(message)
-        if queue.spill.in_use:
+        if not queue.add(message):
             return
         if len(queue.ready) >= queue.batch_size or queue.is_due:
             self.offer()
