@@ -1,14 +1,20 @@
-# The commands of the README. GNU make 3.81 is enough.
-#   make lab       JupyterLab on the notebooks, with everything behind them
-#   make test      every test that needs no browser
-#   make check     the quick part of it: linters, types, unit and contract tests
-#   make demo      the main job once, without a browser
-#   make browser   the tests in Chromium
-#   make real-like the lessons against a stand-in that behaves in time as a real Sequin server does
-#   make bench     rates and latencies beside a yardstick of the same run: 15 minutes (bench-quick: 2; bench-full: the long ones)
-#   make torture   the engine under crashes, outages, dead receivers and a soak: about 25 minutes
-#   make clean     remove everything that the commands above made
-#   make notebooks / clean-notebooks / lock   for those who change the project
+# The commands in the README. Requires GNU make 3.81 or newer.
+#   make lab        open JupyterLab on the notebooks, with everything they need running
+#   make test       run every test that does not need a browser
+#   make check      run the fast checks: linters, types, unit tests, contract tests
+#   make demo       run the whole flow once, without a browser
+#   make browser    run the tests in Chromium
+#   make real-like  run the lessons against a stand-in with the timing of a real Sequin server
+#   make bench      measure rates and latencies next to a baseline: 15 minutes (bench-quick: 2 minutes; bench-full: also the long parts)
+#   make torture    test the engine with crashes, outages, dead receivers, and a soak: about 25 minutes
+#   make clean      remove everything that the commands above created
+#
+# For developers of this project:
+#   make install           create .venv
+#   make lint              run only the linters and type checks
+#   make notebooks         run all notebooks and store their outputs
+#   make clean-notebooks   normalize notebooks after editing them by hand
+#   make lock              update requirements.lock
 
 SHELL := /bin/sh
 BIN := .venv/bin
@@ -19,8 +25,8 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
 install: $(STAMP)
 
-# Made anew when what is to be installed has changed; offline otherwise. Compiled code halves the time in which a program starts, also
-# where Python may not write it.
+# Reinstall only when the dependencies have changed; otherwise, no network is needed. Compiling ahead halves the start time of programs,
+# even where Python cannot write .pyc files itself.
 $(STAMP): requirements.lock pyproject.toml
 	@sh .ci/make-venv "$(PYTHON)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
