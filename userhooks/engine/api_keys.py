@@ -1,4 +1,4 @@
-"""The Management API's tokens: saving and deleting them, and the one that the engine is started with. Checking a request is the API's."""
+"""The Management API's keys: saving, deleting, and the default one that the engine starts with. Requests are checked in `api/`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DEFAULT = "Default"
 
 
 class ApiKeys:
-    """The keys in force; `write` runs a method of the store on its thread."""
+    """The Management API's keys. `write` runs a method of the store on the store's thread."""
 
     def __init__(self, catalog: Catalog, store: StateStore, write: Callable[..., Awaitable[Any]]) -> None:
         self._catalog = catalog
@@ -29,12 +29,12 @@ class ApiKeys:
         self._catalog.api_keys[key.id] = key
 
     async def delete(self, key_id: str) -> None:
-        """Remove a key."""
+        """Delete a key."""
         await self._write(self._store.delete, [key_id])
         self._catalog.api_keys.pop(key_id, None)
 
     async def save_default(self, token: str) -> None:
-        """Give the key `Default` this token, and create it if there is none."""
+        """Set the token of the key named `Default`, creating the key if it does not exist."""
         digest = hashlib.sha256(token.encode()).hexdigest()
         present = next((key for key in self._catalog.api_keys.values() if key.name == _DEFAULT), None)
         if present is None:

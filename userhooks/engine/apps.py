@@ -1,4 +1,4 @@
-"""The ASGI apps of the engine's two ports: API and console on one, the metrics page on the other. Each gets the parts that it uses."""
+"""The ASGI apps for the engine's two ports: one serves the API and the console, the other the metrics page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from userhooks.web.host_guard import HostGuard
 
 
 def management_app(engine: Engine) -> HostGuard:
-    """Return the app of Sequin's port."""
+    """Return the app for Sequin's port: the Management API and the console."""
     port = engine.config.port
     api = Api(
         engine.catalog,
@@ -29,6 +29,6 @@ def management_app(engine: Engine) -> HostGuard:
 
 
 def metrics_app(engine: Engine) -> HostGuard:
-    """Return the app of the metrics port: `/metrics`, nothing else."""
+    """Return the app for the metrics port, which serves only `/metrics`."""
     app = Starlette(routes=[metrics_route(engine.catalog, engine.monitor)])
     return HostGuard(app, [f"http://127.0.0.1:{engine.config.metrics_port}"])

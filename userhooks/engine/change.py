@@ -1,6 +1,6 @@
-"""One change of one row, or one row that a backfill read, and the group that orders it. Pure.
+"""A change to a row, or a row read by a backfill, and the group that determines its order. Pure.
 
-How it becomes a message is in `message_format.py`, what its table looks like in `table_shape.py`.
+`message_format.py` turns a change into a message; `table_shape.py` describes its table.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from userhooks.engine.table_shape import TableShape
 ChangeAction: TypeAlias = Literal["insert", "update", "delete", "read"]
 
 LARGE_BYTES = 100_000
-"""Bytes of a change above which its rows and its JSON are made anew each time they are asked for: thousands may wait in memory"""
+"""Size in bytes above which a change's decoded rows and JSON are not cached, since thousands of changes may be pending in memory."""
 
 
 def size_of(row: Sequence[bytes | None]) -> int:
-    """Return the total size of a row's values in bytes."""
+    """Return the total size of a row's values, in bytes."""
     return sum(map(len, filter(None, row)))
 
 
 class Change:
-    """One change of one row, or one row that a backfill read (`backfill_id` is set, and there is neither LSN nor index); `size` in bytes.
+    """A change to a row, or a row read by a backfill; `size` is in bytes.
 
-    `new` and `old` are the rows in Postgres' text form, decoded when asked for: an insert has no `old`, a delete no `new`; an update has
-    `old` with REPLICA IDENTITY FULL, or when its key changed. Reading them raises DecodeError when the stream's bytes are malformed.
+    A row read by a backfill has a `backfill_id`; its LSN and index are 0. `new` and `old` are the rows in Postgres' text format, decoded on
+    first access. An insert has no `old` and a delete no `new`; an update has `old` with REPLICA IDENTITY FULL, or when its key changed.
+    Reading either raises DecodeError if the stream's bytes are malformed.
     """
 
     __slots__ = (
@@ -67,7 +68,7 @@ class Change:
 
     @classmethod
     def read(cls, shape: TableShape, row: Sequence[bytes | None], backfill_id: str, read_us: int, size: int | None = None) -> Change:
-        """Make the change for a row of a backfill, read at `read_us` (microseconds since 1970); `size` is that of its values, if known."""
+        """Create a change for a row that a backfill read at `read_us` (microseconds since 1970); `size` is computed if not given."""
         change = cls.__new__(cls)
         change.shape = shape
         change.action = "read"
@@ -95,10 +96,10 @@ class Change:
         annotations: bytes | None,
         backfill_id: str | None,
     ) -> Change:
-        """Make a change again from what `payload` was; raises DecodeError when that is not a change of a row."""
+        """Recreate a change from its `payload`; raises DecodeError if the payload is not a change to a row."""
         event = decode(payload)
         if not isinstance(event, RowChange):
-            raise DecodeError("not a change of a row")
+            raise DecodeError("not a change to a row")
         if backfill_id is None:
             return cls(shape, event, commit_lsn, commit_idx, commit_us, annotations)
         row = event.new
@@ -106,12 +107,12 @@ class Change:
 
     @property
     def payload(self) -> bytes:
-        """The change as pgoutput has it; a row that a backfill read is written as an insert."""
+        """The change in pgoutput's format; a row read by a backfill is encoded as an insert."""
         return self._event.payload if self._event is not None else encode_insert(self.row)
 
     @property
     def new(self) -> Sequence[Value] | None:
-        """The row as it is after the change; None for a delete."""
+        """The row after the change; None for a delete."""
         if self._new is None and self._event is not None and self.action != "delete":
             row = self._event.new
             if row is None or len(row) != len(self.shape.columns):
@@ -123,7 +124,7 @@ class Change:
 
     @property
     def old(self) -> Sequence[Value] | None:
-        """The row as it was before the change, as far as the WAL carries it."""
+        """The row before the change, as far as the WAL contains it; None for an insert."""
         if self._old is None and self._event is not None and self.action != "insert":
             row = self._event.old
             if row is not None and len(row) != len(self.shape.columns):
@@ -139,18 +140,19 @@ class Change:
 
     @property
     def row(self) -> Sequence[Value]:
-        """The row that the message shows: the new one, or of a delete the old one."""
+        """The row that the message shows: the new row, or the old row for a delete."""
         row = self._new
         if row is None:
             row = self.old if self.action == "delete" else self.new
             if row is None:
-                raise DecodeError("a change without a row")
+                raise DecodeError("the change has no row")
         return row
 
     @property
     def group(self) -> object:
-        """What names the change's group where nothing else is asked for: its row. None without a key or a whole old row; `Groups` for an
-        update of the key.
+        """The change's default group, which identifies its row.
+
+        None if the table has neither a key nor REPLICA IDENTITY FULL; `Groups` if an update changed the key.
         """
         shape = self.shape
         positions = shape.key_positions
@@ -165,42 +167,43 @@ class Change:
         return shape.group_prefix + value if isinstance(value, bytes) else (shape.table, value)
 
     def group_by(self, *keys: Sequence[int]) -> object:
-        """Return what names the change's group by each of these keys, before and after the change where the WAL tells both."""
+        """Return the change's group under each of these keys, before and after the change if the WAL contains both."""
         shape, row = self.shape, self._new or self.row
         groups = [shape.group_of(positions, row) for positions in keys]
         old = self.old if self.action == "update" else None
         if old is not None:
             groups += [shape.group_of(positions, old) for positions in keys if self.tells_old(positions)]
-        found = dict.fromkeys(groups)
-        return Groups(found) if len(found) > 1 else next(iter(found), None)
+        distinct = dict.fromkeys(groups)
+        return Groups(distinct) if len(distinct) > 1 else next(iter(distinct), None)
 
     def tells_old(self, positions: Sequence[int]) -> bool:
-        """Whether the old row of an update has these columns: all of them, or those of the replica identity."""
+        """Return whether the old row of an update contains these columns, because it is complete or because the key has them all."""
         return self.replaced_row is not None or bool(positions and set(self.shape.key_positions).issuperset(positions))
 
     def raw(self, position: int) -> Value:
-        """Return one column of `row`; of a row that nobody has asked for yet, no more than this is decoded."""
+        """Return one column of `row`, without decoding the others if the row has not been decoded yet."""
         if self._event is None or self._new is not None or self._old is not None:
             return self.row[position]
         return self._event.value(position)
 
     @property
     def replaced_row(self) -> Sequence[Value] | None:
-        """The whole row before an update, which only REPLICA IDENTITY FULL provides."""
+        """The complete row before an update, which only REPLICA IDENTITY FULL provides; None otherwise."""
         event = self._event
         return self.old if event is not None and self.action == "update" and event.old_is_whole else None
 
 
 class Groups(tuple[object, ...]):
-    """Groups that a message belongs to at once: it comes after the earlier messages of each and before the later ones."""
+    """The groups of a message that belongs to several: it follows all earlier messages of each group and precedes all later ones."""
 
     __slots__ = ()
 
 
 def grouping(sink: SinkResource) -> Callable[[Change], object]:
-    """Return what names the group of a sink's message: by row, by the sink's columns for that table, or None for no group.
+    """Return the function that names a message's group: by row, or by the columns that the sink names for the table; None means no group.
 
-    A `tables` entry without columns, no replica identity and `message_grouping: false` mean no group (Sequin contract, 7.3).
+    A message has no group if its `tables` entry has no columns, its table has no replica identity, or `message_grouping` is false
+    (Sequin contract, 7.3).
     """
     if not sink.message_grouping:
         return lambda _: None
@@ -216,37 +219,37 @@ def grouping(sink: SinkResource) -> Callable[[Change], object]:
 
 
 def group_key(change: Change, columns: Sequence[str]) -> object:
-    """Return the key of the message's group: the table and its values of `columns`, or None without any column.
+    """Return the group key of a change: the table and the values of `columns`, or None if `columns` is empty.
 
-    A column that the table does not have counts as null. (Sequin contract, 7.3)
+    A column that the table does not have counts as null (Sequin contract, 7.3).
     """
     if not columns:
         return None
     shape = change.shape
-    places = [shape.positions.get(name) for name in columns]
+    positions = [shape.positions.get(name) for name in columns]
 
     def group_of(row: Sequence[Value]) -> tuple[object, ...]:
-        return (shape.table, *[None if at is None else row[at] for at in places])
+        return (shape.table, *[None if at is None else row[at] for at in positions])
 
     group = group_of(change.row)
-    old = change.old if change.action == "update" and change.tells_old([at for at in places if at is not None]) else None
+    old = change.old if change.action == "update" and change.tells_old([at for at in positions if at is not None]) else None
     if old is None or (former := group_of(old)) == group:
         return group
     return Groups((former, group))
 
 
 See: TypeAlias = Callable[[TableShape, int, Value], Any]
-"""Makes the value of a column, given its position and text"""
+"""Returns the value of a column, given its position and its text."""
 
 
 def record_of(change: Change, see: See = TableShape.decode) -> dict[str, Any]:
-    """Return the record as a map, by default with the values of its JSON."""
+    """Return the record as a dict, by default with the values that its JSON has."""
     shape = change.shape
     return {column.name: see(shape, i, raw) for i, (column, raw) in enumerate(zip(shape.columns, change.row, strict=True))}
 
 
 def changes_of(change: Change, see: See = TableShape.decode) -> dict[str, Any] | None:
-    """Return `changes` as a map, by default with the values of its JSON: None but for an update."""
+    """Return `changes` as a dict, by default with the values that its JSON has; None unless the change is an update."""
     if change.action != "update":
         return None
     old = change.replaced_row

@@ -6,6 +6,9 @@ from datetime import UTC, datetime
 
 
 def utc_now(*, micro: bool = False) -> str:
-    """Return the time in UTC: whole seconds, or with six digits where Sequin shows them (recorded)."""
+    """Return the current UTC time in whole seconds.
+
+    `micro` adds six fractional digits, always zero, for fields in which Sequin shows them (recorded).
+    """
     now = datetime.now(UTC).replace(microsecond=0)
     return now.strftime("%Y-%m-%dT%H:%M:%S.%fZ" if micro else "%Y-%m-%dT%H:%M:%SZ")

@@ -1,4 +1,4 @@
-"""The engine's composition: it makes the parts, connects them, starts and stops them. What they do is in their own modules."""
+"""The composition root of the engine: creates, connects, starts, and stops its parts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 class Engine:
-    """The running engine; `start` before anything else, `close` at the end."""
+    """The engine. Call `start` before anything else and `close` at the end."""
 
     def __init__(self, config: Config, *, rng: random.Random | None = None) -> None:
         self.config = config
@@ -130,7 +130,7 @@ class Engine:
             self.backfills.run_active()
 
     async def start(self) -> None:
-        """Load the state, connect, start delivering; with Postgres down it keeps trying in the background."""
+        """Load the state, connect, and start delivering; if Postgres is down, keep trying in the background."""
         load_resources(self.catalog, self._store, self.registry, self.backfills)
         load_pending(self._store, self.deliveries, self._backlog, self.tables.types)
         await self.keys.save_default(self.config.api_token)
@@ -145,7 +145,7 @@ class Engine:
         self._tasks = [asyncio.create_task(part) for part in parts]
 
     async def close(self) -> None:
-        """Stop everything; what was delivered is noted, so that it is not sent again."""
+        """Stop everything, and save the last acknowledgements so that delivered messages are not sent again."""
         async with self.flusher.lock:
             for task in self._tasks:
                 task.cancel()
@@ -158,7 +158,7 @@ class Engine:
         try:
             await self.flusher.flush()
         except sqlite3.Error as exc:
-            log.error("what was delivered last could not be noted: %s", exc)
+            log.error("cannot save the last acknowledgements; those messages will be sent again: %s", exc)
         await self.reader.close()
         self.tables.close()
         await self.admin.close()
@@ -167,7 +167,7 @@ class Engine:
 
 
 def _database(config: Config, store: StateStore) -> DatabaseResource:
-    """Return the one database, with ids that stay the same over restarts."""
+    """Return the one database, with ids that survive restarts."""
     info = postgres_connections.parse(config.database_url)
     host, port = postgres_connections.servers(info)[0]
     ids = {}

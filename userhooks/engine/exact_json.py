@@ -1,4 +1,7 @@
-"""JSON with integers of any size, which orjson refuses to write and reads as floats. Pure."""
+"""JSON with integers of any size. Pure.
+
+orjson refuses to write integers beyond 64 bits, and reads them as floats.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,11 @@ import orjson
 
 _LONG_NUMBER = re.compile(rb"\d{19}")
 _DEEPEST = 255
-"""Levels beyond which orjson refuses a value."""
+"""Deepest nesting that orjson accepts."""
 
 
 def dumps(value: Any) -> bytes:
-    """Write what orjson writes, and integers beyond 64 bits; raises TypeError for anything else."""
+    """Return a value as JSON; raises TypeError for anything but orjson's types and integers beyond 64 bits."""
     try:
         return orjson.dumps(value)
     except TypeError:
@@ -27,24 +30,24 @@ def _writable(value: Any, depth: int) -> Any:
     if depth > _DEEPEST:
         return value
     if isinstance(value, dict):
-        return {key: _writable(one, depth + 1) for key, one in value.items()}
+        return {key: _writable(item, depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)) and not isinstance(value, orjson.Fragment):
-        return [_writable(one, depth + 1) for one in value]
+        return [_writable(item, depth + 1) for item in value]
     if is_dataclass(value) and not isinstance(value, type):
-        return {one.name: _writable(getattr(value, one.name), depth + 1) for one in fields(value)}
+        return {field.name: _writable(getattr(value, field.name), depth + 1) for field in fields(value)}
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
         return orjson.Fragment(str(value))
     return value
 
 
 def loads(text: bytes) -> Any:
-    """Read what `dumps` has written; raises ValueError."""
+    """Parse JSON written by `dumps`; raises ValueError."""
     return json.loads(text) if _LONG_NUMBER.search(text) else orjson.loads(text)
 
 
 def loads_first(text: bytes) -> Any:
-    """Read JSON in which the first of repeated keys counts, as for Sequin; raises ValueError for what is not strictly JSON."""
-    orjson.loads(text)  # is stricter than `json`
+    """Parse strict JSON, keeping the first value of a repeated key, as Sequin does; raises ValueError."""
+    orjson.loads(text)  # `json` alone accepts invalid JSON such as NaN
     try:
         return json.loads(text, object_pairs_hook=_first)
     except RecursionError as exc:
@@ -52,7 +55,7 @@ def loads_first(text: bytes) -> Any:
 
 
 def _first(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    document: dict[str, Any] = {}
     for key, value in pairs:
-        found.setdefault(key, value)
-    return found
+        document.setdefault(key, value)
+    return document

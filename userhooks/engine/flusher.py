@@ -1,6 +1,6 @@
-"""Regular flushes: what is delivered or moved to disk is committed to the store, and only then is the slot confirmed.
+"""Regular flushes, which commit progress to the store and then confirm the slot.
 
-Which LSN may be confirmed is decided in `capture/confirmed_lsn.py`, what moves to disk in `delivery/`; SQL is in `state_store.py`.
+`capture/confirmed_lsn.py` determines the LSN to confirm, `delivery/` the messages that move to disk; `state_store.py` has the SQL.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from userhooks.engine.state_store import Flush, StateStore
 log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 0.05
-"""From one flush to the next, its own time included; on a fast disk, acknowledgements are durable within 100 ms."""
+"""Seconds from the start of one flush to the start of the next. On a fast disk, acknowledgements are durable within 100 ms."""
 _LEAST_PAUSE_SECONDS = 0.01
 
 
 class Confirmable(Protocol):
-    """The reader of the slot: its stream, once there is one, and the LSN that Postgres knows to be confirmed."""
+    """A reader of the slot: its stream, once it is connected, and the last LSN confirmed to Postgres."""
 
     stream: Stream | None
     confirmed: int
@@ -38,15 +38,15 @@ class Confirmable(Protocol):
 
 
 class Flusher:
-    """Keeps store and slot in step with the deliveries; `write` runs a method of the store on its thread."""
+    """Saves the progress of deliveries to the store and the slot. `write` runs a method of the store on the store's thread."""
 
     def __init__(
         self, store: StateStore, write: Callable[..., Awaitable[Any]], *, reader: Confirmable, deliveries: Deliveries, backlog: Backlog
     ) -> None:
         self.lock = asyncio.Lock()
-        """Held by a flush: of one that is cut off nobody knows whether it is written."""
+        """Held during a flush. Cancelling a flush would leave open whether it was written, so take the lock before cancelling."""
         self.problem: str | None = None
-        """why the last flush failed; None when it did not"""
+        """why the last flush failed; None if it succeeded"""
         self._store = store
         self._write = write
         self._reader = reader
@@ -56,7 +56,7 @@ class Flusher:
         self._old = 0
 
     async def run(self, store_path: Path) -> None:
-        """Flush again and again; trouble is noted, and the next flush tries again."""
+        """Flush until cancelled; a failure sets `problem`, and the next flush tries again."""
         last = time.monotonic()
         while True:
             await asyncio.sleep(max(_LEAST_PAUSE_SECONDS, FLUSH_SECONDS - (time.monotonic() - last)))
@@ -66,24 +66,24 @@ class Flusher:
                 self.problem = None
             except sqlite3.Error as exc:
                 problem = (
-                    f"The engine's store cannot be written: {exc}. What is not delivered waits in Postgres' WAL meanwhile. "
-                    f"Make room on the disk of {store_path}."
+                    f"The engine's store cannot be written: {exc}. Free up space on the disk that holds {store_path}. "
+                    "Until then, Postgres keeps undelivered changes in its WAL."
                 )
                 if problem != self.problem:
                     log.error("%s", problem)
                 self.problem = problem
             except Exception:
-                log.exception("progress could not be noted; the slot keeps what is not confirmed")
+                log.exception("cannot save progress; the slot keeps all unconfirmed changes")
 
     def note_position(self, now: float) -> None:
-        """Note the position read at `now`; messages from before the one of `LONG_SECONDS` ago move to disk with the next flush."""
+        """Record the position read at `now`. The next flush moves to disk all messages read more than `LONG_SECONDS` ago."""
         if self._reader.stream is not None:
             self._positions.append((now, self._reader.stream.progress.read))
         while self._positions and self._positions[0][0] <= now - LONG_SECONDS:
             self._old = self._positions.popleft()[1]
 
     async def flush(self) -> None:
-        """Commit acknowledgements and messages that move to disk; then confirm the slot. Raises sqlite3.Error."""
+        """Commit acknowledgements and messages moving to disk, then confirm the slot. Raises sqlite3.Error."""
         async with self.lock:
             await self._flush()
 
@@ -92,12 +92,12 @@ class Flusher:
         lsn = reader.confirmed if stream is None else stream.progress.confirmable()
         old, self._old = self._old if lsn < self._old else 0, 0
         batch = self._backlog.collect(self._deliveries.pending() if old else (), old)
-        taken = []
+        collected = []
         for transaction in stream.progress.unsettled() if stream is not None else ():
             if transaction.acknowledged:
                 done, transaction.acknowledged = transaction.acknowledged, []
                 batch.flush.acknowledged.setdefault(transaction.commit_lsn, []).extend(done)
-                taken.append((transaction, done))
+                collected.append((transaction, done))
         if lsn == reader.confirmed and not batch.flush:
             self._backlog.is_written(batch)
             return
@@ -105,9 +105,9 @@ class Flusher:
             await self._write(self._store.flush, lsn, batch.flush)
         except Exception as exc:
             self._backlog.is_not_written(batch)
-            for transaction, done in taken:
+            for transaction, done in collected:
                 transaction.acknowledged[:0] = done
-            if isinstance(exc, sqlite3.Error) and batch.flush.kept:  # there may be no room for more; deleting delivered rows may make some
+            if isinstance(exc, sqlite3.Error) and batch.flush.kept:  # The disk may be full; deleting delivered rows may free some space.
                 await self._write(self._store.flush, reader.confirmed, Flush(done=batch.flush.done))
             raise
         self._backlog.is_written(batch)

@@ -1,4 +1,4 @@
-"""Work that is done once a second or less often: slow receivers, histograms, the garbage collector, the slot.
+"""Periodic work, done once a second or less often: slow receivers, histograms, the garbage collector, the slot.
 
 Flushes are in `flusher.py`.
 """
@@ -24,7 +24,7 @@ STATUS_SECONDS = 10.0
 async def keep_house(
     *, flusher: Flusher, registry: SinkRegistry, deliveries: Deliveries, latencies: HistogramPool, reader: SlotReader
 ) -> None:
-    """Go round once a second, until cancelled."""
+    """Do one round of periodic work every second until cancelled."""
     last_status = time.monotonic()
     while True:
         await asyncio.sleep(_SECONDS)
@@ -39,4 +39,4 @@ async def keep_house(
                 last_status = now
                 reader.look_at_slot()
         except Exception:
-            log.exception("a round of the engine's housekeeping has failed")
+            log.exception("a round of housekeeping failed")

@@ -1,10 +1,10 @@
-"""The messages that sinks send of changes: one change and one sink in, the bytes of one message out. Pure.
+"""The message format: renders the message that a sink sends for a change. Pure.
 
-The message is that of Sequin 0.14.6 (recorded), its keys in the recorded order and the columns by name. What single values look like is in
-`postgres/pg_types.py`; which sink gets which change is decided in `routing.py`; requests are put together in `delivery/request_builder.py`.
+Messages match Sequin 0.14.6 (recorded): keys are in the recorded order, and columns are sorted by name. `postgres/pg_types.py` formats
+single values, `routing.py` decides which sink gets which change, and `delivery/request_builder.py` builds requests.
 
-The fast path: a `TableShape` holds for its table what all messages have in common; a `Change` renders its part once for all sinks; a
-`SinkForm` holds the sink's part; `render` joins these.
+For speed, each part of a message is rendered once and reused: a `TableShape` has the part shared by all messages of its table, a `Change`
+the part shared by all sinks, and a `SinkForm` the part shared by all messages of its sink. `render` joins them.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from userhooks.engine.postgres.pg_types import TimestampFormat
 
 CONSUMER_FIELDS = ("id", "name", "annotations")
 DATABASE_FIELDS = ("id", "name", "hostname", "database", "annotations")
-"""What `metadata.consumer` and `metadata.database` hold, in the order of messages"""
+"""Fields of `metadata.consumer` and `metadata.database`, in the order in which messages have them."""
 
 Transform: TypeAlias = Callable[[Change], bytes]
-"""What makes the JSON of a message in place of `render`; it raises FunctionRaised"""
+"""A transform function: returns the JSON of a message; raises FunctionRaised."""
 
 
 class Routed(NamedTuple):
-    """The parts of a request that can differ per message: method, path below the endpoint's URL, and extra headers."""
+    """The parts of a request that can differ per message: method, path appended to the endpoint's URL, and extra headers."""
 
     method: str = "POST"
     path: str = ""
@@ -38,11 +38,11 @@ class Routed(NamedTuple):
 
 
 RouteOf: TypeAlias = Callable[[Change], Routed]
-"""What says how a message is requested; it raises FunctionRaised"""
+"""A routing function: returns how to send a message; raises FunctionRaised."""
 
 
 class SinkForm:
-    """What a sink's messages have in common: `consumer` and `database` of their metadata, or the transform; the route, if any."""
+    """The part shared by all messages of a sink: `consumer` and `database` of their metadata, the transform, and the routing function."""
 
     __slots__ = ("database_name", "head", "route", "timestamp_format", "transform")
 
@@ -58,14 +58,17 @@ class SinkForm:
             exact_json.dumps({name: consumer[name] for name in CONSUMER_FIELDS}),
             exact_json.dumps({name: database[name] for name in DATABASE_FIELDS}),
         )
-        self.database_name = b"%b" % orjson.dumps(database["name"])  # a copy: of what orjson makes 4 kB stay taken for each sink
+        self.database_name = b"%b" % orjson.dumps(database["name"])  # a copy, since orjson's own result keeps 4 kB allocated per sink
         self.timestamp_format = timestamp_format
         self.transform = transform
         self.route = route
 
 
 def render(change: Change, form: SinkForm) -> bytes:
-    """Return the JSON of one message; what does not depend on the sink is rendered once per change. Raises what the transform raises."""
+    """Return the JSON of one message. Raises what the transform raises, and DecodeError for a malformed row.
+
+    Everything that does not depend on the sink is rendered once per change.
+    """
     if form.transform is not None:
         return form.transform(change)
     parts = change._parts
@@ -78,7 +81,7 @@ def render(change: Change, form: SinkForm) -> bytes:
 
 
 def _render_parts(change: Change, timestamp_format: TimestampFormat) -> tuple[bytes, bytes, bytes]:
-    """Render what comes before the sink's part, between that and the database's name, and after it."""
+    """Render the three parts of a message around the sink's own: the record, the metadata before the database's name, and the rest."""
     shape = change.shape
     row = change.row
     if change.action == "update":
@@ -90,7 +93,7 @@ def _render_parts(change: Change, timestamp_format: TimestampFormat) -> tuple[by
 
 
 def _metadata(change: Change, keys: bytes) -> bytes:
-    """Render the metadata between the sink's two parts."""
+    """Render the metadata that does not depend on the sink."""
     shape = change.shape
     at, annotations = timestamp(change.commit_us), change.annotations or b"null"
     if change.backfill_id is not None:
@@ -119,9 +122,9 @@ def _idempotency_key(change: Change) -> bytes:
 _ENDS = {action: b'},"action":"%b","changes":null}' % action.encode() for action in ("insert", "delete", "read")}
 
 
-@lru_cache(maxsize=64)  # the same for all changes of a transaction
+@lru_cache(maxsize=64)  # all changes of a transaction have the same timestamp
 def timestamp(microseconds: int) -> bytes:
-    """Return microseconds since 1970 as ISO 8601 in UTC with six digits, like 2026-11-23T17:44:38.478467Z."""
+    """Format microseconds since 1970 as ISO 8601 in UTC with six fractional digits, such as 2026-11-23T17:44:38.478467Z."""
     seconds, fraction = divmod(microseconds, 1_000_000)
     return b"%b.%06dZ" % (_second(seconds), fraction)
 
@@ -142,4 +145,4 @@ METADATA: Mapping[str, Callable[[Change], Any]] = {
     "record_pks": lambda change: [key.decode(errors="replace") for key in _keys(change)],
     "enrichment": lambda change: None,
 }
-"""The part of `metadata` that depends on the change, each field with what reads its value as a function sees it"""
+"""Fields of `metadata` that depend on the change, each with a function that returns the value that user functions see."""

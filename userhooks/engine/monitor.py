@@ -1,6 +1,6 @@
-"""What can be seen of the running engine: counters, conditions, health, discarded messages. Nothing is changed here.
+"""A read-only view of the running engine: counters, conditions, health, discarded messages.
 
-How health is put into words is in `sink_health.py`; the pages that show it are in `api/` and `console/`.
+`sink_health.py` builds the health objects; `api/` and `console/` show them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from userhooks.engine.sink_health import Condition, health, partly_recorded
 
 
 class Monitor:
-    """The engine as API, console and metrics page see it."""
+    """The engine as the API, the console, and the metrics page see it."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Monitor:
     # --- one sink ------------------------------------------------------------------------------------------------------
 
     def delivery(self, sink_id: str) -> SinkDelivery:
-        """Return the counters of a sink: pending, delivered, attempted, failed, retrying, last_error."""
+        """Return a sink's delivery, which has its counters: delivered, attempted, failed, discarded, retrying, last_error."""
         return self._deliveries[sink_id]
 
     async def discarded(self, sink_id: str, limit: int) -> list[Discarded]:
@@ -65,7 +65,7 @@ class Monitor:
         return health(self.condition(sink))
 
     def condition(self, sink: SinkResource) -> Condition:
-        """Return what is known of a sink."""
+        """Return the state from which a sink's health is derived."""
         delivery = self._deliveries[sink.id]
         tried = delivery.delivered + delivery.failed > 0
         return Condition(
@@ -80,38 +80,38 @@ class Monitor:
         )
 
     def is_failing(self, sink: SinkResource) -> bool:
-        """Whether deliveries fail, messages were discarded, or something keeps changes from the sink."""
+        """Return whether deliveries are failing, messages were discarded, or a problem keeps changes from the sink."""
         delivery = self._deliveries[sink.id]
         return delivery.last_error is not None or bool(delivery.discarded) or self._health.problem_of(sink) is not None
 
     # --- the engine as a whole -----------------------------------------------------------------------------------------
 
     async def check_database(self) -> str | None:
-        """Return None when Postgres answers, else what is wrong."""
+        """Return None if Postgres answers, otherwise what is wrong."""
         return await self._admin.check()
 
     @property
     def problem(self) -> str | None:
-        """What is wrong between the engine and Postgres; None when all is well."""
+        """The problem between the engine and Postgres; None if there is none."""
         return self._health.problem
 
     @property
     def slot(self) -> SlotState | None:
-        """The slot when Postgres was asked last; None when it did not answer."""
+        """The slot as of the last query; None if Postgres did not answer."""
         return self._slot.state
 
     @property
     def changes(self) -> int:
-        """Changes read from the slot since the start."""
+        """Number of changes read from the slot since the engine started."""
         return self._reader.stream.changes if self._reader.stream is not None else 0
 
     @property
     def unsaved(self) -> int:
-        """Pending messages that only memory has."""
+        """Number of pending messages that are only in memory."""
         return self._reader.budget.waiting
 
     @property
     def store_bytes(self) -> int:
-        """Bytes that the store takes on disk, its write-ahead log included."""
+        """Size of the store on disk in bytes, including its write-ahead log."""
         path = self._store_path
         return sum(file.stat().st_size for file in (path, path.with_name(path.name + "-wal")) if file.exists())
