@@ -193,7 +193,7 @@ def test_a_message_out_of_attempts_is_kept_listed_and_sent_again(engine: EngineP
     assert {(m["table"], m["key"], m["action"], m["attempts"], m["error"]) for m in listed} == {
         ("public.notifications", str(row), "insert", 2, "[http_endpoint]: Unexpected status code: 503") for row in (one, other)
     }
-    assert "were given up" in health(engine, "user-1")
+    assert "discarded after" in health(engine, "user-1")
     assert len(receiver.requests) == 4, "attempts in total"
     receiver.script = lambda *_: 200
     engine.ask("PUT", "/api/sinks/user-1", {"status": "disabled"})

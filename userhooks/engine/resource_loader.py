@@ -1,6 +1,6 @@
-"""What a restart reads back from the store: resources, pending messages on disk, counts of discarded ones.
+"""Loads the engine's state at startup: resources, pending messages on disk, and counts of discarded messages.
 
-Resources are saved in `sink_registry.py`, `api_keys.py` and `backfill/`.
+Resources are saved by `sink_registry.py`, `api_keys.py`, and `backfill/`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from userhooks.engine.state_store import StateStore, Stored
 
 
 def load_resources(catalog: Catalog, store: StateStore, registry: SinkRegistry, backfills: Backfills) -> None:
-    """Put all stored resources into the catalog and the sinks in force; backfills start once the slot is read."""
+    """Load all stored resources into the catalog and activate the sinks; backfills start once the slot is being read."""
     sinks: list[tuple[SinkResource, Stored]] = []
     for stored in store.load():
         resource = stored.resource
@@ -37,7 +37,7 @@ def load_resources(catalog: Catalog, store: StateStore, registry: SinkRegistry, 
 
 
 def load_pending(store: StateStore, deliveries: Deliveries, backlog: Backlog, types: TypeCatalog) -> None:
-    """Give each delivery its stored messages, and its count of discarded ones."""
+    """Give each delivery its stored messages and its count of discarded messages."""
     backlog.restore_shapes(types)
     rows_of: dict[int, array[int]] = {}
     for row, number in store.backlog():
@@ -46,7 +46,7 @@ def load_pending(store: StateStore, deliveries: Deliveries, backlog: Backlog, ty
     for delivery in deliveries.values():
         delivery.discarded = discarded.get(delivery.queue.number, 0)
         rows = rows_of.get(delivery.queue.number, ())
-        if delivery.sink.status == "disabled":  # the engine was killed before the store heard of that
+        if delivery.sink.status == "disabled":  # the engine was killed before it could delete them
             backlog.done(rows)
         else:
             delivery.restore(rows)

@@ -1,7 +1,7 @@
-"""What the Management API manages, as frozen values: HTTP endpoints, functions, sinks, backfills, API keys, tables.
+"""The Management API's resources as frozen values: HTTP endpoints, functions, sinks, backfills, API keys, tables.
 
-Request bodies are read in `api/request_bodies.py`, answers made in `api/responses.py`; HTTP is in `api/handlers.py`, persistence in
-`state_store.py`. Shapes follow Sequin 0.14.6 as recorded.
+Fields follow Sequin 0.14.6 (recorded). `api/request_bodies.py` parses requests, `api/responses.py` builds responses, `api/handlers.py`
+serves HTTP, and `state_store.py` saves resources.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TableName = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a table as pg_catalog shows it."""
+    """A column of a table, as in pg_catalog."""
 
     name: str
     type_oid: int
@@ -28,10 +28,10 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One table of the publication, with its columns in order.
+    """A table of the publication, with its columns in order.
 
-    `key` names the columns that identify a row, in the index's order: those of the index that REPLICA IDENTITY USING INDEX names, else the
-    primary key's, without INCLUDE columns; empty without either.
+    `key` names the columns that identify a row, in the order of their index and without INCLUDE columns. The index is the one set with
+    REPLICA IDENTITY USING INDEX, or else the primary key; without either, `key` is empty.
     """
 
     schema: str
@@ -41,19 +41,19 @@ class Table:
     replica_identity: str
     """`d` default, `f` full, `i` index, `n` nothing (pg_class.relreplident)"""
     row_filter: str | None = None
-    """the publication's condition on rows, as SQL"""
+    """the publication's row filter, as SQL"""
     indexes: tuple[tuple[str | None, ...], ...] = ()
-    """the columns of each B-tree index of all rows; None for an expression"""
+    """the columns of each B-tree index that covers all rows; None stands for an expression"""
     partitioned: bool = False
-    """whether its rows, and their changes, are those of its partitions"""
+    """whether the table is partitioned, so that its rows and their changes are in its partitions"""
 
     def unreadable(self, sort_column: str | None = None) -> str | None:
-        """Return why a backfill cannot read the table, as the end of a sentence; None when it can."""
+        """Return why a backfill cannot read the table, as a clause about \"it\"; None if it can."""
         columns = {column.name for column in self.columns}
         if not self.key:
-            return "it has no primary key, by which a backfill finds its place; add one"
+            return "it has no primary key, which a backfill needs to keep its place; add one"
         if not columns.issuperset(self.key):
-            return "the publication leaves out columns of its primary key; add them to its column list"
+            return "the publication omits columns of its primary key; add them to the column list"
         if sort_column is not None and sort_column not in columns:
             return f"it has no column {sort_column!r} to sort by"
         return None
@@ -61,7 +61,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class HttpEndpoint:
-    """Where webhooks go."""
+    """An HTTP endpoint: the URL and headers that webhooks are sent with."""
 
     id: str
     name: str
@@ -77,7 +77,7 @@ class HttpEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class FunctionResource:
-    """A filter, transform, path or routing function; `code` is Elixir source."""
+    """A filter, transform, path, or routing function; `code` is Elixir source."""
 
     id: str
     name: str
@@ -88,10 +88,10 @@ class FunctionResource:
 
 @dataclass(frozen=True, slots=True)
 class ColumnFilter:
-    """One entry of a sink's `filters`, the shape that Sequin 0.9.4 took; all entries of a sink are ANDed.
+    """An entry of a sink's `filters`, in the form that Sequin 0.9.4 accepted; a change must match all entries.
 
-    `operator` is one of == != > < >= <= in not_in, "is null", "is not null"; `value` is normalised to the column's type
-    (float for numbers, datetime text for timestamps, list for in / not_in, None for the null tests).
+    `operator` is one of `==`, `!=`, `>`, `<`, `>=`, `<=`, `in`, `not_in`, `is null`, and `is not null`. `value` is normalized to the
+    column's type: a float for numbers, text for timestamps, a list for `in` and `not_in`, None for the null tests.
     """
 
     column_name: str
@@ -103,7 +103,7 @@ class ColumnFilter:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Which tables a sink reads; None means no restriction of that kind. Tables are (schema, name)."""
+    """The tables that a sink reads. None means no restriction of that kind; tables are (schema, name) pairs."""
 
     include_schemas: tuple[str, ...] | None = None
     exclude_schemas: tuple[str, ...] | None = None
@@ -111,7 +111,7 @@ class Source:
     exclude_tables: tuple[TableName, ...] | None = None
 
     def covers(self, schema: str, table: str) -> bool:
-        """Whether changes of this table belong to the source."""
+        """Return whether the source includes this table."""
         if self.include_schemas is not None and schema not in self.include_schemas:
             return False
         if self.exclude_schemas is not None and schema in self.exclude_schemas:
@@ -123,7 +123,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class SinkTable:
-    """Grouping of one table's messages: the columns whose values name the group; none means no group, no order."""
+    """The grouping of a table's messages by the values of columns; without columns, messages have no group and no order."""
 
     table: TableName
     group_column_names: tuple[str, ...]
@@ -131,7 +131,7 @@ class SinkTable:
 
 @dataclass(frozen=True, slots=True)
 class SinkResource:
-    """A webhook sink: which changes go to which endpoint, in which shape."""
+    """A webhook sink: which changes go to which endpoint, and in what form."""
 
     id: str
     name: str
@@ -142,9 +142,9 @@ class SinkResource:
     batch: bool = True
     batch_size: int = 1
     filter: str | None = None
-    """name of a filter function; None passes all rows"""
+    """name of a filter function; None accepts all changes"""
     filters: tuple[ColumnFilter, ...] | None = None
-    """column filters of the 0.9.4 body; such a sink is answered in 0.9.4's shape"""
+    """column filters from a 0.9.4 request; the API returns such a sink in the format of 0.9.4"""
     transform: str | None = None
     routing: str | None = None
     source: Source = Source()
@@ -155,14 +155,14 @@ class SinkResource:
     timestamp_format: Literal["iso8601", "unix_microsecond"] = "iso8601"
     annotations: Mapping[str, Any] = field(default_factory=dict)
     paused_because: str | None = None
-    """why the engine has paused the sink by itself"""
+    """why the engine itself paused the sink; None if it did not"""
 
 
 @dataclass(frozen=True, slots=True)
 class BackfillResource:
-    """One reading of a table for one sink; times are UTC ISO 8601 text as the API shows them.
+    """A backfill of one table for one sink; times are UTC in ISO 8601, as the API shows them.
 
-    With a `sort_column` only rows from `start_position` on (in the column's text form) are read, in the order of that column.
+    With a `sort_column`, it reads only rows from `start_position` (the column's value as text) onward, in the order of that column.
     """
 
     id: str
@@ -177,13 +177,13 @@ class BackfillResource:
     completed_at: str | None = None
     canceled_at: str | None = None
     error: str | None = None
-    """why it has failed, or what keeps it from reading at the moment"""
+    """why the backfill failed, or what currently keeps it from reading"""
     sort_column: str | None = None
     start_position: str | None = None
 
 
 class BackfillRange(NamedTuple):
-    """The rows that a backfill reads: a whole table, or the rows from `start_position` on in the order of `sort_column`."""
+    """The rows that a backfill reads: the whole table, or the rows from `start_position` onward in the order of `sort_column`."""
 
     table: TableName
     sort_column: str | None = None
@@ -192,7 +192,7 @@ class BackfillRange(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Discarded:
-    """A message that was given up: `key` is the row's primary key as text, `error` what the last attempt failed with."""
+    """A discarded message: `key` is the row's primary key as text, `error` the error of the last attempt."""
 
     id: int
     table: str
@@ -205,7 +205,7 @@ class Discarded:
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A token by its SHA-256 (hex); the token itself is kept nowhere."""
+    """An API key, which stores only the SHA-256 (hex) of its token."""
 
     id: str
     name: str
@@ -231,7 +231,7 @@ class DatabaseResource:
 
 @dataclass
 class Catalog:
-    """All resources by id, plus the tables of the publication; the API, the console and the metrics page only read it."""
+    """All resources by id, and the tables of the publication. The API, the console, and the metrics page only read it."""
 
     database: DatabaseResource
     endpoints: dict[str, HttpEndpoint] = field(default_factory=dict)

@@ -1,7 +1,7 @@
-"""Which sinks a change is owed to. Pure.
+"""Routing: finds the sinks that a change must be delivered to. Pure.
 
-A sink whose filter demands that a column has one value is found by that value: a change costs one look-up, however many such sinks there
-are. Every other sink's filter is asked about each change of its tables. What filters are is in `functions/`.
+Sinks whose filter requires a column to equal a value are indexed by that value, so a change needs one lookup however many such sinks there
+are. All other filters are evaluated for each change to their tables. Filters are in `functions/`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from userhooks.engine.resources import Action, Source
 from userhooks.engine.table_shape import TableShape
 
 Failed: TypeAlias = tuple["Route", str]
-"""A sink whose filter raised, and what it said: it is owed the message, which fails visibly and is not delivered."""
+"""A sink whose filter raised, and the error. The sink gets the message, which then fails with this error instead of being sent."""
 
 
 class Route:
-    """One sink as routing sees it: `target` is whatever takes its messages; changes with a commit LSN below `start_lsn` are not its own.
+    """One sink as routing sees it: `target` takes its messages, and changes with a commit LSN below `start_lsn` are skipped.
 
-    `broken` says why the sink's filter is not usable; then it gets nothing, and every change fails.
+    `broken` is the reason the sink's filter is unusable, if it is; then every change fails with it, and nothing is delivered.
     """
 
     __slots__ = ("actions", "bound", "broken", "sink_id", "source", "start_lsn", "target")
@@ -50,7 +50,7 @@ class Route:
 
 
 class Router:
-    """All routes, by sink."""
+    """The routes of all sinks."""
 
     def __init__(self) -> None:
         self._routes: dict[str, Route] = {}
@@ -71,40 +71,40 @@ class Router:
                 table.remove(route)
 
     def route(self, sink_id: str) -> Route | None:
-        """Return a sink's route; None for one that is disabled."""
+        """Return a sink's route; None if the sink is disabled."""
         return self._routes.get(sink_id)
 
     def starts(self) -> dict[str, int]:
-        """Return the LSN from which each sink is owed changes."""
+        """Return the LSN from which on each sink gets changes, by sink id."""
         return {sink_id: route.start_lsn for sink_id, route in self._routes.items()}
 
     def for_table(self, shape: TableShape) -> TableRoutes:
-        """Return the routes that concern a table; they stay up to date for as long as its shape is this one."""
-        found = self._tables.get(shape)
-        if found is None:
-            for former in [one for one in self._tables if one.table == shape.table]:
+        """Return the routes of a table. They are kept up to date until the table's shape changes."""
+        routes = self._tables.get(shape)
+        if routes is None:
+            for former in [known for known in self._tables if known.table == shape.table]:
                 del self._tables[former]
-            found = self._tables[shape] = TableRoutes(shape, self._routes.values())
-        return found
+            routes = self._tables[shape] = TableRoutes(shape, self._routes.values())
+        return routes
 
 
 class TableRoutes:
-    """The routes of one table: those that are found by a column's value, and those that have to be asked."""
+    """The routes of one table: some indexed by a column's value, the others with filters to evaluate."""
 
     __slots__ = ("_asked", "_found", "_was_wanted", "shape")
 
     def __init__(self, shape: TableShape, routes: Iterable[Route]) -> None:
         self.shape = shape
         self._found: dict[int, dict[Value, dict[str, Route]]] = {}
-        """by the column's position, then by its text in the WAL, then by sink"""
+        """column position -> value as text in the WAL -> sink id -> route"""
         self._asked: dict[str, Route] = {}
         self._was_wanted = False
-        """the change before: the next one is then, as a rule, wanted as well, and decoded as a whole at once"""
+        """whether the previous change had a route: then the next one probably has too, so its row is decoded all at once"""
         for route in routes:
             self.add(route)
 
     def add(self, route: Route) -> None:
-        """Add a route, if it concerns the table."""
+        """Add a route unless it can never match a change to this table."""
         if not route.source.covers(*self.shape.table) or (route.bound is not None and route.bound.never):
             return
         place = self._place(route)
@@ -116,7 +116,7 @@ class TableRoutes:
             self._found.setdefault(position, {}).setdefault(form, {})[route.sink_id] = route
 
     def remove(self, route: Route) -> None:
-        """Remove a route that may have been added."""
+        """Remove a route if it was added."""
         self._asked.pop(route.sink_id, None)
         place = self._place(route)
         if place is None:
@@ -132,7 +132,7 @@ class TableRoutes:
             self._found.pop(position, None)
 
     def _place(self, route: Route) -> tuple[int, tuple[Value, ...]] | None:
-        """Return the column and its texts by which the route is found; None when its filter has to be asked."""
+        """Return the column and the values under which the route is indexed; None if its filter must be evaluated."""
         equality = route.bound.equality if route.bound is not None else None
         if equality is None:
             return None
@@ -140,7 +140,7 @@ class TableRoutes:
         return None if forms is None else (self.shape.positions.get(equality.column, 0), forms)
 
     def match(self, change: Change) -> tuple[list[Route], list[Failed]]:
-        """Return the routes that a change must be delivered to, and those whose filter raised; raises DecodeError for malformed rows."""
+        """Return the routes that a change must be delivered to, and those whose filter raised; raises DecodeError for a malformed row."""
         routes: list[Route] = []
         failed: list[Failed] = []
         action, lsn = change.action, change.commit_lsn
@@ -148,7 +148,7 @@ class TableRoutes:
         for position, index in self._found.items():
             bucket = index.get(change.raw(position) if row is None else row[position])
             if bucket is not None:
-                for route in bucket.values():  # found by the equality, so only the rest of the filter is asked
+                for route in bucket.values():  # the equality holds, so only the rest of the filter is evaluated
                     bound = route.bound
                     if bound is not None and action in route.actions and lsn >= route.start_lsn:
                         rest = bound.rest if action == "update" else bound.rest_of_others
@@ -169,7 +169,7 @@ class TableRoutes:
 
 
 def _ask(route: Route, judge: Judge, change: Change, routes: list[Route], failed: list[Failed]) -> None:
-    """Put the route where the filter says."""
+    """Evaluate a filter, and add its route to `routes` or `failed` if it matches or raises."""
     try:
         if judge(change):
             routes.append(route)
@@ -178,10 +178,11 @@ def _ask(route: Route, judge: Judge, change: Change, routes: list[Route], failed
 
 
 def wal_forms(shape: TableShape, equality: Equality) -> tuple[Value, ...] | None:
-    """Return every text (or null) of the column in the WAL for which the equality holds; None when they cannot be listed.
+    """Return all values of the column, as text in the WAL or null, for which the equality holds; None if they cannot be listed.
 
-    They can when the column's type has one text for each value. Kinds stay apart: the text "1", the number 1 and true are three things.
-    A column that the table does not have is nil to a filter: then the equality holds for all rows, which cannot be listed, or for none.
+    They can be listed if the column's type has exactly one text per value. Types are not converted: the text "1", the number 1, and true
+    are all different. A filter sees nil in a column that the table does not have; the equality then holds for all rows, which cannot be
+    listed, or for none.
     """
     types = shape.types
     wanted = equality.value
@@ -205,14 +206,14 @@ def wal_forms(shape: TableShape, equality: Equality) -> tuple[Value, ...] | None
         is_whole = type(wanted) is int or (type(wanted) is float and wanted.is_integer())
         return (b"%d" % int(wanted),) if is_whole else ()
     if base == BOOLEAN:
-        words = {"true": True, "false": False}
-        flag = words.get(wanted) if equality.as_text else wanted
+        flags = {"true": True, "false": False}
+        flag = flags.get(wanted) if equality.as_text else wanted
         return (b"t" if flag else b"f",) if isinstance(flag, bool) else nulls
     if base in INTEGERS or types.is_text(type_oid):
         if not isinstance(wanted, str):
             return ()
         if "\ufffd" in wanted:
-            return None  # also stands for bytes that are no UTF-8
+            return None  # U+FFFD also stands for bytes that are not valid UTF-8
         unchanged: tuple[Value, ...] = (UNCHANGED,) if wanted == UNCHANGED.value else ()
         return (wanted.encode(errors="surrogatepass"), *nulls, *unchanged)
     return None

@@ -1,6 +1,6 @@
-"""A sink's filter, transform and routing function, bound to the sink's constants. Pure.
+"""A sink's filter, transform, and routing functions, bound to the sink's constants. Pure.
 
-What functions are is in `functions/`; which sink a change goes to is decided in `routing.py`.
+`functions/` parses and evaluates functions; `routing.py` decides which sinks a change goes to.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def constants(sink: SinkResource, database: DatabaseResource) -> dict[str, Any]:
-    """Return the part of `metadata` that is the same for every change of a sink."""
+    """Return the part of `metadata` that is the same for all changes of a sink."""
     return {
         "consumer": {"id": sink.id, "name": sink.name, "annotations": dict(sink.annotations)},
         "database": {
@@ -32,7 +32,7 @@ def constants(sink: SinkResource, database: DatabaseResource) -> dict[str, Any]:
 
 
 def bound_filter(sink: SinkResource, catalog: Catalog) -> tuple[functions.Bound | None, str | None]:
-    """Return a sink's filter, None when it passes every row, and the reason why it is not usable, if there is one."""
+    """Return a sink's filter, or None if it accepts every change, and the reason why it is unusable, or None."""
     if sink.filters is not None:
         return functions.bind_column_filters(sink.filters), None
     if sink.filter is None:
@@ -47,9 +47,9 @@ def bound_filter(sink: SinkResource, catalog: Catalog) -> tuple[functions.Bound 
 
 
 def pending_filter(sink: SinkResource, catalog: Catalog, bound: functions.Bound | None, broken: str | None) -> Callable[[Change], bool]:
-    """Return the check that pending messages must pass under the sink's present settings; rows of a cancelled backfill never do.
+    """Return the check that pending messages must pass under the sink's current settings; rows of a cancelled backfill never pass.
 
-    The check raises FunctionRaised when the filter raises or is not usable.
+    The check raises FunctionRaised if the filter raises or is unusable.
     """
 
     def is_wanted(change: Change) -> bool:
@@ -69,7 +69,7 @@ def pending_filter(sink: SinkResource, catalog: Catalog, bound: functions.Bound 
 
 
 def sink_form(sink: SinkResource, catalog: Catalog) -> SinkForm:
-    """Return what a sink's messages are made with; a function that is not usable raises FunctionRaised for every message."""
+    """Return the form of a sink's messages. An unusable function in it raises FunctionRaised for every message."""
     fixed = constants(sink, catalog.database)
     transform = _bound(sink.transform, catalog, lambda f: functions.parse_transform(f.code, f.type).bind(fixed, sink.timestamp_format))
     route = _bound(sink.routing, catalog, lambda f: functions.parse_route(f.code).bind(fixed, sink.timestamp_format))

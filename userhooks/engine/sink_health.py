@@ -1,4 +1,4 @@
-"""A sink's `health`, with Sequin's names, words and order (0.14.6, recorded). Pure: what is known of the sink in, JSON values out."""
+"""A sink's `health` object, with the names, wording, and order of Sequin 0.14.6 (recorded). Pure."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 from userhooks.engine.resources import SinkResource, SinkStatus, Table, TableName
 
 FILTER_FAILED = "[filter]: "
-"""Beginning of the error of a message whose filter failed."""
+"""Prefix of the error of a message whose filter failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What is known of a sink, in plain values.
+    """The state of a sink, from which its health is derived.
 
-    `reached`: a message of the sink was delivered, failed or waits. `tried`: one was delivered or failed. `moved`: one was delivered.
-    `notice`: see `partly_recorded`. `problem`: what keeps changes from the sink, in words. `error`: what the last delivery attempt failed
-    with; None after a success. `discarded`: messages that were given up and not sent again since.
+    `reached`: a message was delivered, failed, or is pending. `tried`: a message was delivered or failed. `moved`: a message was delivered.
+    `notice`: see `partly_recorded`. `problem`: what keeps changes from reaching the sink, as text. `error`: the error of the last delivery
+    attempt; None if it succeeded. `discarded`: number of messages that were discarded and not redelivered since.
     """
 
     status: SinkStatus
@@ -32,21 +32,21 @@ class Condition:
 
     @property
     def filter_error(self) -> str | None:
-        """What the filter raised for the last message that it was asked about; the message fails with it, so deliveries do as well."""
+        """The error that the filter raised in the last delivery attempt; None if it raised none. It is also the delivery's error."""
         return self.error if self.error is not None and self.error.startswith(FILTER_FAILED) else None
 
     @property
     def delivery_error(self) -> str | None:
-        """What is wrong with deliveries, in words; a message that was given up keeps it wrong until it is sent again."""
+        """The error of deliveries; None if all is well. Discarded messages are an error until they are redelivered."""
         if self.error is None and self.discarded:
-            return f"{self.discarded:,} message(s) were given up after the last attempt; redeliver them to bring them to the receiver."
+            return f"{self.discarded:,} message(s) discarded after the last attempt. Redeliver them once the receiver works again."
         return self.error
 
 
 def health(condition: Condition) -> dict[str, Any]:
-    """Return the object that GET and list of sinks show: an overall status and five checks, those in trouble with their `error`."""
+    """Return the `health` object that the API shows: an overall status and five checks, failing ones with their `error`."""
     settled = "notice" if condition.notice else "healthy"
-    reached, tried, moved = ("healthy" if one else "waiting" for one in (condition.reached, condition.tried, condition.moved))
+    reached, tried, moved = ("healthy" if is_so else "waiting" for is_so in (condition.reached, condition.tried, condition.moved))
     checks = [
         {"name": "Sink configuration", "status": settled},
         _check("Message filtering", reached, condition.filter_error),
@@ -58,7 +58,7 @@ def health(condition: Condition) -> dict[str, Any]:
 
 
 def overall(condition: Condition) -> str:
-    """Return the overall status: paused (also for disabled sinks), error, healthy, or waiting for the first delivery."""
+    """Return the overall status: paused (also for disabled sinks), error, healthy, or waiting (for the first delivery)."""
     if condition.status != "active":
         return "paused"
     if condition.problem is not None or condition.delivery_error is not None:
@@ -73,5 +73,5 @@ def _check(name: str, status: str, error: str | None) -> dict[str, Any]:
 
 
 def partly_recorded(sink: SinkResource, tables: Mapping[TableName, Table]) -> bool:
-    """Whether a table of the sink has no REPLICA IDENTITY FULL, so that deletes and old values come in part only."""
+    """Return whether a table of the sink lacks REPLICA IDENTITY FULL, so that deletes and old values are incomplete."""
     return any(table.replica_identity != "f" and sink.source.covers(*name) for name, table in tables.items())

@@ -1,6 +1,6 @@
-"""Sinks, and the endpoints and functions that they use: created, changed and deleted, each in the store first and then in force.
+"""Creates, changes, and deletes sinks and the endpoints and functions that they use. Changes are stored before they take effect.
 
-API keys are in `api_keys.py`, backfills in `backfill/`; what a restart reads back is in `resource_loader.py`. Requests are read in `api/`.
+API keys are in `api_keys.py`, backfills in `backfill/`; `resource_loader.py` loads everything at startup, and `api/` parses requests.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ log = logging.getLogger(__name__)
 
 _PAUSE_RETRY_SECONDS = 1.0
 _TURN_SECONDS = 0.002
-_GONE = "The endpoint answered 410 Gone, so the sink is paused. Change its URL or set it active again."
+_GONE = "The endpoint answered 410 Gone, so the sink is paused. Change the endpoint's URL or set the sink to active again."
 
 
 class SinkRegistry:
-    """The sinks in force. Every change needs `writing`, which its caller holds from the check of the request on.
+    """The active resources. A caller that changes one must hold `writing` from the time it checks the request.
 
-    `write` runs a method of the store on its thread, `wal_end` asks Postgres for the WAL's insert position, and `new_delivery` makes a
-    SinkDelivery from sink, endpoint, form and number.
+    `write` runs a method of the store on the store's thread, `wal_end` asks Postgres for the WAL insert position, and `new_delivery`
+    creates a SinkDelivery from sink, endpoint, form, and number.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class SinkRegistry:
         new_delivery: Callable[..., SinkDelivery],
     ) -> None:
         self.writing = asyncio.Lock()
-        """Held by every change of a resource, from reading what is there until the change is in force: no change overwrites another."""
+        """Held while a resource is changed, from reading its old state until the change takes effect, so that no change is overwritten."""
         self._catalog = catalog
         self._deliveries = deliveries
         self._router = router
@@ -64,20 +64,20 @@ class SinkRegistry:
         self._new_delivery = new_delivery
         self._start_lsns: dict[str, int] = {}
         self._sinks_at: defaultdict[str, dict[str, None]] = defaultdict(dict)
-        """endpoint id -> ids of the sinks that use it, as in the catalog"""
+        """endpoint id -> ids of the sinks that use it"""
         self._has_new_sinks = False
 
     # --- endpoints and functions ---------------------------------------------------------------------------------------
 
     async def save_endpoint(self, endpoint: HttpEndpoint) -> None:
-        """Create or replace an endpoint; its pending messages go to the new address at once."""
+        """Create or replace an endpoint; pending messages go to the new address at once."""
         await self._write(self._store.save, endpoint)
         self._catalog.endpoints[endpoint.id] = endpoint
         async for sink in self._in_turns(list(self._sinks_at[endpoint.id])):
             self._configure(sink)
 
     async def delete_endpoints(self, endpoint_ids: Sequence[str]) -> None:
-        """Remove endpoints that no sink uses, all or none."""
+        """Delete endpoints that no sink uses, all or none."""
         await self._write(self._store.delete, endpoint_ids)
         for endpoint_id in endpoint_ids:
             self._catalog.endpoints.pop(endpoint_id, None)
@@ -88,7 +88,7 @@ class SinkRegistry:
         return len(self._sinks_at.get(endpoint_id, ()))
 
     async def save_function(self, function: FunctionResource) -> None:
-        """Create or replace a function; sinks that use it route by the new code from the next change on."""
+        """Create or replace a function; sinks that use it run the new code from the next change on."""
         await self._write(self._store.save, function)
         self._catalog.functions[function.id] = function
         async for sink in self._in_turns(list(self._catalog.sinks)):
@@ -99,7 +99,7 @@ class SinkRegistry:
                 self._configure(sink)
 
     async def _in_turns(self, sink_ids: Sequence[str]) -> AsyncIterator[SinkResource]:
-        """Yield sinks, each in its state at that moment; ten thousand take seconds, so deliveries get turns in between."""
+        """Yield sinks in their current state, and let deliveries run in between, since ten thousand sinks take seconds."""
         until = time.perf_counter() + _TURN_SECONDS
         for sink_id in sink_ids:
             if time.perf_counter() > until:
@@ -112,10 +112,10 @@ class SinkRegistry:
     # --- sinks ---------------------------------------------------------------------------------------------------------
 
     async def save_sink(self, sink: SinkResource) -> None:
-        """Create or replace a sink by id; raises DatabaseUnavailable, and then nothing has changed.
+        """Create or replace a sink by id; raises DatabaseUnavailable, in which case nothing has changed.
 
-        A new or re-enabled sink enters routing first, then the WAL insert position is read, then this returns: the sink owes every change
-        with a commit LSN at or above that position and none below.
+        A new or re-enabled sink is added to routing before the WAL insert position is read. It gets every change with a commit LSN at or
+        above that position, and none below.
         """
         before = self._catalog.sinks.get(sink.id)
         if sink.status == "active":
@@ -141,9 +141,9 @@ class SinkRegistry:
         self._backfills.poke(sink.id)
 
     async def create(self, endpoints: Sequence[HttpEndpoint], sinks: Sequence[SinkResource]) -> None:
-        """Create endpoints, and sinks that are not disabled, all or none. Raises DatabaseUnavailable and sqlite3.Error.
+        """Create endpoints and enabled sinks, all or none. Raises DatabaseUnavailable and sqlite3.Error.
 
-        Hundreds wait for the disk as often as a single sink does.
+        Creating hundreds takes as many disk syncs as creating one.
         """
         catalog = self._catalog
         known = catalog.endpoints | {endpoint.id: endpoint for endpoint in endpoints}
@@ -169,7 +169,7 @@ class SinkRegistry:
             self._live_from(sink, start_lsn)
 
     async def _enable(self, sink: SinkResource, before: SinkResource) -> None:
-        """Start a disabled sink anew."""
+        """Enable a disabled sink as if it were new."""
         self._start_lsns[sink.id] = 0
         delivery = self._deliveries[sink.id]
         delivery.hold()
@@ -203,7 +203,7 @@ class SinkRegistry:
         self._deliveries[sink.id].release(start_lsn)
 
     async def delete_sinks(self, sink_ids: Sequence[str]) -> None:
-        """Remove sinks with their backfills and all pending messages, all or none."""
+        """Delete sinks with their backfills and all pending messages, all or none."""
         gone = set(sink_ids)
         catalog = self._catalog
         async with self._backfills.halted(gone):
@@ -222,7 +222,7 @@ class SinkRegistry:
                 catalog.backfills.pop(backfill_id, None)
 
     async def pause_gone(self, delivery: SinkDelivery) -> None:
-        """Pause a sink whose endpoint has answered 410, unless it was changed or deleted meanwhile; retry while the store is full."""
+        """Pause a sink whose endpoint answered 410, unless it was changed or deleted since; retry while the store cannot be written."""
         failed = False
         while True:
             async with self.writing:
@@ -241,13 +241,13 @@ class SinkRegistry:
             await asyncio.sleep(_PAUSE_RETRY_SECONDS)
 
     async def redeliver(self, sink_id: str, ids: Sequence[int] | None) -> int:
-        """Send discarded messages again, all or those named; returns how many."""
+        """Redeliver discarded messages, all or those with the given ids; return how many."""
         return await self._backlog.redeliver(self._deliveries[sink_id], ids)
 
-    # --- what is in force ----------------------------------------------------------------------------------------------
+    # --- active sinks --------------------------------------------------------------------------------------------------
 
     def enter(self, sink: SinkResource) -> None:
-        """Put a sink into the catalog, in place of its earlier version."""
+        """Put a sink into the catalog, replacing its earlier version."""
         before = self._catalog.sinks.get(sink.id)
         if before is not None:
             del self._sinks_at[before.endpoint_id][sink.id]
@@ -255,7 +255,7 @@ class SinkRegistry:
         self._sinks_at[sink.endpoint_id][sink.id] = None
 
     def put_in_force(self, sink: SinkResource, number: int, endpoint: HttpEndpoint, *, start_lsn: int = 0, held: bool = False) -> None:
-        """Make the sink's delivery, and route by it unless it is disabled; `held` keeps back its messages until it is live."""
+        """Create the sink's delivery, and its route unless it is disabled; `held` keeps its messages back until it is released."""
         self._has_new_sinks = True
         self._start_lsns[sink.id] = start_lsn
         self._deliveries[sink.id] = self._new_delivery(sink, endpoint, sink_form(sink, self._catalog), number, held=held)
@@ -266,23 +266,23 @@ class SinkRegistry:
         self._deliveries[sink.id].configure(sink, self._catalog.endpoints[sink.endpoint_id], sink_form(sink, self._catalog))
 
     def _route(self, sink: SinkResource) -> None:
-        """Route by the sink's present filter; a sink without a usable filter function delivers nothing."""
+        """Route by the sink's current filter; a sink whose filter function is unusable delivers nothing."""
         bound, broken = bound_filter(sink, self._catalog)
         delivery = self._deliveries[sink.id]
         self._router.add(Route(sink.id, delivery, sink.source, sink.actions, self._start_lsns[sink.id], bound, broken))
         delivery.queue.filter = pending_filter(sink, self._catalog, bound, broken)
 
     def freeze_new(self) -> None:
-        """Hide new sinks from the garbage collector: to go through ten thousand of them stops everything for half a second.
+        """Exclude new sinks from garbage collection, since scanning ten thousand of them blocks the engine for half a second.
 
-        A frozen object is still freed when its last reference goes; only cycles would stay.
+        A frozen object is still freed when its last reference goes; only reference cycles would leak.
         """
         if self._has_new_sinks:
             self._has_new_sinks = False
-            gc.collect(1)  # the young alone: quick, and no garbage of theirs is frozen
+            gc.collect(1)  # only the young generations: quick, and enough not to freeze their garbage
             gc.freeze()
 
 
 def _selection(sink: SinkResource) -> tuple[Any, ...]:
-    """Return the settings that decide which changes a sink is sent."""
+    """Return the settings that determine which changes a sink gets."""
     return sink.filter, sink.filters, sink.annotations, sink.actions, sink.source

@@ -1,4 +1,4 @@
-"""What the engine is started with; the supervisor writes it as one line of JSON to the program's stdin."""
+"""The engine's configuration, which the supervisor writes to the program's stdin as one line of JSON."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 APPLICATION = "userhooks-engine"
-"""The name that the engine's sessions have in pg_stat_activity"""
+"""The application_name of the engine's sessions in pg_stat_activity."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """What the program is started with; keys of its configuration line."""
+    """The engine's configuration; fields are the keys of the JSON line."""
 
     port: int
     metrics_port: int
@@ -23,8 +23,8 @@ class Config:
     publication: str = "userhooks_pub"
     allow_private: bool = False
     retry_base: float = 1.0
-    """seconds before the first retry; tests shorten it"""
+    """seconds to wait before the first retry; tests shorten it"""
     silence: float = 60.0
-    """seconds without a word from Postgres after which the connection is given up; tests shorten it"""
+    """seconds of silence from Postgres after which the connection is closed; tests shorten it"""
     store_max_pages: int | None = None
-    """bound of the store in pages of 4 kB; tests play a full disk with it"""
+    """maximum size of the store in pages of 4 kB; tests use it to simulate a full disk"""

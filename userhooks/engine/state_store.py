@@ -1,6 +1,6 @@
-"""The engine's state on disk: resources, the confirmed LSN, acknowledgements above it, the backlog. One SQLite file; no decisions.
+"""The engine's state on disk, in one SQLite file: resources, the confirmed LSN, acknowledgements above it, the backlog.
 
-Everything here blocks; the engine calls the writing methods on one thread of their own. A method that returns has committed with
+All methods block; the engine calls those that write on a separate thread. When a method returns, its changes are committed with
 `synchronous=FULL`.
 """
 
@@ -42,18 +42,18 @@ _KINDS: Mapping[type[Any], str] = {
 _SCHEMA = """
 create table if not exists meta (key text primary key, value text not null) without rowid;
 create table if not exists resources (
-    number integer primary key autoincrement,  -- short name of a sink in the tables below; never given twice
+    number integer primary key autoincrement,  -- identifies a sink in the tables below; never reused
     id text not null unique,
     kind text not null,
     document blob not null,
     start_lsn integer not null default 0,
     cursor text
 );
-create table if not exists acknowledgements (lsn integer not null, pairs blob not null);  -- of one transaction and one flush
+create table if not exists acknowledgements (lsn integer not null, pairs blob not null);  -- one row per transaction and flush
 create index if not exists acknowledgements_lsn on acknowledgements (lsn);
-create table if not exists shapes (id integer primary key, document blob not null);  -- what tables looked like to the changes below
+create table if not exists shapes (id integer primary key, document blob not null);  -- of the tables that the messages below are from
 create table if not exists backlog (
-    id integer primary key,  -- grows in the order in which a sink's messages are to be delivered
+    id integer primary key,  -- ascends in the order in which a sink's messages must be delivered
     sink integer not null, shape integer not null, lsn integer not null, idx integer not null, commit_us integer not null,
     attempts integer not null, payload blob not null, annotations blob, backfill text
 );
@@ -62,15 +62,15 @@ create table if not exists discarded (
     sink integer not null, shape integer not null, lsn integer not null, idx integer not null, commit_us integer not null,
     attempts integer not null, payload blob not null, annotations blob, backfill text, error text not null, discarded_at text not null
 );
-create index if not exists discarded_sink on discarded (sink);  -- a deleted sink's go with it
+create index if not exists discarded_sink on discarded (sink);  -- for deleting a sink's messages with it
 """
 _ROW = "id, sink, shape, lsn, idx, commit_us, attempts, payload, annotations, backfill"
 _PAGES_GIVEN_BACK = 4096
-"""Free pages that go back to the file system with one flush; more would hold up the next one"""
+"""Most free pages to return to the file system in one flush; more would delay the next flush."""
 
 
 class Kept(NamedTuple):
-    """One message of the backlog: `payload` is the change as pgoutput has it, `shape` names what its table looked like."""
+    """A message in the backlog: `payload` is the change in pgoutput's format, `shape` the id of its table's shape."""
 
     id: int
     sink: int
@@ -86,10 +86,11 @@ class Kept(NamedTuple):
 
 @dataclass(slots=True)
 class Flush:
-    """What one transaction of the store writes beside the confirmed position.
+    """The changes that one flush writes, besides the confirmed position.
 
-    `acknowledged`: commit LSN -> (index, sink number) pairs. `shapes`: documents by id. `attempts`: (count, row id) of messages that
-    failed again. `discarded`: (row id, error, time) of rows of the backlog, those in `kept` included.
+    `acknowledged`: commit LSN -> (index, sink number) pairs. `kept`: messages to add to the backlog. `shapes`: id -> document. `done`: row
+    ids to delete from the backlog. `attempts`: (count, row id) of messages that failed again. `discarded`: (row id, error, time) of
+    messages to move out of the backlog, which may be among `kept`.
     """
 
     acknowledged: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
@@ -104,12 +105,12 @@ class Flush:
 
 
 class StoreMismatch(Exception):
-    """The store belongs to another Postgres cluster, database or slot; delivering on would lose or repeat changes."""
+    """The store belongs to another Postgres cluster, database, or slot; using it would lose or repeat changes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A resource as it was read back, with what the engine keeps beside it."""
+    """A resource read from the store, with the engine's data about it."""
 
     resource: Resource
     number: int
@@ -118,9 +119,9 @@ class Stored:
 
 
 class StateStore:
-    """The open file; `path` is created with mode 0600, since endpoints hold secrets. `max_pages` bounds it, in pages of 4 kB.
+    """The open store. `path` is created with mode 0600, since endpoints contain secrets; `max_pages` limits its size, in pages of 4 kB.
 
-    It is long because each statement is one method.
+    The class is long because each statement is a method.
     """
 
     def __init__(self, path: Path, max_pages: int | None = None) -> None:
@@ -128,7 +129,7 @@ class StateStore:
         path.touch(mode=0o600)
         self._lock = threading.Lock()
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._db.execute("pragma auto_vacuum = incremental")  # before the first table, or it has no effect
+        self._db.execute("pragma auto_vacuum = incremental")  # has an effect only before the first table is created
         self._db.execute("pragma journal_mode = wal")
         self._db.execute("pragma journal_size_limit = 4194304")
         if max_pages is not None:
@@ -139,37 +140,37 @@ class StateStore:
         self._last_number = 0 if last is None else int(last[0])
 
     def close(self) -> None:
-        """Close the file; the object is of no use afterwards."""
+        """Close the file; the store cannot be used afterwards."""
         with self._lock:
             self._db.close()
 
-    # --- whose state this is -------------------------------------------------------------------------------------------
+    # --- owner of the state --------------------------------------------------------------------------------------------
 
     def bind(self, identity: Mapping[str, str]) -> None:
-        """Tie the state to a cluster, database and slot on first use; raises StoreMismatch when it is tied to another."""
+        """Bind the state to a cluster, database, and slot on first use; raises StoreMismatch if it is bound to another."""
         with self._lock:
             for key, value in identity.items():
                 row = self._db.execute("select value from meta where key = ?", (key,)).fetchone()
                 if row is None:
                     self._db.execute("insert into meta values (?, ?)", (key, value))
                 elif row[0] != value:
-                    raise StoreMismatch(f"{key} is {value} now and was {row[0]} when the state was written")
+                    raise StoreMismatch(f"{key} is {value} now but was {row[0]} when the state was written")
 
     def meta(self, key: str) -> str | None:
-        """Return one kept value."""
+        """Return a metadata value, or None if it is not set."""
         with self._lock:
             row = self._db.execute("select value from meta where key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
 
     def set_meta(self, key: str, value: str) -> None:
-        """Keep one value."""
+        """Set a metadata value."""
         with self._lock:
             self._db.execute("insert or replace into meta values (?, ?)", (key, value))
 
     # --- resources -----------------------------------------------------------------------------------------------------
 
     def load(self) -> list[Stored]:
-        """Return all resources in the order in which they were made."""
+        """Return all resources in the order in which they were created."""
         with self._lock:
             rows = self._db.execute("select number, kind, document, start_lsn, cursor from resources order by number").fetchall()
         classes = {kind: cls for cls, kind in _KINDS.items()}
@@ -179,17 +180,17 @@ class StateStore:
         ]
 
     def save(self, resource: Resource, *, start_lsn: int | None = None) -> int:
-        """Create or replace a resource by id and return its number; `start_lsn` None leaves that of an existing one."""
+        """Create or replace a resource by id and return its number; a `start_lsn` of None keeps the present one."""
         with self._lock:
             return self._save(resource, start_lsn)
 
     def reserve(self, count: int) -> list[int]:
-        """Hand out numbers for resources that `save_all` creates later, or never."""
+        """Reserve numbers for resources that `save_all` may create later."""
         with self._lock:
             return [self._next_number() for _ in range(count)]
 
     def save_all(self, resources: Sequence[Resource], *, start_lsn: int | None = None, numbers: Mapping[str, int] | None = None) -> None:
-        """Save resources as `save` does, all or none, with one commit to disk; `numbers` maps new resources' ids to reserved numbers."""
+        """Save resources as `save` does, all or none, in one commit; `numbers` maps ids of new resources to reserved numbers."""
         with self._lock:
             self._db.execute("begin immediate")
             try:
@@ -218,13 +219,13 @@ class StateStore:
         return self._last_number
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Remove resources by id, all or none, with what was kept for them."""
+        """Delete resources by id, all or none, with their discarded messages."""
         with self._lock:
             self._db.execute("begin immediate")
             try:
-                for one in ids:
-                    self._db.execute("delete from discarded where sink = (select number from resources where id = ?)", (one,))
-                    self._db.execute("delete from resources where id = ?", (one,))
+                for id_ in ids:
+                    self._db.execute("delete from discarded where sink = (select number from resources where id = ?)", (id_,))
+                    self._db.execute("delete from resources where id = ?", (id_,))
                 self._db.execute("commit")
             except BaseException:
                 if self._db.in_transaction:
@@ -232,7 +233,7 @@ class StateStore:
                 raise
 
     def save_backfill(self, backfill: BackfillResource, cursor: tuple[str, ...] | None) -> None:
-        """Keep a backfill's counters together with the key up to which every row is delivered."""
+        """Save a backfill's counters together with `cursor`, the key up to which all rows are delivered."""
         with self._lock:
             self._db.execute(
                 "update resources set document = ?, cursor = ? where id = ?",
@@ -242,12 +243,12 @@ class StateStore:
     # --- progress ------------------------------------------------------------------------------------------------------
 
     def flush(self, confirmed_lsn: int, batch: Flush) -> None:
-        """Commit the confirmed position and all of `batch`, or nothing; acknowledgements below the position are forgotten.
+        """Commit the confirmed position and all of `batch`, or nothing; delete acknowledgements below the position.
 
-        Raises sqlite3.Error, also when the disk or the file is full.
+        Raises sqlite3.Error, for example when the disk or the file is full.
         """
         db = self._db
-        # What is empty is left out: each statement gives Python's lock away and queues for it behind the event loop.
+        # Statements without rows are skipped: each one releases the GIL and must wait for the event loop to get it back.
         changes: list[tuple[str, Sequence[Sequence[Any]]]] = [
             ("insert or replace into meta values ('confirmed_lsn', ?)", [(str(confirmed_lsn),)]),
             ("delete from backlog where id = ?", [(row,) for row in batch.done]),
@@ -277,68 +278,68 @@ class StateStore:
                     db.execute("rollback")
                 raise
             if batch.done and db.execute("pragma freelist_count").fetchone()[0] > _PAGES_GIVEN_BACK // 16:
-                db.executescript(f"pragma incremental_vacuum({_PAGES_GIVEN_BACK})")  # `execute` would stop after one page
+                db.executescript(f"pragma incremental_vacuum({_PAGES_GIVEN_BACK})")  # `execute` would free only one page
 
     # --- the backlog ---------------------------------------------------------------------------------------------------
 
     def backlog(self) -> list[tuple[int, int]]:
-        """Return (row id, sink number) of every message, in order; those of sinks that are gone are dropped."""
+        """Delete the messages of sinks that no longer exist; return the (row id, sink number) of all others, in order."""
         with self._lock:
             for table in ("backlog", "discarded"):
                 self._db.execute(f"delete from {table} where sink not in (select number from resources where kind = 'sink')")
             return self._db.execute("select id, sink from backlog order by id").fetchall()
 
     def next_row(self) -> int:
-        """Return an id above all that are in use."""
+        """Return a row id above all that are in use."""
         with self._lock:
             query = "select 1 + max(coalesce((select max(id) from backlog), 0), coalesce((select max(id) from discarded), 0))"
             return int(self._db.execute(query).fetchone()[0])
 
     def shapes(self) -> dict[int, bytes]:
-        """Return the documents of all shapes by id; those that no message has any more are dropped."""
+        """Delete shapes that no message uses, and return the documents of all others by id."""
         with self._lock:
             self._db.execute("delete from shapes where id not in (select shape from backlog union select shape from discarded)")
             return dict(self._db.execute("select id, document from shapes").fetchall())
 
     def read_backlog(self, rows: Sequence[int], room: int) -> tuple[list[Kept], list[int]]:
-        """Return messages by row id, in order, at least one and no more than `room` bytes; and the rows that are left."""
+        """Return the messages with these row ids, in order and up to `room` bytes but at least one, and the row ids not read."""
         marks = ",".join("?" * len(rows))
-        found: list[Kept] = []
+        messages: list[Kept] = []
         with self._lock:
-            for one in self._db.execute(f"select {_ROW} from backlog where id in ({marks}) order by id", rows):
-                kept = Kept(*one)
+            for values in self._db.execute(f"select {_ROW} from backlog where id in ({marks}) order by id", rows):
+                kept = Kept(*values)
                 room -= len(kept.payload)
-                if room < 0 and found:
-                    return found, [row for row in rows if row >= kept.id]
-                found.append(kept)
-        return found, []
+                if room < 0 and messages:
+                    return messages, [row for row in rows if row >= kept.id]
+                messages.append(kept)
+        return messages, []
 
     def discarded_count(self) -> dict[int, int]:
-        """Return how many messages were given up, by sink number."""
+        """Return the number of discarded messages by sink number."""
         with self._lock:
             return dict(self._db.execute("select sink, count(*) from discarded group by sink").fetchall())
 
     def read_discarded(self, sink: int, limit: int) -> list[tuple[Kept, str, str]]:
-        """Return a sink's messages that were given up, oldest first, each with its last error and the time."""
+        """Return a sink's discarded messages, oldest first, each with its last error and the time it was discarded."""
         query = f"select {_ROW}, error, discarded_at from discarded where sink = ? order by id limit ?"
         with self._lock:
-            return [(Kept(*one[:10]), one[10], one[11]) for one in self._db.execute(query, (sink, limit)).fetchall()]
+            return [(Kept(*values[:10]), values[10], values[11]) for values in self._db.execute(query, (sink, limit)).fetchall()]
 
     def take_discarded(self, sink: int, ids: Sequence[int] | None, first_row: int) -> list[int]:
-        """Move a sink's given-up messages, all or those named, to the end of the backlog; returns their new row ids from `first_row` on."""
+        """Move a sink's discarded messages (all, or those in `ids`) to the end of the backlog; return their row ids, from `first_row`."""
         with self._lock:
             self._db.execute("begin immediate")
             try:
-                mine = [one for (one,) in self._db.execute("select id from discarded where sink = ? order by id", (sink,))]
-                wanted = mine if ids is None else sorted(set(mine) & set(ids))
+                discarded = [id_ for (id_,) in self._db.execute("select id from discarded where sink = ? order by id", (sink,))]
+                chosen = discarded if ids is None else sorted(set(discarded) & set(ids))
                 rows = []
-                for row, one in enumerate(wanted, first_row):
+                for row, id_ in enumerate(chosen, first_row):
                     self._db.execute(
                         f"insert into backlog ({_ROW}) select ?, sink, shape, lsn, idx, commit_us, 0, payload, annotations, backfill"
                         " from discarded where id = ?",
-                        (row, one),
+                        (row, id_),
                     )
-                    self._db.execute("delete from discarded where id = ?", (one,))
+                    self._db.execute("delete from discarded where id = ?", (id_,))
                     rows.append(row)
                 self._db.execute("commit")
             except BaseException:
@@ -350,7 +351,7 @@ class StateStore:
     # --- the confirmed position ----------------------------------------------------------------------------------------
 
     def set_confirmed(self, lsn: int) -> None:
-        """Start over at a position: the slot is new, and what was acknowledged in an older one says nothing about it."""
+        """Start over at the position of a new slot, and delete all acknowledgements, which belong to an older slot."""
         with self._lock:
             self._db.execute("begin immediate")
             try:
@@ -363,11 +364,11 @@ class StateStore:
                 raise
 
     def confirmed_lsn(self) -> int:
-        """Return the position from which replication goes on; 0 when nothing was ever confirmed."""
+        """Return the position at which replication resumes; 0 if nothing was ever confirmed."""
         return int(self.meta("confirmed_lsn") or 0)
 
     def acknowledged(self) -> dict[int, set[tuple[int, int]]]:
-        """Return commit LSN -> (index, sink number) of what was delivered above the confirmed position."""
+        """Return the deliveries above the confirmed position: commit LSN -> (index, sink number) pairs."""
         result: dict[int, set[tuple[int, int]]] = {}
         with self._lock:
             for lsn, pairs in self._db.execute("select lsn, pairs from acknowledgements"):
@@ -381,17 +382,17 @@ def _cursor(text: str | None) -> tuple[str, ...] | None:
 
 
 def _revive(cls: type[Any], document: dict[str, Any]) -> Resource:
-    """Rebuild the dataclass from its JSON: lists become tuples again, and nested objects become their classes."""
-    found = {one.name: _tuples(document[one.name]) for one in fields(cls) if one.name in document}
+    """Rebuild a resource from its JSON: lists become tuples, and nested objects become dataclasses again."""
+    values = {field.name: _tuples(document[field.name]) for field in fields(cls) if field.name in document}
     if cls is SinkResource:
-        found["source"] = Source(**{k: _tuples(v) for k, v in document["source"].items()})
-        found["tables"] = tuple(SinkTable(_tuples(t["table"]), _tuples(t["group_column_names"])) for t in document["tables"])
+        values["source"] = Source(**{k: _tuples(v) for k, v in document["source"].items()})
+        values["tables"] = tuple(SinkTable(_tuples(t["table"]), _tuples(t["group_column_names"])) for t in document["tables"])
         if document["filters"] is not None:
-            found["filters"] = tuple(ColumnFilter(**f) for f in document["filters"])
-        found["annotations"] = document["annotations"]
-    resource: Resource = cls(**found)
+            values["filters"] = tuple(ColumnFilter(**f) for f in document["filters"])
+        values["annotations"] = document["annotations"]
+    resource: Resource = cls(**values)
     return resource
 
 
 def _tuples(value: Any) -> Any:
-    return tuple(_tuples(one) for one in value) if isinstance(value, list) else value
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

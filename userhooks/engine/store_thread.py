@@ -1,4 +1,4 @@
-"""The one thread that writes to the engine's store. What is written, and how, is in `state_store.py`."""
+"""The single thread that writes to the engine's store, which is in `state_store.py`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class StoreThread:
-    """Runs the store's methods one after the other, away from the event loop."""
+    """Runs the store's methods one at a time, outside the event loop."""
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
@@ -21,5 +21,5 @@ class StoreThread:
         return await asyncio.get_running_loop().run_in_executor(self._executor, lambda: function(*args, **kwargs))
 
     def shutdown(self) -> None:
-        """Wait for the running method and end the thread."""
+        """Wait for pending calls, then end the thread."""
         self._executor.shutdown()

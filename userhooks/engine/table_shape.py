@@ -1,6 +1,6 @@
-"""What a table looks like to its changes: columns, types, key, and how a row becomes JSON. Pure.
+"""The shape of a table: its columns, types, and key, and how its rows become JSON. Pure.
 
-What single values look like is in `postgres/pg_types.py`. The fast path: what all messages of a table have in common is made once.
+`postgres/pg_types.py` formats single values. For speed, the parts shared by all messages of a table are built once.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from userhooks.engine.postgres.pgoutput import UNCHANGED, Relation, Value
 from userhooks.engine.resources import Column, Table, TableName
 
 _UNCHANGED_JSON = b'"unchanged_toast"'
-"""What Sequin shows for a value that the WAL does not carry (recorded)"""
+"""What Sequin shows for a value that the WAL does not contain (recorded)."""
 
 
 @dataclass(frozen=True, slots=True)
 class _RecordForm:
-    """How a row becomes a record: `template` has a place for each of the columns, which are in the order of their names."""
+    """The JSON form of a table's rows: `template` has a placeholder for each column, in the order of the columns' names."""
 
     template: bytes
     columns: tuple[tuple[int, Encoder | None], ...]
-    """position and encoder; None for values that are JSON already"""
+    """(position, encoder) pairs; the encoder is None if values are already JSON"""
     names: tuple[bytes, ...]
-    """the JSON of each name, with the colon"""
+    """the JSON of each name, including the colon"""
 
 
 class TableShape:
-    """What a table looks like to changes of it: names, types, and key, as of one moment. `columns` keep the table's order."""
+    """The names, types, and key of a table at one point in time; `columns` are in the table's order."""
 
     __slots__ = (
         "_decoders",
@@ -61,26 +61,26 @@ class TableShape:
         self.schema = relation.schema
         self.name = relation.name
         self.table: TableName = (relation.schema, relation.name)
-        self.group_prefix = b"%b\0%b\0" % (relation.schema.encode(), relation.name.encode())  # no name has a zero in it
+        self.group_prefix = b"%b\0%b\0" % (relation.schema.encode(), relation.name.encode())  # names cannot contain a zero byte
         self.types = types
         self.columns = tuple(Column(c.name, c.type_oid, c.type_mod) for c in relation.columns)
         self.positions = {column.name: i for i, column in enumerate(self.columns)}
         self.replica_identity = relation.replica_identity
         self.key_positions = tuple(sorted(self.positions[name] for name in key))
         self.group_keys = self._group_keys(former_keys)
-        """what identifies a row for its order: positions of columns, none for the whole row; more than one after the key was moved"""
+        """keys that group changes by row, as column positions: the current key, then former ones; an empty key means the whole row"""
         self._key_forms = tuple((at, types.text_encoder(self.columns[at].type_oid)) for at in self.key_positions)
         self.metadata = _metadata_template(relation, index=b"%d", lsn=b"%d")
         self.metadata_of_reads = _metadata_template(relation, index=b"null", lsn=b"null")
         self._forms: dict[TimestampFormat, _RecordForm] = {}
         self._decoders: dict[int, Decoder] = {}
         self.seen: dict[tuple[int, TimestampFormat], Decoder] = {}
-        """by column and format, what makes the value that functions see (`functions/columns.py`)"""
+        """(position, format) -> decoder of the value that functions see (`functions/columns.py`)"""
         self._encoders: dict[tuple[int, TimestampFormat], Encoder] = {}
 
     @classmethod
     def of_table(cls, table: Table, types: TypeCatalog) -> TableShape:
-        """Make the shape of a table as the catalog shows it, for rows that are read with SELECT."""
+        """Create the shape of a table from the catalog, for rows read with SELECT."""
         return cls(table, table.key, types)
 
     def _group_keys(self, former_keys: Sequence[Sequence[str]]) -> tuple[tuple[int, ...], ...]:
@@ -90,13 +90,13 @@ class TableShape:
         return tuple(dict.fromkeys([self.key_positions, *known]))
 
     def group_names(self) -> tuple[tuple[str, ...], ...]:
-        """Return `group_keys` as names of columns."""
+        """Return `group_keys` as column names."""
         return tuple(tuple(self.columns[at].name for at in key) for key in self.group_keys)
 
     def group_of(self, positions: Sequence[int], row: Sequence[Value]) -> object:
-        """Return what names a row's group by the values of these columns, or by the whole row when there are none."""
+        """Return the group of a row by the values of these columns, or by the whole row if there are none."""
         if len(positions) == 1 and isinstance(value := row[positions[0]], bytes):
-            return self.group_prefix + value  # bytes keep their hash, and the garbage collector passes them by
+            return self.group_prefix + value  # bytes cache their hash, and the garbage collector skips them
         if positions:
             return (self.table, *[row[i] for i in positions])
         digest = blake2b(digest_size=16)
@@ -106,10 +106,10 @@ class TableShape:
         return self.group_prefix + digest.digest()
 
     def record(self, row: Sequence[Value], timestamp_format: TimestampFormat) -> bytes:
-        """Return the JSON object of a whole row, columns by name."""
+        """Return a row as a JSON object, with its columns sorted by name."""
         form = self._forms.get(timestamp_format) or self._record_form(timestamp_format)
         values: list[bytes] = []
-        for at, encode in form.columns:  # plain tuples in a plain loop take a quarter less than what reads better
+        for at, encode in form.columns:  # a plain loop over plain tuples, which takes a quarter less time than tidier code
             raw = row[at]
             if raw is None:
                 values.append(b"null")
@@ -120,7 +120,7 @@ class TableShape:
         return form.template % tuple(values)
 
     def changes(self, new: Sequence[Value], old: Sequence[Value], timestamp_format: TimestampFormat) -> bytes:
-        """Return the JSON object of the old values that differ from the new ones."""
+        """Return the old values that differ from the new ones, as a JSON object."""
         form = self._forms.get(timestamp_format) or self._record_form(timestamp_format)
         parts = []
         for name, (position, encode) in zip(form.names, form.columns, strict=True):
@@ -142,14 +142,14 @@ class TableShape:
         return form
 
     def keys(self, row: Sequence[Value]) -> bytes:
-        """Return the values of the primary key as JSON strings with commas between them."""
+        """Return the values of the primary key as JSON strings, separated by commas."""
         forms = self._key_forms
         if len(forms) == 1 and isinstance(raw := row[forms[0][0]], bytes):
             return forms[0][1](raw)
         return b",".join([encode(raw) if isinstance(raw := row[at], bytes) else b'""' for at, encode in forms])
 
     def encode(self, position: int, raw: Value, timestamp_format: TimestampFormat) -> bytes:
-        """Return the JSON of one value, as it is in `record`."""
+        """Return the JSON of one value, as in `record`."""
         if raw is None:
             return b"null"
         if raw is UNCHANGED:
@@ -161,7 +161,7 @@ class TableShape:
         return encoder(raw)
 
     def decode(self, position: int, raw: Value) -> Any:
-        """Return the value of the JSON form; raises ValueError or RecursionError for JSON that Python cannot read."""
+        """Return a value as its JSON would be parsed; raises ValueError or RecursionError for JSON that Python cannot parse."""
         if raw is None:
             return None
         if raw is UNCHANGED:
@@ -173,7 +173,7 @@ class TableShape:
 
 
 def _metadata_template(relation: Relation | Table, *, index: bytes, lsn: bytes) -> bytes:
-    """Return the metadata between the sink's two parts, with placeholders for the values of each change."""
+    """Return the metadata that does not depend on the sink, with placeholders for the values of each change."""
     names = [orjson.dumps(name).replace(b"%", b"%%") for name in (relation.name, relation.schema)]
     return (
         b'"table_name":%b,"commit_idx":%b,"commit_lsn":%b,"commit_timestamp":"%%b","idempotency_key":"%%b","table_schema":%b,'

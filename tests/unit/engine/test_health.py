@@ -79,7 +79,7 @@ def test_a_client_says_an_error_once_that_two_checks_show() -> None:
 def test_a_message_that_was_given_up_keeps_the_sink_in_error_after_later_successes() -> None:
     given_up = replace(HEALTHY, discarded=1_200)
     assert health(given_up)["status"] == "error"
-    assert "1,200 message(s) were given up" in str(checks(given_up)["Message delivery"][1])
+    assert "1,200 message(s) discarded" in str(checks(given_up)["Message delivery"][1])
     failing = replace(given_up, error="[http_endpoint]: Unexpected status code: 500")
     assert checks(failing)["Message delivery"][1] == "[http_endpoint]: Unexpected status code: 500"
 
