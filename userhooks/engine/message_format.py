@@ -95,12 +95,12 @@ def _render_parts(change: Change, timestamp_format: TimestampFormat) -> tuple[by
 def _metadata(change: Change, keys: bytes) -> bytes:
     """Render the metadata that does not depend on the sink."""
     shape = change.shape
-    at, annotations = timestamp(change.commit_us), change.annotations or b"null"
+    time, annotations = timestamp(change.commit_us), change.annotations or b"null"
     if change.backfill_id is not None:
-        return shape.metadata_of_reads % (at, _idempotency_key(change), annotations, keys)
+        return shape.metadata_of_reads % (time, _idempotency_key(change), annotations, keys)
     index, lsn = change.commit_idx, change.commit_lsn
     identity = b2a_base64(b"%d:%d" % (lsn, index), newline=False)
-    return shape.metadata % (index, lsn, at, identity, annotations, keys)
+    return shape.metadata % (index, lsn, time, identity, annotations, keys)
 
 
 def _keys(change: Change) -> list[bytes]:

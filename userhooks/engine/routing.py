@@ -91,14 +91,14 @@ class Router:
 class TableRoutes:
     """The routes of one table: some indexed by a column's value, the others with filters to evaluate."""
 
-    __slots__ = ("_asked", "_found", "_was_wanted", "shape")
+    __slots__ = ("_indexed", "_matched_before", "_unindexed", "shape")
 
     def __init__(self, shape: TableShape, routes: Iterable[Route]) -> None:
         self.shape = shape
-        self._found: dict[int, dict[Value, dict[str, Route]]] = {}
+        self._indexed: dict[int, dict[Value, dict[str, Route]]] = {}
         """column position -> value as text in the WAL -> sink id -> route"""
-        self._asked: dict[str, Route] = {}
-        self._was_wanted = False
+        self._unindexed: dict[str, Route] = {}
+        self._matched_before = False
         """whether the previous change had a route: then the next one probably has too, so its row is decoded all at once"""
         for route in routes:
             self.add(route)
@@ -109,27 +109,27 @@ class TableRoutes:
             return
         place = self._place(route)
         if place is None:
-            self._asked[route.sink_id] = route
+            self._unindexed[route.sink_id] = route
             return
         position, forms = place
         for form in forms:
-            self._found.setdefault(position, {}).setdefault(form, {})[route.sink_id] = route
+            self._indexed.setdefault(position, {}).setdefault(form, {})[route.sink_id] = route
 
     def remove(self, route: Route) -> None:
         """Remove a route if it was added."""
-        self._asked.pop(route.sink_id, None)
+        self._unindexed.pop(route.sink_id, None)
         place = self._place(route)
         if place is None:
             return
         position, forms = place
-        index = self._found.get(position, {})
+        index = self._indexed.get(position, {})
         for form in forms:
             bucket = index.get(form, {})
             bucket.pop(route.sink_id, None)
             if not bucket:
                 index.pop(form, None)
         if not index:
-            self._found.pop(position, None)
+            self._indexed.pop(position, None)
 
     def _place(self, route: Route) -> tuple[int, tuple[Value, ...]] | None:
         """Return the column and the values under which the route is indexed; None if its filter must be evaluated."""
@@ -144,8 +144,8 @@ class TableRoutes:
         routes: list[Route] = []
         failed: list[Failed] = []
         action, lsn = change.action, change.commit_lsn
-        row = change.row if self._was_wanted else None
-        for position, index in self._found.items():
+        row = change.row if self._matched_before else None
+        for position, index in self._indexed.items():
             bucket = index.get(change.raw(position) if row is None else row[position])
             if bucket is not None:
                 for route in bucket.values():  # the equality holds, so only the rest of the filter is evaluated
@@ -155,20 +155,20 @@ class TableRoutes:
                         if rest is None:
                             routes.append(route)
                         else:
-                            _ask(route, rest, change, routes, failed)
-        for route in self._asked.values():
+                            _evaluate(route, rest, change, routes, failed)
+        for route in self._unindexed.values():
             if action in route.actions and lsn >= route.start_lsn:
                 if route.broken is not None:
                     failed.append((route, route.broken))
                 elif route.bound is None:
                     routes.append(route)
                 else:
-                    _ask(route, route.bound.accepts, change, routes, failed)
-        self._was_wanted = bool(routes)
+                    _evaluate(route, route.bound.accepts, change, routes, failed)
+        self._matched_before = bool(routes)
         return routes, failed
 
 
-def _ask(route: Route, judge: Judge, change: Change, routes: list[Route], failed: list[Failed]) -> None:
+def _evaluate(route: Route, judge: Judge, change: Change, routes: list[Route], failed: list[Failed]) -> None:
     """Evaluate a filter, and add its route to `routes` or `failed` if it matches or raises."""
     try:
         if judge(change):

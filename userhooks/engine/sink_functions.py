@@ -43,7 +43,7 @@ def bound_filter(sink: SinkResource, catalog: Catalog) -> tuple[functions.Bound 
     try:
         return functions.parse(function.code, "filter").bind(constants(sink, catalog.database)), None
     except functions.FunctionError as exc:
-        return None, f"the filter function {sink.filter!r} is not usable: {exc}"
+        return None, f"the filter function {sink.filter!r} cannot be used: {exc}"
 
 
 def pending_filter(sink: SinkResource, catalog: Catalog, bound: functions.Bound | None, broken: str | None) -> Callable[[Change], bool]:
@@ -85,7 +85,7 @@ def _bound(name: str | None, catalog: Catalog, bind: Callable[[FunctionResource]
         try:
             return bind(function)
         except functions.FunctionError as exc:
-            broken = f"the function {name!r} is not usable: {exc}"
+            broken = f"the function {name!r} cannot be used: {exc}"
 
     def raising(change: Change) -> T:
         raise functions.FunctionRaised(broken)

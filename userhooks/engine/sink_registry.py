@@ -204,10 +204,10 @@ class SinkRegistry:
 
     async def delete_sinks(self, sink_ids: Sequence[str]) -> None:
         """Delete sinks with their backfills and all pending messages, all or none."""
-        gone = set(sink_ids)
+        deleted = set(sink_ids)
         catalog = self._catalog
-        async with self._backfills.halted(gone):
-            backfills = [backfill.id for backfill in catalog.backfills.values() if backfill.sink_id in gone]
+        async with self._backfills.halted(deleted):
+            backfills = [backfill.id for backfill in catalog.backfills.values() if backfill.sink_id in deleted]
             await self._write(self._store.delete, [*sink_ids, *backfills])
             for sink_id in sink_ids:
                 self._router.remove(sink_id)
