@@ -320,7 +320,7 @@ def test_an_answer_cut_short_is_a_failure_and_is_not_repeated() -> None:
 
     [(status, error, _)] = asyncio.run(outcomes(handler))
     assert status is None
-    assert "closed before the answer was complete" in error
+    assert "closed before the response was complete" in error
     assert len(seen) == 1
 
 
@@ -371,7 +371,7 @@ def test_an_endless_answer_that_is_hardly_body_fails_with_a_reason_and_is_read_n
 
     [(status, error, _)] = asyncio.run(outcomes(handler, timeout=2.0))
     assert status is None
-    assert error == "the answer is longer than 65536 bytes, and most of them are not its body"
+    assert error == "the response is longer than 65536 bytes, most of which are not its body"
     assert written < 20_000_000  # what fits into the buffers of two sockets
 
 
@@ -394,7 +394,7 @@ def test_a_receiver_that_hangs_or_drips_fails_at_the_one_deadline() -> None:
             await asyncio.sleep(0.05)
 
     [(status, error, _)] = asyncio.run(outcomes(drip, timeout=0.3))
-    assert (status, error) == (None, "no complete answer within the time limit")
+    assert (status, error) == (None, "no complete response within the time limit")
 
 
 def test_bytes_after_an_answer_are_never_taken_for_the_next_answer() -> None:
@@ -483,7 +483,7 @@ def test_a_repeated_request_is_not_repeated_again() -> None:
 
     requests = Requests()
     two_requests_to(handler, requests)
-    assert requests.outcomes == [(200, "", None), (None, "the connection was closed before the answer was complete", None)]
+    assert requests.outcomes == [(200, "", None), (None, "the connection was closed before the response was complete", None)]
     assert len(seen) == 3
 
 
@@ -514,7 +514,7 @@ def test_a_repeated_request_keeps_its_deadline() -> None:
 
     requests = Requests()
     took = two_requests_to(handler, requests, timeout=1.0)
-    assert requests.outcomes == [(200, "", None), (None, "no complete answer within the time limit", None)]
+    assert requests.outcomes == [(200, "", None), (None, "no complete response within the time limit", None)]
     assert requests.repeated == 1
     assert took < 1.8
 
@@ -645,4 +645,4 @@ def test_tls_is_verified_against_the_host_name() -> None:
     for tls, host in ((trusting, "127.0.0.1"), (None, "localhost")):
         [(status, error, _)] = asyncio.run(outcomes(answering(OK), scheme="https", host=host, server_tls=serving, client_tls=tls))
         assert status is None
-        assert "certificate does not verify" in error
+        assert "certificate verification failed" in error

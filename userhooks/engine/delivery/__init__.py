@@ -1,1 +1,1 @@
-"""From messages to HTTP requests and their outcome. Nothing here knows where the messages were read."""
+"""Delivery: turns messages into HTTP requests and handles their outcome. Independent of where the messages were read."""

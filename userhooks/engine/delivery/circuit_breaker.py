@@ -1,47 +1,49 @@
-"""Whether a sink's receiver is down, and when something new may be tried then. Pure: clock and random part are the caller's."""
+"""The circuit breaker of a sink, which decides whether its receiver is down. Pure: the caller passes time and random numbers."""
 
 from __future__ import annotations
 
 from userhooks.engine.delivery.retry import RetrySchedule
 
 DOWN_AFTER = 5
-"""New messages that failed in a row after which a receiver is down: one request at a time, most of them for what has failed before, until
-one succeeds."""
+"""Consecutive failures of new messages after which a receiver counts as down.
+
+Until a request succeeds, the sink then sends one request at a time, mostly retries.
+"""
 MOST_SECONDS = 60.0
-"""The longest time after which something new is tried: perhaps only what has been tried is refused."""
+"""Longest wait in seconds before a new message is tried, since the receiver may be refusing only the retried ones."""
 
 
 class CircuitBreaker:
-    """What the last attempts say of a receiver."""
+    """Tracks recent attempts to detect that a receiver is down."""
 
     __slots__ = ("_refused", "_schedule", "misses", "next_new")
 
     def __init__(self, schedule: RetrySchedule) -> None:
         self._schedule = schedule
         self.misses = 0
-        """new messages that failed in a row at the receiver"""
+        """consecutive new messages that the receiver did not accept"""
         self._refused = 0
         self.next_new = 0.0
-        """when something new may be tried while the receiver is down, or too much waits for a retry"""
+        """earliest time for a new message while the receiver is down or the retry queue is full"""
 
     @property
     def is_down(self) -> bool:
-        """Whether the receiver has refused everything new of late. What has failed before may fail again for its own fault."""
+        """Whether the last new messages all failed. Failed retries do not count, since the fault may be in the message."""
         return self.misses >= DOWN_AFTER
 
     def new_failed(self, now: float, rng: float) -> None:
-        """A new message has failed: the more in a row, the later the next one is tried. `rng` in [0, 1)."""
+        """Record the failure of a new message; each one in a row delays the next new message further. `rng` is in [0, 1)."""
         self._refused += 1
         wait = self._schedule.wait(max(1, self._refused - DOWN_AFTER + 1), rng)
         self.next_new = now + min(MOST_SECONDS, wait)
 
     def succeeded(self) -> bool:
-        """A request was answered well; returns whether the receiver was down until then."""
+        """Record a success; return whether the receiver was down before it."""
         was_down = self.is_down
         self.reset()
         return was_down
 
     def reset(self) -> None:
-        """Forget everything: the receiver is another, or is back."""
+        """Forget all failures, because the receiver changed or is back."""
         self.misses = self._refused = 0
         self.next_new = 0.0

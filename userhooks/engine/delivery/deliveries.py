@@ -1,4 +1,4 @@
-"""The deliveries of all sinks, by sink id: which have pending messages, and how they stop. One sink's delivery is in `sink_delivery.py`."""
+"""The deliveries of all sinks. One sink's delivery is in `sink_delivery.py`."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import asyncio
 from userhooks.engine.delivery.sink_delivery import SinkDelivery
 
 DRAIN_SECONDS = 1.0
-"""Time that a stop waits for answers"""
+"""Seconds that shutdown waits for responses."""
 _POLL_SECONDS = 0.01
 
 
 class Deliveries(dict[str, SinkDelivery]):
-    """Sink id -> delivery; `sink_registry.py` adds and removes."""
+    """The deliveries by sink id; `sink_registry.py` adds and removes them."""
 
     def pending(self) -> list[SinkDelivery]:
-        """Return the deliveries with pending messages: few of ten thousand, and skipping the others saves 20 ms."""
+        """Return the deliveries with pending messages. Usually few sinks have any; skipping the rest of ten thousand saves 20 ms."""
         return [delivery for delivery in self.values() if delivery.queue.count]
 
     async def drain(self) -> None:
-        """Send nothing more, and wait briefly for the answers to requests in flight: without them the messages would be sent again."""
+        """Stop sending, and wait briefly for the responses to requests in flight, which would otherwise be sent again after a restart."""
         for delivery in self.values():
             delivery.hold()
         in_flight = self.pending()
         clock = asyncio.get_running_loop().time
         until = clock() + DRAIN_SECONDS
-        while any(delivery.in_flight for delivery in in_flight) and clock() < until:  # noqa: ASYNC110  # at the end only, and briefly
+        while any(delivery.in_flight for delivery in in_flight) and clock() < until:  # noqa: ASYNC110  # only briefly, at shutdown
             await asyncio.sleep(_POLL_SECONDS)
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
-"""Messages that wait on disk: what goes to the store with the next flush, and what comes back from there.
+"""The backlog on disk: collects what the next flush writes to the store, and reads pending messages back.
 
-The SQL is in `state_store.py`; which messages wait on disk, and in which order they go out, is decided in `sink_delivery.py`.
+`state_store.py` has the SQL; `sink_delivery.py` and `pending_queue.py` decide which messages are on disk and in which order they are sent.
 """
 
 from __future__ import annotations
@@ -32,31 +32,32 @@ _AGAIN_SECONDS = 1.0
 
 @dataclass(slots=True)
 class Batch:
-    """What one flush writes, and whose messages they are."""
+    """The contents of one flush, and the queues and deliveries that its messages belong to."""
 
     flush: Flush
-    asked: Iterable[PendingQueue]
+    queues: Iterable[PendingQueue]
     messages: list[tuple[PendingQueue, PendingMessage, int]]
-    given_up: list[tuple[SinkDelivery, PendingMessage, str]]
+    discarded: list[tuple[SinkDelivery, PendingMessage, str]]
 
 
-class _Nobody:
-    """What a message is owed to when it was read back: the store keeps it, and nothing else has to know."""
+class _StoredSource:
+    """The source of messages read back from the store, which need no acknowledgement beyond deleting their rows."""
 
     def acknowledge(self, index: int, sink_number: int) -> None:
-        """Nothing to note."""
+        """Do nothing."""
 
     def release(self) -> None:
-        """Nothing to note."""
+        """Do nothing."""
 
 
-_NOBODY = _Nobody()
+_STORED_SOURCE = _StoredSource()
 
 
 class Backlog:
-    """The way to and from the store. `write` runs a method of the store on its thread; `on_gone` is told of endpoints that answer 410.
+    """Moves messages to and from the store. `write` runs a method of the store on the store's thread.
 
-    Nothing is read back until `knows_types` is set: without the database's types a filter would judge, and a receiver get, other values.
+    `on_gone` is called when an endpoint answers 410, `on_caught_up` when all pending messages of a sink are in memory again. Messages are
+    read back only after `knows_types` is set, since filters and receivers would get different values without the database's types.
     """
 
     def __init__(
@@ -78,14 +79,14 @@ class Backlog:
         self._documents: dict[int, bytes] = {}
         self._shape_ids: dict[bytes, int] = {}
         self._known: dict[TableShape, int] = {}
-        self._asked: dict[PendingQueue, None] = {}
+        self._queues_to_flush: dict[PendingQueue, None] = {}
         self._done: list[int] = []
         self._attempts: dict[int, int] = {}
-        self._given_up: list[tuple[SinkDelivery, PendingMessage, str]] = []
+        self._discarded: list[tuple[SinkDelivery, PendingMessage, str]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     def restore_shapes(self, types: TypeCatalog) -> None:
-        """Take over the shapes that the store has kept."""
+        """Restore the table shapes saved in the store."""
         for number, document in self._store.shapes().items():
             self._take_shape(number, document, _shape(document, types))
 
@@ -94,26 +95,26 @@ class Backlog:
         self._documents[number] = document
         self._shape_ids[document] = number
 
-    # --- what the deliveries say ---------------------------------------------------------------------------------------
+    # --- called by the deliveries --------------------------------------------------------------------------------------
 
     def request_flush(self, queue: PendingQueue) -> None:
-        """Ask the queue with the next flush what it wants stored."""
-        self._asked[queue] = None
+        """Include the queue in the next flush."""
+        self._queues_to_flush[queue] = None
 
     def done(self, rows: Iterable[int]) -> None:
-        """These rows are delivered or not wanted any more."""
+        """Delete rows with the next flush, because they were delivered or are no longer wanted."""
         self._done.extend(rows)
 
     def failed_again(self, row: int, attempts: int) -> None:
-        """A stored message has failed so many times by now."""
+        """Save the number of attempts of a stored message with the next flush."""
         self._attempts[row] = attempts
 
     def discard(self, delivery: SinkDelivery, message: PendingMessage, error: str) -> None:
-        """Keep a message that is given up."""
-        self._given_up.append((delivery, message, error))
+        """Move a message to the discarded messages with the next flush."""
+        self._discarded.append((delivery, message, error))
 
     def load(self, rows: Sequence[int], room: int, queue: PendingQueue, take: Callable[[list[PendingMessage], list[int]], None]) -> None:
-        """Read messages back, at least one and no more than `room` bytes, and hand them to `take` with the rows that are left."""
+        """Read messages back, up to `room` bytes but at least one, and pass them to `take` with the row ids not read."""
         task = asyncio.create_task(self._load(rows, room, queue, take))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -129,41 +130,41 @@ class Backlog:
                 kept, left = await self._write(self._store.read_backlog, rows, room)
                 break
             except sqlite3.Error as exc:
-                log.error("messages that wait cannot be read back from the store: %s", exc)
+                log.error("cannot read pending messages from the store; retrying: %s", exc)
                 await asyncio.sleep(_AGAIN_SECONDS)
         messages = []
-        for one in kept:
+        for stored in kept:
             try:
-                change = self._change(one)
-                messages.append(PendingMessage(change, _NOBODY, queue.group_of(change), row=one.id, attempts=one.attempts))
+                change = self._change(stored)
+                messages.append(PendingMessage(change, _STORED_SOURCE, queue.group_of(change), row=stored.id, attempts=stored.attempts))
             except DecodeError:
-                log.exception("message %d of sink number %d cannot be read back; it stays in the store", one.id, queue.number)
+                log.exception("cannot decode message %d of sink number %d; it stays in the store", stored.id, queue.number)
         take(messages, left)
 
-    def _change(self, one: Kept) -> Change:
+    def _change(self, stored: Kept) -> Change:
         return Change.of_payload(
-            self._shapes[one.shape],
-            one.payload,
-            commit_lsn=one.lsn,
-            commit_idx=one.idx,
-            commit_us=one.commit_us,
-            annotations=one.annotations,
-            backfill_id=one.backfill,
+            self._shapes[stored.shape],
+            stored.payload,
+            commit_lsn=stored.lsn,
+            commit_idx=stored.idx,
+            commit_us=stored.commit_us,
+            annotations=stored.annotations,
+            backfill_id=stored.backfill,
         )
 
     # --- flushes -------------------------------------------------------------------------------------------------------
 
-    def collect(self, owing: Iterable[SinkDelivery], position: int) -> Batch:
-        """Gather what the next flush writes; `position` is that up to which all of `owing` shall have nothing in memory alone."""
-        batch = Batch(Flush(), {**self._asked, **dict.fromkeys(delivery.queue for delivery in owing)}, [], self._given_up)
-        self._asked = {}
-        self._given_up = []
-        for queue in batch.asked:
+    def collect(self, deliveries: Iterable[SinkDelivery], position: int) -> Batch:
+        """Collect what the next flush writes, including all messages of `deliveries` that were committed up to `position`."""
+        batch = Batch(Flush(), {**self._queues_to_flush, **dict.fromkeys(delivery.queue for delivery in deliveries)}, [], self._discarded)
+        self._queues_to_flush = {}
+        self._discarded = []
+        for queue in batch.queues:
             for message in queue.to_store(position):
                 if message.row == NOT_STORED:
                     self._keep(queue, message, batch)
         flush = batch.flush
-        for delivery, message, error in batch.given_up:
+        for delivery, message, error in batch.discarded:
             row = message.row if message.row > 0 else self._keep(delivery.queue, message, batch)
             flush.discarded.append((row, error, utc_now()))
         flush.done, self._done = self._done, []
@@ -208,38 +209,38 @@ class Backlog:
         return number
 
     def is_written(self, batch: Batch) -> None:
-        """The flush is committed."""
+        """Mark the messages of a committed flush as stored."""
         for (queue, message, row), kept in zip(batch.messages, batch.flush.kept, strict=True):
             queue.is_stored(message, row)
-            if message.attempts > kept.attempts:  # it has failed meanwhile
+            if message.attempts > kept.attempts:  # it failed while the flush was written
                 self.failed_again(row, message.attempts)
-        for queue in batch.asked:
+        for queue in batch.queues:
             queue.make_room()
 
     def is_not_written(self, batch: Batch) -> None:
-        """The flush has failed as a whole: all of it is for the next one."""
+        """Put everything from a failed flush into the next one."""
         for queue, message, _ in batch.messages:
             queue.is_not_stored(message)
-        self._given_up = batch.given_up + self._given_up
+        self._discarded = batch.discarded + self._discarded
         self._done = batch.flush.done + self._done
         self._attempts = {row: count for count, row in batch.flush.attempts} | self._attempts
 
-    # --- what was given up ---------------------------------------------------------------------------------------------
+    # --- discarded messages --------------------------------------------------------------------------------------------
 
     async def discarded(self, delivery: SinkDelivery, limit: int) -> list[Discarded]:
-        """Return the sink's messages that were given up, oldest first."""
-        found: list[tuple[Kept, str, str]] = await self._write(self._store.read_discarded, delivery.queue.number, limit)
+        """Return the sink's discarded messages, oldest first."""
+        rows: list[tuple[Kept, str, str]] = await self._write(self._store.read_discarded, delivery.queue.number, limit)
         listed = []
-        for kept, error, at in found:
+        for kept, error, time in rows:
             change = self._change(kept)
             shape = change.shape
             values = [change.row[i] for i in shape.key_positions]
             key = ":".join(v.decode(errors="replace") if isinstance(v, bytes) else "" for v in values)
-            listed.append(Discarded(kept.id, f"{shape.schema}.{shape.name}", key, change.action, kept.attempts, error, at))
+            listed.append(Discarded(kept.id, f"{shape.schema}.{shape.name}", key, change.action, kept.attempts, error, time))
         return listed
 
     async def redeliver(self, delivery: SinkDelivery, ids: Sequence[int] | None) -> int:
-        """Put messages that were given up, all or those named, at the end of what the sink owes; returns how many."""
+        """Put discarded messages, all or those with the given ids, at the end of the sink's queue; return how many."""
         first = self._next_row
         self._next_row += delivery.discarded + 1
         rows: list[int] = await self._write(self._store.take_discarded, delivery.queue.number, ids, first)
@@ -248,20 +249,20 @@ class Backlog:
         return len(rows)
 
     async def close(self) -> None:
-        """Stop reading back."""
+        """Cancel all reads."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 def _document(shape: TableShape) -> bytes:
-    """Write down what `_shape` needs to make the shape again."""
+    """Serialize a shape; `_shape` restores it."""
     columns = [[c.name, c.type_oid, c.type_mod] for c in shape.columns]
     key = [shape.columns[i].name for i in shape.key_positions]
     return orjson.dumps([shape.schema, shape.name, columns, key, shape.replica_identity, shape.group_names()])
 
 
 def _shape(document: bytes, types: TypeCatalog) -> TableShape:
-    schema, name, columns, key, *more = orjson.loads(document)
-    identity, group_names = more or ("f", [])  # documents of earlier versions have neither
+    schema, name, columns, key, *rest = orjson.loads(document)
+    identity, group_names = rest or ("f", [])  # documents of earlier versions have neither
     return TableShape(Table(schema, name, tuple(Column(*c) for c in columns), tuple(key), identity), key, types, group_names)

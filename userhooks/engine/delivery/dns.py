@@ -1,7 +1,7 @@
-"""Names of hosts to addresses, in threads of their own. Which addresses may be connected to is judged in `http_client.py`.
+"""Host name lookups, each in its own thread. `http_client.py` checks which addresses may be connected to.
 
-A name server that does not answer takes a thread for half a minute, and users type many names. So a host has one lookup at a time, which
-everybody who asks meanwhile shares; and hosts whose last lookup went well have threads that no other host can take.
+A name server that does not answer blocks a thread for half a minute, and users enter many names. So each host has one lookup at a time,
+which all callers share, and threads are reserved for hosts whose last lookup succeeded quickly.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import threading
 from contextlib import suppress
 
 AT_ONCE, UNPROVEN_AT_ONCE = 8, 24
-"""Lookups of hosts whose last one went well, and of all others"""
+"""Concurrent lookups of hosts whose last lookup succeeded quickly, and of all other hosts."""
 QUICK_SECONDS = 1.0
-"""A lookup that took longer did not go well."""
+"""Seconds within which a lookup counts as quick."""
 
 
 class Lookups:
@@ -28,57 +28,57 @@ class Lookups:
         self._unproven_places = asyncio.Semaphore(UNPROVEN_AT_ONCE)
 
     async def addresses(self, host: str) -> list[str]:
-        """Return the addresses of a name, or of a number in any of its forms; raises socket.gaierror and UnicodeError.
+        """Return the addresses of a host name or of a numeric address in any form; raises socket.gaierror and UnicodeError.
 
-        Who waits no longer (a timeout) leaves the lookup to the others.
+        A caller that times out does not cancel the lookup for the others.
         """
         with suppress(socket.gaierror):
             return _resolve(host, socket.AI_NUMERICHOST)
         task = self._running.get(host)
         if task is None:
             task = self._running[host] = self._loop.create_task(self._look_up(host))
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # perhaps nobody waits any more
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # mark an exception as seen even if no caller is left
         return await asyncio.shield(task)
 
     async def _look_up(self, host: str) -> list[str]:
         try:
             async with self._places if host in self._proven else self._unproven_places:
                 self._proven.discard(host)
-                begun = self._loop.time()
-                found = await self._in_a_thread(host)
-                if self._loop.time() - begun < QUICK_SECONDS:
+                started = self._loop.time()
+                addresses = await self._in_a_thread(host)
+                if self._loop.time() - started < QUICK_SECONDS:
                     self._proven.add(host)
-                return found
+                return addresses
         finally:
             del self._running[host]
 
     def _in_a_thread(self, host: str) -> asyncio.Future[list[str]]:
-        """A thread that does not keep the program from ending, as those of an executor would."""
+        """Run a lookup in a daemon thread, which, unlike an executor's threads, does not keep the program from exiting."""
         outcome: asyncio.Future[list[str]] = self._loop.create_future()
 
-        def tell(found: list[str] | None, error: Exception | None) -> None:
+        def finish(addresses: list[str] | None, error: Exception | None) -> None:
             if outcome.cancelled():
                 return
             if error is not None:
                 outcome.set_exception(error)
-            elif found is not None:
-                outcome.set_result(found)
+            elif addresses is not None:
+                outcome.set_result(addresses)
 
         def work() -> None:
-            found: list[str] | None = None
+            addresses: list[str] | None = None
             error: Exception | None = None
             try:
-                found = _resolve(host)
-            except Exception as exc:  # whatever it is belongs to who has asked
+                addresses = _resolve(host)
+            except Exception as exc:  # passed on to the caller
                 error = exc
-            with suppress(RuntimeError):  # the loop is closed by now
-                self._loop.call_soon_threadsafe(tell, found, error)
+            with suppress(RuntimeError):  # the loop was closed meanwhile
+                self._loop.call_soon_threadsafe(finish, addresses, error)
 
         threading.Thread(target=work, name="lookup", daemon=True).start()
         return outcome
 
     def close(self) -> None:
-        """Wait for no lookup any more."""
+        """Cancel all lookups."""
         for task in self._running.values():
             task.cancel()
 

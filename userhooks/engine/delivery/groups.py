@@ -1,6 +1,6 @@
-"""Groups of one sink's messages: which are occupied, and what waits for them. Pure.
+"""The groups of one sink's messages: which are occupied, and which messages wait for them. Pure.
 
-A message's group is its row by default. At most one batch of a group is on its way or in backoff; later messages of it wait here.
+By default, the messages of a row form a group. At most one batch of a group is in flight or in backoff; its later messages wait here.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from userhooks.engine.delivery.pending_message import PendingMessage
 
 
 class Waiting(deque[PendingMessage | int]):
-    """What waits until nothing of its `groups` is on its way or in backoff, in order; messages that are only on disk as row ids.
+    """Messages, in order, that wait until none of their `groups` is in flight or in backoff; row ids stand for messages only on disk.
 
-    An update of a key joins the groups of both keys. `held` counts the groups of which something is on its way or in backoff.
+    An update of a key joins the groups of both keys. `held` is the number of groups with a message in flight or in backoff.
     """
 
     __slots__ = ("groups", "held")
@@ -26,17 +26,17 @@ class Waiting(deque[PendingMessage | int]):
         self.held = held
 
     def absorb(self, other: Waiting) -> None:
-        """Take over what waits in another queue."""
+        """Append the messages and groups of another queue."""
         self.extend(other)
         self.groups += other.groups
         self.held += other.held
 
     def messages(self) -> Iterable[PendingMessage]:
-        """Return those that are in memory."""
+        """Return the messages in memory."""
         return (message for message in self if isinstance(message, PendingMessage))
 
     def rows(self) -> Iterable[int]:
-        """Return the row ids of those that are only on disk."""
+        """Return the row ids of the messages that are only on disk."""
         return (row for row in self if isinstance(row, int))
 
 
@@ -53,10 +53,10 @@ def groups_of(messages: Iterable[PendingMessage]) -> set[object]:
 
 
 class OccupiedGroups(dict[object, Waiting | None]):
-    """The occupied groups of one sink, each with what waits for it; None while nothing does."""
+    """The occupied groups of one sink, each with the messages waiting for it, or None if there are none."""
 
     def occupy(self, group: object, batch: set[object]) -> bool:
-        """Occupy a message's group for a batch that has occupied the groups `batch`; returns False when an earlier message has it."""
+        """Occupy a message's group for a batch and add it to `batch`; return False if an earlier message occupies it."""
         if type(group) is not Groups:
             if group not in self:
                 self[group] = None
@@ -67,11 +67,11 @@ class OccupiedGroups(dict[object, Waiting | None]):
             self.update(dict.fromkeys([member for member in group if member not in batch]))
             batch.update(group)
             return True
-        batch.difference_update(group)  # later messages of these wait behind this one
+        batch.difference_update(group)  # later messages of these groups must wait behind this one
         return False
 
     def queue(self, group: object) -> Waiting:
-        """Return the queue in which a message of the group waits; all groups of a message share one queue from then on."""
+        """Return the queue for messages of a group; several groups of a message share one queue from then on."""
         queue: Waiting | None = None
         for member in group if type(group) is Groups else (group,):
             waiting = self[member] if member in self else Waiting([member], 0)
@@ -83,11 +83,14 @@ class OccupiedGroups(dict[object, Waiting | None]):
                 queue.absorb(waiting)
             for shared in waiting.groups:
                 self[shared] = queue
-        assert queue is not None  # noqa: S101  # a message that has to wait has a group
+        assert queue is not None  # noqa: S101  # a message that has to wait belongs to a group
         return queue
 
     def free(self, messages: Iterable[PendingMessage]) -> set[object]:
-        """Free each group of a batch once (freed twice, two batches of it would be on their way); returns those that are waited for."""
+        """Free the groups of a batch; return those with waiting messages, which stay occupied.
+
+        Each group is freed once; freed twice, two of its batches could be in flight.
+        """
         waited_for: set[object] = set()
         for message in messages:
             group = message.group
@@ -99,12 +102,12 @@ class OccupiedGroups(dict[object, Waiting | None]):
         return waited_for
 
     def put_behind(self, first: list[PendingMessage], second: list[PendingMessage]) -> list[PendingMessage]:
-        """Let what of `second` shares a group with `first` wait for it, so that the group keeps its order; returns the others.
+        """Queue the messages of `second` that share a group with `first` behind it, to keep the order; return the others.
 
-        The groups of both batches are occupied, and stay so for `first` and for what is returned.
+        Both batches must occupy their groups; `first` and the returned messages continue to do so.
         """
         before = groups_of(first)
-        held = before | groups_of(second)
+        occupied = before | groups_of(second)
         behind: list[PendingMessage] = []
         apart: list[PendingMessage] = []
         for message in second:
@@ -116,16 +119,16 @@ class OccupiedGroups(dict[object, Waiting | None]):
                 apart.append(message)
         for message in reversed(behind):
             self.queue(message.group).appendleft(message)
-        for group in held - groups_of(first) - groups_of(apart):
+        for group in occupied - groups_of(first) - groups_of(apart):
             waiting = self[group]
-            assert waiting is not None  # noqa: S101  # a message of the group is in there
+            assert waiting is not None  # noqa: S101  # a message of the group is in its queue
             waiting.held -= 1
         return apart
 
     def queues(self) -> Iterable[Waiting]:
-        """Return each queue once: several groups may share one."""
+        """Return each queue once, since several groups may share one."""
         return {id(waiting): waiting for waiting in self.values() if waiting is not None}.values()
 
     def queues_of(self, messages: Iterable[PendingMessage]) -> Iterable[Waiting]:
-        """Return each queue once in which something waits for the groups of these messages."""
+        """Return each queue once that has messages waiting for the groups of these messages."""
         return {id(waiting): waiting for group in groups_of(messages) if (waiting := self.get(group))}.values()

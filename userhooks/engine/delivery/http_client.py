@@ -1,13 +1,17 @@
-"""The HTTP client that delivers webhooks: it sends what it is given, and trusts nobody.
+"""The HTTP client that delivers webhooks to receivers that may be slow, broken, or hostile.
 
-What to send and what follows is decided in `sink_delivery.py`. It follows no redirect, never decompresses, reads no more than
-`MAX_ANSWER` of an answer, has one deadline for everything from the request's first byte to the answer's last, connects only to addresses
-that `userhooks.web.addresses` lets pass (judged after name resolution,
-at every new connection), ignores proxy variables, and verifies TLS. A connection carries one request at a time and is reused. The only
-request it repeats by itself, once, is one whose reused connection ends before the first byte of an answer: the receiver closed an idle
-connection while the request was on its way (RFC 9110, 9.2.2 and RFC 9112, 9.3.1).
+`sink_delivery.py` decides what to send, and handles the outcome. The client
 
-It is long because connection, origin and client call each other for every request.
+- follows no redirects, ignores proxy variables, verifies TLS, and never decompresses;
+- reads at most `MAX_ANSWER` bytes of a response;
+- applies one deadline to everything from the first byte of the request to the last byte of the response;
+- connects only to addresses that `userhooks.web.addresses` allows, checked after name resolution for each new connection.
+
+A connection carries one request at a time and is reused. The client repeats a request, once, only if a reused connection closes before
+the first byte of the response: the receiver then closed an idle connection while the request was in flight (RFC 9110, 9.2.2 and RFC 9112,
+9.3.1).
+
+This module is long because connection, origin, and client call each other for every request.
 """
 
 from __future__ import annotations
@@ -29,58 +33,65 @@ from userhooks.engine.delivery.retry import retry_after_seconds
 from userhooks.web.addresses import forbidden
 
 MAX_ANSWER = 64 * 1024
-"""Bytes of an answer that are read, interim answers, head and chunk framing included. A longer answer counts by its status when most of
-these bytes are its body, and is a failure otherwise; its connection is closed."""
+"""Most bytes to read of a response, including interim responses, head, and chunk framing.
+
+A longer response counts by its status if more than half of these bytes are its body, and fails otherwise; its connection is closed.
+"""
 USUAL_BYTES = 1024
-"""An answer up to this size that was one complete 200 is not parsed when the same bytes come again: of 27 µs for a request that saves 3."""
+"""Size in bytes below which a complete 200 response is remembered, and not parsed when an identical one arrives.
+
+This saves 3 of the 27 µs that a request takes.
+"""
 IDLE_SECONDS = 4.0
-"""Idle connections are closed before common receivers do so (uvicorn and Node after 5 s), so that no request runs into a closing
-connection."""
+"""Seconds after which an idle connection is closed.
+
+Common receivers (uvicorn, Node) close theirs after 5 s; closing first keeps requests off closing connections.
+"""
 CONNECT_SECONDS = 10.0
 CONNECTIONS_PER_ORIGIN = 100
 SLOW_SECONDS = 1.0
 PROBATION_SHARE = 4
-"""Senders on probation get one connection in so many, of all and of each origin's: receivers that hang cost the others nothing."""
+"""Senders on probation share 1/N of all connections and of each origin's, so that hanging receivers do not slow down others."""
 _MOST_CONNECTIONS = 8192
 _LOOK_AGAIN_SECONDS = 0.05
 _OTHER_FILES = 256
-"""Files that the rest of the program may need"""
-_CLOSED = "the connection was closed before the answer was complete"
-_TOO_LATE = "no complete answer within the time limit"
+"""Open files reserved for the rest of the program."""
+_CLOSED = "the connection was closed before the response was complete"
+_TOO_LATE = "no complete response within the time limit"
 
 OriginKey = tuple[str, str, int]
-"""(scheme, host, port): connections are shared between all sinks that send there"""
+"""(scheme, host, port); all sinks that send to an origin share its connections."""
 
 
 class Delivery(Protocol):
-    """One request on its way; `answered` is called exactly once."""
+    """A request in flight; `answered` is called exactly once."""
 
     def answered(self, status: int | None, error: str, retry_after: float | None) -> None:
-        """Take the outcome: an HTTP status, or None and what went wrong in words that may be shown to the subscriber."""
+        """Handle the outcome: an HTTP status, or None and an error that may be shown to the subscriber."""
 
     def slow(self) -> None:
-        """There is no answer after `SLOW_SECONDS`."""
+        """Handle that there is no response after `SLOW_SECONDS`."""
 
     def may_repeat(self) -> bool:
-        """Return whether the request may be sent again, since its reused connection ended before the first byte of an answer."""
+        """Return whether the request may be repeated after its reused connection closed before the first byte of the response."""
 
 
 class Sender(Protocol):
-    """Something that has requests for an origin when it is its turn; on probation when its receiver fails, is slow, or is unknown."""
+    """A source of requests for an origin, which takes turns with others; on probation if its receiver fails, is slow, or is unknown."""
 
     @property
     def on_probation(self) -> bool:
-        """Whether it shares the connections of those on probation."""
+        """Whether the sender is limited to the connections reserved for probation."""
 
     def next_request(self) -> tuple[bytes, Delivery] | None:
-        """Return the bytes of one request, or None when there is nothing to send now."""
+        """Return the bytes of the next request and its delivery, or None if there is nothing to send now."""
 
     def has_more(self) -> bool:
-        """Whether another turn is wanted."""
+        """Return whether there is another request to send now."""
 
 
 class Connection(asyncio.Protocol):
-    """One connection to an origin, speaking HTTP/1.1."""
+    """An HTTP/1.1 connection to an origin."""
 
     __slots__ = (
         "_bodiless",
@@ -134,7 +145,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._delivery is None:
-            self.close()  # nobody asked: not a receiver that can be trusted with the next request
+            self.close()  # data without a request: this receiver's next response could not be trusted
             return
         is_first = not self._read
         if is_first and data == self.origin.usual_answer:
@@ -151,12 +162,12 @@ class Connection(asyncio.Protocol):
                 self._parser.feed_data(data[end - 1 : end])
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             if not self._complete:
-                self._fail("the answer is not HTTP/1.1")
+                self._fail("the response is not HTTP/1.1")
                 return
-            is_followed = True  # whatever follows a complete answer does not change it
+            is_followed = True  # bytes after a complete response do not change it
         if self._complete:
             if is_followed or not self._reusable:
-                self.close()  # bytes beyond the answer must not be taken for the answer to somebody else's request
+                self.close()  # extra bytes must not be taken for the response to another sink's request
             elif is_first and self._status == 200 and len(data) < USUAL_BYTES:
                 self.origin.usual_answer = data
             self._finish(self._status)
@@ -168,7 +179,7 @@ class Connection(asyncio.Protocol):
             self.close()
             self._finish(self._status)
         else:
-            self._fail(f"the answer is longer than {MAX_ANSWER} bytes, and most of them are not its body")
+            self._fail(f"the response is longer than {MAX_ANSWER} bytes, most of which are not its body")
 
     def connection_lost(self, exc: Exception | None) -> None:
         delivery, request = self._delivery, self._repeatable
@@ -180,7 +191,7 @@ class Connection(asyncio.Protocol):
         if delivery is None:
             return
         if exc is None and self._status is not None and self._status >= 200 and not self._framed:
-            self._finish(self._status)  # an answer without a length ends with the connection (RFC 9112, 6.3)
+            self._finish(self._status)  # a response without a length ends with the connection (RFC 9112, 6.3)
         else:
             self._fail(_CLOSED)
 
@@ -201,7 +212,7 @@ class Connection(asyncio.Protocol):
         if not self._complete:
             self._status = self._parser.get_status_code()
             if self._bodiless and self._status >= 200:
-                self._complete = True  # whatever length it names; the connection is closed, since the parser waits for a body
+                self._complete = True  # regardless of its content-length; the connection is closed, since the parser still expects a body
 
     def on_body(self, body: bytes) -> None:
         if not self._complete:
@@ -211,7 +222,7 @@ class Connection(asyncio.Protocol):
         if self._complete:
             return
         if self._status is not None and self._status < 200 and self._status != 101:
-            self._prepare_head()  # an interim answer; the final one follows
+            self._prepare_head()  # an interim response; the final one follows
             return
         self._complete = True
         self._reusable = self._status != 101 and self._parser.should_keep_alive()
@@ -219,7 +230,7 @@ class Connection(asyncio.Protocol):
     # --- requests ------------------------------------------------------------------------------------------------------
 
     def send(self, request: bytes, delivery: Delivery, deadline: float) -> None:
-        """Write one request; its outcome goes to `delivery`, at the latest at `deadline` (loop time)."""
+        """Send a request; `delivery` gets the outcome by `deadline` (loop time) at the latest."""
         if self._read:
             self._prepare()
         self._bodiless = request.startswith(b"HEAD ")
@@ -230,17 +241,17 @@ class Connection(asyncio.Protocol):
         self._transport.write(request)
 
     def expire(self) -> None:
-        """The deadline has passed."""
+        """Fail the request because its deadline has passed."""
         self._fail(_TOO_LATE)
 
     def slow(self) -> None:
-        """There is no answer yet: the connection counts among those on probation from now on."""
+        """Put the connection on probation because there is no response yet."""
         self.origin.put_on_probation(self, True)
         if self._delivery is not None:
             self._delivery.slow()
 
     def close(self) -> None:
-        """Close at once; what is unfinished fails through `connection_lost`."""
+        """Close at once; an unfinished request fails through `connection_lost`."""
         self._repeatable = None
         self.origin.lost(self)
         self._transport.abort()
@@ -265,7 +276,7 @@ class Connection(asyncio.Protocol):
 
 
 class Origin:
-    """The connections to one (scheme, host, port), and the senders that take turns on them."""
+    """The connections to one (scheme, host, port), and the senders that take turns using them."""
 
     def __init__(self, key: OriginKey, client: HttpClient) -> None:
         self.key = key
@@ -280,21 +291,21 @@ class Origin:
         self._pumping = False
 
     def offer(self, sender: Sender) -> None:
-        """The sender has something to send: give it a turn, unless it waits for one; whatever frees a connection goes on with the turns."""
+        """Queue a sender for a turn, unless it is queued already. Turns continue whenever a connection becomes free."""
         if id(sender) not in self._waiting:
             self._waiting.add(id(sender))
             self._turns.append(sender)
             self.pump()
 
     def withdraw(self, sender: Sender) -> None:
-        """The sender's requests are for another origin from now on."""
+        """Remove a sender, whose requests go to another origin from now on."""
         self._client.unbench(sender)
         if id(sender) in self._waiting:
             self._waiting.discard(id(sender))
             self._turns.remove(sender)
 
     def pump(self) -> None:
-        """Hand free connections to the senders in turn; open more connections while there is more to send."""
+        """Give free connections to the senders in turn, and open more connections if needed."""
         turns, idle = self._turns, self._idle
         if self._pumping or not turns:
             return
@@ -332,14 +343,14 @@ class Origin:
         self._waiting.discard(id(sender))
 
     def _connect_more(self) -> None:
-        """Double the connections at most: one quick receiver needs few, a far one gets many within a few round trips.
+        """Open more connections, at most doubling them: a fast receiver needs few, and a distant one gets many within a few round trips.
 
-        Connections that those on probation hold do not count, so that those cannot use up the origin's.
+        Connections on probation do not count toward the origin's limit, so that they cannot use it up.
         """
         opened = len(self._open)
         room = CONNECTIONS_PER_ORIGIN + self._on_probation - opened - self._connecting
         if room <= 0:
-            return  # as for most messages of a thousand sinks with one receiver
+            return  # the usual case when a thousand sinks share one receiver
         wanted = min(max(1, opened) - self._connecting, len(self._turns) + 1, room)
         for _ in range(wanted):
             if not self._client.take_place(self):
@@ -365,7 +376,7 @@ class Origin:
             self._refuse(error)
 
     def send_again(self, lost: Connection, request: bytes, delivery: Delivery) -> None:
-        """Send a request on a new connection, which takes the place of the lost one and has its deadline."""
+        """Repeat a request on a new connection, which replaces the lost one and keeps its deadline."""
         self._open.discard(lost)
         self._connecting += 1
         self._client.spawn(self._connect_again(request, delivery, lost.deadline, lost.on_probation))
@@ -395,7 +406,7 @@ class Origin:
         self.pump()
 
     def _refuse(self, error: str) -> None:
-        """No connection can be had: whatever waits for one has failed."""
+        """Fail all waiting requests because no connection could be opened."""
         turns, self._turns = self._turns, deque()
         self._waiting.clear()
         for sender in turns:
@@ -403,28 +414,28 @@ class Origin:
                 request[1].answered(None, error, None)
 
     def put_on_probation(self, connection: Connection, on_probation: bool) -> None:
-        """Count a connection among those that those on probation hold, or not any more."""
+        """Set whether a connection counts as on probation."""
         if connection.on_probation != on_probation:
             connection.on_probation = on_probation
             self._on_probation += 1 if on_probation else -1
             self._client.probation_changed(1 if on_probation else -1)
 
     def free(self, connection: Connection) -> None:
-        """Make the connection available for the next request."""
+        """Make a connection available for the next request."""
         if connection in self._open:
             connection.deadline = 0.0
             connection.idle_since = self._client.loop.time()
             self._idle.append(connection)
 
     def finished(self, connection: Connection) -> None:
-        """The connection has brought an answer; when another origin waits for a place, it gets this one."""
-        if self._client.crowd:
+        """Free a connection after a response, or close it if another origin waits for a place."""
+        if self._client.waiting_origins:
             connection.close()
         else:
             self.free(connection)
 
     def lost(self, connection: Connection) -> None:
-        """The connection is gone."""
+        """Remove a connection that was closed."""
         if connection not in self._open:
             return
         self._open.discard(connection)
@@ -434,37 +445,38 @@ class Origin:
         self._client.give_place()
 
     def close_idle(self) -> bool:
-        """Close the connection that has been idle for longest, if one is idle."""
+        """Close the connection that has been idle longest; return whether there was one."""
         if self._idle:
             self._idle[0].close()
             return True
         return False
 
     def sweep(self, now: float) -> None:
-        """End requests that are past their deadline, and connections that have been idle for long; notice slow ones."""
-        answered_by = now + self._client.timeout - SLOW_SECONDS
+        """Fail requests past their deadline, put slow connections on probation, and close idle ones."""
+        slow_before = now + self._client.timeout - SLOW_SECONDS
         for connection in list(self._open):
             if connection.deadline and now > connection.deadline:
                 connection.expire()
-            elif connection.deadline and not connection.on_probation and connection.deadline < answered_by:
+            elif connection.deadline and not connection.on_probation and connection.deadline < slow_before:
                 connection.slow()
         for connection in [c for c in self._idle if now - c.idle_since > IDLE_SECONDS]:
             connection.close()
 
     @property
     def unused(self) -> bool:
-        """Whether nothing is open and nobody waits."""
+        """Whether the origin has no connections and no waiting senders."""
         return not self._open and not self._connecting and not self._turns
 
 
 class ConnectError(Exception):
-    """No connection was made; the text may be shown to the subscriber, so it holds no address."""
+    """No connection could be opened. The message may be shown to the subscriber, so it contains no address."""
 
 
 class HttpClient:
-    """All origins. `timeout` is one deadline in seconds for a whole request; `tls` verifies certificates; `places` bounds the connections.
+    """The connections to all origins.
 
-    `crowd` holds the origins that wait for a place.
+    `timeout` is the time limit for a whole request in seconds, `tls` verifies certificates, and `places` limits the number of connections.
+    `waiting_origins` are waiting for a place, in order.
     """
 
     def __init__(self, *, allow_private: bool, timeout: float = 30.0, tls: ssl.SSLContext | None = None, places: int = 1024) -> None:
@@ -477,14 +489,14 @@ class HttpClient:
         self._places = places
         self._taken = 0
         self._on_probation = 0
-        self.crowd: dict[Origin, None] = {}
+        self.waiting_origins: dict[Origin, None] = {}
         self._benched: dict[int, tuple[Origin, Sender]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._lookups = Lookups()
         self._sweeper = self.loop.call_later(0.25, self._sweep)
 
     def origin(self, key: OriginKey) -> Origin:
-        """Return the origin for this (scheme, host, port), made on first use."""
+        """Return the origin for a (scheme, host, port), creating it on first use."""
         origin = self._origins.get(key)
         if origin is None:
             origin = self._origins[key] = Origin(key, self)
@@ -493,17 +505,17 @@ class HttpClient:
     # --- places --------------------------------------------------------------------------------------------------------
 
     def take_place(self, origin: Origin) -> bool:
-        """Take a place for one connection, if need be that of an idle one; without one, the origin is asked again when one is free."""
+        """Take a place for a connection, closing an idle one if necessary; without a place, queue the origin and return False."""
         if self._taken >= self._places:
             self._close_idle()
         if self._taken >= self._places:
-            self.crowd[origin] = None
+            self.waiting_origins[origin] = None
             return False
         self._taken += 1
         return True
 
     def _close_idle(self) -> None:
-        """Close an idle connection of any origin, if there is one; looked for now and then only, since there may be many origins."""
+        """Close an idle connection of any origin. After finding none, search again only after a pause, since there may be many origins."""
         now = self.loop.time()
         if now - self._looked_for_idle < _LOOK_AGAIN_SECONDS:
             return
@@ -511,49 +523,49 @@ class HttpClient:
             self._looked_for_idle = now
 
     def give_place(self) -> None:
-        """Release a closed connection's place, and let the origin that has waited longest open one."""
+        """Release the place of a closed connection, and let the origin that has waited longest take it."""
         self._taken -= 1
-        if self.crowd:
-            origin = next(iter(self.crowd))
-            del self.crowd[origin]
+        if self.waiting_origins:
+            origin = next(iter(self.waiting_origins))
+            del self.waiting_origins[origin]
             self.loop.call_soon(origin.pump)
 
     @property
     def connections(self) -> int:
-        """Connections that are open or being opened."""
+        """Number of connections that are open or being opened."""
         return self._taken
 
     def has_room_for_on_probation(self, of_origin: int) -> bool:
-        """Whether a sender on probation may have one more connection to an origin where those on probation hold so many."""
+        """Return whether a sender on probation may use another connection to an origin that has `of_origin` of them on probation."""
         return self._on_probation < max(1, self._places // PROBATION_SHARE) and of_origin < CONNECTIONS_PER_ORIGIN // PROBATION_SHARE
 
     def bench(self, origin: Origin, sender: Sender) -> None:
-        """Let a sender on probation wait until another has its answer."""
+        """Make a sender on probation wait until a connection on probation is released."""
         self._benched[id(sender)] = (origin, sender)
 
     def unbench(self, sender: Sender) -> None:
-        """It waits no longer."""
+        """Stop a sender on probation from waiting."""
         self._benched.pop(id(sender), None)
 
     def probation_changed(self, by: int) -> None:
-        """Suspects hold more connections, or fewer: then those that wait get their turn."""
+        """Update the number of connections on probation; if it falls, let waiting senders have a turn."""
         self._on_probation += by
         if by < 0 and self._benched:
             self.loop.call_soon(self._unbench)
 
     def _unbench(self) -> None:
-        """Give turns to those that have waited longest."""
+        """Give turns to the senders that have waited longest."""
         for key in list(islice(self._benched, CONNECTIONS_PER_ORIGIN)):
-            if key in self._benched:  # a turn may have taken others along
+            if key in self._benched:  # an earlier turn may have removed it
                 origin, sender = self._benched.pop(key)
-                self.origin(origin.key).offer(sender)  # the one on the bench may have been swept away meanwhile
+                self.origin(origin.key).offer(sender)  # by key, since the sweep may have dropped `origin` meanwhile
             if not self.has_room_for_on_probation(0):
                 return
 
     # --- connecting ----------------------------------------------------------------------------------------------------
 
     async def connect(self, origin: Origin) -> Connection:
-        """Open a connection to a vetted address; raises ConnectError in words that are fit for the subscriber."""
+        """Open a connection to an allowed address; raises ConnectError with a message that may be shown to the subscriber."""
         scheme, host, port = origin.key
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
@@ -562,16 +574,16 @@ class HttpClient:
                     raise ConnectError("the webhook URL leads to a forbidden address")
                 return await self._connect_any(addresses, port, origin, host if scheme == "https" else None)
         except TimeoutError:
-            raise ConnectError("no connection within the time limit") from None
+            raise ConnectError("no connection could be made within the time limit") from None
         except ssl.SSLCertVerificationError as exc:
-            raise ConnectError(f"the TLS certificate does not verify: {exc.verify_message}") from None
+            raise ConnectError(f"TLS certificate verification failed: {exc.verify_message}") from None
         except ssl.SSLError:
             raise ConnectError("the TLS handshake failed") from None
         except ConnectionRefusedError:
             raise ConnectError("the connection was refused") from None
         except OSError as exc:
             raise ConnectError("the host name does not resolve" if isinstance(exc, socket.gaierror) else "the connection failed") from None
-        except ValueError:  # UnicodeError, or what no name may hold
+        except ValueError:  # UnicodeError, or a character that names cannot contain
             raise ConnectError("the host name does not resolve") from None
 
     async def _connect_any(self, addresses: list[str], port: int, origin: Origin, server_name: str | None) -> Connection:
@@ -593,7 +605,7 @@ class HttpClient:
         return lambda: Connection(origin)
 
     def spawn(self, coroutine: Any) -> None:
-        """Run a coroutine and keep it from being collected."""
+        """Run a coroutine as a task, keeping a reference so that it is not garbage-collected."""
         task = self.loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -618,9 +630,9 @@ class HttpClient:
 
 
 def raise_file_limit() -> int:
-    """Raise the number of files that the process may have open to the hard limit; returns how many connections fit under it."""
+    """Raise the limit of open files to the hard limit; return the number of connections that fit within it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MOST_CONNECTIONS + _OTHER_FILES  # more than the kernel allows would be refused where the hard limit is none (macOS)
+    wanted = _MOST_CONNECTIONS + _OTHER_FILES  # not infinity: macOS has no hard limit but refuses more than the kernel allows
     soft = max(soft, wanted) if hard == resource.RLIM_INFINITY else hard
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return max(1, min(_MOST_CONNECTIONS, soft - _OTHER_FILES))

@@ -1,6 +1,6 @@
-"""Latencies as counts per bucket: what the delivery path fills, and `api/prometheus.py` reads. Pure; the clock is the caller's.
+"""Latency histograms, filled by deliveries and read by `api/prometheus.py`. Pure: the caller measures the time.
 
-Buckets are those of sequin 0.14.6's `sequin_delivery_latency_us` and `sequin_internal_latency_us` (recorded).
+The buckets are those of `sequin_delivery_latency_us` and `sequin_internal_latency_us` in Sequin 0.14.6 (recorded).
 """
 
 from __future__ import annotations
@@ -8,16 +8,16 @@ from __future__ import annotations
 from bisect import bisect_right
 
 BOUNDS_US = (10, 100, 1_000, 10_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000, 10_000_000, 50_000_000)
-"""Upper bounds in microseconds, each part of its bucket; one more bucket takes what is longer."""
+"""Inclusive upper bounds of the buckets in microseconds; one more bucket counts longer latencies."""
 OWN_HISTOGRAMS = 200
-"""How many sinks have histograms of their own: 10,000 sinks would make half a million series of them."""
+"""Number of sinks with separate histograms, since 10,000 sinks would produce half a million time series."""
 
 
 class Histogram:
-    """How many observations fell into each bucket of `BOUNDS_US`, and their sum.
+    """The number of observations in each bucket of `BOUNDS_US`, and their sum.
 
-    `observe` takes one in microseconds and only notes it; `sort` puts all of them into their buckets. Call that now and then, too: what
-    is noted takes memory. One by one each would cost 0.35 µs of a delivery, a thousand at once 0.1 µs each.
+    `observe` only appends a latency in microseconds to a list; `sort` moves the list into the buckets. Call `sort` regularly to free the
+    memory. Sorting a thousand observations at once takes 0.1 µs each, one at a time 0.35 µs.
     """
 
     __slots__ = ("_counts", "_noted", "_sum", "observe")
@@ -29,7 +29,7 @@ class Histogram:
         self.observe = self._noted.append
 
     def sort(self) -> None:
-        """Put what was observed into the buckets."""
+        """Move all observations into the buckets."""
         noted = self._noted
         if noted:
             noted.sort()
@@ -44,19 +44,19 @@ class Histogram:
 
     @property
     def counts(self) -> list[int]:
-        """How many observations are in each bucket; the last one has no bound."""
+        """Number of observations in each bucket; the last bucket has no upper bound."""
         self.sort()
         return self._counts
 
     @property
     def sum(self) -> int:
-        """All observations together in microseconds."""
+        """Sum of all observations in microseconds."""
         self.sort()
         return self._sum
 
 
 class Latencies:
-    """The three histograms of a sink: request to 2xx, request to anything else, and change read to request sent."""
+    """A sink's three histograms: request to 2xx, request to any other outcome, and commit to request sent."""
 
     __slots__ = ("failed", "internal", "succeeded")
 
@@ -66,20 +66,20 @@ class Latencies:
         self.internal = Histogram()
 
     def sort(self) -> None:
-        """Put what was observed into the buckets."""
-        for one in (self.succeeded, self.failed, self.internal):
-            one.sort()
+        """Move all observations into the buckets."""
+        for histogram in (self.succeeded, self.failed, self.internal):
+            histogram.sort()
 
 
 class HistogramPool:
-    """Gives each sink its histograms: the first `OWN_HISTOGRAMS` that ask have their own, all others share `shared`."""
+    """The histograms of all sinks: the first `OWN_HISTOGRAMS` sinks have separate ones, the others share `shared`."""
 
     def __init__(self) -> None:
         self.own: dict[str, Latencies] = {}
         self.shared = Latencies()
 
     def of(self, sink_id: str) -> Latencies:
-        """Return the sink's histograms, the same ones each time until `forget`; ask at its first traffic, so that idle sinks take none."""
+        """Return the sink's histograms, the same ones until `forget`. Call at its first message, so that idle sinks use none."""
         if sink_id not in self.own:
             if len(self.own) >= OWN_HISTOGRAMS:
                 return self.shared
@@ -87,10 +87,10 @@ class HistogramPool:
         return self.own[sink_id]
 
     def sort(self) -> None:
-        """Put what was observed into the buckets."""
-        for one in (self.shared, *self.own.values()):
-            one.sort()
+        """Move all observations into the buckets."""
+        for latencies in (self.shared, *self.own.values()):
+            latencies.sort()
 
     def forget(self, sink_id: str) -> None:
-        """The sink is deleted: its place is free."""
+        """Drop the histograms of a deleted sink, so that another sink can have separate ones."""
         self.own.pop(sink_id, None)

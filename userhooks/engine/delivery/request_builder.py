@@ -1,4 +1,4 @@
-"""One HTTP request of a batch of messages: head, body, compression. Pure; which messages it holds is decided in `pending_queue.py`."""
+"""Builds the HTTP request for a batch of messages: head, body, compression. Pure; `pending_queue.py` decides which messages to batch."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from userhooks.engine.resources import HttpEndpoint, SinkResource
 log = logging.getLogger(__name__)
 
 _NO_BODY = (b"null", b"false")
-"""JSON of a transform that goes out as an empty body, as from Sequin, unless in a batch"""
+"""Transform results that Sequin sends as an empty body, unless they are in a batch."""
 
 
 class BuiltRequest(NamedTuple):
-    """A request's bytes, the size of its body, and how many of the messages, from the first on, it holds."""
+    """A request's bytes, the size of its body in bytes, and how many of the messages it contains, counted from the first."""
 
     data: bytes
     body_size: int
@@ -27,11 +27,11 @@ class BuiltRequest(NamedTuple):
 
 
 class CannotBuild(Exception):
-    """The first message cannot be routed or rendered; the text says what failed and how."""
+    """The first message cannot be routed or rendered; the message names the failed step and its error."""
 
 
 class RequestBuilder:
-    """Makes the requests of one sink, as its present settings say."""
+    """Builds the requests of one sink from its current settings."""
 
     __slots__ = ("_batch", "_endpoint", "_form", "_head", "_name", "_route")
 
@@ -40,7 +40,7 @@ class RequestBuilder:
         self.configure(sink, endpoint, form)
 
     def configure(self, sink: SinkResource, endpoint: HttpEndpoint, form: SinkForm) -> bool:
-        """Take over new settings; returns whether requests go to another address, or with other headers, from now on."""
+        """Apply new settings; return whether the URL or the headers of requests change."""
         self._name = sink.name
         self._batch = sink.batch
         self._endpoint = endpoint
@@ -50,9 +50,9 @@ class RequestBuilder:
         return self._head != before
 
     def build(self, messages: list[PendingMessage]) -> BuiltRequest:
-        """Return a request of as many of the messages as can share one. Raises CannotBuild.
+        """Return a request for as many of the messages as possible, starting with the first. Raises CannotBuild.
 
-        A message that is routed differently from the first one, or cannot be rendered, begins the next request.
+        The request ends before a message that has a different route or cannot be rendered.
         """
         form = self._form
         if form.transform is None and form.route is None:
@@ -62,8 +62,8 @@ class RequestBuilder:
                     return self._request(self._head, b'{"data":[%b]}' % body if self._batch else body, 1)
                 body = b'{"data":[%b]}' % b",".join([render(m.change, form) for m in messages])
                 return self._request(self._head, body, len(messages))
-            except Exception as exc:  # a value that has no JSON: find the message below, one by one
-                log.debug("a batch of sink %s cannot be rendered as a whole: %s", self._name, exc)
+            except Exception as exc:  # a value has no JSON form; render one by one to find its message
+                log.debug("cannot render a batch of sink %s as a whole: %s", self._name, exc)
         return self._one_by_one(messages)
 
     def _one_by_one(self, messages: list[PendingMessage]) -> BuiltRequest:
@@ -71,18 +71,18 @@ class RequestBuilder:
         parts: list[bytes] = []
         route: Routed | None = None
         for message in messages:
-            what = "routing"
+            step = "routing"
             try:
-                its_route = None if form.route is None else form.route(message.change)
-                what = "transform"
+                message_route = None if form.route is None else form.route(message.change)
+                step = "transform"
                 part = render(message.change, form)
             except Exception as exc:
                 if parts:
                     break
-                raise CannotBuild(f"[{what if isinstance(exc, FunctionRaised) else 'message'}]: {exc}") from exc
-            if parts and its_route != route:
+                raise CannotBuild(f"[{step if isinstance(exc, FunctionRaised) else 'message'}]: {exc}") from exc
+            if parts and message_route != route:
                 break
-            route = its_route
+            route = message_route
             parts.append(part)
         body = b'{"data":[%b]}' % b",".join(parts) if self._batch else parts[0]
         if not self._batch and body in _NO_BODY:
@@ -92,6 +92,6 @@ class RequestBuilder:
     def _request(self, head: RequestHead, body: bytes, count: int) -> BuiltRequest:
         before, after, gzip = head
         if gzip:
-            body = zlib.compress(body, 1, wbits=31)  # the quickest level, since the other sinks wait meanwhile; 31 is gzip's format
+            body = zlib.compress(body, 1, wbits=31)  # level 1 is the fastest: compression blocks other sinks; 31 means gzip
         size = len(body)
         return BuiltRequest(b"%b%d%b%b" % (before, size, after, body), size, count)

@@ -1,5 +1,6 @@
-"""The head of a webhook request: target, headers and their order. Pure; the body is made in `message_format.py`, sent by
-`http_client.py`.
+"""Builds the head of a webhook request: the target, and the headers in their order. Pure.
+
+`message_format.py` renders the body, and `http_client.py` sends the request.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _URL_CHARACTERS = "!#$%&'()*+,/:;=?@[]~-._"
 
 
 class RequestHead(NamedTuple):
-    """A request's head, before and after the content length, and whether the body goes out compressed with gzip."""
+    """The bytes of a request's head before and after the content length, and whether to compress the body with gzip."""
 
     before: bytes
     after: bytes
@@ -24,11 +25,11 @@ class RequestHead(NamedTuple):
 
 
 def request_head(endpoint: HttpEndpoint, routed: Routed, *, has_body: bool = True) -> RequestHead:
-    """Return the head of requests to this endpoint.
+    """Return the head of requests to an endpoint.
 
-    The order is Sequin's (recorded): content-length, host, all others by name, in lower case. The path is joined to the endpoint's URL as
-    text, also behind a query string. Headers of the route replace those of the endpoint. A request with an empty body has no `accept` and
-    `content-type` of ours, as Sequin's HTTP client adds them with the JSON only, and no `content-encoding`.
+    Headers are in Sequin's order (recorded): content-length, host, then all others by name, in lower case. The route's path is appended to
+    the endpoint's URL as text, even after a query string, and the route's headers override the endpoint's. A request without a body gets no
+    default `accept` and `content-type`, since Sequin's HTTP client adds them only with JSON, and no `content-encoding`.
     """
     target = endpoint.path or ""
     if endpoint.query:
@@ -56,5 +57,5 @@ def request_head(endpoint: HttpEndpoint, routed: Routed, *, has_body: bool = Tru
 
 
 def _one_line(text: str) -> str:
-    """A header must not begin another one."""
+    """Replace line breaks, so that a header cannot inject another one."""
     return text.replace("\r", " ").replace("\n", " ")

@@ -1,6 +1,6 @@
-"""What follows a failed attempt: try again, try again in halves, or give up. Pure; timers are in `sink_delivery.py`.
+"""Retry decisions: whether to retry a failed batch, split it, or discard it, and the wait before. Pure; timers are in `sink_delivery.py`.
 
-The schedule is Sequin's (sequin v0.14.6, lib/sequin/time.ex and consumers.ex): after failure k about 2^(k-1) s, from the tenth on 600 s.
+The schedule is Sequin's (sequin v0.14.6, lib/sequin/time.ex and consumers.ex): about 2^(k-1) s after failure k, 600 s from the tenth on.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 _HTTP_DATES = ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y")
-"""The three forms of RFC 9110, 5.6.7; all are in GMT."""
+"""The three date formats of RFC 9110, 5.6.7, all in GMT."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetrySchedule:
-    """Waits in seconds: `base` after the first failure, doubled after each further one; from failure `last` on, exactly `cap`.
+    """The backoff schedule in seconds: `base` after the first failure, doubled after each further one, and `cap` from failure `last` on.
 
-    Each doubled wait is spread by a factor of 1 ± `spread`.
+    Waits before that are multiplied by a random factor of 1 ± `spread`.
     """
 
     base: float = 1.0
@@ -25,7 +25,7 @@ class RetrySchedule:
     spread: float = 0.15
 
     def wait(self, failures: int, rng: float) -> float:
-        """Return the seconds to wait after `failures` (>= 1) failures in a row; `rng` in [0, 1) is the random part."""
+        """Return the seconds to wait after `failures` (>= 1) failures in a row; `rng` is a random number in [0, 1)."""
         if failures >= self.last:
             return self.cap
         spread = 1 - self.spread + 2 * self.spread * rng
@@ -34,33 +34,32 @@ class RetrySchedule:
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """Send the same messages again after `wait` seconds."""
+    """Retry the same messages after `wait` seconds."""
 
     wait: float
 
 
 @dataclass(frozen=True, slots=True)
 class Halve:
-    """Send the first and the second half of the batch on their own after `wait` seconds, so that only the offending message's group waits
-    on."""
+    """Retry each half of the batch separately after `wait` seconds, to isolate the message that fails."""
 
     wait: float
 
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """All attempts are used up."""
+    """Discard the message, since it has no attempts left."""
 
 
 def after_failure(
     schedule: RetrySchedule, *, size: int, attempts: int, max_attempts: int | None, retry_after: float | None, rng: float
 ) -> Again | Halve | Discard:
-    """Decide what follows the failed attempt number `attempts` of a batch of `size` messages.
+    """Decide what to do after a failed attempt of a batch of `size` messages; `attempts` is its number.
 
-    `max_attempts` counts attempts in total (Sequin's `max_retry_count`), None is for ever; those in a batch that failed are not counted,
-    since they may be another message's fault. `retry_after` is what the receiver asked for in seconds; it can lengthen the wait up to the
-    schedule's cap, never shorten it. A batch is split before any of it is given up, and its halves do not wait longer than a first failure
-    would.
+    `max_attempts` is the maximum number of attempts in total (Sequin's `max_retry_count`); None means no limit. Failed attempts in a batch
+    do not count, since another message may be at fault. `retry_after` is the wait in seconds that the receiver asked for; it can lengthen
+    the wait up to the schedule's cap, but never shorten it. A batch is always split, never discarded, and its halves wait as after a first
+    failure.
     """
     if size > 1:
         return Halve(_at_least(schedule.wait(1, rng), retry_after, schedule.cap))
@@ -70,9 +69,9 @@ def after_failure(
 
 
 def retry_after_seconds(value: bytes, now: float) -> float | None:
-    """Return the seconds that a Retry-After header asks for at the time `now` (Unix time); None when it is malformed.
+    """Return the seconds that a Retry-After header asks for at time `now` (Unix time); None if it is malformed.
 
-    Both forms count: a number of seconds, and an HTTP date (RFC 9110, 10.2.3), which asks for nothing when it has passed.
+    The header is a number of seconds or an HTTP date (RFC 9110, 10.2.3). A date in the past gives 0.
     """
     value = value.strip(b" \t")
     if value.isdigit():

@@ -1,4 +1,4 @@
-"""Batches of one sink that wait for another attempt. Pure: waits are decided in `retry.py`, the timer is in `sink_delivery.py`."""
+"""The queue of one sink's batches in backoff. Pure: `retry.py` computes waits, and `sink_delivery.py` has the timer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FULL_AT_BYTES = 16_000_000
 
 
 class RetryQueue:
-    """Batches by the time at which they are due, on the clock of the caller."""
+    """Batches ordered by the time at which they are due, on the caller's clock."""
 
     __slots__ = ("_batches", "_bytes", "_count")
 
@@ -29,37 +29,37 @@ class RetryQueue:
 
     @property
     def next_due(self) -> float:
-        """When the earliest batch is due; there must be one."""
+        """The time at which the earliest batch is due. The queue must not be empty."""
         return self._batches[0][0]
 
     @property
     def is_full(self) -> bool:
-        """Whether so much waits that nothing new should be tried."""
+        """Whether so much is in backoff that no new messages should be sent."""
         return len(self._batches) >= FULL_AT_BATCHES or self._bytes > FULL_AT_BYTES
 
     def push(self, batch: list[PendingMessage], due: float) -> None:
-        """Add a batch; of those that are due at the same time, the first to come goes first."""
+        """Add a batch; batches due at the same time keep the order in which they were added."""
         self._count += 1
         self._bytes += _size(batch)
         heapq.heappush(self._batches, (due, self._count, batch))
 
     def pop(self) -> list[PendingMessage]:
-        """Take the batch that is due first."""
+        """Remove and return the batch that is due first."""
         batch = heapq.heappop(self._batches)[2]
         self._bytes -= _size(batch)
         return batch
 
     def next_after(self, now: float) -> float | None:
-        """Return when the first of the batches is due that are not due at `now`."""
+        """Return the earliest due time after `now`, or None if there is none."""
         return min((due for due, _, _ in self._batches if due > now), default=None)
 
     def hurry(self) -> None:
-        """Make everything due at once."""
+        """Make all batches due now."""
         self._batches = [(0.0, number, batch) for _, number, batch in self._batches]
         heapq.heapify(self._batches)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all batches."""
         self._batches.clear()
         self._bytes = 0
 

@@ -1,4 +1,4 @@
-"""What of a sink's queue is only on disk, as row ids, and what has come since and is to follow. Pure; the queue is `pending_queue.py`."""
+"""The part of a sink's queue that is only on disk, and the messages added after it. Pure; the queue is in `pending_queue.py`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from userhooks.engine.delivery.pending_message import LEAST_WINDOW, MemoryBudget
 
 
 class RowIds:
-    """Row ids in order, eight bytes each."""
+    """A queue of row ids, eight bytes each."""
 
     def __init__(self) -> None:
         self._ids = array("q")
@@ -30,7 +30,7 @@ class RowIds:
         self._first = 0
 
     def take(self, count: int) -> list[int]:
-        """Take rows from the front."""
+        """Remove and return up to `count` rows from the front."""
         taken = self._ids[self._first : self._first + count].tolist()
         self._first += len(taken)
         if self._first > 10_000 and self._first * 2 > len(self._ids):
@@ -40,7 +40,7 @@ class RowIds:
 
 
 class Spill:
-    """`rows` are on disk, in order, behind what is ready in memory; `fresh` came later and is not on disk yet."""
+    """Messages of a sink that is behind: `rows` are on disk and follow the queue's ready messages; `fresh` follows, still in memory."""
 
     __slots__ = ("_budget", "_loaded", "fresh", "in_use", "is_loading", "is_swept", "rows")
 
@@ -51,16 +51,16 @@ class Spill:
         self.fresh: deque[PendingMessage] = deque()
         self.is_loading = False
         self.is_swept = False
-        """whether everything that was in memory when it came into use has been offered to the store"""
+        """whether all messages that were in memory when the spill came into use have been offered to the store"""
         self._loaded = LEAST_WINDOW
 
     def use(self, in_use: bool) -> None:
-        """Begin or end to use it; the windows of all sinks that do share one budget."""
+        """Start or stop using the spill; the windows of all sinks that use theirs share one budget."""
         self._budget.behind += in_use - self.in_use
         self.in_use = in_use
 
     def surplus(self, ready: deque[PendingMessage]) -> list[int]:
-        """Take out of memory what is stored and beyond the window; returns the row ids."""
+        """Remove stored messages beyond the window from memory; return their row ids."""
         kept, room = 0, self._budget.window_bytes
         for message in islice(ready, self._budget.window):
             room -= message.change.size
@@ -74,14 +74,14 @@ class Spill:
         return rows
 
     def let_fresh_follow(self, ready: deque[PendingMessage]) -> None:
-        """Keep only the row ids of what has come since and is stored by now."""
+        """Replace fresh messages that are stored by their row ids."""
         if ready and ready[-1].row <= 0 and not len(self.rows):
-            return  # the store is full
+            return  # the store is full: messages that precede the fresh ones are not stored
         while self.fresh and self.fresh[0].row > 0:
             self.rows.extend((self.fresh.popleft().row,))
 
     def next_rows(self, ready: deque[PendingMessage]) -> list[int]:
-        """Take the rows that are to be read back now: none while the window is half full."""
+        """Remove and return the rows to read back now; none while the window is more than half full."""
         half = self._half
         if len(ready) > min(half, self._loaded):
             return []
@@ -89,7 +89,7 @@ class Spill:
         return self.rows.take(half)
 
     def loaded(self, messages: Sequence[PendingMessage], left: Sequence[int]) -> None:
-        """What was asked for has been read back, but for the rows `left`, for which there was no room."""
+        """Handle that `messages` were read back; the rows `left` did not fit and are put back."""
         self.is_loading = False
         self._loaded = len(messages) // 2 if left else self._half
         self.rows.put_back(left)
