@@ -53,7 +53,7 @@ SLOW_SECONDS = 1.0
 PROBATION_SHARE = 4
 """Senders on probation share 1/N of all connections and of each origin's, so that hanging receivers do not slow down others."""
 _MOST_CONNECTIONS = 8192
-_LOOK_AGAIN_SECONDS = 0.05
+_IDLE_SEARCH_SECONDS = 0.05
 _OTHER_FILES = 256
 """Open files reserved for the rest of the program."""
 _CLOSED = "the connection was closed before the response was complete"
@@ -299,7 +299,7 @@ class Origin:
 
     def withdraw(self, sender: Sender) -> None:
         """Remove a sender, whose requests go to another origin from now on."""
-        self._client.unbench(sender)
+        self._client.stop_deferring(sender)
         if id(sender) in self._waiting:
             self._waiting.discard(id(sender))
             self._turns.remove(sender)
@@ -322,8 +322,8 @@ class Origin:
                 sender = turns[0]
                 on_probation = sender.on_probation
                 if on_probation and not self._client.has_room_for_on_probation(self._on_probation):
-                    self._client.bench(self, sender)
-                    self._turn_is_over(sender)
+                    self._client.defer(self, sender)
+                    self._end_turn(sender)
                     continue
                 request = sender.next_request()
                 if request is not None:
@@ -334,11 +334,11 @@ class Origin:
                     if sender.has_more():
                         turns.rotate(-1)
                         continue
-                self._turn_is_over(sender)
+                self._end_turn(sender)
         finally:
             self._pumping = False
 
-    def _turn_is_over(self, sender: Sender) -> None:
+    def _end_turn(self, sender: Sender) -> None:
         self._turns.popleft()
         self._waiting.discard(id(sender))
 
@@ -371,9 +371,9 @@ class Origin:
             self.free(connection)
             self.pump()
             return
-        self._client.give_place()
+        self._client.release_place()
         if not self._open and not self._connecting:
-            self._refuse(error)
+            self._fail_waiting(error)
 
     def send_again(self, lost: Connection, request: bytes, delivery: Delivery) -> None:
         """Repeat a request on a new connection, which replaces the lost one and keeps its deadline."""
@@ -397,7 +397,7 @@ class Origin:
                 if on_probation:
                     self._on_probation -= 1
                     self._client.probation_changed(-1)
-                self._client.give_place()
+                self._client.release_place()
                 delivery.answered(None, error, None)
         if not error:
             connection.on_probation = on_probation
@@ -405,7 +405,7 @@ class Origin:
             connection.send(request, delivery, deadline)
         self.pump()
 
-    def _refuse(self, error: str) -> None:
+    def _fail_waiting(self, error: str) -> None:
         """Fail all waiting requests because no connection could be opened."""
         turns, self._turns = self._turns, deque()
         self._waiting.clear()
@@ -442,7 +442,7 @@ class Origin:
         if connection in self._idle:
             self._idle.remove(connection)
         self.put_on_probation(connection, False)
-        self._client.give_place()
+        self._client.release_place()
 
     def close_idle(self) -> bool:
         """Close the connection that has been idle longest; return whether there was one."""
@@ -485,12 +485,12 @@ class HttpClient:
         self._allow_private = allow_private
         self._tls = tls or ssl.create_default_context()
         self._origins: dict[OriginKey, Origin] = {}
-        self._looked_for_idle = 0.0
+        self._idle_searched_at = 0.0
         self._places = places
         self._taken = 0
         self._on_probation = 0
         self.waiting_origins: dict[Origin, None] = {}
-        self._benched: dict[int, tuple[Origin, Sender]] = {}
+        self._deferred: dict[int, tuple[Origin, Sender]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._lookups = Lookups()
         self._sweeper = self.loop.call_later(0.25, self._sweep)
@@ -517,12 +517,12 @@ class HttpClient:
     def _close_idle(self) -> None:
         """Close an idle connection of any origin. After finding none, search again only after a pause, since there may be many origins."""
         now = self.loop.time()
-        if now - self._looked_for_idle < _LOOK_AGAIN_SECONDS:
+        if now - self._idle_searched_at < _IDLE_SEARCH_SECONDS:
             return
         if not any(origin.close_idle() for origin in self._origins.values()):
-            self._looked_for_idle = now
+            self._idle_searched_at = now
 
-    def give_place(self) -> None:
+    def release_place(self) -> None:
         """Release the place of a closed connection, and let the origin that has waited longest take it."""
         self._taken -= 1
         if self.waiting_origins:
@@ -539,25 +539,25 @@ class HttpClient:
         """Return whether a sender on probation may use another connection to an origin that has `of_origin` of them on probation."""
         return self._on_probation < max(1, self._places // PROBATION_SHARE) and of_origin < CONNECTIONS_PER_ORIGIN // PROBATION_SHARE
 
-    def bench(self, origin: Origin, sender: Sender) -> None:
+    def defer(self, origin: Origin, sender: Sender) -> None:
         """Make a sender on probation wait until a connection on probation is released."""
-        self._benched[id(sender)] = (origin, sender)
+        self._deferred[id(sender)] = (origin, sender)
 
-    def unbench(self, sender: Sender) -> None:
+    def stop_deferring(self, sender: Sender) -> None:
         """Stop a sender on probation from waiting."""
-        self._benched.pop(id(sender), None)
+        self._deferred.pop(id(sender), None)
 
     def probation_changed(self, by: int) -> None:
         """Update the number of connections on probation; if it falls, let waiting senders have a turn."""
         self._on_probation += by
-        if by < 0 and self._benched:
-            self.loop.call_soon(self._unbench)
+        if by < 0 and self._deferred:
+            self.loop.call_soon(self._resume_deferred)
 
-    def _unbench(self) -> None:
+    def _resume_deferred(self) -> None:
         """Give turns to the senders that have waited longest."""
-        for key in list(islice(self._benched, CONNECTIONS_PER_ORIGIN)):
-            if key in self._benched:  # an earlier turn may have removed it
-                origin, sender = self._benched.pop(key)
+        for key in list(islice(self._deferred, CONNECTIONS_PER_ORIGIN)):
+            if key in self._deferred:  # an earlier turn may have removed it
+                origin, sender = self._deferred.pop(key)
                 self.origin(origin.key).offer(sender)  # by key, since the sweep may have dropped `origin` meanwhile
             if not self.has_room_for_on_probation(0):
                 return
