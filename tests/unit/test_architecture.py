@@ -152,11 +152,11 @@ def test_no_module_and_no_class_has_the_name_of_another() -> None:
         assert not {name for name, count in Counter(names).items() if count > 1}
 
 
-def test_the_walk_of_a_row_has_at_most_seven_files_and_names_only_files_that_exist() -> None:
+def test_the_path_of_a_row_has_at_most_seven_files_and_names_only_files_that_exist() -> None:
     text = (PACKAGE / "engine" / "README.md").read_text(encoding="utf-8")
-    walk = text.partition("## The walk of a row")[2].partition("\n## ")[0]
-    assert 1 <= len(re.findall(r"^\| `", walk, re.M)) <= 7
-    for name in re.findall(r"`([a-z_/]+(?:\.py|/))`", walk):
+    path = text.partition("## The path of a row")[2].partition("\n## ")[0]
+    assert 1 <= len(re.findall(r"^\| `", path, re.M)) <= 7
+    for name in re.findall(r"`([a-z_/]+(?:\.py|/))`", path):
         assert (PACKAGE / "engine" / name).exists(), name
 
 

@@ -19,7 +19,7 @@ from userhooks.engine.resources import Action, Source
 from userhooks.engine.table_shape import TableShape
 
 Failed: TypeAlias = tuple["Route", str]
-"""A sink whose filter raised, and the error. The sink gets the message, which then fails with this error instead of being sent."""
+"""A route whose filter raised, and the error. The message stays pending for the sink, fails visibly, and is not sent."""
 
 
 class Route:
