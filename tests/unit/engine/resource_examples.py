@@ -1,4 +1,4 @@
-"""A catalog as the API's tests need it: one database with the example's tables, two endpoints, one filter function."""
+"""A catalog for tests of the API: one database with the example's tables, two endpoints, and one filter function."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COLUMNS = {
 
 
 def catalog() -> Catalog:
-    """A fresh one each time, since requests are checked against it and tests put things in."""
+    """Return a new catalog, since tests add resources to it."""
     database = DatabaseResource("d", "postgres", "127.0.0.1", 5432, "app", "ada", "swordfish99", "s", "slot", "pub")
     tables = {
         NOTIFICATIONS: Table(*NOTIFICATIONS, tuple(Column(name, oid, -1) for name, oid in _COLUMNS.items()), ("id",), "f"),

@@ -1,7 +1,7 @@
-"""A world without waiting for the engine's heart: a clock that jumps, a wire without sockets, a disk that is slow or full on command.
+"""A simulated environment for the engine: a clock that jumps, a wire without sockets, a disk that is slow or full on demand.
 
-The event loop, the HTTP client and the store are the real ones; only time, bytes in transit and the thread of the disk are played.
-What is random in them is drawn by whoever holds the scripts, so that a seed gives the same run again.
+The event loop, the HTTP client, and the store are real; only time, transport, and the disk thread are simulated. Callers provide all
+random choices, so that a seed reproduces a run.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from userhooks.engine.delivery.http_client import ConnectError, Connection, Http
 from userhooks.engine.state_store import StateStore
 
 MOST_ROUNDS = 5_000
-"""Rounds of the loop in a row that may be due at once; more is a busy loop"""
+"""Most consecutive iterations of the loop without waiting; more means a busy loop."""
 ROUND_SECONDS = 1e-6
-"""What each round of the loop takes: a clock that stood still while something is done would leave it between two floats for ever."""
+"""Seconds per iteration of the loop. With a clock that stood still, a timer could lie between two floats and never become due."""
 
 
 class Stuck(AssertionError):
-    """The loop waits and nothing is left that could wake it, or it never waits."""
+    """The loop waits although nothing can wake it, or it never waits."""
 
 
 class Clock:
-    """Seconds that pass only when nobody has anything to do."""
+    """A clock that advances only when the event loop waits."""
 
     def __init__(self) -> None:
         self.now = 1000.0
 
 
 class _Jump(selectors.SelectSelector):
-    """Waits for nothing: the time until the next timer is over at once."""
+    """A selector that jumps to the next timer instead of waiting."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
@@ -48,16 +48,16 @@ class _Jump(selectors.SelectSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
-            raise Stuck("nothing will ever happen again")
+            raise Stuck("the loop waits, but nothing can wake it")
         self._rounds = self._rounds + 1 if timeout <= ROUND_SECONDS else 0
         if self._rounds > MOST_ROUNDS:
-            raise Stuck(f"busy: {MOST_ROUNDS} rounds of the loop without any time passing")
+            raise Stuck(f"busy loop: {MOST_ROUNDS} iterations without waiting")
         self._clock.now += max(0.0, timeout) + ROUND_SECONDS
         return []
 
 
 class SimulatedLoop(asyncio.SelectorEventLoop):
-    """An event loop on a `Clock`. Several may follow one another on the same clock, as lives of a program do."""
+    """An event loop on a `Clock`. Several loops can use the same clock in turn, like successive runs of a program."""
 
     def __init__(self, clock: Clock) -> None:
         self._simulated = clock
@@ -68,15 +68,15 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
 
 
 def run(clock: Clock, life: Coroutine[Any, Any, None]) -> None:
-    """Run a program on a loop of its own; what it leaves behind ends with it."""
+    """Run a program on a new loop, then cancel the tasks that it left running."""
     loop = SimulatedLoop(clock)
     try:
         loop.run_until_complete(life)
     finally:
-        while left := asyncio.all_tasks(loop):
-            for task in left:
+        while tasks := asyncio.all_tasks(loop):
+            for task in tasks:
                 task.cancel()
-            loop.run_until_complete(asyncio.wait(left))
+            loop.run_until_complete(asyncio.wait(tasks))
         loop.close()
 
 
@@ -85,7 +85,7 @@ def run(clock: Clock, life: Coroutine[Any, Any, None]) -> None:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a receiver does `after` so many seconds: answers, or with `status` None hangs up; `after` None is never."""
+    """A receiver's response `after` a number of seconds (None: never); with `status` None, the receiver closes the connection."""
 
     after: float | None
     status: int | None = 200
@@ -93,22 +93,22 @@ class Answer:
 
     @property
     def bytes(self) -> bytes:
-        asked = "" if self.retry_after is None else f"retry-after: {self.retry_after}\r\n"
-        return f"HTTP/1.1 {self.status} Whatever\r\n{asked}content-length: 0\r\n\r\n".encode()
+        header = "" if self.retry_after is None else f"retry-after: {self.retry_after}\r\n"
+        return f"HTTP/1.1 {self.status} Whatever\r\n{header}content-length: 0\r\n\r\n".encode()
 
 
 class Receivers(Protocol):
-    """All that is behind the wire."""
+    """The receivers at the other end of the wire."""
 
     def connecting(self, key: OriginKey) -> tuple[float, str]:
-        """Return how long it takes to connect, and why it fails then (empty: it does not)."""
+        """Return the seconds that connecting takes, and its error (empty on success)."""
 
     def request(self, key: OriginKey, request: bytes) -> Answer:
-        """Take a request."""
+        """Return the response to a request."""
 
 
 class Transport:
-    """One connection without a socket."""
+    """A connection's transport without a socket."""
 
     def __init__(self, wire: Wire, key: OriginKey, connection: Connection) -> None:
         self._wire = wire
@@ -117,7 +117,7 @@ class Transport:
         self._open = True
 
     def write(self, request: bytes) -> None:
-        """Hand a request over, and see to its answer."""
+        """Pass a request to the receivers, and schedule the response."""
         answer = self._wire.receivers.request(self._key, request)
         if answer.after is not None:
             self._wire.loop.call_later(answer.after, self._answer, answer)
@@ -132,14 +132,14 @@ class Transport:
             self._connection.data_received(answer.bytes)
 
     def abort(self) -> None:
-        """Close at once; the connection hears of it in the loop's next round."""
+        """Close at once; the connection is notified in the loop's next iteration."""
         if self._open:
             self._open = False
             self._wire.loop.call_soon(self._connection.connection_lost, None)
 
 
 class _Connection(Connection):
-    """The order in which a set has connections must not hang on where they are in memory."""
+    """A connection with a deterministic hash, so that the order of a set does not depend on memory addresses."""
 
     __slots__ = ("_number",)
 
@@ -155,7 +155,7 @@ _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 class Wire(HttpClient):
-    """The HTTP client with connections that lead to `receivers`."""
+    """The HTTP client with simulated connections to `receivers`."""
 
     def __init__(self, receivers: Receivers, *, timeout: float, places: int) -> None:
         super().__init__(allow_private=True, timeout=timeout, tls=_NO_TLS, places=places)
@@ -177,20 +177,20 @@ class Wire(HttpClient):
 
 
 class MemoryStore(StateStore):
-    """A store on which a kill has no effect: `close` leaves it as a disk would be left. Make it in a temporary folder."""
+    """A store in memory that survives `close`, like a file on disk. Create it in a temporary folder."""
 
     def __init__(self) -> None:
-        super().__init__(Path(":memory:"))  # SQLite keeps nothing of this name on disk
-        weakref.finalize(self, self._db.close)  # Python 3.13 and newer warn of a connection that was not closed
+        super().__init__(Path(":memory:"))  # SQLite creates no database file for this name
+        weakref.finalize(self, self._db.close)  # Python 3.13 and newer warn about unclosed connections
 
     def close(self) -> None:
-        """Keep what is kept."""
+        """Do nothing, so that the contents survive."""
 
 
 class DiskThread:
-    """The one thread that uses the store: jobs one after the other, each `seconds()` long; `fails` says whether one does.
+    """A simulated store thread: runs one job at a time, each taking `seconds()`; `fails()` decides whether a job fails.
 
-    As with a thread, a job that nobody waits for any more is done all the same. `done` is told of each.
+    As in a real thread, a job runs even if its caller was cancelled. `done` is called after each successful job.
     """
 
     def __init__(
@@ -204,12 +204,12 @@ class DiskThread:
         self._loop = loop
         self._seconds = seconds
         self._fails = fails
-        self._told = done
+        self._on_done = done
         self._jobs: deque[tuple[asyncio.Future[Any], Callable[..., Any], tuple[Any, ...]]] = deque()
         self.dead = False
 
     async def write(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Run a method of the store when it is its turn."""
+        """Queue a method of the store, and return its result."""
         if kwargs:
             function = partial(function, **kwargs)
         if self.dead:
@@ -239,11 +239,11 @@ class DiskThread:
         except sqlite3.Error as exc:
             future.set_exception(exc)
             return
-        self._told(function, args)
+        self._on_done(function, args)
         if not future.done() and not self.dead:
             future.set_result(result)
 
     def shutdown(self) -> None:
-        """Finish all jobs."""
+        """Run all queued jobs."""
         while self._jobs:
             self._do(*self._jobs.popleft())

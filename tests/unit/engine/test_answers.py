@@ -1,4 +1,4 @@
-"""Answers of the Management API, where the recordings in tests/contract do not show them."""
+"""Responses of the Management API that the recordings in tests/contract do not cover."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Resources as YAML: what is taken, what is refused as a whole, and what the export says."""
+"""Resources as YAML: what is accepted, what is refused as a whole, and what the export contains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The console's pages: every value is text, whoever it comes from; status is a word; what is shown of many is the worst."""
+"""The console's pages: every value is escaped, status is shown as text, and of many sinks the failing ones come first."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PLAIN = "harmless"
 
 
 class Skeleton(HTMLParser):
-    """A page's elements and attribute names in order, its text, and its attributes' values; fails on tags that do not match."""
+    """The elements and attribute names of a page in order, its text, and its attribute values; fails on unbalanced tags."""
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -84,7 +84,7 @@ def detail(hostile: str) -> SinkDetail:
 
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_no_value_becomes_markup(hostile: str) -> None:
-    """The pages have the same elements and attributes as with a harmless value, and show the hostile one as it is."""
+    """A page with a hostile value has the same elements and attributes as with a harmless one, and shows the value unchanged."""
     for page in (lambda text: overview(first(text), "t"), lambda text: sink_page(detail(text), "t"), lambda text: message(text, text)):
         shown, plain = (Skeleton(shell(text, page(text), "nonce")) for text in (hostile, PLAIN))
         assert shown.elements == plain.elements

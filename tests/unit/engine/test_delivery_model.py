@@ -1,8 +1,8 @@
-"""Deliveries, backlog and store against a model of them: a thousand short lives of the engine's heart on a simulated clock and wire.
+"""Deliveries, backlog, and store compared with a model, over hundreds of random runs with a simulated clock and wire.
 
-Each run draws sinks, transactions, receivers, disks and misfortunes from its seed; `Ledger` knows nothing of the engine: it hears of what
-commits, of each request and its answer, and of each flush, and says what may be sent, and what must have come.
-`USERHOOKS_MODEL_SEED=… pytest tests/unit/engine/test_delivery_model.py` repeats that one run and prints its story.
+A run draws sinks, transactions, receivers, disks, and failures from its seed. `Ledger` is the model and knows nothing of the engine: it
+records commits, requests, responses, and flushes, and checks what may be sent and what must have been delivered.
+`USERHOOKS_MODEL_SEED=… pytest tests/unit/engine/test_delivery_model.py` repeats one run and prints its trace.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ STEPS = 16
 SCHEDULE = RetrySchedule(base=0.2, cap=12.0, last=7)
 TIMEOUT = 4.0
 DRAINED_WITHIN = 120.0
-"""Simulated seconds after which everything must have come, once nothing fails any more: the longest wait, and what queues behind it"""
+"""Simulated seconds within which everything must be delivered once failures stop: the longest wait plus what is queued behind it."""
 GIVEN = os.environ.get("USERHOOKS_MODEL_SEED")
 
 TABLE = Table("public", "notes", (Column("id", 23, -1), Column("owner", 23, -1)), ("id",), "d")
@@ -62,12 +62,14 @@ RELATION += b"".join(b"%b\0" % name + struct.pack(">Ii", 23, -1) for name in (b"
 EVERYTHING = ("insert", "update", "delete")
 
 
-# --- what may be sent, and what must have come ------------------------------------------------------------------------------
+# --- the model: what may and must be sent -----------------------------------------------------------------------------------
 
 
 class Due:
-    """One change that one sink is owed. `groups`: two when it changes what names its group. `free`: no order is promised for it any more
-    (sent again on request, or dropped on its way).
+    """A change that must be delivered to a sink.
+
+    `groups` has two items if the change moves its row to another group. `free`: its order is no longer guaranteed, since it was redelivered
+    on request or dropped while in flight.
     """
 
     __slots__ = (
@@ -101,7 +103,7 @@ class Due:
 
 
 class Account:
-    """One sink as the ledger knows it."""
+    """One sink in the ledger."""
 
     def __init__(self, sink: SinkResource) -> None:
         self.sink = sink
@@ -116,7 +118,7 @@ class Account:
 
 
 class Ledger:
-    """What has committed, what of it is on its way, delivered or given up, and what of that a kill cannot undo."""
+    """The model: which changes are pending, in flight, delivered, or discarded, and which of these states survive a kill."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -126,13 +128,13 @@ class Ledger:
         self.unrepeated: dict[Any, bytes] = {}
         self.written: dict[bytes, int] = defaultdict(int)
         self.changed: list[Due] = []
-        self.story: list[str] = []
+        self.trace: list[str] = []
         self.repeats = self.sent = 0
 
-    def tell(self, *words: object) -> None:
-        self.story.append(f"{self.clock.now - 1000:9.3f} " + " ".join(map(str, words)))
+    def record(self, *items: object) -> None:
+        self.trace.append(f"{self.clock.now - 1000:9.3f} " + " ".join(map(str, items)))
 
-    # what comes in
+    # commits and calls
 
     def owe(self, number: int, lsn: int, idx: int, groups: tuple[object, ...]) -> None:
         due = Due(number, lsn, idx, groups)
@@ -141,7 +143,7 @@ class Ledger:
             self.accounts[number].queues[group].append(due)
 
     def configured(self, number: int, sink: SinkResource) -> None:
-        """The sink has new settings: what waits for a retry may go at once."""
+        """Apply new settings of a sink; messages in backoff may be sent at once."""
         account = self.accounts[number]
         account.address += sink.endpoint_id != account.sink.endpoint_id
         account.sink = sink
@@ -156,7 +158,7 @@ class Ledger:
                 due.not_before = 0.0
 
     def dropped(self, number: int) -> None:
-        """The sink is disabled: nothing is owed to it; what is on its way may come to its end, and is not sent again."""
+        """Disable a sink: drop its pending messages; requests in flight may finish, but are not retried."""
         account = self.accounts[number]
         account.life += 1
         for due in self.dues.values():
@@ -166,17 +168,17 @@ class Ledger:
         account.queues.clear()
 
     def again(self, number: int, rows: Sequence[tuple[int, int]]) -> None:
-        """Messages that were given up are owed again, behind everything else."""
+        """Make discarded messages pending again, behind all others."""
         for lsn, idx in rows:
             due = self.dues[number, lsn, idx]
-            assert due.status in ("discarded", "dropped"), f"{due} was not given up"
+            assert due.status in ("discarded", "dropped"), f"{due} was not discarded"
             due.status = "owed"
             due.free = True
             due.noted = False
             due.attempts = due.promised = due.noted_attempts = 0
             due.not_before = 0.0
 
-    # what goes out
+    # requests and responses
 
     def sends(self, attempt: Any, request: bytes) -> None:
         head, _, body = request.partition(b"\r\n\r\n")
@@ -185,20 +187,20 @@ class Ledger:
         document = orjson.loads(body)
         messages = document["data"] if sink.batch else [document]
         dues = [self._due(account, m["metadata"]["commit_lsn"], m["metadata"]["commit_idx"]) for m in messages]
-        self.tell("sends", sink.name, dues)
+        self.record("sends", sink.name, dues)
         assert sink.status == "active", f"{sink.name} is {sink.status} and sends {dues}"
-        assert not account.gone, f"{sink.name} was told 410 and sends {dues}"
+        assert not account.gone, f"{sink.name} got 410 and sends {dues}"
         assert len(dues) <= account.largest, f"{len(dues)} messages in a batch of at most {account.largest}"
-        assert account.misses < DOWN_AFTER or not account.requests, f"{sink.name} is down and has two requests on their way"
+        assert account.misses < DOWN_AFTER or not account.requests, f"{sink.name} is down and has two requests in flight"
         places: dict[object, int] = defaultdict(int)
         for due in dues:
             assert due.status == "owed" or due.free, f"{due} is sent again"
             assert due.status == "dropped" or self.clock.now >= due.not_before - 1e-6, (
                 f"{due} is sent {due.not_before - self.clock.now} s too early"
             )
-            assert due.groups or not due.moving, f"{due} is on its way twice"
+            assert due.groups or not due.moving, f"{due} is in flight twice"
             for group in due.groups:
-                assert group not in account.moving, f"two batches of group {group} are on their way: {dues}"
+                assert group not in account.moving, f"two batches of group {group} are in flight: {dues}"
                 if not due.free:
                     place = places[group]
                     places[group] += 1
@@ -214,33 +216,33 @@ class Ledger:
         self.sent += len(dues)
 
     def sends_again(self, attempt: Any) -> None:
-        """An attempt's request goes out again: once, and only for a sink that is what it was when it was sent."""
+        """Record that an attempt's request is repeated: at most once, and only if the sink has not changed since."""
         account, dues, life, address = self.moving[attempt]
-        self.tell("repeats", account.sink.name, dues)
+        self.record("repeats", account.sink.name, dues)
         assert attempt in self.unrepeated, f"{dues} are repeated twice within one attempt"
         assert account.sink.status == "active", f"{account.sink.name} is {account.sink.status} and repeats {dues}"
         assert (account.life, account.address) == (life, address), f"{account.sink.name} has changed and repeats {dues}"
-        assert not account.gone, f"{account.sink.name} was told 410 and repeats {dues}"
+        assert not account.gone, f"{account.sink.name} got 410 and repeats {dues}"
         self.written[self.unrepeated.pop(attempt)] += 1
 
     def _due(self, account: Account, lsn: int, idx: int) -> Due:
-        """Return what is owed; a change of before the sink was enabled may come when it was read and stored during that."""
+        """Return a sink's change; one from before the sink was enabled may be sent if it was read and stored while enabling."""
         key = int(account.sink.id), lsn, idx
         if key not in self.dues:
-            assert lsn < account.start, f"{key} is owed to nobody"
+            assert lsn < account.start, f"no sink must get {key}"
             due = self.dues[key] = Due(*key, ())
             due.status, due.free = "dropped", True
         return self.dues[key]
 
     def arrived(self, request: bytes) -> None:
-        """The receiver has the request: it must be one that was just made, and no other."""
-        assert self.written[request] > 0, "a request went out that no sink has made (again)"
+        """Record that a receiver got a request, which must be one that a sink has just sent."""
+        assert self.written[request] > 0, "a request was sent or repeated without a sink sending it"
         self.written[request] -= 1
 
     def answered(self, attempt: Any, status: int | None, retry_after: float | None) -> None:
         account, dues, life, address = self.moving.pop(attempt)
         self.unrepeated.pop(attempt, None)
-        self.tell("answer", status, retry_after, dues)
+        self.record("answer", status, retry_after, dues)
         account.requests -= 1
         for due in dues:
             due.moving = False
@@ -258,7 +260,7 @@ class Ledger:
         if address == account.address:
             account.misses += attempt.is_new
             account.gone = account.gone or status == 410
-        else:  # at the URL of before
+        else:  # sent to the previous URL
             retry_after = None
         wait = SCHEDULE.wait(dues[0].attempts + 1 if len(dues) == 1 else 1, 0.0)
         asked = 0.0 if retry_after is None else min(retry_after, SCHEDULE.cap)
@@ -279,14 +281,14 @@ class Ledger:
                 account.queues[group].remove(due)
             self.changed.append(due)
 
-    # what is noted on disk
+    # flushes
 
     def snapshot(self) -> list[tuple[Due, str, int]]:
-        """What the next flush has to note; the attempts of a message that is on its way again are noted when it fails once more."""
+        """Return what the next flush must save; the attempts of a message in flight are saved after its next failure."""
         return [(due, due.status, due.noted_attempts if due.moving else due.promised) for due in self.changed]
 
     def noted(self, snapshot: list[tuple[Due, str, int]]) -> None:
-        """The flush is committed."""
+        """Record that a flush was committed."""
         for due, status, attempts in snapshot:
             if due.status == status:
                 due.noted = status != "owed"
@@ -294,7 +296,7 @@ class Ledger:
         self.changed = [due for due in self.changed if (due.status != "owed" and not due.noted) or due.promised != due.noted_attempts]
 
     def compare(self, store: MemoryStore, *, killed: bool) -> None:
-        """Hold the store against the ledger: nothing lost, nothing twice. After a kill, what was not noted is owed again."""
+        """Compare the store with the ledger: nothing is lost or doubled. After a kill, states that were not saved are undone."""
         confirmed, acknowledged = store.confirmed_lsn(), store.acknowledged()
         kept = defaultdict(list)
         for one in store.read_backlog([row for row, _ in store.backlog()], 10**9)[0]:
@@ -307,14 +309,14 @@ class Ledger:
             if due.status == "dropped":
                 due.free = due.free or (killed and waits > 0)
                 continue
-            assert waits <= 1, f"{due} waits twice: {on_disk} in the store, in the WAL: {in_wal}"
-            assert not (waits and key in given_up), f"{due} is given up and waits"
+            assert waits <= 1, f"{due} is pending twice: {on_disk} in the store, in the WAL: {in_wal}"
+            assert not (waits and key in given_up), f"{due} is discarded and pending"
             if due.status == "owed":
                 assert waits == 1, f"{due} is lost: confirmed up to {confirmed}"
             if due.noted:
-                assert waits == 0, f"{due} was noted and waits again"
+                assert waits == 0, f"{due} was saved as {due.status} but is pending again"
             if due.status == "discarded":
-                assert waits or key in given_up, f"{due} was given up and is not kept"
+                assert waits or key in given_up, f"{due} was discarded but is not stored"
             if not killed:
                 continue
             if waits and due.status != "owed":
@@ -327,11 +329,11 @@ class Ledger:
             kept_attempts = on_disk[0] if on_disk else 0
             if waits:
                 assert due.noted_attempts <= kept_attempts <= due.attempts, (
-                    f"{due} has failed {due.attempts} times, {due.noted_attempts} of them before the last flush; kept are {kept_attempts}"
+                    f"{due} has failed {due.attempts} times, {due.noted_attempts} of them before the last flush; {kept_attempts} are stored"
                 )
                 due.attempts = due.promised = due.noted_attempts = kept_attempts
             due.noted = not waits
-        for number, lsn, idx in kept:  # came while the sink was being enabled, and was found to be of before
+        for number, lsn, idx in kept:  # stored while the sink was being enabled, although committed before
             account = self.accounts[number]
             if account.sink.status != "disabled":
                 self._due(account, lsn, idx)
@@ -348,17 +350,17 @@ class Ledger:
                 account.requests = account.misses = 0
                 account.gone = False
                 account.queues.clear()
-            for due in self.dues.values():  # in the order of commits
+            for due in self.dues.values():  # in commit order
                 if due.status == "owed" and not due.free:
                     for group in due.groups:
                         self.accounts[due.sink].queues[group].append(due)
 
 
-# --- one life of the engine ---------------------------------------------------------------------------------------------------
+# --- one lifetime of the engine -----------------------------------------------------------------------------------------------
 
 
 class WatchedDelivery(SinkDelivery):
-    """Tells the ledger of each request and its outcome, also of those that never reach the wire."""
+    """A delivery that reports each request and its outcome to the ledger, even if the request never reaches the wire."""
 
     life: Life
 
@@ -381,7 +383,7 @@ class WatchedDelivery(SinkDelivery):
 
 
 class Life:
-    """The engine from a start to a stop or a kill, with its own way of flushing and of stopping, but no Postgres, sockets or threads."""
+    """The engine from start to stop or kill, with the real flushes and shutdown, but without Postgres, sockets, or threads."""
 
     close = Engine.close
 
@@ -422,7 +424,7 @@ class Life:
                 client=self._client,
                 budget=self.load,
                 schedule=SCHEDULE,
-                rng=run.luck,
+                rng=run.rng,
                 disk=self._backlog,
                 latencies=HistogramPool(),
             )
@@ -446,10 +448,10 @@ class Life:
         self._read_on()
 
     def _problem(self, _: Any, context: dict[str, Any]) -> None:
-        """What fails inside of a callback must fail the run."""
+        """Fail the run because of an exception in a callback."""
         if not self.dead:
             self.problems.append(context.get("exception") or AssertionError(context["message"]))
-            self._main.cancel()  # it may wait for what has just broken
+            self._main.cancel()  # it may be waiting for the failed callback
 
     # reading
 
@@ -460,7 +462,7 @@ class Life:
         self.deliveries[sink.id].queue.filter = (lambda _: True) if bound is None else bound.accepts
 
     def _read_on(self) -> None:
-        """Read what has committed, as long as memory has not too much."""
+        """Schedule the next read, unless memory is full or everything is read."""
         if not self._reading and not self.load.is_full and self._next < len(self.run.wal):
             self._reading = True
             self.loop.call_soon(self._read)
@@ -477,17 +479,17 @@ class Life:
     # flushing
 
     def _confirm(self, lsn: int) -> None:
-        assert lsn == self._store.confirmed_lsn(), f"Postgres hears of {lsn} while the store has {self._store.confirmed_lsn()}"
+        assert lsn == self._store.confirmed_lsn(), f"the slot is confirmed up to {lsn}, but the store up to {self._store.confirmed_lsn()}"
         self.reader.confirmed = lsn
 
     async def _flush_now_and_then(self) -> None:
         looked = self.loop.time()
         while True:
-            await asyncio.sleep(self.run.luck.choice(self.run.flush_seconds))
+            await asyncio.sleep(self.run.rng.choice(self.run.flush_seconds))
             try:
                 await self.flush()
             except sqlite3.Error as exc:
-                self.ledger.tell("flush failed:", exc)
+                self.ledger.record("flush failed:", exc)
             if self.loop.time() - looked > 1.0:
                 looked = self.loop.time()
                 self.flusher.note_position(looked)
@@ -495,7 +497,7 @@ class Life:
                     one.notice_slowness()
 
     async def flush(self) -> None:
-        """Flush; what was answered before it began must be noted when it is over."""
+        """Flush; responses received before the flush must be saved afterwards."""
         self._snapshot = snapshot = self.ledger.snapshot()
         await self.flusher.flush()
         if not self.dead:
@@ -507,11 +509,11 @@ class Life:
         if function == self._store.flush:
             lsn, batch = args
             whole = bool(batch.kept or batch.acknowledged or batch.attempts or batch.discarded) or lsn > self.reader.confirmed
-            self.ledger.tell("flushed", lsn, f"kept {len(batch.kept)} done {len(batch.done)} given up {len(batch.discarded)}")
+            self.ledger.record("flushed", lsn, f"stored {len(batch.kept)} done {len(batch.done)} discarded {len(batch.discarded)}")
             if whole:
                 self.ledger.noted(self._snapshot)
-            if self.run.luck.random() < self.run.dies:
-                self.run.ledger.tell("killed behind a commit")
+            if self.run.rng.random() < self.run.dies:
+                self.run.ledger.record("killed after a commit")
                 self.kill()
 
     def _gone(self, one: SinkDelivery) -> None:
@@ -522,18 +524,18 @@ class Life:
 
         self.loop.call_later(0.05, pause)
 
-    # what the API does
+    # API calls
 
     def configure(self, number: int, **changes: Any) -> None:
         if self.dead:
             return
         sink = self.run.sinks[number] = replace(self.run.sinks[number], **changes)
-        self.ledger.tell("configures", sink.name, changes)
+        self.ledger.record("configures", sink.name, changes)
         self.ledger.configured(number, sink)
         self.deliveries[sink.id].configure(sink, self.run.endpoints[sink.endpoint_id], FORM)
 
     def disable(self, number: int) -> None:
-        """As `SinkRegistry.save_sink` does it."""
+        """Disable a sink as `SinkRegistry.save_sink` does."""
         sink = self.run.sinks[number]
         self.router.remove(sink.id)
         self.configure(number, status="disabled")
@@ -541,13 +543,13 @@ class Life:
         self.deliveries[sink.id].drop()
 
     async def enable(self, number: int) -> None:
-        """As `SinkRegistry.save_sink` does it: read on first, then ask where the WAL ends."""
+        """Enable a sink as `SinkRegistry.save_sink` does: first route its changes, then ask for the end of the WAL."""
         sink = self.run.sinks[number]
         one = self.deliveries[sink.id]
         one.hold()
         before = self.run.starts[number]
         self.route(number, 0)
-        await asyncio.sleep(self.run.luck.random())
+        await asyncio.sleep(self.run.rng.random())
         if self.dead:
             return
         self.run.starts[number] = self.ledger.accounts[number].start = max(before, self.run.end)
@@ -557,22 +559,22 @@ class Life:
         one.release(self.run.starts[number])
 
     async def redeliver(self, number: int) -> None:
-        if self.run.sinks[number].status == "disabled":  # the API refuses it
+        if self.run.sinks[number].status == "disabled":  # the API refuses this
             return
         found = [(k.id, k.lsn, k.idx) for k, _, _ in self._store.read_discarded(number, 10**6)]
         one = self.deliveries[str(number)]
         if found:
-            self.ledger.tell("redelivers", found)
+            self.ledger.record("redelivers", found)
             self._again = number, [(lsn, idx) for _, lsn, idx in found]
             with suppress(sqlite3.Error):
                 assert await self._backlog.redeliver(one, [i for i, _, _ in found]) == len(found)
 
-    # ends
+    # the end
 
     def kill(self) -> None:
-        """Nothing that happens from now on leaves the process."""
+        """Kill the process: nothing that happens from now on has an effect outside it."""
         if not self.dead and asyncio.current_task() is not self._main:
-            self._main.cancel()  # it may wait for what will not come any more
+            self._main.cancel()  # it may be waiting for something that will never happen
         self.dead = self._disk.dead = True
 
     def check(self) -> None:
@@ -586,12 +588,12 @@ FORM = SinkForm(
 
 
 async def _nothing() -> None:
-    """Stands for what is not there."""
+    """Do nothing, in place of parts that do not exist here."""
 
 
 # --- one run ------------------------------------------------------------------------------------------------------------------
 
-MODES = {  # how a receiver answers: weights of the ways below
+MODES = {  # how receivers respond: weights of the cases in `Run.request`
     "well": {"ok": 1.0},
     "slow": {"ok": 0.5, "late": 0.5},
     "flaky": {"ok": 0.6, "500": 0.2, "429": 0.05, "hangs up": 0.1, "late": 0.05},
@@ -603,124 +605,124 @@ MODES = {  # how a receiver answers: weights of the ways below
 
 
 class Run:
-    """Random steps drawn from a seed, over as many lives as there are kills and stops."""
+    """Random steps drawn from a seed; each kill or stop starts a new life of the engine."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.lives = self.steps = 0
         self.is_over = False
-        self.luck = luck = random.Random(seed)
+        self.rng = rng = random.Random(seed)
         self.clock = Clock()
         self.ledger = Ledger(self.clock)
         self.store = MemoryStore()
         self.wal: list[tuple[int, list[bytes]]] = []
         self.end = 100
         self.store.set_confirmed(100)
-        self.places = luck.choice([4, 12, 200])
-        self.high = luck.choice([4, 20, 1000])
-        self.flush_seconds = luck.choice([(0.05,), (0.05, 0.3), (0.05, 0.5, 2.0)])
-        self.dies = luck.choice([0.0, 0.0, 0.05])
+        self.places = rng.choice([4, 12, 200])
+        self.high = rng.choice([4, 20, 1000])
+        self.flush_seconds = rng.choice([(0.05,), (0.05, 0.3), (0.05, 0.5, 2.0)])
+        self.dies = rng.choice([0.0, 0.0, 0.05])
         self.disk = "well"
-        self.slow_disk = luck.random() < 0.3
+        self.slow_disk = rng.random() < 0.3
         self.poison: set[tuple[int, int]] = set()
-        self.poisonous = luck.choice([0.0, 0.0, 0.1])
+        self.poisonous = rng.choice([0.0, 0.0, 0.1])
         self.healed = False
         self.endpoints = {str(i): HttpEndpoint(str(i), f"e{i}", "http", f"receiver-{i}", 80) for i in range(3)}
-        self.modes = {f"receiver-{i}": luck.choice(list(MODES)) if luck.random() < 0.5 else "well" for i in range(3)}
+        self.modes = {f"receiver-{i}": rng.choice(list(MODES)) if rng.random() < 0.5 else "well" for i in range(3)}
         self.sinks: dict[int, SinkResource] = {}
         self.starts: dict[int, int] = {}
         self.filters: dict[int, Bound | None] = {}
-        for number in range(1, luck.choice([1, 2, 4]) + 1):
+        for number in range(1, rng.choice([1, 2, 4]) + 1):
             self._make_sink(number)
-        self.high_size = luck.choice([40, 400, 10**6])
+        self.high_size = rng.choice([40, 400, 10**6])
         self.windows = {
-            "WINDOW": luck.choice([2, 4, 10, 1000]),
-            "WINDOW_BYTES": luck.choice([1, 100, 10**6]),
-            "LEAST_WINDOW": luck.choice([1, 2]),
-            "ALL_WINDOWS": luck.choice([1, 1000]),
-            "ALL_WINDOWS_BYTES": luck.choice([100, 10**6]),
+            "WINDOW": rng.choice([2, 4, 10, 1000]),
+            "WINDOW_BYTES": rng.choice([1, 100, 10**6]),
+            "LEAST_WINDOW": rng.choice([1, 2]),
+            "ALL_WINDOWS": rng.choice([1, 1000]),
+            "ALL_WINDOWS_BYTES": rng.choice([100, 10**6]),
         }
         self.limits = {
-            "sink_delivery.SLOW_FROM_MESSAGES": luck.choice([2, 1000]),
-            "sink_delivery.SLOW_FROM_BYTES": (room := luck.choice([1, 100, 10**6])),
+            "sink_delivery.SLOW_FROM_MESSAGES": rng.choice([2, 1000]),
+            "sink_delivery.SLOW_FROM_BYTES": (room := rng.choice([1, 100, 10**6])),
             "sink_delivery.IN_FLIGHT_BYTES": room,
             "retry_queue.FULL_AT_BYTES": room,
-            "pending_queue.LARGE_BYTES": luck.choice([1, 10**6]),
-            "pending_queue.WAITING_PER_GROUP": luck.choice([1, 3, 100]),
-            "retry_queue.FULL_AT_BATCHES": luck.choice([1, 3, 1000]),
-            "sink_delivery.IN_FLIGHT_PER_SINK": luck.choice([1, 3, 50]),
+            "pending_queue.LARGE_BYTES": rng.choice([1, 10**6]),
+            "pending_queue.WAITING_PER_GROUP": rng.choice([1, 3, 100]),
+            "retry_queue.FULL_AT_BATCHES": rng.choice([1, 3, 1000]),
+            "sink_delivery.IN_FLIGHT_PER_SINK": rng.choice([1, 3, 50]),
         }
 
     def _make_sink(self, number: int) -> None:
-        luck = self.luck
-        by = luck.choice(["row", "row", "owner", "nothing"])
-        size = luck.choice([1, 1, 3, 10])
+        rng = self.rng
+        by = rng.choice(["row", "row", "owner", "nothing"])
+        size = rng.choice([1, 1, 3, 10])
         sink = SinkResource(
             str(number),
             f"sink-{number}",
-            luck.choice(list(self.endpoints)),
+            rng.choice(list(self.endpoints)),
             path=f"/{number}",
-            batch=size > 1 or luck.random() < 0.5,
+            batch=size > 1 or rng.random() < 0.5,
             batch_size=size,
             tables=(SinkTable(("public", "notes"), ("owner",)),) if by == "owner" else (),
             message_grouping=by != "nothing",
-            max_retry_count=luck.choice([None, None, 1, 2, 4]),
+            max_retry_count=rng.choice([None, None, 1, 2, 4]),
         )
         assert self.store.save(sink, start_lsn=0) == number
         self.sinks[number] = sink
         self.starts[number] = 0
-        wanted = luck.choice([None, None, 1])
+        wanted = rng.choice([None, None, 1])
         self.filters[number] = None if wanted is None else bind_column_filters([ColumnFilter("owner", "==", float(wanted))])
         self.ledger.accounts[number] = Account(sink)
 
-    # the world around the engine
+    # the simulated environment
 
     def connecting(self, key: OriginKey) -> tuple[float, str]:
-        return self.luck.choice([0.001, 0.02]), "the connection was refused" if self.modes[key[1]] == "refuses" else ""
+        return self.rng.choice([0.001, 0.02]), "the connection was refused" if self.modes[key[1]] == "refuses" else ""
 
     def request(self, key: OriginKey, request: bytes) -> Answer:
         if self.life.dead:
             return Answer(None)
-        assert b"\r\nhost: %b" % key[1].encode() in request, "a request at the host of another"
+        assert b"\r\nhost: %b" % key[1].encode() in request, "a request reached the wrong host"
         self.ledger.arrived(request)
-        luck = self.luck
+        rng = self.rng
         if self.healed:
             return Answer(0.01)
         if self.poison and any(b'"commit_lsn":%d,' % lsn in request and b'"commit_idx":%d,' % idx in request for lsn, idx in self.poison):
             return Answer(0.01, 500)
         ways = MODES[self.modes[key[1]]]
-        match luck.choices(list(ways), list(ways.values()))[0]:
+        match rng.choices(list(ways), list(ways.values()))[0]:
             case "ok":
-                return Answer(luck.choice([0.001, 0.01, 0.2]), luck.choice([200, 200, 204]))
+                return Answer(rng.choice([0.001, 0.01, 0.2]), rng.choice([200, 200, 204]))
             case "late":
-                return Answer(luck.uniform(0.5, TIMEOUT + 1))
+                return Answer(rng.uniform(0.5, TIMEOUT + 1))
             case "429":
-                return Answer(0.01, 429, retry_after=luck.choice([0, 1, 5, 100]))
+                return Answer(0.01, 429, retry_after=rng.choice([0, 1, 5, 100]))
             case "hangs up":
-                return Answer(luck.choice([0.0, 0.5]), None)
+                return Answer(rng.choice([0.0, 0.5]), None)
             case "hangs":
                 return Answer(None)
             case code:
-                return Answer(luck.choice([0.001, 0.3]), int(code))
+                return Answer(rng.choice([0.001, 0.3]), int(code))
 
     def disk_seconds(self) -> float:
-        return self.luck.uniform(0.0, 1.5 if self.slow_disk and not self.healed else 0.01)
+        return self.rng.uniform(0.0, 1.5 if self.slow_disk and not self.healed else 0.01)
 
     def disk_fails(self) -> bool:
-        return self.disk == "full" or (self.disk == "flaky" and self.luck.random() < 0.4)
+        return self.disk == "full" or (self.disk == "flaky" and self.rng.random() < 0.4)
 
     # steps
 
     def commit(self) -> None:
-        luck = self.luck
+        rng = self.rng
         lsn, self.end = self.end, self.end + 20
         payloads = [b"B" + struct.pack(">QqI", lsn, 0, lsn)]
-        for idx in range(luck.choice([1, 1, 2, 5, 12])):
-            row, owner = luck.randrange(5), luck.randrange(3)
-            before = (luck.randrange(5), luck.randrange(3)) if luck.random() < 0.3 else (row, owner)
+        for idx in range(rng.choice([1, 1, 2, 5, 12])):
+            row, owner = rng.randrange(5), rng.randrange(3)
+            before = (rng.randrange(5), rng.randrange(3)) if rng.random() < 0.3 else (row, owner)
             new = [b"%d" % row, b"%d" % owner]
             payloads.append(insert(7, new) if before == (row, owner) else update(7, new, [b"%d" % value for value in before]))
-            if luck.random() < self.poisonous:
+            if rng.random() < self.poisonous:
                 self.poison.add((lsn, idx))
             for number, sink in self.sinks.items():
                 if sink.status == "disabled" or (self.filters[number] is not None and owner != 1):
@@ -729,28 +731,28 @@ class Run:
                 self.ledger.owe(number, lsn, idx, tuple(groups) if sink.message_grouping else ())
         payloads.append(b"C\0" + struct.pack(">QQq", lsn, self.end, 0))
         self.wal.append((lsn, payloads))
-        self.ledger.tell("commits", lsn, len(payloads) - 2)
+        self.ledger.record("commits", lsn, len(payloads) - 2)
         self.life._read_on()
 
     async def step(self) -> bool:
-        """Do one thing; returns whether this life goes on."""
-        luck, life = self.luck, self.life
-        number = luck.choice(list(self.sinks))
+        """Do one random step; return whether this life continues."""
+        rng, life = self.rng, self.life
+        number = rng.choice(list(self.sinks))
         sink = self.sinks[number]
-        roll = luck.random()
+        roll = rng.random()
         if roll < 0.45:
             self.commit()
         elif roll < 0.60:
-            host = luck.choice(list(self.modes))
-            self.modes[host] = luck.choice(list(MODES)) if luck.random() < 0.6 else "well"
-            self.ledger.tell(host, "now", self.modes[host])
+            host = rng.choice(list(self.modes))
+            self.modes[host] = rng.choice(list(MODES)) if rng.random() < 0.6 else "well"
+            self.ledger.record(host, "now", self.modes[host])
         elif roll < 0.68 and sink.status != "disabled":
             life.configure(number, status="paused" if sink.status == "active" else "active")
         elif roll < 0.75 and sink.status != "disabled":
-            changes: dict[str, Any] = {"endpoint_id": luck.choice(list(self.endpoints))}
+            changes: dict[str, Any] = {"endpoint_id": rng.choice(list(self.endpoints))}
             if sink.batch:
-                changes["batch_size"] = luck.choice([1, 2, 10])
-            changes["max_retry_count"] = luck.choice([None, 1, 3])
+                changes["batch_size"] = rng.choice([1, 2, 10])
+            changes["max_retry_count"] = rng.choice([None, 1, 3])
             life.configure(number, **changes)
         elif roll < 0.78:
             if sink.status == "disabled":
@@ -758,32 +760,32 @@ class Run:
             else:
                 life.disable(number)
         elif roll < 0.83:
-            self.disk = luck.choice(["well", "well", "flaky", "full"])
-            self.ledger.tell("disk", self.disk)
+            self.disk = rng.choice(["well", "well", "flaky", "full"])
+            self.ledger.record("disk", self.disk)
         elif roll < 0.87:
             await life.redeliver(number)
         elif roll < 0.90:
             life.deliveries[sink.id].queue.filter_again()
         elif roll < 0.94:
-            self.ledger.tell("killed")
+            self.ledger.record("killed")
             life.kill()
         elif roll < 0.96:
-            self.ledger.tell("stops")
+            self.ledger.record("stops")
             await self.stop()
             return False
-        await asyncio.sleep(luck.choice([0.0, 0.01, 0.2, 1.0, luck.uniform(0, 10)]))
+        await asyncio.sleep(rng.choice([0.0, 0.01, 0.2, 1.0, rng.uniform(0, 10)]))
         life.check()
         return not life.dead
 
     async def stop(self) -> None:
-        """Stop as the program does on SIGTERM."""
+        """Shut down as the program does on SIGTERM."""
         await self.life.close()  # type: ignore[misc]
         self.life.kill()
 
     async def live(self) -> None:
-        """One life: up to the next kill or stop, or to where nothing is owed any more."""
+        """Run one life, until the next kill or stop or until nothing is pending at the end of the run."""
         self.lives += 1
-        self.luck.seed(f"{self.seed}, life {self.lives}")  # how the last one was buried must not matter
+        self.rng.seed(f"{self.seed}, life {self.lives}")  # independent of how many numbers the end of the last life drew
         self.life = life = Life(self)
         try:
             while self.steps < STEPS:
@@ -800,14 +802,14 @@ class Run:
         life.check()
 
     async def drain(self) -> None:
-        """Nothing fails any more, and every sink is active: all that is owed has to come, and nothing may be left anywhere."""
+        """Stop all failures and resume all sinks, then check that everything is delivered and nothing is left behind."""
         self.healed, self.disk, self.dies = True, "well", 0.0
         self.modes = dict.fromkeys(self.modes, "well")
         life, began = self.life, self.clock.now
         for number, sink in self.sinks.items():
             if sink.status == "paused":
                 life.configure(number, status="active")
-        self.ledger.tell("drains")
+        self.ledger.record("drains")
         while not self.is_drained():
             assert self.clock.now - began < DRAINED_WITHIN, f"not drained: {str(self.left())[:2000]}"
             await asyncio.sleep(0.5)
@@ -831,14 +833,14 @@ class Run:
         ]
 
     def play(self) -> None:
-        """As many lives as it takes."""
+        """Run lives until the run is over."""
         while not self.is_over:
             simulated.run(self.clock, self.live())
             self.ledger.compare(self.store, killed=True)
 
 
 def _hash_of(attempt: Attempt) -> int:
-    """Where attempts are in memory must not decide in which order a set has them."""
+    """Return a deterministic hash, so that the order of a set does not depend on memory addresses."""
     first: Change = attempt.messages[0].change
     return hash((attempt.started, first.commit_lsn, first.commit_idx))
 
@@ -853,15 +855,15 @@ def play(seed: int, monkeypatch: pytest.MonkeyPatch) -> Run:
     try:
         run.play()
     except BaseException as exc:
-        story = "\n".join(run.ledger.story[-1500:])
-        exc.add_note(f"USERHOOKS_MODEL_SEED={seed}; its story:\n{story if GIVEN else '(run it alone to read it)'}")
+        trace = "\n".join(run.ledger.trace[-1500:])
+        exc.add_note(f"USERHOOKS_MODEL_SEED={seed}; its trace:\n{trace if GIVEN else '(run it alone to read it)'}")
         raise
     return run
 
 
 @pytest.fixture(autouse=True)
 def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing is left behind, and a disk that is full a thousand times fills no log."""
+    """Run in a temporary folder, and do not log the errors of a disk that is full a thousand times."""
     monkeypatch.chdir(tmp_path)
     logging.disable(logging.CRITICAL)
     yield
@@ -869,7 +871,7 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 def seeds() -> Iterator[int]:
-    """The seed that was given, or as many as there are runs from a random one on."""
+    """Yield the seed from the environment, or `RUNS` seeds starting at a random one."""
     first = int(GIVEN) if GIVEN else random.randrange(10**9)
     print(f"seeds from {first}")
     yield from [first] if GIVEN else range(first, first + RUNS)
@@ -885,11 +887,11 @@ def test_nothing_is_lost_repeated_or_overtaken(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_seed_gives_the_same_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
     seed = next(seeds())
-    assert play(seed, monkeypatch).ledger.story == play(seed, monkeypatch).ledger.story
+    assert play(seed, monkeypatch).ledger.trace == play(seed, monkeypatch).ledger.trace
 
 
 def quiet(size: int = 1, **sink: Any) -> Run:
-    """A run with one sink, of which everything goes well unless a test says otherwise."""
+    """Return a run with one sink and no failures."""
     run = Run(0)
     run.dies, run.disk, run.slow_disk, run.high, run.flush_seconds, run.places = 0.0, "well", False, 10**6, (0.05,), 200
     run.poison, run.poisonous, run.modes = set(), 0.0, dict.fromkeys(run.modes, "well")
@@ -912,7 +914,7 @@ def test_attempts_are_as_far_apart_as_the_schedule_says(monkeypatch: pytest.Monk
         assert life.deliveries["1"].discarded == len(run.ledger.dues)
         life.kill()
 
-    monkeypatch.setattr(run.luck, "choice", lambda options: options[0])  # one change
+    monkeypatch.setattr(run.rng, "choice", lambda options: options[0])  # one change
     simulated.run(run.clock, live())
     waits = [later - earlier for earlier, later in pairwise(sent)]
     bounds = [(SCHEDULE.wait(n, 0.0), SCHEDULE.wait(n, 1.0)) for n in range(1, 9)]

@@ -1,4 +1,4 @@
-"""Which sinks use an endpoint is known without going through all sinks, of which there may be a hundred thousand."""
+"""Finding the sinks that use an endpoint does not scan all sinks, of which there may be a hundred thousand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from userhooks.engine.resources import SinkResource
 
 
 class NotToBeListed(dict[str, SinkResource]):
-    """Finds by id only."""
+    """A dict that allows lookups but not iteration."""
 
     def _refuse(self) -> NoReturn:
         raise AssertionError("all sinks are looked at")

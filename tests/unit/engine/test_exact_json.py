@@ -1,4 +1,4 @@
-"""JSON in which integers keep all their digits."""
+"""JSON that keeps all digits of integers."""
 
 from __future__ import annotations
 
@@ -62,4 +62,4 @@ def test_a_sinks_annotations_are_stored_and_sent_with_all_digits(tmp_path: Path)
     head = SinkForm({"id": "s", "name": "s", "annotations": BIG}, database, "iso8601").head
     assert str(10**30 + 1).encode() in head
     with pytest.raises(TypeError):
-        orjson.dumps(BIG)  # so nothing else would do
+        orjson.dumps(BIG)  # orjson alone refuses it

@@ -1,4 +1,4 @@
-"""A sink that is gone leaves nothing in the engine's memory."""
+"""Deleting a sink leaves nothing of it in the engine's memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SINKS = [SinkResource(f"the-sink-{n}", f"user-{n}", ENDPOINT.id) for n in range(
 
 
 def places_of(ids: Iterable[str], root: Any) -> list[str]:
-    """Where the engine's objects hold one of these ids, as attribute paths."""
+    """Return the attribute paths under which the engine's objects contain one of these ids."""
     wanted, found, seen = set(ids), [], set()
     open_places: deque[tuple[str, Any]] = deque([("engine", root)])
     while open_places:

@@ -1,4 +1,4 @@
-"""The language of functions: results against an independent reckoning, any code and any arguments, and the bound on the work."""
+"""The language of functions: results compared with an independent calculation, random code and arguments, and the limit on work."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from userhooks.engine.message_format import Transform
 
 
 def bound(body: str) -> Transform:
-    """A transform with this body."""
+    """Return a transform with this body."""
     return parse_transform(f"def transform(action, record, changes, metadata) do\n{body}\nend", "transform").bind(constants("x"))
 
 
 def made(body: str) -> Any:
-    """What a transform with this body makes of the recorded row."""
+    """Return the result of a transform with this body for the recorded row."""
     return json.loads(bound(body)(change()))
 
 
 def raised(body: str) -> str:
-    """What a transform with this body says when it raises."""
+    """Return the error that a transform with this body raises."""
     with pytest.raises(FunctionRaised) as caught:
         bound(body)(change())
     return str(caught.value)
@@ -128,7 +128,7 @@ sums = st.recursive(
 
 
 def reckoned(a: Fraction, sign: str, b: Fraction) -> Fraction:
-    """What an operator makes of two whole numbers."""
+    """Return the result of an operator on two integers."""
     return a + b if sign == "+" else a - b if sign == "-" else a * b
 
 
@@ -213,7 +213,7 @@ def test_times_are_reckoned_as_python_would(moment: Any, seconds: int) -> None:
         assert made(f"DateTime.diff(DateTime.add({parsed}, {seconds}), {parsed})") == seconds
 
 
-# --- any arguments, any code ---------------------------------------------------------------------------------------------------
+# --- random arguments and code -------------------------------------------------------------------------------------------------
 
 VALUES = [
     *("0", "1", "-1", "3.5", "1.0e300", "true", "nil", ":a", ":desc", ":second", "String", '""', '"a"', '"a,b"', '"12"', '"2024-01-01"'),
@@ -228,7 +228,7 @@ CALLS = [
 
 
 def call(rng: random.Random, depth: int = 2) -> str:
-    """A call of some function with arguments of any kind."""
+    """Return a call of a random function with random arguments."""
     function = rng.choice(CALLS)
     if function.name in ("list", "map", "tuple") or function.name.startswith("sigil"):
         return rng.choice(VALUES)
@@ -331,7 +331,7 @@ leaves = st.sampled_from(
 
 
 def larger(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    """Expressions that hold others."""
+    """Return a strategy for expressions that contain others."""
     return st.tuples(st.sampled_from(FORMS), inner, inner, inner).map(lambda parts: parts[0].format(*parts[1:]))
 
 
@@ -351,7 +351,7 @@ def test_any_expression_answers_or_raises_the_same_in_one_step_and_in_two(expres
     assert outcome(f"z = fn -> {expression} end\nz.()") == result
 
 
-# --- the bound -----------------------------------------------------------------------------------------------------------------
+# --- the limit -----------------------------------------------------------------------------------------------------------------
 
 ENDLESS = [
     'String.duplicate("a", 1000000000)',
@@ -381,14 +381,14 @@ ENDLESS = [
 
 @pytest.mark.parametrize("body", ENDLESS)
 def test_a_function_that_would_not_end_fails_soon(body: str) -> None:
-    """A second is fifty times what it takes."""
+    """The time limit of one second is fifty times what the function takes."""
     started = time.process_time()
     assert raised(body)
     assert time.process_time() - started < 1
 
 
 def test_a_function_that_reached_the_bound_costs_little_for_later_changes() -> None:
-    """Without a pause, five hundred changes would take ten seconds."""
+    """Without pauses, five hundred changes would take ten seconds."""
     transform = bound("l = List.duplicate(record, 200)\nEnum.map(l, fn _ -> Enum.map(l, fn x -> x end) end)")
     said = set()
     started = time.process_time()
@@ -413,7 +413,7 @@ def test_a_function_is_asked_again_after_the_bound_was_reached() -> None:
 
 
 def answer(transform: Transform, of: Any) -> bytes:
-    """What a transform answers; nothing if it raises."""
+    """Return the result of a transform; empty if it raises."""
     try:
         return transform(of)
     except FunctionRaised:
@@ -425,6 +425,6 @@ def test_large_values_are_within_the_bound() -> None:
     large = change(j=json.dumps({"k": "v" * 2_000_000, "l": list(range(1000))}).encode())
     transform: Callable[[Any], bytes] = bound('String.reverse(record["j"]["k"])')
     with pytest.raises(FunctionRaised):
-        transform(large)  # two million characters are more than a function may turn round
+        transform(large)  # two million characters exceed the limit for reversing a text
     transform = bound('%{n: byte_size(record["j"]["k"]), l: Enum.sum(Enum.map(record["j"]["l"], &(&1 * 2))), j: record["j"]["k"] == "v"}')
     assert json.loads(transform(large)) == {"n": 2_000_000, "l": 999_000, "j": False}

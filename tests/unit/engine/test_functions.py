@@ -1,4 +1,4 @@
-"""Filter functions and column filters: what they say of changes, what of Elixir is understood, and what is refused."""
+"""Filter functions and column filters: which changes they accept, which Elixir is supported, and what is refused."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ end
 
 
 def constants(annotations: dict[str, Any]) -> dict[str, Any]:
-    """What is fixed for one sink."""
+    """Return the metadata constants of a sink with these annotations."""
     return {
         "consumer": {"id": "c-1", "name": "user-42", "annotations": annotations},
         "database": {"id": "d-1", "name": "postgres", "annotations": {}, "database": "app", "hostname": "127.0.0.1"},
@@ -56,37 +56,37 @@ def constants(annotations: dict[str, Any]) -> dict[str, Any]:
 
 
 def program(body: str) -> str:
-    """The code of a filter function with this body."""
+    """Return the code of a filter function with this body."""
     return f"def filter(action, record, changes, metadata) do\n{body}\nend"
 
 
 def bound(body: str, annotations: dict[str, Any] | None = None) -> Bound:
-    """A filter function with this body, for a sink with these annotations."""
+    """Return a filter function with this body, bound to a sink with these annotations."""
     return parse(program(body), "filter").bind(constants(annotations or {}))
 
 
 def row(shape: TableShape = NOTIFICATIONS, **values: bytes | None) -> list[bytes | None]:
-    """A row of the table, by column."""
+    """Return a row of the table from values by column."""
     given_ = {**ROW, **values}
     return [given_.get(column.name) for column in shape.columns]
 
 
 def inserted(**values: bytes | None) -> Change:
-    """An insert of the usual row but for these columns."""
+    """Return an insert of the default row, with these columns replaced."""
     return wal.change_of(NOTIFICATIONS, wal.insert(1, row(**values)))
 
 
 def updated(new: dict[str, bytes | None], old: dict[str, bytes | None] | None) -> Change:
-    """An update of the usual row; `old` None is a replica identity other than FULL."""
+    """Return an update of the default row; `old` is None without REPLICA IDENTITY FULL."""
     return wal.change_of(NOTIFICATIONS, wal.update(1, row(**new), None if old is None else row(**old)))
 
 
 def deleted(*, whole: bool) -> Change:
-    """A delete of the usual row."""
+    """Return a delete of the default row; with `whole`, under REPLICA IDENTITY FULL."""
     return wal.change_of(NOTIFICATIONS, wal.delete(1, row() if whole else [b"7"] + [None] * 7, whole=whole))
 
 
-# --- what the toolkit's own filter does ------------------------------------------------------------------------------------
+# --- the toolkit's shared filter -------------------------------------------------------------------------------------------
 
 
 def test_the_shared_filter_passes_the_rows_of_its_user_only() -> None:
@@ -409,7 +409,7 @@ json_values = st.recursive(
 
 
 def holding(value: Any) -> Change:
-    """An insert whose `extra` is this value."""
+    """Return an insert in which `extra` has this value."""
     return inserted(extra=json.dumps(value).encode())
 
 
@@ -434,7 +434,7 @@ def test_no_value_slips_through_and_or_not(value: Any) -> None:
 
 
 def printed(value: Any) -> str:
-    """A value without maps as Elixir writes it."""
+    """Return a value without maps as Elixir prints it."""
     if isinstance(value, list):
         return f"[{', '.join(map(printed, value))}]"
     return "nil" if value is None else json.dumps(value).replace("#", r"\#")
@@ -581,7 +581,7 @@ def test_any_text_is_parsed_or_refused(text: str) -> None:
             continue
 
 
-# --- what a filter can be found by -------------------------------------------------------------------------------------------
+# --- how filters are indexed -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -642,12 +642,12 @@ def test_a_filter_that_can_never_pass_is_known() -> None:
 
 
 def filtered(*filters: ColumnFilter) -> Bound:
-    """The filter of a sink with these column filters."""
+    """Return the filter of a sink with these column filters."""
     return bind_column_filters(filters)
 
 
 def passes(column: str, operator: str, value: Any = None, change: Change | None = None, **more: str) -> bool:
-    """Whether the usual row passes one column filter."""
+    """Return whether the default row passes a column filter."""
     return filtered(ColumnFilter(column, operator, value, **more)).accepts(change or inserted())
 
 

@@ -1,7 +1,7 @@
-"""Endpoints that answer 410 while their sinks are created, changed and deleted: the real engine and API against a plain model.
+"""Endpoints that answer 410 while their sinks are created, changed, and deleted: the real engine and API compared with a simple model.
 
-Time, the wire and the thread of the disk are simulated. Each sink has an owner who makes one call after the other; meanwhile its URL may
-answer 410, at any point between two steps of a call. `USERHOOKS_MODEL_SEED=…` repeats one run and prints its story.
+Time, the wire, and the disk thread are simulated. Each sink has an owner who makes one call at a time; meanwhile its URL may answer 410 at
+any point of a call. `USERHOOKS_MODEL_SEED=…` repeats one run and prints its trace.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from userhooks.engine.startup import Config
 RUNS = 50
 CALLS = 12
 SETTLED_WITHIN = 20.0
-"""Simulated seconds after the last call and the last failure of the disk until every sink has the status that it must have"""
+"""Simulated seconds, after the last call and the last disk failure, within which every sink must have its final status."""
 GIVEN = os.environ.get("USERHOOKS_MODEL_SEED")
 TOKEN = "token"
 TABLE = Table("public", "notes", (Column("id", 23, -1),), ("id",), "d")
@@ -43,11 +43,11 @@ RELATION = b"R" + struct.pack(">I", 7) + b"public\0notes\0d" + struct.pack(">H",
 
 
 async def _nothing() -> None:
-    """Stands for what needs a real Postgres."""
+    """Do nothing, in place of methods that need a real Postgres."""
 
 
 class SimulatedEngine(Engine):
-    """The engine on a simulated disk and wire; Postgres answers every question with where its WAL ends."""
+    """The engine on a simulated disk and wire; the simulated Postgres answers every query with the end of its WAL."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -56,7 +56,7 @@ class SimulatedEngine(Engine):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(engine, "StoreThread", lambda: disk)
             patch.setattr(engine, "HttpClient", lambda **_: Wire(run, timeout=4.0, places=100))
-            super().__init__(Config(7376, 8376, TOKEN, "postgresql://u@h/d", Path(":memory:")), rng=run.luck)
+            super().__init__(Config(7376, 8376, TOKEN, "postgresql://u@h/d", Path(":memory:")), rng=run.rng)
         self.admin.ask = self._ask  # type: ignore[method-assign]
         self.tables.refresh = self._read_tables  # type: ignore[method-assign]
         self.reader.connect = self.reader.run = _nothing  # type: ignore[method-assign]
@@ -66,15 +66,15 @@ class SimulatedEngine(Engine):
         self.reader.stream.take(RELATION)
 
     async def _ask(self, _question: Any) -> Any:
-        await asyncio.sleep(self.run.luck.uniform(0.0, 0.2))
+        await asyncio.sleep(self.run.rng.uniform(0.0, 0.2))
         return self.run.end
 
     async def _read_tables(self) -> None:
-        await asyncio.sleep(self.run.luck.uniform(0.0, 0.2))
+        await asyncio.sleep(self.run.rng.uniform(0.0, 0.2))
 
 
 class Owner:
-    """One sink as its owner knows it: what the calls that were answered with success have made of it."""
+    """One sink as its owner knows it, according to the calls that succeeded."""
 
     def __init__(self, run: Run, name: str) -> None:
         self.run = run
@@ -84,35 +84,35 @@ class Owner:
         self.batch_size = 1
         self.host = ""
         self.since = 0.0
-        """the beginning of the call that set the status last: what was answered before does not count any more"""
+        """start of the call that last set the status; earlier responses of the URL no longer count"""
         self.excused = False
-        """an earlier URL has answered 410 while it was the sink's, which may have paused it"""
+        """whether an earlier URL of the sink answered 410, which may have paused it"""
 
     async def call(self, method: str, path: str, body: Any = None) -> bool:
-        """Make a call; a full store may refuse it, and then nothing has changed."""
+        """Make a call; return False if it was refused because the store is full, in which case nothing has changed."""
         answer = await self.run.http.request(method, f"/api/{path}", json=body)
-        self.run.tell(self.name, method, path, body, answer.status_code)
+        self.run.record(self.name, method, path, body, answer.status_code)
         assert answer.status_code in (200, 503), answer.text
         return answer.status_code == 200
 
     def new_host(self) -> str:
-        return f"{self.name}-{self.run.luck.randrange(10**6)}"
+        return f"{self.name}-{self.run.rng.randrange(10**6)}"
 
     async def step(self) -> None:
-        """Make one call at random, and check what is there afterwards."""
-        luck, began = self.run.luck, self.run.clock.now
-        roll = luck.random()
+        """Make a random call, then check the sink."""
+        rng, began = self.run.rng, self.run.clock.now
+        roll = rng.random()
         if not self.exists:
             await self.create()
         elif roll < 0.35:
             if await self.call("DELETE", f"sinks/{self.name}"):
                 self.exists = False
         elif roll < 0.6:
-            size = luck.randrange(1, 50)
+            size = rng.randrange(1, 50)
             if await self.call("PATCH", f"sinks/{self.name}", {"batch_size": size}):
                 self.batch_size = size
         elif roll < 0.8:
-            status = luck.choice(["active", "paused"])
+            status = rng.choice(["active", "paused"])
             if await self.call("PATCH", f"sinks/{self.name}", {"status": status}):
                 self.status, self.since, self.excused = status, began, False
         else:
@@ -142,41 +142,41 @@ class Owner:
 
     async def check(self) -> dict[str, Any] | None:
         shown = await self.shown()
-        assert (shown is not None) == self.exists, f"{self.name} {'is deleted and there' if shown else 'is not there any more'}"
+        assert (shown is not None) == self.exists, f"{self.name} {'still exists after its deletion' if shown else 'no longer exists'}"
         if shown is not None:
             assert shown["batch_size"] == self.batch_size, f"{self.name} lost a change: {shown['batch_size']}, not {self.batch_size}"
             if shown["status"] != self.status:
-                assert shown["status"] == "paused", f"{self.name} is {shown['status']}, and was set to {self.status}"
-                assert self.is_gone, f"{self.name} was paused, and its URL of now has answered no 410"
+                assert shown["status"] == "paused", f"{self.name} is {shown['status']}, but was set to {self.status}"
+                assert self.is_gone, f"{self.name} was paused, but its current URL has not answered 410"
         return shown
 
     async def check_at_last(self) -> None:
-        """The pause that a 410 asks for has come, also when the store was full at first."""
+        """Check that a sink whose URL answers 410 is paused, even if the store was full at first."""
         shown = await self.check()
         if shown is not None and self.status == "active" and self.host in self.run.gone_hosts:
-            assert shown["status"] == "paused", f"{self.name} is {shown['status']}, and its URL answers 410"
+            assert shown["status"] == "paused", f"{self.name} is {shown['status']}, but its URL answers 410"
 
 
 class Run:
-    """Owners, receivers and a disk, drawn from a seed."""
+    """Owners, receivers, and a disk, drawn from a seed."""
 
     def __init__(self, seed: int) -> None:
-        self.luck = luck = random.Random(seed)
+        self.rng = rng = random.Random(seed)
         self.clock = Clock()
-        self.story: list[str] = []
+        self.trace: list[str] = []
         self.end = 100
         self.full = False
-        self.slow = luck.choice([0.01, 0.3, 1.0])
+        self.slow = rng.choice([0.01, 0.3, 1.0])
         self.gone_hosts: set[str] = set()
         self.kept_hosts: set[str] = set()
         self.gone: dict[str, list[float]] = defaultdict(list)
-        """host -> when it answers 410"""
+        """host -> times at which it answers 410"""
         self.over = False
 
-    def tell(self, *words: object) -> None:
-        self.story.append(f"{self.clock.now - 1000:9.3f} " + " ".join(map(str, words)))
+    def record(self, *items: object) -> None:
+        self.trace.append(f"{self.clock.now - 1000:9.3f} " + " ".join(map(str, items)))
 
-    # the world around the engine
+    # the simulated environment
 
     def connecting(self, key: OriginKey) -> tuple[float, str]:
         return 0.001, ""
@@ -184,20 +184,20 @@ class Run:
     def request(self, key: OriginKey, request: bytes) -> Answer:
         host = key[1]
         if host not in self.gone_hosts | self.kept_hosts:
-            (self.gone_hosts if self.luck.random() < 0.6 else self.kept_hosts).add(host)
+            (self.gone_hosts if self.rng.random() < 0.6 else self.kept_hosts).add(host)
         is_gone = host in self.gone_hosts
-        after = self.luck.choice([0.001, 0.1, 0.5])
+        after = self.rng.choice([0.001, 0.1, 0.5])
         if is_gone:
             self.gone[host].append(self.clock.now + after)
-        self.tell(host, "is asked, answers", 410 if is_gone else 200, "after", after)
+        self.record(host, "is asked, answers", 410 if is_gone else 200, "after", after)
         return Answer(after, 410 if is_gone else 200)
 
     def disk_seconds(self) -> float:
-        return self.luck.uniform(0.0, self.slow)
+        return self.rng.uniform(0.0, self.slow)
 
     async def commit_now_and_then(self) -> None:
         while not self.over:
-            await asyncio.sleep(self.luck.choice([0.05, 0.5]))
+            await asyncio.sleep(self.rng.choice([0.05, 0.5]))
             self.commit()
 
     def commit(self) -> None:
@@ -210,13 +210,13 @@ class Run:
     async def own(self, owner: Owner) -> None:
         for _ in range(CALLS):
             await owner.step()
-            await asyncio.sleep(self.luck.choice([0.0, 0.1, 1.0]))
+            await asyncio.sleep(self.rng.choice([0.0, 0.1, 1.0]))
 
     async def fill_the_disk_now_and_then(self) -> None:
         while not self.over:
-            await asyncio.sleep(self.luck.uniform(0.0, 3.0))
-            self.full = self.luck.random() < 0.3
-            self.tell("disk", "full" if self.full else "well")
+            await asyncio.sleep(self.rng.uniform(0.0, 3.0))
+            self.full = self.rng.random() < 0.3
+            self.record("disk", "full" if self.full else "well")
 
     async def live(self) -> None:
         self.engine = engine = SimulatedEngine(self)
@@ -224,7 +224,7 @@ class Run:
         transport = httpx.ASGITransport(management_app(engine))
         headers = {"authorization": f"Bearer {TOKEN}"}
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:7376", headers=headers) as self.http:
-            owners = [Owner(self, f"sink-{n}") for n in range(self.luck.choice([1, 3]))]
+            owners = [Owner(self, f"sink-{n}") for n in range(self.rng.choice([1, 3]))]
             around = [asyncio.create_task(self.commit_now_and_then()), asyncio.create_task(self.fill_the_disk_now_and_then())]
             try:
                 await asyncio.gather(*(self.own(owner) for owner in owners))
@@ -233,7 +233,7 @@ class Run:
                 await asyncio.gather(*around)
             self.full = False
             self.commit()
-            self.tell("the last row is committed")
+            self.record("the last row is committed")
             await asyncio.sleep(SETTLED_WITHIN)
             for owner in owners:
                 await owner.check_at_last()
@@ -250,8 +250,8 @@ def play(seed: int, monkeypatch: pytest.MonkeyPatch) -> Run:
     try:
         simulated.run(run.clock, run.live())
     except BaseException as exc:
-        story = "\n".join(run.story[-200:])
-        exc.add_note(f"USERHOOKS_MODEL_SEED={seed}; its story:\n{story if GIVEN else '(run it alone to read it)'}")
+        trace = "\n".join(run.trace[-200:])
+        exc.add_note(f"USERHOOKS_MODEL_SEED={seed}; its trace:\n{trace if GIVEN else '(run it alone to read it)'}")
         raise
     return run
 

@@ -1,4 +1,4 @@
-"""A sink's health from what is known of it: the recorded course from creation to the first delivery, and every kind of trouble."""
+"""A sink's health: the recorded sequence from creation to the first delivery, and every kind of problem."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMES = ["Sink configuration", "Message filtering", "Message ingestion", "Messag
 
 
 def recorded(number: str) -> dict[str, Any]:
-    """The health in a recorded answer."""
+    """Return the `health` object of a recorded response."""
     (path,) = RECORDED.glob(f"{number}-*.http")
     body = next(line for line in path.read_text().splitlines() if line.startswith('{"') and '"health"' in line)
     found: dict[str, Any] = json.loads(body)["health"]

@@ -1,4 +1,4 @@
-"""Latencies as counts per bucket, and who has histograms of their own."""
+"""Latency histograms: counts per bucket, and which sinks have separate histograms."""
 
 from __future__ import annotations
 

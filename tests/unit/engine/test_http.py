@@ -1,4 +1,4 @@
-"""The client that delivers webhooks, against real sockets that behave well and badly."""
+"""The HTTP client that delivers webhooks, tested with well-behaved and misbehaving receivers on real sockets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
 class Requests:
-    """A sender with a list of requests, which notes the outcomes."""
+    """A sender with a list of requests that records their outcomes."""
 
     def __init__(self, count: int = 1, body: bytes = b"hi", *, may_repeat: bool = True) -> None:
         self.left = count
@@ -151,20 +151,20 @@ def test_chunked_answers_and_interim_answers_are_understood() -> None:
 
 
 class Wire:
-    """Stands for a connection's transport; what is written to it is nobody's concern."""
+    """A connection's transport that ignores what is written to it."""
 
     def __init__(self) -> None:
         self.closed = False
 
     def write(self, data: bytes) -> None:
-        """Take it."""
+        """Ignore the data."""
 
     def abort(self) -> None:
         self.closed = True
 
 
 BEHIND = [b"", b"!", b"\r\n", b"\n", b"HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n", b"HTTP/1.1 2", b"\x00\xff"]
-"""What may follow a complete answer, which no longer changes it"""
+"""Bytes after a complete response, which do not change it."""
 ANSWERS: list[tuple[bytes, int | None, float | None, bool]] = [
     (OK, 200, None, False),
     (b"HTTP/1.1 204 No Content\r\n\r\n", 204, None, False),
@@ -184,7 +184,7 @@ ANSWERS: list[tuple[bytes, int | None, float | None, bool]] = [
     (b"HTTP/1.1 101 Switching Protocols\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n", 101, None, True),
     (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", 101, None, True),
 ]
-"""Answers that say where they end: bytes, status, seconds of Retry-After, and whether the connection cannot be used again"""
+"""Responses that specify their end: bytes, status, Retry-After in seconds, and whether the connection must be closed."""
 ANSWERS_TO_THE_END: list[tuple[bytes, int | None]] = [
     (b"HTTP/1.1 200 OK\r\n\r\n", 200),
     (b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 500 Oh\r\n\r\n", 200),
@@ -197,17 +197,17 @@ ANSWERS_TO_THE_END: list[tuple[bytes, int | None]] = [
     (b"HTTP/1.1 200 OK\r\ncontent-type: text/pl", None),
     (b"HTTP/1.1 200 OK\r\ncontent-length: two\r\n\r\nok", None),
 ]
-"""Answers after which the receiver closes the connection, and the status that counts"""
+"""Responses that end when the receiver closes the connection, each with its status."""
 
 
 @contextmanager
 def connection() -> Iterator[tuple[Connection, Wire]]:
-    """A connection whose wire is the test."""
+    """Yield a connection and the transport that the test controls."""
     loop = asyncio.new_event_loop()
     wire = Wire()
 
     async def made() -> tuple[HttpClient, Connection]:
-        client = HttpClient(allow_private=True, tls=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))  # quickly made
+        client = HttpClient(allow_private=True, tls=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))  # faster to create than the default context
         made = Connection(client.origin(("http", "127.0.0.1", 1)))
         made.connection_made(wire)
         return client, made
@@ -225,8 +225,8 @@ def cut(data: bytes, places: Iterable[int]) -> list[bytes]:
     return [data[a:b] for a, b in pairwise(at)]
 
 
-def told(parts: list[bytes], *, end: bool) -> tuple[list[tuple[int | None, float | None]], bool]:
-    """What becomes of one request, by (status, Retry-After), and whether the connection is closed afterwards."""
+def outcome_of(parts: list[bytes], *, end: bool) -> tuple[list[tuple[int | None, float | None]], bool]:
+    """Return the outcome of one request as (status, Retry-After), and whether the connection was closed."""
     with connection() as (one, wire):
         request = Requests()
         one.send(b"", request, 0.0)
@@ -243,7 +243,7 @@ def test_a_complete_answer_is_what_it_is_however_it_is_cut_and_whatever_follows(
     answer: tuple[bytes, int | None, float | None, bool], behind: bytes, places: set[int]
 ) -> None:
     data, status, wait, closes = answer
-    assert told(cut(data + behind, places), end=False) == ([(status, wait)], closes or bool(behind))
+    assert outcome_of(cut(data + behind, places), end=False) == ([(status, wait)], closes or bool(behind))
 
 
 @given(answer=st.sampled_from(ANSWERS_TO_THE_END), places=st.sets(st.integers(0, 400)))
@@ -251,7 +251,7 @@ def test_an_answer_that_ends_with_its_connection_is_what_it_is_however_it_is_cut
     answer: tuple[bytes, int | None], places: set[int]
 ) -> None:
     data, status = answer
-    [(outcome, _)], _ = told(cut(data, places), end=True)
+    [(outcome, _)], _ = outcome_of(cut(data, places), end=True)
     assert outcome == status
 
 
@@ -260,14 +260,14 @@ def test_no_single_cut_changes_an_answer() -> None:
         for behind in BEHIND:
             for place in range(len(data + behind)):
                 parts = cut(data + behind, [place])
-                assert told(parts, end=False) == ([(status, wait)], closes or bool(behind)), parts
+                assert outcome_of(parts, end=False) == ([(status, wait)], closes or bool(behind)), parts
 
 
 @given(places=st.sets(st.integers(0, 2 * MAX_ANSWER), max_size=20))
 def test_the_longest_answer_is_read_and_no_longer_one_however_they_are_cut(places: set[int]) -> None:
     padding = MAX_ANSWER - len(LONG_HEAD % b"")
-    assert told(cut(LONG_HEAD % (b"x" * (padding - 1)) + b"more", places), end=False) == ([(200, None)], True)
-    assert told(cut(LONG_HEAD % (b"x" * (padding + 1)), places), end=False) == ([(None, None)], True)
+    assert outcome_of(cut(LONG_HEAD % (b"x" * (padding - 1)) + b"more", places), end=False) == ([(200, None)], True)
+    assert outcome_of(cut(LONG_HEAD % (b"x" * (padding + 1)), places), end=False) == ([(None, None)], True)
 
 
 LONG_HEAD = b"HTTP/1.1 200 OK\r\nx: %b\r\ncontent-length: 0\r\n\r\n"
@@ -275,8 +275,8 @@ LONG_HEAD = b"HTTP/1.1 200 OK\r\nx: %b\r\ncontent-length: 0\r\n\r\n"
 
 @pytest.mark.parametrize("seed", range(20))
 def test_each_answer_counts_for_itself_whatever_came_before(seed: int) -> None:
-    """An answer whose bytes are those of the last one is not parsed: none may be taken for one that it resembles, or holds in its body."""
-    luck = random.Random(seed)
+    """A response identical to the last one is not parsed; one that only resembles or contains it must be parsed."""
+    rng = random.Random(seed)
     known = [
         (OK, 200, None),
         (OK, 200, None),
@@ -294,8 +294,8 @@ def test_each_answer_counts_for_itself_whatever_came_before(seed: int) -> None:
         for _ in range(300):
             request = Requests()
             connection.send(b"", request, 0.0)
-            data, status, wait = luck.choice(known)
-            at = luck.choice([0, 0, luck.randrange(len(data)), len(data) - len(OK)])
+            data, status, wait = rng.choice(known)
+            at = rng.choice([0, 0, rng.randrange(len(data)), len(data) - len(OK)])
             for part in (data[:at], data[at:]):
                 if part:
                     assert not request.outcomes
@@ -372,7 +372,7 @@ def test_an_endless_answer_that_is_hardly_body_fails_with_a_reason_and_is_read_n
     [(status, error, _)] = asyncio.run(outcomes(handler, timeout=2.0))
     assert status is None
     assert error == "the response is longer than 65536 bytes, most of which are not its body"
-    assert written < 20_000_000  # what fits into the buffers of two sockets
+    assert written < 20_000_000  # no more than fits into the buffers of two sockets
 
 
 @pytest.mark.parametrize(
@@ -409,7 +409,7 @@ def test_bytes_after_an_answer_are_never_taken_for_the_next_answer() -> None:
 
 
 def ending(how: str, after: float = 0.0) -> tuple[Handler, list[bytes]]:
-    """A receiver that answers the first request of each connection and ends the connection at the second; and the bodies it has seen."""
+    """Return a receiver that answers the first request of each connection and closes it at the second, and the bodies it receives."""
     seen: list[bytes] = []
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -435,7 +435,7 @@ def ending(how: str, after: float = 0.0) -> tuple[Handler, list[bytes]]:
 
 
 async def two_requests(port: int, requests: Requests, timeout: float) -> float:  # noqa: ASYNC109  # the client's own deadline
-    """Send the second request when the first is answered; return how long the second one took."""
+    """Send a second request after the response to the first; return the seconds that the second took."""
     client = HttpClient(allow_private=True, timeout=timeout)
     loop = asyncio.get_running_loop()
     try:
@@ -510,7 +510,7 @@ def test_a_repeated_request_keeps_its_deadline() -> None:
         if len(seen) < 2:
             await ends(reader, writer)
         else:
-            await reader.read()  # and no answer
+            await reader.read()  # and send no response
 
     requests = Requests()
     took = two_requests_to(handler, requests, timeout=1.0)
@@ -582,7 +582,7 @@ def test_senders_on_probation_share_a_quarter_of_all_connections() -> None:
                 assert len(hanging) == 2
                 async with asyncio.timeout(15):
                     await asyncio.gather(*(requests.done.wait() for requests in lost))
-                assert len(hanging) == 6  # each had its turn
+                assert len(hanging) == 6  # each sender had a turn
             finally:
                 client.close()
 

@@ -1,4 +1,4 @@
-"""The delivery client against receivers that answer anything: every request gets exactly one outcome, in time, and the next ones work."""
+"""The delivery client with receivers that send arbitrary bytes: every request gets one outcome in time, and later requests work."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ VALID = [
 ]
 
 
-def answer(luck: random.Random) -> list[bytes]:
-    """An answer in parts: whole, damaged, doubled, cut short, endless, or nothing of the kind."""
-    data = bytearray(luck.choice(VALID))
-    match luck.randrange(8):
+def answer(rng: random.Random) -> list[bytes]:
+    """Return a response in parts: complete, damaged, duplicated, truncated, endless, or not a response at all."""
+    data = bytearray(rng.choice(VALID))
+    match rng.randrange(8):
         case 0:
-            data = bytearray(luck.randbytes(luck.randrange(1, 200)))
+            data = bytearray(rng.randbytes(rng.randrange(1, 200)))
         case 1:
-            data += luck.choice(VALID)
+            data += rng.choice(VALID)
         case 2:
-            del data[luck.randrange(len(data)) :]
+            del data[rng.randrange(len(data)) :]
         case 3:
             data = bytearray(b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 20_000)
         case 4:
@@ -39,24 +39,24 @@ def answer(luck: random.Random) -> list[bytes]:
         case 5:
             data = bytearray(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + b"ffff\r\n" + bytes(200_000))
         case 6:
-            for _ in range(luck.randrange(1, 5)):
-                data[luck.randrange(len(data))] = luck.randrange(256)
-    at = sorted(luck.randrange(len(data) + 1) for _ in range(luck.randrange(4)))
+            for _ in range(rng.randrange(1, 5)):
+                data[rng.randrange(len(data))] = rng.randrange(256)
+    at = sorted(rng.randrange(len(data) + 1) for _ in range(rng.randrange(4)))
     return [bytes(data[a:b]) for a, b in zip([0, *at], [*at, len(data)], strict=True)]
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_every_request_has_one_outcome_whatever_is_answered(seed: int) -> None:
-    luck = random.Random(seed)
+    rng = random.Random(seed)
     faults: list[dict[str, Any]] = []
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             await read_request(reader)
-            for part in answer(luck):
+            for part in answer(rng):
                 writer.write(part)
                 await writer.drain()
-            if luck.random() < 0.3:
+            if rng.random() < 0.3:
                 return
 
     async def polite(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

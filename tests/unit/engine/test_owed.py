@@ -1,4 +1,4 @@
-"""How much is in memory decides how the slot is read."""
+"""The memory budget, which determines how fast the slot is read."""
 
 from __future__ import annotations
 

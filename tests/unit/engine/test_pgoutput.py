@@ -1,4 +1,4 @@
-"""Decoding what pgoutput sends: real WAL, the documented format, and bytes that are neither."""
+"""Decoding pgoutput: real WAL, the documented format, and malformed bytes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TABLE = "CREATE TABLE notes (id int PRIMARY KEY, owner text, body text)"
 
 
 def look_at_everything(event: Event) -> None:
-    """Decode what is decoded only on demand."""
+    """Decode everything that is decoded only on demand."""
     if isinstance(event, RowChange):
         _ = event.new, event.old
         event.value(0)
@@ -47,7 +47,7 @@ def look_at_everything(event: Event) -> None:
 
 @pytest.fixture
 def messages(database_url: str) -> list[bytes]:
-    """A story in real WAL that has every kind of message but Origin."""
+    """Return messages from real WAL, of every kind except Origin."""
     with wal.connect(database_url) as connection:
         return wal.real_wal(
             connection,
@@ -99,7 +99,7 @@ def test_transactions_of_real_wal_have_positions_and_times(messages: list[bytes]
 def test_relations_of_real_wal_say_names_types_and_identity(messages: list[bytes]) -> None:
     relations = [r for r in map(decode, messages) if isinstance(r, Relation)]
     notes = [r for r in relations if r.name == "notes"]
-    assert list(dict.fromkeys(r.replica_identity for r in notes)) == ["d", "f"]  # Postgres may tell the same again
+    assert list(dict.fromkeys(r.replica_identity for r in notes)) == ["d", "f"]  # Postgres may repeat a Relation message
     assert notes[0].schema == "public"
     assert notes[0].columns == (
         RelationColumn("id", 23, -1, True),
@@ -133,21 +133,21 @@ def test_a_large_value_that_an_update_leaves_alone_is_unchanged_or_comes_from_th
 def test_mutated_real_wal_is_decoded_or_refused_and_nothing_else(messages: list[bytes]) -> None:
     seed = random.randrange(2**32)
     print("seed", seed)
-    luck = random.Random(seed)
+    rng = random.Random(seed)
     refused = 0
     for _ in range(20_000):
-        data = bytearray(luck.choice(messages))
-        for _ in range(luck.randint(1, 3)):
-            place = luck.randrange(len(data) + 1)
-            match luck.randrange(4):
+        data = bytearray(rng.choice(messages))
+        for _ in range(rng.randint(1, 3)):
+            place = rng.randrange(len(data) + 1)
+            match rng.randrange(4):
                 case 0 if place < len(data):
-                    data[place] = luck.randrange(256)
+                    data[place] = rng.randrange(256)
                 case 1:
                     del data[place:]
                 case 2:
-                    data[place:place] = luck.randbytes(luck.randint(1, 4))
+                    data[place:place] = rng.randbytes(rng.randint(1, 4))
                 case 3:
-                    del data[place : place + luck.randint(1, 4)]
+                    del data[place : place + rng.randint(1, 4)]
         try:
             look_at_everything(decode(bytes(data)))
         except DecodeError:

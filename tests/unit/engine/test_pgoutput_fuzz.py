@@ -1,4 +1,4 @@
-"""The decoder against damaged messages: it raises its own error or decodes, and never anything else."""
+"""The decoder with damaged messages: it either decodes them or raises DecodeError."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ WHOLE = [
     b"T" + struct.pack(">IB", 1, 0) + OID,
     b"M\1" + struct.pack(">Q", 9) + b"userhooks.backfill\0" + struct.pack(">I", 3) + b"abc",
 ]
-"""One of each kind of message (Postgres documentation, 55.9)"""
+"""One message of each kind (Postgres documentation, 55.9)."""
 
 
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    """A message with some bytes changed, cut out, doubled, or with parts of another one."""
+    """Draw a message with bytes changed, removed, duplicated, or replaced by parts of another message."""
     data = bytearray(draw(st.sampled_from(WHOLE)))
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(data)))
@@ -54,7 +54,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 
 def look(event: RowChange) -> None:
-    """Ask a change for all that it can tell."""
+    """Decode all parts of a change."""
     for question in (
         lambda: event.new,
         lambda: event.old,

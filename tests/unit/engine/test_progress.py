@@ -1,4 +1,4 @@
-"""Which LSN may be confirmed."""
+"""The LSN that may be confirmed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two hundred functions that a Sequin 0.14.6 was given: which are taken, and what comes of each for the recorded row."""
+"""Two hundred functions recorded with Sequin 0.14.6: which are accepted, and what each returns for the recorded row."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ SHAPE = wal.shape_of(COLUMNS, ["id"], name="cmp_f")
 
 
 def change(**values: bytes | None) -> Change:
-    """The recorded row but for these columns."""
+    """Return an insert of the recorded row, with these columns replaced."""
     return wal.change_of(SHAPE, wal.insert(1, list({**ROW, **values}.values())))
 
 
 def constants(name: str) -> dict[str, Any]:
-    """What was the same for all changes of the recorded sink."""
+    """Return the metadata shared by all changes of the recorded sink."""
     return {
         "consumer": {"id": "395c46a5-2e4e-473f-94d7-430fccc6404b", "name": f"g-{name.replace('_', '-')}", "annotations": {"user_id": "7"}},
         "database": {"id": "a137", "name": "postgres", "hostname": "app-db", "database": "app", "annotations": {}},
@@ -73,7 +73,7 @@ def constants(name: str) -> dict[str, Any]:
 
 
 def made(code: str, name: str) -> bytes:
-    """What the engine sends."""
+    """Return the message that the engine sends."""
     return parse_transform(code, "transform").bind(constants(name))(change())
 
 
@@ -91,18 +91,18 @@ def test_a_recorded_function_is_taken_and_makes_what_was_recorded(recorded: dict
 
 
 def first_words(text: str) -> str:
-    """What an error says before it lists modules and values, which differ from server to server."""
+    """Return the beginning of an error, before modules and values, which differ between servers."""
     return re.split(r"[.\n]|, Jason| \(", text)[0]
 
 
-# --- what is taken, and what is refused ------------------------------------------------------------------------------------------
+# --- what is accepted, and what is refused ---------------------------------------------------------------------------------------
 
 _LINE = re.compile(r"  (\S+) \| (.*?) \| (?:real )?(?:\d{3} )?(\{.*|Internal Server Error.*)")
 _SAID = re.compile(r'code: \[\\"((?:[^\\]|\\\\\\")*)\\"')
 
 
 def listed(heading: str) -> list[tuple[str, str, str]]:
-    """The name, the body and the real server's answer of each function under a heading of `functions-accepted.txt`."""
+    """Return the name, the body, and Sequin's response for each function under a heading of `functions-accepted.txt`."""
     text = (RECORDINGS / "functions-accepted.txt").read_text(encoding="utf-8")
     lines = text.split(f"== {heading}\n")[1].split("\n== ")[0].splitlines()
     found = [_LINE.fullmatch(line) for line in lines]
@@ -110,7 +110,7 @@ def listed(heading: str) -> list[tuple[str, str, str]]:
 
 
 def as_code(body: str) -> str:
-    """The transform with a listed body, whose lines are listed with semicolons between them."""
+    """Return the code of a transform from a listed body, in which semicolons separate lines."""
     return f"def transform(action, record, changes, metadata) do\n  {body.replace('; ', chr(10))}\nend"
 
 
@@ -131,7 +131,7 @@ RESULTS = {
     "max": 2,
     "abs": 1,
 }
-"""What Elixir makes of those whose result was not recorded"""
+"""Results in Elixir of the functions whose results were not recorded."""
 
 
 def test_the_lists_are_read_as_a_whole() -> None:

@@ -1,4 +1,4 @@
-"""Messages: held byte for byte against bodies that a real Sequin 0.14.6 sent."""
+"""Messages, compared byte for byte with bodies sent by a real Sequin 0.14.6."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FORM = SinkForm({"id": "c-1", "name": "basic", "annotations": {}}, DATABASE, "is
 
 
 def recorded(name: str) -> list[bytes]:
-    """The messages of a recording, as they were sent."""
+    """Return the messages of a recording as they were sent."""
     text = (RECORDINGS / name).read_bytes()
     bodies = re.findall(rb"^\{.*\}$", text, re.MULTILINE)
     messages = []
@@ -39,17 +39,17 @@ def recorded(name: str) -> list[bytes]:
 
 
 def microseconds(text: str) -> int:
-    """The time of a message as the WAL has it."""
+    """Return the timestamp of a message in microseconds, as in the WAL."""
     return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()) * 1_000_000 + int(text[20:26])
 
 
 def form_of(message: dict[str, Any]) -> SinkForm:
-    """The sink's part of a recorded message."""
+    """Return the sink form of a recorded message."""
     return SinkForm(message["metadata"]["consumer"], message["metadata"]["database"], "iso8601")
 
 
 def wal_row(record: dict[str, Any]) -> list[Value]:
-    """The row that a recorded record of notifications was made of."""
+    """Return the row of notifications that a recorded record was rendered from."""
 
     def text(column: str) -> bytes | None:
         value = record[column]
@@ -61,7 +61,7 @@ def wal_row(record: dict[str, Any]) -> list[Value]:
 
 
 def replay(message: dict[str, Any], event: bytes) -> Change:
-    """The change of which a recorded message tells."""
+    """Return the change that a recorded message was rendered from."""
     metadata = message["metadata"]
     note = metadata["transaction_annotations"]
     return wal.change_of(
@@ -163,11 +163,11 @@ def test_domains_and_types_made_by_users_come_out_of_real_wal(database_url: str)
     assert json.loads(render(change, FORM))["record"] == {"id": 7, "moods": ["fine"], "mood": "fine", "pair": "(1,2)", "tags%": ["a", "b"]}
 
 
-# --- what the recordings do not show ---------------------------------------------------------------------------------------
+# --- not covered by the recordings -----------------------------------------------------------------------------------------
 
 
 def changes_shown(change: Change, timestamp_format: TimestampFormat = "iso8601") -> Any:
-    """`changes` of the message."""
+    """Return `changes` of the rendered message."""
     return json.loads(render(change, SinkForm({"id": "c", "name": "n", "annotations": {}}, DATABASE, timestamp_format)))["changes"]
 
 

@@ -1,4 +1,4 @@
-"""Request bodies: what is taken, what is refused, and in which words. The recorded answers are compared in tests/contract."""
+"""Request bodies: what is accepted, what is refused, and with which errors. Recorded responses are compared in tests/contract."""
 
 from __future__ import annotations
 
@@ -341,7 +341,7 @@ def test_tables_need_the_database_in_the_same_body(key: str) -> None:
     sink(present, {key: value, "database": "postgres"})
 
 
-# --- column filters of 0.9.4: whatever is not understood is refused, since without it every row would pass -------------
+# --- column filters of 0.9.4: invalid ones are refused, since ignoring a filter would let every row pass ---------------
 
 
 def test_the_sink_of_the_well_known_example_is_taken_with_its_filter() -> None:
@@ -553,7 +553,7 @@ def test_a_finished_backfill_stays_finished(present: Any, state: Any) -> None:
         backfill_state({"state": state}, present)
 
 
-# --- anything at all ---------------------------------------------------------------------------------------------------
+# --- random bodies -----------------------------------------------------------------------------------------------------
 
 KEYS = st.sampled_from(
     [*SEED_SINK, *SINK, "batch_size", "annotations", "tables", "schema", "filter", "message_grouping", "max_retry_count"]
@@ -573,7 +573,7 @@ VALUES = st.recursive(
 
 
 def outcome(call: Callable[[], Any]) -> Any:
-    """What a call makes, or the refusal that it ends with."""
+    """Return the result of a call, or the refusal that it raises."""
     try:
         return call()
     except ApiError as refused:

@@ -1,4 +1,4 @@
-"""What follows a failed attempt."""
+"""The decision after a failed attempt: retry, split, or discard."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def test_the_waits_are_sequins(failures: int, seconds: float) -> None:
     assert RetrySchedule().wait(failures, 0.5) == pytest.approx(seconds)
 
 
-@given(failures=st.integers(1, 40), luck=st.floats(0, 1, exclude_max=True))
-def test_waits_are_spread_by_fifteen_percent_and_never_above_the_cap(failures: int, luck: float) -> None:
+@given(failures=st.integers(1, 40), rng=st.floats(0, 1, exclude_max=True))
+def test_waits_are_spread_by_fifteen_percent_and_never_above_the_cap(failures: int, rng: float) -> None:
     middle = RetrySchedule(spread=0).wait(failures, 0)
-    wait = RetrySchedule().wait(failures, luck)
+    wait = RetrySchedule().wait(failures, rng)
     assert 0.85 * middle - 1e-9 <= wait <= min(600, 1.15 * middle) + 1e-9
 
 
@@ -90,14 +90,14 @@ def test_no_retry_after_breaks_the_client_or_asks_for_time_past(value: bytes) ->
 
 @given(
     failures=st.integers(1, 40),
-    luck=st.floats(0, 1, exclude_max=True),
+    rng=st.floats(0, 1, exclude_max=True),
     base=st.floats(0.01, 10),
     cap=st.floats(0.01, 1000),
 )
-def test_waits_grow_with_the_failures_up_to_the_cap(failures: int, luck: float, base: float, cap: float) -> None:
+def test_waits_grow_with_the_failures_up_to_the_cap(failures: int, rng: float, base: float, cap: float) -> None:
     schedule = RetrySchedule(base=base, cap=cap)
-    assert 0 < schedule.wait(failures, luck) <= schedule.wait(failures + 1, luck) <= cap
-    assert schedule.wait(schedule.last, luck) == cap
+    assert 0 < schedule.wait(failures, rng) <= schedule.wait(failures + 1, rng) <= cap
+    assert schedule.wait(schedule.last, rng) == cap
 
 
 @given(
@@ -105,15 +105,15 @@ def test_waits_grow_with_the_failures_up_to_the_cap(failures: int, luck: float, 
     attempts=st.integers(1, 40),
     most=st.none() | st.integers(1, 40),
     asked=st.none() | st.floats(0, 1e7),
-    luck=st.floats(0, 1, exclude_max=True),
+    rng=st.floats(0, 1, exclude_max=True),
 )
 def test_a_message_is_given_up_alone_and_after_its_last_attempt_only(
-    size: int, attempts: int, most: int | None, asked: float | None, luck: float
+    size: int, attempts: int, most: int | None, asked: float | None, rng: float
 ) -> None:
     schedule = RetrySchedule()
-    step = after_failure(schedule, size=size, attempts=attempts, max_attempts=most, retry_after=asked, rng=luck)
+    step = after_failure(schedule, size=size, attempts=attempts, max_attempts=most, retry_after=asked, rng=rng)
     assert isinstance(step, Discard) == (size == 1 and most is not None and attempts >= most)
     assert isinstance(step, Halve) == (size > 1)
     if not isinstance(step, Discard):
-        least = schedule.wait(1 if size > 1 else attempts, luck)
+        least = schedule.wait(1 if size > 1 else attempts, rng)
         assert step.wait == max(least, min(asked or 0.0, schedule.cap)) <= schedule.cap

@@ -1,4 +1,4 @@
-"""Routing functions: what of an answer becomes a request, and what is no route."""
+"""Routing functions: which results become requests, and which are not valid routes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from userhooks.engine.resources import HttpEndpoint
 
 
 def routed(answer: str) -> Routed:
-    """The route that a function with this body makes of the recorded row."""
+    """Return the route that a function with this body returns for the recorded row."""
     return parse_route(f"def route(action, record, changes, metadata) do\n{answer}\nend").bind(constants("x"))(change())
 
 

@@ -1,4 +1,4 @@
-"""Routing: every change reaches the sinks whose filters accept it, no other, and those whose filters raise are named."""
+"""Routing: a change reaches exactly the sinks whose filters accept it, and sinks whose filters raise are reported."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ SHARED = parse(
 
 
 def constants(annotations: dict[str, Any]) -> dict[str, Any]:
-    """What is fixed for one sink."""
+    """Return the metadata constants of a sink with these annotations."""
     return {"consumer": {"id": "c", "name": "n", "annotations": annotations}, "database": {"name": "postgres"}, "database_name": "postgres"}
 
 
 def bound(body: str) -> Bound:
-    """A filter function with this body."""
+    """Return a filter function with this body."""
     return parse(f"def filter(action, record, changes, metadata) do\n{body}\nend", "filter").bind(constants({}))
 
 
@@ -48,17 +48,17 @@ def route(
     start_lsn: int = 0,
     broken: str | None = None,
 ) -> Route:
-    """A sink's route; by default it wants everything."""
+    """Return a sink's route, by default for all changes."""
     return Route(sink_id, object(), source or Source(), actions, start_lsn, filter_, broken)
 
 
 def inserted(user_id: bytes | None, shape: TableShape = NOTIFICATIONS, lsn: int = 1000) -> Change:
-    """A new notification."""
+    """Return an insert of a notification."""
     return wal.change_of(shape, wal.insert(1, [b"1", user_id, b"x"]), lsn=lsn)
 
 
 def reached(router: Router, change: Change) -> tuple[set[str], dict[str, str]]:
-    """The sinks that get a change, and what the filters of the failed ones say."""
+    """Return the sinks that get a change, and the errors of filters that raise, by sink."""
     routes, failed = router.for_table(change.shape).match(change)
     names = [r.sink_id for r in routes] + [r.sink_id for r, _ in failed]
     assert len(names) == len(set(names))
@@ -235,7 +235,7 @@ def test_a_text_never_meets_what_is_no_text(type_name: str) -> None:
         assert reached(router, change) == (set(), {})
 
 
-# --- any filters, any rows ---------------------------------------------------------------------------------------------------
+# --- random filters and rows -------------------------------------------------------------------------------------------------
 
 COLUMNS = {
     "id": "int8",
@@ -262,33 +262,33 @@ VALUES: dict[str, list[Value]] = {
 }
 
 
-def random_expression(luck: random.Random, depth: int) -> str:
-    """Elixir that may be anything: a boolean or not, raising or not."""
-    column = luck.choice([*COLUMNS, "missing"])
-    source = luck.choice(["record", "record", "record", "changes"])
-    literal = luck.choice(LITERALS)
-    inner: Callable[[], str] = lambda: random_expression(luck, depth - 1)  # noqa: E731  # a name for brevity
+def random_expression(rng: random.Random, depth: int) -> str:
+    """Return a random Elixir expression, which may be a boolean or not, and may raise."""
+    column = rng.choice([*COLUMNS, "missing"])
+    source = rng.choice(["record", "record", "record", "changes"])
+    literal = rng.choice(LITERALS)
+    inner: Callable[[], str] = lambda: random_expression(rng, depth - 1)  # noqa: E731  # a name for brevity
     simple = [
         f'{source}["{column}"] == {literal}',
         f'{source}["{column}"] == {literal}',
         f'{literal} == to_string({source}["{column}"])',
         f'to_string({source}["{column}"]) == {literal}',
-        f'{source}["{column}"] {luck.choice(["!=", "<", ">=", "==="])} {literal}',
+        f'{source}["{column}"] {rng.choice(["!=", "<", ">=", "==="])} {literal}',
         f'is_nil({source}["{column}"])',
-        f'{source}["{column}"] in [{literal}, {luck.choice(LITERALS)}]',
-        f'action == "{luck.choice(ALL)}"',
+        f'{source}["{column}"] in [{literal}, {rng.choice(LITERALS)}]',
+        f'action == "{rng.choice(ALL)}"',
         f'{source}["{column}"]["a"] == {literal}',
         f'{source}["{column}"]',
-        luck.choice(["true", "false", "x", "y"]),
+        rng.choice(["true", "false", "x", "y"]),
     ]
-    if depth == 0 or luck.random() < 0.3:
-        return luck.choice(simple)
-    return luck.choice([f"({inner()}) and ({inner()})", f"{inner()} and {inner()}", f"({inner()}) or ({inner()})", f"not ({inner()})"])
+    if depth == 0 or rng.random() < 0.3:
+        return rng.choice(simple)
+    return rng.choice([f"({inner()}) and ({inner()})", f"{inner()} and {inner()}", f"({inner()}) or ({inner()})", f"not ({inner()})"])
 
 
-def random_filter(luck: random.Random) -> Bound | None:
-    """No filter, a function, or column filters."""
-    kind = luck.random()
+def random_filter(rng: random.Random) -> Bound | None:
+    """Return no filter, a function, or column filters."""
+    kind = rng.random()
     if kind < 0.05:
         return None
     if kind < 0.2:
@@ -303,18 +303,18 @@ def random_filter(luck: random.Random) -> Bound | None:
             ("n", "in", ["1", 2]),
             ("j", "is null", None),
         ]
-        return bind_column_filters([ColumnFilter(*luck.choice(values)) for _ in range(luck.randint(1, 2))])
-    steps = f"x = {random_expression(luck, 0).replace('x', 'true').replace('y', 'false')}\ny = {luck.choice(LITERALS)}\n"
-    return bound(steps + random_expression(luck, 2))
+        return bind_column_filters([ColumnFilter(*rng.choice(values)) for _ in range(rng.randint(1, 2))])
+    steps = f"x = {random_expression(rng, 0).replace('x', 'true').replace('y', 'false')}\ny = {rng.choice(LITERALS)}\n"
+    return bound(steps + random_expression(rng, 2))
 
 
-def random_message(luck: random.Random) -> bytes:
-    """An insert, update or delete, with whole old rows or keys only."""
+def random_message(rng: random.Random) -> bytes:
+    """Return an insert, update, or delete, with complete old rows or only keys."""
 
     def row(*, whole: bool = True) -> list[Value]:
-        return [luck.choice([v for v in VALUES[t] if not (whole and v is UNCHANGED)]) for t in COLUMNS.values()]
+        return [rng.choice([v for v in VALUES[t] if not (whole and v is UNCHANGED)]) for t in COLUMNS.values()]
 
-    return luck.choice(
+    return rng.choice(
         [
             lambda: wal.insert(1, row()),
             lambda: wal.update(1, row(whole=False)),
@@ -326,7 +326,7 @@ def random_message(luck: random.Random) -> bytes:
 
 
 def brute_force(routes: Sequence[Route], change: Change) -> tuple[set[str], dict[str, str]]:
-    """Ask every filter about a change."""
+    """Evaluate every filter for a change, without an index."""
     passed, failed = set(), {}
     for one in routes:
         if change.action in one.actions and change.commit_lsn >= one.start_lsn and one.source.covers(*change.shape.table):
@@ -341,28 +341,28 @@ def brute_force(routes: Sequence[Route], change: Change) -> tuple[set[str], dict
 def test_routing_answers_as_if_every_filter_had_been_asked() -> None:
     seed = random.randrange(2**32)
     print("seed", seed)
-    luck = random.Random(seed)
+    rng = random.Random(seed)
     found = raised = compared = 0
     for _ in range(40):
         router = Router()
         routes: dict[str, Route] = {}
         shape = wal.shape_of(COLUMNS)
-        if luck.random() < 0.5:
+        if rng.random() < 0.5:
             router.for_table(shape)
         for number in range(60):
-            sink_id = str(number if luck.random() < 0.8 else luck.randrange(60))
-            source = Source() if luck.random() < 0.9 else Source(exclude_tables=(("public", "notifications"),))
-            actions = luck.sample(ALL, luck.randint(1, 3))
-            new = route(sink_id, random_filter(luck), source=source, actions=actions, start_lsn=luck.choice([0, 10]))
+            sink_id = str(number if rng.random() < 0.8 else rng.randrange(60))
+            source = Source() if rng.random() < 0.9 else Source(exclude_tables=(("public", "notifications"),))
+            actions = rng.sample(ALL, rng.randint(1, 3))
+            new = route(sink_id, random_filter(rng), source=source, actions=actions, start_lsn=rng.choice([0, 10]))
             router.add(new)
             routes[sink_id] = new
-            if luck.random() < 0.1:
-                gone = luck.choice(list(routes))
+            if rng.random() < 0.1:
+                gone = rng.choice(list(routes))
                 router.remove(gone)
                 del routes[gone]
         found += sum(r.bound is not None and r.bound.equality is not None for r in routes.values())
         for _ in range(40):
-            message, lsn = random_message(luck), luck.choice([5, 10, 15])
+            message, lsn = random_message(rng), rng.choice([5, 10, 15])
             expected = brute_force(list(routes.values()), wal.change_of(shape, message, lsn=lsn))
             raised += len(expected[1])
             compared += len(expected[0])

@@ -1,4 +1,4 @@
-"""What a Postgres snapshot sees."""
+"""Which transactions a Postgres snapshot sees."""
 
 from __future__ import annotations
 

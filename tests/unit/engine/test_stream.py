@@ -1,4 +1,4 @@
-"""What is owed when the stream breaks off: nothing read is forgotten, nothing is counted twice, and nothing waits for what cannot come."""
+"""Pending messages when the stream is interrupted: none is lost, none is counted twice, and none waits for a change that cannot come."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RELATION = b"R" + struct.pack(">I", 7) + b"public\0notes\0d" + struct.pack(">H",
 
 
 class Taker:
-    """Takes the messages of one sink and keeps them."""
+    """A delivery that collects the messages of one sink."""
 
     queue = SimpleNamespace(number=1, group_of=lambda _: None)
 

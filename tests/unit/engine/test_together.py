@@ -1,4 +1,4 @@
-"""Calls that wait for one lock: carried out together, each with its own outcome, whatever becomes of the others."""
+"""Batched calls: calls that wait for the same lock run together, and each gets its own outcome."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from userhooks.engine.api.call_batching import BatchedCalls
 
 
 class Work:
-    """Notes what it was asked for at once; waits until it may go on; an item `bad` cannot be done."""
+    """Records the items of each batch and waits for permission to proceed; the item `bad` fails."""
 
     def __init__(self) -> None:
         self.turns: list[list[str]] = []
@@ -27,7 +27,7 @@ class Work:
 
 
 async def begun(*calls: asyncio.Task[str]) -> None:
-    """Let every task run until it waits."""
+    """Let all tasks run until they wait."""
     for _ in range(5 + len(calls)):
         await asyncio.sleep(0)
 
@@ -37,7 +37,7 @@ def tasks(together: BatchedCalls[str], items: str) -> list[asyncio.Task[str]]:
 
 
 def test_calls_that_come_during_one_share_the_next_turn() -> None:
-    async def story() -> None:
+    async def scenario() -> None:
         work = Work()
         calls = tasks(BatchedCalls(asyncio.Lock(), work), "a b bad c")
         await begun(*calls)
@@ -48,11 +48,11 @@ def test_calls_that_come_during_one_share_the_next_turn() -> None:
         assert isinstance(outcomes[2], KeyError)
         assert outcomes[3] == "C"
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
 def test_whoever_holds_the_lock_otherwise_is_waited_for() -> None:
-    async def story() -> None:
+    async def scenario() -> None:
         work, lock = Work(), asyncio.Lock()
         work.may_go_on.set()
         async with lock:
@@ -62,11 +62,11 @@ def test_whoever_holds_the_lock_otherwise_is_waited_for() -> None:
         assert await asyncio.gather(*calls) == ["A", "B", "C"]
         assert work.turns == [["a", "b", "c"]]
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
 def test_when_the_work_fails_every_call_of_that_turn_says_so_and_later_ones_are_tried() -> None:
-    async def story() -> None:
+    async def scenario() -> None:
         work, lock = Work(), asyncio.Lock()
         work.may_go_on.set()
         work.error = OSError("the disk is full")
@@ -78,11 +78,11 @@ def test_when_the_work_fails_every_call_of_that_turn_says_so_and_later_ones_are_
         work.error = None
         assert await together("c") == "C"
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
 def test_a_caller_that_goes_away_before_its_turn_asks_for_nothing_and_one_that_goes_during_it_leaves_the_others_to_another() -> None:
-    async def story() -> None:
+    async def scenario() -> None:
         work, lock = Work(), asyncio.Lock()
         together = BatchedCalls(lock, work)
         async with lock:
@@ -99,4 +99,4 @@ def test_a_caller_that_goes_away_before_its_turn_asks_for_nothing_and_one_that_g
         assert await last == "C"
         assert work.turns == [["a", "c"], ["c"]]
 
-    asyncio.run(story())
+    asyncio.run(scenario())

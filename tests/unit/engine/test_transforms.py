@@ -1,4 +1,4 @@
-"""Transforms: the JSON that they make of changes, by function and by path, and what is refused."""
+"""Transform and path functions: the JSON that they return for changes, and what is refused."""
 
 from __future__ import annotations
 
@@ -50,17 +50,17 @@ ROW: dict[str, bytes | None] = {
 
 
 def row(**values: bytes | None) -> list[bytes | None]:
-    """The usual row but for these columns."""
+    """Return the default row, with these columns replaced."""
     return list({**ROW, **values}.values())
 
 
 def inserted(**values: bytes | None) -> Change:
-    """An insert of the usual row but for these columns."""
+    """Return an insert of the default row, with these columns replaced."""
     return wal.change_of(NOTIFICATIONS, wal.insert(1, row(**values)))
 
 
 def updated() -> Change:
-    """An update that changed the message and the time, under REPLICA IDENTITY FULL."""
+    """Return an update of the message and the time, under REPLICA IDENTITY FULL."""
     return wal.change_of(NOTIFICATIONS, wal.update(1, row(), row(message=b"old", at=b"2026-01-01 00:00:00+00")))
 
 
@@ -75,26 +75,26 @@ CHANGES = {
 
 
 def code(body: str) -> str:
-    """The code of a transform with this body."""
+    """Return the code of a transform with this body."""
     return f"def transform(action, record, changes, metadata) do\n{body}\nend"
 
 
 def written(body: str, change: Change | None = None) -> bytes:
-    """What a transform with this body makes of a change, the usual insert by default."""
+    """Return the JSON from a transform with this body, by default for the default insert."""
     return parse_transform(code(body), "transform").bind(CONSTANTS)(change or inserted())
 
 
 def made(body: str, change: Change | None = None) -> Any:
-    """The same, read."""
+    """Return the same, parsed."""
     return json.loads(written(body, change))
 
 
 def at_path(path: str, change: Change | None = None) -> Any:
-    """What a path function makes of a change."""
+    """Return the parsed result of a path function for a change."""
     return json.loads(parse_transform(path, "path").bind(CONSTANTS)(change or inserted()))
 
 
-# --- what is made --------------------------------------------------------------------------------------------------------------
+# --- results -------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_map_is_built_of_what_the_message_holds() -> None:
@@ -222,7 +222,7 @@ def test_odd_values_become_json() -> None:
 
 
 def odd_unchanged() -> Change:
-    """An update whose text stayed as it was and is not in the WAL."""
+    """Return an update that did not change a text stored outside the row (TOAST), so that the WAL does not contain it."""
     shape = wal.shape_of({"id": "int4", "text": "text"}, ["id"])
     return wal.change_of(shape, wal.update(1, [b"1", wal.UNCHANGED], None))
 
@@ -331,7 +331,7 @@ def test_a_transform_that_is_not_understood_is_refused_with_its_line(text: str, 
     assert says in refused.value.message
 
 
-# --- any transform ---------------------------------------------------------------------------------------------------------------
+# --- random transforms -----------------------------------------------------------------------------------------------------------
 
 leaves = st.sampled_from(
     [
@@ -359,7 +359,7 @@ keys = st.sampled_from(['"a"', ":a", ":b", '"message"', 'record["message"]', 're
 
 
 def larger(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    """Expressions of such expressions."""
+    """Return a strategy for expressions that contain others."""
 
     def form(text: str, *parts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
         return st.tuples(*parts).map(lambda given_: text.format(*given_))
@@ -398,7 +398,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 
 @st.composite
 def any_change(draw: st.DrawFn) -> Change:
-    """A change of any kind with these values in it."""
+    """Draw a change of any kind with random values."""
     values = {
         "id": b"%d" % draw(st.integers(-(2**63), 2**63 - 1)),
         "message": draw(st.none() | texts.map(str.encode)),

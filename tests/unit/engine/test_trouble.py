@@ -1,4 +1,4 @@
-"""The words for trouble with Postgres, and which sinks a loss concerns until when."""
+"""Messages about Postgres problems, and which sinks report lost changes for how long."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Postgres values as JSON: held against recordings of Sequin 0.14.6, and against what a real Postgres says of the same values."""
+"""Postgres values as JSON, compared with recordings of Sequin 0.14.6 and with the output of a real Postgres."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ on_one_server = settings(max_examples=60, deadline=None, suppress_health_check=[
 
 
 class Postgres:
-    """A real server that is asked for values; `setup` adds types of its own."""
+    """A real server that evaluates expressions; `setup` creates additional types."""
 
     def __init__(self, connection: psycopg.Connection) -> None:
         self.connection = connection
         self.types = wal.catalog_of(connection)
 
     def raw(self, expression: str, *params: object) -> tuple[int, bytes | None]:
-        """The type and text of an SQL expression, as the engine gets them."""
+        """Return the type OID and the text of an SQL expression, as the engine gets them."""
         result = self.connection.execute(f"SELECT {expression}", params).pgresult
         assert result is not None
         return result.ftype(0), result.get_value(0, 0)
 
     def shown(self, expression: str, *params: object, timestamp_format: TimestampFormat = "iso8601") -> Any:
-        """The JSON that a message shows of an SQL expression."""
+        """Return the JSON value that a message shows for an SQL expression."""
         oid, raw = self.raw(expression, *params)
         assert raw is not None
         assert self.types.knows(oid)
         return json.loads(self.types.json_encoder(oid, timestamp_format)(raw))
 
     def seen(self, expression: str) -> Any:
-        """What a filter function sees of an SQL expression."""
+        """Return the value that a filter function sees for an SQL expression."""
         oid, raw = self.raw(expression)
         assert raw is not None
         return self.types.decoder(oid)(raw)
 
     def says(self, expression: str, *params: object) -> Any:
-        """What Postgres answers."""
+        """Return the value of an SQL expression in Postgres."""
         row = self.connection.execute(f"SELECT {expression}", params).fetchone()
         assert row is not None
         return row[0]
@@ -174,7 +174,7 @@ def test_a_filter_function_sees_what_the_message_shows(postgres: Postgres) -> No
 
 def test_an_infinite_interval_is_text(postgres: Postgres) -> None:
     if postgres.connection.info.server_version < 170_000:
-        return  # there are none
+        return  # older versions have no infinite intervals
     assert postgres.shown("'infinity'::interval") == "infinity"
 
 
@@ -279,7 +279,7 @@ def test_any_float_survives_and_what_json_cannot_say_is_text(postgres: Postgres,
 
 
 def to_single(number: float) -> float:
-    """The float4 nearest to a number."""
+    """Return the float4 nearest to a number."""
     (single,) = struct.unpack("f", struct.pack("f", number))
     return float(single)
 
@@ -338,9 +338,9 @@ def test_a_numeric_keeps_the_scale_of_its_column(postgres: Postgres, number: Any
 def test_days_are_counted_as_python_counts_them() -> None:
     seed = random.randrange(2**32)
     print("seed", seed)
-    luck = random.Random(seed)
+    rng = random.Random(seed)
     for _ in range(2000):
-        day = date.fromordinal(luck.randint(1, date.max.toordinal()))
+        day = date.fromordinal(rng.randint(1, date.max.toordinal()))
         assert days_since_1970(day.year, day.month, day.day) == (day - date(1970, 1, 1)).days
 
 

@@ -1,4 +1,4 @@
-"""pgoutput messages for tests: written by hand from the documented format, or read from a real server's WAL."""
+"""pgoutput messages for tests, built from the documented format or read from a real server's WAL."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ OIDS = {row[1]: row[0] for row in BUILT_IN}
 
 
 def tuple_data(row: Sequence[Value]) -> bytes:
-    """TupleData of the format."""
+    """Return a row as TupleData."""
     parts = [struct.pack(">H", len(row))]
     for value in row:
         if value is None:
@@ -58,25 +58,25 @@ def tuple_data(row: Sequence[Value]) -> bytes:
 
 
 def insert(oid: int, new: Sequence[Value]) -> bytes:
-    """An Insert message."""
+    """Return an Insert message."""
     return b"I" + struct.pack(">I", oid) + b"N" + tuple_data(new)
 
 
 def update(oid: int, new: Sequence[Value], old: Sequence[Value] | None = None, *, whole: bool = True) -> bytes:
-    """An Update message; with `old`, that is the whole row or the key."""
+    """Return an Update message; `old` is the complete old row if `whole`, else its key."""
     before = b"" if old is None else (b"O" if whole else b"K") + tuple_data(old)
     return b"U" + struct.pack(">I", oid) + before + b"N" + tuple_data(new)
 
 
 def delete(oid: int, old: Sequence[Value], *, whole: bool = True) -> bytes:
-    """A Delete message."""
+    """Return a Delete message."""
     return b"D" + struct.pack(">I", oid) + (b"O" if whole else b"K") + tuple_data(old)
 
 
 def shape_of(
     columns: dict[str, str], key: Sequence[str] = (), *, name: str = "notifications", types: TypeCatalog = TYPES, identity: str = "f"
 ) -> TableShape:
-    """A table's shape from column names and type names."""
+    """Return a table's shape from column names and type names."""
     table = Table("public", name, tuple(Column(c, OIDS[t], -1) for c, t in columns.items()), tuple(key), identity)
     return TableShape.of_table(table, types)
 
@@ -84,19 +84,19 @@ def shape_of(
 def change_of(
     shape: TableShape, message: bytes, *, lsn: int = 1000, index: int = 0, commit_us: int = 0, annotations: bytes | None = None
 ) -> Change:
-    """The change that a message tells of a table."""
+    """Return the change that a message describes."""
     event = decode(message)
     assert isinstance(event, RowChange)
     return Change(shape, event, lsn, index, commit_us, annotations)
 
 
 def connect(url: str) -> psycopg.Connection:
-    """A session in which values look as they do to the engine."""
+    """Open a session with the engine's settings for the text of values."""
     return postgres_connections.connect(url, autocommit=True)
 
 
 def catalog_of(connection: psycopg.Connection) -> TypeCatalog:
-    """The types of a real database."""
+    """Return the types of a real database."""
     rows = connection.execute(
         "SELECT t.oid::int8, t.typname, t.typtype::text, coalesce(e.oid, 0)::int8, t.typbasetype::int8, coalesce(e.typdelim, ',')::text"
         " FROM pg_type t LEFT JOIN pg_type e ON e.typarray = t.oid"
@@ -105,7 +105,7 @@ def catalog_of(connection: psycopg.Connection) -> TypeCatalog:
 
 
 def real_wal(connection: psycopg.Connection, *statements: str, setup: Sequence[str] = ()) -> list[bytes]:
-    """What pgoutput says of the statements, one transaction each; `setup` runs before the slot is made."""
+    """Return pgoutput's messages for statements, one transaction each; `setup` runs before the slot is created."""
     for statement in setup:
         connection.execute(statement)
     connection.execute("CREATE PUBLICATION everything FOR ALL TABLES")
@@ -124,7 +124,7 @@ def real_wal(connection: psycopg.Connection, *statements: str, setup: Sequence[s
 
 
 def changes_in(messages: Sequence[bytes], types: TypeCatalog, keys: dict[str, Sequence[str]]) -> list[Change]:
-    """The row changes of real WAL; `keys` are the primary keys by table."""
+    """Return the row changes in messages from real WAL; `keys` has the primary keys by table."""
     shapes: dict[int, TableShape] = {}
     changes = []
     for message in messages:
@@ -137,5 +137,5 @@ def changes_in(messages: Sequence[bytes], types: TypeCatalog, keys: dict[str, Se
 
 
 def inserted(messages: Sequence[bytes]) -> list[list[Value]]:
-    """The new rows of all inserts."""
+    """Return the new rows of all inserts."""
     return [event.new for event in map(decode, messages) if isinstance(event, Insert)]
