@@ -1,4 +1,4 @@
-"""What a sink owes: messages, what they were read from, how many there are. Pure; in what order they go out is in `sink_delivery.py`."""
+"""Pending messages, their sources, and the memory budget for them. Pure; `pending_queue.py` keeps them in order."""
 
 from __future__ import annotations
 
@@ -8,36 +8,38 @@ from typing import Protocol
 from userhooks.engine.change import Change
 
 UNSAVED = 50_000, 25_000
-"""Messages that only memory has, at which reading the source stops and goes on"""
+"""Numbers of messages only in memory at which reading the source pauses and resumes."""
 UNSAVED_BYTES = 64_000_000, 32_000_000
-"""The same in bytes of their changes"""
+"""The same limits in bytes of changes."""
 AT_HAND = 1000
-"""Messages in memory above which the source is read in small steps: more would have left the processor's caches before they are sent"""
+"""Messages in memory above which the source is read in small steps, so that messages are sent while they are in the CPU's caches."""
 SMALL_STEP = 64
+"""Changes to read per step when many messages are in memory."""
 WINDOW = 1000
-"""Messages that a sink which is behind keeps in memory"""
+"""Messages that a sink that is behind keeps in memory."""
 WINDOW_BYTES = 16_000_000
-"""The same in bytes of their changes"""
+"""The same limit in bytes of changes."""
 LEAST_WINDOW = 10
+"""Messages that a sink that is behind may always keep in memory."""
 ALL_WINDOWS = 50_000
-"""Messages in the windows of all sinks that are behind: ten thousand may be, when one host is down"""
+"""Messages in the windows of all sinks that are behind, which may be ten thousand when a host is down."""
 ALL_WINDOWS_BYTES = 64_000_000
 
 
 class MessageSource(Protocol):
-    """What a message was read from: a transaction, or a page of a backfill."""
+    """The source of a message: a transaction, or a page of a backfill."""
 
     def acknowledge(self, index: int, sink_number: int) -> None:
-        """The message is delivered."""
+        """Record that a message was delivered."""
 
     def release(self) -> None:
-        """The message is no longer owed from here: nobody wants it any more, or the store has it."""
+        """Record that the source need not keep a message, because it is no longer wanted or is stored."""
 
 
 class PendingMessage:
-    """One change that one sink owes its receiver. `unfiltered`: the filter has to be asked (again) before it may be sent.
+    """A change that a sink must deliver. If `unfiltered`, it must pass the sink's filter before it may be sent.
 
-    `row` is its id in the store; NOT_STORED, BEING_STORED, or SETTLED while it is being stored.
+    `row` is its row id in the store, or NOT_STORED, BEING_STORED, or SETTLED (delivered or dropped while it was being stored).
     """
 
     __slots__ = ("attempts", "change", "group", "row", "source", "unfiltered")
@@ -54,7 +56,7 @@ class PendingMessage:
 
     @property
     def position(self) -> int | None:
-        """Where its source has it, in the order of commits; None for a row of a backfill, which has no place there."""
+        """The commit LSN of the change; None for a row of a backfill, which has none."""
         return self.change.commit_lsn if self.change.backfill_id is None else None
 
 
@@ -62,8 +64,10 @@ NOT_STORED, BEING_STORED, SETTLED = 0, -1, -2
 
 
 class MemoryBudget:
-    """How much is in memory. What only memory has: reading the source stops while that is too much. What the store has as well:
-    sinks which are behind keep a window of it, and share the room for all windows.
+    """The limits on messages in memory.
+
+    Messages that are only in memory are counted: while there are too many, reading the source pauses. Sinks that are behind also keep a
+    window of stored messages in memory; all windows share one limit.
     """
 
     def __init__(self, changed: Callable[[], None], *, messages: tuple[int, int] = UNSAVED, size: tuple[int, int] = UNSAVED_BYTES) -> None:
@@ -76,7 +80,7 @@ class MemoryBudget:
         self._changed = changed
 
     def add(self, count: int, size: int) -> None:
-        """Count messages of so many bytes in, or out with negative numbers."""
+        """Add messages and their bytes to the count; negative numbers subtract."""
         self.waiting += count
         self.size += size
         if self.is_full:
@@ -88,15 +92,15 @@ class MemoryBudget:
             self._changed()
 
     def at_once(self) -> int:
-        """How many changes may be read before deliveries get a turn."""
+        """Return how many changes may be read before deliveries get a turn."""
         return max(SMALL_STEP, AT_HAND - self.waiting)
 
     @property
     def window(self) -> int:
-        """How many messages one sink which is behind may keep in memory."""
+        """Number of messages that each sink that is behind may keep in memory."""
         return max(LEAST_WINDOW, min(WINDOW, ALL_WINDOWS // max(1, self.behind)))
 
     @property
     def window_bytes(self) -> int:
-        """How many bytes of changes one sink which is behind may keep in memory; one message may always be there."""
+        """Bytes of changes that each sink that is behind may keep in memory; one message is always allowed."""
         return min(WINDOW_BYTES, ALL_WINDOWS_BYTES // max(1, self.behind))

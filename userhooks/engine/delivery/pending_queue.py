@@ -1,10 +1,10 @@
-"""What one sink owes and is not on its way, in order: new, in backoff, behind others of its group, only on disk.
+"""The pending messages of one sink that are not in flight, in order: new, in backoff, waiting for their group, or only on disk.
 
-Messages are, in the order in which they came: in `retries` (backoff), in `groups` (behind one that is on its way or in backoff), in
-`ready`, and in `spill` (on disk, or come since). The last is in use while the sink is behind: paused, down, stalled, or slower than its
-traffic. Then memory keeps a window, and the rest is read back as the window empties. When that is so is decided in `sink_delivery.py`.
+From oldest to newest, messages are in `retries` (in backoff), `groups` (waiting for a message in flight or in backoff), `ready`, and
+`spill` (on disk, or added after those on disk). The spill is in use while the sink is behind: paused, down, stalled, or slower than its
+traffic. Memory then keeps only a window, and the rest is read back as the window empties. `sink_delivery.py` decides when a sink is behind.
 
-It is long because order, groups and disk share every container.
+This module is long because order, groups, and disk share every container.
 """
 
 from __future__ import annotations
@@ -20,53 +20,53 @@ from userhooks.engine.delivery.retry_queue import RetryQueue
 from userhooks.engine.delivery.spill import Spill
 
 WAITING_PER_GROUP = 100
-"""Messages of one group that are kept in memory behind another one of it, at most"""
+"""Most messages of a group that wait in memory."""
 LARGE_BYTES = 4_000
-"""Bytes of a message above which memory does not keep it behind another one of its group"""
+"""Size in bytes above which a stored message that waits for its group is not kept in memory."""
 
 
 class QueueDisk(Protocol):
-    """Where messages wait that memory does not keep."""
+    """The store for messages that are not kept in memory."""
 
     def request_flush(self, queue: PendingQueue) -> None:
-        """Ask the queue with the next flush what it wants stored."""
+        """Include the queue in the next flush."""
 
     def done(self, rows: Iterable[int]) -> None:
         """Mark rows as delivered or no longer wanted."""
 
     def load(self, rows: list[int], room: int, queue: PendingQueue, take: Callable[[list[PendingMessage], list[int]], None]) -> None:
-        """Read messages back, at least one and no more than `room` bytes, and hand them to `take` with the rows that are left."""
+        """Read messages back, up to `room` bytes but at least one, and pass them to `take` with the row ids not read."""
 
 
 class Owner(Protocol):
-    """Who takes messages from the queue and sends them."""
+    """The delivery that takes messages from the queue and sends them."""
 
     @property
     def is_held(self) -> bool:
         """Whether nothing may be sent yet."""
 
     def on_way(self) -> Iterable[list[PendingMessage]]:
-        """Return the batches that have been taken and have no outcome yet."""
+        """Return the batches in flight."""
 
     def offer(self) -> None:
-        """There may be something to take."""
+        """Handle that the queue may have messages to send."""
 
     def may_refill(self) -> bool:
-        """Return whether more may be read back from disk now."""
+        """Return whether messages may be read back from disk now."""
 
     def may_catch_up(self) -> bool:
-        """Return whether memory may hold all that is owed again."""
+        """Return whether all pending messages may be in memory again."""
 
     def caught_up(self) -> None:
-        """Handle the moment when memory holds all pending messages again."""
+        """Handle that all pending messages are in memory again."""
 
 
 class PendingQueue:
-    """The messages of one sink that wait. `number` names the sink in the store.
+    """The pending messages of one sink, whose id in the store is `number`.
 
-    `filter` and `group_of` are those of the sink at present; `is_due` says that what is ready need not wait for more to fill a batch.
+    `filter` and `group_of` are the sink's current ones. If `is_due`, ready messages are sent without waiting for a full batch.
 
-    It is long because order, groups and disk share every container.
+    The class is long because order, groups, and disk share every container.
     """
 
     __slots__ = (
@@ -91,7 +91,7 @@ class PendingQueue:
     def __init__(self, number: int, owner: Owner, disk: QueueDisk, budget: MemoryBudget) -> None:
         self.number = number
         self.count = 0
-        """messages owed, those on their way included"""
+        """number of pending messages, including those in flight"""
         self.batch_size = 1
         self.is_due = False
         self.filter: Callable[[Any], bool] = lambda _: True
@@ -110,7 +110,7 @@ class PendingQueue:
     # --- in and out ----------------------------------------------------------------------------------------------------
 
     def add(self, message: PendingMessage) -> bool:
-        """Append a message, in the order in which messages are to be delivered; return False if it waits on disk first."""
+        """Add a message, in the order in which messages must be delivered. Return False if it waits on disk first."""
         self.count += 1
         self.budget.add(1, message.change.size)
         if self.spill.in_use:
@@ -121,7 +121,7 @@ class PendingQueue:
         return True
 
     def take(self) -> list[PendingMessage]:
-        """Take the next batch of new messages; one whose filter has yet to be asked comes alone."""
+        """Remove and return the next batch of new messages; an unfiltered message is a batch by itself."""
         ready, groups, size = self.ready, self.groups, self.batch_size
         batch: list[PendingMessage] = []
         occupied: set[object] = set()
@@ -150,13 +150,13 @@ class PendingQueue:
         self.request_flush()
 
     def retry_behind(self, first: list[PendingMessage], second: list[PendingMessage], due: float) -> None:
-        """Put `second` into backoff, but what shares a group with `first` waits for that."""
+        """Put `second` into backoff; its messages that share a group with `first` wait for `first` instead."""
         apart = self.groups.put_behind(first, second)
         if apart:
             self.retry(apart, due)
 
     def delivered(self, batch: list[PendingMessage]) -> None:
-        """The batch has arrived: nothing of it is owed any more."""
+        """Remove a delivered batch, and acknowledge its messages."""
         unsaved = len(batch)
         self.count -= unsaved
         size = 0
@@ -173,7 +173,7 @@ class PendingQueue:
         self.free(batch)
 
     def release(self, message: PendingMessage) -> None:
-        """Nobody wants the message any more."""
+        """Remove a message that is no longer wanted."""
         self.count -= 1
         if message.row > 0:
             self._disk.done((message.row,))
@@ -183,14 +183,14 @@ class PendingQueue:
         self.budget.add(-1, -message.change.size)
 
     def free(self, batch: list[PendingMessage]) -> None:
-        """Free the batch's groups; what waits for them goes first."""
+        """Free a batch's groups; messages that wait for them are next."""
         for group in self.groups.free(batch):
             self._let_go(group)
 
     def _let_go(self, group: object) -> None:
-        """One group of a queue is free; when none is held any more, what waits goes first, and what of it is on disk is read back."""
+        """Free one group of a queue. Once all its groups are free, send its messages first, reading back those on disk."""
         waiting = self.groups[group]
-        assert waiting is not None  # noqa: S101  # something waits
+        assert waiting is not None  # noqa: S101  # `free` returns only groups with a queue
         waiting.held -= 1
         if waiting.held:
             return
@@ -224,13 +224,13 @@ class PendingQueue:
             if life != self._life:
                 self._forget_rows(messages, left)
                 return
-            waiting = self.groups[group]  # it may share a queue with other groups by now
+            waiting = self.groups[group]  # its queue may have been merged with others since
             assert waiting is not None  # noqa: S101
             waiting.extendleft(reversed(left))
             members = set(waiting.groups)
             for message in messages:
                 groups = groups_of([message])
-                if not groups or not groups <= members:  # the sink groups otherwise by now; what has waited keeps its order
+                if not groups or not groups <= members:  # the sink's grouping has changed; waiting messages keep their order
                     message.group = group
             waiting.extendleft(reversed([message for message in messages if self._is_wanted(message)]))
             self._let_go(group)
@@ -241,16 +241,16 @@ class PendingQueue:
     # --- changes of the sink -------------------------------------------------------------------------------------------
 
     def filter_again(self) -> None:
-        """The filter has changed: everything that waits is to be asked again; what is on disk is asked when it comes back."""
+        """Require all pending messages to pass a changed filter; messages on disk are filtered when they are read back."""
         for message in chain(chain.from_iterable(self._owner.on_way()), self.in_memory()):
             message.unfiltered = True
 
     def forget_before(self, position: int) -> None:
-        """Owe nothing that was committed before a position in the source. Rows of a backfill have none, and stay."""
+        """Drop the messages committed before a position. Rows of a backfill have no position and stay."""
         self._release_where(lambda message: (at := message.position) is not None and at < position, (self.ready, self.spill.fresh))
 
     def withdraw(self, is_of: Callable[[MessageSource], bool]) -> None:
-        """Take back what waits in memory and was read from a source that is no longer wanted (a cancelled backfill)."""
+        """Drop the messages in memory from a source that is no longer wanted (a cancelled backfill)."""
         self._release_where(lambda message: is_of(message.source), (self.ready, self.spill.fresh, *self.groups.queues()))
 
     def _release_where(self, is_unwanted: Callable[[PendingMessage], bool], queues: Iterable[deque[Any]]) -> None:
@@ -260,7 +260,7 @@ class PendingQueue:
                 self.release(message)
 
     def drop(self) -> None:
-        """Owe nothing any more but what is on its way."""
+        """Drop all pending messages except those in flight."""
         self._life += 1
         self.spill.is_loading = False
         for message in list(self.in_memory()):
@@ -282,7 +282,7 @@ class PendingQueue:
         self.spill.use(False)
 
     def in_memory(self) -> Iterator[PendingMessage]:
-        """Yield all that waits and is in memory, each group in its order."""
+        """Yield all pending messages in memory that are not in flight, in order within each group."""
         for batch in self.retries:
             yield from batch
         for waiting in self.groups.queues():
@@ -293,14 +293,16 @@ class PendingQueue:
     # --- to disk -------------------------------------------------------------------------------------------------------
 
     def request_flush(self) -> None:
-        """There may be something to store at the next flush."""
+        """Include the queue in the next flush, unless it is included already."""
         if not self._flush_requested:
             self._flush_requested = True
             self._disk.request_flush(self)
 
     def to_store(self, position: int) -> Iterator[PendingMessage]:
-        """Yield what memory should not keep alone, each group in its order: all of it while the spill is in use; else what is in backoff
-        or behind that, and what was committed up to `position` in the source (0: nothing more).
+        """Yield the messages that should be stored, in order within each group.
+
+        While the spill is in use, these are all messages not yielded before. Otherwise they are those in backoff, those waiting for them,
+        and those committed up to `position` (0: none).
         """
         self._flush_requested = False
         if self.spill.in_use and self.spill.is_swept:
@@ -320,15 +322,15 @@ class PendingQueue:
         yield from retrying
         queues = self.groups.queues_of(retrying)
         shared = {group for waiting in queues if len(waiting.groups) > 1 for group in waiting.groups}
-        if shared:  # what waits for several groups comes back behind all of them
+        if shared:  # after a restart, messages of several groups must still follow all of them
             for batch in self._owner.on_way():
-                if groups_of(batch) & shared:  # all of the batch: its messages share further groups with each other
+                if groups_of(batch) & shared:  # the whole batch, since its messages may share more groups with each other
                     yield from batch
         for waiting in queues:
             yield from waiting.messages()
 
     def is_stored(self, message: PendingMessage, row: int) -> None:
-        """The store has the message: its source need not keep it."""
+        """Record that a message is stored, so that its source need not keep it."""
         if message.row == SETTLED:
             self._disk.done([row])
             return
@@ -338,14 +340,14 @@ class PendingQueue:
         self._has_large = self._has_large or message.change.size > LARGE_BYTES
 
     def is_not_stored(self, message: PendingMessage) -> None:
-        """The store could not take it."""
+        """Record that storing a message failed."""
         self.spill.is_swept = False
         self.request_flush()
         if message.row != SETTLED:
             message.row = NOT_STORED
 
     def make_room(self) -> None:
-        """A flush is over: keep a window of what is stored in memory, and only the row ids of the rest."""
+        """After a flush, keep a window of stored messages in memory, and only the row ids of the rest."""
         most = self._most_per_group
         for waiting in self.groups.values():
             if waiting and (self._has_large or len(waiting) > most):
@@ -356,7 +358,7 @@ class PendingQueue:
                     if message.row > 0 and (i >= most or message.change.size > LARGE_BYTES):
                         waiting[i] = message.row
         self._has_large = False
-        if not self.spill.in_use or self._owner.is_held:  # what it will forget when it is released must be in memory
+        if not self.spill.in_use or self._owner.is_held:  # `forget_before` finds only messages in memory
             return
         if self.spill.is_loading:
             self.spill.let_fresh_follow(self.ready)
@@ -369,26 +371,26 @@ class PendingQueue:
 
     @property
     def _most_per_group(self) -> int:
-        """Messages that are kept in memory behind another one of their group: the more groups, the fewer."""
+        """Most messages per group that wait in memory; the more groups, the fewer."""
         return max(1, min(WAITING_PER_GROUP, self.budget.window // max(1, len(self.groups))))
 
     # --- from disk -----------------------------------------------------------------------------------------------------
 
     def restore(self, rows: Iterable[int]) -> None:
-        """Take over what the store has kept: at a start, or messages that are to be sent again."""
+        """Add stored messages by row id, at startup or to redeliver them."""
         before = len(self.spill.rows)
         self.spill.rows.extend(rows)
         self.count += len(self.spill.rows) - before
 
     def fall_behind(self) -> None:
-        """Let what comes wait on disk, and keep a window of it in memory."""
+        """Start using the spill: messages are stored, and only a window stays in memory."""
         if not self.spill.in_use:
             self.spill.use(True)
             self.spill.is_swept = False
             self.request_flush()
 
     def catch_up(self) -> bool:
-        """Leave the disk aside again once memory has all that is owed; returns whether it is left aside."""
+        """Stop using the spill if all pending messages are in memory; return whether it is out of use."""
         spill = self.spill
         if not spill.in_use:
             return True
@@ -402,7 +404,7 @@ class PendingQueue:
         return True
 
     def refill(self) -> None:
-        """Read back what is next on disk; when nothing is there any more, memory has all that is owed."""
+        """Read the next messages back from disk, or stop using the spill if there are none."""
         spill = self.spill
         if not len(spill.rows):
             self.catch_up()
@@ -427,14 +429,14 @@ class PendingQueue:
         self._disk.load(rows, self.budget.window_bytes // 2, self, loaded)
 
     def _forget_rows(self, messages: list[PendingMessage], left: list[int]) -> None:
-        """What was read back is not owed any more."""
+        """Delete rows that were read back but are no longer pending."""
         self._disk.done([message.row for message in messages])
         self._disk.done(left)
 
     def _is_wanted(self, message: PendingMessage) -> bool:
         try:
             is_wanted = self.filter(message.change)
-        except Exception:  # it fails visibly when its turn comes
+        except Exception:  # the message fails visibly when it is sent
             message.unfiltered = True
             return True
         if not is_wanted:

@@ -1,9 +1,9 @@
-"""Sends what one sink owes: which batch when, what follows from its outcome, and when the receiver is spared.
+"""Sends the messages of one sink: decides when to send a batch, and handles the outcome.
 
-Which messages wait, in which order, is in `pending_queue.py`; how a request is made in `request_builder.py`; whether a receiver is down in
-`circuit_breaker.py`; waits in `retry.py`; sockets in `http_client.py`. Nothing here knows where messages were read from.
+`pending_queue.py` keeps pending messages in order, `request_builder.py` builds requests, `circuit_breaker.py` detects receivers that are
+down, `retry.py` computes waits, and `http_client.py` sends requests. Independent of where messages were read from.
 
-It is long because every outcome changes queue, breaker and timers together.
+This module is long because every outcome changes queue, breaker, and timers together.
 """
 
 from __future__ import annotations
@@ -30,33 +30,36 @@ from userhooks.engine.sink_health import FILTER_FAILED
 
 IN_FLIGHT_PER_SINK = 50
 FILL_SECONDS = 0.005
-"""How long a batch that is not full waits for more (sequin v0.14.6: 5 ms)."""
+"""Seconds that an incomplete batch waits for more messages (sequin v0.14.6: 5 ms)."""
 QUICK_SECONDS = 1.0
-"""A sink whose last answer took longer, or was no 2xx, is on probation: it shares a part of the connections with others like it."""
+"""Seconds above which a response is slow.
+
+After a slow or non-2xx response, a sink is on probation: it shares a limited number of connections with other such sinks.
+"""
 STALLED_SECONDS = 2.0
-"""A sink whose receiver has answered nothing for this long is behind."""
+"""Seconds without a response after which a sink with requests in flight is behind."""
 LONG_SECONDS = 5.0
-"""What would wait longer than this in memory goes to the store."""
+"""Seconds that a message may wait in memory before it is moved to the store."""
 IN_FLIGHT_BYTES = 16_000_000
-"""Bytes on their way at which nothing more is sent"""
+"""Bytes in flight per sink above which nothing more is sent."""
 SLOW_FROM_MESSAGES, SLOW_FROM_BYTES = 1000, 16_000_000
-"""What is owed, and what of it is ready, from which on a sink is asked whether its receiver keeps up"""
+"""Pending messages, and bytes of ready messages, above which a sink's throughput is checked."""
 
 
 class Disk(QueueDisk, Protocol):
-    """Where messages wait that memory does not keep, and where those are kept that were given up."""
+    """The store for messages that are not kept in memory, and for discarded messages."""
 
     def failed_again(self, row: int, attempts: int) -> None:
-        """A stored message has failed so many times by now."""
+        """Save the number of attempts of a stored message."""
 
     def discard(self, delivery: SinkDelivery, message: PendingMessage, error: str) -> None:
-        """Keep a message that is given up."""
+        """Store a message as discarded."""
 
     def caught_up(self, delivery: SinkDelivery) -> None:
-        """The sink is not behind any more."""
+        """Handle that all pending messages of a sink are in memory again."""
 
     def endpoint_is_gone(self, delivery: SinkDelivery) -> None:
-        """The endpoint has answered 410."""
+        """Handle that a sink's endpoint answered 410."""
 
 
 def _origin_of(endpoint: HttpEndpoint) -> OriginKey:
@@ -64,9 +67,9 @@ def _origin_of(endpoint: HttpEndpoint) -> OriginKey:
 
 
 class SinkDelivery:
-    """One sink's way out. `number` names it in the store; `held` keeps back everything until `release`.
+    """The delivery of one sink, whose id in the store is `number`; `held` keeps all messages back until `release`.
 
-    It is long because every outcome changes queue, breaker and timers together.
+    The class is long because every outcome changes queue, breaker, and timers together.
     """
 
     __slots__ = (
@@ -142,10 +145,10 @@ class SinkDelivery:
         self._origin = _origin_of(endpoint)
         self.configure(sink, endpoint, form)
 
-    # --- what the sink is ----------------------------------------------------------------------------------------------
+    # --- configuration -------------------------------------------------------------------------------------------------
 
     def configure(self, sink: SinkResource, endpoint: HttpEndpoint, form: SinkForm) -> None:
-        """Take over the sink's and the endpoint's present settings; what waits for a retry goes out at once under them."""
+        """Apply the current settings of the sink and its endpoint; messages in backoff are sent with them at once."""
         queue = self.queue
         self.sink = sink
         self._may_send = sink.status == "active"
@@ -153,11 +156,11 @@ class SinkDelivery:
         queue.group_of = grouping(sink)
         origin = _origin_of(endpoint)
         if origin != self._origin:
-            self.client.origin(self._origin).withdraw(self)  # a turn there would send what is for the new one
+            self.client.origin(self._origin).withdraw(self)  # a turn at the old origin would send requests meant for the new one
             self._origin = origin
         self._address += self.builder.configure(sink, endpoint, form)
         self.breaker.reset()
-        queue.is_due = queue.is_due or bool(queue.ready)  # a larger batch must not wait for more
+        queue.is_due = queue.is_due or bool(queue.ready)  # after an increase of the batch size, do not wait for more messages
         self._hurry()
         if sink.status == "paused":
             queue.fall_behind()
@@ -166,11 +169,11 @@ class SinkDelivery:
         self.offer()
 
     def hold(self) -> None:
-        """Keep back everything until `release`."""
+        """Keep all messages back until `release`."""
         self.is_held = True
 
     def release(self, position: int) -> None:
-        """End the hold: the sink owes what was committed at or after `position` in the source, and nothing of before."""
+        """End the hold: drop messages committed before `position`, and send the others."""
         self.queue.forget_before(position)
         self.is_held = False
         self.offer()
@@ -181,7 +184,7 @@ class SinkDelivery:
         self.queue.drop()
 
     def restore(self, rows: Iterable[int]) -> None:
-        """Take over what the store has kept for this sink: at a start, or messages that are to be sent again."""
+        """Add stored messages by row id, at startup or to redeliver them."""
         self.queue.restore(rows)
         if len(self.queue.spill.rows):
             self._fall_behind()
@@ -191,10 +194,10 @@ class SinkDelivery:
         if self.sink.status != "disabled":
             self.queue.fall_behind()
 
-    # --- what comes in -------------------------------------------------------------------------------------------------
+    # --- new messages --------------------------------------------------------------------------------------------------
 
     def owe(self, message: PendingMessage) -> None:
-        """Take a message; messages come in the order in which they are to be delivered."""
+        """Add a message. Messages must be added in the order in which they must be delivered."""
         queue = self.queue
         if not queue.add(message):
             return
@@ -211,45 +214,45 @@ class SinkDelivery:
     # --- for the queue -------------------------------------------------------------------------------------------------
 
     def on_way(self) -> Iterable[list[PendingMessage]]:
-        """Return the messages of each attempt under way."""
+        """Return the messages of each attempt in flight."""
         return (attempt.messages for attempt in self._in_flight)
 
     def offer(self) -> None:
-        """Ask for a turn, if there is something to send."""
+        """Ask for a turn if there is a request to send."""
         if self.queue.spill.in_use:
             self.queue.refill()
         if self.has_more():
             self.client.origin(self._origin).offer(self)
 
     def may_refill(self) -> bool:
-        """Return whether more may be read back from disk now."""
+        """Return whether messages may be read back from disk now."""
         return not self.is_held and self.sink.status != "disabled" and not (self._is_probing and self.queue.ready)
 
     def may_catch_up(self) -> bool:
-        """Return whether memory may hold all that is owed again."""
+        """Return whether all pending messages may be in memory again."""
         return self.sink.status == "active" and not self._is_probing
 
     def caught_up(self) -> None:
-        """Memory holds all that is owed again."""
+        """Handle that all pending messages are in memory again."""
         self._disk.caught_up(self)
 
-    # --- what goes out -------------------------------------------------------------------------------------------------
+    # --- sending -------------------------------------------------------------------------------------------------------
 
     @property
     def gone(self) -> bool:
-        """Whether the endpoint has answered 410 since `configure`, so that nothing is sent until the next one."""
+        """Whether the endpoint answered 410 since the last `configure`; nothing is sent until the next one."""
         return self.sink.status == "active" and not self._may_send
 
     @property
     def _is_probing(self) -> bool:
-        """Whether few new messages are sent, because pending attempts will show if the receiver is back.
+        """Whether new messages are limited because retries will show when the receiver is back.
 
-        A sink that has given up on all its attempts has to try more.
+        A sink without retries and requests in flight must send new messages to find out.
         """
         return self.breaker.is_down and bool(self.queue.retries or self._in_flight)
 
     def has_more(self) -> bool:
-        """Return whether a request could be made now."""
+        """Return whether there is a request to send now."""
         in_flight, queue = len(self._in_flight), self.queue
         if in_flight >= IN_FLIGHT_PER_SINK or self._in_flight_bytes > IN_FLIGHT_BYTES or self.is_held or not self._may_send:
             return False
@@ -268,7 +271,7 @@ class SinkDelivery:
         return waiting >= queue.batch_size or (waiting > 0 and queue.is_due)
 
     def next_request(self) -> tuple[bytes, Attempt] | None:
-        """Take the next batch and return it as the bytes of a request."""
+        """Take the next batch, and return its request and attempt; None if there is nothing to send."""
         queue = self.queue
         while self.has_more():
             now = self._loop.time()
@@ -290,7 +293,7 @@ class SinkDelivery:
                 del messages[count:]
             attempt = Attempt(self, messages, size, now, self._address, self._life, is_new)
             if is_new and queue.retries.is_full:
-                self.breaker.next_new = math.inf  # one at a time
+                self.breaker.next_new = math.inf  # none until this one has failed or succeeded
             if not self._in_flight:
                 self._progressed = now
             self._in_flight.add(attempt)
@@ -304,10 +307,10 @@ class SinkDelivery:
         return None
 
     def _filtered(self, message: PendingMessage, *, is_new: bool) -> list[PendingMessage]:
-        """Ask the filter about a message: send it, drop it, or count a failed attempt when the filter raises."""
+        """Apply the filter to a message. Return it if it passes; drop it if not, or fail it if the filter raises."""
         try:
             is_wanted = self.queue.filter(message.change)
-        except Exception as exc:  # a filter may raise anything; the message then fails, visibly, and nothing else does
+        except Exception as exc:  # a filter may raise anything; only this message fails
             self._cannot_send(message, f"{FILTER_FAILED}{exc}", is_new=is_new)
             return []
         message.unfiltered = False
@@ -322,17 +325,17 @@ class SinkDelivery:
         if is_new:
             self._new_failed()
 
-    # --- what came of it -----------------------------------------------------------------------------------------------
+    # --- outcomes ------------------------------------------------------------------------------------------------------
 
     def answered(self, attempt: Attempt, status: int | None, error: str, retry_after: float | None) -> None:
-        """An attempt came to its end; 2xx is success."""
+        """Handle the outcome of an attempt; a 2xx status is a success."""
         messages, queue = attempt.messages, self.queue
         self._in_flight.discard(attempt)
         self._in_flight_bytes -= attempt.size
         now = self._progressed = self._loop.time()
         took = now - attempt.started
         self.attempted += len(messages)
-        assert self._latencies is not None  # noqa: S101  # it was sent
+        assert self._latencies is not None  # noqa: S101  # set when the request was sent
         if status is not None and 200 <= status < 300:
             self.on_probation = took > QUICK_SECONDS
             self._latencies.succeeded.observe(took * 1e6)
@@ -345,22 +348,22 @@ class SinkDelivery:
         else:
             self._latencies.failed.observe(took * 1e6)
             reason = f"Unexpected status code: {status}" if status is not None else f"POST to webhook endpoint failed: {error}"
-            if attempt.life != self._life:  # of an earlier life of the sink: not owed any more
+            if attempt.life != self._life:  # sent before the sink was disabled: no longer pending
                 self.failed += len(messages)
                 for message in messages:
                     queue.release(message)
                 queue.free(messages)
-            elif attempt.address != self._address:  # says nothing of the endpoint as it is now
+            elif attempt.address != self._address:  # sent with other settings: says nothing about the current endpoint
                 self._failed(messages, f"[http_endpoint]: {reason}", None)
             else:
                 self._refused(attempt, status, f"[http_endpoint]: {reason}", retry_after)
         if queue.spill.in_use:
             queue.refill()
-        if queue.ready or queue.retries:  # whether one of them may go is asked when the turn comes
+        if queue.ready or queue.retries:  # `next_request` checks whether they may be sent
             self.client.origin(self._origin).offer(self)
 
     def _refused(self, attempt: Attempt, status: int | None, error: str, retry_after: float | None) -> None:
-        """Handle an attempt that the receiver currently named in the sink's settings did not accept."""
+        """Handle a failed attempt at the sink's current endpoint."""
         self.on_probation = True
         if attempt.is_new:
             self.breaker.misses += 1
@@ -373,7 +376,7 @@ class SinkDelivery:
             self._disk.endpoint_is_gone(self)
 
     def may_repeat(self, attempt: Attempt) -> bool:
-        """Return whether an attempt's request may be sent again as it is, and count that: not if the sink has changed since."""
+        """Return whether an attempt's request may be repeated unchanged, and count it; not if the sink has changed since."""
         is_current = attempt.life == self._life and attempt.address == self._address and self._may_send
         if not is_current or any(message.unfiltered for message in attempt.messages):
             return False
@@ -387,7 +390,7 @@ class SinkDelivery:
     def _failed(self, messages: list[PendingMessage], error: str, retry_after: float | None) -> None:
         self.failed += len(messages)
         self.last_error = error
-        if len(messages) == 1:  # what fails in a batch may be another's fault: it is not counted
+        if len(messages) == 1:  # in a batch, another message may be at fault
             messages[0].attempts += 1
             if messages[0].row > 0:
                 self._disk.failed_again(messages[0].row, messages[0].attempts)
@@ -417,11 +420,11 @@ class SinkDelivery:
     # --- timers --------------------------------------------------------------------------------------------------------
 
     def _hurry(self) -> None:
-        """Everything in backoff is due now."""
+        """Make all messages in backoff due now."""
         self.queue.retries.hurry()
 
     def _set_retry_timer(self) -> None:
-        """Set the timer to the earliest retry or to when a new message may be tried, whichever comes first."""
+        """Set the timer to the earliest retry or the time for the next new message, whichever is first."""
         if self._retry_timer is not None:
             self._retry_timer.cancel()
         times = [self.queue.retries.next_due] if self.queue.retries else []
@@ -430,7 +433,7 @@ class SinkDelivery:
         self._retry_timer = self._loop.call_at(min(times), self._retry_due) if times else None
 
     def _retry_due(self) -> None:
-        """Ask for a turn for what is due by now; set the timer again for what is not, by the same reading of the clock."""
+        """Ask for a turn, then set the timer for what is not due yet. Both use one reading of the clock, so that nothing is missed."""
         self._retry_timer = None
         now = self._loop.time()
         self.offer()
@@ -440,10 +443,10 @@ class SinkDelivery:
         if times:
             self._retry_timer = self._loop.call_at(min(times), self._retry_due)
 
-    # --- what can be seen ----------------------------------------------------------------------------------------------
+    # --- monitoring ----------------------------------------------------------------------------------------------------
 
     def notice_slowness(self) -> None:
-        """Called once a second while anything is owed: notice a receiver that does not answer, or is slower than its traffic."""
+        """Detect a receiver that does not respond or is slower than its traffic; called every second while messages are pending."""
         sent, self._delivered_before = self.delivered - self._delivered_before, self.delivered
         queue = self.queue
         if queue.spill.in_use:
@@ -455,7 +458,7 @@ class SinkDelivery:
             self._fall_behind()
 
     def oldest_age(self, now: float) -> float | None:
-        """Return for how many seconds the oldest message in memory has been owed, by the time of day `now`; None without one."""
+        """Return the age in seconds of the oldest message in memory at `now` (Unix time); None if there is none."""
         queue = self.queue
         firsts = [*(a.messages[0] for a in self._in_flight), *(batch[0] for batch in queue.retries), *islice(queue.ready, 1)]
         oldest = min((message.change.commit_us for message in firsts), default=None)
@@ -463,16 +466,16 @@ class SinkDelivery:
 
     @property
     def in_flight(self) -> int:
-        """Requests on their way."""
+        """Number of requests in flight."""
         return len(self._in_flight)
 
     @property
     def retrying(self) -> int:
-        """Messages that wait for another attempt."""
+        """Number of messages in backoff."""
         return sum(len(batch) for batch in self.queue.retries)
 
     def close(self) -> None:
-        """Stop the timers, and give the histograms back."""
+        """Stop the timers and release the histograms."""
         self._histograms.forget(self.sink.id)
         for timer in (self._fill_timer, self._retry_timer):
             if timer is not None:
@@ -480,10 +483,10 @@ class SinkDelivery:
 
 
 class Attempt:
-    """One request of one sink on its way, its body of `size` bytes, since `started` (the loop's time).
+    """One request of a sink in flight since `started` (loop time), with a body of `size` bytes.
 
-    `is_new`: nothing of it has failed before. `address` numbers the URL and headers with which, `life` the sink's life in which it was
-    sent: when these are others by the time of the answer, that says nothing of the sink as it is then.
+    `is_new`: none of its messages has failed before. `address` counts changes of URL and headers, and `life` counts drops of all pending
+    messages. If either changes before the response, the response says nothing about the sink's current state.
     """
 
     __slots__ = ("_sink", "address", "is_new", "life", "messages", "size", "started")
@@ -500,11 +503,11 @@ class Attempt:
         self.is_new = is_new
 
     def answered(self, status: int | None, error: str, retry_after: float | None) -> None:
-        """Pass the outcome on to the sink."""
+        """Pass the outcome to the sink."""
         self._sink.answered(self, status, error, retry_after)
 
     def slow(self) -> None:
-        """No answer for a while."""
+        """Put the sink on probation because the response takes long."""
         self._sink.on_probation = True
 
     def may_repeat(self) -> bool:
