@@ -307,11 +307,11 @@ class StateStore:
         messages: list[Kept] = []
         with self._lock:
             for values in self._db.execute(f"select {_ROW} from backlog where id in ({marks}) order by id", rows):
-                kept = Kept(*values)
-                room -= len(kept.payload)
+                message = Kept(*values)
+                room -= len(message.payload)
                 if room < 0 and messages:
-                    return messages, [row for row in rows if row >= kept.id]
-                messages.append(kept)
+                    return messages, [row for row in rows if row >= message.id]
+                messages.append(message)
         return messages, []
 
     def discarded_count(self) -> dict[int, int]:

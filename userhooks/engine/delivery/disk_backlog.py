@@ -125,21 +125,21 @@ class Backlog:
         await self._knows_types.wait()
         while True:
             try:
-                kept: list[Kept]
-                left: list[int]
-                kept, left = await self._write(self._store.read_backlog, rows, room)
+                loaded: list[Kept]
+                remaining: list[int]
+                loaded, remaining = await self._write(self._store.read_backlog, rows, room)
                 break
             except sqlite3.Error as exc:
                 log.error("cannot read pending messages from the store; retrying: %s", exc)
                 await asyncio.sleep(_AGAIN_SECONDS)
         messages = []
-        for stored in kept:
+        for stored in loaded:
             try:
                 change = self._change(stored)
                 messages.append(PendingMessage(change, _STORED_SOURCE, queue.group_of(change), row=stored.id, attempts=stored.attempts))
             except DecodeError:
                 log.exception("cannot decode message %d of sink number %d; it stays in the store", stored.id, queue.number)
-        take(messages, left)
+        take(messages, remaining)
 
     def _change(self, stored: Kept) -> Change:
         return Change.of_payload(

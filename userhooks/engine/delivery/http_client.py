@@ -70,7 +70,7 @@ class Delivery(Protocol):
         """Handle the outcome: an HTTP status, or None and an error that may be shown to the subscriber."""
 
     def slow(self) -> None:
-        """Handle that there is no response after `SLOW_SECONDS`."""
+        """Called when there is no response after `SLOW_SECONDS`."""
 
     def may_repeat(self) -> bool:
         """Return whether the request may be repeated after its reused connection closed before the first byte of the response."""
@@ -351,8 +351,8 @@ class Origin:
         room = CONNECTIONS_PER_ORIGIN + self._on_probation - opened - self._connecting
         if room <= 0:
             return  # the usual case when a thousand sinks share one receiver
-        wanted = min(max(1, opened) - self._connecting, len(self._turns) + 1, room)
-        for _ in range(wanted):
+        count = min(max(1, opened) - self._connecting, len(self._turns) + 1, room)
+        for _ in range(count):
             if not self._client.take_place(self):
                 return
             self._connecting += 1
@@ -547,10 +547,10 @@ class HttpClient:
         """Stop a sender on probation from waiting."""
         self._deferred.pop(id(sender), None)
 
-    def probation_changed(self, by: int) -> None:
+    def probation_changed(self, change: int) -> None:
         """Update the number of connections on probation; if it falls, let waiting senders have a turn."""
-        self._on_probation += by
-        if by < 0 and self._deferred:
+        self._on_probation += change
+        if change < 0 and self._deferred:
             self.loop.call_soon(self._resume_deferred)
 
     def _resume_deferred(self) -> None:
@@ -632,7 +632,7 @@ class HttpClient:
 def raise_file_limit() -> int:
     """Raise the limit of open files to the hard limit; return the number of connections that fit within it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MOST_CONNECTIONS + _OTHER_FILES  # not infinity: macOS has no hard limit but refuses more than the kernel allows
-    soft = max(soft, wanted) if hard == resource.RLIM_INFINITY else hard
+    needed = _MOST_CONNECTIONS + _OTHER_FILES  # not infinity: macOS has no hard limit but refuses more than the kernel allows
+    soft = max(soft, needed) if hard == resource.RLIM_INFINITY else hard
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return max(1, min(_MOST_CONNECTIONS, soft - _OTHER_FILES))

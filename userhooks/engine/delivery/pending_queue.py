@@ -49,7 +49,7 @@ class Owner(Protocol):
         """Return the batches in flight."""
 
     def offer(self) -> None:
-        """Handle that the queue may have messages to send."""
+        """Called when the queue may have messages to send."""
 
     def may_refill(self) -> bool:
         """Return whether messages may be read back from disk now."""
@@ -58,7 +58,7 @@ class Owner(Protocol):
         """Return whether all pending messages may be in memory again."""
 
     def caught_up(self) -> None:
-        """Handle that all pending messages are in memory again."""
+        """Called when all pending messages are in memory again."""
 
 
 class PendingQueue:

@@ -85,5 +85,5 @@ def retry_after_seconds(value: bytes, now: float) -> float | None:
     return None
 
 
-def _at_least(wait: float, asked: float | None, cap: float) -> float:
-    return wait if asked is None else max(wait, min(asked, cap))
+def _at_least(wait: float, requested: float | None, cap: float) -> float:
+    return wait if requested is None else max(wait, min(requested, cap))

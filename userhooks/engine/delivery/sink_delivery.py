@@ -56,10 +56,10 @@ class Disk(QueueDisk, Protocol):
         """Store a message as discarded."""
 
     def caught_up(self, delivery: SinkDelivery) -> None:
-        """Handle that all pending messages of a sink are in memory again."""
+        """Called when all pending messages of a sink are in memory again."""
 
     def endpoint_is_gone(self, delivery: SinkDelivery) -> None:
-        """Handle that a sink's endpoint answered 410."""
+        """Called when a sink's endpoint answers 410."""
 
 
 def _origin_of(endpoint: HttpEndpoint) -> OriginKey:
@@ -233,7 +233,7 @@ class SinkDelivery:
         return self.sink.status == "active" and not self._is_probing
 
     def caught_up(self) -> None:
-        """Handle that all pending messages are in memory again."""
+        """Called when all pending messages are in memory again."""
         self._disk.caught_up(self)
 
     # --- sending -------------------------------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ class Spill:
         return self.rows.take(half)
 
     def loaded(self, messages: Sequence[PendingMessage], left: Sequence[int]) -> None:
-        """Handle that `messages` were read back; the rows `left` did not fit and are put back."""
+        """Record that `messages` were read back, and put back the rows `left`, which did not fit."""
         self.is_loading = False
         self._loaded = len(messages) // 2 if left else self._half
         self.rows.put_back(left)
