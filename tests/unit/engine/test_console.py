@@ -64,7 +64,8 @@ def row(**more: object) -> SinkRow:
 
 def first(hostile: str, **more: object) -> Overview:
     backfill = BackfillResource("b-1", "i-1", ("public", hostile), "active", "2026-01-01T00:00:00Z", "", 100, 40)
-    base = Overview(hostile, Slot(hostile, 10, 20), 7, 4096, hostile, [row(says=hostile)], 1, 1, [("user-1", backfill)])
+    sinks = [row(name=hostile, says=hostile)]
+    base = Overview(hostile, Slot(hostile, 10, 20), 7, 4096, hostile, sinks, 1, 1, [(hostile, backfill)])
     return replace(base, **more)  # type: ignore[arg-type]
 
 
@@ -72,12 +73,12 @@ def detail(hostile: str) -> SinkDetail:
     endpoint = HttpEndpoint("e", "e", "http", "127.0.0.1", 9000, "/" + hostile, None, None, {hostile: "x"}, {hostile: "y"})
     sink = SinkResource("i-1", "user-1", "e", filter="f", annotations={hostile: hostile}, path="/" + hostile)
     return SinkDetail(
-        row(says=hostile),
+        row(name=hostile, says=hostile),
         6,
         1,
-        [{"name": "Message delivery", "status": "error", "error": hostile}],
+        [{"name": hostile, "status": "error", "error": hostile}],
         settings(sink, endpoint),
-        [Discarded(1, f"public.{hostile}", hostile, "insert", 3, hostile, "2026-01-01T00:00:00Z")],
+        [Discarded(1, f"public.{hostile}", hostile, hostile, 3, hostile, hostile)],
         [BackfillResource("b-1", "i-1", ("public", hostile), "paused", "2026-01-01T00:00:00Z", "", None, 40)],
     )
 
