@@ -178,9 +178,9 @@ def test_an_action_that_fails_says_why_and_an_engine_that_is_gone_is_told(
         page.goto(f"{engine.url}/?token={engine.token}")
         # in one go: the page makes its buttons anew when it looks again
         page.get_by_role("button", name="Pause all").evaluate("button => { button.value = 'explode'; button.click() }")
-        expect(page.get_by_role("status")).to_contain_text("Pause all: The form does not say what to do.")
+        expect(page.get_by_role("status")).to_contain_text("Pause all: The form does not name an action.")
         engine.kill()
-        expect(page.get_by_role("status")).to_contain_text("The engine does not answer; what is shown is from ")
+        expect(page.get_by_role("status")).to_contain_text("The engine does not respond. This page is from ")
         expect(row(page, "all")).to_be_visible()
 
 
@@ -206,7 +206,7 @@ def test_text_can_be_read_light_and_dark_and_on_a_narrow_screen(
         for name, word in (("good", "healthy"), ("bad", "error"), ("held", "paused")):
             expect(row(page, name)).to_contain_text(word)
         colours = page.evaluate(
-            """() => [...document.querySelectorAll("h1, h2, p, a, dt, dd, th, td, caption, button, input, label, .soft")].map(element => {
+            """() => [...document.querySelectorAll("h1, h2, p, a, dt, dd, th, td, caption, button, input, label, .muted")].map(element => {
                  let ground = element;
                  while (ground && getComputedStyle(ground).backgroundColor === "rgba(0, 0, 0, 0)") ground = ground.parentElement;
                  return [getComputedStyle(element).color, getComputedStyle(ground ?? document.body).backgroundColor, element.outerHTML];

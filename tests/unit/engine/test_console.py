@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
-from userhooks.engine.console.html import Overview, SinkDetail, SinkRow, Slot, message, overview, shell, sink_page, sink_url
+from userhooks.engine.console.html import Overview, SinkDetail, SinkRow, Slot, message, overview, sink_page, sink_url
 from userhooks.engine.console.routes import settings
 from userhooks.engine.resources import BackfillResource, Discarded, HttpEndpoint, SinkResource
 
@@ -23,7 +24,7 @@ HOSTILE = [
     "<noscript><p title='</noscript><img src=x onerror=alert(1)>'>",
     "javascript:alert(1)",
     "<!--><img src=x onerror=alert(1)>-->",
-    "{main}{nonce}{title}",
+    "{{ nonce }}{% raw %}{# {main}",
     "&lt;script&gt;&#x3c;img&#62;",
     "\\1 \\g<0> \x00 \u2028 \u202e",
 ]
@@ -64,7 +65,7 @@ def row(**more: object) -> SinkRow:
 
 def first(hostile: str, **more: object) -> Overview:
     backfill = BackfillResource("b-1", "i-1", ("public", hostile), "active", "2026-01-01T00:00:00Z", "", 100, 40)
-    sinks = [row(name=hostile, says=hostile)]
+    sinks = [row(name=hostile, last_error=hostile)]
     base = Overview(hostile, Slot(hostile, 10, 20), 7, 4096, hostile, sinks, 1, 1, [(hostile, backfill)])
     return replace(base, **more)  # type: ignore[arg-type]
 
@@ -73,7 +74,7 @@ def detail(hostile: str) -> SinkDetail:
     endpoint = HttpEndpoint("e", "e", "http", "127.0.0.1", 9000, "/" + hostile, None, None, {hostile: "x"}, {hostile: "y"})
     sink = SinkResource("i-1", "user-1", "e", filter="f", annotations={hostile: hostile}, path="/" + hostile)
     return SinkDetail(
-        row(name=hostile, says=hostile),
+        row(name=hostile, last_error=hostile),
         6,
         1,
         [{"name": hostile, "status": "error", "error": hostile}],
@@ -86,14 +87,19 @@ def detail(hostile: str) -> SinkDetail:
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_no_value_becomes_markup(hostile: str) -> None:
     """A page with a hostile value has the same elements and attributes as with a harmless one, and shows the value unchanged."""
-    for page in (lambda text: overview(first(text), "t"), lambda text: sink_page(detail(text), "t"), lambda text: message(text, text)):
-        shown, plain = (Skeleton(shell(text, page(text), "nonce")) for text in (hostile, PLAIN))
+    pages: list[Callable[[str], str]] = [
+        lambda text: overview(first(text), "t", "nonce"),
+        lambda text: sink_page(detail(text), "t", "nonce"),
+        lambda text: message(text, text, "nonce"),
+    ]
+    for page in pages:
+        shown, plain = (Skeleton(page(text)) for text in (hostile, PLAIN))
         assert shown.elements == plain.elements
         assert hostile.replace("\x00", "\ufffd") in shown.text or hostile in shown.text
 
 
-def test_the_shell_puts_its_nonce_on_style_and_script_and_has_nothing_inline_or_from_elsewhere() -> None:
-    page = Skeleton(shell("t", overview(first("x"), "t"), "n0nce"))
+def test_style_and_script_have_the_nonce_and_nothing_is_inline_or_from_elsewhere() -> None:
+    page = Skeleton(overview(first("x"), "t", "n0nce"))
     names = [name for _, attributes in page.elements for name in attributes]
     assert not [name for name in names if name.startswith("on") or name == "style"]
     assert page.values.count("n0nce") == 2
@@ -101,7 +107,7 @@ def test_the_shell_puts_its_nonce_on_style_and_script_and_has_nothing_inline_or_
 
 
 def test_every_form_has_the_token_and_posts_to_its_sink() -> None:
-    for main in (overview(first("x"), "s3cret"), sink_page(detail("x"), "s3cret")):
+    for main in (overview(first("x"), "s3cret", "n"), sink_page(detail("x"), "s3cret", "n")):
         page = Skeleton(main)
         posts = [value for value in page.values if value == "post"]
         assert len(posts) == page.values.count("s3cret") > 0
@@ -109,7 +115,7 @@ def test_every_form_has_the_token_and_posts_to_its_sink() -> None:
 
 def test_buttons_follow_the_status() -> None:
     def buttons(status: str, discarded: int) -> list[str]:
-        page = Skeleton(overview(first("x", sinks=[row(status=status, discarded=discarded)], backfills=[]), "t"))
+        page = Skeleton(overview(first("x", sinks=[row(status=status, discarded=discarded)], backfills=[]), "t", "n"))
         return [value for value in page.values if value in ("pause", "resume", "redeliver")]
 
     assert buttons("active", 0) == ["pause"]
@@ -118,18 +124,18 @@ def test_buttons_follow_the_status() -> None:
 
 
 def test_what_is_not_shown_is_counted() -> None:
-    text = Skeleton(overview(first("x", find="", matching=10_000, all=10_000), "t")).text
-    assert "10,000 sinks; the 1 worst are shown, failing first, 9,999 more are not" in text
-    assert "2 of 10,000 sinks" in Skeleton(overview(first("x", find="u", matching=2, all=10_000), "t")).text
+    text = Skeleton(overview(first("x", find="", matching=10_000, total=10_000), "t", "n")).text
+    assert "10,000 sinks, failing first; showing the first 1" in text
+    assert "2 of 10,000 sinks" in Skeleton(overview(first("x", find="u", matching=2, total=10_000), "t", "n")).text
 
 
 def test_without_sinks_and_without_a_match_the_page_says_so() -> None:
-    assert "There are no sinks yet." in overview(first("x", sinks=[], matching=0, all=0), "t")
-    assert "No sink has “<b>” in its name." in Skeleton(overview(first("x", find="<b>", sinks=[], matching=0, all=3), "t")).text
+    assert "There are no sinks yet." in overview(first("x", sinks=[], matching=0, total=0), "t", "n")
+    assert "No sink has “<b>” in its name." in Skeleton(overview(first("x", find="<b>", sinks=[], matching=0, total=3), "t", "n")).text
 
 
 def test_status_is_a_word_and_all_headers_have_a_scope() -> None:
-    for main in (overview(first("x"), "t"), sink_page(detail("x"), "t")):
+    for main in (overview(first("x"), "t", "n"), sink_page(detail("x"), "t", "n")):
         page = Skeleton(main)
         assert all("scope" in attributes for tag, attributes in page.elements if tag == "th")
         assert Counter(tag for tag, _ in page.elements)["th"] > 5
@@ -137,7 +143,7 @@ def test_status_is_a_word_and_all_headers_have_a_scope() -> None:
 
 
 def test_a_backfills_progress_is_a_bar_and_words() -> None:
-    main = overview(first("x"), "t")
+    main = overview(first("x"), "t", "n")
     assert '<progress max="100" value="40" aria-label="Rows of public.x"></progress> 40 of 100 rows' in main
 
 

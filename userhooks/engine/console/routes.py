@@ -1,8 +1,8 @@
-"""The console's routes: which values its pages show, and what its buttons do. The HTML is made in `html.py`.
+"""The console's routes: they gather the values that its pages show, and perform its buttons' actions. `html.py` renders the pages.
 
-Pages are for those who have one of the Management API's tokens, or a link made from one (`TokenGuard`). A button is a form with a token
-that only these pages know (random per process), beside what `HostGuard` asks of every request. With 10,000 sinks a page looks at all of
-them in slices, so that deliveries go on meanwhile.
+Every page needs one of the Management API's tokens, or a link made from one (`TokenGuard`). A button is a form with a CSRF token, random
+per process, in addition to the checks that `HostGuard` makes on every request. The overview ranks 10,000 sinks in slices, between which
+deliveries continue.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ from userhooks.web.host_guard import TokenGuard
 log = logging.getLogger(__name__)
 
 SLICE = 200
-"""Sinks that are looked at between two turns of the event loop"""
-_LARGEST_FORM = 16_384
+"""Number of sinks to rank before yielding to the event loop."""
+_MAX_FORM_BYTES = 16_384
 _ADVICE = (
     "Open the link that `userhooks status` prints in a terminal. Programs send the header `Authorization: Bearer <token>`; "
-    "`userhooks status --json` shows it as sequin.api_token."
+    "`userhooks status --json` shows the token as sequin.api_token."
 )
 _STATES: dict[str, BackfillState] = {"pause": "paused", "resume": "active", "cancel": "cancelled"}
 
 
 class NotDone(Exception):
-    """A request that is answered with a page that says why."""
+    """A refused or failed request, answered with a page that says why."""
 
     def __init__(self, status: int, heading: str, text: str) -> None:
         super().__init__(text)
@@ -70,7 +70,7 @@ class Console:
         self._token = secrets.token_urlsafe(32)
 
     def routes(self) -> list[Route]:
-        """The pages, and what their forms post to."""
+        """Return the routes of the pages and of their forms."""
         guard = [Middleware(TokenGuard, keys=self._keys, port=self._port, advice=_ADVICE)]
         sink = "/sinks/{name}"
         return [
@@ -88,55 +88,57 @@ class Console:
             try:
                 return await handler(request)
             except NotDone as exc:
-                return _page(exc.heading, html.message(exc.heading, str(exc)), exc.status)
+                return _message(exc.status, exc.heading, str(exc))
             except DatabaseUnavailable as exc:
-                return _page("Not done", html.message("Not done", f"{exc.what} {exc.remedy}"), 503)
+                return _message(503, "Not done", f"{exc.what} {exc.remedy}")
             except sqlite3.Error as exc:
-                log.error("a request could not be carried out: %s", exc)
-                said = f"The engine's store cannot be written: {exc}. Make room on its disk, then try again."
-                return _page("Not done", html.message("Not done", said), 503)
+                log.error("request failed: cannot write to the store: %s", exc)
+                return _message(503, "Not done", f"The engine cannot write to its store: {exc}. Free up disk space, then try again.")
 
         return answer
 
-    # --- what is shown -------------------------------------------------------------------------------------------------
+    # --- pages ---------------------------------------------------------------------------------------------------------
 
     async def first(self, request: Request) -> Response:
-        """All sinks, or those with `find` in their names: the worst of them."""
+        """Show the engine and the first of its sinks, or of the sinks whose names contain the query's `find`."""
         monitor = self.monitor
         find = request.query_params.get("find", "").strip()
-        worst, matching = await self._worst(find.lower())
+        shown, matching = await self._rank(find.lower())
         slot = monitor.slot
         sinks = self.catalog.sinks
         backfills = list(reversed(self.catalog.backfills.values()))
         backfills.sort(key=lambda backfill: backfill.state != "active")
-        seen = Overview(
+        values = Overview(
             problem=monitor.problem,
             slot=Slot(self.catalog.database.slot_name, slot.retained if slot else None, slot.lag if slot else None),
             changes=monitor.changes,
             store_bytes=monitor.store_bytes,
             find=find,
-            sinks=[self._row(sink) for sink in worst],
+            sinks=[self._row(sink) for sink in shown],
             matching=matching,
-            all=len(sinks),
+            total=len(sinks),
             backfills=[
                 (sinks[backfill.sink_id].name, backfill) for backfill in backfills[: html.SHOWN_BACKFILLS] if backfill.sink_id in sinks
             ],
         )
-        return _page("Userhooks engine", html.overview(seen, self._token))
+        return _page(lambda nonce: html.overview(values, self._token, nonce))
 
-    async def _worst(self, find: str) -> tuple[list[SinkResource], int]:
-        """Return the sinks to show, failing first, then those with the most pending, and how many have `find` in their names."""
+    async def _rank(self, find: str) -> tuple[list[SinkResource], int]:
+        """Return the sinks to show and the number of sinks whose names contain `find`.
+
+        Failing sinks come first, then those with the most pending messages.
+        """
         monitor, sinks = self.monitor, self.catalog.sinks
-        worst: list[tuple[bool, int, str, str]] = []
+        first: list[tuple[bool, int, str, str]] = []
         matching = 0
         ids = iter(list(sinks))
-        while some := list(islice(ids, SLICE)):
-            named = [sinks[sink_id] for sink_id in some if sink_id in sinks and find in sinks[sink_id].name.lower()]
-            ranked = [(not monitor.is_failing(sink), -monitor.delivery(sink.id).queue.count, sink.name, sink.id) for sink in named]
-            worst = nsmallest(html.SHOWN_SINKS, worst + ranked)
+        while batch := list(islice(ids, SLICE)):
+            matches = [sinks[sink_id] for sink_id in batch if sink_id in sinks and find in sinks[sink_id].name.lower()]
+            ranked = [(not monitor.is_failing(sink), -monitor.delivery(sink.id).queue.count, sink.name, sink.id) for sink in matches]
+            first = nsmallest(html.SHOWN_SINKS, first + ranked)
             matching += len(ranked)
             await asyncio.sleep(0)
-        return [sinks[sink_id] for _, _, _, sink_id in worst if sink_id in sinks], matching
+        return [sinks[sink_id] for _, _, _, sink_id in first if sink_id in sinks], matching
 
     def _row(self, sink: SinkResource) -> SinkRow:
         delivery = self.monitor.delivery(sink.id)
@@ -150,17 +152,17 @@ class Console:
             failing=delivery.retrying,
             delivered=delivery.delivered,
             discarded=delivery.discarded,
-            says=condition.delivery_error or condition.problem,
+            last_error=condition.delivery_error or condition.problem,
             oldest=delivery.oldest_age(time.time()),
         )
 
     async def sink(self, request: Request) -> Response:
-        """One sink: settings, health, what was given up, backfills."""
+        """Show one sink: its settings, health, discarded messages, and backfills."""
         sink = self._sink(request)
         delivery = self.monitor.delivery(sink.id)
         discarded = await self.monitor.discarded(sink.id, html.SHOWN_DISCARDED) if delivery.discarded else []
         backfills = [backfill for backfill in reversed(self.catalog.backfills.values()) if backfill.sink_id == sink.id]
-        seen = SinkDetail(
+        values = SinkDetail(
             row=self._row(sink),
             attempted=delivery.attempted,
             failed=delivery.failed,
@@ -169,7 +171,7 @@ class Console:
             discarded=discarded,
             backfills=backfills[: html.SHOWN_BACKFILLS],
         )
-        return _page(sink.name, html.sink_page(seen, self._token))
+        return _page(lambda nonce: html.sink_page(values, self._token, nonce))
 
     def _sink(self, request: Request) -> SinkResource:
         name = request.path_params["name"]
@@ -178,10 +180,10 @@ class Console:
             raise NotDone(404, "Not found", f"There is no sink {name!r}. It may have been deleted or renamed.")
         return sink
 
-    # --- what buttons do -----------------------------------------------------------------------------------------------
+    # --- actions -------------------------------------------------------------------------------------------------------
 
     async def change_sink(self, request: Request) -> Response:
-        """Pause, resume, or send again what was given up; answers with the page that the button was on."""
+        """Pause or resume a sink, or redeliver its discarded messages; redirect to the page that the button was on."""
         form = await self._form(request)
         async with self.registry.writing:
             sink = self._sink(request)
@@ -193,26 +195,26 @@ class Console:
                 case "redeliver" if sink.status != "disabled":
                     await self.registry.redeliver(sink.id, [int(form["message"])] if form.get("message", "").isdecimal() else None)
                 case "pause" | "resume" | "redeliver":
-                    raise NotDone(409, "Not done", f"The sink {sink.name!r} is {sink.status} by now.")
+                    raise NotDone(409, "Not done", f"The sink {sink.name!r} is now {sink.status}.")
                 case _:
-                    raise NotDone(400, "Not done", "The form does not say what to do. Load the page again.")
+                    raise NotDone(400, "Not done", "The form does not name an action. Reload the page.")
         if "find" in form:
             return RedirectResponse("/?" + urlencode({"find": form["find"]}) if form["find"] else "/", 303)
         return RedirectResponse(html.sink_url(sink.name), 303)
 
     async def change_backfill(self, request: Request) -> Response:
-        """Pause, resume or cancel a backfill."""
+        """Pause, resume, or cancel a backfill."""
         form = await self._form(request)
         async with self.registry.writing:
             sink = self._sink(request)
             backfill = self._backfill(request, sink)
             state = _STATES.get(form.get("do", ""))
             if state is None:
-                raise NotDone(400, "Not done", "The form does not say what to do. Load the page again.")
+                raise NotDone(400, "Not done", "The form does not name an action. Reload the page.")
             try:
                 request_bodies.backfill_state({"state": state}, backfill.state)
             except ApiError:
-                raise NotDone(409, "Not done", f"The backfill is {backfill.state} by now.") from None
+                raise NotDone(409, "Not done", f"The backfill is now {backfill.state}.") from None
             if state != backfill.state:
                 await self.backfills.change(backfill.id, state)
         return RedirectResponse(html.sink_url(sink.name), 303)
@@ -220,24 +222,24 @@ class Console:
     def _backfill(self, request: Request, sink: SinkResource) -> BackfillResource:
         backfill = self.catalog.backfills.get(request.path_params["id"])
         if backfill is None or backfill.sink_id != sink.id:
-            raise NotDone(404, "Not found", f"The sink {sink.name!r} has no such backfill.")
+            raise NotDone(404, "Not found", f"The sink {sink.name!r} has no backfill with this id.")
         return backfill
 
     async def _form(self, request: Request) -> dict[str, str]:
-        """Read a form's fields and check its token."""
+        """Read a form's fields and check its CSRF token."""
         body = b""
         async for chunk in request.stream():
             body += chunk
-            if len(body) > _LARGEST_FORM:
+            if len(body) > _MAX_FORM_BYTES:
                 raise NotDone(413, "Not done", "The form is too large.")
         form = dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
         if not hmac.compare_digest(form.get("csrf", "").encode(), self._token.encode()):
-            raise NotDone(403, "Not done", "The page is from before the engine's last start. Load it again, then press the button again.")
+            raise NotDone(403, "Not done", "The engine has restarted since this page was loaded. Reload the page, then try again.")
         return form
 
 
 def settings(sink: SinkResource, endpoint: HttpEndpoint) -> dict[str, str]:
-    """Return a sink's settings as text by name, without what may be a secret: values of headers, query strings."""
+    """Return a sink's settings as text by name, without possible secrets: header values and query strings."""
     address = f"{endpoint.scheme}://{endpoint.host}:{endpoint.port}{endpoint.path or ''}"
     headers = sorted([*endpoint.headers, *endpoint.encrypted_headers])
     columns = [
@@ -250,28 +252,32 @@ def settings(sink: SinkResource, endpoint: HttpEndpoint) -> dict[str, str]:
         "HTTP endpoint": f"{endpoint.name}, {address}" + (" and a query string" if endpoint.query else ""),
         "Path": (sink.path or "").partition("?")[0],
         "Headers": ", ".join(f"{name}: …" for name in headers),
-        "Tables": ", ".join(tables) if source.include_tables is not None else "all of the publication",
-        "Without tables": ", ".join(".".join(name) for name in source.exclude_tables or ()),
+        "Tables": ", ".join(tables) if source.include_tables is not None else "all in the publication",
+        "Excluded tables": ", ".join(".".join(name) for name in source.exclude_tables or ()),
         "Schemas": ", ".join(source.include_schemas or ()),
-        "Without schemas": ", ".join(source.exclude_schemas or ()),
+        "Excluded schemas": ", ".join(source.exclude_schemas or ()),
         "Actions": ", ".join(sink.actions),
         "Filter": " and ".join(columns) if sink.filters is not None else sink.filter or "none",
         "Transform": sink.transform or "none",
         "Annotations": exact_json.dumps(dict(sink.annotations)).decode() if sink.annotations else "",
-        "Messages per request": f"{sink.batch_size} at most" if sink.batch else "1, without the batch's envelope",
+        "Messages per request": f"at most {sink.batch_size}" if sink.batch else "1, not wrapped in a batch",
         "Order": "kept within each group" if sink.message_grouping else "not kept",
-        "Attempts": "without a limit" if sink.max_retry_count is None else f"{sink.max_retry_count} at most",
+        "Attempts": "no limit" if sink.max_retry_count is None else f"at most {sink.max_retry_count}",
         "Timestamps": sink.timestamp_format,
     }
     return {name: value for name, value in shown.items() if value}
 
 
-def _page(title: str, main: str, status: int = 200) -> HTMLResponse:
-    """A whole page; the nonce lets its own style and script run and nothing else."""
+def _page(render: Callable[[str], str], status: int = 200) -> HTMLResponse:
+    """Return a page rendered with a new nonce, under a policy that allows only the style and the script with this nonce."""
     nonce = secrets.token_urlsafe(16)
     policy = (
         f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; "
         "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     )
     headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-    return HTMLResponse(html.shell(title, main, nonce), status, headers)
+    return HTMLResponse(render(nonce), status, headers)
+
+
+def _message(status: int, heading: str, text: str) -> HTMLResponse:
+    return _page(lambda nonce: html.message(heading, text, nonce), status)
