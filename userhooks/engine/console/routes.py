@@ -74,26 +74,26 @@ class Console:
         guard = [Middleware(TokenGuard, keys=self._keys, port=self._port, advice=_ADVICE)]
         sink = "/sinks/{name}"
         return [
-            Route("/", self._answering(self.first), methods=["GET"], middleware=guard),
-            Route(sink, self._answering(self.sink), methods=["GET"], middleware=guard),
-            Route(sink, self._answering(self.change_sink), methods=["POST"], middleware=guard),
-            Route(sink + "/backfills/{id}", self._answering(self.change_backfill), methods=["POST"], middleware=guard),
+            Route("/", self._with_error_pages(self.first), methods=["GET"], middleware=guard),
+            Route(sink, self._with_error_pages(self.sink), methods=["GET"], middleware=guard),
+            Route(sink, self._with_error_pages(self.change_sink), methods=["POST"], middleware=guard),
+            Route(sink + "/backfills/{id}", self._with_error_pages(self.change_backfill), methods=["POST"], middleware=guard),
         ]
 
     def _keys(self) -> list[bytes]:
         return [bytes.fromhex(key.token_sha256) for key in self.catalog.api_keys.values()]
 
-    def _answering(self, handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    def _with_error_pages(self, handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
             try:
                 return await handler(request)
             except NotDone as exc:
                 return _message(exc.status, exc.heading, str(exc))
             except DatabaseUnavailable as exc:
-                return _message(503, "Not done", f"{exc.what} {exc.remedy}")
+                return _message(503, "Request failed", f"{exc.what} {exc.remedy}")
             except sqlite3.Error as exc:
                 log.error("request failed: cannot write to the store: %s", exc)
-                return _message(503, "Not done", f"The engine cannot write to its store: {exc}. Free up disk space, then try again.")
+                return _message(503, "Request failed", f"The engine cannot write to its store: {exc}. Free up disk space, then try again.")
 
         return answer
 
@@ -195,9 +195,9 @@ class Console:
                 case "redeliver" if sink.status != "disabled":
                     await self.registry.redeliver(sink.id, [int(form["message"])] if form.get("message", "").isdecimal() else None)
                 case "pause" | "resume" | "redeliver":
-                    raise NotDone(409, "Not done", f"The sink {sink.name!r} is now {sink.status}.")
+                    raise NotDone(409, "Request failed", f"The sink {sink.name!r} is now {sink.status}.")
                 case _:
-                    raise NotDone(400, "Not done", "The form does not name an action. Reload the page.")
+                    raise NotDone(400, "Request failed", "The form does not name an action. Reload the page.")
         if "find" in form:
             return RedirectResponse("/?" + urlencode({"find": form["find"]}) if form["find"] else "/", 303)
         return RedirectResponse(html.sink_url(sink.name), 303)
@@ -210,11 +210,11 @@ class Console:
             backfill = self._backfill(request, sink)
             state = _STATES.get(form.get("do", ""))
             if state is None:
-                raise NotDone(400, "Not done", "The form does not name an action. Reload the page.")
+                raise NotDone(400, "Request failed", "The form does not name an action. Reload the page.")
             try:
                 request_bodies.backfill_state({"state": state}, backfill.state)
             except ApiError:
-                raise NotDone(409, "Not done", f"The backfill is now {backfill.state}.") from None
+                raise NotDone(409, "Request failed", f"The backfill is now {backfill.state}.") from None
             if state != backfill.state:
                 await self.backfills.change(backfill.id, state)
         return RedirectResponse(html.sink_url(sink.name), 303)
@@ -231,10 +231,10 @@ class Console:
         async for chunk in request.stream():
             body += chunk
             if len(body) > _MAX_FORM_BYTES:
-                raise NotDone(413, "Not done", "The form is too large.")
+                raise NotDone(413, "Request failed", "The form is too large.")
         form = dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
         if not hmac.compare_digest(form.get("csrf", "").encode(), self._token.encode()):
-            raise NotDone(403, "Not done", "The engine has restarted since this page was loaded. Reload the page, then try again.")
+            raise NotDone(403, "Request failed", "The engine has restarted since this page was loaded. Reload the page, then try again.")
         return form
 
 
