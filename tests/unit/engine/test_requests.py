@@ -446,7 +446,7 @@ def test_a_number_that_would_stand_for_its_neighbour_is_refused(value: Any) -> N
     ("more", "says"),
     [
         ({"operator": "like"}, "not supported"),
-        ({"operator": ["="]}, "must be a text"),
+        ({"operator": ["="]}, "must be a string"),
         ({"field_path": "a"}, "json"),
         ({"field_path": 5}, "json"),
         ({"field_type": "colour"}, "field_type must be one of"),

@@ -1,1 +1,1 @@
-"""The Management API: requests, responses, YAML, errors, and the page of metrics."""
+"""The Management API: request bodies, responses, YAML, errors, and Prometheus metrics."""

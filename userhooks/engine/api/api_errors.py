@@ -1,4 +1,4 @@
-"""How the Management API refuses a request: status, body and the words that recur, as Sequin 0.14.6 has them (recorded). Pure."""
+"""Error responses of the Management API, with the statuses and bodies recorded from Sequin 0.14.6. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ BLANK = "can't be blank"
 
 
 class ApiError(Exception):
-    """A request that is answered with `status` and `body`."""
+    """An error response to a request: an HTTP status and a JSON body."""
 
     def __init__(self, status: int, body: dict[str, Any]) -> None:
         super().__init__(str(body))
@@ -18,20 +18,20 @@ class ApiError(Exception):
 
 
 def bad_request() -> ApiError:
-    """Return the 400 for a value that Sequin's queries cannot take."""
+    """Return the 400 for a value that Sequin cannot use in a database query."""
     return ApiError(400, {"errors": {"detail": "Bad Request"}})
 
 
 def refused(summary: str) -> ApiError:
-    """422 of the parser stage."""
+    """Return the 422 of the parser stage."""
     return ApiError(422, {"summary": summary, "validation_errors": {}, "code": None})
 
 
 def not_found(entity: str) -> ApiError:
-    """404 for a named thing."""
+    """Return the 404 for an entity that does not exist."""
     return ApiError(404, {"summary": f"Not found: No `{entity}` found matching the provided ID or name"})
 
 
 def invalid(errors: Mapping[str, Any]) -> ApiError:
-    """422 of the model stage."""
+    """Return the 422 of the validation stage: error messages by field."""
     return ApiError(422, {"summary": "Validation failed", "validation_errors": dict(errors)})

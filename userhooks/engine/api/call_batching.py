@@ -1,4 +1,4 @@
-"""Calls that wait for the same lock are carried out together by the first of them that gets it. What they do is the caller's."""
+"""Batching of calls that wait for the same lock: the first call to acquire it does the work of all of them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ T = TypeVar("T")
 
 
 class BatchedCalls(Generic[T]):
-    """`work` gets everything that has been asked for while the lock was held, and returns an outcome for each: a result, or what to raise.
+    """A function whose concurrent calls are batched, so that a hundred of them wait for the disk only once.
 
-    So a hundred calls at once share one wait for the disk. When `work` itself raises, every call that it was for raises that.
+    `work` receives the items of all calls that arrived while the lock was taken. It returns an outcome for each: a result, or an exception
+    to raise. If `work` itself raises, each call in the batch raises that exception.
 
         remove = BatchedCalls(lock, remove_all)
         await remove("one")
@@ -24,27 +25,27 @@ class BatchedCalls(Generic[T]):
         self._waiting: dict[asyncio.Future[T | Exception], str] = {}
 
     async def __call__(self, item: str) -> T:
-        mine: asyncio.Future[T | Exception] = asyncio.get_running_loop().create_future()
-        self._waiting[mine] = item
+        future: asyncio.Future[T | Exception] = asyncio.get_running_loop().create_future()
+        self._waiting[future] = item
         try:
             async with self._lock:
-                if not mine.done():
-                    await self._take_turn(mine, item)
+                if not future.done():
+                    await self._run_batch(future, item)
         finally:
-            self._waiting.pop(mine, None)  # a caller that went away asks for nothing
-        outcome = mine.result()
+            self._waiting.pop(future, None)  # a cancelled call must not be part of the next batch
+        outcome = future.result()
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
-    async def _take_turn(self, mine: asyncio.Future[T | Exception], item: str) -> None:
-        taken = self._waiting | {mine: item}  # mine may have been in a turn that was cancelled
+    async def _run_batch(self, future: asyncio.Future[T | Exception], item: str) -> None:
+        batch = self._waiting | {future: item}  # a cancelled batch may have removed this call from the waiting ones
         self._waiting = {}
         outcomes: Sequence[T | Exception]
         try:
-            outcomes = await self._work(list(taken.values()))
+            outcomes = await self._work(list(batch.values()))
         except Exception as error:
-            outcomes = [error] * len(taken)
-        for future, outcome in zip(taken, outcomes, strict=True):
-            if not future.done():
-                future.set_result(outcome)
+            outcomes = [error] * len(batch)
+        for waiting, outcome in zip(batch, outcomes, strict=True):
+            if not waiting.done():
+                waiting.set_result(outcome)
