@@ -306,12 +306,12 @@ def test_a_sink_of_every_table_begins_with_all_of_them() -> None:
         ([{"table": "nope"}], "Table public.nope not found"),
         ([{"table": "users"}], "Table public.users not in sink's source configuration"),
         ([{"table": "notifications", "rows": 5}], "Unknown field: rows"),
-        ([{"table": "notifications", "type": "half"}], "`type` is `full`, or `partial`"),
-        ([{"table": "notifications", "sort_column": "id", "start_position": 5}], "`type` is `full`, or `partial`"),
+        ([{"table": "notifications", "type": "half"}], "`type` must be `full`, or `partial`"),
+        ([{"table": "notifications", "sort_column": "id", "start_position": 5}], "`type` must be `full`, or `partial`"),
         ([{"table": "notifications", "type": "partial"}], "`partial` needs a `sort_column`"),
         ([{"table": "notifications", "type": "partial", "sort_column": "id", "start_position": True}], "`partial` needs a `sort_column`"),
         ([{"table": "notifications", "type": "partial", "sort_column": "x", "start_position": 5}], "it has no column 'x' to sort by"),
-        ([{"table": "notifications"}] * 2, "names a table twice"),
+        ([{"table": "notifications"}] * 2, "lists a table twice"),
     ],
 )
 def test_an_initial_backfill_that_cannot_be_is_refused_in_words(given: Any, says: str) -> None:

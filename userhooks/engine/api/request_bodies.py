@@ -1,10 +1,9 @@
-"""Request bodies of the Management API as resources: which keys are taken, in which order they are checked, and what is said about bad
-ones. Pure.
+"""Parsing of the Management API's request bodies into resources. Pure.
 
-Two stages, as in Sequin 0.14.6 (recorded): the parser takes the keys in alphabetical order and stops at the first error;
-the model check then reports all fields in one answer.
+There are two stages, as in Sequin 0.14.6 (recorded). The parser reads the keys in alphabetical order and stops at the first error. The
+validation then reports all invalid fields in one response.
 
-It is long because each field has a check and a sentence of its own.
+It is long because each field has its own check and error message.
 """
 
 from __future__ import annotations
@@ -38,36 +37,39 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\U0010ffff]*")
 _MAX_ANNOTATIONS = 8192
 _MAX_LENGTH = 255
-"""Maximum characters in an endpoint's name and in its URL's host, path, query and fragment; Sequin answers 500 to longer ones."""
+"""Maximum length in characters of an endpoint's name, and of its URL's host, path, query, and fragment. Sequin answers 500 beyond it."""
 _MAX_RETRY_COUNT = 2**31 - 1
 
 
 # --- HTTP endpoints ----------------------------------------------------------------------------------------------------
 
 _IGNORED = frozenset({"id", "inserted_at", "updated_at", "account_id"})
-_ELSEWHERE = frozenset({"local", "path", "webhook.site"})
-"""keys for tunnels and for webhook.site, both of which need a service on the internet"""
+_TUNNEL_KEYS = frozenset({"local", "path", "webhook.site"})
+"""Keys for tunnels and for webhook.site, which need a service on the internet."""
 
 
-def endpoint_from(body: Mapping[str, Any], present: HttpEndpoint | None, id: str, taken: set[str]) -> HttpEndpoint:  # noqa: A002
-    """Create an endpoint, or change `present`; `taken` holds the names of the other endpoints. Raises Refused."""
+def endpoint_from(body: Mapping[str, Any], existing: HttpEndpoint | None, id: str, taken: set[str]) -> HttpEndpoint:  # noqa: A002
+    """Return a new endpoint with this id, or a changed copy of `existing`. Raise ApiError if the body is invalid.
+
+    `taken` contains the names of all other endpoints.
+    """
     for key in sorted(body):
-        if key in _ELSEWHERE:
-            raise refused(f"`{key}` is not supported by the local engine; give `url`")
+        if key in _TUNNEL_KEYS:
+            raise refused(f"`{key}` is not supported by the local engine; set `url`")
         if key not in _IGNORED and key not in ("name", "url", "headers", "encrypted_headers"):
             raise refused(f"Unknown field: {key}")
     errors: dict[str, Any] = {}
-    if "name" in body or present is None:
+    if "name" in body or existing is None:
         errors |= _name_errors(body.get("name"), taken)
         if not errors and len(body["name"]) > _MAX_LENGTH:
             errors["name"] = [f"should be at most {_MAX_LENGTH} character(s)"]
     fields: dict[str, Any] = {}
     if "url" in body:
         if not isinstance(body["url"], str):
-            raise invalid({"url": ["must be a text"]})
+            raise invalid({"url": ["must be a string"]})
         fields, url_errors = _url_parts(body["url"])
         errors |= url_errors
-    elif present is None and not errors:
+    elif existing is None and not errors:
         errors |= {"scheme": [BLANK], "host": [BLANK]}
     for key in ("headers", "encrypted_headers"):
         if key in body:
@@ -76,7 +78,7 @@ def endpoint_from(body: Mapping[str, Any], present: HttpEndpoint | None, id: str
         raise invalid(errors)
     if "name" in body:
         fields["name"] = body["name"]
-    return replace(present, **fields) if present is not None else HttpEndpoint(id=id, **fields)
+    return replace(existing, **fields) if existing is not None else HttpEndpoint(id=id, **fields)
 
 
 def _name_errors(name: Any, taken: set[str]) -> dict[str, Any]:
@@ -90,7 +92,7 @@ def _name_errors(name: Any, taken: set[str]) -> dict[str, Any]:
 
 
 def _url_parts(url: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    if url[:1] <= " ":  # urlsplit would drop a leading blank
+    if url[:1] <= " ":  # urlsplit would strip a leading space
         return {}, {"scheme": [BLANK], "host": [BLANK]}
     try:
         parts = urlsplit(url)
@@ -102,7 +104,7 @@ def _url_parts(url: str) -> tuple[dict[str, Any], dict[str, Any]]:
         return {}, {"port": ["must be less than 65536" if re.fullmatch(r".*:\d+", parts.netloc, re.ASCII) else "is invalid"]}
     errors: dict[str, Any] = {}
     host = parts.netloc.rpartition("@")[2]
-    host = host.partition(":")[0] if not host.startswith("[") else host  # `hostname` would be in lower case
+    host = host.partition(":")[0] if not host.startswith("[") else host  # `parts.hostname` would be in lower case
     if not parts.scheme:
         errors["scheme"] = [BLANK]
     elif parts.scheme not in ("http", "https"):
@@ -130,17 +132,17 @@ def _url_parts(url: str) -> tuple[dict[str, Any], dict[str, Any]]:
 def _headers(value: Any, key: str) -> dict[str, str]:
     if value is None:
         return {}
-    if isinstance(value, list) and all(isinstance(one, dict) and {"key", "value"} <= one.keys() for one in value):
-        value = {one["key"]: one["value"] for one in value}
+    if isinstance(value, list) and all(isinstance(header, dict) and {"key", "value"} <= header.keys() for header in value):
+        value = {header["key"]: header["value"] for header in value}
     if key == "headers" and not isinstance(value, dict | list):
         raise refused("Invalid headers configuration. Must be a list of key-value pairs.")
     if not isinstance(value, dict) or not all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
-        raise refused(f"{key} must be an object of texts, or a list of objects with key and value")
+        raise refused(f"{key} must be an object with string values, or a list of objects with key and value")
     for name, text in value.items():
         if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(text):
-            raise refused(f"{key} holds something that cannot be sent as a header: {name!r}")
+            raise refused(f"{key} contains a header that cannot be sent: {name!r}")
         if name.lower() == "content-encoding" and text.strip().lower() not in ("gzip", "identity"):
-            raise refused(f"{key} names a content-encoding that the local engine does not apply. Use `gzip`, or leave the header out.")
+            raise refused(f"{key} sets a content-encoding that the local engine does not support. Use `gzip`, or omit the header.")
     return dict(value)
 
 
@@ -159,12 +161,12 @@ _ACTIONS = ("insert", "update", "delete")
 
 
 class _SinkRequest:
-    """The parser stage: `fields` for the model, `errors` that the model check will report."""
+    """The parser stage of a sink's body: the parsed `fields`, and the `errors` that the validation will report."""
 
-    def __init__(self, body: Mapping[str, Any], catalog: Catalog, present: SinkResource | None) -> None:
+    def __init__(self, body: Mapping[str, Any], catalog: Catalog, existing: SinkResource | None) -> None:
         self.body = body
         self.catalog = catalog
-        self.present = present
+        self.existing = existing
         self.fields: dict[str, Any] = {}
         self.errors: dict[str, Any] = {}
         for key in sorted(body):
@@ -178,7 +180,7 @@ class _SinkRequest:
     def _actions(self, value: Any) -> None:
         if value is None:
             return
-        if not isinstance(value, list) or any(one not in _ACTIONS for one in value):
+        if not isinstance(value, list) or any(action not in _ACTIONS for action in value):
             self.errors["actions"] = ["is invalid"]
         else:
             self.fields["actions"] = tuple(value)
@@ -186,7 +188,7 @@ class _SinkRequest:
     def _annotations(self, value: Any) -> None:
         try:
             size = len(exact_json.dumps(value)) if isinstance(value, dict) else None
-        except TypeError:  # too many levels
+        except TypeError:  # nested too deeply
             size = None
         if size is None:
             self.errors["annotations"] = ["is invalid"]
@@ -208,15 +210,16 @@ class _SinkRequest:
         if value is None:
             raise refused("`sink` is required on sink consumers.")
         if not isinstance(value, dict) or value.get("type") != "webhook":
-            raise refused('destination must be an object with "type": "webhook"; the local engine delivers to nothing else')
+            raise refused('destination must be an object with "type": "webhook"; the local engine supports no other type')
         name = value.get("http_endpoint")
-        # of a hundred thousand it is mostly one that was made just now
+        # newest first: with 100,000 endpoints, the one named here was usually created just before
         endpoint = next((e for e in reversed(self.catalog.endpoints.values()) if e.name == name), None)
         if endpoint is None:
             raise not_found("http endpoint")
         path = value.get("http_endpoint_path") or None
-        given = value.get("batch", True)
-        batch = {"true": True, "false": False}.get(given, given) if isinstance(given, str) else given
+        batch = value.get("batch", True)
+        if isinstance(batch, str):
+            batch = {"true": True, "false": False}.get(batch, batch)
         errors: dict[str, Any] = {}
         if path is not None and not isinstance(path, str):
             errors["http_endpoint_path"] = ["is invalid"]
@@ -263,12 +266,12 @@ class _SinkRequest:
         self.fields["filters"] = column_filters(value, self._single_table())
 
     def _single_table(self) -> Table:
-        """The table that the sink will read: `table` of the body, which overrules `source`, or else the present one if it stays."""
+        """Return the sink's one table: the body's `table`, which overrides `source`, or the existing sink's table if it does not change."""
         if "table" in self.body:
             return self.catalog.tables[self._table_name(self.body["table"])]
-        tables = self.present.source.include_tables if self.present is not None else None
+        tables = self.existing.source.include_tables if self.existing is not None else None
         if tables is None or len(tables) != 1 or "source" in self.body or "schema" in self.body:
-            raise refused('filters need the one table they apply to: "table": "schema.table"')
+            raise refused('filters need a single table; set "table": "schema.table"')
         if tables[0] not in self.catalog.tables:
             raise self._unknown_table(".".join(tables[0]))
         return self.catalog.tables[tables[0]]
@@ -304,7 +307,7 @@ class _SinkRequest:
     def _schema(self, value: Any) -> None:
         self._needs_database()
         if not isinstance(value, str):
-            raise refused("schema must be a name")
+            raise refused("schema must be a string")
         self.fields["source"] = Source(include_schemas=(value,))
 
     def _source(self, value: Any) -> None:
@@ -314,25 +317,25 @@ class _SinkRequest:
             return
         if not isinstance(value, dict):
             raise refused("source must be an object")
-        given: dict[str, Any] = {}
+        source: dict[str, Any] = {}
         errors: dict[str, Any] = {}
-        for key, listed in value.items():
+        for key, names in value.items():
             if key not in ("include_schemas", "exclude_schemas", "include_tables", "exclude_tables"):
                 raise refused(f"Unknown field: {key}")
-            if listed is None:
+            if names is None:
                 continue
-            if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 raise refused(f"{key} must be a list of names")
-            if not listed:
+            if not names:
                 errors[key.replace("tables", "table_oids")] = ["should have at least 1 item(s)"]
-            given[key] = tuple(self._table_name(one) for one in listed) if key.endswith("tables") else tuple(listed)
-        if "include_schemas" in given and "exclude_schemas" in given:
+            source[key] = tuple(self._table_name(name) for name in names) if key.endswith("tables") else tuple(names)
+        if "include_schemas" in source and "exclude_schemas" in source:
             errors["include_schemas"] = ["cannot be set when exclude_schemas is set"]
-        if "include_tables" in given and "exclude_tables" in given:
+        if "include_tables" in source and "exclude_tables" in source:
             errors["exclude_table_oids"] = ["cannot be set when include_table_oids is set"]
         if errors:
             self.errors["source"] = errors
-        self.fields["source"] = Source(**given)
+        self.fields["source"] = Source(**source)
 
     def _status(self, value: Any) -> None:
         if value is None:
@@ -353,21 +356,21 @@ class _SinkRequest:
             return
         if not isinstance(value, list):
             raise refused("Invalid `tables` attribute: must be a list of maps.")
-        if not all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in value):
+        if not all(isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in value):
             raise refused("tables must be a list of objects with a name")
-        entries = []
-        for one in value:
-            name = self._table_name(one["name"])
-            columns = one.get("group_column_names") or []
+        tables = []
+        for entry in value:
+            name = self._table_name(entry["name"])
+            columns = entry.get("group_column_names") or []
             known = {column.name for column in self.catalog.tables[name].columns}
             if not isinstance(columns, list) or not all(isinstance(column, str) for column in columns):
-                raise refused(f"group_column_names of {one['name']} must be a list of column names")
+                raise refused(f"group_column_names of {entry['name']} must be a list of column names")
             for column in columns:
                 if column not in known:
                     missing = f"No `postgres column` found matching params: `table={'.'.join(name)}, column={column}`"
                     raise refused(f"Failed to parse tables: Not found: {missing}")
-            entries.append(SinkTable(name, tuple(columns)))
-        self.fields["tables"] = tuple(entries)
+            tables.append(SinkTable(name, tuple(columns)))
+        self.fields["tables"] = tuple(tables)
 
     def _timestamp_format(self, value: Any) -> None:
         if value not in ("iso8601", "unix_microsecond"):
@@ -381,10 +384,10 @@ class _SinkRequest:
 
     def _table_name(self, text: Any) -> TableName:
         schema, _, name = str(text).rpartition(".")
-        found = (schema or "public", name)
-        if found not in self.catalog.tables:
+        table = (schema or "public", name)
+        if table not in self.catalog.tables:
             raise self._unknown_table(text)
-        return found
+        return table
 
     def _unknown_table(self, text: Any) -> ApiError:
         return refused(f"Table '{text}' not found in database '{self.catalog.database.name}'")
@@ -417,37 +420,43 @@ _SINK_KEYS = frozenset(
 )
 
 
-def sink_from(body: Mapping[str, Any], catalog: Catalog, present: SinkResource | None, id: str, taken: set[str]) -> SinkResource:  # noqa: A002
-    """Create a sink, or change `present`; `taken` are the names of the others. Raises Refused."""
-    request = _SinkRequest(body, catalog, present)
+def sink_from(body: Mapping[str, Any], catalog: Catalog, existing: SinkResource | None, id: str, taken: set[str]) -> SinkResource:  # noqa: A002
+    """Return a new sink with this id, or a changed copy of `existing`. Raise ApiError if the body is invalid.
+
+    `taken` contains the names of all other sinks.
+    """
+    request = _SinkRequest(body, catalog, existing)
     fields, errors = request.fields, request.errors
-    if "name" in body or present is None:
+    if "name" in body or existing is None:
         errors |= _name_errors(body.get("name"), taken)
-    if present is None and "endpoint_id" not in fields and "sink" not in errors:
+    if existing is None and "endpoint_id" not in fields and "sink" not in errors:
         errors["sink"] = [BLANK]
-    if present is None and "database" not in body:
+    if existing is None and "database" not in body:
         errors["replication_slot_id"] = [BLANK]
-    batch = fields.get("batch", present.batch if present else True)
-    size = fields.get("batch_size", present.batch_size if present else 1)
+    batch = fields.get("batch", existing.batch if existing else True)
+    size = fields.get("batch_size", existing.batch_size if existing else 1)
     if not batch and size != 1:
         errors["batch_size"] = ["batch_size must be 1 when batch is false for webhook sinks"]
     if errors:
         raise invalid(errors)
-    sink = replace(present, **fields) if present is not None else SinkResource(id=id, **fields)
-    if not sink.message_grouping and any(one.group_column_names for one in sink.tables):
+    sink = replace(existing, **fields) if existing is not None else SinkResource(id=id, **fields)
+    if not sink.message_grouping and any(table.group_column_names for table in sink.tables):
         raise invalid({"message_grouping": ["cannot be false while tables have group_column_names"]})
-    _check_column_filters(sink, present, "filters" in body)
+    _check_column_filters(sink, existing, "filters" in body)
     return sink
 
 
-def _check_column_filters(sink: SinkResource, present: SinkResource | None, given: bool) -> None:
-    """Column filters stand alone, and for the one table they were given with: anything else might let other users' rows through."""
+def _check_column_filters(sink: SinkResource, existing: SinkResource | None, in_body: bool) -> None:
+    """Check that column filters are used without a filter function, and only with the table that they were set for.
+
+    Anything else might let other users' rows through. `in_body` says whether the request sets `filters`.
+    """
     if sink.filters is None:
         return
     if sink.filter is not None:
-        raise refused("a sink has `filter` or `filters`, not both; to change from one to the other, delete the sink and create it anew")
-    if present is not None and not given and sink.source != present.source:
-        raise refused("give `filters` together with the new table; those of the present table do not apply to another")
+        raise refused("a sink has `filter` or `filters`, not both; to switch, delete the sink and create it again")
+    if existing is not None and not in_body and sink.source != existing.source:
+        raise refused("set `filters` together with the new table; the current ones apply only to the current table")
 
 
 def _is_integer(value: Any) -> bool:
@@ -460,12 +469,12 @@ _TRANSITIONS = {"active": ("paused", "completed", "failed", "cancelled"), "pause
 
 
 def backfill_from(body: Mapping[str, Any], sink: SinkResource, catalog: Catalog) -> tuple[TableName, BackfillState]:
-    """Read the table of a new backfill, and whether it starts at once. Raises Refused."""
+    """Return the table and the initial state of a new backfill. Raise ApiError if the body is invalid."""
     _check_backfill_keys(body)
     table = _backfill_table(body, sink, catalog)
-    hindrance = catalog.tables[table].unreadable()
-    if hindrance is not None:
-        raise refused(f"Table {'.'.join(table)} cannot be read by a backfill: {hindrance}")
+    obstacle = catalog.tables[table].unreadable()
+    if obstacle is not None:
+        raise refused(f"Table {'.'.join(table)} cannot be read by a backfill: {obstacle}")
     state = body.get("state", "active")
     if state not in ("active", "paused"):
         raise invalid({"state": ["is invalid"]})
@@ -476,38 +485,41 @@ def backfill_from(body: Mapping[str, Any], sink: SinkResource, catalog: Catalog)
 
 
 def initial_backfills(value: Any, sink: SinkResource, catalog: Catalog) -> list[BackfillRange]:
-    """Read `initial_backfill` of a new sink: true means every table that it covers. Raises Refused."""
+    """Return the backfills that `initial_backfill` of a new sink asks for: with true, one of every table in its source.
+
+    Raise ApiError if the value is invalid.
+    """
     if value is None or value is False:
         return []
     if value is True:
-        readings = [BackfillRange(name) for name in catalog.tables if sink.source.covers(*name)]
+        ranges = [BackfillRange(name) for name in catalog.tables if sink.source.covers(*name)]
     elif isinstance(value, list):
-        readings = [_reading(one, sink, catalog) for one in value]
+        ranges = [_backfill_range(entry, sink, catalog) for entry in value]
     else:
         raise refused("initial_backfill must be true, false, or a list of table configurations")
-    for reading in readings:
-        hindrance = catalog.tables[reading.table].unreadable(reading.sort_column)
-        if hindrance is not None:
-            raise refused(f"Table {'.'.join(reading.table)} cannot be read by a backfill: {hindrance}")
-    if len({reading.table for reading in readings}) < len(readings):
-        raise refused("initial_backfill names a table twice")
-    return readings
+    for backfill in ranges:
+        obstacle = catalog.tables[backfill.table].unreadable(backfill.sort_column)
+        if obstacle is not None:
+            raise refused(f"Table {'.'.join(backfill.table)} cannot be read by a backfill: {obstacle}")
+    if len({backfill.table for backfill in ranges}) < len(ranges):
+        raise refused("initial_backfill lists a table twice")
+    return ranges
 
 
-def _reading(one: Any, sink: SinkResource, catalog: Catalog) -> BackfillRange:
-    if not isinstance(one, dict) or not one.get("table"):
+def _backfill_range(entry: Any, sink: SinkResource, catalog: Catalog) -> BackfillRange:
+    if not isinstance(entry, dict) or not entry.get("table"):
         raise refused("initial_backfill needs a `table` in each of its table configurations")
-    for key in sorted(one):
+    for key in sorted(entry):
         if key not in ("table", "type", "sort_column", "start_position"):
             raise refused(f"Unknown field: {key}")
-    table = _backfill_table(one, sink, catalog)
-    sort_column, start = one.get("sort_column"), one.get("start_position")
-    if one.get("type", "full") == "full" and sort_column is None and start is None:
+    table = _backfill_table(entry, sink, catalog)
+    sort_column, start = entry.get("sort_column"), entry.get("start_position")
+    if entry.get("type", "full") == "full" and sort_column is None and start is None:
         return BackfillRange(table)
-    if one.get("type") != "partial":
-        raise refused(f"initial_backfill of {one['table']}: `type` is `full`, or `partial` with a `sort_column` and a `start_position`")
+    if entry.get("type") != "partial":
+        raise refused(f"initial_backfill of {entry['table']}: `type` must be `full`, or `partial` with `sort_column` and `start_position`")
     if not isinstance(sort_column, str) or not isinstance(start, str | int | float) or isinstance(start, bool):
-        raise refused(f"initial_backfill of {one['table']}: `partial` needs a `sort_column` and a `start_position`, a text or a number")
+        raise refused(f"initial_backfill of {entry['table']}: `partial` needs a `sort_column` and a `start_position`, a string or a number")
     return BackfillRange(table, sort_column, str(start))
 
 
@@ -518,14 +530,14 @@ def _check_backfill_keys(body: Mapping[str, Any]) -> None:
 
 
 def _backfill_table(body: Mapping[str, Any], sink: SinkResource, catalog: Catalog) -> TableName:
-    given = body.get("table")
-    if given is None:
-        only = sink.source.include_tables
-        if only is None or len(only) != 1:
+    name = body.get("table")
+    if name is None:
+        tables = sink.source.include_tables
+        if tables is None or len(tables) != 1:
             raise refused("Table reference is required")
-        table = only[0]
+        table = tables[0]
     else:
-        schema, _, name = str(given).rpartition(".")
+        schema, _, name = str(name).rpartition(".")
         table = (schema or "public", name)
     if table not in catalog.tables:
         raise refused(f"Table {'.'.join(table)} not found")
@@ -534,16 +546,16 @@ def _backfill_table(body: Mapping[str, Any], sink: SinkResource, catalog: Catalo
     return table
 
 
-def backfill_state(body: Mapping[str, Any], present: BackfillState) -> BackfillState:
-    """Read the state that a backfill is to change to. Raises Refused."""
+def backfill_state(body: Mapping[str, Any], current: BackfillState) -> BackfillState:
+    """Return the requested state of a backfill. Raise ApiError if the body or the transition is invalid."""
     _check_backfill_keys(body)
-    state: BackfillState = body.get("state", present)
+    state: BackfillState = body.get("state", current)
     if state is None:
         raise invalid({"state": [BLANK]})
     if state not in ("active", "paused", "completed", "cancelled", "failed"):
         raise invalid({"state": ["is invalid"]})
-    allowed = _TRANSITIONS.get(present, ())
-    if state != present and state not in allowed:
+    allowed = _TRANSITIONS.get(current, ())
+    if state != current and state not in allowed:
         text = ", ".join(allowed) or "none"
-        raise invalid({"state": [f"Invalid state transition from {present} to {state}. Valid transitions: {text}"]})
+        raise invalid({"state": [f"Invalid state transition from {current} to {state}. Valid transitions: {text}"]})
     return state

@@ -1,5 +1,7 @@
-"""Resources as the Management API shows them. Pure. Key order is free; shapes are Sequin 0.14.6's (recorded), those of sinks with
-`filters` 0.9.4's."""
+"""JSON of the Management API's resources, as Sequin 0.14.6 returns them (recorded). Pure. The order of keys does not matter.
+
+Sinks with `filters` are in the shape of Sequin 0.9.4.
+"""
 
 from __future__ import annotations
 
@@ -18,27 +20,27 @@ from userhooks.engine.resources import (
 )
 
 
-def endpoint(one: HttpEndpoint) -> dict[str, Any]:
-    """An HTTP endpoint; encrypted headers are obscured, default ports left out of the URL."""
+def endpoint(resource: HttpEndpoint) -> dict[str, Any]:
+    """Return an HTTP endpoint, with obscured encrypted headers."""
     return {
-        "id": one.id,
-        "name": one.name,
-        "url": url_of(one),
-        "headers": dict(one.headers),
-        "encrypted_headers": {name: obscured(value) for name, value in one.encrypted_headers.items()},
+        "id": resource.id,
+        "name": resource.name,
+        "url": url_of(resource),
+        "headers": dict(resource.headers),
+        "encrypted_headers": {name: obscured(value) for name, value in resource.encrypted_headers.items()},
     }
 
 
-def url_of(one: HttpEndpoint) -> str:
-    """The endpoint's URL."""
-    port = "" if one.port == (443 if one.scheme == "https" else 80) else f":{one.port}"
-    query = f"?{one.query}" if one.query else ""
-    fragment = f"#{one.fragment}" if one.fragment else ""
-    return f"{one.scheme}://{one.host}{port}{one.path or ''}{query}{fragment}"
+def url_of(endpoint: HttpEndpoint) -> str:
+    """Return an endpoint's URL, without a default port."""
+    port = "" if endpoint.port == (443 if endpoint.scheme == "https" else 80) else f":{endpoint.port}"
+    query = f"?{endpoint.query}" if endpoint.query else ""
+    fragment = f"#{endpoint.fragment}" if endpoint.fragment else ""
+    return f"{endpoint.scheme}://{endpoint.host}{port}{endpoint.path or ''}{query}{fragment}"
 
 
 def obscured(secret: str) -> str:
-    """A secret with stars, as Sequin shows it (recorded for six to nine characters)."""
+    """Mask a secret with asterisks, as Sequin does (recorded for six to nine characters)."""
     n = len(secret)
     if n <= 5:
         return "*" * n
@@ -47,109 +49,111 @@ def obscured(secret: str) -> str:
     return secret[:3] + "*" * min(n - 4, 20) + secret[-1]
 
 
-def sink(one: SinkResource, catalog: Catalog) -> dict[str, Any]:
-    """A sink, without its health."""
-    return sinks([one], catalog)[0]
+def sink(resource: SinkResource, catalog: Catalog) -> dict[str, Any]:
+    """Return a sink, without its health."""
+    return sinks([resource], catalog)[0]
 
 
-def sinks(those: Iterable[SinkResource], catalog: Catalog) -> list[dict[str, Any]]:
-    """Sinks, without their health; the backfills are looked through once for all of them."""
+def sinks(resources: Iterable[SinkResource], catalog: Catalog) -> list[dict[str, Any]]:
+    """Return sinks, without their health. It scans the backfills only once, however many sinks there are."""
     active: dict[str, list[BackfillResource]] = {}
-    for one in catalog.backfills.values():
-        if one.state == "active":
-            active.setdefault(one.sink_id, []).append(one)
-    return [_sink(one, catalog, active.get(one.id, [])) for one in those]
+    for candidate in catalog.backfills.values():
+        if candidate.state == "active":
+            active.setdefault(candidate.sink_id, []).append(candidate)
+    return [_sink(resource, catalog, active.get(resource.id, [])) for resource in resources]
 
 
-def _sink(one: SinkResource, catalog: Catalog, backfills: list[BackfillResource]) -> dict[str, Any]:
-    answer: dict[str, Any] = {
-        "id": one.id,
-        "name": one.name,
-        "status": one.status,
-        "actions": list(one.actions),
+def _sink(sink: SinkResource, catalog: Catalog, backfills: list[BackfillResource]) -> dict[str, Any]:
+    common: dict[str, Any] = {
+        "id": sink.id,
+        "name": sink.name,
+        "status": sink.status,
+        "actions": list(sink.actions),
         "destination": {
             "type": "webhook",
-            "batch": one.batch,
-            "http_endpoint": catalog.endpoints[one.endpoint_id].name,
-            "http_endpoint_path": one.path,
+            "batch": sink.batch,
+            "http_endpoint": catalog.endpoints[sink.endpoint_id].name,
+            "http_endpoint_path": sink.path,
         },
-        "batch_size": one.batch_size,
+        "batch_size": sink.batch_size,
         "database": catalog.database.name,
-        "annotations": dict(one.annotations),
-        "transform": one.transform or "none",
-        "timestamp_format": one.timestamp_format,
-        "max_retry_count": one.max_retry_count,
-        "load_shedding_policy": one.load_shedding_policy,
-        "active_backfills": [backfill(b, one) for b in backfills],
+        "annotations": dict(sink.annotations),
+        "transform": sink.transform or "none",
+        "timestamp_format": sink.timestamp_format,
+        "max_retry_count": sink.max_retry_count,
+        "load_shedding_policy": sink.load_shedding_policy,
+        "active_backfills": [backfill(active, sink) for active in backfills],
     }
-    if one.filters is not None:
-        return answer | _as_of_0_9_4(one, catalog)
-    return answer | {
-        "filter": one.filter or "none",
-        "routing": one.routing or "none",
+    if sink.filters is not None:
+        return common | _as_of_0_9_4(sink, catalog)
+    return common | {
+        "filter": sink.filter or "none",
+        "routing": sink.routing or "none",
         "enrichment": "none",
-        "message_grouping": one.message_grouping,
+        "message_grouping": sink.message_grouping,
         "source": {
-            "include_schemas": _listed(one.source.include_schemas),
-            "exclude_schemas": _listed(one.source.exclude_schemas),
-            "include_tables": _tables(one.source.include_tables),
-            "exclude_tables": _tables(one.source.exclude_tables),
+            "include_schemas": _as_list(sink.source.include_schemas),
+            "exclude_schemas": _as_list(sink.source.exclude_schemas),
+            "include_tables": _table_names(sink.source.include_tables),
+            "exclude_tables": _table_names(sink.source.exclude_tables),
         },
-        "tables": [{"name": ".".join(t.table), "group_column_names": list(t.group_column_names)} for t in one.tables],
+        "tables": [{"name": ".".join(entry.table), "group_column_names": list(entry.group_column_names)} for entry in sink.tables],
     }
 
 
-def _as_of_0_9_4(one: SinkResource, catalog: Catalog) -> dict[str, Any]:
-    table: TableName = (one.source.include_tables or (("", ""),))[0]
-    known = catalog.tables.get(table)
-    grouped = next((list(t.group_column_names) for t in one.tables if t.table == table), list(known.key) if known else [])
+def _as_of_0_9_4(sink: SinkResource, catalog: Catalog) -> dict[str, Any]:
+    table: TableName = (sink.source.include_tables or (("", ""),))[0]
+    known_table = catalog.tables.get(table)
+    primary_key = list(known_table.key) if known_table else []
+    group_columns = next((list(entry.group_column_names) for entry in sink.tables if entry.table == table), primary_key)
     filters: list[dict[str, Any]] = []
-    for f in one.filters or ():
-        shown: dict[str, Any] = {"column_name": f.column_name, "operator": f.operator}
-        if f.operator != "is not null":
-            shown["comparison_value"] = f.value
-        filters.append(shown | {k: v for k, v in (("field_path", f.field_path), ("field_type", f.field_type)) if v is not None})
-    return {"table": ".".join(table), "filters": filters, "group_column_names": grouped}
+    for column_filter in sink.filters or ():
+        entry: dict[str, Any] = {"column_name": column_filter.column_name, "operator": column_filter.operator}
+        if column_filter.operator != "is not null":
+            entry["comparison_value"] = column_filter.value
+        field = {"field_path": column_filter.field_path, "field_type": column_filter.field_type}
+        filters.append(entry | {key: value for key, value in field.items() if value is not None})
+    return {"table": ".".join(table), "filters": filters, "group_column_names": group_columns}
 
 
-def _listed(names: tuple[str, ...] | None) -> list[str] | None:
+def _as_list(names: tuple[str, ...] | None) -> list[str] | None:
     return None if names is None else list(names)
 
 
-def _tables(names: tuple[TableName, ...] | None) -> list[str] | None:
+def _table_names(names: tuple[TableName, ...] | None) -> list[str] | None:
     return None if names is None else [".".join(name) for name in names]
 
 
-def backfill(one: BackfillResource, of: SinkResource) -> dict[str, Any]:
-    """A backfill of a sink; `error` is there when it has failed or is kept from reading."""
-    why = {} if one.error is None else {"error": one.error}
-    return why | {
-        "id": one.id,
-        "sink_consumer": of.name,
-        "table": ".".join(one.table),
-        "state": one.state,
-        "sort_column": one.sort_column,
-        "rows_initial_count": one.rows_initial_count,
-        "rows_processed_count": one.rows_processed_count,
-        "rows_ingested_count": one.rows_ingested_count,
-        "inserted_at": one.inserted_at,
-        "updated_at": one.updated_at,
-        "completed_at": one.completed_at,
-        "canceled_at": one.canceled_at,
+def backfill(resource: BackfillResource, sink: SinkResource) -> dict[str, Any]:
+    """Return a backfill of a sink; `error` is present when it has failed or is blocked."""
+    error = {} if resource.error is None else {"error": resource.error}
+    return error | {
+        "id": resource.id,
+        "sink_consumer": sink.name,
+        "table": ".".join(resource.table),
+        "state": resource.state,
+        "sort_column": resource.sort_column,
+        "rows_initial_count": resource.rows_initial_count,
+        "rows_processed_count": resource.rows_processed_count,
+        "rows_ingested_count": resource.rows_ingested_count,
+        "inserted_at": resource.inserted_at,
+        "updated_at": resource.updated_at,
+        "completed_at": resource.completed_at,
+        "canceled_at": resource.canceled_at,
     }
 
 
-def database(one: DatabaseResource, status: str) -> dict[str, Any]:
-    """The one database."""
-    slot = {"id": one.slot_id, "slot_name": one.slot_name, "publication_name": one.publication_name, "status": status}
+def database(resource: DatabaseResource, status: str) -> dict[str, Any]:
+    """Return the database; `status` is its replication slot's."""
+    slot = {"id": resource.slot_id, "slot_name": resource.slot_name, "publication_name": resource.publication_name, "status": status}
     return {
-        "id": one.id,
-        "name": one.name,
-        "hostname": one.hostname,
-        "port": one.port,
-        "database": one.database,
-        "username": one.username,
-        "password": obscured(one.password),
+        "id": resource.id,
+        "name": resource.name,
+        "hostname": resource.hostname,
+        "port": resource.port,
+        "database": resource.database,
+        "username": resource.username,
+        "password": obscured(resource.password),
         "ssl": False,
         "ipv6": False,
         "use_local_tunnel": False,
@@ -160,26 +164,26 @@ def database(one: DatabaseResource, status: str) -> dict[str, Any]:
     }
 
 
-def api_key(one: ApiKey) -> dict[str, Any]:
-    """A token, by its name only."""
-    return {"id": one.id, "name": one.name, "inserted_at": one.inserted_at}
+def api_key(resource: ApiKey) -> dict[str, Any]:
+    """Return an API token, without its secret."""
+    return {"id": resource.id, "name": resource.name, "inserted_at": resource.inserted_at}
 
 
-def function(one: FunctionResource) -> dict[str, Any]:
-    """A function as config/apply answers it."""
+def function(resource: FunctionResource) -> dict[str, Any]:
+    """Return a function as in the response of config/apply."""
     return {
-        "name": one.name,
-        "type": one.type,
-        "description": one.description,
-        "function": {"type": one.type, **function_code(one)},
+        "name": resource.name,
+        "type": resource.type,
+        "description": resource.description,
+        "function": {"type": resource.type, **function_code(resource)},
     }
 
 
-def function_code(one: FunctionResource) -> dict[str, Any]:
-    """The code of a function under its name, and for routing the kind of sink that it is for."""
-    return {code_key(one.type): one.code} | ({"sink_type": "webhook"} if one.type == "routing" else {})
+def function_code(resource: FunctionResource) -> dict[str, Any]:
+    """Return a function's code under its key, and the `sink_type` of a routing function."""
+    return {code_key(resource.type): resource.code} | ({"sink_type": "webhook"} if resource.type == "routing" else {})
 
 
 def code_key(function_type: str) -> str:
-    """Return what the code of such a function is called in requests and answers."""
+    """Return the key of the code of a function of this type in requests and responses."""
     return "path" if function_type == "path" else "code"
