@@ -58,7 +58,7 @@ def test_none_is_there_when_the_store_has_no_room_for_all(
 ) -> None:
     engine = EngineProgram(database_url, tmp_path, publication=PUBLICATION, store_max_pages=60).start()
     try:
-        with pytest.raises(AssertionError, match=r"503 .*store cannot be written"):
+        with pytest.raises(AssertionError, match=r"503 .*cannot write to its store"):
             engine.ask("POST", "/api/config/apply", document(receiver, range(1, 301)))
         assert engine.ask("GET", "/api/sinks")["data"] == []
         assert engine.ask("GET", "/api/destinations/http_endpoints")["data"] == []

@@ -87,24 +87,28 @@ def test_yaml_that_names_no_function_changes_nothing(nothing: Any) -> None:
     ("document", "status", "says"),
     [
         ("functions: [", 400, "Invalid YAML: "),
-        ("a: 2026-99-99", 400, "`a` cannot be applied"),
+        ("a: 2026-99-99", 400, "`a` is not supported"),
         ("[" * 3000, 400, "Invalid YAML: "),
         ('{"functions": ' + "[" * 500 + "]" * 500 + "}", 400, "Invalid YAML: "),
         ('{"functions": [{"name": 18446744073709551616}]}', 422, "`name` is required on functions."),
         ("!!python/object:os.system {}", 400, "Invalid YAML: "),
         ("!!set {a, b}", 400, "Invalid YAML: "),
         ("1: 2", 400, "Invalid YAML: "),
-        ("functions: &all [*all]", 400, "Invalid YAML: its aliases make too much of it"),
+        ("functions: &all [*all]", 400, "Invalid YAML: its aliases expand to too much data"),
         (
             "a: &a [" + "x," * 99 + "]\nb: &b [" + "*a," * 999 + "]\nc: [" + "*b," * 999 + "]",
             400,
-            "Invalid YAML: its aliases make too much",
+            "Invalid YAML: its aliases expand to too much",
         ),
-        ("- 1", 400, "Invalid YAML: a mapping"),
+        ("- 1", 400, "Invalid YAML: the top level"),
         ({"functions": {"name": "x"}}, 400, "Invalid YAML: `functions` must be a list"),
         ({"functions": 5}, 400, "Invalid YAML: `functions` must be a list"),
         ({"account": {"name": "x"}}, 400, "Account configuration only supported when self hosting"),
-        ({"databases": []}, 400, "`databases` cannot be applied to the local engine; it takes `functions`, `http_endpoints` and `sinks`."),
+        (
+            {"databases": []},
+            400,
+            "`databases` is not supported by the local engine; it supports `functions`, `http_endpoints`, and `sinks`.",
+        ),
         ({"functions": [{"type": "filter", "code": CODE}]}, 422, "`name` is required on functions."),
         ({"functions": ["x"]}, 422, "`name` is required on functions."),
         ({"functions": [flat("none")]}, 400, """Error creating function 'none': %{name: ["is reserved"]}"""),
@@ -204,7 +208,7 @@ def test_an_integer_keeps_all_its_digits(write: Callable[[Any], str]) -> None:
 @pytest.mark.parametrize("number", ["1e400", "-1.5e999", "1.0e+400", "[0.5, 1e400]"])
 def test_a_number_of_json_that_cannot_be_stored_is_refused(number: str) -> None:
     text = json.dumps({"sinks": [sink(annotations={"score": "NUMBER"})]}).replace('"NUMBER"', number)
-    with pytest.raises(ApiError, match="not a number that can be stored") as caught:
+    with pytest.raises(ApiError, match="is not a finite number") as caught:
         read(text)
     assert caught.value.status == 400
 
@@ -212,7 +216,7 @@ def test_a_number_of_json_that_cannot_be_stored_is_refused(number: str) -> None:
 @pytest.mark.parametrize("number", ["1.0e+400", "-1.5e+999", ".inf", "-.inf", ".nan", "[0.5, .inf]"])
 def test_a_number_of_yaml_that_cannot_be_stored_is_refused(number: str) -> None:
     text = yaml.dump({"sinks": [sink(annotations={"score": "NUMBER"})]}).replace("NUMBER", number)
-    with pytest.raises(ApiError, match="not a number that can be stored") as caught:
+    with pytest.raises(ApiError, match="is not a finite number") as caught:
         read(text)
     assert caught.value.status == 400
 
@@ -230,7 +234,7 @@ def test_a_sink_never_loses_its_filter_by_yaml_that_does_not_speak_of_it(silent:
     with pytest.raises(ApiError) as caught:
         wanted({"sinks": [sink(**silent)]}, with_sink(filter="mine"))
     assert caught.value.status == 422
-    says = "sink 's': it has a filter and the YAML says nothing of it; write `filter: mine` to keep it or `filter: none` to remove it"
+    says = "sink 's': it has a filter that the YAML omits; write `filter: mine` to keep it or `filter: none` to remove it"
     assert caught.value.body["summary"] == says
 
 

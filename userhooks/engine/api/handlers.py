@@ -1,8 +1,10 @@
-"""The Management API over HTTP. Bodies are read in `request_bodies.py`, answers made in `responses.py`; changes are put in force by
-`sink_registry.py`, `api_keys.py` and `backfill/`. The app is put together in `apps.py`.
+"""HTTP handlers of the Management API.
 
-Routes, status codes and the order of checks are Sequin 0.14.6's (recorded): a path that is not routed is a 404 before any token is looked
-at; then the token, then the content type, then the JSON.
+`request_bodies.py` parses bodies and `responses.py` builds responses. `sink_registry.py`, `api_keys.py`, and `backfill/` apply the changes.
+`apps.py` assembles the app.
+
+Routes, status codes, and the order of checks are those of Sequin 0.14.6 (recorded): first the route, then the token, the content type, and
+the JSON.
 
 It is long because each call of the API is one short method.
 """
@@ -44,11 +46,11 @@ from userhooks.web.host_guard import App, Receive, Scope, Send
 
 log = logging.getLogger(__name__)
 VERSION = "v0.14.6"
-_DISCARDED_SHOWN = 1000
+_MAX_DISCARDED = 1000
 _SLICE = 50
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
-_HOW = (
+_AUTHORIZATION_HELP = (
     "\n\nAPI tokens are generated in the Sequin console (console.sequin.io) and should be included in the Authorization header"
     " of your request. For example:\n\nAuthorization: Bearer <your-api-token>\n\n"
 )
@@ -65,7 +67,7 @@ Handler = Callable[[Request, dict[str, Any]], Awaitable[Any]]
 
 
 class EmptySegments:
-    """Route `/api/sinks/` and `/api//sinks` like `/api/sinks`, as Sequin does."""
+    """Middleware that routes `/api/sinks/` and `/api//sinks` like `/api/sinks`, as Sequin does."""
 
     def __init__(self, app: App) -> None:
         self.app = app
@@ -80,12 +82,12 @@ async def _not_found_page(request: Request, exc: Exception) -> Response:
     return Response("Not Found", 404, media_type="text/html")
 
 
-async def _fault(request: Request, exc: Exception) -> Response:
+async def _internal_error(request: Request, exc: Exception) -> Response:
     return _json({"errors": {"detail": "Internal Server Error"}}, 500)
 
 
-ERROR_PAGES: dict[Any, Any] = {404: _not_found_page, 405: _not_found_page, Exception: _fault}
-"""Status or exception -> handler, for the app"""
+ERROR_PAGES: dict[Any, Any] = {404: _not_found_page, 405: _not_found_page, Exception: _internal_error}
+"""Status or exception -> handler, for the app."""
 
 
 def _json(body: Any, status: int = 200) -> Response:
@@ -93,9 +95,9 @@ def _json(body: Any, status: int = 200) -> Response:
 
 
 class Api:
-    """The handlers; each takes the request and its JSON body and returns what is answered with 200.
+    """The handlers. Each takes the request and its JSON body, and returns the body of a response with status 200.
 
-    It is long because each call is one short method.
+    It is long because each call of the API is one short method.
     """
 
     def __init__(
@@ -120,7 +122,7 @@ class Api:
         self._removing_endpoints: BatchedCalls[dict[str, Any]] = BatchedCalls(registry.writing, self._remove_endpoints)
 
     def routes(self) -> list[Route]:
-        """Return everything that the app answers but the console."""
+        """Return the routes of the API, the health check, and the version."""
         return [
             Route("/health", self.health, methods=["GET"]),
             Route("/info/version", self.version, methods=["GET"]),
@@ -128,7 +130,7 @@ class Api:
         ]
 
     def handlers(self) -> dict[str, dict[str, Handler]]:
-        """Path below /api -> method -> handler; PUT is PATCH (recorded)."""
+        """Return the handlers by path below /api and by method. PUT is the same as PATCH (recorded)."""
         endpoint, sink, backfill = "/destinations/http_endpoints", "/sinks", "/sinks/{sink}/backfills"
         database, keys = "/postgres_databases", "/api_keys"
         return {
@@ -157,216 +159,222 @@ class Api:
         }
 
     def endpoint(self, handlers: Mapping[str, Handler]) -> Callable[[Request], Awaitable[Response]]:
-        """Wrap handlers in the checks that come before them, and turn refusals into answers."""
+        """Return a route's endpoint, which makes the checks common to all calls, then calls the method's handler.
+
+        Errors become responses. Handlers that change something run one at a time.
+        """
 
         async def answer(request: Request) -> Response:
             method = "GET" if request.method == "HEAD" else request.method
             try:
                 self._check_token(request)
                 body = await _body(request)
-                if method == "GET" or handlers[method] in (self.delete_sink, self.delete_endpoint):  # those take turns together
+                if method == "GET" or handlers[method] in (self.delete_sink, self.delete_endpoint):  # deletes acquire the lock in batches
                     return _json(await handlers[method](request, body))
-                async with self.registry.writing:  # what a request was checked against must still hold when it is put in force
+                async with self.registry.writing:  # between a request's checks and its changes, no other request may change anything
                     return _json(await handlers[method](request, body))
             except ApiError as exc:
                 return _json(exc.body, exc.status)
             except _Malformed:
                 return Response("Bad Request", 400, media_type="text/html")
             except sqlite3.Error as exc:
-                log.error("a request could not be carried out: %s", exc)
-                return _json({"summary": f"The engine's store cannot be written: {exc}. Make room on its disk, then try again."}, 503)
+                log.error("request failed: cannot write to the store: %s", exc)
+                return _json({"summary": f"The engine cannot write to its store: {exc}. Free up disk space, then try again."}, 503)
             except DatabaseUnavailable as exc:
                 return _json({"summary": exc.what}, 503)
 
         return answer
 
     def _check_token(self, request: Request) -> None:
-        given = request.headers.getlist("authorization")
-        if not given:
-            raise ApiError(401, {"summary": _NO_TOKEN + _HOW})
-        if len(given) > 1:
-            raise ApiError(401, {"summary": _TWO_TOKENS + _HOW})
-        if not given[0].startswith("Bearer ") and given[0] != "Bearer":
-            raise ApiError(401, {"summary": _NOT_BEARER + _HOW})
-        digest = hashlib.sha256(given[0].removeprefix("Bearer").strip().encode("latin-1")).hexdigest()
+        headers = request.headers.getlist("authorization")
+        if not headers:
+            raise ApiError(401, {"summary": _NO_TOKEN + _AUTHORIZATION_HELP})
+        if len(headers) > 1:
+            raise ApiError(401, {"summary": _TWO_TOKENS + _AUTHORIZATION_HELP})
+        if not headers[0].startswith("Bearer ") and headers[0] != "Bearer":
+            raise ApiError(401, {"summary": _NOT_BEARER + _AUTHORIZATION_HELP})
+        digest = hashlib.sha256(headers[0].removeprefix("Bearer").strip().encode("latin-1")).hexdigest()
         if not any(hmac.compare_digest(digest, key.token_sha256) for key in self.catalog.api_keys.values()):
             raise ApiError(401, {"summary": _BAD_TOKEN})
 
-    # --- what needs no token -------------------------------------------------------------------------------------------
+    # --- without a token -----------------------------------------------------------------------------------------------
 
     async def health(self, _: Request) -> Response:
-        """Whether the program answers."""
+        """Report that the engine is running."""
         return Response(orjson.dumps({"ok": True, "rev": VERSION}))
 
     async def version(self, _: Request) -> Response:
-        """Which Sequin this is."""
+        """Return the version of Sequin whose API this is."""
         return _json({"version": VERSION})
 
     # --- HTTP endpoints ------------------------------------------------------------------------------------------------
 
     async def list_endpoints(self, _: Request, __: dict[str, Any]) -> Any:
-        """All HTTP endpoints."""
-        return {"data": [responses.endpoint(one) for one in self.catalog.endpoints.values()]}
+        """List all HTTP endpoints."""
+        return {"data": [responses.endpoint(endpoint) for endpoint in self.catalog.endpoints.values()]}
 
     async def create_endpoint(self, _: Request, body: dict[str, Any]) -> Any:
-        """A new HTTP endpoint."""
-        taken = {one.name for one in self.catalog.endpoints.values()}
-        one = request_bodies.endpoint_from(body, None, _new_id(), taken)
-        await self.registry.save_endpoint(one)
-        return responses.endpoint(one)
+        """Create an HTTP endpoint."""
+        taken = {endpoint.name for endpoint in self.catalog.endpoints.values()}
+        endpoint = request_bodies.endpoint_from(body, None, _new_id(), taken)
+        await self.registry.save_endpoint(endpoint)
+        return responses.endpoint(endpoint)
 
     def _endpoint(self, request: Request) -> HttpEndpoint:
         return _find(self.catalog.endpoints, request.path_params["name"], "http endpoint")
 
     async def get_endpoint(self, request: Request, _: dict[str, Any]) -> Any:
-        """One HTTP endpoint."""
+        """Return an HTTP endpoint."""
         return responses.endpoint(self._endpoint(request))
 
     async def update_endpoint(self, request: Request, body: dict[str, Any]) -> Any:
-        """Change the fields that are given."""
-        present = self._endpoint(request)
-        taken = {one.name for one in self.catalog.endpoints.values() if one.id != present.id}
-        one = request_bodies.endpoint_from(body, present, present.id, taken)
-        await self.registry.save_endpoint(one)
-        return responses.endpoint(one)
+        """Change the fields of an HTTP endpoint that are in the body."""
+        existing = self._endpoint(request)
+        taken = {endpoint.name for endpoint in self.catalog.endpoints.values() if endpoint.id != existing.id}
+        endpoint = request_bodies.endpoint_from(body, existing, existing.id, taken)
+        await self.registry.save_endpoint(endpoint)
+        return responses.endpoint(endpoint)
 
     async def delete_endpoint(self, request: Request, _: dict[str, Any]) -> Any:
-        """Remove an endpoint that no sink uses."""
+        """Delete an HTTP endpoint that no sink uses."""
         return await self._removing_endpoints(request.path_params["name"])
 
     async def _remove_endpoints(self, names: Sequence[str]) -> list[dict[str, Any] | Exception]:
-        def unused(one: HttpEndpoint) -> None:
-            if used := self.registry.sinks_at(one.id):
-                in_use = f"Cannot delete HTTP endpoint {one.name} ({one.id}), as it is in use by {used} sink consumer(s)"
+        def check_unused(endpoint: HttpEndpoint) -> None:
+            if sinks := self.registry.sinks_at(endpoint.id):
+                in_use = f"Cannot delete HTTP endpoint {endpoint.name} ({endpoint.id}), as it is in use by {sinks} sink consumer(s)"
                 raise ApiError(400, {"summary": in_use})
 
-        found = _find_each(self.catalog.endpoints, names, "http endpoint", unused)
-        await self.registry.delete_endpoints([one.id for one in found if not isinstance(one, ApiError)])
-        return [one if isinstance(one, ApiError) else {"id": one.id, "deleted": True} for one in found]
+        outcomes = _find_each(self.catalog.endpoints, names, "http endpoint", check_unused)
+        await self.registry.delete_endpoints([outcome.id for outcome in outcomes if not isinstance(outcome, ApiError)])
+        return [outcome if isinstance(outcome, ApiError) else {"id": outcome.id, "deleted": True} for outcome in outcomes]
 
     # --- sinks ---------------------------------------------------------------------------------------------------------
 
-    def _with_health(self, those: list[SinkResource]) -> list[dict[str, Any]]:
-        shown = responses.sinks(those, self.catalog)
-        return [answer | {"health": self.monitor.health(one)} for one, answer in zip(those, shown, strict=True)]
+    def _with_health(self, sinks: list[SinkResource]) -> list[dict[str, Any]]:
+        bodies = responses.sinks(sinks, self.catalog)
+        return [body | {"health": self.monitor.health(sink)} for sink, body in zip(sinks, bodies, strict=True)]
 
     async def list_sinks(self, _: Request, __: dict[str, Any]) -> Any:
-        """All sinks, with their health, looked at in slices: ten thousand take half a second, and deliveries go on meanwhile."""
+        """List all sinks, with their health.
+
+        The list is built in slices so that deliveries continue meanwhile: 10,000 sinks take half a second.
+        """
         sinks, parts = self.catalog.sinks, []
         ids = iter(list(sinks))
-        while some := list(islice(ids, _SLICE)):
-            parts.append(exact_json.dumps(self._with_health([sinks[one] for one in some if one in sinks]))[1:-1])
+        while batch := list(islice(ids, _SLICE)):
+            parts.append(exact_json.dumps(self._with_health([sinks[sink_id] for sink_id in batch if sink_id in sinks]))[1:-1])
             await asyncio.sleep(0)
         return {"data": orjson.Fragment(b"[%b]" % b",".join(filter(None, parts)))}
 
     async def create_sink(self, _: Request, body: dict[str, Any]) -> Any:
-        """Create a sink, which is live when this returns."""
+        """Create a sink. It is live when the response is sent."""
         self._capture.check_tables()
-        taken = {one.name for one in self.catalog.sinks.values()}
-        one = request_bodies.sink_from(body, self.catalog, None, _new_id(), taken)
-        await self.registry.save_sink(one)
-        return responses.sink(one, self.catalog)
+        taken = {sink.name for sink in self.catalog.sinks.values()}
+        sink = request_bodies.sink_from(body, self.catalog, None, _new_id(), taken)
+        await self.registry.save_sink(sink)
+        return responses.sink(sink, self.catalog)
 
     def _sink(self, name: str) -> SinkResource:
         return _find(self.catalog.sinks, name, "consumer")
 
     async def get_sink(self, request: Request, _: dict[str, Any]) -> Any:
-        """One sink, with its health."""
+        """Return a sink, with its health."""
         return self._with_health([self._sink(request.path_params["name"])])[0]
 
     async def update_sink(self, request: Request, body: dict[str, Any]) -> Any:
-        """Change the fields that are given."""
-        present = self._sink(request.path_params["name"])
-        taken = {one.name for one in self.catalog.sinks.values() if one.id != present.id}
-        one = request_bodies.sink_from(body, self.catalog, present, present.id, taken)
-        await self.registry.save_sink(one)
-        return responses.sink(one, self.catalog)
+        """Change the fields of a sink that are in the body."""
+        existing = self._sink(request.path_params["name"])
+        taken = {sink.name for sink in self.catalog.sinks.values() if sink.id != existing.id}
+        sink = request_bodies.sink_from(body, self.catalog, existing, existing.id, taken)
+        await self.registry.save_sink(sink)
+        return responses.sink(sink, self.catalog)
 
     async def delete_sink(self, request: Request, _: dict[str, Any]) -> Any:
-        """Remove a sink with its backfills and all that it owes."""
+        """Delete a sink with its backfills and its pending and discarded messages."""
         return await self._removing_sinks(request.path_params["name"])
 
     async def _remove_sinks(self, names: Sequence[str]) -> list[dict[str, Any] | Exception]:
-        found = _find_each(self.catalog.sinks, names, "consumer", lambda _: None)
-        await self.registry.delete_sinks([one.id for one in found if not isinstance(one, ApiError)])
-        return [one if isinstance(one, ApiError) else {"id": one.id, "deleted": True} for one in found]
+        outcomes = _find_each(self.catalog.sinks, names, "consumer", lambda _: None)
+        await self.registry.delete_sinks([outcome.id for outcome in outcomes if not isinstance(outcome, ApiError)])
+        return [outcome if isinstance(outcome, ApiError) else {"id": outcome.id, "deleted": True} for outcome in outcomes]
 
     async def list_discarded(self, request: Request, _: dict[str, Any]) -> Any:
-        """The first messages of a sink that were given up, oldest first."""
+        """List a sink's discarded messages, oldest first, up to a limit."""
         sink = self._sink(request.path_params["name"])
-        return {"data": [asdict(one) for one in await self.monitor.discarded(sink.id, _DISCARDED_SHOWN)]}
+        return {"data": [asdict(message) for message in await self.monitor.discarded(sink.id, _MAX_DISCARDED)]}
 
     async def redeliver(self, request: Request, body: dict[str, Any]) -> Any:
-        """Send messages that were given up once more: all, or those in `ids`."""
+        """Redeliver a sink's discarded messages: all, or those in the body's `ids`."""
         sink = self._sink(request.path_params["name"])
         ids = body.get("ids")
-        if ids is not None and not (isinstance(ids, list) and all(type(one) is int for one in ids)):
-            raise refused("ids must be a list of whole numbers, as `discarded` shows them")
+        if ids is not None and not (isinstance(ids, list) and all(type(message_id) is int for message_id in ids)):
+            raise refused("ids must be a list of integers, as returned by `discarded`")
         if sink.status == "disabled":
-            raise refused("the sink is disabled, so nothing is delivered to it: set its status to active first")
+            raise refused("the sink is disabled, so nothing is delivered to it; set its status to active first")
         return {"redelivered": await self.registry.redeliver(sink.id, ids)}
 
     # --- backfills -----------------------------------------------------------------------------------------------------
 
     async def list_backfills(self, request: Request, _: dict[str, Any]) -> Any:
-        """A sink's backfills, newest first."""
+        """List a sink's backfills, newest first."""
         sink = self._sink(request.path_params["sink"])
-        listed = [b for b in self.catalog.backfills.values() if b.sink_id == sink.id]
-        return {"data": [responses.backfill(one, sink) for one in reversed(listed)]}
+        backfills = [backfill for backfill in self.catalog.backfills.values() if backfill.sink_id == sink.id]
+        return {"data": [responses.backfill(backfill, sink) for backfill in reversed(backfills)]}
 
     async def create_backfill(self, request: Request, body: dict[str, Any]) -> Any:
-        """Start a backfill of a table, using its current definition."""
+        """Create a backfill of a table, using the table's current definition."""
         sink = self._sink(request.path_params["sink"])
-        with suppress(DatabaseUnavailable):  # it waits, then
+        with suppress(DatabaseUnavailable):  # the backfill waits until Postgres is back
             await self.tables.refresh()
         self._capture.check_tables()
         table, state = request_bodies.backfill_from(body, sink, self.catalog)
-        one = BackfillResource(_new_id(), sink.id, table, state, utc_now(), utc_now())
-        await self.backfills.create(one)
-        return responses.backfill(one, sink)
+        backfill = BackfillResource(_new_id(), sink.id, table, state, utc_now(), utc_now())
+        await self.backfills.create(backfill)
+        return responses.backfill(backfill, sink)
 
     def _backfill(self, request: Request) -> tuple[BackfillResource, SinkResource]:
         sink = self._sink(request.path_params["sink"])
         backfill_id = request.path_params["id"].lower()
         if not _UUID.fullmatch(backfill_id):
             raise bad_request()
-        one = self.catalog.backfills.get(backfill_id)
-        if one is None or one.sink_id != sink.id:
+        backfill = self.catalog.backfills.get(backfill_id)
+        if backfill is None or backfill.sink_id != sink.id:
             raise not_found("backfill")
-        return one, sink
+        return backfill, sink
 
     async def get_backfill(self, request: Request, _: dict[str, Any]) -> Any:
-        """One backfill."""
+        """Return a backfill."""
         return responses.backfill(*self._backfill(request))
 
     async def update_backfill(self, request: Request, body: dict[str, Any]) -> Any:
-        """Pause, resume or cancel."""
-        one, sink = self._backfill(request)
-        state = request_bodies.backfill_state(body, one.state)
-        if state != one.state:
-            one = await self.backfills.change(one.id, state)
-        return responses.backfill(one, sink)
+        """Pause, resume, or cancel a backfill."""
+        backfill, sink = self._backfill(request)
+        state = request_bodies.backfill_state(body, backfill.state)
+        if state != backfill.state:
+            backfill = await self.backfills.change(backfill.id, state)
+        return responses.backfill(backfill, sink)
 
-    # --- the database, keys --------------------------------------------------------------------------------------------
+    # --- the database, API keys ----------------------------------------------------------------------------------------
 
-    def _shown_database(self) -> dict[str, Any]:
+    def _database(self) -> dict[str, Any]:
         return responses.database(self.catalog.database, "active")
 
     async def list_databases(self, _: Request, __: dict[str, Any]) -> Any:
-        """The one database."""
-        return {"data": [self._shown_database()]}
+        """List the database, the only one."""
+        return {"data": [self._database()]}
 
     def _check_database(self, request: Request) -> None:
         if request.path_params["name"] not in (self.catalog.database.name, self.catalog.database.id):
             raise not_found("postgres database")
 
     async def get_database(self, request: Request, _: dict[str, Any]) -> Any:
-        """The one database."""
+        """Return the database."""
         self._check_database(request)
-        return self._shown_database()
+        return self._database()
 
     async def try_connection(self, request: Request, _: dict[str, Any]) -> Any:
-        """Whether Postgres answers."""
+        """Test the connection to Postgres."""
         self._check_database(request)
         problem = await self.monitor.check_database()
         if problem is not None:
@@ -374,91 +382,90 @@ class Api:
         return {"success": True}
 
     async def refresh_tables(self, request: Request, _: dict[str, Any]) -> Any:
-        """Read the tables again."""
+        """Read the tables' definitions again."""
         self._check_database(request)
         await self.tables.refresh()
         return {"success": True}
 
     async def list_keys(self, _: Request, __: dict[str, Any]) -> Any:
-        """All tokens, by name."""
-        return {"data": [responses.api_key(one) for one in self.catalog.api_keys.values()]}
+        """List all API tokens, without their secrets."""
+        return {"data": [responses.api_key(key) for key in self.catalog.api_keys.values()]}
 
     async def create_key(self, _: Request, body: dict[str, Any]) -> Any:
-        """A token chosen by the caller."""
+        """Create an API token with the secret in the body."""
         name, token = body.get("name"), body.get("token")
         if not isinstance(name, str) or not name:
             raise invalid({"name": ["can't be blank"]})
         if not isinstance(token, str) or not token:
             raise invalid({"token": ["can't be blank"]})
-        one = ApiKey(_new_id(), name, hashlib.sha256(token.encode()).hexdigest(), utc_now())
-        await self.keys.save(one)
-        return responses.api_key(one)
+        key = ApiKey(_new_id(), name, hashlib.sha256(token.encode()).hexdigest(), utc_now())
+        await self.keys.save(key)
+        return responses.api_key(key)
 
     async def delete_key(self, request: Request, _: dict[str, Any]) -> Any:
-        """Remove a token."""
-        one = self.catalog.api_keys.get(request.path_params["id"])
-        if one is None:
+        """Delete an API token."""
+        key = self.catalog.api_keys.get(request.path_params["id"])
+        if key is None:
             raise not_found("api token")
-        await self.keys.delete(one.id)
+        await self.keys.delete(key.id)
         return {"success": True}
 
     # --- resources as YAML ---------------------------------------------------------------------------------------------
 
     async def _wanted(self, body: dict[str, Any]) -> yaml_config.Wanted:
-        """Read a YAML and check all of it, with Postgres' help when there are sinks in it."""
+        """Parse and check a YAML document; if it contains sinks, their initial backfills are also checked in Postgres."""
         document = yaml_config.document(body)
         if "sinks" in document:
             await self.tables.refresh()
         wanted = yaml_config.wanted(document, self.catalog, _new_id)
-        for sink, read in wanted.backfills:
-            hindrance = await self.backfills.hindrance(read)
-            if hindrance is not None:
-                raise refused(f"sink '{sink.name}': initial_backfill of {'.'.join(read.table)}: {hindrance}")
+        for sink, backfill in wanted.backfills:
+            obstacle = await self.backfills.hindrance(backfill)
+            if obstacle is not None:
+                raise refused(f"sink '{sink.name}': initial_backfill of {'.'.join(backfill.table)}: {obstacle}")
         return wanted
 
     async def apply(self, _: Request, body: dict[str, Any]) -> Any:
-        """Put a YAML in force; all of it is checked first, and taken back when Postgres or the store fails on the way."""
+        """Apply a YAML document. It is checked as a whole first, and rolled back if Postgres or the store fails midway."""
         wanted = await self._wanted(body)
-        done: list[tuple[yaml_config.Resource, yaml_config.Resource | None]] = []
+        applied: list[tuple[yaml_config.Resource, yaml_config.Resource | None]] = []
         try:
             changes = wanted.changes()
-            endpoints = [one for one, old in changes if old is None and isinstance(one, HttpEndpoint)]
-            sinks = [one for one, old in changes if old is None and isinstance(one, SinkResource) and one.status != "disabled"]
-            new_ones: list[yaml_config.Resource] = [*endpoints, *sinks]
-            together = {one.id for one in new_ones}
+            endpoints = [new for new, old in changes if old is None and isinstance(new, HttpEndpoint)]
+            sinks = [new for new, old in changes if old is None and isinstance(new, SinkResource) and new.status != "disabled"]
+            created: list[yaml_config.Resource] = [*endpoints, *sinks]
+            created_ids = {new.id for new in created}
             functions = [pair for pair in changes if isinstance(pair[0], FunctionResource)]
-            for new, old in functions:  # first, since sinks are routed by them
+            for new, old in functions:  # first, since sinks refer to them
                 await self._save(new)
-                done.append((new, old))
-            if together:
+                applied.append((new, old))
+            if created_ids:
                 await self.registry.create(endpoints, sinks)
-                done += [(one, None) for one in new_ones]
+                applied += [(new, None) for new in created]
             for new, old in changes:
-                if not isinstance(new, FunctionResource) and new.id not in together:
+                if not isinstance(new, FunctionResource) and new.id not in created_ids:
                     await self._save(new)
-                    done.append((new, old))
-            for sink, reading in wanted.backfills:
-                table, sort_column, start = reading
-                one = BackfillResource(
+                    applied.append((new, old))
+            for sink, (table, sort_column, start) in wanted.backfills:
+                backfill = BackfillResource(
                     _new_id(), sink.id, table, "active", utc_now(), utc_now(), sort_column=sort_column, start_position=start
                 )
-                await self.backfills.create(one)
+                await self.backfills.create(backfill)
         except BaseException:
-            for new, old in reversed(done):
+            for new, old in reversed(applied):
                 with suppress(sqlite3.Error, DatabaseUnavailable):
-                    await self._take_back(new, old)
+                    await self._roll_back(new, old)
             raise
         return yaml_config.applied(wanted, self.catalog)
 
-    async def _save(self, one: yaml_config.Resource) -> None:
-        if isinstance(one, FunctionResource):
-            await self.registry.save_function(one)
-        elif isinstance(one, HttpEndpoint):
-            await self.registry.save_endpoint(one)
+    async def _save(self, resource: yaml_config.Resource) -> None:
+        if isinstance(resource, FunctionResource):
+            await self.registry.save_function(resource)
+        elif isinstance(resource, HttpEndpoint):
+            await self.registry.save_endpoint(resource)
         else:
-            await self.registry.save_sink(one)
+            await self.registry.save_sink(resource)
 
-    async def _take_back(self, new: yaml_config.Resource, old: yaml_config.Resource | None) -> None:
+    async def _roll_back(self, new: yaml_config.Resource, old: yaml_config.Resource | None) -> None:
         if old is not None:
             await self._save(old)
         elif isinstance(new, SinkResource):
@@ -467,16 +474,21 @@ class Api:
             await self.registry.delete_endpoints([new.id])
 
     async def plan(self, _: Request, body: dict[str, Any]) -> Any:
-        """Say what applying would change."""
+        """Return the changes that applying a YAML document would make."""
         return yaml_config.plan(await self._wanted(body))
 
     async def export(self, _: Request, __: dict[str, Any]) -> Any:
-        """Everything as YAML, written on another thread: ten thousand sinks take seconds."""
-        now = self.catalog
-        seen = Catalog(
-            now.database, now.endpoints.copy(), now.functions.copy(), now.sinks.copy(), now.backfills.copy(), tables=now.tables.copy()
+        """Return all resources as YAML, written in another thread because 10,000 sinks take seconds."""
+        catalog = self.catalog
+        snapshot = Catalog(
+            catalog.database,
+            catalog.endpoints.copy(),
+            catalog.functions.copy(),
+            catalog.sinks.copy(),
+            catalog.backfills.copy(),
+            tables=catalog.tables.copy(),
         )
-        return {"yaml": await asyncio.to_thread(yaml_config.export, seen)}
+        return {"yaml": await asyncio.to_thread(yaml_config.export, snapshot)}
 
 
 def _new_id() -> str:
@@ -504,26 +516,32 @@ async def _body(request: Request) -> dict[str, Any]:
     return body
 
 
-def _find(among: Mapping[str, T], name: str, entity: str) -> T:
-    """Look a thing up: by id when the name is a version-4 UUID, else by name."""
-    found = among.get(name) if _UUID4.fullmatch(name) else next((one for one in among.values() if one.name == name), None)
-    if found is None:
+def _find(resources: Mapping[str, T], name: str, entity: str) -> T:
+    """Look up a resource: by id if `name` is a version-4 UUID, else by name."""
+    if _UUID4.fullmatch(name):
+        resource = resources.get(name)
+    else:
+        resource = next((candidate for candidate in resources.values() if candidate.name == name), None)
+    if resource is None:
         raise not_found(entity)
-    return found
+    return resource
 
 
-def _find_each(among: Mapping[str, T], names: Sequence[str], entity: str, check: Callable[[T], None]) -> list[T | ApiError]:
-    """Look things up that are to be removed; for each what was found, or why it cannot be removed: one that is named again is gone then."""
-    found: list[T | ApiError] = []
-    gone: set[str] = set()
+def _find_each(resources: Mapping[str, T], names: Sequence[str], entity: str, check: Callable[[T], None]) -> list[T | ApiError]:
+    """Look up resources to delete; return, for each name, the resource or the reason that it cannot be deleted.
+
+    A resource that is named twice is not found the second time, as it would be if the calls came one after the other.
+    """
+    outcomes: list[T | ApiError] = []
+    deleted: set[str] = set()
     for name in names:
         try:
-            one = _find(among, name, entity)
-            check(one)
-            if one.id in gone:
+            resource = _find(resources, name, entity)
+            check(resource)
+            if resource.id in deleted:
                 raise not_found(entity)
-            gone.add(one.id)
-            found.append(one)
+            deleted.add(resource.id)
+            outcomes.append(resource)
         except ApiError as exc:
-            found.append(exc)
-    return found
+            outcomes.append(exc)
+    return outcomes

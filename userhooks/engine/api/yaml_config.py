@@ -1,7 +1,7 @@
-"""Resources as YAML: config/apply, config/plan and config/export. Pure; `handlers.py` puts the outcome in force.
+"""Resources as YAML, for config/apply, config/plan, and config/export. Pure; `handlers.py` applies the changes.
 
-Of the kinds of resources that Sequin takes in this YAML, the local engine takes functions, HTTP endpoints and sinks; anything else is
-refused rather than ignored. What is named is created or changed; nothing is deleted.
+Of the resources in Sequin's YAML, the local engine supports functions, HTTP endpoints, and sinks. Anything else is refused rather than
+ignored. Applying a document creates or changes the resources that it names, and deletes nothing.
 """
 
 from __future__ import annotations
@@ -21,16 +21,19 @@ from userhooks.engine.api.request_bodies import BAD_NAME, NAME, endpoint_from, i
 from userhooks.engine.resources import BackfillRange, Catalog, FunctionResource, HttpEndpoint, SinkResource
 
 Resource = FunctionResource | HttpEndpoint | SinkResource
+_KINDS: Mapping[type[Resource], str] = {FunctionResource: "function", HttpEndpoint: "http_endpoint", SinkResource: "sink"}
 
-_HEAVIEST = 10_000_000
+_MAX_SIZE = 10_000_000
+"""Maximum size of a document with its aliases expanded, in bytes, approximately."""
 _KEYS = ("functions", "transforms", "http_endpoints", "sinks")
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a YAML asks for: `after` is the catalog as it would be then, `named` are the resources of it that the YAML names.
+    """The outcome of applying a YAML document: the catalogs `before` and `after`, and the resources that the document names.
 
-    Both are in the order in which they can be saved: nothing names what is not there yet. `backfills` are those of new sinks.
+    Resources are in the order in which they can be saved, each after those that it refers to. `backfills` are the initial backfills of
+    new sinks.
     """
 
     before: Catalog
@@ -39,7 +42,7 @@ class Wanted:
     backfills: tuple[tuple[SinkResource, BackfillRange], ...]
 
     def changes(self) -> list[tuple[Resource, Resource | None]]:
-        """Return what is new (with None) or different (with what it was)."""
+        """Return pairs of a new or changed resource and its old version; None for a new one."""
         pairs = ((new, self._old(new)) for new in self.named)
         return [(new, old) for new, old in pairs if new != old]
 
@@ -49,11 +52,11 @@ class Wanted:
         return self.before.endpoints.get(new.id) if isinstance(new, HttpEndpoint) else self.before.sinks.get(new.id)
 
 
-_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C ten times as fast: a YAML may name hundreds of sinks
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, which matters for hundreds of sinks
 
 
 class _Loader(_SafeLoader):  # type: ignore[misc]
-    """Reads what JSON can say: a date is the text that it is written as."""
+    """A loader that produces only what JSON can represent: a date stays the string as written."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -63,12 +66,12 @@ _Loader.yaml_implicit_resolvers = {
 
 
 class _NotFinite(Exception):
-    """A number that would be stored as null."""
+    """A NaN or an infinity, which JSON would store as null."""
 
 
 def _finite(text: str, number: float) -> float:
     if not math.isfinite(number):
-        raise _NotFinite(f"{text} is not a number that can be stored")
+        raise _NotFinite(f"{text} is not a finite number")
     return number
 
 
@@ -76,85 +79,86 @@ _Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: _finite(
 
 
 def document(body: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Read the YAML of a request: a list for each kind of resource that it names. Raises Refused."""
+    """Parse the YAML in a request's body into lists of resources by kind. Raise ApiError if it is invalid."""
     text = body.get("yaml")
     if not isinstance(text, str):
         raise ApiError(400, {"summary": "`yaml` is required."})
     try:
-        found = _json(text)
-        if found is None:
-            found = yaml.load(text, Loader=_Loader)  # noqa: S506  # it is a safe one
-            if _weight(found, {}) > _HEAVIEST:
-                raise ValueError("its aliases make too much of it, or contain themselves")
-        found = exact_json.loads(exact_json.dumps(found))  # raises for what cannot be stored
+        parsed = _json(text)
+        if parsed is None:
+            parsed = yaml.load(text, Loader=_Loader)  # noqa: S506  # _Loader is a safe loader
+            if _expanded_size(parsed, {}) > _MAX_SIZE:
+                raise ValueError("its aliases expand to too much data, or contain themselves")
+        parsed = exact_json.loads(exact_json.dumps(parsed))  # raises for values that JSON cannot represent
     except (yaml.YAMLError, _NotFinite, ValueError, TypeError, RecursionError) as exc:
         raise ApiError(400, {"summary": f"Invalid YAML: {' '.join(str(exc).split())}"}) from exc
-    if found is None:
+    if parsed is None:
         return {}
-    if not isinstance(found, dict):
-        raise ApiError(400, {"summary": "Invalid YAML: a mapping is needed at the top"})
-    if "account" in found:
+    if not isinstance(parsed, dict):
+        raise ApiError(400, {"summary": "Invalid YAML: the top level must be a mapping"})
+    if "account" in parsed:
         raise ApiError(400, {"summary": "Account configuration only supported when self hosting and using a config file on boot."})
-    for key, listed in found.items():
+    for key, entries in parsed.items():
         if key not in _KEYS:
-            takes = "`functions`, `http_endpoints` and `sinks`"
-            raise ApiError(400, {"summary": f"`{key}` cannot be applied to the local engine; it takes {takes}."})
-        if not isinstance(listed, list | None):
+            supported = "`functions`, `http_endpoints`, and `sinks`"
+            raise ApiError(400, {"summary": f"`{key}` is not supported by the local engine; it supports {supported}."})
+        if not isinstance(entries, list | None):
             raise ApiError(400, {"summary": f"Invalid YAML: `{key}` must be a list"})
-    return {key: listed for key, listed in found.items() if listed}
+    return {key: entries for key, entries in parsed.items() if entries}
 
 
 def _json(text: str) -> Any:
-    """Read YAML that is JSON, too, many times as fast: a call that names hundreds of sinks is mostly reading. None for any other."""
-    try:
-        return json.loads(
-            text, parse_constant=_not_json, parse_float=lambda number: _finite(number, float(number))
-        )  # orjson would make floats of integers that it cannot hold
+    """Parse YAML that is also JSON, much faster than a YAML parser does; return None for any other.
+
+    Parsing takes most of the time of a call that names hundreds of sinks.
+    """
+    try:  # not with orjson, which turns large integers into floats
+        return json.loads(text, parse_constant=_not_json, parse_float=lambda number: _finite(number, float(number)))
     except ValueError:
         return None
 
 
 def _not_json(constant: str) -> None:
-    raise ValueError(f"{constant} is text in YAML")
+    raise ValueError(f"{constant} is a string in YAML")
 
 
-def _weight(value: Any, known: dict[int, int]) -> int:
-    """How much a value is when its aliases are written out, about in bytes; `known` are the lists and mappings counted so far."""
+def _expanded_size(value: Any, known: dict[int, int]) -> int:
+    """Return a value's approximate size in bytes with its aliases expanded; `known` caches the sizes of lists and mappings by id."""
     if isinstance(value, str):
         return len(value)
     if not isinstance(value, dict | list):
         return 1
     if id(value) not in known:
-        known[id(value)] = _HEAVIEST  # if it contains itself
-        known[id(value)] = 1 + sum(_weight(one, known) for one in (value.values() if isinstance(value, dict) else value))
+        known[id(value)] = _MAX_SIZE  # used if the value contains itself
+        known[id(value)] = 1 + sum(_expanded_size(item, known) for item in (value.values() if isinstance(value, dict) else value))
     return known[id(value)]
 
 
-def wanted(found: Mapping[str, list[Any]], catalog: Catalog, new_id: Callable[[], str]) -> Wanted:
-    """Make resources of a `document`, all of them or none; `new_id` makes ids for new ones. Raises Refused.
+def wanted(entries: Mapping[str, list[Any]], catalog: Catalog, new_id: Callable[[], str]) -> Wanted:
+    """Build the resources of a parsed `document`, with ids from `new_id` for new ones. Raise ApiError if any of them is invalid.
 
-    Of several entries of one name each changes what the one before has made, as with one call after the other.
+    If several entries have the same name, each changes the result of the previous one, as separate calls would.
     """
     after = replace(catalog, functions=dict(catalog.functions), endpoints=dict(catalog.endpoints), sinks=dict(catalog.sinks))
     named: dict[str, Resource] = {}
     backfills: list[tuple[str, BackfillRange]] = []
-    ids = {one.name: one.id for one in after.functions.values()}
-    for entry in [*found.get("functions", ()), *found.get("transforms", ())]:
+    ids = {function.name: function.id for function in after.functions.values()}
+    for entry in [*entries.get("functions", ()), *entries.get("transforms", ())]:
         function = _function(entry, ids, new_id)
         ids[function.name] = function.id
         after.functions[function.id] = named[function.id] = function
-    endpoints = {one.name: one for one in after.endpoints.values()}
-    for entry in found.get("http_endpoints", ()):
+    endpoints = {endpoint.name: endpoint for endpoint in after.endpoints.values()}
+    for entry in entries.get("http_endpoints", ()):
         endpoint = _endpoint(entry, endpoints.get(_name(entry, "http_endpoints")), new_id)
         endpoints[endpoint.name] = after.endpoints[endpoint.id] = named[endpoint.id] = endpoint
-    sinks = {one.name: one for one in after.sinks.values()}
-    for entry in found.get("sinks", ()):
-        present = sinks.get(_name(entry, "sinks"))
-        sink, readings = _sink(entry, after, present, new_id)
+    sinks = {sink.name: sink for sink in after.sinks.values()}
+    for entry in entries.get("sinks", ()):
+        existing = sinks.get(_name(entry, "sinks"))
+        sink, initial = _sink(entry, after, existing, new_id)
         sinks[sink.name] = after.sinks[sink.id] = named[sink.id] = sink
-        if present is None:
-            backfills += [(sink.id, one) for one in readings]
-    return Wanted(catalog, after, tuple(named.values()), tuple((after.sinks[sink_id], one) for sink_id, one in backfills))
+        if existing is None:
+            backfills += [(sink.id, backfill) for backfill in initial]
+    return Wanted(catalog, after, tuple(named.values()), tuple((after.sinks[sink_id], backfill) for sink_id, backfill in backfills))
 
 
 def _name(entry: Any, key: str) -> str:
@@ -164,130 +168,129 @@ def _name(entry: Any, key: str) -> str:
     return name
 
 
-def _endpoint(entry: dict[str, Any], present: HttpEndpoint | None, new_id: Callable[[], str]) -> HttpEndpoint:
-    secrets = present.encrypted_headers if present is not None else {}
-    given = entry.get("encrypted_headers")
-    if isinstance(given, dict):  # what the export shows instead of a secret means the secret that is there
-        kept = {
+def _endpoint(entry: dict[str, Any], existing: HttpEndpoint | None, new_id: Callable[[], str]) -> HttpEndpoint:
+    secrets = existing.encrypted_headers if existing is not None else {}
+    headers = entry.get("encrypted_headers")
+    if isinstance(headers, dict):  # an obscured secret, as exported, leaves the secret unchanged
+        restored = {
             name: secrets[name] if name in secrets and value == responses.obscured(secrets[name]) else value
-            for name, value in given.items()
+            for name, value in headers.items()
         }
-        entry = entry | {"encrypted_headers": kept}
+        entry = entry | {"encrypted_headers": restored}
     try:
-        return endpoint_from(entry, present, present.id if present is not None else new_id(), set())
+        return endpoint_from(entry, existing, existing.id if existing is not None else new_id(), set())
     except ApiError as exc:
-        raise _of("http endpoint", entry, exc) from exc
+        raise _in_resource("http endpoint", entry, exc) from exc
 
 
 def _sink(
-    entry: dict[str, Any], catalog: Catalog, present: SinkResource | None, new_id: Callable[[], str]
+    entry: dict[str, Any], catalog: Catalog, existing: SinkResource | None, new_id: Callable[[], str]
 ) -> tuple[SinkResource, list[BackfillRange]]:
     try:
-        if present is not None:
-            _check_that_nothing_is_left_out(entry, present)
-        one = sink_from(entry, catalog, present, present.id if present is not None else new_id(), set())
-        return one, initial_backfills(entry.get("initial_backfill"), one, catalog)
+        if existing is not None:
+            _check_nothing_omitted(entry, existing)
+        sink = sink_from(entry, catalog, existing, existing.id if existing is not None else new_id(), set())
+        return sink, initial_backfills(entry.get("initial_backfill"), sink, catalog)
     except ApiError as exc:
-        raise _of("sink", entry, exc) from exc
+        raise _in_resource("sink", entry, exc) from exc
 
 
-def _check_that_nothing_is_left_out(entry: Mapping[str, Any], present: SinkResource) -> None:
-    """A function left out means none to Sequin's YAML, the present one to a PATCH: who gets a row must not hang on that."""
+def _check_nothing_omitted(entry: Mapping[str, Any], existing: SinkResource) -> None:
+    """Check that the entry keeps or removes the existing sink's filter, transform, and routing explicitly.
+
+    An omitted one is removed by Sequin's YAML but kept by a PATCH. That difference must not decide who receives a row.
+    """
     for key in ("filter", "filters", "transform", "routing"):
-        value = getattr(present, key)
+        value = getattr(existing, key)
         if value is not None and entry.get(key) is None:
             remedy = "`filters` again" if key == "filters" else f"`{key}: {value}` to keep it or `{key}: none` to remove it"
-            raise refused(f"it has a {key.removesuffix('s')} and the YAML says nothing of it; write {remedy}")
+            raise refused(f"it has a {key.removesuffix('s')} that the YAML omits; write {remedy}")
 
 
-def _of(kind: str, entry: Mapping[str, Any], exc: ApiError) -> ApiError:
-    said = exc.body.get("summary", "a value has the wrong type")
-    return ApiError(exc.status, exc.body | {"summary": f"{kind} '{entry['name']}': {said}"})
+def _in_resource(kind: str, entry: Mapping[str, Any], exc: ApiError) -> ApiError:
+    summary = exc.body.get("summary", "a value has the wrong type")
+    return ApiError(exc.status, exc.body | {"summary": f"{kind} '{entry['name']}': {summary}"})
 
 
-def _function(one: Any, ids: Mapping[str, str], new_id: Callable[[], str]) -> FunctionResource:
-    name = _name(one, "functions")
+def _function(entry: Any, ids: Mapping[str, str], new_id: Callable[[], str]) -> FunctionResource:
+    name = _name(entry, "functions")
     if name in ("none", "null", "nil"):
-        raise _cannot(name, {"name": "is reserved"})
+        raise _function_error(name, {"name": "is reserved"})
     if not NAME.fullmatch(name):
-        raise _cannot(name, {"name": BAD_NAME})
-    nested = one.get("function")
-    inner: dict[str, Any] = nested if isinstance(nested, dict) else one
+        raise _function_error(name, {"name": BAD_NAME})
+    nested = entry.get("function")
+    inner: dict[str, Any] = nested if isinstance(nested, dict) else entry
     kind = "transform" if inner.get("type") == "function" else inner.get("type")
     if not isinstance(kind, str):
-        raise _cannot(name, {"function": {"type": "can't be blank"}})
+        raise _function_error(name, {"function": {"type": "can't be blank"}})
     if kind == "routing" and inner.get("sink_type") not in ("webhook", "http_push"):
-        raise _cannot(name, {"function": {"sink_type": "can't be blank" if inner.get("sink_type") is None else "is invalid"}})
+        raise _function_error(name, {"function": {"sink_type": "can't be blank" if inner.get("sink_type") is None else "is invalid"}})
     key = responses.code_key(kind)
     code = inner.get(key)
     if not isinstance(code, str) or not code:
-        raise _cannot(name, {"function": {key: "can't be blank"}})
-    description = one.get("description") if inner is not one else None
+        raise _function_error(name, {"function": {key: "can't be blank"}})
+    description = entry.get("description") if inner is not entry else None
     if description is not None and not isinstance(description, str):
-        raise _cannot(name, {"description": "is invalid"})
+        raise _function_error(name, {"description": "is invalid"})
     try:
         functions.check_function(code, kind)
     except functions.FunctionError as exc:
-        raise _cannot(name, {"function": {key: str(exc)}}) from exc
+        raise _function_error(name, {"function": {key: str(exc)}}) from exc
     return FunctionResource(ids.get(name) or new_id(), name, kind, code, description)
 
 
-def _cannot(name: str, errors: Mapping[str, Any]) -> ApiError:
-    return ApiError(400, {"summary": f"Error creating function '{name}': {_inspected(errors)}"})
+def _function_error(name: str, errors: Mapping[str, Any]) -> ApiError:
+    return ApiError(400, {"summary": f"Error creating function '{name}': {_inspect(errors)}"})
 
 
-def _inspected(errors: Mapping[str, Any]) -> str:
-    """Errors as Elixir prints them; Sequin puts them into the text like this."""
-    parts = (f"{field}: {_inspected(why) if isinstance(why, dict) else '[' + json.dumps(why) + ']'}" for field, why in errors.items())
+def _inspect(errors: Mapping[str, Any]) -> str:
+    """Format errors as Elixir's inspect does; Sequin includes them in its message in this form."""
+    parts = (f"{field}: {_inspect(error) if isinstance(error, dict) else '[' + json.dumps(error) + ']'}" for field, error in errors.items())
     return "%{" + ", ".join(parts) + "}"
 
 
-def plan(of: Wanted) -> dict[str, Any]:
-    """Say what applying would change: one entry for each resource that is new or different, one action for each backfill."""
+def plan(outcome: Wanted) -> dict[str, Any]:
+    """Return the changes that applying would make: one for each new or changed resource, and one action for each initial backfill."""
     return {
         "changes": [
             {
-                "resource_type": "function"
-                if isinstance(new, FunctionResource)
-                else "sink"
-                if isinstance(new, SinkResource)
-                else "http_endpoint",
+                "resource_type": _KINDS[type(new)],
                 "action": "create" if old is None else "update",
-                "new": _planned(new, of.after),
-                "old": None if old is None else _planned(old, of.before),
+                "new": _definition(new, outcome.after),
+                "old": None if old is None else _definition(old, outcome.before),
             }
-            for new, old in of.changes()
+            for new, old in outcome.changes()
         ],
         "actions": [
-            {"action": "initial_backfill", "sink": sink.name, "table": ".".join(one.table)}
-            | {"sort_column": one.sort_column, "start_position": one.start_position}
-            for sink, one in of.backfills
+            {"action": "initial_backfill", "sink": sink.name, "table": ".".join(backfill.table)}
+            | {"sort_column": backfill.sort_column, "start_position": backfill.start_position}
+            for sink, backfill in outcome.backfills
         ],
     }
 
 
-def applied(of: Wanted, catalog: Catalog) -> dict[str, Any]:
-    """Show what a YAML has named, as it is now in the catalog."""
-    return {"resources": [_shown(one, catalog) for one in of.named]}
+def applied(outcome: Wanted, catalog: Catalog) -> dict[str, Any]:
+    """Return the resources that an applied document names, as they are in the catalog."""
+    return {"resources": [_response(resource, catalog) for resource in outcome.named]}
 
 
-def _shown(one: Resource, catalog: Catalog) -> dict[str, Any]:
-    if isinstance(one, FunctionResource):
-        return responses.function(one)
-    return responses.endpoint(one) if isinstance(one, HttpEndpoint) else responses.sink(one, catalog)
+def _response(resource: Resource, catalog: Catalog) -> dict[str, Any]:
+    if isinstance(resource, FunctionResource):
+        return responses.function(resource)
+    return responses.endpoint(resource) if isinstance(resource, HttpEndpoint) else responses.sink(resource, catalog)
 
 
-def _planned(one: Resource, catalog: Catalog) -> dict[str, Any]:
-    if isinstance(one, FunctionResource):
-        return {"name": one.name, "type": one.type, **responses.function_code(one), "description": one.description}
-    return _without_id(_shown(one, catalog))
+def _definition(resource: Resource, catalog: Catalog) -> dict[str, Any]:
+    if isinstance(resource, FunctionResource):
+        return {"name": resource.name, "type": resource.type, **responses.function_code(resource), "description": resource.description}
+    return _without_id(_response(resource, catalog))
 
 
 _SafeDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 class _Dumper(_SafeDumper):  # type: ignore[misc]
-    """Writes texts of several lines as blocks, so that code stays readable."""
+    """A dumper that writes multi-line strings as blocks, so that code stays readable."""
 
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
@@ -298,7 +301,7 @@ _Dumper.add_representer(str, _text)
 
 
 def export(catalog: Catalog) -> str:
-    """All resources but keys as YAML, secrets obscured."""
+    """Return all resources except API keys as YAML, with obscured secrets."""
     database = catalog.database
     document = {
         "databases": [
@@ -317,17 +320,17 @@ def export(catalog: Catalog) -> str:
                 "publication": {"name": database.publication_name},
             }
         ],
-        "functions": [_planned(f, catalog) for f in catalog.functions.values()],
-        "http_endpoints": [_without_id(responses.endpoint(e)) for e in catalog.endpoints.values()],
-        "sinks": [_without_id(s) for s in responses.sinks(catalog.sinks.values(), catalog)],
+        "functions": [_definition(function, catalog) for function in catalog.functions.values()],
+        "http_endpoints": [_without_id(responses.endpoint(endpoint)) for endpoint in catalog.endpoints.values()],
+        "sinks": [_without_id(sink) for sink in responses.sinks(catalog.sinks.values(), catalog)],
     }
     parts = ["---\n"]
-    for kind, those in document.items():
-        parts.append(f"{kind}:\n" if those else f"{kind}: []\n")
-        # one by one: the library in C lets no other thread run before it is through
-        parts += [yaml.dump([one], Dumper=_Dumper, sort_keys=False, allow_unicode=True) for one in those]
+    for kind, entries in document.items():
+        parts.append(f"{kind}:\n" if entries else f"{kind}: []\n")
+        # one entry at a time: the dumper in C blocks all other threads until it returns
+        parts += [yaml.dump([entry], Dumper=_Dumper, sort_keys=False, allow_unicode=True) for entry in entries]
     return "".join(parts)
 
 
-def _without_id(shown: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in shown.items() if key != "id"}
+def _without_id(response: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in response.items() if key != "id"}
