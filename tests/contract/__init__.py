@@ -1,1 +1,1 @@
-"""The local engine held against recorded exchanges of real Sequin servers."""
+"""Comparison of the local engine with recorded exchanges of real Sequin servers."""

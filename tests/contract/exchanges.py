@@ -1,7 +1,7 @@
-"""Recorded exchanges: how the files are read, and when an answer agrees with a recorded one.
+"""Recorded exchanges with the Management API: reading of the files, and comparison of responses.
 
-Ids, times, host and port are bound on first sight and must agree afterwards; lists of sinks and endpoints have no promised order; key
-order is free.
+Each recorded id is bound to the first actual id in its place, and must match it from then on. Times must have the same format. The order
+of keys does not matter, nor does the order of sinks and endpoints in lists.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 @dataclass(frozen=True)
 class Exchange:
-    """One recorded request with its answer; bodies are text, `json` is None for an answer that is none."""
+    """A recorded request and its response, with bodies as text."""
 
     name: str
     method: str
@@ -32,11 +32,12 @@ class Exchange:
 
     @property
     def json(self) -> Any:
+        """The response's body as JSON; None if it is not JSON."""
         return json.loads(self.answer) if self.answer.startswith(("{", "[")) else None
 
 
 def read(version: str) -> list[Exchange]:
-    """Return the exchanges of one version in the order in which they were recorded."""
+    """Return the exchanges of a version in the order in which they were recorded."""
     return [_read(path) for path in sorted((FOLDER / version / "api").glob("*.http"))]
 
 
@@ -62,52 +63,53 @@ def _read(path: Path) -> Exchange:
 
 
 class Bindings:
-    """What stands for what: recorded ids and the present ones, one to one."""
+    """A one-to-one mapping from recorded ids to actual ids."""
 
     def __init__(self) -> None:
-        self._present: dict[str, str] = {}
+        self._actual: dict[str, str] = {}
 
     def translate(self, text: str) -> str:
-        """Put present ids in place of recorded ones in a request."""
-        return _UUID.sub(lambda found: self._present.get(found.group(), found.group()), text)
+        """Replace the recorded ids in a request with the actual ones."""
+        return _UUID.sub(lambda match: self._actual.get(match.group(), match.group()), text)
 
-    def bind(self, recorded: str, present: str) -> bool:
-        known = self._present.setdefault(recorded, present)
-        return known == present and list(self._present.values()).count(present) == 1
+    def bind(self, recorded: str, actual: str) -> bool:
+        """Bind a recorded id to an actual one; return False if either is bound to another id."""
+        known = self._actual.setdefault(recorded, actual)
+        return known == actual and list(self._actual.values()).count(actual) == 1
 
-    def disagreement(self, recorded: Any, present: Any, at: str = "") -> str | None:
-        """Return where and how two answers differ, or None when they agree."""
-        if isinstance(recorded, dict) and isinstance(present, dict):
-            if recorded.keys() != present.keys():
-                return f"{at}: keys {sorted(recorded.keys() ^ present.keys())} are on one side only"
-            found = (self._field(key, recorded[key], present[key], f"{at}.{key}") for key in recorded)
-            return next((one for one in found if one), None)
-        if isinstance(recorded, list) and isinstance(present, list):
-            if len(recorded) != len(present):
-                return f"{at}: {len(recorded)} entries recorded, {len(present)} present"
-            if all(isinstance(one, dict) and "name" in one for one in [*recorded, *present]) and at.endswith(".data"):
-                recorded, present = (sorted(side, key=lambda one: str(one["name"])) for side in (recorded, present))
-            found = (self.disagreement(a, b, f"{at}[{n}]") for n, (a, b) in enumerate(zip(recorded, present, strict=True)))
-            return next((one for one in found if one), None)
-        if isinstance(recorded, str) and isinstance(present, str):
-            return self._text(recorded, present, at)
-        same = type(recorded) is type(present) and recorded == present
-        return None if same else f"{at}: {recorded!r} recorded, {present!r} present"
+    def disagreement(self, recorded: Any, actual: Any, at: str = "") -> str | None:
+        """Return where and how an actual response differs from the recorded one, or None if they agree."""
+        if isinstance(recorded, dict) and isinstance(actual, dict):
+            if recorded.keys() != actual.keys():
+                return f"{at}: keys {sorted(recorded.keys() ^ actual.keys())} are on one side only"
+            problems = (self._field(key, recorded[key], actual[key], f"{at}.{key}") for key in recorded)
+            return next(filter(None, problems), None)
+        if isinstance(recorded, list) and isinstance(actual, list):
+            if len(recorded) != len(actual):
+                return f"{at}: {len(recorded)} entries recorded, {len(actual)} actual"
+            if all(isinstance(entry, dict) and "name" in entry for entry in [*recorded, *actual]) and at.endswith(".data"):
+                recorded, actual = (sorted(side, key=lambda entry: str(entry["name"])) for side in (recorded, actual))
+            problems = (self.disagreement(a, b, f"{at}[{n}]") for n, (a, b) in enumerate(zip(recorded, actual, strict=True)))
+            return next(filter(None, problems), None)
+        if isinstance(recorded, str) and isinstance(actual, str):
+            return self._text(recorded, actual, at)
+        same = type(recorded) is type(actual) and recorded == actual
+        return None if same else f"{at}: {recorded!r} recorded, {actual!r} actual"
 
-    def _field(self, key: str, recorded: Any, present: Any, at: str) -> str | None:
-        if key == "rows_initial_count" and recorded is None and isinstance(present, int):
-            return None  # counted a moment earlier
-        if key == "password" and isinstance(present, str):
-            return None if "*" in present else f"{at}: the password is not obscured"
-        return self.disagreement(recorded, present, at)
+    def _field(self, key: str, recorded: Any, actual: Any, at: str) -> str | None:
+        if key == "rows_initial_count" and recorded is None and isinstance(actual, int):
+            return None  # the engine may have counted the rows sooner
+        if key == "password" and isinstance(actual, str):
+            return None if "*" in actual else f"{at}: the password is not obscured"
+        return self.disagreement(recorded, actual, at)
 
-    def _text(self, recorded: str, present: str, at: str) -> str | None:
-        if _UUID.fullmatch(recorded) and _UUID.fullmatch(present):
-            return None if self.bind(recorded, present) else f"{at}: the id {present} stands for another recorded one"
+    def _text(self, recorded: str, actual: str, at: str) -> str | None:
+        if _UUID.fullmatch(recorded) and _UUID.fullmatch(actual):
+            return None if self.bind(recorded, actual) else f"{at}: the id {actual} was already bound to another recorded id"
         if _UUID.search(recorded):
             recorded = self.translate(recorded)
-        one, other = _TIME.fullmatch(recorded), _TIME.fullmatch(present)
-        if one and other:
-            same_form = len(one.group(1) or "") == len(other.group(1) or "")
-            return None if same_form else f"{at}: the time {present} has another form than {recorded}"
-        return None if recorded == present else f"{at}: {recorded!r} recorded, {present!r} present"
+        recorded_time, actual_time = _TIME.fullmatch(recorded), _TIME.fullmatch(actual)
+        if recorded_time and actual_time:
+            same_format = len(recorded_time.group(1) or "") == len(actual_time.group(1) or "")
+            return None if same_format else f"{at}: the time {actual} is not in the format of {recorded}"
+        return None if recorded == actual else f"{at}: {recorded!r} recorded, {actual!r} actual"

@@ -1,7 +1,7 @@
-"""Recorded webhook requests: how the files are read, and when a request agrees with a recorded one.
+"""Recorded webhook requests: reading of the files, and normalization of requests for comparison.
 
-Ids, LSNs, commit times, host, port and the database's name are bound; everything else is compared as text, so the order of keys counts,
-but for that inside json values.
+Placeholders replace ids, LSNs, commit times, the host and port, and the database's name. Everything else is compared as text, including the
+order of keys, except within json values.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 
 @dataclass(frozen=True)
 class Request:
-    """One webhook: the request line, its headers in order, and its body with what differs between two servers bound."""
+    """A webhook request: the request line, the headers in order, and the messages, with placeholders for what differs between servers."""
 
     line: str
     headers: tuple[tuple[str, str], ...]
@@ -42,30 +42,30 @@ def recorded(name: str) -> list[Request]:
 
 
 def received(request: Received) -> Request:
-    """Return a request as it can be compared with a recorded one."""
+    """Return a received request in a form that can be compared with a recorded one."""
     assert re.fullmatch(r"userhooks/[\w.]+", dict(request.headers)["user-agent"])
     return _request(request.line, request.headers, request.body)
 
 
 def records(name: str) -> list[dict[str, Any]]:
-    """Return the records of a recording by their position in the transaction, to make the same rows again."""
+    """Return the records of a recording by position in their transaction, so that a test can insert the same rows."""
     messages = [json.loads(text) for request in recorded(name) for text in request.messages]
     return [m["record"] for m in sorted(messages, key=lambda m: m["metadata"]["commit_idx"] or 0)]
 
 
 def _request(line: str, headers: list[tuple[str, str]], body: bytes) -> Request:
     values = dict(headers)
-    assert int(values["content-length"]) == len(body), "the content length is that of the body"
+    assert int(values["content-length"]) == len(body), "content-length must match the body"
     assert re.fullmatch(r"127\.0\.0\.1:\d+", values["host"])
-    bound = {"content-length": "<length>", "host": "<host>", "user-agent": "<agent>"}
+    placeholders = {"content-length": "<length>", "host": "<host>", "user-agent": "<agent>"}
     document = json.loads(body)
     batch = list(document) == ["data"]
-    messages = tuple(_bound(message) for message in (document["data"] if batch else [document]))
-    return Request(line, tuple((name, bound.get(name, value)) for name, value in headers), batch, messages)
+    messages = tuple(_normalized(message) for message in (document["data"] if batch else [document]))
+    return Request(line, tuple((name, placeholders.get(name, value)) for name, value in headers), batch, messages)
 
 
-def _bound(message: dict[str, Any]) -> str:
-    """The message as text, after checking what is bound: each key tells its own position or row."""
+def _normalized(message: dict[str, Any]) -> str:
+    """Return a message as text with placeholders, after checking the form of each value that they replace."""
     metadata = message["metadata"]
     key = b64decode(metadata["idempotency_key"]).decode()
     if message["action"] == "read":

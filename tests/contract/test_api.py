@@ -1,4 +1,4 @@
-"""The Management API: recorded exchanges of Sequin 0.14.6, and of 0.9.4 those with column filters, replayed against the engine."""
+"""The Management API: replays recorded exchanges of Sequin 0.14.6, and those of 0.9.4 with column filters, against the engine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROWS = 303
 
 
 class Server:
-    """The engine as the recorded server was found: token, database, slot and publication by the same names, the same tables and rows."""
+    """The engine in the recorded server's initial state: the same token, names of database, slot, and publication, tables, and rows."""
 
     def __init__(self, program: EngineProgram, receiver: Receiver, database: psycopg.Connection[Any]) -> None:
         self.program = program
@@ -35,33 +35,33 @@ class Server:
         self.bindings = Bindings()
 
     def send(self, exchange: Exchange, version: str) -> httpx.Response:
-        here = self.receiver.url.removeprefix("http://")
-        body = self.bindings.translate(exchange.body).replace(RECORDED_RECEIVER[version], here)
+        receiver = self.receiver.url.removeprefix("http://")
+        body = self.bindings.translate(exchange.body).replace(RECORDED_RECEIVER[version], receiver)
         headers = [(name, value) for name, value in exchange.headers if name.lower() not in ("host", "content-length")]
         path = self.bindings.translate(exchange.path)
         return httpx.request(exchange.method, self.program.url + path, headers=headers, content=body.encode() or None, timeout=10)
 
     def disagreement(self, exchange: Exchange, answer: httpx.Response, version: str) -> str | None:
-        """How an answer differs from the recorded one, or None."""
+        """Return how a response differs from the recorded one, or None."""
         if answer.status_code != exchange.status:
-            return f"status {exchange.status} recorded, {answer.status_code} present: {answer.text}"
+            return f"status {exchange.status} recorded, {answer.status_code} actual: {answer.text}"
         recorded_type = (exchange.content_type or "").partition(";")[0]
         if answer.headers.get("content-type", "").partition(";")[0] != recorded_type:
-            return f"content type {recorded_type!r} recorded, {answer.headers.get('content-type')!r} present"
+            return f"content type {recorded_type!r} recorded, {answer.headers.get('content-type')!r} actual"
         if exchange.json is None:
-            return None if answer.text == exchange.answer else f"{exchange.answer!r} recorded, {answer.text!r} present"
-        return self.bindings.disagreement(self._here(exchange.json, version), answer.json())
+            return None if answer.text == exchange.answer else f"{exchange.answer!r} recorded, {answer.text!r} actual"
+        return self.bindings.disagreement(self._localized(exchange.json, version), answer.json())
 
-    def _here(self, recorded: Any, version: str) -> Any:
-        """The recorded answer with this test's receiver and database in place of the recorded ones."""
+    def _localized(self, recorded: Any, version: str) -> Any:
+        """Return a recorded response with this test's receiver and database in place of the recorded ones."""
         if isinstance(recorded, dict):
-            out = {key: self._here(value, version) for key, value in recorded.items()}
-            if "slot" in out or "replication_slots" in out:
+            localized = {key: self._localized(value, version) for key, value in recorded.items()}
+            if "slot" in localized or "replication_slots" in localized:
                 info = self.database.info
-                out |= {"port": info.port, "database": info.dbname}
-            return out
+                localized |= {"port": info.port, "database": info.dbname}
+            return localized
         if isinstance(recorded, list):
-            return [self._here(one, version) for one in recorded]
+            return [self._localized(entry, version) for entry in recorded]
         if isinstance(recorded, str):
             return recorded.replace(RECORDED_RECEIVER[version], self.receiver.url.removeprefix("http://"))
         return recorded
@@ -73,7 +73,7 @@ def server(database_url: str, tmp_path: Path, receiver: Receiver) -> Iterator[Se
     with psycopg.connect(database_url, autocommit=True) as database:
         database.execute("alter table notifications replica identity default")
         database.execute("create publication sequin_pub for tables in schema public")
-        # one row of the recorded number is inserted while the exchanges run
+        # the last of the recorded rows is inserted during the replay
         database.execute("insert into notifications (user_id, message) select 1, 'x' from generate_series(1, %s)", (ROWS - 1,))
         program = EngineProgram(database_url, tmp_path, publication="sequin_pub", slot="sequin_slot", api_token=TOKEN)
         program.http.headers["authorization"] = f"Bearer {TOKEN}"
@@ -84,7 +84,7 @@ def server(database_url: str, tmp_path: Path, receiver: Receiver) -> Iterator[Se
             program.stop()
 
 
-# --- steps that were made between the recorded ones --------------------------------------------------------------------
+# --- steps between the recorded ones -----------------------------------------------------------------------------------
 
 SINK: dict[str, Any] = {
     "status": "active",
@@ -155,26 +155,26 @@ BEFORE: dict[str, list[Step]] = {
 
 
 def replay(server: Server, version: str, exchanges: list[Exchange]) -> list[str]:
-    """Run the exchanges in order and return what does not agree."""
-    wrong = []
+    """Replay the exchanges in order and return the disagreements."""
+    problems = []
     for exchange in exchanges:
         number = exchange.name[:3]
         for step in BEFORE.get(number, []) if version == "0.14.6" else []:
             step(server)
-        different = API[version].get(number)
-        if different is not None:
+        is_expected = API[version].get(number)
+        if is_expected is not None:
             answer = server.send(exchange, version)
-            if not different(answer):
-                wrong.append(f"{exchange.name}: the difference is not the one that is kept: {answer.status_code} {answer.text}")
+            if not is_expected(answer):
+                problems.append(f"{exchange.name}: not the deliberate difference: {answer.status_code} {answer.text}")
             continue
         problem = attempt(server, exchange, version)
         if problem:
-            wrong.append(f"{exchange.name}: {problem}")
-    return wrong
+            problems.append(f"{exchange.name}: {problem}")
+    return problems
 
 
 def attempt(server: Server, exchange: Exchange, version: str) -> str | None:
-    """Send and compare; a GET is repeated for a while, since health and counters move by themselves."""
+    """Send a request and compare the response. Repeat a GET for a while, since health and counters may lag."""
     if exchange.name.startswith("179"):
         return exported(server, exchange, version)
 
@@ -197,17 +197,17 @@ def attempt(server: Server, exchange: Exchange, version: str) -> str | None:
 
 
 def exported(server: Server, exchange: Exchange, version: str) -> str | None:
-    """The export is YAML with free key order: compare what it says."""
+    """Compare the exported YAML as data: the order of its keys does not matter."""
     answer = server.send(exchange, version)
-    recorded, present = (yaml.safe_load(body["yaml"]) for body in (exchange.json, answer.json()))
-    for side in (recorded, present):
+    recorded, actual = (yaml.safe_load(body["yaml"]) for body in (exchange.json, answer.json()))
+    for side in (recorded, actual):
         for sink in side["sinks"]:
             for backfill in sink["active_backfills"]:
                 backfill.pop("inserted_at"), backfill.pop("updated_at")
         side["data"] = side.pop("http_endpoints")
     recorded = json.loads(json.dumps(recorded).replace(RECORDED_RECEIVER[version], server.receiver.url.removeprefix("http://")))
     recorded["databases"][0] |= {"port": server.database.info.port, "database": server.database.info.dbname}
-    return server.bindings.disagreement(recorded, present)
+    return server.bindings.disagreement(recorded, actual)
 
 
 def test_it_answers_as_sequin_0_14_6(server: Server) -> None:

@@ -1,4 +1,4 @@
-"""The differences that the contract tests allow, and the file that gives their reasons, name the same recordings."""
+"""The contract tests' list of differences and DIFFERENCES.md, which gives the reasons, name the same recordings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FILE = Path(__file__).parents[2] / "userhooks" / "engine" / "DIFFERENCES.md"
 
 
 def named(heading: str) -> set[tuple[str, str]]:
-    """Version and number of each recording in the second column of the table under a heading."""
+    """Return the version and number of each recording in the second column of the table under a heading."""
     table = FILE.read_text(encoding="utf-8").partition(f"## {heading}\n")[2].partition("\n## ")[0]
     cells = [line.split("|")[2] for line in table.splitlines() if line.startswith("|")]
     return {

@@ -1,6 +1,6 @@
-"""The `health` of a sink, state by state, as Sequin 0.14.6 was recorded to show it, and else as its source has it.
+"""The `health` of a sink, state by state, as recorded from Sequin 0.14.6, or where there is no recording, as in its source code.
 
-`clock-of-health.jsonl` has one line per change of a sink's health over four minutes; its `checks` are those that are not healthy.
+`clock-of-health.jsonl` has one line for each change of a sink's health over four minutes. Its `checks` are those that are not healthy.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def test_waiting_healthy_paused_failing_and_healthy_again_are_the_recorded_state
 ) -> None:
     states: list[Shown] = []
 
-    def note(until: str) -> None:
-        """Add each new state until the overall one is `until`."""
+    def record_states(until: str) -> None:
+        """Record each new state until the overall status is `until`."""
 
         def is_reached() -> bool:
             states.extend([now] if (now := shown(engine)) not in states[-1:] else [])
@@ -79,24 +79,24 @@ def test_waiting_healthy_paused_failing_and_healthy_again_are_the_recorded_state
         eventually(is_reached, what=f"the health to be {until}")
 
     engine.sink("one", receiver.url)
-    note("waiting")
+    record_states("waiting")
     insert(database)
-    note("healthy")
+    record_states("healthy")
     engine.ask("PATCH", SINK, {"status": "paused"})
     insert(database)
-    note("paused")
+    record_states("paused")
     engine.ask("PATCH", SINK, {"status": "active"})
-    note("healthy")
+    record_states("healthy")
     receiver.wait_for(2)
     receiver.script = lambda *_: 503
     insert(database)
-    note("error")
+    record_states("error")
     receiver.script = lambda *_: 200
-    note("healthy")
-    course = [state for place, state in enumerate(recorded()) if state not in recorded()[place - 1 : place]]
-    assert course[0][0] == "initializing", "the engine's sinks are live when the create call returns"
-    # Between the first message and its answer, for a moment, fewer checks wait.
-    assert [state for state in states if state[0] != "waiting" or len(state[1]) == 4] == course[1:]
+    record_states("healthy")
+    expected = [state for index, state in enumerate(recorded()) if state not in recorded()[index - 1 : index]]
+    assert expected[0][0] == "initializing", "the engine omits this state, since its sinks are live when the create call returns"
+    # Between the first message and its response, fewer than four checks are briefly waiting.
+    assert [state for state in states if state[0] != "waiting" or len(state[1]) == 4] == expected[1:]
 
 
 @pytest.mark.parametrize(
@@ -111,15 +111,15 @@ def test_a_function_that_fails_on_the_first_message_marks_these_checks_and_no_ot
     engine: EngineProgram, database: psycopg.Connection[Any], receiver: Receiver, kind: str, marked: list[str]
 ) -> None:
     lines = "".join(f"      {line}\n" for line in FUNCTIONS[kind].splitlines())
-    of = "    sink_type: webhook\n" if kind == "routing" else ""
-    yaml = f"functions:\n  - name: failing\n    type: {kind}\n{of}    code: |-\n{lines}"
+    sink_type = "    sink_type: webhook\n" if kind == "routing" else ""
+    yaml = f"functions:\n  - name: failing\n    type: {kind}\n{sink_type}    code: |-\n{lines}"
     engine.ask("POST", "/api/config/apply", {"yaml": yaml})
     engine.sink("one", receiver.url, **{kind: "failing"})
     insert(database)
     eventually(lambda: shown(engine)[0] == "error", what="the health to be error")
     assert shown(engine) == ("error", dict.fromkeys(marked, "error"))
-    words = {check["error"] for check in engine.ask("GET", SINK)["health"]["checks"] if "error" in check}
-    assert len(words) == 1, words
+    errors = {check["error"] for check in engine.ask("GET", SINK)["health"]["checks"] if "error" in check}
+    assert len(errors) == 1, errors
     assert receiver.requests == []
 
 

@@ -1,6 +1,7 @@
-"""Single API calls that Sequin 0.14.6 and an earlier engine answered differently, all replayed against the engine.
+"""Replays of API calls that Sequin 0.14.6 and an earlier version of the engine answered differently.
 
-Each line of the recordings agrees, or `userhooks/engine/DIFFERENCES.md` names its label. Ids and times are masked.
+The engine's response must agree with each line of the recordings, unless `userhooks/engine/DIFFERENCES.md` names the line's label. Ids and
+times are masked.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ LINES: list[dict[str, Any]] = [
     for name in ("api_endpoints_and_sinks.jsonl", "api_changes_and_backfills.jsonl")
     for line in (RECORDINGS / name).read_text(encoding="utf-8").splitlines()
 ]
-"""What was called and answered: `body` is the text that was sent; `cut` marks an answer of which only a part was recorded."""
+"""The recorded calls and answers. `body` is the text that was sent; `cut` marks an answer that was recorded only in part."""
 ROWS = 20
 ENDPOINTS = {
     "c-e1": "http://127.0.0.1:9/new?z=1#f",
@@ -49,30 +50,30 @@ def named() -> set[str]:
 
 
 def masked(value: Any) -> Any:
-    """Replace what differs between two servers: ids, times, the password and where the database is."""
+    """Mask the values that differ between servers: ids, times, the password, and the database's address."""
     if isinstance(value, dict):
-        own = {"database": "<database>", "hostname": "<host>", "port": 0, "slot_name": "<slot>", "password": "<password>"}
-        hidden = own if "replication_slots" in value else {"slot_name": "<slot>"}
-        return {key: hidden.get(key, masked(inner)) for key, inner in value.items()}
+        database = {"database": "<database>", "hostname": "<host>", "port": 0, "slot_name": "<slot>", "password": "<password>"}
+        masks = database if "replication_slots" in value else {"slot_name": "<slot>"}
+        return {key: masks.get(key, masked(inner)) for key, inner in value.items()}
     if isinstance(value, list):
-        return [masked(one) for one in value]
+        return [masked(item) for item in value]
     if not isinstance(value, str):
         return value
-    return _TIME.sub(lambda found: f"<time{len(found.group(1) or '')}>", _ID.sub("<id>", value))
+    return _TIME.sub(lambda match: f"<time{len(match.group(1) or '')}>", _ID.sub("<id>", value))
 
 
-def part(present: Any, recorded: Any) -> Any:
-    """Return what of a present answer can be compared with one that was cut: the recorded keys, or as many entries."""
+def part(actual: Any, recorded: Any) -> Any:
+    """Reduce an actual answer to the part that was recorded of a cut one: the same keys, or the same number of entries."""
     if set(recorded) == {"data"}:
-        by_name = {one.get("name"): one for one in present["data"]}
-        if all("name" in one for one in recorded["data"]):  # endpoints, which are listed in any order
-            return {"data": [by_name.get(one["name"]) for one in recorded["data"]]}
-        return {"data": present["data"][: len(recorded["data"])]}
-    return {key: present.get(key) for key in recorded}
+        by_name = {entry.get("name"): entry for entry in actual["data"]}
+        if all("name" in entry for entry in recorded["data"]):  # endpoints are listed in any order
+            return {"data": [by_name.get(entry["name"]) for entry in recorded["data"]]}
+        return {"data": actual["data"][: len(recorded["data"])]}
+    return {key: actual.get(key) for key in recorded}
 
 
 class World:
-    """A running engine with the tables, endpoints and sinks that the recorded server had."""
+    """A running engine with the recorded server's tables, endpoints, and sinks."""
 
     def __init__(self, program: EngineProgram) -> None:
         self.program = program
@@ -87,19 +88,21 @@ class World:
         self.sink("c-all", None)
         self.sink("c-none", ["public.cmp_nopk"])
 
-    def sink(self, name: str, tables: list[str] | None, **more: Any) -> None:
+    def sink(self, name: str, tables: list[str] | None, **fields: Any) -> None:
         destination = {"type": "webhook", "http_endpoint": "c-e1"}
         source = {} if tables is None else {"include_tables": tables}
-        self.program.ask("POST", "/api/sinks", {"name": name, "database": "postgres", "source": source, "destination": destination, **more})
+        self.program.ask(
+            "POST", "/api/sinks", {"name": name, "database": "postgres", "source": source, "destination": destination, **fields}
+        )
 
     def before(self, label: str) -> None:
-        """Take the steps between recorded calls whose answers agreed and were left out."""
+        """Perform the steps before a recorded call that the recordings omit because their answers agreed."""
         backfills = "/api/sinks/c-p/backfills"
-        if label == "patch message_grouping false":  # column filters make another sink of it
+        if label == "patch message_grouping false":  # an earlier call may have given it column filters
             self.program.ask("DELETE", "/api/sinks/c-p")
             self.sink("c-p", ["public.cmp_a"], batch_size=10)
         elif label == "backfill second":
-            self.program.ask("PATCH", "/api/sinks/c-p", {"status": "paused"})  # so that a backfill does not go on
+            self.program.ask("PATCH", "/api/sinks/c-p", {"status": "paused"})  # so that the backfill does not proceed
             self.backfill = self.program.ask("POST", backfills, {})["id"]
             eventually(lambda: self.program.ask("GET", f"{backfills}/{self.backfill}")["rows_initial_count"] == ROWS)
 
@@ -131,7 +134,7 @@ def world(database_url: str, tmp_path: Path) -> Iterator[World]:
 
 
 def agrees(line: dict[str, Any], answer: httpx.Response) -> bool:
-    """Whether the engine answered as recorded."""
+    """Return whether the engine answered as recorded."""
     if answer.status_code != line["status"]:
         return False
     recorded = line.get("answer")
@@ -141,19 +144,19 @@ def agrees(line: dict[str, Any], answer: httpx.Response) -> bool:
         return bool(answer.text == recorded)
     if not answer.headers.get("content-type", "").startswith("application/json"):
         return False
-    present = masked(answer.json())
-    return bool((part(present, recorded) if line.get("cut") else present) == masked(recorded))
+    actual = masked(answer.json())
+    return bool((part(actual, recorded) if line.get("cut") else actual) == masked(recorded))
 
 
 def test_every_call_is_answered_as_by_0_14_6_or_its_difference_is_named(world: World) -> None:
     labels = [line["label"] for line in LINES]
     assert len(set(labels)) == len(LINES) == 96
     assert named() <= set(labels)
-    wrong = []
+    problems = []
     for line in LINES:
         world.before(line["label"])
         answer = world.send(line)
         if agrees(line, answer) == (line["label"] in named()) or answer.status_code >= 500:
-            wrong.append(f"{line['label']}: {line['status']} {line.get('answer')} recorded, {answer.status_code} {answer.text} present")
-    if wrong:
-        pytest.fail("\n".join(wrong))
+            problems.append(f"{line['label']}: {line['status']} {line.get('answer')} recorded, {answer.status_code} {answer.text} actual")
+    if problems:
+        pytest.fail("\n".join(problems))

@@ -1,7 +1,7 @@
-"""The webhooks: the statements behind the recorded requests of Sequin 0.14.6, made again in the same order against the engine.
+"""Webhooks: repeats the statements behind Sequin 0.14.6's recorded requests, in the same order, against the engine.
 
-How requests are read and compared is in `requests.py`. What it leaves out, since no recording can tell it (ids, host, database, LSN, time),
-is checked here against the running engine, receiver and database.
+`requests.py` reads and normalizes requests. The values that it masks because they differ between servers (ids, host, database, LSN, and
+time) are checked here against the running engine, receiver, and database.
 """
 
 from __future__ import annotations
@@ -48,29 +48,29 @@ LATER_UPDATE = r"""update typed set t_bool = true, t_bytea = '\x01', t_numeric =
 
 
 class World:
-    """A running engine, a receiver and a database; `wrong` collects what does not agree with the recordings."""
+    """A running engine, a receiver, and a database. `problems` collects disagreements with the recordings."""
 
     def __init__(self, program: EngineProgram, receiver: Receiver, database: psycopg.Connection[Any]) -> None:
         self.program = program
         self.receiver = receiver
         self.database = database
         self.replayed: set[str] = set()
-        self.wrong: list[str] = []
+        self.problems: list[str] = []
         self._sink: dict[str, Any] = {}
         self._table = ""
         self._backfill_id = ""
         self._markers = itertools.count(FIRST_MARKER)
-        (only,) = program.ask("GET", "/api/postgres_databases")["data"]
-        self._database_id = only["id"]
+        (sequin_database,) = program.ask("GET", "/api/postgres_databases")["data"]
+        self._database_id = sequin_database["id"]
         self._checked_until = self._now()
 
-    def sink(self, name: str, url_path: str = "/ok/x", *, table: str = "notifications", **more: Any) -> None:
-        """Create the sink that the next recordings tell of; the one before is deleted when it has nothing more to send."""
+    def sink(self, name: str, url_path: str = "/ok/x", *, table: str = "notifications", **fields: Any) -> None:
+        """Create the sink of the next recordings, after checking that the previous sink sends nothing more and deleting it."""
         if self._sink:
             self.nothing_more("before the next sink")
             self.program.ask("DELETE", f"/api/sinks/{self._sink['name']}")
         self._table = table
-        self._sink = self.program.sink(name, self.receiver.url + url_path, source={"include_tables": [f"public.{table}"]}, **more)
+        self._sink = self.program.sink(name, self.receiver.url + url_path, source={"include_tables": [f"public.{table}"]}, **fields)
 
     def backfill(self) -> None:
         self._backfill_id = self.program.ask("POST", f"/api/sinks/{self._sink['name']}/backfills", {})["id"]
@@ -82,53 +82,53 @@ class World:
         self.database.execute(statement, values)
 
     def insert(self, *rows: dict[str, Any]) -> None:
-        """Insert rows of notifications in one statement."""
+        """Insert rows into notifications in a single statement."""
         self.sql(INSERT, json.dumps(rows))
 
     def hidden(self, act: Callable[[], None], count: int = 1) -> None:
-        """A step whose requests were not recorded."""
+        """Perform a step whose requests were not recorded, and discard them."""
         act()
         self._requests(count)
 
     def expect(self, name: str) -> None:
-        """What arrives now must be what was recorded, or differ as `differences.py` says."""
+        """Compare the requests that arrive with the recording, or with what `differences.py` expects instead."""
         self.replayed.add(name)
         all_recorded = recorded(name)
         assert len(all_recorded) == announced(name)
-        wanted = WEBHOOKS.get(name, list)(all_recorded)
-        if not wanted:
+        expected = WEBHOOKS.get(name, list)(all_recorded)
+        if not expected:
             self.nothing_more(name)
             return
-        present = self._requests(len(wanted))
-        for ours, theirs in zip(sorted(present, key=_row), sorted(wanted, key=_row), strict=True):
-            if ours != theirs:
-                self.wrong.append(f"{name}:\n  here     {ours}\n  recorded {theirs}")
+        actual = self._requests(len(expected))
+        for actual_request, expected_request in zip(sorted(actual, key=_row), sorted(expected, key=_row), strict=True):
+            if actual_request != expected_request:
+                self.problems.append(f"{name}:\n  actual   {actual_request}\n  expected {expected_request}")
 
     def nothing_more(self, when: str) -> None:
-        """A row that is inserted now arrives, and nothing before it."""
+        """Check that nothing arrives before a row that is inserted now."""
         marker = next(self._markers)
         self.sql(MARKERS[self._table], marker)
-        (only,) = self._requests(1)
-        if json.loads(only.messages[0])["record"]["id"] != marker:
-            self.wrong.append(f"{when}: something arrived: {only}")
+        (request,) = self._requests(1)
+        if json.loads(request.messages[0])["record"]["id"] != marker:
+            self.problems.append(f"{when}: unexpected request: {request}")
 
     def nothing_while_paused(self, name: str, act: Callable[[], None]) -> None:
-        """The paused sink sends nothing of what `act` does, although another sink gets what was committed later, in another table."""
+        """Check that the paused sink sends nothing for `act`, although another sink receives a later commit from another table."""
         self.replayed.add(name)
         assert recorded(name) == []
         self._until_read(act)
-        self.wrong += [f"{name}: something arrived: {request}" for request in self.receiver.requests if request.path != "/witness"]
+        self.problems += [f"{name}: unexpected request: {request}" for request in self.receiver.requests if request.path != "/witness"]
         self.receiver.requests.clear()
 
     def insert_while_paused(self, *rows: dict[str, Any]) -> None:
-        """Insert rows of notifications that all wait when the sink makes up its first batch, however slowly the log is read."""
+        """Insert rows into notifications so that all are pending when the sink builds its first batch, however slowly the WAL is read."""
         self.patch(status="paused")
         self._until_read(lambda: self.insert(*rows))
         self.receiver.requests.clear()
         self.patch(status="active")
 
     def _until_read(self, act: Callable[[], None]) -> None:
-        """Act, and return when the log is read beyond it: another sink has got what was committed later, in another table."""
+        """Call `act` and wait until the engine has read its changes: until another sink receives a later commit from another table."""
         assert self._table == "notifications"
         self.program.sink("witness", f"{self.receiver.url}/witness", source={"include_tables": ["public.typed"]})
         marker = next(self._markers)
@@ -142,13 +142,13 @@ class World:
     def _requests(self, count: int) -> list[Request]:
         arrived = self.receiver.requests
         eventually(lambda: len(arrived) >= count, what=f"{count} requests, now {arrived}")
-        taken = arrived[:count]
+        requests = arrived[:count]
         del arrived[:count]
-        self._check_what_recordings_cannot_tell(taken)
-        return [received(request) for request in taken]
+        self._check_masked_values(requests)
+        return [received(request) for request in requests]
 
-    def _check_what_recordings_cannot_tell(self, requests: list[Received]) -> None:
-        """Ids, host and database are those of this world; LSN and time are of now, and one for all changes of a transaction."""
+    def _check_masked_values(self, requests: list[Received]) -> None:
+        """Check ids, host, and database, and that LSN and time are recent and the same for all changes of a transaction."""
         since, until = self._checked_until, self._now()
         commits = set()
         for request in requests:
@@ -158,32 +158,32 @@ class World:
                 assert metadata["consumer"]["id"] == self._sink["id"]
                 assert metadata["database"]["id"] == self._database_id
                 assert metadata["database"]["database"] == self.database.info.dbname
-                at, lsn = datetime.fromisoformat(metadata["commit_timestamp"]), metadata["commit_lsn"]
-                assert since[0] <= at <= until[0]
+                time, lsn = datetime.fromisoformat(metadata["commit_timestamp"]), metadata["commit_lsn"]
+                assert since[0] <= time <= until[0]
                 if message["action"] == "read":
                     assert b64decode(metadata["idempotency_key"]).decode().startswith(f"{self._backfill_id}:")
                 else:
                     assert since[1] <= lsn <= until[1]
-                    commits.add((at, lsn))
+                    commits.add((time, lsn))
         assert len(commits) <= 1
         self._checked_until = until
 
     def _now(self) -> tuple[datetime, int]:
-        """The database's clock and its position in the WAL."""
+        """Return the database's clock and its position in the WAL."""
         row = self.database.execute(NOW).fetchone()
         assert row is not None
         return row
 
 
 def announced(name: str) -> int:
-    """How many requests the heading of a recording tells of."""
-    found = re.search(r"^# (\d+) request\(s\)", (FOLDER / name).read_text(encoding="utf-8"), re.MULTILINE)
-    assert found, name
-    return int(found.group(1))
+    """Return the number of requests that a recording's heading states."""
+    heading = re.search(r"^# (\d+) request\(s\)", (FOLDER / name).read_text(encoding="utf-8"), re.MULTILINE)
+    assert heading, name
+    return int(heading.group(1))
 
 
 def _row(request: Request) -> int:
-    """What requests are sorted by: those of one row keep their order, and nobody promises one between rows."""
+    """Return the sort key of requests, the row's id: requests for different rows may arrive in any order."""
     row: int = json.loads(request.messages[0])["record"]["id"]
     return row
 
@@ -210,7 +210,7 @@ def test_every_recorded_statement_leads_to_the_recorded_requests(world: World) -
     types_and_backfills(world)
     statuses(world)
     world.nothing_more("at the end")
-    assert world.wrong == []
+    assert world.problems == []
     assert world.replayed == {path.name for path in FOLDER.glob("*.http")}
     assert world.receiver.requests == []
 
