@@ -9,17 +9,21 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
 from psycopg import sql
 
+from tests.engine_program import EngineProgram
 from tests.ports import free_port
 from tests.receiver import Receiver
 from tests.waiting import eventually
 from userhooks.stack.embedded_postgres import PostgresServer
+from userhooks.webhooks.database import Database
 
+PUBLICATION = "test_pub"
 _numbers = itertools.count(1)
 
 # Tests connect as psycopg does by itself; what a shell sets for another Postgres is nothing to them and to the programs they start.
@@ -65,6 +69,22 @@ def database_url(postgres_server: PostgresServer) -> Iterator[str]:
     with psycopg.connect(postgres_server.url(), autocommit=True) as admin:
         _drop_slots(admin, name)
         admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[psycopg.Connection[Any]]:
+    """A connection to a fresh database with the example's tables, users 1 to 3, and a publication."""
+    Database(database_url).set_up(PUBLICATION)
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def engine(database_url: str, database: psycopg.Connection[Any], tmp_path: Path) -> Iterator[EngineProgram]:
+    """A running engine on `database`."""
+    program = EngineProgram(database_url, tmp_path, publication=PUBLICATION).start()
+    yield program
+    program.stop()
 
 
 @pytest.fixture

@@ -14,26 +14,9 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from tests.engine_program import EngineProgram
 from tests.receiver import Receiver
-from userhooks.webhooks.database import Database
 
-PUBLICATION = "test_pub"
 CONTRAST = 4.5
 """WCAG 2.2, 1.4.3: text on its background"""
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[psycopg.Connection[Any]]:
-    """A connection to a fresh database with the example's tables and a publication."""
-    Database(database_url).set_up(PUBLICATION)
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        yield connection
-
-
-@pytest.fixture
-def engine(database_url: str, database: psycopg.Connection[Any], tmp_path: Path) -> Iterator[EngineProgram]:
-    program = EngineProgram(database_url, tmp_path, publication=PUBLICATION).start()
-    yield program
-    program.stop()
 
 
 @contextmanager

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,9 @@ import pytest
 from tests.engine_program import EngineProgram
 from tests.receiver import Receiver
 from tests.waiting import eventually
-from userhooks.webhooks.database import Database
 
 RECORDED = Path(__file__).parents[1] / "recordings" / "0.14.6" / "clock-of-health.jsonl"
 NAMES = ["Sink configuration", "Message filtering", "Message ingestion", "Messages pending delivery", "Message delivery"]
-PUBLICATION = "health_pub"
 SINK = "/api/sinks/one"
 FUNCTIONS = {
     "filter": 'def filter(_action, record, _changes, _metadata) do\n  not record["message"]\nend',
@@ -44,20 +41,6 @@ def shown(engine: EngineProgram) -> Shown:
     assert [check["name"] for check in checks] == NAMES
     assert all(set(check) == {"name", "status"} | ({"error"} if check["status"] == "error" else set()) for check in checks)
     return health["status"], {check["name"]: check["status"] for check in checks if check["status"] != "healthy"}
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[psycopg.Connection[Any]]:
-    Database(database_url).set_up(PUBLICATION)
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        yield connection
-
-
-@pytest.fixture
-def engine(database_url: str, database: psycopg.Connection[Any], tmp_path: Path) -> Iterator[EngineProgram]:
-    program = EngineProgram(database_url, tmp_path, publication=PUBLICATION).start()
-    yield program
-    program.stop()
 
 
 def insert(database: psycopg.Connection[Any]) -> None:

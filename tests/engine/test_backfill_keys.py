@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.engine.conftest import PUBLICATION
+from tests.conftest import PUBLICATION
 from tests.engine_program import EngineProgram
 from tests.receiver import Receiver
 from tests.waiting import eventually

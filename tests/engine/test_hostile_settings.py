@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests.engine.conftest import PUBLICATION
+from tests.conftest import PUBLICATION
 from tests.engine_program import EngineProgram
 from tests.hostile import SETTINGS, VARIABLES
 from tests.receiver import Receiver

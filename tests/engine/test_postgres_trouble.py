@@ -15,7 +15,7 @@ import psutil
 import psycopg
 import pytest
 
-from tests.engine.conftest import PUBLICATION
+from tests.conftest import PUBLICATION
 from tests.engine_program import EngineProgram
 from tests.ports import free_port
 from tests.receiver import Receiver
