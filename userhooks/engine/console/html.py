@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from userhooks.engine.resources import BackfillResource, Discarded, SinkStatus
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 SHOWN_SINKS = 100
 """Maximum number of sinks in the overview."""
@@ -86,17 +88,17 @@ class SinkDetail:
 
 def overview(values: Overview, token: str, nonce: str) -> str:
     """Render the first page. Each form contains `token`; the Content-Security-Policy must allow style and script with `nonce`."""
-    return _templates.get_template("overview.html").render(overview=values, token=token, nonce=nonce)
+    return _templates().get_template("overview.html").render(overview=values, token=token, nonce=nonce)
 
 
 def sink_page(values: SinkDetail, token: str, nonce: str) -> str:
     """Render a sink's page; `token` and `nonce` are those of `overview`."""
-    return _templates.get_template("sink.html").render(detail=values, token=token, nonce=nonce)
+    return _templates().get_template("sink.html").render(detail=values, token=token, nonce=nonce)
 
 
 def message(heading: str, text: str, nonce: str) -> str:
     """Render a page that says why something was not found or not done."""
-    return _templates.get_template("message.html").render(heading=heading, text=text, nonce=nonce)
+    return _templates().get_template("message.html").render(heading=heading, text=text, nonce=nonce)
 
 
 def sink_url(name: str) -> str:
@@ -143,13 +145,18 @@ def _age(seconds: float | None) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
-_templates = Environment(
-    loader=PackageLoader("userhooks.engine.console"),
-    autoescape=True,
-    auto_reload=False,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_templates.globals.update(sink_url=sink_url, backfill_url=_backfill_url)
-_templates.filters.update(number=_number, plural=_plural, size=_size, age=_age)
+@cache
+def _templates() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # a console that nobody opens costs neither start time nor memory
+
+    templates = Environment(
+        loader=PackageLoader("userhooks.engine.console"),
+        autoescape=True,
+        auto_reload=False,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.globals.update(sink_url=sink_url, backfill_url=_backfill_url)
+    templates.filters.update(number=_number, plural=_plural, size=_size, age=_age)
+    return templates
