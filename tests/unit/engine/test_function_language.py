@@ -398,7 +398,7 @@ def test_a_function_that_reached_the_bound_costs_little_for_later_changes() -> N
         said.add(str(caught.value))
     assert time.process_time() - started < 3
     assert any("it was stopped after" in one for one in said)
-    assert any("tried again later" in one for one in said)
+    assert any("retried later" in one for one in said)
 
 
 def test_a_function_is_asked_again_after_the_bound_was_reached() -> None:

@@ -120,7 +120,7 @@ def test_a_filter_that_raises_fails_the_change_for_its_own_sink_only() -> None:
     assert routes == {"fine"}
     assert failed == {
         "raises": 'expected a boolean on left-side of "and", got:\n\n    "x"\n (line: 2)',
-        "raises-later": 'the function answered "x", which is neither true nor false',
+        "raises-later": 'the function returned "x", which is not a boolean',
     }
     assert reached(router, inserted(b"8"))[1].keys() == {"raises"}
 

@@ -235,9 +235,9 @@ def odd_unchanged() -> Change:
     [
         ('record["message"] <> 1', "segment 2 of type 'binary': expected a binary but got: 1 (line: 2)"),
         ('%{id: record["message"]["x"]}', "no function clause matching in Access.get/3"),
-        ('%{"id" => 1, :id => record["id"]}', "the key id twice, as an atom and as text"),
-        ('%{"id" => 1, :id => 2}', "the key id twice, as an atom and as text"),
-        ("Map.put(record, :id, 1)", "the key id twice, as an atom and as text"),
+        ('%{"id" => 1, :id => record["id"]}', "have the same JSON name: id"),
+        ('%{"id" => 1, :id => 2}', "have the same JSON name: id"),
+        ("Map.put(record, :id, 1)", "have the same JSON name: id"),
         ("Map.merge(record, changes)", "expected a map, got:\n\n    nil"),
         ("Map.merge(changes, %{})", "expected a map, got:\n\n    nil"),
         ('Map.take(record, "id")', 'expected a list of keys, got:\n\n    "id"'),
@@ -294,14 +294,14 @@ def test_a_path_into_a_value_without_keys_raises() -> None:
 @pytest.mark.parametrize(
     ("path", "says"),
     [
-        ("", "a path is record, changes, action or metadata"),
-        ("row.id", "a path is record"),
-        ("record.", "a path is record"),
-        ("record..id", "a path is record"),
-        ("action.x", "a path is record"),
-        ("record id", "a path is record"),
-        ("metadata.nothing", "`metadata.nothing` does not exist: instead of `nothing` there are table_name, "),
-        ("metadata.consumer.age", "`metadata.consumer.age` does not exist: instead of `age` there are id, name, annotations"),
+        ("", "a path must be record, changes, action, or metadata"),
+        ("row.id", "a path must be record"),
+        ("record.", "a path must be record"),
+        ("record..id", "a path must be record"),
+        ("action.x", "a path must be record"),
+        ("record id", "a path must be record"),
+        ("metadata.nothing", "`metadata.nothing` does not exist: `nothing` must be one of table_name, "),
+        ("metadata.consumer.age", "`metadata.consumer.age` does not exist: `age` must be one of id, name, annotations"),
     ],
 )
 def test_a_path_that_leads_nowhere_is_refused(path: str, says: str) -> None:
@@ -321,7 +321,7 @@ def test_a_path_that_leads_nowhere_is_refused(path: str, says: str) -> None:
         (code("%{\n id: record.id\n}"), 3, "`record` fields must be accessed with the [] operator"),
         (code('record\n|> Map.foo(["id"])'), 3, "the function `Map.foo/2` does not exist"),
         (code("%{id: rec[:id]}"), 2, "undefined variable `rec`"),
-        (code("%{id: }"), 2, "this is not Elixir"),
+        (code("%{id: }"), 2, "not valid Elixir"),
     ],
 )
 def test_a_transform_that_is_not_understood_is_refused_with_its_line(text: str, line: int, says: str) -> None:

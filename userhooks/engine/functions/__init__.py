@@ -1,16 +1,16 @@
-"""Functions of sinks: filters, transforms and routes, written in the part of Elixir that Sequin takes. Pure.
+"""Filters, transforms, and routing functions for sinks, written in the subset of Elixir that Sequin accepts. Pure.
 
-| file | what it does |
+| file | responsibility |
 |---|---|
-| `parser.py`, `syntax.py` | code becomes Elixir's quoted form |
-| `validator.py` | what the server refuses |
-| `compiler.py`, `expressions.py` | quoted code becomes expressions |
-| `folding.py` | what is known before any change, and how a filter can be found |
-| `evaluator.py`, `patterns.py`, `meter.py` | expressions are evaluated, within a bound |
-| `terms.py`, `structs.py`, `text.py`, `encoding.py`, `pcre.py` | Elixir's values |
-| `library.py`, `stdlib/` | Elixir's functions, one file for each module |
-| `columns.py`, `metadata.py` | what functions see of a change |
-| `program.py`, `filters.py`, `transforms.py`, `routing_functions.py`, `column_filters.py`, `trial.py` | whole functions |
+| `parser.py`, `syntax.py` | parse code into Elixir's quoted form |
+| `validator.py` | reject the code that Sequin rejects |
+| `compiler.py`, `expressions.py` | compile quoted code to expressions |
+| `folding.py` | fold constants, and find the column value that a filter can be indexed by |
+| `evaluator.py`, `patterns.py`, `meter.py` | evaluate expressions within a step limit |
+| `terms.py`, `structs.py`, `text.py`, `encoding.py`, `pcre.py` | represent Elixir's values |
+| `library.py`, `stdlib/` | implement Elixir's functions, one file per module |
+| `columns.py`, `metadata.py` | present a change to functions |
+| `program.py`, `filters.py`, `transforms.py`, `routing_functions.py`, `column_filters.py`, `trial.py` | run complete functions |
 """
 
 from userhooks.engine.functions.column_filters import bind_column_filters as bind_column_filters

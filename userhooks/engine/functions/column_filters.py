@@ -1,6 +1,6 @@
-"""The column filters of Sequin 0.9.4: whether a change passes them. Pure.
+"""Column filters, as in Sequin 0.9.4: decide whether a change passes. Pure.
 
-How a request's list of them is read is in `api/filter_lists.py`.
+`api/filter_lists.py` parses them from requests.
 """
 
 from __future__ import annotations
@@ -24,22 +24,24 @@ from userhooks.engine.postgres.pg_types import BOOLEAN, DATES, EXACT_TEXTS, INTE
 from userhooks.engine.resources import ColumnFilter
 
 _INDEXABLE = {int: INTEGERS, float: INTEGERS, bool: frozenset({BOOLEAN}), str: EXACT_TEXTS}
-"""By the type of a filter's value: the column types whose values equal it exactly when the index says so"""
+"""Column types for which equality in the index is exactly the filter's equality, by the type of the filter's value."""
 
 
 def bind_column_filters(filters: Sequence[ColumnFilter]) -> Bound:
-    """Make the filter that a list of column filters means: all have to hold (Sequin contract, 3.5).
+    """Combine column filters into one filter, which accepts a change if all of them hold (Sequin contract, 3.5).
 
-    A column that the row does not have matches nothing. The filter raises only for a JSON value that cannot be read. Nothing is taken from
-    the table as it is now: changes of before and after a column's type was changed are each judged by the type that they have.
+    A column that the row does not have matches nothing. The filter raises FunctionRaised only for a JSON value that cannot be parsed.
+    A change is matched by the column types it was committed with, even if the table's types have changed since.
     """
     accepts = partial(_all_hold, tuple(filters))
-    for i, comparison in sorted(enumerate(filters), key=lambda numbered: isinstance(numbered[1].value, str)):  # a text may be for a date
+    for i, comparison in sorted(
+        enumerate(filters), key=lambda numbered: isinstance(numbered[1].value, str)
+    ):  # strings last: they may be dates
         types = _INDEXABLE.get(type(comparison.value))
         if types is not None and comparison.operator == "==" and not comparison.field_path and comparison.field_type != "cistring":
-            rest = (*filters[:i], *filters[i + 1 :])
+            other_filters = (*filters[:i], *filters[i + 1 :])
             equality = Equality(comparison.column_name, comparison.value, False, frozenset(), types)
-            judge = partial(_all_hold, rest) if rest else None
+            judge = partial(_all_hold, other_filters) if other_filters else None
             return Bound(accepts, equality, judge, judge)
     return Bound(accepts)
 
@@ -48,7 +50,7 @@ def _all_hold(filters: tuple[ColumnFilter, ...], change: Change) -> bool:
     try:
         return all(_column_filter_holds(comparison, change) for comparison in filters)
     except (ValueError, RecursionError) as exc:
-        raise FunctionRaised(f"a column cannot be read: {exc}") from exc
+        raise FunctionRaised(f"cannot decode a column: {exc}") from exc
 
 
 def _column_filter_holds(comparison: ColumnFilter, change: Change) -> bool:
@@ -71,17 +73,19 @@ def _column_filter_holds(comparison: ColumnFilter, change: Change) -> bool:
     base = shape.types.base(shape.columns[position].type_oid)
     if base in DATES or comparison.field_type == "datetime":
         moment, other = _moment(value), _moment(comparison.value)
-        return moment is not None and other is not None and _ORDERS[comparison.operator](moment, other)
+        return moment is not None and other is not None and _COMPARISONS[comparison.operator](moment, other)
     if base == NUMERIC and isinstance(value, str) and isinstance(comparison.value, (int, float)):
-        return _ORDERS[comparison.operator](Decimal(value), Decimal(comparison.value)) if value != "NaN" else comparison.operator == "!="
-    wanted = comparison.value
-    if isinstance(value, str) and isinstance(wanted, str) and (comparison.field_type == "cistring" or shape.types.name(base) == "citext"):
-        value, wanted = value.lower(), wanted.lower()
-    return bool(LIBRARY[comparison.operator].run(Meter(), value, wanted))
+        return (
+            _COMPARISONS[comparison.operator](Decimal(value), Decimal(comparison.value)) if value != "NaN" else comparison.operator == "!="
+        )
+    expected = comparison.value
+    if isinstance(value, str) and isinstance(expected, str) and (comparison.field_type == "cistring" or shape.types.name(base) == "citext"):
+        value, expected = value.lower(), expected.lower()
+    return bool(LIBRARY[comparison.operator].run(Meter(), value, expected))
 
 
 def _is_listed(value: Any, items: Any) -> bool | None:
-    """Whether the value, or its text, is among the items or their texts; None for what has no text."""
+    """Whether the value or its text equals an item or an item's text; None if either has no text."""
     try:
         meter = Meter()
         return any(terms.identical(meter, value, item) or text.to_string(meter, value) == text.to_string(meter, item) for item in items)
@@ -89,7 +93,7 @@ def _is_listed(value: Any, items: Any) -> bool | None:
         return None
 
 
-_ORDERS: dict[str, Callable[[Any, Any], bool]] = {
+_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq,
     "!=": operator.ne,
     ">": operator.gt,
@@ -100,7 +104,7 @@ _ORDERS: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def _moment(value: Any) -> float | None:
-    """Return the microseconds since 1970 of ISO 8601 text: a date is its midnight, a time without zone is UTC; None for anything else."""
+    """Return ISO 8601 text as microseconds since 1970: a date as its midnight, a time without zone as UTC. None for any other text."""
     if value in ("infinity", "-infinity"):
         return math.inf if value == "infinity" else -math.inf
     try:

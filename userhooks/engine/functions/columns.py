@@ -1,6 +1,6 @@
-"""A column's value as functions see it: numerics and dates are structs, everything else is what its JSON says. Pure.
+"""Column values as functions see them: numerics, dates, and times are structs, everything else is its JSON value. Pure.
 
-Sequin casts the text that Postgres sends in the same way, array by array; what it cannot cast stays text.
+Sequin casts the text that Postgres sends in the same way, element by element in arrays. Text that cannot be cast stays text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from userhooks.engine.table_shape import TableShape
 
 
 def value_of(shape: TableShape, position: int, raw: Value, timestamp_format: TimestampFormat) -> Any:
-    """Return a column's value; raises ValueError or RecursionError for JSON that Python cannot read."""
+    """Return a column's value; raises ValueError or RecursionError for JSON that Python cannot parse."""
     if raw is None:
         return None
     if raw is UNCHANGED:
@@ -38,16 +38,16 @@ def _decoder(shape: TableShape, position: int, timestamp_format: TimestampFormat
     encode = shape.types.json_encoder(type_oid, timestamp_format)
 
     def decode(raw: bytes) -> Any:
-        shown = json.loads(encode(raw))
-        return shown if cast is None else _cast_all(cast, shown)
+        value = json.loads(encode(raw))
+        return value if cast is None else _cast_all(cast, value)
 
     return decode
 
 
-def _cast_all(cast: Any, shown: Any) -> Any:
-    if isinstance(shown, list):
-        return [_cast_all(cast, item) for item in shown]
-    return cast(shown) if isinstance(shown, str) else shown
+def _cast_all(cast: Any, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_cast_all(cast, item) for item in value]
+    return cast(value) if isinstance(value, str) else value
 
 
 def _numeric(text: str) -> Any:
@@ -60,12 +60,12 @@ def _date(text: str) -> Any:
 
 
 def _time(text: str) -> Any:
-    of_day = structs.parse_time(text)
-    return structs.time(*of_day) if isinstance(of_day, tuple) else text
+    time_of_day = structs.parse_time(text)
+    return structs.time(*time_of_day) if isinstance(time_of_day, tuple) else text
 
 
 def timestamp_struct(text: str) -> Any:
-    """Return the struct of a timestamp as messages show it, a DateTime if it has a zone; a text that is not one stays as it is."""
+    """Return a timestamp's text as a struct: DateTime if it has a zone, otherwise NaiveDateTime. Other text is returned unchanged."""
     parsed = structs.parse_moment(text)
     if not isinstance(parsed, tuple):
         return text
@@ -95,7 +95,7 @@ def old_column_of(change: Change, column: str, timestamp_format: TimestampFormat
 
 
 def old_value(change: Change, column: str) -> tuple[int, Value] | None:
-    """Return the position of a column that an update is known to have changed and its old value; None for any other."""
+    """Return the position and old value of a column that an update is known to have changed; otherwise None."""
     old = change.replaced_row
     position = change.shape.positions.get(column)
     if old is None or position is None or old[position] == change.row[position]:
@@ -104,5 +104,5 @@ def old_value(change: Change, column: str) -> tuple[int, Value] | None:
 
 
 def seeing(timestamp_format: TimestampFormat) -> See:
-    """Make what a whole record or `changes` is read with."""
+    """Return the function that reads each value of a whole record or of `changes`."""
     return lambda shape, position, raw: value_of(shape, position, raw, timestamp_format)

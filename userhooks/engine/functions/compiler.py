@@ -1,9 +1,9 @@
-"""From quoted code to expressions: names become variables, arguments and functions of the library. Pure.
+"""Compile quoted code to expressions, resolving names to variables, arguments, and library functions. Pure.
 
-A name without a value, and a function that is not in the library, is refused here, so that it is not found out by a failing message. What
-the server refuses although it is Elixir is in `validator.py`.
+Undefined variables and functions that are not in the library are rejected here, so they never make a message fail. `validator.py` rejects
+valid Elixir that Sequin does not allow.
 
-It is long because each form of the language is one method.
+This module is long because each form of the language has its own method.
 """
 
 from __future__ import annotations
@@ -47,29 +47,29 @@ _GUARDS = frozenset(
     is_map_key is_nil is_tuple is_struct is_exception is_function abs binary_part bit_size byte_size ceil div elem floor hd length map_size
     rem round tl trunc tuple_size field list tuple map is_reference self ++""".split()
 )
-"""What may stand in a guard"""
-_SPLIT = ("and", "or", "&&", "||")
+"""Operators and functions that are allowed in guards."""
+_LOGIC = ("and", "or", "&&", "||")
 
 Scope = dict[str, Expr]
 
 
 def compile_body(body: Quoted) -> tuple[tuple[Expr, ...], int]:
-    """Return the expressions of a function's body and how many variables it has; raises FunctionError."""
+    """Compile a function's body to its expressions and the number of its variables; raises FunctionError."""
     compiler = _Compiler()
-    scope: Scope = {name: Argument(name) for name in PARAMETERS}  # whether or not the head has them with an underscore
+    scope: Scope = {name: Argument(name) for name in PARAMETERS}  # even if the head writes them with an underscore
     expressions = body.arguments if isinstance(body, Node) and body.name == "__block__" else (body,)
-    found = tuple(compiler.expression(node, scope) for node in expressions or ())
-    return found or (Const(None),), compiler.variables
+    compiled = tuple(compiler.expression(node, scope) for node in expressions or ())
+    return compiled or (Const(None),), compiler.variables
 
 
-def _undefined(line: int, what: str) -> FunctionError:
-    return FunctionError(line, f"{_UNDEFINED}: line {line}: {what}", as_sequin=True)
+def _undefined(line: int, message: str) -> FunctionError:
+    return FunctionError(line, f"{_UNDEFINED}: line {line}: {message}", as_sequin=True)
 
 
 class _Compiler:
-    """Compiles one function.
+    """Compiler of one function.
 
-    It is long because each form of the language is one method.
+    This class is long because each form of the language has its own method.
     """
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ class _Compiler:
         return self.variables - 1
 
     def expression(self, quoted: Quoted, scope: Scope) -> Expr:
-        """Compile an expression; the variables that it binds are added to the scope."""
+        """Compile an expression and add the variables that it binds to the scope."""
         self._size += 1
         if isinstance(quoted, list):
             return self._list(quoted, scope)
@@ -98,7 +98,7 @@ class _Compiler:
         form = _FORMS.get(name)
         if form is not None:
             return form(self, quoted, scope)
-        if name in _SPLIT:
+        if name in _LOGIC:
             return self._logic(name, arguments, scope, quoted.line)
         if name.startswith("sigil_"):
             return self._apply(name, arguments, scope, quoted.line)
@@ -110,10 +110,10 @@ class _Compiler:
         return Logic(name, tuple(self.expression(node, scope) for node in arguments), line)
 
     def _variable(self, node: Node, scope: Scope) -> Expr:
-        found = scope.get(str(node.name))
-        if found is None:
+        variable = scope.get(str(node.name))
+        if variable is None:
             raise _undefined(node.line, f"undefined variable `{node.name}`")
-        return found
+        return variable
 
     def _apply(self, name: str, arguments: tuple[Quoted, ...], scope: Scope, line: int) -> Expr:
         return self._call(name, tuple(self.expression(node, scope) for node in arguments), line)
@@ -121,7 +121,7 @@ class _Compiler:
     def _call(self, name: str, operands: tuple[Expr, ...], line: int) -> Expr:
         function = LIBRARY.get(name)
         if function is None or len(operands) < function.least or (function.most is not None and len(operands) > function.most):
-            raise FunctionError(line, f"the function `{name}/{len(operands)}` does not exist, or not here")
+            raise FunctionError(line, f"the function `{name}/{len(operands)}` does not exist or is not supported")
         return Apply(function, operands, line)
 
     def _dotted(self, node: Node, name: Dot, arguments: tuple[Quoted, ...], scope: Scope) -> Expr:
@@ -132,7 +132,7 @@ class _Compiler:
             full = name.name if module == "Kernel" else f"{module}.{name.name}"
             return self._apply(full, arguments, scope, node.line)
         if node.braces:
-            raise FunctionError(node.line, f"`.{name.name}(…)` is not supported: {name.name} is not a function of a module")
+            raise FunctionError(node.line, f"`.{name.name}(…)` is not supported: only functions of a module can be called with a dot")
         return self._call("field", (self.expression(name.left, scope), Const(Atom(name.name))), node.line)
 
     def _list(self, items: list[Quoted], scope: Scope) -> Expr:
@@ -147,13 +147,13 @@ class _Compiler:
         return self._call("map", tuple(operands), node.line)
 
     def struct(self, node: Node, scope: Scope) -> Expr:
-        name, inside = node.arguments or ()
+        name, members = node.arguments or ()
         module = alias_name(name) or ""
         if module not in STRUCTS:
             raise _undefined(node.line, f"{module}.__struct__/1 is undefined, cannot expand struct {module}")
-        pairs = {key.name: self.expression(value, scope) for key, value in inside.arguments or () if isinstance(key, Atom)}
+        pairs = {key.name: self.expression(value, scope) for key, value in members.arguments or () if isinstance(key, Atom)}
         unknown = [key for key in pairs if key not in STRUCTS[module]]
-        if unknown or len(pairs) < len(inside.arguments or ()):
+        if unknown or len(pairs) < len(members.arguments or ()):
             raise _undefined(node.line, f"unknown key for struct {module}")
         operands: list[Expr] = [Const(STRUCT), Const(Atom(f"Elixir.{module}"))]
         for field, default in STRUCTS[module].items():
@@ -174,30 +174,30 @@ class _Compiler:
 
     def _two(self, node: Node) -> tuple[Quoted, Quoted]:
         if node.arguments is None or len(node.arguments) != 2:
-            raise FunctionError(node.line, f"`{node.name}` takes two operands")
+            raise FunctionError(node.line, f"`{node.name}` requires two operands")
         return node.arguments[0], node.arguments[1]
 
     def pipe(self, node: Node, scope: Scope) -> Expr:
         left, right = self._two(node)
         if not isinstance(right, Node) or right.name in _FORMS or right.name == "__aliases__":
-            raise FunctionError(node.line, "`|>` needs a call on its right")
+            raise FunctionError(node.line, "`|>` requires a function call on its right-hand side")
         return self.expression(Node(right.name, right.line, (left, *(right.arguments or ())), True), scope)
 
     def if_(self, node: Node, scope: Scope) -> Expr:
-        """Compile `if … do … else … end` or `if …, do: …, else: …`; without `else` it is nil."""
+        """Compile `if … do … else … end` or `if …, do: …, else: …`; a missing `else` evaluates to nil."""
         sections = self._sections(node, 2, ("do", "else"))
         condition = self.expression((node.arguments or ())[0], scope)
         return Choice((condition, self.expression(sections["do"], {**scope}), self.expression(sections.get("else"), {**scope})))
 
     def _sections(self, node: Node, count: int, names: tuple[str, ...]) -> dict[str, Quoted]:
-        """Return what follows `do` and the like, the last argument of a form."""
+        """Return the sections (`do`, `else`) in the last argument of a form."""
         arguments = node.arguments or ()
         block = arguments[-1] if len(arguments) == count else None
         if isinstance(block, list) and all(isinstance(node, tuple) and isinstance(node[0], Atom) for node in block):
-            found = {key.name: value for key, value in block}
-            if "do" in found and set(found) <= set(names) and len(found) == len(block):
-                return found
-        raise FunctionError(node.line, f"`{node.name}` does not have this form")
+            sections = {key.name: value for key, value in block}
+            if "do" in sections and set(sections) <= set(names) and len(sections) == len(block):
+                return sections
+        raise FunctionError(node.line, f"invalid use of `{node.name}`")
 
     def _clauses(
         self, quoted: Quoted, line: int, count: int | None = 1, scope: Scope | None = None
@@ -218,7 +218,9 @@ class _Compiler:
         return Case(subject, self._clause_list(sections["do"], scope, node.line, 1), node.line)
 
     def _clause_list(self, quoted: Quoted, scope: Scope, line: int, count: int | None) -> tuple[Clause, ...]:
-        return tuple(self._clause(patterns, body, {**scope}, at, count) for patterns, body, at in self._clauses(quoted, line))
+        return tuple(
+            self._clause(patterns, body, {**scope}, clause_line, count) for patterns, body, clause_line in self._clauses(quoted, line)
+        )
 
     def _clause(self, patterns: list[Quoted], body: Quoted, scope: Scope, line: int, count: int | None) -> Clause:
         guard: Quoted = None
@@ -228,9 +230,9 @@ class _Compiler:
         if count is not None and len(patterns) != count:
             raise _undefined(line, f"expected {count} pattern{'s' * (count != 1)} before ->")
         bound: set[str] = set()
-        found = tuple(self._pattern(pattern, scope, bound, line) for pattern in patterns)
+        compiled = tuple(self._pattern(pattern, scope, bound, line) for pattern in patterns)
         condition = self._guard(guard, scope) if guarded else None
-        return Clause(found, condition, self.expression(body, scope))
+        return Clause(compiled, condition, self.expression(body, scope))
 
     def _guard(self, guard: Quoted, scope: Scope) -> Expr:
         _check_guard(guard)
@@ -259,8 +261,8 @@ class _Compiler:
                 guarded = isinstance(pattern, Node) and pattern.is_call("when", 2)
                 if guarded:
                     pattern, guard = pattern.arguments
-                found = self._pattern(pattern, inner, set(), step.line)
-                steps.append(Clause((found,), self._guard(guard, inner) if guarded else None, value))
+                compiled = self._pattern(pattern, inner, set(), step.line)
+                steps.append(Clause((compiled,), self._guard(guard, inner) if guarded else None, value))
             else:
                 steps.append(self.expression(step, inner))
         body = self.expression(sections["do"], inner)
@@ -268,59 +270,60 @@ class _Compiler:
         return With(tuple(steps), body, otherwise, node.line)
 
     def function(self, node: Node, scope: Scope) -> Expr:
-        before, self._size = self._size, 0
+        outer_size, self._size = self._size, 0
         clauses = tuple(
-            self._clause(patterns, body, {**scope}, at, None) for patterns, body, at in self._clauses(list(node.arguments or ()), node.line)
+            self._clause(patterns, body, {**scope}, clause_line, None)
+            for patterns, body, clause_line in self._clauses(list(node.arguments or ()), node.line)
         )
         if len({len(clause.patterns) for clause in clauses}) > 1:
             raise _undefined(node.line, "cannot mix clauses with different arities in anonymous functions")
         function = Lambda(clauses, self._size, node.line)
-        self._size += before
+        self._size += outer_size
         return function
 
     def capture(self, node: Node, scope: Scope) -> Expr:
-        inside = node.arguments[0] if node.arguments else None
-        if type(inside) is int:
-            return self._placeholder(inside, node.line)
-        if isinstance(inside, Node) and inside.is_call("/", 2):
-            called, arity = self._two(inside)
+        operand = node.arguments[0] if node.arguments else None
+        if type(operand) is int:
+            return self._placeholder(operand, node.line)
+        if isinstance(operand, Node) and operand.is_call("/", 2):
+            target, arity = self._two(operand)
             if (
                 type(arity) is int
-                and isinstance(called, Node)
-                and not called.arguments
-                and (called.is_variable or isinstance(called.name, Dot))
+                and isinstance(target, Node)
+                and not target.arguments
+                and (target.is_variable or isinstance(target.name, Dot))
             ):
-                return self._captured_name(called, arity, node.line)
-        before, self._size = self._size, 0
+                return self._captured_name(target, arity, node.line)
+        outer_size, self._size = self._size, 0
         self._captures.append({})
-        body = self.expression(inside, scope)
-        found = self._captures.pop()
-        if self._captures or sorted(found) != list(range(1, len(found) + 1)) or not found:
-            raise _undefined(node.line, "capture argument &1, &2, … must be used, each of them, and not within another capture")
-        patterns = tuple(Anything(found[number]) for number in sorted(found))
+        body = self.expression(operand, scope)
+        placeholders = self._captures.pop()
+        if self._captures or sorted(placeholders) != list(range(1, len(placeholders) + 1)) or not placeholders:
+            raise _undefined(node.line, "capture arguments &1, &2, … must be used without gaps, and captures cannot be nested")
+        patterns = tuple(Anything(placeholders[number]) for number in sorted(placeholders))
         function = Lambda((Clause(patterns, None, body),), self._size, node.line)
-        self._size += before
+        self._size += outer_size
         return function
 
     def _placeholder(self, number: int, line: int) -> Expr:
         if not self._captures or not 1 <= number <= 20:
             raise _undefined(line, f"capture argument &{number} must be used within the capture operator &")
-        found = self._captures[-1]
-        if number not in found:
-            found[number] = self._new()
-        return Local(found[number])
+        placeholders = self._captures[-1]
+        if number not in placeholders:
+            placeholders[number] = self._new()
+        return Local(placeholders[number])
 
-    def _captured_name(self, called: Node, arity: int, line: int) -> Expr:
+    def _captured_name(self, target: Node, arity: int, line: int) -> Expr:
         if not 0 <= arity <= 5:
-            raise _undefined(line, "a captured function has at most five arguments here")
+            raise _undefined(line, "capturing functions with more than five arguments is not supported")
         numbers = [self._new() for _ in range(arity)]
         scope: Scope = {f"&{number}": Local(number) for number in numbers}
         arguments = tuple(Node(name, line, None) for name in scope)
-        body = self.expression(Node(called.name, called.line, arguments, True), scope)
+        body = self.expression(Node(target.name, target.line, arguments, True), scope)
         return Lambda((Clause(tuple(map(Anything, numbers)), None, body),), 2, line)
 
     def binary(self, node: Node, scope: Scope) -> Expr:
-        """Compile `<<…>>` and interpolated texts."""
+        """Compile `<<…>>` or an interpolated string."""
         operands: list[Expr] = []
         for part in node.arguments or ():
             segment = self._segment(part, scope, node.line)
@@ -335,11 +338,11 @@ class _Compiler:
         return self._call("<>", tuple(operands), node.line) if operands else Const("")
 
     def _segment(self, part: Quoted, scope: Scope, line: int) -> Segment:
-        """Read `content::kind-size(n)-signed-little`; a text is a binary, anything else an integer of eight bits by default."""
+        """Parse `content::kind-size(n)-signed-little`; by default, a string is a binary and anything else an 8-bit integer."""
         if not (isinstance(part, Node) and part.is_call("::", 2)):
             return Segment(part, "binary" if isinstance(part, str) else "integer")
         content, specification = self._two(part)
-        kind, size, words = "binary" if isinstance(content, str) else "integer", None, set()
+        kind, size, modifiers = "binary" if isinstance(content, str) else "integer", None, set()
         parts = [specification]
         while parts:
             node = parts.pop()
@@ -352,10 +355,10 @@ class _Compiler:
             elif isinstance(node, Node) and node.name in ("binary", "bytes", "integer", "utf8"):
                 kind = "binary" if node.name == "bytes" else str(node.name)
             elif isinstance(node, Node) and node.name in ("signed", "unsigned", "little", "big"):
-                words.add(node.name)
+                modifiers.add(node.name)
             else:
-                raise FunctionError(line, "this kind of a part of a binary is not supported; use integer, binary and utf8 with size")
-        return Segment(content, kind, size, "signed" in words, "little" in words)
+                raise FunctionError(line, "this type of binary segment is not supported; use integer, binary, or utf8, with a size")
+        return Segment(content, kind, size, "signed" in modifiers, "little" in modifiers)
 
     def unary_or_binary(self, node: Node, scope: Scope) -> Expr:
         arguments = node.arguments or ()
@@ -374,31 +377,31 @@ class _Compiler:
         return Case(value, (clause, Clause((Anything(),), None, Const(False))), node.line)
 
     def at_path(self, node: Node, scope: Scope) -> Expr:
-        """Compile `put_in(a["b"].c, value)`, whose path is code; with a list of keys these are functions."""
+        """Compile `put_in(a["b"].c, value)` and the like, whose path is code; with a list of keys, they are ordinary functions."""
         name, arguments = str(node.name), node.arguments or ()
         if len(arguments) != (1 if name == "pop_in" else 2):
             return self._apply(name, arguments, scope, node.line)
         path: list[Expr] = []
-        place = arguments[0]
-        while isinstance(place, Node) and isinstance(dot := place.name, Dot):
-            if alias_name(dot.left) == "Access" and dot.name == "get" and place.arguments and len(place.arguments) == 2:
-                path.append(self.expression(place.arguments[1], scope))
-                place = place.arguments[0]
-            elif dot.name is not None and not place.arguments and alias_name(dot.left) is None:
+        container = arguments[0]
+        while isinstance(container, Node) and isinstance(dot := container.name, Dot):
+            if alias_name(dot.left) == "Access" and dot.name == "get" and container.arguments and len(container.arguments) == 2:
+                path.append(self.expression(container.arguments[1], scope))
+                container = container.arguments[0]
+            elif dot.name is not None and not container.arguments and alias_name(dot.left) is None:
                 path.append(Const(Atom(dot.name)))
-                place = dot.left
+                container = dot.left
             else:
                 break
         if not path:
-            raise _undefined(node.line, f"{name} needs a place to change, like map[key]")
+            raise _undefined(node.line, f"{name} requires a path to the value to change, like map[key]")
         keys = self._call("list", tuple(reversed(path)), node.line)
         rest = tuple(self.expression(node, scope) for node in arguments[1:])
-        return self._call(name, (self.expression(place, scope), keys, *rest), node.line)
+        return self._call(name, (self.expression(container, scope), keys, *rest), node.line)
 
     # --- patterns --------------------------------------------------------------------------------------------------------
 
     def _pattern(self, quoted: Quoted, scope: Scope, bound: set[str], line: int) -> Pattern:
-        """Compile a pattern; its variables are added to the scope. `bound` are those of the pattern so far."""
+        """Compile a pattern and add its variables to the scope; `bound` names the variables of the pattern so far."""
         self._size += 1
         if isinstance(quoted, (list, tuple)):
             return self._sequence(quoted, scope, bound, line)
@@ -416,8 +419,8 @@ class _Compiler:
         if name == "%{}":
             return self._members(arguments, scope, bound, line)
         if name == "%" and len(arguments) == 2 and alias_name(arguments[0]) in STRUCTS:
-            named = (Const(STRUCT), Same(Const(Atom(f"Elixir.{alias_name(arguments[0])}"))))
-            return Members((named, *self._members(arguments[1].arguments or (), scope, bound, line).pairs))
+            struct_member = (Const(STRUCT), Same(Const(Atom(f"Elixir.{alias_name(arguments[0])}"))))
+            return Members((struct_member, *self._members(arguments[1].arguments or (), scope, bound, line).pairs))
         if name == "<<>>" or name == "<>":
             return self._binary_pattern(name == "<>", arguments, scope, bound, line)
         if name == "__aliases__" or (name in ("+", "-") and is_literal(quoted)):
@@ -427,14 +430,14 @@ class _Compiler:
         if name == "++" and len(arguments) == 2 and isinstance(arguments[0], list):
             first = tuple(self._pattern(item, scope, bound, line) for item in arguments[0])
             return Sequence(first, False, self._pattern(arguments[1], scope, bound, line))
-        raise _undefined(quoted.line, "this cannot be a pattern")
+        raise _undefined(quoted.line, "this is not a valid pattern")
 
     def _bound(self, name: str, scope: Scope, bound: set[str], line: int) -> Pattern:
         if name == "_":
             return Anything()
-        known = scope.get(name)
-        if name in bound and isinstance(known, Local):
-            return Anything(known.number, True)
+        previous = scope.get(name)
+        if name in bound and isinstance(previous, Local):
+            return Anything(previous.number, True)
         number = self._new()
         scope[name] = Local(number)
         bound.add(name)
@@ -450,17 +453,17 @@ class _Compiler:
         return Sequence(tuple(self._pattern(item, scope, bound, line) for item in items), isinstance(items, tuple), rest)
 
     def _members(self, pairs: Any, scope: Scope, bound: set[str], line: int) -> Members:
-        found = []
+        members = []
         for pair in pairs:
             if not isinstance(pair, tuple):
-                raise _undefined(line, "this cannot be a pattern")
+                raise _undefined(line, "this is not a valid pattern")
             key, value = pair
             pinned = isinstance(key, Node) and key.is_call("^", 1)
             if not pinned and not is_literal(key):
                 raise _undefined(line, "cannot use a variable as map key inside a pattern")
-            compiled = self.expression(key.arguments[0] if pinned else key, scope)
-            found.append((compiled, self._pattern(value, scope, bound, line)))
-        return Members(tuple(found))
+            compiled_key = self.expression(key.arguments[0] if pinned else key, scope)
+            members.append((compiled_key, self._pattern(value, scope, bound, line)))
+        return Members(tuple(members))
 
     def _binary_pattern(self, joined: bool, parts: Any, scope: Scope, bound: set[str], line: int) -> Pattern:
         segments = []
@@ -485,7 +488,7 @@ class _Compiler:
 
 
 def _check_guard(guard: Quoted) -> None:
-    """Raise FunctionError for what may not stand in a guard."""
+    """Raise FunctionError for code that is not allowed in guards."""
     if isinstance(guard, (list, tuple)):
         for node in guard:
             _check_guard(node)
@@ -494,7 +497,7 @@ def _check_guard(guard: Quoted) -> None:
         if isinstance(name, Dot):
             if alias_name(name.left) != "Kernel" and (alias_name(name.left) is not None or guard.arguments):
                 raise _undefined(guard.line, f"cannot invoke remote function {alias_name(name.left)}.{name.name} inside guards")
-        elif name not in _GUARDS and name not in ("%{}", "{}", "__aliases__") and (name in KERNEL or name in _FORMS or name in _SPLIT):
+        elif name not in _GUARDS and name not in ("%{}", "{}", "__aliases__") and (name in KERNEL or name in _FORMS or name in _LOGIC):
             raise _undefined(guard.line, f"cannot use {name} inside guards")
         for node in guard.arguments:
             _check_guard(node)

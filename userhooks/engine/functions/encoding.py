@@ -1,6 +1,6 @@
-"""The JSON of values, as the server's encoder writes it. Pure.
+"""JSON encoding of values, as Sequin's encoder writes it. Pure.
 
-Keys are in Elixir's order of terms: atoms before text. Inside a json column that is passed on they stay as they are.
+Keys are in Elixir's term order: atoms before strings. A json column that is passed through keeps its own key order.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from userhooks.engine.functions.text import inspect, to_string
 
 
 def to_json(meter: Meter, term: Any) -> bytes:
-    """Return a value as JSON; raises Raised for what JSON cannot hold."""
+    """Encode a value as JSON; raises Raised for a value without a JSON form."""
     meter.spend(2)
     kind = type(term)
     if kind is str:
@@ -42,7 +42,7 @@ def to_json(meter: Meter, term: Any) -> bytes:
         try:
             return json.dumps(term, allow_nan=False).encode()
         except ValueError as exc:
-            raise Raised("a number is too large for JSON") from exc
+            raise Raised("the number is too large for JSON") from exc
     raise Raised(_not_encoded(kind_of(term)))
 
 
@@ -59,20 +59,20 @@ def _struct(term: dict[Any, Any]) -> bytes:
 
 
 def text_json(text: str) -> bytes:
-    """Return a text as JSON."""
+    """Encode a string as JSON."""
     try:
         return orjson.dumps(text)
     except orjson.JSONEncodeError:
-        return json.dumps(text).encode()  # half a surrogate pair, which a json column may hold
+        return json.dumps(text).encode()  # an unpaired surrogate, which a json column may contain
 
 
 def array_json(items: Iterable[bytes]) -> bytes:
-    """Put the JSON of a list together."""
+    """Join the JSON of items into an array."""
     return b"[%b]" % b",".join(items)
 
 
 def object_json(meter: Meter, members: dict[Any, bytes]) -> bytes:
-    """Put the JSON of a map together, whose values are JSON already."""
+    """Join a map's members into an object; their values are already JSON."""
     keys = sorted_keys(meter, members)
     names = keys
     if not all(type(key) is str for key in keys):
@@ -89,11 +89,11 @@ def _key_name(meter: Meter, key: Any) -> str:
         return atom_name(term)
     text = to_string(meter, term)
     if isinstance(text, bytes):
-        raise Raised("a key of a map is not text")
+        raise Raised("a map key is not valid UTF-8")
     return str(text)
 
 
 def _check_names(names: Sequence[str]) -> None:
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise Raised(f"a map has the key {twice} twice, as an atom and as text, which are one in JSON")
+        duplicate = next(name for name in names if names.count(name) > 1)
+        raise Raised(f"two keys of a map, like an atom and a string, have the same JSON name: {duplicate}")

@@ -1,6 +1,7 @@
-"""Evaluates expressions for one change: each becomes a Python function of a frame. Pure.
+"""Compile expressions to Python functions that evaluate them for one change. Pure.
 
-A frame holds the change, the variables, and the meter that bounds the work. What the functions of the library do is in `stdlib/`.
+Each of these takes a frame, which holds the change, the variables, and the meter that limits the work. The library's functions are in
+`stdlib/`.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ T = TypeVar("T")
 
 
 class Frame:
-    """What one evaluation knows: `variables` by their numbers, `seen` what was read of the change so far."""
+    """State of one evaluation: `variables` by number, and in `seen` the parts of the change read so far."""
 
     __slots__ = ("change", "meter", "seen", "variables")
 
@@ -59,7 +60,7 @@ Compile: TypeAlias = Callable[[Expr], Make[T]]
 
 
 def compile_expression(expr: Expr, metadata: Mapping[Atom, Any], timestamp_format: TimestampFormat = "iso8601") -> Evaluate:
-    """Make what evaluates the expression; it raises Raised, and ValueError or RecursionError for a value that cannot be read."""
+    """Compile an expression; evaluating it raises Raised, and ValueError or RecursionError for a value that cannot be decoded."""
     inner = partial(compile_expression, metadata=metadata, timestamp_format=timestamp_format)
     see = seeing(timestamp_format)
     match expr:
@@ -99,13 +100,13 @@ def compile_expression(expr: Expr, metadata: Mapping[Atom, Any], timestamp_forma
     return branches
 
 
-@lru_cache(maxsize=4096)  # one name for all sinks
+@lru_cache(maxsize=4096)  # shared by all sinks
 def _name(expr: Expr) -> str:
     return repr(expr)
 
 
 def _once(expr: Expr, read: Callable[[Change], Any]) -> Evaluate:
-    """Make what reads a part of the change once in an evaluation, however often it is asked for: a json value may be large."""
+    """Read a part of the change at most once per evaluation, because a json value may be large."""
     name = _name(expr)
 
     def evaluate(frame: Frame) -> Any:
@@ -119,7 +120,7 @@ def _once(expr: Expr, read: Callable[[Change], Any]) -> Evaluate:
 
 
 def compile_branches(expr: Expr, evaluate: Compile[Any], branch: Compile[T]) -> Make[T] | None:
-    """Make what chooses one of several branches and does it with what `branch` makes of it; None for any other expression."""
+    """Compile an expression whose value is that of a branch, using `branch` for the branches; None for any other expression."""
     match expr:
         case Choice((condition, result, otherwise)):
             return choose(evaluate(condition), branch(result), branch(otherwise))
@@ -133,7 +134,7 @@ def compile_branches(expr: Expr, evaluate: Compile[Any], branch: Compile[T]) -> 
 
 
 def at_line(raised: Raised, line: int) -> Raised:
-    """Note the line, unless a line further inside is known."""
+    """Set the line of an error unless an inner expression has set it."""
     if raised.line is None and line:
         raised.line = line
     return raised
@@ -146,7 +147,7 @@ def _no_clause(expr: Apply) -> Raised:
 _LIGHT = frozenset(
     "== != === !== < > <= >= in not is_nil field Access.get Map.get to_string <> list map tuple is_integer is_binary is_list is_map".split()
 )
-"""Functions of the library that take their steps themselves, or whose steps are bounded by the code"""
+"""Library functions that spend their own steps, or whose steps are bounded by the size of the code."""
 
 
 def _compile_apply(expr: Apply, inner: Compile[Any]) -> Evaluate:
@@ -174,7 +175,7 @@ def _compile_apply(expr: Apply, inner: Compile[Any]) -> Evaluate:
 
 
 def _nothing(frame: Frame) -> None:
-    """Stand in for an operand that is not there."""
+    """Stand in for a missing operand."""
 
 
 def _compile_light(expr: Apply, inner: Compile[Any]) -> Evaluate:
@@ -191,7 +192,7 @@ def _compile_light(expr: Apply, inner: Compile[Any]) -> Evaluate:
         except UNFIT as exc:
             raise _no_clause(expr) from exc
 
-    def two(frame: Frame) -> Any:
+    def binary(frame: Frame) -> Any:
         value, other = first(frame), second(frame)
         try:
             return run(frame.meter, value, other)
@@ -200,7 +201,7 @@ def _compile_light(expr: Apply, inner: Compile[Any]) -> Evaluate:
         except UNFIT as exc:
             raise _no_clause(expr) from exc
 
-    def many(frame: Frame) -> Any:
+    def variadic(frame: Frame) -> Any:
         values = [operand(frame) for operand in operands]
         try:
             return run(frame.meter, *values)
@@ -209,19 +210,19 @@ def _compile_light(expr: Apply, inner: Compile[Any]) -> Evaluate:
         except UNFIT as exc:
             raise _no_clause(expr) from exc
 
-    return {1: unary, 2: two}.get(len(operands), many)
+    return {1: unary, 2: binary}.get(len(operands), variadic)
 
 
 def _compile_logic(expr: Logic, inner: Compile[Any]) -> Evaluate:
     *first, last = [inner(operand) for operand in expr.operands]
     name, line = expr.operator, expr.line
-    going_on = name in ("and", "&&")
+    continues_on = name in ("and", "&&")
 
     def strict(frame: Frame) -> Any:
         for operand in first:
             value = operand(frame)
-            if value is not going_on:
-                if value is not (not going_on):
+            if value is not continues_on:
+                if value is not (not continues_on):
                     raise at_line(Raised(f'expected a boolean on left-side of "{name}", got:\n\n    {text.inspect(value)}\n'), line)
                 return value
         return last(frame)
@@ -229,7 +230,7 @@ def _compile_logic(expr: Logic, inner: Compile[Any]) -> Evaluate:
     def loose(frame: Frame) -> Any:
         for operand in first:
             value = operand(frame)
-            if is_truthy(value) is not going_on:
+            if is_truthy(value) is not continues_on:
                 return value
         return last(frame)
 
@@ -237,7 +238,7 @@ def _compile_logic(expr: Logic, inner: Compile[Any]) -> Evaluate:
 
 
 def choose(condition: Evaluate, result: Make[T], otherwise: Make[T]) -> Make[T]:
-    """Make what does as `if` does."""
+    """Compile `if`: the result or the alternative, depending on the condition."""
 
     def make(frame: Frame) -> T:
         return (result if is_truthy(condition(frame)) else otherwise)(frame)
@@ -290,7 +291,7 @@ def _matches(matches: Sequence[patterns.Match], guard: Evaluate | None, frame: F
         if frame.meter.left < 0:
             raise
         del exc
-        return False  # as in Elixir, a guard that raises does not hold
+        return False  # as in Elixir, a guard that raises does not match
 
 
 def _compile_case(subject: Evaluate, clauses: Iterable[Clause], evaluate: Compile[Any], branch: Compile[T], line: int) -> Make[T]:
@@ -344,8 +345,8 @@ def _compile_with(expr: With, inner: Compile[Any]) -> Evaluate:
                 break
         else:
             return body(frame)
-        for others, guard, result in otherwise:
-            if _matches(others, guard, frame, (value,)):
+        for patterns_, guard, result in otherwise:
+            if _matches(patterns_, guard, frame, (value,)):
                 return result(frame)
         if otherwise:
             raise at_line(Raised(f"no with clause matching:\n\n    {text.inspect(value)}\n"), line)
@@ -365,10 +366,10 @@ def _compile_lambda(expr: Lambda, inner: Compile[Any]) -> Evaluate:
 
         def run(*arguments: Any) -> Any:
             meter.spend(size)
-            called = Frame(frame.change, captured.copy(), meter, frame.seen)
+            call_frame = Frame(frame.change, captured.copy(), meter, frame.seen)
             for match, guard, result in compiled:
-                if _matches(match, guard, called, arguments):
-                    return result(called)
+                if _matches(match, guard, call_frame, arguments):
+                    return result(call_frame)
             raise at_line(Raised("no function clause matching in an anonymous function"), line)
 
         return Closure(arity, run)
@@ -381,12 +382,12 @@ def _compile_invoke(expr: Invoke, inner: Compile[Any]) -> Evaluate:
     line = expr.line
 
     def evaluate(frame: Frame) -> Any:
-        called = function(frame)
+        closure = function(frame)
         arguments = [operand(frame) for operand in operands]
         try:
-            if not isinstance(called, Closure):
-                raise Raised(f"expected a function, got:\n\n    {text.inspect(called)}\n")
-            return called(*arguments)
+            if not isinstance(closure, Closure):
+                raise Raised(f"expected a function, got:\n\n    {text.inspect(closure)}\n")
+            return closure(*arguments)
         except Raised as exc:
             raise at_line(exc, line) from None
 

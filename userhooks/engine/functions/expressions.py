@@ -1,6 +1,6 @@
-"""Expressions of functions, after names have become variables, arguments and functions of the library. Pure.
+"""Expressions: code whose names are resolved to variables, arguments, and library functions. Pure.
 
-They come from `compiler.py`; what is known of them beforehand is in `folding.py`, how they are evaluated in `evaluator.py`.
+`compiler.py` creates them, `folding.py` simplifies them, and `evaluator.py` evaluates them.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from userhooks.engine.functions.library import LibraryFunction
 
 @dataclass(frozen=True, slots=True)
 class Const:
-    """A value that is known."""
+    """A known value."""
 
     value: Any
 
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """One of the function's four arguments as a whole."""
+    """One of the function's arguments: `action`, `record`, `changes`, or `metadata`."""
 
     name: str
 
@@ -36,21 +36,21 @@ class ColumnOf:
 
 @dataclass(frozen=True, slots=True)
 class MetadataOf:
-    """`metadata.field` of a field that depends on the change."""
+    """A field of `metadata` that depends on the change."""
 
     field: str
 
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """A variable, by its number: each binding in the code has its own."""
+    """A variable, identified by number; each binding in the code has its own."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """A function of the library on its operands."""
+    """A call of a library function."""
 
     function: LibraryFunction
     operands: tuple[Expr, ...]
@@ -64,7 +64,7 @@ class Apply:
 
 @dataclass(frozen=True, slots=True)
 class Logic:
-    """Two or more operands joined by `and`, `or`, `&&` or `||`; for the first two all but the last have to be booleans."""
+    """Operands joined by `and`, `or`, `&&`, or `||`; for `and` and `or`, all but the last must be booleans."""
 
     operator: str
     operands: tuple[Expr, ...]
@@ -73,21 +73,21 @@ class Logic:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """`if`: condition, result, result otherwise."""
+    """`if`: the condition, the result, and the alternative."""
 
     operands: tuple[Expr, Expr, Expr]
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Expressions one after the other; the last one is the value."""
+    """Expressions in sequence; the last one gives the value."""
 
     operands: tuple[Expr, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """Patterns, one for each value; a guard, if any; and what follows when they match."""
+    """Patterns, one per value, an optional guard, and the body to evaluate if they match."""
 
     patterns: tuple[Pattern, ...]
     guard: Expr | None
@@ -96,7 +96,7 @@ class Clause:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`case`."""
+    """`case`: the subject and the clauses it is matched against."""
 
     subject: Expr
     clauses: tuple[Clause, ...]
@@ -113,7 +113,10 @@ class Cond:
 
 @dataclass(frozen=True, slots=True)
 class With:
-    """`with`: a step is an expression, or a clause whose body is the expression to match; then the body, or what `else` has."""
+    """`with`: the steps, the body, and the clauses of `else`.
+
+    A step is an expression, or a clause whose body is the expression to match.
+    """
 
     steps: tuple[Expr | Clause, ...]
     body: Expr
@@ -123,7 +126,7 @@ class With:
 
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """`pattern = value`."""
+    """A match: `pattern = value`."""
 
     pattern: Pattern
     value: Expr
@@ -141,7 +144,7 @@ class Lambda:
 
 @dataclass(frozen=True, slots=True)
 class Invoke:
-    """`function.(operands)`; the function is the first operand."""
+    """A call of an anonymous function, which is the first operand."""
 
     operands: tuple[Expr, ...]
     line: int = 0
@@ -157,7 +160,7 @@ Expr: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Anything:
-    """`_`, or a variable that is bound; a number that is already bound has to be the same value."""
+    """`_`, or a variable to bind; with `again`, the variable is already bound and its value must match."""
 
     number: int | None = None
     again: bool = False
@@ -165,14 +168,14 @@ class Anything:
 
 @dataclass(frozen=True, slots=True)
 class Same:
-    """A value that has to be the same: a literal, or a pinned variable."""
+    """A literal or a pinned variable, which the value must equal."""
 
     value: Expr
 
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """A tuple; or a list, whose rest is another pattern."""
+    """A tuple, or a list whose tail may have a pattern."""
 
     items: tuple[Pattern, ...]
     is_tuple: bool
@@ -188,7 +191,7 @@ class Members:
 
 @dataclass(frozen=True, slots=True)
 class Both:
-    """`pattern = pattern`."""
+    """Two patterns that must both match: `pattern = pattern`."""
 
     first: Pattern
     second: Pattern
@@ -196,7 +199,10 @@ class Both:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A part of a binary: what it holds (`integer`, `binary`, `utf8`), its size in units of bytes, and whether numbers are signed."""
+    """A segment of a binary: its content, kind (`integer`, `binary`, or `utf8`), size, and integer format.
+
+    The size is in bits for an integer and in bytes for a binary.
+    """
 
     content: Any
     kind: str = "integer"
@@ -207,7 +213,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Binary:
-    """A binary, by its parts."""
+    """A binary, as a sequence of segments."""
 
     segments: tuple[Segment, ...]
 
@@ -219,7 +225,7 @@ Pattern: TypeAlias = Anything | Same | Sequence | Members | Both | Binary
 
 
 def rebuilt(expr: Expr, change: Callable[[Expr], Expr]) -> Expr:
-    """Return the expression with each of its operands changed."""
+    """Return a copy of the expression with `change` applied to each operand."""
     match expr:
         case Apply() | Logic() | Block() | Invoke():
             return replace(expr, operands=tuple(map(change, expr.operands)))
@@ -249,13 +255,13 @@ def _rebuilt(clause: Clause, change: Callable[[Expr], Expr]) -> Clause:
 
 
 def changed_pattern(pattern: Pattern, change: Callable[[Expr], Expr]) -> Pattern:
-    """Return the pattern with each expression in it changed."""
+    """Return a copy of the pattern with `change` applied to each expression in it."""
     match pattern:
         case Same(value):
             return Same(change(value))
         case Sequence(items, is_tuple, rest):
-            of_rest = None if rest is None else changed_pattern(rest, change)
-            return Sequence(tuple(changed_pattern(item, change) for item in items), is_tuple, of_rest)
+            changed_rest = None if rest is None else changed_pattern(rest, change)
+            return Sequence(tuple(changed_pattern(item, change) for item in items), is_tuple, changed_rest)
         case Members(pairs):
             return Members(tuple((change(key), changed_pattern(value, change)) for key, value in pairs))
         case Both(first, second):

@@ -1,7 +1,7 @@
-"""Filter functions: what they say of a change, and by what a filter can be found. Pure.
+"""Filter functions: whether a change passes, and the column value that a filter is indexed by. Pure.
 
-A filter function is parsed once (`parse`), bound to a sink's constants (`Filter.bind`), then asked about each change (`Bound.accepts`). How
-many sinks are matched at once is in `engine/routing.py`.
+A filter function is parsed once (`parse`), bound to a sink's constants (`Filter.bind`), and called for each change (`Bound.accepts`).
+`engine/routing.py` matches a change against many sinks at once.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Judge: TypeAlias = Callable[[Change], bool]
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A filter of one sink: `accepts` raises FunctionRaised. `rest` is what is left to ask of an update when `equality` holds, and
-    `rest_of_others` of any other change, None when nothing is.
+    """A filter bound to one sink; `accepts` raises FunctionRaised.
 
-    `never` is set when no change can pass, whatever it holds.
+    If `equality` holds, an update must also pass `rest`, and any other change `rest_of_others`; None means that nothing else is required.
+    If `never` is set, no change can pass.
     """
 
     accepts: Judge
@@ -46,7 +46,10 @@ class Filter:
     program: Program
 
     def bind(self, constants: Mapping[str, Any]) -> Bound:
-        """Fix the part of `metadata` that is the same for all changes of a sink: maps, in which `annotations` holds plain JSON."""
+        """Bind the filter to a sink; `constants` is the part of `metadata` that is the same for all of its changes.
+
+        The values are JSON-like: nested mappings are converted to Elixir's maps, except `annotations`, which stay plain JSON.
+        """
         metadata = constant_metadata(constants)
         steps, result = fold_steps(self.program.steps, metadata)
         if not steps and isinstance(result, Const) and result.value is False:
@@ -54,7 +57,7 @@ class Filter:
         split = split_equality(steps, result)
         if split is None:
             return Bound(self._judge(steps, result, metadata))
-        accepts = _when_asked(lambda: self._judge(steps, result, metadata))
+        accepts = _deferred(lambda: self._judge(steps, result, metadata))
         equality, rest = split
         if rest is None:
             return Bound(accepts, equality)
@@ -63,36 +66,36 @@ class Filter:
         return Bound(accepts, equality, judge, None if is_decided else judge)
 
     def _judge(self, steps: list[Expr], result: Expr, metadata: Mapping[Atom, Any]) -> Judge:
-        """Compile to a function that answers true or false, or raises FunctionRaised."""
+        """Compile to a function that returns a boolean or raises FunctionRaised."""
         return run_steps(steps, _boolean(compile_expression(result, metadata)), self.program.variables, metadata, "iso8601")
 
 
-def _when_asked(make: Callable[[], Judge]) -> Judge:
-    """Make a judge when it is asked for the first time: most of ten thousand filters are found by their equality, and never asked."""
-    made: Judge | None = None
+def _deferred(make: Callable[[], Judge]) -> Judge:
+    """Defer compiling until the first call: most filters are looked up by their equality and never called."""
+    compiled: Judge | None = None
 
     def judge(change: Change) -> bool:
-        nonlocal made
-        if made is None:
-            made = make()
-        return made(change)
+        nonlocal compiled
+        if compiled is None:
+            compiled = make()
+        return compiled(change)
 
     return judge
 
 
-def _boolean(answer: Make[Any]) -> Make[bool]:
+def _boolean(evaluate: Make[Any]) -> Make[bool]:
     def make(frame: Frame) -> bool:
-        value = answer(frame)
+        value = evaluate(frame)
         if value is True or value is False:
             return value is True
-        raise Raised(f"the function answered {inspect(value)}, which is neither true nor false")
+        raise Raised(f"the function returned {inspect(value)}, which is not a boolean")
 
     return make
 
 
-@lru_cache(maxsize=16)  # the same function for thousands of sinks
+@lru_cache(maxsize=16)  # thousands of sinks may share one function
 def parse(code: str, function_type: str) -> Filter:
-    """Parse the code of a filter function; raises FunctionError with what is refused and why."""
+    """Parse the code of a filter function; raises FunctionError with the line and the reason."""
     if function_type != "filter":
         raise FunctionError(1, f"a {function_type} function is not a filter")
     return Filter(read_program(code))

@@ -1,7 +1,4 @@
-"""What can be said of an expression before any change. Pure.
-
-That is what is constant for a sink, and the column by whose value a filter can be found.
-"""
+"""Constant folding, and the search for the column value that a filter can be indexed by. Pure."""
 
 from __future__ import annotations
 
@@ -30,18 +27,18 @@ from userhooks.engine.functions.terms import Atom, Raised, is_truthy
 COMPARISONS = frozenset({"==", "!=", "===", "!==", "<", ">", "<=", ">="})
 _TESTS = frozenset({"is_nil", "is_integer", "is_binary", "is_float", "is_number", "is_list", "is_map", "is_boolean", "is_atom"})
 _QUESTIONS = COMPARISONS | _TESTS | {"in", "not"}
-"""What answers true or false"""
+"""Functions that return a boolean."""
 _SOMETIMES_TOTAL = _QUESTIONS | {"list"}
-"""What raises only where `_is_total` says"""
+"""Functions that raise only in the cases that `_is_total` checks."""
 _CONSTANT_STEPS = 1_000
-"""Steps for what is computed once for a sink; what takes more is computed for each change"""
+"""Step limit for folding a call; a call that needs more is evaluated for each change."""
 
 
 class Equality(NamedTuple):
-    """What must hold for a filter to accept: `record[column] == value`, or `to_string(record[column]) == value`.
+    """A condition for a filter to accept: `record[column] == value`, or if `as_text`, `to_string(record[column]) == value`.
 
-    Provided that the columns in `scalars` hold no lists and maps, a filter whose equality does not hold is false and cannot raise.
-    With `types` (oids) that is so only while the column's type is one of them.
+    If it does not hold, the filter is false and cannot raise, provided that the columns in `scalars` hold no lists or maps. If `types`
+    (OIDs) is set, the column's type must also be one of them.
     """
 
     column: str
@@ -52,7 +49,7 @@ class Equality(NamedTuple):
 
 
 def fold_steps(steps: Iterable[Expr], metadata: Mapping[Atom, Any]) -> tuple[list[Expr], Expr]:
-    """Replace what is known by its value; returns the steps that have to be evaluated before the result, and the result."""
+    """Fold known values; returns the steps that still have to be evaluated before the result, and the result."""
     known: dict[int, Expr] = {}
     kept: list[Expr] = []
     result: Expr = Const(None)
@@ -62,13 +59,13 @@ def fold_steps(steps: Iterable[Expr], metadata: Mapping[Atom, Any]) -> tuple[lis
         if folded is not None:
             kept.append(folded)
     result = fold(last, metadata, known)
-    if isinstance(result, Bind) and isinstance(result.pattern, Anything):  # a value that is given a name nobody asks for
+    if isinstance(result, Bind) and isinstance(result.pattern, Anything):  # the variable is never read
         result = result.value
     return kept, result
 
 
 def _fold_step(step: Expr, known: dict[int, Expr]) -> Expr | None:
-    """Note what the step's variable stands for; returns the step unless it has no effect then."""
+    """Record the value of the step's variable if known; returns the step, or None if it no longer has an effect."""
     value = step.value if isinstance(step, Bind) and isinstance(step.pattern, Anything) else step
     cheap = isinstance(value, (Const, Argument, ColumnOf, MetadataOf, Local))
     if isinstance(step, Bind) and isinstance(step.pattern, Anything) and step.pattern.number is not None and not step.pattern.again:
@@ -88,17 +85,17 @@ def fold(expr: Expr, metadata: Mapping[Atom, Any], known: Mapping[int, Expr]) ->
             if isinstance(condition, Const):
                 return fold(result if is_truthy(condition.value) else otherwise, metadata, known)
             return Choice((condition, fold(result, metadata, known), fold(otherwise, metadata, known)))
-    rebuilt_ = rebuilt(expr, lambda operand: fold(operand, metadata, known))
-    match rebuilt_:
+    folded = rebuilt(expr, lambda operand: fold(operand, metadata, known))
+    match folded:
         case Logic("and" | "or"):
-            return _fold_logic(rebuilt_, list(rebuilt_.operands))
+            return _fold_logic(folded, list(folded.operands))
         case Apply():
-            return _fold_apply(rebuilt_, metadata)
-    return rebuilt_
+            return _fold_apply(folded, metadata)
+    return folded
 
 
 def without_update(expr: Expr) -> Expr:
-    """Return what is left of a folded expression for a change that is no update, of which `changes` is nil."""
+    """Simplify a folded expression for a change other than an update, for which `changes` is nil."""
     match expr:
         case ColumnOf("changes", _) | Argument("changes"):
             return Const(None)
@@ -124,12 +121,12 @@ def _fold_apply(expr: Apply, metadata: Mapping[Atom, Any]) -> Expr:
             values = [operand.value for operand in expr.operands if isinstance(operand, Const)]
             return Const(expr.function.run(Meter(_CONSTANT_STEPS), *values))
         except (Raised, RecursionError, *UNFIT):
-            return expr  # and raises for every change
+            return expr  # raises for every change instead
     return expr
 
 
 def _fold_logic(expr: Logic, operands: list[Expr]) -> Expr:
-    """Leave out operands that decide nothing, and what comes after one that decides all."""
+    """Drop operands that cannot affect the result, and those after an operand that decides it."""
     neutral = expr.operator == "and"
     kept: list[Expr] = []
     for i, operand in enumerate(operands):
@@ -137,14 +134,14 @@ def _fold_logic(expr: Logic, operands: list[Expr]) -> Expr:
             continue
         kept.append(operand)
         if isinstance(operand, Const) and operand.value is (not neutral):
-            if all(_is_total(before) == frozenset() and _is_boolean(before) for before in kept):
+            if all(_is_total(earlier) == frozenset() and _is_boolean(earlier) for earlier in kept):
                 return operand
             break
     return kept[0] if len(kept) == 1 else Logic(expr.operator, tuple(kept), expr.line)
 
 
 def _is_boolean(expr: Expr) -> bool:
-    """Whether the value can only be true or false."""
+    """Whether the value is always a boolean."""
     match expr:
         case Const(value):
             return isinstance(value, bool)
@@ -158,7 +155,7 @@ def _is_boolean(expr: Expr) -> bool:
 
 
 def is_text_of_column(expr: Expr) -> bool:
-    """Whether this is `to_string(record["column"])`, or the same of `changes`."""
+    """Whether the expression is `to_string(record["column"])` or `to_string(changes["column"])`."""
     return isinstance(expr, Apply) and expr.name == "to_string" and isinstance(expr.operands[0], ColumnOf)
 
 
@@ -200,7 +197,10 @@ def _is_list(expr: Expr) -> bool:
 
 
 def split_equality(steps: Iterable[Expr], result: Expr) -> tuple[Equality, Expr | None] | None:
-    """Find an equality that has to hold, before which nothing can raise; returns it and what else has to hold."""
+    """Find an equality that must hold and before which nothing can raise.
+
+    Returns the equality and the rest of the condition, which is None if nothing is left. Returns None if there is no such equality.
+    """
     scalars: frozenset[str] = frozenset()
     for step in steps:
         needed = _is_total(step)

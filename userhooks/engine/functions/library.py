@@ -1,4 +1,4 @@
-"""The table of all functions that functions may call, by full name, and the structs that can be written down. Pure."""
+"""The library: all functions that code may call, by full name, and the structs that it may construct. Pure."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from userhooks.engine.functions.terms import Atom
 
 Run: TypeAlias = Callable[..., Any]
 UNFIT = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
-"""What a function of the library raises for arguments that it is not made for"""
+"""Exceptions that a library function raises for arguments of the wrong kind."""
 
 
 @dataclass(frozen=True, slots=True)
 class LibraryFunction:
-    """A function of the library: `least` to `most` arguments besides the meter."""
+    """A library function, which takes `least` to `most` arguments after the meter; `most` is None without a limit."""
 
     name: str
     run: Run
@@ -43,7 +43,7 @@ class LibraryFunction:
 
 
 def functions_of(module: str, runs: Mapping[str, Run]) -> dict[str, LibraryFunction]:
-    """Return the functions of a module under their full names."""
+    """Return the functions of a module by full name."""
     functions = {}
     for name, run in runs.items():
         parameters = list(inspect.signature(run).parameters.values())[1:]
@@ -84,4 +84,4 @@ STRUCTS: dict[str, dict[str, Any]] = {
     "Decimal": {"sign": 1, "coef": 0, "exp": 0},
     "URI": dict.fromkeys(URI_FIELDS),
 }
-"""By name, the fields with their defaults"""
+"""Fields of each struct with their defaults, by the name of the struct."""

@@ -1,4 +1,4 @@
-"""`metadata` as functions see it: what depends on the change, and what is the same for all changes of a sink. Pure."""
+"""`metadata` as functions see it: the fields that depend on the change, and those that are constant for a sink. Pure."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ METADATA_TERMS: Mapping[str, Callable[[Change], Any]] = {
     **METADATA,
     "commit_timestamp": lambda change: structs.datetime(structs.Moment(change.commit_us, 6)),
 }
-"""The part of `metadata` that depends on the change, each field with what reads it"""
+"""Fields of `metadata` that depend on the change, each with the function that reads it."""
 
 
 def constant_metadata(constants: Mapping[str, Any]) -> dict[Atom, Any]:
-    """Turn what is the same for all changes into Elixir's maps: atoms as keys, but in `annotations`, which are JSON."""
+    """Convert a sink's constant metadata to Elixir's maps, with atoms as keys except in `annotations`, which are JSON."""
 
     def to_term(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -29,5 +29,5 @@ def constant_metadata(constants: Mapping[str, Any]) -> dict[Atom, Any]:
 
 
 def metadata_of(change: Change, constants: Mapping[Atom, Any]) -> dict[Atom, Any]:
-    """Return the whole `metadata`."""
+    """Return the complete `metadata` of a change."""
     return {**{Atom(name): read(change) for name, read in METADATA_TERMS.items()}, **constants}

@@ -1,7 +1,7 @@
-"""The bound on the work of one evaluation: steps, and the size of what is built. Pure.
+"""The limit on the work of one evaluation: its steps, and the size of the values it builds. Pure.
 
-The engine evaluates functions between everything else it does, so a function must never take long. A function that reaches the bound
-fails, as one that raises does.
+The engine evaluates functions between its other work, so no function may take long. A function that reaches the limit fails like one
+that raises.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from typing import Any
 from userhooks.engine.functions.terms import Raised
 
 MAX_STEPS = 50_000
-"""Steps of one evaluation: up to 20 ms"""
+"""Steps allowed in one evaluation, which take up to 20 ms."""
 MAX_LENGTH = 4_000_000
-"""Characters of one text that a function may build"""
+"""Maximum length of a string that a function may build, in characters."""
 MAX_BITS = 13_000
-"""Bits of one integer: under the 4,300 digits that Python turns into text at once"""
+"""Maximum size of an integer in bits, below the 4,300 digits that Python converts to text."""
 _CHARACTERS_PER_STEP = 64
 
 
 class Exhausted(Raised):
-    """The bound is reached."""
+    """The evaluation has reached the limit."""
 
 
 class Meter:
-    """Counts the steps of one evaluation down."""
+    """Countdown of the steps of one evaluation."""
 
     __slots__ = ("left",)
 
@@ -32,30 +32,30 @@ class Meter:
         self.left = steps
 
     def spend(self, steps: int = 1) -> None:
-        """Take steps; raises Exhausted when there are not so many left."""
+        """Spend steps; raises Exhausted if fewer are left."""
         self.left -= steps
         if self.left < 0:
-            raise Exhausted(f"the function does too much: it was stopped after {MAX_STEPS} steps")
+            raise Exhausted(f"the function takes too long: it was stopped after {MAX_STEPS} steps")
 
     def text(self, characters: int) -> None:
-        """Take the steps for reading or building a text of this length, before it is built."""
+        """Spend the steps for reading or building a string of this length; call this before building it."""
         if characters > MAX_LENGTH:
-            raise Exhausted(f"the function builds too much: a text of more than {MAX_LENGTH} characters")
+            raise Exhausted(f"the function builds a string of more than {MAX_LENGTH} characters")
         self.spend(characters // _CHARACTERS_PER_STEP)
 
     def bits(self, bits: int) -> None:
-        """Take the steps for an integer of this size, before it is computed."""
+        """Spend the steps for an integer of this size; call this before computing it."""
         if bits > MAX_BITS:
-            raise Exhausted(f"the function builds too much: an integer of more than {MAX_BITS} bits")
+            raise Exhausted(f"the function builds an integer of more than {MAX_BITS} bits")
         self.spend(bits // 1024)
 
     def digits(self, bits: int) -> None:
-        """Take the steps for turning an integer of this size into text or back, which grow with the square of its digits."""
+        """Spend the steps for converting an integer of this size to or from text, which grow with the square of its digits."""
         self.bits(bits)
         self.spend(bits * bits // 1_000_000)
 
     def weigh(self, value: Any) -> None:
-        """Take the steps for looking through the outermost level of a value."""
+        """Spend the steps for traversing the outermost level of a value, without checking the limit."""
         kind = type(value)
         if kind is str or kind is bytes:
             self.left -= len(value) // _CHARACTERS_PER_STEP

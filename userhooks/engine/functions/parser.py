@@ -1,6 +1,6 @@
-"""From code to Elixir's quoted form: tree-sitter reads the text, this module gives its tree the shape of `syntax.py`. Pure.
+"""Parse code into Elixir's quoted form: tree-sitter parses the text, and this module converts its tree to `syntax.py`'s. Pure.
 
-Which code is refused although it is Elixir is in `validator.py`.
+`validator.py` rejects valid Elixir that Sequin does not allow.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from userhooks.engine.functions.terms import atom
 MAX_CODE_BYTES = 10_000
 _MAX_DEPTH = 100
 _MAX_DIGITS = 400
-"""More than any float has before the point"""
+"""More digits than any float has before the decimal point."""
 _PARSER = tree_sitter.Parser(tree_sitter.Language(tree_sitter_elixir.language()))
 
 
 def parse_code(code: str) -> tuple[Quoted, ...]:
-    """Return the expressions of a text; raises FunctionError with the line and what is wrong there."""
+    """Parse code into its top-level expressions; raises FunctionError with the line and the reason."""
     source = code.encode(errors="replace")
     if len(source) > MAX_CODE_BYTES:
         raise FunctionError(1, "too long, the maximum is 10 kilobytes", as_sequin=True)
@@ -35,7 +35,7 @@ def parse_code(code: str) -> tuple[Quoted, ...]:
     return tuple(reader.read(node) for node in _children(root))
 
 
-def _not_elixir(node: tree_sitter.Node, why: str = "this is not Elixir") -> FunctionError:
+def _not_elixir(node: tree_sitter.Node, why: str = "this is not valid Elixir") -> FunctionError:
     line, column = node.start_point
     return FunctionError(line + 1, f"parse error at [line: {line + 1}, column: {column + 1}]: {why}", as_sequin=True)
 
@@ -63,7 +63,7 @@ def _first_error(root: tree_sitter.Node) -> tree_sitter.Node:
 
 
 class _Reader:
-    """Reads the nodes of one tree."""
+    """Converter of one syntax tree to the quoted form."""
 
     def __init__(self) -> None:
         self._depth = 0
@@ -74,13 +74,13 @@ class _Reader:
             raise FunctionError(_line(node), f"`{_shown(node)}` is not supported")
         self._depth += 1
         if self._depth > _MAX_DEPTH:
-            raise FunctionError(_line(node), "this is nested too deeply")
+            raise FunctionError(_line(node), "the code is nested too deeply")
         quoted = reader(self, node)
         self._depth -= 1
         return quoted
 
     def all(self, nodes: list[tree_sitter.Node]) -> tuple[Quoted, ...]:
-        """Read the items of a list, a tuple or a call; keywords at the end are pairs."""
+        """Read the items of a list, tuple, or bitstring; trailing keywords become pairs."""
         items: list[Quoted] = []
         for node in nodes:
             if node.type == "keywords":
@@ -90,7 +90,7 @@ class _Reader:
         return tuple(items)
 
     def _arguments(self, node: tree_sitter.Node) -> tuple[Quoted, ...]:
-        return tuple(list(self._pairs(one)) if one.type == "keywords" else self.read(one) for one in _children(node))
+        return tuple(list(self._pairs(child)) if child.type == "keywords" else self.read(child) for child in _children(node))
 
     def _pairs(self, keywords: tree_sitter.Node) -> Iterator[tuple[Any, Quoted]]:
         for key, value in map(_children, _children(keywords)):
@@ -102,7 +102,7 @@ class _Reader:
     def _constant(self, node: tree_sitter.Node) -> str:
         parts = self.parts(node)
         if not all(isinstance(part, str) for part in parts):
-            raise FunctionError(_line(node), f"`{_shown(node)}` is not supported: the name has to be known")
+            raise FunctionError(_line(node), f"`{_shown(node)}` is not supported: interpolation is not allowed here")
         return "".join(parts)
 
     def variable(self, node: tree_sitter.Node) -> Quoted:
@@ -175,12 +175,12 @@ class _Reader:
         return Node(Dot(self.read(container), _text(named[0]) if named else None), _line(named[0] if named else node), arguments, braces)
 
     def _do(self, node: tree_sitter.Node) -> list[tuple[Any, Quoted]]:
-        inside = _children(node)
-        body = [child for child in inside if not child.type.endswith("_block")]
-        others = [child for child in inside if child.type.endswith("_block")]
+        children = _children(node)
+        body = [child for child in children if not child.type.endswith("_block")]
+        sections = [child for child in children if child.type.endswith("_block")]
         return [
             (atom("do"), self._body(body, _line(node))),
-            *[(atom(child.type.removesuffix("_block")), self._body(_children(child), _line(child))) for child in others],
+            *[(atom(child.type.removesuffix("_block")), self._body(_children(child), _line(child))) for child in sections],
         ]
 
     def function(self, node: tree_sitter.Node) -> Quoted:
@@ -200,8 +200,8 @@ class _Reader:
                 struct = self.read(_children(part)[0])
             else:
                 pairs = self._members(part)
-        inside = Node("%{}", line, pairs)
-        return inside if struct is None else Node("%", line, (struct, inside))
+        map_node = Node("%{}", line, pairs)
+        return map_node if struct is None else Node("%", line, (struct, map_node))
 
     def _members(self, content: tree_sitter.Node) -> tuple[Quoted, ...]:
         members: list[Quoted] = []
@@ -221,15 +221,15 @@ class _Reader:
         return tuple(members)
 
     def parts(self, node: tree_sitter.Node, *, raw: bool = False) -> list[Any]:
-        """Read the inside of quotes: texts, and what is interpolated."""
+        """Read the contents of quotes: strings, and nodes for interpolated expressions."""
         start, end = node.child_by_field_name("quoted_start"), node.child_by_field_name("quoted_end")
         heredoc = start is not None and _text(start) in ('"""', "'''")
         indent = re.compile(rf"\n[ \t]{{0,{end.start_point[1] if end is not None else 0}}}")
         parts: list[Any] = []
         for child in node.children:
             if child.type == "interpolation":
-                inside = self._body(_children(child), _line(child))
-                text = Node(Dot(Node("__aliases__", _line(child), ("Kernel",)), "to_string"), _line(child), (inside,))
+                expression = self._body(_children(child), _line(child))
+                text = Node(Dot(Node("__aliases__", _line(child), ("Kernel",)), "to_string"), _line(child), (expression,))
                 parts.append(Node("::", _line(child), (text, Node("binary", _line(child), None))))
             elif child.type == "quoted_content":
                 content = _text(child)
@@ -311,12 +311,12 @@ def _shown(node: tree_sitter.Node) -> str:
 
 
 def _operator(node: tree_sitter.Node) -> str:
-    sign = node.child_by_field_name("operator")
-    return " ".join(_text(sign).split()) if sign is not None else ""
+    operator = node.child_by_field_name("operator")
+    return " ".join(_text(operator).split()) if operator is not None else ""
 
 
 def _chain(node: tree_sitter.Node, name: str) -> Iterator[tree_sitter.Node]:
-    """Yield the operands of `a and b and c`, which is (a and b) and c: a long chain is not a deep one."""
+    """Yield the operands of `a and b and c`, which parses as `(a and b) and c`, so that a long chain does not count as deep nesting."""
     operands = []
     while node.type == "binary_operator" and _operator(node) == name:
         node, right = _children(node)
@@ -326,7 +326,7 @@ def _chain(node: tree_sitter.Node, name: str) -> Iterator[tree_sitter.Node]:
 
 
 def _joined(node: tree_sitter.Node) -> Iterator[tree_sitter.Node]:
-    """Yield the operands of `a <> b <> c`, which is a <> (b <> c)."""
+    """Yield the operands of `a <> b <> c`, which parses as `a <> (b <> c)`."""
     while node.type == "binary_operator" and _operator(node) == "<>":
         left, node = _children(node)
         yield left
@@ -347,5 +347,5 @@ def _unescaped(node: tree_sitter.Node, escaped: str) -> str:
         return _ESCAPES.get(escaped, escaped)
     number = int(match[1], 16)
     if number > 0x10FFFF or 0xD800 <= number <= 0xDFFF or (escaped[0] == "x" and number > 0x7F):
-        raise FunctionError(_line(node), f"\\{escaped} is no character")
+        raise FunctionError(_line(node), f"\\{escaped} is not a valid character")
     return chr(number)

@@ -1,4 +1,4 @@
-"""Patterns: whether a value has a form, and the variables that it then gives. Pure."""
+"""Pattern matching: whether a value matches a pattern, and the variables that the pattern binds. Pure."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ _Compile: TypeAlias = Callable[[Expr], Callable[["Frame"], Any]]
 
 
 def compile_pattern(pattern: Pattern, evaluate: _Compile) -> Match:
-    """Make what says whether a value matches, and sets the pattern's variables; `evaluate` compiles the expressions in it."""
+    """Compile a pattern to a function that tests whether a value matches and binds the pattern's variables.
+
+    `evaluate` compiles the expressions in the pattern.
+    """
     match pattern:
         case Anything(None):
             return lambda frame, value: True
         case Anything(number, again):
             return _variable(number or 0, again)
         case Same(value):
-            wanted = evaluate(value)
-            return lambda frame, value: identical(frame.meter, wanted(frame), value)
+            expected = evaluate(value)
+            return lambda frame, value: identical(frame.meter, expected(frame), value)
         case Sequence():
             return _sequence(pattern, evaluate)
         case Members(pairs):
@@ -87,35 +90,35 @@ def _binary(segments: tuple[Segment, ...], evaluate: _Compile) -> Match:
     def match(frame: Frame, value: Any) -> bool:
         if not is_binary(value):
             return False
-        left = as_bytes(value)
-        frame.meter.text(len(left))
+        remaining = as_bytes(value)
+        frame.meter.text(len(remaining))
         for segment, size, matches in parts:
-            taken = _taken(segment, None if size is None else size(frame), left)
+            taken = _taken(segment, None if size is None else size(frame), remaining)
             if taken is None or not matches(frame, taken[0]):
                 return False
-            left = taken[1]
-        return not left
+            remaining = taken[1]
+        return not remaining
 
     return match
 
 
-def _taken(segment: Segment, size: Any, left: bytes) -> tuple[Any, bytes] | None:
-    """Return a segment's value and what comes after it; None if it is not there."""
+def _taken(segment: Segment, size: Any, remaining: bytes) -> tuple[Any, bytes] | None:
+    """Return a segment's value and the remaining bytes; None if the segment does not match."""
     if segment.kind == "utf8":
         for length in range(1, 5):
             try:
-                return ord(left[:length].decode()), left[length:]
+                return ord(remaining[:length].decode()), remaining[length:]
             except (UnicodeDecodeError, TypeError):
                 continue
         return None
     if segment.kind == "binary":
         if size is None:
-            return as_binary(left), b""
-        if type(size) is not int or not 0 <= size <= len(left):
+            return as_binary(remaining), b""
+        if type(size) is not int or not 0 <= size <= len(remaining):
             return None
-        return as_binary(left[:size]), left[size:]
+        return as_binary(remaining[:size]), remaining[size:]
     bits = 8 if size is None else size
-    if type(bits) is not int or bits < 0 or bits % 8 or bits // 8 > len(left):
+    if type(bits) is not int or bits < 0 or bits % 8 or bits // 8 > len(remaining):
         return None
-    number = int.from_bytes(left[: bits // 8], "little" if segment.little else "big", signed=segment.signed)
-    return number, left[bits // 8 :]
+    number = int.from_bytes(remaining[: bits // 8], "little" if segment.little else "big", signed=segment.signed)
+    return number, remaining[bits // 8 :]

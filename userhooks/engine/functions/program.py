@@ -1,4 +1,4 @@
-"""Whole functions: from code to what runs for each change. Pure."""
+"""Complete functions: from code to a callable that runs for each change. Pure."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ T = TypeVar("T")
 
 
 class FunctionRaised(Exception):
-    """A function raised, reached the bound, or did not answer what it has to."""
+    """A function raised, reached the step limit, or returned an invalid value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """The body of a function: expressions one after the other, and how many variables they have."""
+    """The body of a function: expressions in sequence, and the number of their variables."""
 
     steps: tuple[Expr, ...]
     variables: int
 
 
 def read_program(code: str) -> Program:
-    """Read a function's code; raises FunctionError with what is refused and why."""
+    """Parse, validate, and compile code; raises FunctionError with the line and the reason."""
     body = unwrap(parse_code(code))
     check(body)
     return Program(*compile_body(body))
@@ -46,7 +46,7 @@ def run_program(
     timestamp_format: TimestampFormat,
     compile_result: Callable[[Expr], Make[T]],
 ) -> Callable[[Change], T]:
-    """Make what evaluates a program for a change; it raises FunctionRaised."""
+    """Return a callable that evaluates the program for a change and raises FunctionRaised."""
     steps, result = fold_steps(program.steps, metadata)
     return run_steps(steps, compile_result(result), program.variables, metadata, timestamp_format)
 
@@ -58,7 +58,7 @@ def run_steps(
     metadata: Mapping[Atom, Any],
     timestamp_format: TimestampFormat,
 ) -> Callable[[Change], T]:
-    """Make what evaluates the steps, then the result; it raises FunctionRaised."""
+    """Return a callable that evaluates the steps and then the result, and raises FunctionRaised."""
     evaluate = partial(compile_expression, metadata=metadata, timestamp_format=timestamp_format)
     compiled = [evaluate(step) for step in steps]
     meter = Meter()
@@ -67,7 +67,7 @@ def run_steps(
     def run(change: Change) -> T:
         if pause.left:
             pause.left -= 1
-            raise FunctionRaised("the function did too much for an earlier change; for this one it is tried again later")
+            raise FunctionRaised("the function took too long for an earlier change; this change is retried later")
         meter.left = MAX_STEPS
         frame = Frame(change, [None] * variables, meter, {})
         try:
@@ -81,7 +81,7 @@ def run_steps(
             raise FunctionRaised(str(exc)) from exc
         except RecursionError as exc:
             pause.lengthen()
-            raise FunctionRaised("the function calls itself too often, or a value is nested too deeply") from exc
+            raise FunctionRaised("the function recurses too deeply, or a value is nested too deeply") from exc
         pause.length = 0
         return result
 
@@ -89,7 +89,7 @@ def run_steps(
 
 
 class _Pause:
-    """How many changes a function is not asked about after it has reached the bound, so that it costs little: twice as many each time."""
+    """Number of changes for which a function is not run after it reached the limit, so that it costs little. It doubles each time."""
 
     __slots__ = ("left", "length")
     _LONGEST = 64
@@ -99,6 +99,6 @@ class _Pause:
         self.length = 0
 
     def lengthen(self) -> None:
-        """Begin a pause."""
+        """Start a pause of 0 changes, the next time of 1, 2, 4, … and at most 64."""
         self.left = self.length
         self.length = min(2 * self.length or 1, self._LONGEST)

@@ -1,7 +1,7 @@
-"""Routing functions: the method, the path and the headers of a message's request. Pure.
+"""Routing functions, which choose the method, path, and headers of a message's request. Pure.
 
-They answer a map with `method`, `endpoint_path` and `headers`, each of which may be left out. What is made of that is in
-`delivery/request_head.py`.
+They return a map with the optional keys `method`, `endpoint_path`, and `headers`. `delivery/request_head.py` builds the request head
+from it.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ class RouteFunction:
     program: Program
 
     def bind(self, constants: Mapping[str, Any], timestamp_format: TimestampFormat = "iso8601") -> RouteOf:
-        """Make what routes a sink's messages; `constants` as for filters. It raises FunctionRaised."""
+        """Return a callable that routes a sink's messages and raises FunctionRaised; `constants` is as for filters."""
         metadata = constant_metadata(constants)
         evaluate = partial(compile_expression, metadata=metadata, timestamp_format=timestamp_format)
         return run_program(self.program, metadata, timestamp_format, lambda result: _routed(evaluate(result)))
 
 
 def parse_route(code: str) -> RouteFunction:
-    """Read a routing function; raises FunctionError with what is refused and why."""
+    """Parse a routing function; raises FunctionError with the line and the reason."""
     return RouteFunction(read_program(code))
 
 
-def _routed(answer: Make[Any]) -> Make[Routed]:
+def _routed(evaluate: Make[Any]) -> Make[Routed]:
     def make(frame: Frame) -> Routed:
-        value = answer(frame)
+        value = evaluate(frame)
         if type(value) is not dict or STRUCT in value:
-            raise Raised(f"a routing function answers a map, got: {inspect(value)}")
+            raise Raised(f"a routing function must return a map, got: {inspect(value)}")
         fields = {str(to_string(frame.meter, of_key(key))): item for key, item in value.items()}
         unknown = [name for name in fields if name not in _FIELDS]
         if unknown or len(fields) < len(value):
-            raise _invalid("unknown_field", ", ".join(unknown) or "a key is there twice")
+            raise _invalid("unknown_field", ", ".join(unknown) or "duplicate key")
         return Routed(
             _method(fields.get("method", "POST")),
             _path(fields.get("endpoint_path")),
@@ -63,8 +63,8 @@ def _routed(answer: Make[Any]) -> Make[Routed]:
     return make
 
 
-def _invalid(field: str, why: str) -> Raised:
-    return Raised(f"Invalid routing attributes: {field}: {why}")
+def _invalid(field: str, reason: str) -> Raised:
+    return Raised(f"Invalid routing attributes: {field}: {reason}")
 
 
 def _method(value: Any) -> str:

@@ -1,6 +1,6 @@
-"""Elixir's structs that functions meet: how they are made, read, and written as text. Pure.
+"""Elixir's structs: constructing, reading, and formatting those that functions use. Pure.
 
-A struct is a map whose `STRUCT` key names its module, as in Elixir. What can be done with structs is in `stdlib/`.
+A struct is a map whose `STRUCT` key names its module, as in Elixir. The functions that work on structs are in `stdlib/`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MICROSECONDS_OF_DAY = 86_400_000_000
 
 
 def make(name: str, **fields: Any) -> dict[Any, Any]:
-    """Return a struct."""
+    """Return a struct with the given fields."""
     return {STRUCT: Atom(f"Elixir.{name}"), **{Atom(key): value for key, value in fields.items()}}
 
 
@@ -35,7 +35,7 @@ _DECIMAL = Atom("Elixir.Decimal")
 
 
 def decimal(number: Decimal) -> dict[Any, Any]:
-    """Return the struct of a decimal."""
+    """Return a Decimal struct."""
     sign, digits, exponent = number.as_tuple()
     coef: Any = int("".join(map(str, digits)) or "0")
     if not isinstance(exponent, int):
@@ -44,7 +44,7 @@ def decimal(number: Decimal) -> dict[Any, Any]:
 
 
 def decimal_of(value: dict[Any, Any]) -> Decimal:
-    """Read the struct of a decimal."""
+    """Return the number in a Decimal struct; raises Raised if the struct is malformed."""
     sign, coef, exponent = value.get(_SIGN), value.get(_COEF), value.get(_EXP)
     if sign not in (1, -1):
         raise Raised("not a decimal")
@@ -58,7 +58,7 @@ def decimal_of(value: dict[Any, Any]) -> Decimal:
 
 
 def decimal_text(number: Decimal, form: str = "scientific") -> str:
-    """Return a decimal's text in one of Elixir's forms: scientific, normal, xsd, raw."""
+    """Format a decimal in one of Elixir's formats: scientific, normal, xsd, or raw."""
     sign, digits, exponent = number.as_tuple()
     prefix = "-" * sign
     if not isinstance(exponent, int):
@@ -87,55 +87,55 @@ def _xsd(text: str, exponent: int) -> str:
 
 
 class Moment(NamedTuple):
-    """A date, a time, or both: microseconds since 1970 without regard to a zone, and the digits that are shown of the second."""
+    """A date, a time, or both: microseconds since 1970 in local time, and the number of digits shown after the second."""
 
     microseconds: int
     precision: int = 0
     offset: int = 0
-    """seconds east of UTC"""
+    """Seconds east of UTC."""
     zone: str = "Etc/UTC"
     abbreviation: str = "UTC"
 
 
 def date(days: int) -> dict[Any, Any]:
-    """Return the Date of a number of days since 1970."""
+    """Return the Date struct for a number of days since 1970."""
     year, month, day = _civil(days)
     return {STRUCT: Atom("Elixir.Date"), _CALENDAR: _ISO, _YEAR: year, _MONTH: month, _DAY: day}
 
 
 def _civil(days: int) -> tuple[int, int, int]:
-    """Return year, month and day of a number of days since 1970: the inverse of `days_since_1970`."""
+    """Return the year, month, and day for a number of days since 1970: the inverse of `days_since_1970`."""
     days += 719_468
-    era, of_era = divmod(days, 146_097)
-    year = (of_era - of_era // 1460 + of_era // 36_524 - of_era // 146_096) // 365
-    of_year = of_era - (365 * year + year // 4 - year // 100)
-    month = (5 * of_year + 2) // 153
-    day = of_year - (153 * month + 2) // 5 + 1
+    era, day_of_era = divmod(days, 146_097)
+    year = (day_of_era - day_of_era // 1460 + day_of_era // 36_524 - day_of_era // 146_096) // 365
+    day_of_year = day_of_era - (365 * year + year // 4 - year // 100)
+    month = (5 * day_of_year + 2) // 153
+    day = day_of_year - (153 * month + 2) // 5 + 1
     month = month + 3 if month < 10 else month - 9
     year += era * 400 + (month <= 2)
     if not -9999 <= year <= 9999:
-        raise Raised("the year is not in -9999..9999")
+        raise Raised("the year is outside -9999..9999")
     return year, month, day
 
 
-def _time_fields(of_day: int, precision: int) -> dict[Any, Any]:
-    seconds, fraction = divmod(of_day, 1_000_000)
+def _time_fields(time_of_day: int, precision: int) -> dict[Any, Any]:
+    seconds, fraction = divmod(time_of_day, 1_000_000)
     return {_HOUR: seconds // 3600, _MINUTE: seconds // 60 % 60, _SECOND: seconds % 60, _MICROSECOND: (fraction, precision)}
 
 
-def time(of_day: int, precision: int) -> dict[Any, Any]:
-    """Return the Time of microseconds since midnight."""
-    return {STRUCT: Atom("Elixir.Time"), _CALENDAR: _ISO, **_time_fields(of_day, precision)}
+def time(time_of_day: int, precision: int) -> dict[Any, Any]:
+    """Return the Time struct for a number of microseconds since midnight."""
+    return {STRUCT: Atom("Elixir.Time"), _CALENDAR: _ISO, **_time_fields(time_of_day, precision)}
 
 
 def naive(microseconds: int, precision: int) -> dict[Any, Any]:
-    """Return the NaiveDateTime of microseconds since 1970."""
-    days, of_day = divmod(microseconds, MICROSECONDS_OF_DAY)
-    return {**date(days), STRUCT: Atom("Elixir.NaiveDateTime"), **_time_fields(of_day, precision)}
+    """Return the NaiveDateTime struct for a number of microseconds since 1970."""
+    days, time_of_day = divmod(microseconds, MICROSECONDS_OF_DAY)
+    return {**date(days), STRUCT: Atom("Elixir.NaiveDateTime"), **_time_fields(time_of_day, precision)}
 
 
 def datetime(moment: Moment) -> dict[Any, Any]:
-    """Return the DateTime of a moment, whose microseconds are those of its zone's clock."""
+    """Return the DateTime struct for a moment, whose microseconds are in its zone's local time."""
     return {
         **naive(moment.microseconds, moment.precision),
         STRUCT: Atom("Elixir.DateTime"),
@@ -150,17 +150,17 @@ _DAYS_OF_MONTHS = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
 
 def is_leap(year: int) -> bool:
-    """Whether the year has a 29 February."""
+    """Whether the year is a leap year."""
     return year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
 
 
 def days_in_month(year: int, month: int) -> int:
-    """Return how many days the month has."""
+    """Return the number of days in a month."""
     return 29 if month == 2 and is_leap(year) else _DAYS_OF_MONTHS[month - 1]
 
 
 def days_of(year: Any, month: Any, day: Any) -> int | None:
-    """Return the days since 1970 of a date; None if there is no such date."""
+    """Return the days since 1970 for a date; None if the date does not exist."""
     if not all(type(part) is int for part in (year, month, day)):
         return None
     if not (-9999 <= year <= 9999 and 1 <= month <= 12 and 1 <= day <= days_in_month(year, month)):
@@ -169,7 +169,7 @@ def days_of(year: Any, month: Any, day: Any) -> int | None:
 
 
 def time_of(hour: Any, minute: Any, second: Any, microsecond: Any = (0, 0)) -> tuple[int, int] | None:
-    """Return microseconds since midnight and precision; None if there is no such time."""
+    """Return the microseconds since midnight and the precision of a time; None if the time does not exist."""
     if type(microsecond) is int:
         microsecond = (microsecond, 6)
     if not (type(microsecond) is tuple and len(microsecond) == 2):
@@ -183,19 +183,19 @@ def time_of(hour: Any, minute: Any, second: Any, microsecond: Any = (0, 0)) -> t
 
 
 def moment_of(value: Any, *names: str) -> Moment:
-    """Read a struct of one of these names, or a map with its fields; raises what Elixir does for anything else."""
+    """Return the moment in a struct with one of these names; raises Raised for anything else, as Elixir does."""
     name = struct_name(value)
     if name not in names:
         raise Raised("no function clause matching")
     days: int | None = 0
-    of_day: tuple[int, int] | None = (0, 0)
+    time_of_day: tuple[int, int] | None = (0, 0)
     if name != "Time":
         days = days_of(value.get(_YEAR), value.get(_MONTH), value.get(_DAY))
     if name != "Date":
-        of_day = time_of(value.get(_HOUR), value.get(_MINUTE), value.get(_SECOND), value.get(_MICROSECOND))
-    if days is None or of_day is None:
+        time_of_day = time_of(value.get(_HOUR), value.get(_MINUTE), value.get(_SECOND), value.get(_MICROSECOND))
+    if days is None or time_of_day is None:
         raise Raised(f"not a valid {name}")
-    moment = Moment(days * MICROSECONDS_OF_DAY + of_day[0], of_day[1])
+    moment = Moment(days * MICROSECONDS_OF_DAY + time_of_day[0], time_of_day[1])
     if name != "DateTime":
         return moment
     offset, daylight_offset = value.get(_UTC_OFFSET), value.get(_STD_OFFSET)
@@ -206,22 +206,22 @@ def moment_of(value: Any, *names: str) -> Moment:
 
 
 def date_text(moment: Moment, *, basic: bool = False) -> str:
-    """Return the date as ISO 8601 has it."""
+    """Format the date as ISO 8601; `basic` omits the separators."""
     year, month, day = _civil(moment.microseconds // MICROSECONDS_OF_DAY)
     dash = "" if basic else "-"
     return f"{'-' * (year < 0)}{abs(year):04d}{dash}{month:02d}{dash}{day:02d}"
 
 
 def time_text(moment: Moment, *, basic: bool = False) -> str:
-    """Return the time as ISO 8601 has it."""
+    """Format the time as ISO 8601; `basic` omits the separators."""
     seconds, fraction = divmod(moment.microseconds % MICROSECONDS_OF_DAY, 1_000_000)
-    shown = f".{fraction:06d}"[: moment.precision + 1] if moment.precision else ""
+    fraction_text = f".{fraction:06d}"[: moment.precision + 1] if moment.precision else ""
     colon = "" if basic else ":"
-    return f"{seconds // 3600:02d}{colon}{seconds // 60 % 60:02d}{colon}{seconds % 60:02d}{shown}"
+    return f"{seconds // 3600:02d}{colon}{seconds // 60 % 60:02d}{colon}{seconds % 60:02d}{fraction_text}"
 
 
 def offset_text(moment: Moment, *, basic: bool = False) -> str:
-    """Return the zone as ISO 8601 has it."""
+    """Format the zone's offset as ISO 8601; `basic` omits the separator."""
     if moment.offset == 0 and moment.zone == "Etc/UTC":
         return "Z"
     minutes = abs(moment.offset) // 60
@@ -236,7 +236,7 @@ _BOTH = re.compile(f"{_DATE}[T ]{_TIME}(Z|[+-]\\d\\d(?::?\\d\\d)?)?").fullmatch
 
 
 def parse_date(text: str) -> int | Atom:
-    """Return the days since 1970 of an ISO 8601 date, or the reason why it is not one."""
+    """Return the days since 1970 for an ISO 8601 date, or an atom with the reason why it is invalid."""
     match = _DATE_ONLY(text)
     if match is None or not text.isascii():
         return Atom("invalid_format")
@@ -251,7 +251,7 @@ def _parse_time(parts: tuple[Any, ...]) -> tuple[int, int] | None:
 
 
 def parse_time(text: str) -> tuple[int, int] | Atom:
-    """Return microseconds since midnight and precision of an ISO 8601 time, or the reason why it is not one."""
+    """Return microseconds since midnight and precision for an ISO 8601 time, or an atom with the reason why it is invalid."""
     match = _TIME_ONLY(text)
     if match is None or not text.isascii():
         return Atom("invalid_format")
@@ -259,15 +259,18 @@ def parse_time(text: str) -> tuple[int, int] | Atom:
 
 
 def parse_moment(text: str) -> tuple[Moment, int | None] | Atom:
-    """Return an ISO 8601 date and time and the offset in seconds if it has one, or the reason why it is not one."""
+    """Parse an ISO 8601 date and time.
+
+    Returns the moment and its offset in seconds (None without one), or an atom with the reason why it is invalid.
+    """
     match = _BOTH(text)
     if match is None or not text.isascii():
         return Atom("invalid_format")
     *parts, zone = match.groups()
-    days, of_day = days_of(*map(int, parts[:3])), _parse_time(tuple(parts[3:]))
+    days, time_of_day = days_of(*map(int, parts[:3])), _parse_time(tuple(parts[3:]))
     if days is None:
         return Atom("invalid_date")
-    if of_day is None:
+    if time_of_day is None:
         return Atom("invalid_time")
     offset = None
     if zone is not None:
@@ -275,14 +278,14 @@ def parse_moment(text: str) -> tuple[Moment, int | None] | Atom:
         offset = 0 if zone == "Z" else sign * (int(digits[:2]) * 3600 + int(digits[2:]) * 60)
         if zone != "Z" and not (int(digits[:2]) < 24 and int(digits[2:]) < 60):
             return Atom("invalid_format")
-    return Moment(days * MICROSECONDS_OF_DAY + of_day[0], of_day[1]), offset
+    return Moment(days * MICROSECONDS_OF_DAY + time_of_day[0], time_of_day[1]), offset
 
 
 # --- text ----------------------------------------------------------------------------------------------------------------
 
 
 def text_of(value: dict[Any, Any]) -> str | None:
-    """Return a struct's text; None for a map, and for a struct that has none."""
+    """Return a struct's text; None for a plain map or a struct without a text form."""
     name = struct_name(value)
     if name == "Decimal":
         return decimal_text(decimal_of(value))
@@ -292,7 +295,7 @@ def text_of(value: dict[Any, Any]) -> str | None:
 
 
 def iso_text(value: dict[Any, Any], between: str = "T") -> str | None:
-    """Return the ISO 8601 text of a date or time; None for anything else."""
+    """Format the struct of a date or time as ISO 8601; None for any other map."""
     name = struct_name(value)
     if name == "Date":
         return date_text(moment_of(value, name))
@@ -313,7 +316,7 @@ _SIGILS = {"Date": "D", "Time": "T", "NaiveDateTime": "N", "DateTime": "U"}
 
 
 def inspected(value: dict[Any, Any]) -> str | None:
-    """Return how `inspect` writes a struct of this module; None for one that is written with its fields."""
+    """Return a struct as `inspect` writes it; None for one that it writes with its fields."""
     name = struct_name(value)
     try:
         if name == "Decimal":
@@ -328,22 +331,22 @@ def inspected(value: dict[Any, Any]) -> str | None:
 
 
 def uri_text(uri: dict[Any, Any]) -> str:
-    """Put a URI together."""
-    part = {name: uri.get(Atom(name)) for name in URI_FIELDS}
-    if any(value is not None and type(value) is not str for name, value in part.items() if name != "port"):
-        raise Raised("a part of the URI is not text")
-    text = "" if part["scheme"] is None else f"{part['scheme']}:"
-    if part["host"] is not None:
-        host = f"[{part['host']}]" if ":" in part["host"] else part["host"]
-        user = "" if part["userinfo"] is None else f"{part['userinfo']}@"
-        default = DEFAULT_PORTS.get(part["scheme"] or "")
-        port = "" if part["port"] is None or part["port"] == default else f":{part['port']}"
+    """Assemble the text of a URI struct."""
+    parts = {name: uri.get(Atom(name)) for name in URI_FIELDS}
+    if any(value is not None and type(value) is not str for name, value in parts.items() if name != "port"):
+        raise Raised("a component of the URI is not a string")
+    text = "" if parts["scheme"] is None else f"{parts['scheme']}:"
+    if parts["host"] is not None:
+        host = f"[{parts['host']}]" if ":" in parts["host"] else parts["host"]
+        user = "" if parts["userinfo"] is None else f"{parts['userinfo']}@"
+        default = DEFAULT_PORTS.get(parts["scheme"] or "")
+        port = "" if parts["port"] is None or parts["port"] == default else f":{parts['port']}"
         text += f"//{user}{host}{port}"
-    elif part["authority"] is not None:
-        text += f"//{part['authority']}"
-    text += part["path"] or ""
-    text += "" if part["query"] is None else f"?{part['query']}"
-    return text + ("" if part["fragment"] is None else f"#{part['fragment']}")
+    elif parts["authority"] is not None:
+        text += f"//{parts['authority']}"
+    text += parts["path"] or ""
+    text += "" if parts["query"] is None else f"?{parts['query']}"
+    return text + ("" if parts["fragment"] is None else f"#{parts['fragment']}")
 
 
 DEFAULT_PORTS = {"ftp": 21, "sftp": 22, "tftp": 69, "http": 80, "https": 443, "ldap": 389, "ws": 80, "wss": 443}

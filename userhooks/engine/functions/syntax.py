@@ -1,6 +1,6 @@
-"""Code as a tree in Elixir's own quoted form, which the validator and the compiler read. Pure.
+"""Elixir's quoted form: code as a tree, which the validator and the compiler read. Pure.
 
-A literal stands for itself: int, float, str, atoms, lists, and tuples of two. Everything else is a `Node`.
+A literal represents itself: integers, floats, strings, atoms, lists, and two-element tuples. Everything else is a `Node`.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 Quoted: TypeAlias = Any
-"""A `Node` or a literal"""
+"""A `Node` or a literal."""
 
 
 class FunctionError(Exception):
-    """A function's code cannot be used: the text says why as the server does; `line` counts from 1."""
+    """Code that cannot be used as a function.
+
+    With `as_sequin`, the text is exactly the message, in Sequin's wording; otherwise the line comes first. `line` counts from 1.
+    """
 
     def __init__(self, line: int, message: str, *, as_sequin: bool = False) -> None:
         super().__init__(message if as_sequin else f"line {line}: {message}")
@@ -23,7 +26,7 @@ class FunctionError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Dot:
-    """What a call names when it is not a plain name: `left.name`, or `left.()` if there is no name."""
+    """The target of a call with a dot: `left.name`, or `left.()` if `name` is None."""
 
     left: Quoted
     name: str | None
@@ -31,21 +34,21 @@ class Dot:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A variable (`arguments` is None) or a call, operators and special forms among them."""
+    """A variable (if `arguments` is None) or a call, including operators and special forms."""
 
     name: str | Dot
     line: int
     arguments: tuple[Quoted, ...] | None
     braces: bool = False
-    """whether a name without arguments was called with (), or a block written in them"""
+    """Whether a call without arguments has parentheses, or a block is in parentheses."""
 
     @property
     def is_variable(self) -> bool:
-        """Whether this is a variable, or a name that has yet to become a call."""
+        """Whether this is a variable, or a name that may still turn out to be a call."""
         return self.arguments is None
 
     def is_call(self, name: str, *counts: int) -> bool:
-        """Whether this is a call of the name with one of these numbers of arguments, with any by default."""
+        """Whether this is a call of `name` with one of these argument counts, or any count if none is given."""
         return self.name == name and self.arguments is not None and (not counts or len(self.arguments) in counts)
 
 

@@ -1,16 +1,16 @@
-"""Elixir's values: which Python value stands for which, their order, equality and truth, and how they are used as keys. Pure.
+"""Elixir's values: their representation in Python, order, equality, truthiness, and use as map keys. Pure.
 
 | Elixir | Python |
 |---|---|
 | integer, float | int, float |
 | true, false, nil | True, False, None |
 | any other atom | `Atom` |
-| binary | str; bytes if it is not UTF-8 |
+| binary | str, or bytes if it is not valid UTF-8 |
 | list, tuple | list, tuple |
-| map, struct | dict whose keys are made by `as_key`; a struct has the key `STRUCT` |
+| map, struct | dict with keys from `as_key`; a struct has the key `STRUCT` |
 | function; process or reference | `Closure`; `Opaque` |
 
-Values are never changed once they are made. Whatever walks through a whole value takes a meter, since a value can hold another many times.
+Values are immutable. Functions that traverse a whole value take a meter, because a value can contain another many times.
 Sources: the Erlang reference manual, 9.14 "Term Comparisons"; Elixir's documentation of Kernel, Access and String.Chars.
 """
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Raised(Exception):
-    """What Elixir would raise; `line` is where, once it is known."""
+    """An Elixir exception; `line` is where it was raised, once that is known."""
 
     line: int | None = None
 
@@ -36,7 +36,7 @@ class Raised(Exception):
 
 
 class Atom:
-    """An atom other than true, false and nil: one object for each name, for as long as it is used."""
+    """An atom other than true, false, and nil; there is one object per name as long as it is in use."""
 
     __slots__ = ("__weakref__", "name")
     name: str
@@ -69,7 +69,7 @@ class Closure:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Opaque:
-    """A value that can be compared and nothing else: a process or a reference."""
+    """A process or a reference, which can only be compared."""
 
     kind: str
 
@@ -79,7 +79,7 @@ def _count(arguments: int) -> str:
 
 
 class Key:
-    """A key of a map for which Python's equality is not Elixir's: 1.0 is not 1, nor is true."""
+    """A map key for which Python's equality differs from Elixir's, where neither 1.0 nor true is the key 1."""
 
     __slots__ = ("_token", "term")
 
@@ -99,7 +99,7 @@ OK, ERROR = Atom("ok"), Atom("error")
 
 
 def as_key(meter: Meter, term: Any) -> Any:
-    """Return what stands for a value as the key of a map."""
+    """Return the dict key that represents a value."""
     kind = type(term)
     if kind is str or kind is Atom or kind is int:
         return term
@@ -107,12 +107,12 @@ def as_key(meter: Meter, term: Any) -> Any:
 
 
 def of_key(key: Any) -> Any:
-    """Return the value that a key of a map stands for."""
+    """Return the value that a dict key represents."""
     return key.term if type(key) is Key else key
 
 
 def _token(meter: Meter, term: Any) -> Any:
-    """Return something that is equal to another one if the values are the same to `===`."""
+    """Return a hashable token; the tokens of two values are equal if the values are identical (`===`)."""
     meter.spend()
     kind = type(term)
     if kind is list or kind is tuple:
@@ -120,7 +120,7 @@ def _token(meter: Meter, term: Any) -> Any:
     if kind is dict:
         return (kind, frozenset((key, _token(meter, value)) for key, value in term.items()))
     if kind is float:
-        return (kind, term, str(term))  # 0.0 and -0.0 are two keys
+        return (kind, term, str(term))  # 0.0 and -0.0 are different keys
     return (kind, term)
 
 
@@ -143,7 +143,10 @@ _NAMES = {True: "true", False: "false", None: "nil"}
 
 
 def compare(meter: Meter, a: Any, b: Any) -> int:
-    """Return a negative number, 0 or a positive number: number < atom < function < tuple < map < list < binary, then by value."""
+    """Compare two values in Elixir's term order; returns a negative number, 0, or a positive number.
+
+    The order is number < atom < function < tuple < map < list < binary, then by value.
+    """
     kind, other = _KINDS[type(a)], _KINDS[type(b)]
     if kind != other:
         return kind - other
@@ -172,7 +175,7 @@ def compare(meter: Meter, a: Any, b: Any) -> int:
 
 
 def _compare_maps(meter: Meter, a: dict[Any, Any], b: dict[Any, Any]) -> int:
-    """By size, then by keys in order (integers before floats), then by the values of the keys in order."""
+    """Compare by size, then by sorted keys (integers before floats), then by the values of the sorted keys."""
     if len(a) != len(b):
         return len(a) - len(b)
     keys, others = sorted_keys(meter, a), sorted_keys(meter, b)
@@ -184,7 +187,7 @@ def _compare_maps(meter: Meter, a: dict[Any, Any], b: dict[Any, Any]) -> int:
 
 
 class InOrder:
-    """Sorts a value among others in Elixir's order."""
+    """A sort key that compares values in Elixir's term order."""
 
     __slots__ = ("meter", "term")
 
@@ -202,18 +205,18 @@ _METADATA_FIELDS = (
     "transaction_annotations record_pks enrichment database_name"
 )
 _METADATA_ORDER = {name: i for i, name in enumerate(_METADATA_FIELDS.split())}
-"""Elixir lists the atoms of a map in the order in which the server first saw them; for those of `metadata` this is the recorded one"""
+"""Positions of the fields of `metadata`, as recorded: Elixir lists the atoms of a map in the order in which Sequin first saw them."""
 
 
-def sorted_keys(meter: Meter, of: dict[Any, Any]) -> list[Any]:
-    """Return a map's keys in the order in which Elixir lists them, atoms by name where their order is not known."""
-    if all(type(key) is str for key in of):
-        meter.spend(len(of))
-        return sorted(of)
-    meter.spend(2 * len(of))
-    if all(isinstance(key, Atom) and key.name in _METADATA_ORDER for key in of):
-        return sorted(of, key=lambda key: _METADATA_ORDER[key.name])
-    return sorted(of, key=lambda key: _key_order(meter, key))
+def sorted_keys(meter: Meter, mapping: dict[Any, Any]) -> list[Any]:
+    """Return a map's keys in the order in which Elixir lists them; atoms whose order is not known are sorted by name."""
+    if all(type(key) is str for key in mapping):
+        meter.spend(len(mapping))
+        return sorted(mapping)
+    meter.spend(2 * len(mapping))
+    if all(isinstance(key, Atom) and key.name in _METADATA_ORDER for key in mapping):
+        return sorted(mapping, key=lambda key: _METADATA_ORDER[key.name])
+    return sorted(mapping, key=lambda key: _key_order(meter, key))
 
 
 def _key_order(meter: Meter, key: Any) -> tuple[Any, ...]:
@@ -226,7 +229,7 @@ def _key_order(meter: Meter, key: Any) -> tuple[Any, ...]:
 
 
 def equal(meter: Meter, a: Any, b: Any) -> bool:
-    """`==`: 1 equals 1.0, and nothing else equals a value of another kind."""
+    """Compare as `==` does: 1 equals 1.0, and otherwise values of different types are never equal."""
     kind = type(a)
     if kind is type(b):
         if kind is list or kind is tuple:
@@ -240,7 +243,7 @@ def equal(meter: Meter, a: Any, b: Any) -> bool:
 
 
 def identical(meter: Meter, a: Any, b: Any) -> bool:
-    """`===`: like `==`, and 1 is not 1.0 either."""
+    """Compare as `===` does: like `==`, except that 1 and 1.0 differ."""
     kind = type(a)
     if kind is not type(b):
         return False
@@ -254,7 +257,7 @@ def identical(meter: Meter, a: Any, b: Any) -> bool:
 
 
 def is_truthy(value: Any) -> bool:
-    """What `if` asks: anything but nil and false."""
+    """Whether the value is truthy: anything except nil and false."""
     return value is not None and value is not False
 
 
@@ -264,12 +267,12 @@ def is_number(value: Any) -> bool:
 
 
 def is_atom(value: Any) -> bool:
-    """Whether the value is an atom, nil and the booleans among them."""
+    """Whether the value is an atom, including nil and the booleans."""
     return _KINDS[type(value)] == _ATOM
 
 
 def is_binary(value: Any) -> bool:
-    """Whether the value is a text or other bytes."""
+    """Whether the value is a binary: a string or other bytes."""
     return type(value) is str or type(value) is bytes
 
 
@@ -278,12 +281,12 @@ def atom_name(value: Any) -> str:
     return value.name if isinstance(value, Atom) else _NAMES[value]
 
 
-_WORDS: dict[str, bool | None] = {"true": True, "false": False, "nil": None}
+_NAMED_CONSTANTS: dict[str, bool | None] = {"true": True, "false": False, "nil": None}
 
 
 def atom(name: str) -> Any:
-    """Return the atom of a name, which `true`, `false` and `nil` have too."""
-    return _WORDS[name] if name in _WORDS else Atom(name)
+    """Return the atom with a name; `true`, `false`, and `nil` are atoms, too."""
+    return _NAMED_CONSTANTS[name] if name in _NAMED_CONSTANTS else Atom(name)
 
 
 def as_bytes(binary: str | bytes) -> bytes:
@@ -292,7 +295,7 @@ def as_bytes(binary: str | bytes) -> bytes:
 
 
 def as_binary(raw: bytes) -> str | bytes:
-    """Return the binary that these bytes are: a text if they are UTF-8."""
+    """Return bytes as a binary: a string if they are valid UTF-8."""
     try:
         return raw.decode()
     except UnicodeDecodeError:
@@ -309,10 +312,10 @@ def struct_name(value: Any) -> str | None:
 
 
 def new_map(meter: Meter, pairs: Any) -> dict[Any, Any]:
-    """Return the map of pairs; of two equal keys the later one counts."""
+    """Build a map from pairs; of two equal keys, the later one wins."""
     return {as_key(meter, key): value for key, value in pairs}
 
 
-def pairs_of(meter: Meter, of: dict[Any, Any]) -> list[tuple[Any, Any]]:
-    """Return what Elixir lists of a map."""
-    return [(of_key(key), of[key]) for key in sorted_keys(meter, of)]
+def pairs_of(meter: Meter, mapping: dict[Any, Any]) -> list[tuple[Any, Any]]:
+    """Return a map's pairs in the order in which Elixir lists them."""
+    return [(of_key(key), mapping[key]) for key in sorted_keys(meter, mapping)]

@@ -1,4 +1,4 @@
-"""The text of values: `to_string` and `inspect`. Pure."""
+"""Text forms of values: `to_string` and `inspect`. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ _WITHOUT_TEXT = {tuple: "Tuple", Closure: "Function", Opaque: "PID"}
 
 
 def to_string(meter: Meter, value: Any) -> Any:
-    """`to_string`: nil is empty, a list is text given as characters and strings, a map has none."""
+    """Convert a value to a string, as Elixir's `to_string` does; raises Raised for a value without a text form, like a map.
+
+    nil is the empty string, and a list consists of characters and strings.
+    """
     kind = type(value)
     if kind is str or kind is bytes:
         return value
@@ -36,14 +39,14 @@ def to_string(meter: Meter, value: Any) -> Any:
 
 
 def no_protocol(protocol: str, kind: str, value: Any) -> str:
-    """Return what Elixir says when a protocol is not implemented for a value."""
+    """Return Elixir's message for a value that does not implement a protocol."""
     name = struct_name(value)
-    named = kind if name is None else f"{name} (a struct)"
-    return f"protocol {protocol} not implemented for {named}\n\nGot value:\n\n    {inspect(value)}\n"
+    kind_name = kind if name is None else f"{name} (a struct)"
+    return f"protocol {protocol} not implemented for {kind_name}\n\nGot value:\n\n    {inspect(value)}\n"
 
 
 def joined(meter: Meter, value: Any) -> str:
-    """Return the text of characters, strings and lists of them."""
+    """Concatenate characters, strings, and nested lists of them; raises Raised for any other item."""
     parts: list[str] = []
 
     def add(item: Any) -> None:
@@ -69,9 +72,9 @@ def joined(meter: Meter, value: Any) -> str:
 
 
 def float_text(value: float) -> str:
-    """Return the shortest digits that read back as the float, as Erlang/OTP 25 writes them.
+    """Return the shortest digits that parse back to the float, as Erlang/OTP 25 writes them.
 
-    An exponent is used where that form is shorter, or where the number is above 2^53.
+    The form with an exponent is used if it is shorter, or if the number is above 2^53.
     """
     mantissa, _, exponent = f"{value!r}e0".partition("e")
     sign = "-" * mantissa.startswith("-")
@@ -94,21 +97,21 @@ def float_text(value: float) -> str:
     return sign + scientific
 
 
-_SHOWN = 400
-"""Characters of a value that an error message shows"""
+_MAX_SHOWN = 400
+"""Maximum length of a value in an error message, in characters."""
 
 
 def inspect(value: Any) -> str:
-    """Return the value for an error message as Elixir would write it, cut short; half a surrogate pair becomes `?`."""
+    """Format a value for an error message as Elixir's `inspect` does, truncated; an unpaired surrogate becomes `?`."""
     text = _Inspection().of(value).encode(errors="replace").decode()
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
 
 
 class _Inspection:
-    """Writes values until there is enough to show."""
+    """Formatter of one value, which stops once the text is long enough."""
 
     def __init__(self) -> None:
-        self._left = _SHOWN
+        self._left = _MAX_SHOWN
         self._meter = Meter()
 
     def of(self, value: Any) -> str:
@@ -120,13 +123,13 @@ class _Inspection:
         if self._left <= 0:
             return "..."
         if isinstance(value, str):
-            return quoted(value[:_SHOWN])
+            return quoted(value[:_MAX_SHOWN])
         if isinstance(value, bytes):
-            return f"<<{', '.join(map(str, value[:_SHOWN]))}>>"
+            return f"<<{', '.join(map(str, value[:_MAX_SHOWN]))}>>"
         if isinstance(value, float):
             return float_text(value)
         if is_number(value):
-            return str(value) if value.bit_length() < 2000 else "an integer of many digits"
+            return str(value) if value.bit_length() < 2000 else "a very large integer"
         if isinstance(value, list):
             return self._list(value)
         if isinstance(value, tuple):
@@ -150,33 +153,33 @@ class _Inspection:
         return texts
 
     def _list(self, value: list[Any]) -> str:
-        if value and all(isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], Atom) for item in value[:_SHOWN]):
-            return "[" + ", ".join(f"{key.name}: {self.of(item)}" for key, item in value[:_SHOWN]) + "]"
-        if value and all(type(item) is int and (32 <= item < 127 or item in (9, 10, 13)) for item in value[:_SHOWN]):
-            return '~c"' + quoted("".join(map(chr, value[:_SHOWN])))[1:]
+        if value and all(isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], Atom) for item in value[:_MAX_SHOWN]):
+            return "[" + ", ".join(f"{key.name}: {self.of(item)}" for key, item in value[:_MAX_SHOWN]) + "]"
+        if value and all(type(item) is int and (32 <= item < 127 or item in (9, 10, 13)) for item in value[:_MAX_SHOWN]):
+            return '~c"' + quoted("".join(map(chr, value[:_MAX_SHOWN])))[1:]
         return "[" + ", ".join(self._items(value)) + "]"
 
     def _map(self, value: dict[Any, Any]) -> str:
-        known = structs.inspected(value)
-        if known is not None:
-            return known
+        struct_text = structs.inspected(value)
+        if struct_text is not None:
+            return struct_text
         name = struct_name(value) or ""
-        keys = [key for key in sorted_keys(self._meter, value)[:_SHOWN] if not name or of_key(key) != Atom("__struct__")]
+        keys = [key for key in sorted_keys(self._meter, value)[:_MAX_SHOWN] if not name or of_key(key) != Atom("__struct__")]
         if all(isinstance(key, Atom) for key in keys):
-            inside = [f"{key.name}: {self.of(value[key])}" for key in keys]
+            members = [f"{key.name}: {self.of(value[key])}" for key in keys]
         else:
-            inside = [f"{self.of(of_key(key))} => {self.of(value[key])}" for key in keys]
-        return f"%{name}{{" + ", ".join(inside) + "}"
+            members = [f"{self.of(of_key(key))} => {self.of(value[key])}" for key in keys]
+        return f"%{name}{{" + ", ".join(members) + "}"
 
 
 def quoted(text: str) -> str:
-    """Return a text in quotes, as Elixir's `inspect` writes it."""
+    """Quote a string as Elixir's `inspect` does."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
     return '"' + escaped.replace("#{", "\\#{").replace("\0", "\\0") + '"'
 
 
 def atom_text(name: str) -> str:
-    """Return an atom as Elixir's `inspect` writes it."""
+    """Format an atom as Elixir's `inspect` does."""
     if name.startswith("Elixir."):
         return name.removeprefix("Elixir.")
     return ":" + (name if name.replace("?", "a").replace("!", "a").replace("@", "a").isidentifier() else quoted(name))

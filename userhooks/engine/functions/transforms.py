@@ -1,7 +1,6 @@
-"""What a transform makes of a change: the JSON of an expression's value. Pure.
+"""Transforms, which turn a change into the JSON of an expression's value. Pure.
 
-Columns and whole records go from Postgres' text into the JSON without becoming values in between; what has to be computed is evaluated as
-`evaluator.py` does it.
+Columns and whole records are converted from Postgres's text to JSON directly. `evaluator.py` evaluates everything that has to be computed.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from userhooks.engine.message_format import CONSUMER_FIELDS, DATABASE_FIELDS, ME
 from userhooks.engine.postgres.pg_types import TimestampFormat
 
 _CONSTANT_STEPS = 10_000
-"""Steps for writing what is the same in all messages beforehand"""
+"""Step limit for encoding a constant ahead of time."""
 
 Write: TypeAlias = Make[bytes]
 Members: TypeAlias = Make[dict[Any, bytes]]
-"""Makes the members of a map: keys, each with the JSON of its value"""
+"""Returns the members of a map: keys, each with the JSON of its value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,29 +40,29 @@ class TransformFunction:
     program: Program
 
     def bind(self, constants: Mapping[str, Any], timestamp_format: TimestampFormat = "iso8601") -> Transform:
-        """Return a function that produces the JSON of a sink's messages and may raise FunctionRaised; `constants` are as for filters."""
+        """Return a callable that produces the JSON of a sink's messages and raises FunctionRaised; `constants` is as for filters."""
         metadata = constant_metadata(constants)
         writer = partial(compile_writer, metadata=metadata, timestamp_format=timestamp_format)
         return run_program(self.program, metadata, timestamp_format, writer)
 
 
 def parse_transform(code: str, kind: str) -> TransformFunction:
-    """Read a function of type `transform` or `path`; raises FunctionError with what is refused and why."""
+    """Parse a function of type `transform` or `path`; raises FunctionError with the line and the reason."""
     return TransformFunction(read_program(code) if kind == "transform" else Program((_path(code),), 0))
 
 
 def _path(path: str) -> Expr:
-    """Read `record.column`, `metadata.table_name` and the like: one of the arguments, or what is in it under these keys."""
+    """Parse a path like `record.column` or `metadata.table_name`: one of the arguments, optionally followed by keys."""
     root, *keys = path.split(".")
     if root not in ("record", "changes", "action", "metadata") or "" in keys or (root == "action" and keys):
-        raise FunctionError(1, "a path is record, changes, action or metadata, or goes on below one of them like `record.id`")
+        raise FunctionError(1, "a path must be record, changes, action, or metadata, optionally followed by keys, like `record.id`")
     expr: Expr = Argument(root)
     fields = _METADATA_PATHS if root == "metadata" else None
     for key in keys:
         if fields is None:
             expr = Apply(LIBRARY["Access.get"], (expr, Const(key)))
         elif key not in fields:
-            raise FunctionError(1, f"`{path}` does not exist: instead of `{key}` there are {', '.join(fields)}")
+            raise FunctionError(1, f"`{path}` does not exist: `{key}` must be one of {', '.join(fields)}")
         else:
             expr, fields = Apply(LIBRARY["field"], (expr, Const(Atom(key)))), fields[key]
     return expr
@@ -81,7 +80,7 @@ _METADATA_PATHS: dict[str, Any] = {
 
 
 def compile_writer(expr: Expr, metadata: Mapping[Atom, Any], timestamp_format: TimestampFormat) -> Write:
-    """Make what writes the expression's value as JSON; it raises what `compile_expression` says."""
+    """Compile an expression to a function that writes its value as JSON and raises as described in `compile_expression`."""
     write = partial(compile_writer, metadata=metadata, timestamp_format=timestamp_format)
     evaluate = partial(compile_expression, metadata=metadata, timestamp_format=timestamp_format)
     match expr:
@@ -116,7 +115,7 @@ def compile_writer(expr: Expr, metadata: Mapping[Atom, Any], timestamp_format: T
 
 
 def _is_plain_map(expr: Expr) -> bool:
-    """Whether this is put together of the record, `metadata` and maps, so that its value can be no struct."""
+    """Whether the expression combines only the record, `metadata`, and maps, so that its value cannot be a struct."""
     match expr:
         case Argument("record" | "metadata"):
             return True
@@ -132,7 +131,7 @@ def _is_plain_map(expr: Expr) -> bool:
 
 
 def _known(value: Any) -> bytes | None:
-    """Return the JSON of a value; None for one that has none, which then raises for every change."""
+    """Return the JSON of a constant; None for one without a JSON form, which will raise for every change."""
     try:
         return to_json(Meter(_CONSTANT_STEPS), value)
     except (Raised, RecursionError):
@@ -140,20 +139,20 @@ def _known(value: Any) -> bytes | None:
 
 
 def _metadata_map(metadata: Mapping[Atom, Any]) -> Expr:
-    """Return `metadata` as if it had been written down field by field."""
+    """Return `metadata` as an expression that builds it field by field."""
     fields: dict[Atom, Expr] = {Atom(name): MetadataOf(name) for name in METADATA_TERMS}
     fields |= {key: Const(value) for key, value in metadata.items()}
     return Apply(LIBRARY["map"], tuple(operand for key, value in fields.items() for operand in (Const(key), value)))
 
 
 def _has_plain_keys(operands: Sequence[Expr]) -> bool:
-    """Whether all keys of a map are known and have distinct names."""
+    """Whether all keys of a map are constants with distinct names."""
     keys = [key.value for key in operands[::2] if isinstance(key, Const) and isinstance(key.value, (str, Atom))]
     return len(keys) * 2 == len(operands) == 2 * len({key.name if isinstance(key, Atom) else key for key in keys})
 
 
 def _compile_template(operands: Sequence[Expr], write: Compile[bytes]) -> Write:
-    """Make what writes a map with plain keys."""
+    """Compile a map with plain keys to a template that its values are inserted into."""
     values_of = {key.value: value for key, value in zip(operands[::2], operands[1::2], strict=True) if isinstance(key, Const)}
     keys = sorted_keys(Meter(), values_of)
     names = [text_json(key if isinstance(key, str) else key.name) + b":" for key in keys]
@@ -163,7 +162,7 @@ def _compile_template(operands: Sequence[Expr], write: Compile[bytes]) -> Write:
 
 
 def compile_members(expr: Expr, metadata: Mapping[Atom, Any], timestamp_format: TimestampFormat) -> Members:
-    """Make what gives the members of an expression for which `_is_plain_map` holds."""
+    """Compile an expression for which `_is_plain_map` holds to a function that returns its members."""
     members = partial(compile_members, metadata=metadata, timestamp_format=timestamp_format)
     write = partial(compile_writer, metadata=metadata, timestamp_format=timestamp_format)
     evaluate = partial(compile_expression, metadata=metadata, timestamp_format=timestamp_format)
@@ -194,27 +193,27 @@ def _compile_put(members: Members, key: Evaluate, value: Write) -> Members:
     return lambda frame: {**members(frame), as_key(frame.meter, key(frame)): value(frame)}
 
 
-def _wanted(frame: Frame, keys: Evaluate) -> set[Any]:
+def _selected_keys(frame: Frame, keys: Evaluate) -> set[Any]:
     return {as_key(frame.meter, key) for key in as_list(keys(frame), "a list of keys")}
 
 
-def _compile_selection(members: Members, keys: Evaluate, wanted: bool) -> Members:
-    """Make what does as Map.take or Map.drop."""
+def _compile_selection(members: Members, keys: Evaluate, keep: bool) -> Members:
+    """Compile `Map.take`, or `Map.drop` unless `keep`."""
 
     def select(frame: Frame) -> dict[Any, bytes]:
-        named = _wanted(frame, keys)
-        return {key: value for key, value in members(frame).items() if (key in named) is wanted}
+        selected = _selected_keys(frame, keys)
+        return {key: value for key, value in members(frame).items() if (key in selected) is keep}
 
     return select
 
 
 def _compile_columns(keys: Evaluate, timestamp_format: TimestampFormat) -> Members:
-    """Make what does as Map.take of the record; the other columns are not looked at."""
+    """Compile `Map.take` of the record, encoding only the selected columns."""
 
     def select(frame: Frame) -> dict[Any, bytes]:
         change = frame.change
-        shape, named = change.shape, _wanted(frame, keys)
-        return {name: shape.encode(i, change.raw(i), timestamp_format) for name, i in shape.positions.items() if name in named}
+        shape, selected = change.shape, _selected_keys(frame, keys)
+        return {name: shape.encode(i, change.raw(i), timestamp_format) for name, i in shape.positions.items() if name in selected}
 
     return select
 

@@ -1,6 +1,7 @@
-"""Whether a function can be taken: its code is read, and tried out on a made-up message, as the server does. Pure.
+"""Trial of a new function: parse its code and run it on a sample message, as Sequin does. Pure.
 
-What the trial answers does not count, and what raises there may be right for the user's own rows. What does not end is refused.
+The result of the run is ignored, and so is an exception, since the function may work for the user's rows. A function that does not
+terminate is rejected.
 """
 
 from __future__ import annotations
@@ -45,13 +46,13 @@ _METADATA = constant_metadata(
 
 
 def check_function(code: str, kind: str) -> None:
-    """Raise FunctionError unless the code can be used as a function of this kind."""
+    """Raise FunctionError unless the code is usable as a function of this kind."""
     if kind == "path":
         parse_transform(code, kind)
     elif kind in KINDS:
         _try_out(read_program(code))
     else:
-        raise FunctionError(1, f"{kind} functions are not supported, only {', '.join(KINDS)} and path functions are")
+        raise FunctionError(1, f"{kind} functions are not supported. Use one of: {', '.join(KINDS)}, path")
 
 
 def _try_out(program: Program) -> None:
@@ -61,6 +62,6 @@ def _try_out(program: Program) -> None:
         for step in program.steps:
             evaluate(step)(frame)
     except (Exhausted, RecursionError) as exc:
-        raise FunctionError(1, f"code failed to evaluate: it does not end: {exc}", as_sequin=True) from exc
+        raise FunctionError(1, f"code failed to evaluate: it does not terminate: {exc}", as_sequin=True) from exc
     except (Raised, ValueError):
         return

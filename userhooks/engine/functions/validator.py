@@ -1,6 +1,6 @@
-"""Which code the server refuses, in its words: only some forms, operators and modules may be used. Pure.
+"""Reject the code that Sequin rejects, in its wording: only some forms, operators, and modules are allowed. Pure.
 
-What is not refused here but has no meaning (a variable without a value, say) is refused by `compiler.py`.
+`compiler.py` rejects code that is allowed here but meaningless, such as an undefined variable.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FORBIDDEN = {("String", "to_atom"), ("String", "to_existing_atom")}
 
 
 def unwrap(code: tuple[Quoted, ...]) -> Quoted:
-    """Take `def transform(…) do … end` apart and return its body; raises FunctionError for any other form."""
+    """Return the body of `def transform(…) do … end`; raises FunctionError for any other form."""
     top = _refused(1, "Expecting only `def transform`, `def route` or `def filter` at the top level")
     if len(code) != 1 or not isinstance(code[0], Node) or not code[0].is_call("def", 2) or code[0].arguments is None:
         raise top
@@ -52,7 +52,7 @@ def _forbidden(line: int, name: str) -> FunctionError:
 
 
 def is_literal(quoted: Quoted) -> bool:
-    """Whether this is nothing but literals, structs with literal fields among them."""
+    """Whether the code consists only of literals, including structs with literal fields."""
     if isinstance(quoted, Node):
         arguments = quoted.arguments or ()
         if quoted.name == "__aliases__":
@@ -66,7 +66,7 @@ def is_literal(quoted: Quoted) -> bool:
 
 
 def check(quoted: Quoted, line: int = 1) -> None:
-    """Raise FunctionError for code that the server rejects."""
+    """Raise FunctionError for code that Sequin rejects."""
     if is_literal(quoted):
         return
     if isinstance(quoted, (list, tuple)):
@@ -78,7 +78,7 @@ def check(quoted: Quoted, line: int = 1) -> None:
 
 
 class _Check:
-    """Checks one node."""
+    """Check of one node."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -131,8 +131,8 @@ class _Check:
             raise _refused(self._line, "no function clause matching in Sequin.Functions.MiniElixir.Validator.dedot/2")
         top, second = path[0], path[1]
         if top == "record":
-            good = "".join(f'["{key}"]' for key in path[1:])
-            raise _refused(self._line, f"`record` fields must be accessed with the [] operator: record{good}")
+            brackets = "".join(f'["{key}"]' for key in path[1:])
+            raise _refused(self._line, f"`record` fields must be accessed with the [] operator: record{brackets}")
         module = top.removeprefix("Elixir.") if top.startswith("Elixir.") else None
         allowed = top in PARAMETERS or (
             len(path) == 2
@@ -169,7 +169,7 @@ def _sections(quoted: Quoted) -> list[tuple[Any, Quoted]]:
 
 
 def _path(node: Quoted) -> list[str] | None:
-    """Return the names of `a.b.c`, modules with the `Elixir.` that they have; None for what does not begin with a name."""
+    """Return the names in `a.b.c`, with `Elixir.` in front of modules; None for code that does not start with a name."""
     if isinstance(node, Node):
         if isinstance(node.name, Dot) and node.name.name is not None:
             before = _path_of_left(node.name.left)
@@ -190,14 +190,14 @@ def _path_of_left(left: Quoted) -> list[str] | None:
 
 
 def _check_bound(pattern: Quoted, line: int) -> None:
-    """Raise FunctionError if a pattern would bind one of the arguments."""
+    """Raise FunctionError if a pattern would rebind one of the function's arguments."""
     for name in bound_names(pattern):
         if name in PARAMETERS:
             raise _refused(line_of(pattern, line), f"can't assign to argument: {name}")
 
 
 def bound_names(pattern: Quoted) -> list[str]:
-    """Return the variables of a pattern in their order."""
+    """Return the variables of a pattern, in order."""
     if isinstance(pattern, (list, tuple)):
         return [name for node in pattern for name in bound_names(node)]
     if not isinstance(pattern, Node) or pattern.name == "^":
