@@ -1,9 +1,9 @@
-"""Regular expressions as PCRE has them, matched by backtracking that takes its steps from a meter. Pure.
+"""Perl-compatible regular expressions, matched by backtracking that spends steps from a meter. Pure.
 
-Python's own `re` cannot be stopped: a pattern like `(a+)+$` would hold up the whole engine. Texts are matched by characters, with and
-without the option `u`.
+Python's `re` cannot be interrupted: a pattern like `(a+)+$` would block the whole engine. Matching works on characters, with and without
+the option `u`.
 
-It is long because it has the parser of a language and what each part of it matches.
+This module is long because it holds both a parser and a matcher for each construct.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _ENDLESS = 1 << 60
 
 
 class BadRegex(Exception):
-    """The pattern is not a regular expression, or one that is not understood here."""
+    """The pattern is not a valid regular expression, or uses an unsupported construct."""
 
 
 class _State:
-    """What one attempt knows."""
+    """State of one search."""
 
     __slots__ = ("groups", "meter", "text")
 
@@ -38,25 +38,25 @@ class _State:
 
 _Next: TypeAlias = Callable[[int], int | None]
 _Matcher: TypeAlias = Callable[[_State, int, _Next], int | None]
-"""Matches from a position, then what follows; returns where all of it ends"""
+"""Matches at a position and calls the continuation; returns the end of the whole match, or None without one."""
 _Test: TypeAlias = Callable[[str], bool]
 
 
 class Found(NamedTuple):
-    """A match: the text, and start and end of each group, the whole match being the first."""
+    """A match: the text, and the start and end of each group; group 0 is the whole match."""
 
     text: str
     spans: list[tuple[int, int] | None]
 
     def group(self, number: int) -> str | None:
-        """Return the text of a group; None for one that took no part."""
+        """Return the text of a group; None for a group that did not participate."""
         span = self.spans[number] if number < len(self.spans) else None
         return None if span is None else self.text[span[0] : span[1]]
 
 
 @dataclass(frozen=True, slots=True)
 class Regex:
-    """A pattern that is ready to match."""
+    """A compiled pattern."""
 
     source: str
     options: str
@@ -66,56 +66,56 @@ class Regex:
     first_line: bool
 
     def search(self, meter: Meter, text: str, start: int = 0) -> Found | None:
-        """Return the first match from a position on."""
+        """Return the first match at or after `start`; None without one."""
         state = _State(text, self.groups, meter)
         last = len(text)
         if self.first_line and "\n" in text:
             last = text.index("\n")
-        for at in range(start, last + 1):
+        for position in range(start, last + 1):
             meter.spend()
-            end = self.matcher(state, at, _end)
+            end = self.matcher(state, position, _end)
             if end is not None:
                 meter.spend(8)
-                state.groups[0] = (at, end)
+                state.groups[0] = (position, end)
                 return Found(text, list(state.groups))
             state.groups = [None] * (self.groups + 1)
         return None
 
     def all(self, meter: Meter, text: str) -> list[Found]:
-        """Return every match, none of which overlap."""
-        found: list[Found] = []
-        at = 0
-        while at <= len(text):
-            match = self.search(meter, text, at)
+        """Return all matches, which do not overlap."""
+        matches: list[Found] = []
+        position = 0
+        while position <= len(text):
+            match = self.search(meter, text, position)
             if match is None:
                 break
-            found.append(match)
+            matches.append(match)
             start, end = match.spans[0] or (0, 0)
-            at = end if end > start else end + 1
-        return found
+            position = end if end > start else end + 1
+        return matches
 
 
-def _end(at: int) -> int | None:
-    return at
+def _end(position: int) -> int | None:
+    return position
 
 
 @lru_cache(maxsize=128)
 def compile_regex(source: str, options: str) -> Regex:
-    """Read a pattern; raises BadRegex."""
+    """Compile a pattern; raises BadRegex."""
     if len(source) > _MAX_PATTERN:
-        raise BadRegex(f"a pattern of more than {_MAX_PATTERN} characters is too long")
+        raise BadRegex(f"the pattern is longer than {_MAX_PATTERN} characters")
     unknown = set(options) - set("imsxufUE")
     if unknown:
-        raise BadRegex(f"the option {min(unknown)} does not exist, or not here")
+        raise BadRegex(f"the option {min(unknown)} does not exist or is not supported")
     parser = _Parser(source, frozenset(options))
     matcher = parser.whole()
     return Regex(source, options, matcher, parser.count, parser.names, "f" in options)
 
 
-# --- classes of characters -----------------------------------------------------------------------------------------------
+# --- character classes ---------------------------------------------------------------------------------------------------
 
 
-def _one(character: str, ignore_case: bool) -> _Test:
+def _exactly(character: str, ignore_case: bool) -> _Test:
     if ignore_case and character.lower() != character.upper():
         folded = character.lower()
         return lambda other: other.lower() == folded
@@ -160,19 +160,19 @@ def _property(name: str) -> _Test:
         script = {"Han": "CJK"}.get(name, name).upper()
         return lambda character: unicodedata.name(character, "").startswith(script)
     if not (name and len(name) <= 2 and name[0] in "CLMNPSZ"):
-        raise BadRegex(f"the property {name} does not exist, or not here")
+        raise BadRegex(f"the property {name} does not exist or is not supported")
     return lambda character: unicodedata.category(character).startswith(name)
 
 
-# --- reading -------------------------------------------------------------------------------------------------------------
+# --- parsing -------------------------------------------------------------------------------------------------------------
 
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "f": "\f", "a": "\a", "e": "\x1b"}
 
 
 class _Parser:
-    """Reads one pattern into matchers.
+    """Parser of one pattern, which builds its matchers.
 
-    It is long because each construct is one method.
+    This class is long because each construct has its own method.
     """
 
     def __init__(self, source: str, options: frozenset[str]) -> None:
@@ -200,16 +200,16 @@ class _Parser:
 
     def _next(self) -> str:
         if self._at >= len(self._source):
-            raise BadRegex("the pattern ends too early")
+            raise BadRegex("unexpected end of the pattern")
         self._at += 1
         return self._source[self._at - 1]
 
     def _until(self, end: str) -> str:
-        to = self._source.find(end, self._at)
-        if to < 0:
+        stop = self._source.find(end, self._at)
+        if stop < 0:
             raise BadRegex(f"missing {end}")
-        text = self._source[self._at : to]
-        self._at = to + len(end)
+        text = self._source[self._at : stop]
+        self._at = stop + len(end)
         return text
 
     def _alternatives(self) -> _Matcher:
@@ -239,13 +239,13 @@ class _Parser:
             self._at += 1
             return True
         if self._take("#"):
-            to = self._source.find("\n", self._at)
-            self._at = len(self._source) if to < 0 else to
+            stop = self._source.find("\n", self._at)
+            self._at = len(self._source) if stop < 0 else stop
             return True
         return False
 
     def _part(self) -> _Matcher | None:
-        """Read one thing and how often it may be there."""
+        """Parse one item and its repetition; returns None for an item that matches nothing, like a comment."""
         character = self._next()
         test: _Test | None = None
         matcher: _Matcher | None = None
@@ -266,7 +266,7 @@ class _Parser:
         elif character in "*+?":
             raise BadRegex(f"nothing to repeat at {self._at - 1}")
         else:
-            test = _one(character, "i" in self._options)
+            test = _exactly(character, "i" in self._options)
         return self._repeated(test, matcher)
 
     def _repeated(self, test: _Test | None, matcher: _Matcher | None) -> _Matcher:
@@ -292,23 +292,23 @@ class _Parser:
             return 0, 1
         if not self._peek("{"):
             return None
-        to = self._source.find("}", self._at)
-        low, comma, high = self._source[self._at + 1 : to].partition(",")
-        if to < 0 or not low.isdecimal() or not (high.isdecimal() or not high):
+        stop = self._source.find("}", self._at)
+        low, comma, high = self._source[self._at + 1 : stop].partition(",")
+        if stop < 0 or not low.isdecimal() or not (high.isdecimal() or not high):
             return None
-        self._at = to + 1
+        self._at = stop + 1
         least = int(low)
         most = int(high) if high else _ENDLESS if comma else least
         if least > most or least > _MAX_REPEAT:
-            raise BadRegex("the numbers of a repetition are out of order or too large")
+            raise BadRegex("the bounds of a repetition are out of order or too large")
         return least, most
 
     def _group(self) -> _Matcher | None:
         if not self._take("?"):
             return self._captured(None)
-        for start, look in _LOOKS.items():
+        for start, lookaround in _LOOKAROUNDS.items():
             if self._take(start):
-                return look(self._inside())
+                return lookaround(self._inside())
         if self._take("#"):
             self._until(")")
             return None
@@ -330,9 +330,9 @@ class _Parser:
         before = self._options
         self._options = (before | frozenset(on)) - frozenset(off)
         if self._take(")"):
-            return None  # for the rest of this group
+            return None  # the flags apply to the rest of this group
         if not self._take(":"):
-            raise BadRegex(f"this kind of group is not known, at {self._at}")
+            raise BadRegex(f"unknown type of group at {self._at}")
         inside = self._inside()
         self._options = before
         return inside
@@ -348,7 +348,7 @@ class _Parser:
         number = self.count
         if name is not None:
             if not name.isidentifier() or name in self.names:
-                raise BadRegex(f"{name!r} cannot be the name of a group")
+                raise BadRegex(f"{name!r} is not a valid or unique group name")
             self.names[name] = number
         return _capture(self._inside(), number)
 
@@ -380,17 +380,17 @@ class _Parser:
                 raise BadRegex(f"there is no group {name!r}")
             return None, _same_as(number, "i" in self._options)
         if character == "Q":
-            to = self._source.find("\\E", self._at)
-            text = self._source[self._at :] if to < 0 else self._source[self._at : to]
-            self._at += len(text) + 2 * (to >= 0)
-            return None, _sequence([_single(_one(one, "i" in self._options)) for one in text])
-        return _one(self._literal(character), "i" in self._options), None
+            stop = self._source.find("\\E", self._at)
+            text = self._source[self._at :] if stop < 0 else self._source[self._at : stop]
+            self._at += len(text) + 2 * (stop >= 0)
+            return None, _sequence([_single(_exactly(letter, "i" in self._options)) for letter in text])
+        return _exactly(self._literal(character), "i" in self._options), None
 
     def _word(self) -> _Test:
         return _unicode_word if "u" in self._options else _POSIX["word"]
 
     def _class_escape(self, character: str) -> _Test | None:
-        """Read `\\d` and the like."""
+        """Return the test for a class escape like `\\d`; None for any other escape."""
         unicode_ = "u" in self._options
         tests: dict[str, _Test] = {
             "d": str.isdecimal if unicode_ else _POSIX["digit"],
@@ -412,7 +412,7 @@ class _Parser:
         return None
 
     def _literal(self, character: str) -> str:
-        """Read the character that an escape stands for."""
+        """Return the character that an escape represents."""
         if character in _ESCAPES:
             return _ESCAPES[character]
         if character == "x":
@@ -433,17 +433,17 @@ class _Parser:
                 digits += self._next()
             return self._codepoint(digits, 8)
         if character.isalnum() and character.isascii():
-            raise BadRegex(f"the escape \\{character} is not known")
+            raise BadRegex(f"unknown escape \\{character}")
         return character
 
     def _codepoint(self, digits: str, base: int) -> str:
         try:
             return chr(int(digits, base))
         except (ValueError, OverflowError) as exc:
-            raise BadRegex(f"{digits} is not a character") from exc
+            raise BadRegex(f"{digits} is not a valid character code") from exc
 
     def _class(self) -> _Test:
-        """Read `[…]`."""
+        """Parse a bracketed class: `[…]`."""
         negative = self._take("^")
         tests: list[_Test] = []
         first = True
@@ -474,14 +474,14 @@ class _Parser:
                     raise BadRegex("a range is out of order")
                 tests.append(self._range(character, last))
             else:
-                tests.append(_one(character, "i" in self._options))
+                tests.append(_exactly(character, "i" in self._options))
         self._at += 1
         test = _any_of(tests)
         return _inverted(test) if negative else test
 
     def _range(self, first: str, last: str) -> _Test:
         if "i" in self._options:
-            return lambda other: any(first <= one <= last for one in (other, other.lower(), other.upper()) if len(one) == 1)
+            return lambda other: any(first <= variant <= last for variant in (other, other.lower(), other.upper()) if len(variant) == 1)
         return lambda other: first <= other <= last
 
 
@@ -497,8 +497,8 @@ def _unicode_word(character: str) -> bool:
 
 
 def _single(test: _Test) -> _Matcher:
-    def match(state: _State, at: int, then: _Next) -> int | None:
-        return then(at + 1) if at < len(state.text) and test(state.text[at]) else None
+    def match(state: _State, position: int, then: _Next) -> int | None:
+        return then(position + 1) if position < len(state.text) and test(state.text[position]) else None
 
     return match
 
@@ -507,23 +507,23 @@ def _sequence(parts: list[_Matcher]) -> _Matcher:
     if len(parts) == 1:
         return parts[0]
 
-    def match(state: _State, at: int, then: _Next) -> int | None:
-        def from_part(number: int, at: int) -> int | None:
+    def match(state: _State, position: int, then: _Next) -> int | None:
+        def from_part(number: int, position: int) -> int | None:
             state.meter.spend()
             if number == len(parts):
-                return then(at)
-            return parts[number](state, at, lambda end: from_part(number + 1, end))
+                return then(position)
+            return parts[number](state, position, lambda end: from_part(number + 1, end))
 
-        return from_part(0, at)
+        return from_part(0, position)
 
     return match
 
 
 def _alternatives(branches: list[_Matcher]) -> _Matcher:
-    def match(state: _State, at: int, then: _Next) -> int | None:
+    def match(state: _State, position: int, then: _Next) -> int | None:
         for branch in branches:
             state.meter.spend()
-            end = branch(state, at, then)
+            end = branch(state, position, then)
             if end is not None:
                 return end
         return None
@@ -532,33 +532,33 @@ def _alternatives(branches: list[_Matcher]) -> _Matcher:
 
 
 def _repeat_test(test: _Test, least: int, most: int, mode: str) -> _Matcher:
-    """Repeat one character: counted in a loop, so that long texts need no deep recursion."""
+    """Repeat a test of one character, counting in a loop so that long texts need no deep recursion."""
 
-    def match(state: _State, at: int, then: _Next) -> int | None:
+    def match(state: _State, position: int, then: _Next) -> int | None:
         text, meter = state.text, state.meter
-        limit = min(most, len(text) - at)
+        limit = min(most, len(text) - position)
         count = 0
-        wanted = min(least, limit) if mode == "lazy" else limit
-        while count < wanted and test(text[at + count]):
+        target = min(least, limit) if mode == "lazy" else limit
+        while count < target and test(text[position + count]):
             count += 1
         meter.spend(1 + count // 8)
         if count < least:
             return None
         if mode == "possessive":
-            return then(at + count)
+            return then(position + count)
         if mode == "greedy":
             for taken in range(count, least - 1, -1):
                 meter.spend()
-                end = then(at + taken)
+                end = then(position + taken)
                 if end is not None:
                     return end
             return None
         while True:
             meter.spend()
-            end = then(at + count)
+            end = then(position + count)
             if end is not None:
                 return end
-            if count >= limit or not test(text[at + count]):
+            if count >= limit or not test(text[position + count]):
                 return None
             count += 1
 
@@ -566,49 +566,49 @@ def _repeat_test(test: _Test, least: int, most: int, mode: str) -> _Matcher:
 
 
 def _repeat(inner: _Matcher, least: int, most: int, mode: str) -> _Matcher:
-    def match(state: _State, at: int, then: _Next) -> int | None:
-        def again(count: int, at: int) -> int | None:
+    def match(state: _State, position: int, then: _Next) -> int | None:
+        def again(count: int, position: int) -> int | None:
             state.meter.spend()
 
             def more() -> int | None:
                 if count >= most:
                     return None
-                return inner(state, at, lambda end: again(count + 1, end) if end > at or count < least else None)
+                return inner(state, position, lambda end: again(count + 1, end) if end > position or count < least else None)
 
             if count < least:
                 return more()
             if mode == "lazy":
-                end = then(at)
+                end = then(position)
                 return more() if end is None else end
             groups = list(state.groups)
             end = more()
             if end is None:
                 state.groups = groups
-                return then(at)
+                return then(position)
             return end
 
-        return again(0, at)
+        return again(0, position)
 
-    return _then_no_way_back(inner, least, most) if mode == "possessive" else match
+    return _possessive(inner, least, most) if mode == "possessive" else match
 
 
-def _then_no_way_back(inner: _Matcher, least: int, most: int) -> _Matcher:
+def _possessive(inner: _Matcher, least: int, most: int) -> _Matcher:
     return _atomic(_repeat(inner, least, most, "greedy"))
 
 
 def _capture(inner: _Matcher, number: int) -> _Matcher:
-    def match(state: _State, at: int, then: _Next) -> int | None:
+    def match(state: _State, position: int, then: _Next) -> int | None:
         before = state.groups[number]
 
         def closed(end: int) -> int | None:
             inside = state.groups[number]
-            state.groups[number] = (at, end)
+            state.groups[number] = (position, end)
             result = then(end)
             if result is None:
                 state.groups[number] = inside
             return result
 
-        result = inner(state, at, closed)
+        result = inner(state, position, closed)
         if result is None:
             state.groups[number] = before
         return result
@@ -617,38 +617,38 @@ def _capture(inner: _Matcher, number: int) -> _Matcher:
 
 
 def _atomic(inner: _Matcher) -> _Matcher:
-    def match(state: _State, at: int, then: _Next) -> int | None:
-        end = inner(state, at, _end)
+    def match(state: _State, position: int, then: _Next) -> int | None:
+        end = inner(state, position, _end)
         return None if end is None else then(end)
 
     return match
 
 
-def _ahead(inner: _Matcher, wanted: bool) -> _Matcher:
-    def match(state: _State, at: int, then: _Next) -> int | None:
+def _ahead(inner: _Matcher, positive: bool) -> _Matcher:
+    def match(state: _State, position: int, then: _Next) -> int | None:
         state.meter.spend()
-        return then(at) if (inner(state, at, _end) is not None) is wanted else None
+        return then(position) if (inner(state, position, _end) is not None) is positive else None
 
     return match
 
 
-def _behind(inner: _Matcher, wanted: bool) -> _Matcher:
-    def match(state: _State, at: int, then: _Next) -> int | None:
+def _behind(inner: _Matcher, positive: bool) -> _Matcher:
+    def match(state: _State, position: int, then: _Next) -> int | None:
         def exactly(end: int) -> int | None:
-            return end if end == at else None
+            return end if end == position else None
 
-        found = False
-        for start in range(at, -1, -1):
+        matched = False
+        for start in range(position, -1, -1):
             state.meter.spend(2)
             if inner(state, start, exactly) is not None:
-                found = True
+                matched = True
                 break
-        return then(at) if found is wanted else None
+        return then(position) if matched is positive else None
 
     return match
 
 
-_LOOKS: dict[str, Callable[[_Matcher], _Matcher]] = {
+_LOOKAROUNDS: dict[str, Callable[[_Matcher], _Matcher]] = {
     "=": lambda inner: _ahead(inner, True),
     "!": lambda inner: _ahead(inner, False),
     "<=": lambda inner: _behind(inner, True),
@@ -657,44 +657,44 @@ _LOOKS: dict[str, Callable[[_Matcher], _Matcher]] = {
 
 
 def _same_as(number: int, ignore_case: bool) -> _Matcher:
-    def match(state: _State, at: int, then: _Next) -> int | None:
+    def match(state: _State, position: int, then: _Next) -> int | None:
         span = state.groups[number] if number < len(state.groups) else None
         if span is None:
             return None
-        wanted = state.text[span[0] : span[1]]
-        found = state.text[at : at + len(wanted)]
-        state.meter.text(len(wanted))
-        same = found.lower() == wanted.lower() if ignore_case else found == wanted
-        return then(at + len(wanted)) if same else None
+        expected = state.text[span[0] : span[1]]
+        actual = state.text[position : position + len(expected)]
+        state.meter.text(len(expected))
+        same = actual.lower() == expected.lower() if ignore_case else actual == expected
+        return then(position + len(expected)) if same else None
 
     return match
 
 
-def _text_start(state: _State, at: int, then: _Next) -> int | None:
-    return then(at) if at == 0 else None
+def _text_start(state: _State, position: int, then: _Next) -> int | None:
+    return then(position) if position == 0 else None
 
 
-def _line_start(state: _State, at: int, then: _Next) -> int | None:
-    return then(at) if at == 0 or state.text[at - 1] == "\n" else None
+def _line_start(state: _State, position: int, then: _Next) -> int | None:
+    return then(position) if position == 0 or state.text[position - 1] == "\n" else None
 
 
-def _very_end(state: _State, at: int, then: _Next) -> int | None:
-    return then(at) if at == len(state.text) else None
+def _very_end(state: _State, position: int, then: _Next) -> int | None:
+    return then(position) if position == len(state.text) else None
 
 
-def _text_end(state: _State, at: int, then: _Next) -> int | None:
+def _text_end(state: _State, position: int, then: _Next) -> int | None:
     last = len(state.text)
-    return then(at) if at == last or (at == last - 1 and state.text[at] == "\n") else None
+    return then(position) if position == last or (position == last - 1 and state.text[position] == "\n") else None
 
 
-def _line_end(state: _State, at: int, then: _Next) -> int | None:
-    return then(at) if at == len(state.text) or state.text[at] == "\n" else None
+def _line_end(state: _State, position: int, then: _Next) -> int | None:
+    return then(position) if position == len(state.text) or state.text[position] == "\n" else None
 
 
-def _boundary(wanted: bool, word: _Test) -> _Matcher:
-    def match(state: _State, at: int, then: _Next) -> int | None:
-        before = at > 0 and word(state.text[at - 1])
-        after = at < len(state.text) and word(state.text[at])
-        return then(at) if (before != after) is wanted else None
+def _boundary(positive: bool, word: _Test) -> _Matcher:
+    def match(state: _State, position: int, then: _Next) -> int | None:
+        before = position > 0 and word(state.text[position - 1])
+        after = position < len(state.text) and word(state.text[position])
+        return then(position) if (before != after) is positive else None
 
     return match

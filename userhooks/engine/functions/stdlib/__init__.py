@@ -1,8 +1,9 @@
-"""The functions of Elixir that functions may call, one file for each of Elixir's modules. Pure.
+"""The part of Elixir's standard library that functions may call, one file per Elixir module. Pure.
 
-A file has a `FUNCTIONS` dictionary: names with what carries them out. That takes a meter and the arguments, and raises Raised for what
-Elixir would raise. Where the work is more than a walk over the outermost level of arguments and result, it takes its steps from the meter.
+Each file has a `FUNCTIONS` dictionary that maps names to implementations. An implementation takes a meter and the arguments, and raises
+Raised where Elixir would raise. If its work goes beyond the outermost level of the arguments and the result, it spends steps from the
+meter.
 
-Arguments of a kind that a function is not made for need no tests: a Python error like TypeError becomes Elixir's "no function clause
-matching" where the function is called.
+Implementations need not check the types of their arguments: the caller turns a Python error like TypeError into Elixir's "no function
+clause matching".
 """

@@ -1,4 +1,4 @@
-"""Elixir's `Access`: `container[key]`, `map.field`, and paths of keys. Pure."""
+"""Elixir's `Access`: `container[key]`, `map.field`, and key paths. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from userhooks.engine.functions.text import inspect
 
 
 def get(meter: Meter, container: Any, key: Any, default: Any = None) -> Any:
-    """`container[key]`: nil for a key that is not there, and for nil itself."""
+    """Return `container[key]`, or the default if the key is missing or the container is nil."""
     if container is None:
         return default
     kind = type(container)
@@ -25,24 +25,24 @@ def get(meter: Meter, container: Any, key: Any, default: Any = None) -> Any:
         return container.get(as_key(meter, key), default)
     if kind is list:
         if not terms.is_atom(key):
-            what = (
+            message = (
                 f"the Access module does not support accessing lists by index, got: {inspect(key)}"
                 if type(key) is int
                 else (f"the Access calls for keywords expect the key to be an atom, got: {inspect(key)}")
             )
-            more = (
+            advice = (
                 "\n\nAccessing a list by index is typically discouraged in Elixir, instead we prefer to use the Enum module to manipulate "
                 "lists as a whole. If you really must access a list element by index, you can use Enum.at/2 or the functions in the List "
                 "module"
             )
-            raise Raised(what + more * (type(key) is int))
+            raise Raised(message + advice * (type(key) is int))
         meter.spend(len(container) // 8)
         return next((item[1] for item in container if type(item) is tuple and len(item) == 2 and item[0] is key), default)
     raise Raised("no function clause matching in Access.get/3")
 
 
 def field(meter: Meter, container: Any, name: Atom) -> Any:
-    """`container.name`: the atom key of a map, which has to be there."""
+    """Return `container.name`; raises Raised unless the container is a map with this atom as a key."""
     key = terms.as_key(meter, terms.atom(name.name))
     if type(container) is dict:
         if key in container:
@@ -56,7 +56,7 @@ def field(meter: Meter, container: Any, name: Atom) -> Any:
 def _keys(keys: Any) -> list[Any]:
     if type(keys) is list and keys and not any(isinstance(key, Closure) for key in keys):
         return keys
-    raise Raised("a path is a list of keys here, with at least one")
+    raise Raised("a path must be a non-empty list of keys; functions in it are not supported")
 
 
 def get_in(meter: Meter, container: Any, keys: Any) -> Any:
@@ -114,12 +114,12 @@ def get_and_update_in(meter: Meter, container: Any, keys: Any, function: Any) ->
     first, *rest = _keys(keys)
     inner = get(meter, container, first)
     if rest:
-        got, inner = get_and_update_in(meter, inner, rest, function)
-        return got, _put(meter, container, first, inner)
+        returned, inner = get_and_update_in(meter, inner, rest, function)
+        return returned, _put(meter, container, first, inner)
     answer = function(inner)
     if answer is terms.Atom("pop"):
-        popped, left = pop_in(meter, container, [first])
-        return popped, left
+        popped, remaining = pop_in(meter, container, [first])
+        return popped, remaining
     if not (type(answer) is tuple and len(answer) == 2):
         raise Raised(f"the given function must return a two-element tuple or :pop, got: {inspect(answer)}")
     return answer[0], _put(meter, container, first, answer[1])

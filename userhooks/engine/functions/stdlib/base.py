@@ -1,4 +1,4 @@
-"""Elixir's `Base`: bytes as text. Pure."""
+"""Elixir's `Base`: encoding bytes as text, and decoding them. Pure."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from userhooks.engine.functions.text import inspect
 Encode = Callable[[bytes], bytes]
 
 
-def _encode(encode: Encode, upper: bool, meter: Meter, of: Any, opts: Any = ()) -> str:
-    if not is_binary(of):
+def _encode(encode: Encode, upper: bool, meter: Meter, data: Any, opts: Any = ()) -> str:
+    if not is_binary(data):
         raise Raised("no function clause matching")
-    meter.text(2 * len(of))
-    found = options(list(opts))
-    text = encode(as_bytes(of)).decode()
-    if found.get("padding") is False:
+    meter.text(2 * len(data))
+    settings = options(list(opts))
+    text = encode(as_bytes(data)).decode()
+    if settings.get("padding") is False:
         text = text.rstrip("=")
-    case = found.get("case", Atom("upper"))
+    case = settings.get("case", Atom("upper"))
     return text.upper() if upper and case is Atom("upper") else text.lower() if upper else text
 
 
-def _decode(decode: Encode, block: int, meter: Meter, of: Any, opts: Any = ()) -> Any:
-    text = as_text(of)
+def _decode(decode: Encode, block: int, meter: Meter, data: Any, opts: Any = ()) -> Any:
+    text = as_text(data)
     meter.text(len(text))
-    found = options(list(opts))
-    if found.get("ignore") is Atom("whitespace"):
+    settings = options(list(opts))
+    if settings.get("ignore") is Atom("whitespace"):
         text = "".join(text.split())
-    case = found.get("case", Atom("upper"))
+    case = settings.get("case", Atom("upper"))
     if block in (1, 8):
         if (case is Atom("upper") and text != text.upper()) or (case is Atom("lower") and text != text.lower()):
             return ERROR
         text = text.upper()
-    if found.get("padding") is False and len(text) % block:
+    if settings.get("padding") is False and len(text) % block:
         text += "=" * (-len(text) % block)
     try:
         return OK, as_binary(decode(text.encode("ascii")))
@@ -47,10 +47,10 @@ def _decode(decode: Encode, block: int, meter: Meter, of: Any, opts: Any = ()) -
         return ERROR
 
 
-def _decode_bang(decode: Encode, block: int, meter: Meter, of: Any, opts: Any = ()) -> Any:
-    answer = _decode(decode, block, meter, of, opts)
+def _decode_bang(decode: Encode, block: int, meter: Meter, data: Any, opts: Any = ()) -> Any:
+    answer = _decode(decode, block, meter, data, opts)
     if answer is ERROR:
-        raise Raised(f"not the text of bytes in this encoding: {inspect(of)}")
+        raise Raised(f"invalid text for this encoding: {inspect(data)}")
     return answer[1]
 
 

@@ -1,4 +1,4 @@
-"""What Elixir's modules of dates and times have in common: units, comparison, shifting, and formats. Pure."""
+"""Common parts of Elixir's date and time modules: units, comparison, shifting, and formats. Pure."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ _PRECISIONS = {"second": 0, "millisecond": 3, "microsecond": 6, "nanosecond": 6}
 
 
 def answer(result: Any) -> Any:
-    """Return `{:ok, result}`, or `{:error, reason}` for an atom."""
+    """Return `{:ok, result}`, or `{:error, reason}` if the result is an atom."""
     return (ERROR, result) if isinstance(result, Atom) else (OK, result)
 
 
-def bang(function: Callable[..., Any], what: str) -> Callable[..., Any]:
-    """Make the function with `!`: the result, or an error."""
+def bang(function: Callable[..., Any], message: str) -> Callable[..., Any]:
+    """Return the `!` variant of a function, which returns the bare result or raises Raised with `message` and the reason."""
 
     @wraps(function)
     def run(meter: Meter, *arguments: Any) -> Any:
-        found = function(meter, *arguments)
-        if found[0] is ERROR:
-            raise Raised(f"{what}, reason: {inspect(found[1])}, got: {', '.join(map(inspect, arguments))}")
-        return found[1]
+        outcome = function(meter, *arguments)
+        if outcome[0] is ERROR:
+            raise Raised(f"{message}, reason: {inspect(outcome[1])}, got: {', '.join(map(inspect, arguments))}")
+        return outcome[1]
 
     return run
 
 
 def strict_form(form: Any) -> bool:
-    """Return whether the form is `:basic`."""
+    """Whether the form is `:basic`; raises Raised unless it is `:basic` or `:extended`."""
     if form not in (Atom("basic"), Atom("extended")):
         raise Raised(f"expected :extended or :basic, got: {inspect(form)}")
     return form is Atom("basic")
 
 
 def compared(a: int, b: int) -> Atom:
-    """Return :lt, :eq or :gt."""
+    """Return `:lt`, `:eq`, or `:gt`."""
     return Atom("lt" if a < b else "gt" if a > b else "eq")
 
 
@@ -73,20 +73,20 @@ def microseconds(amount: Any, unit: Any) -> int:
 
 
 def precision_of(unit: Any, present: int) -> int:
-    """Return the digits that a moment has after something in this unit was added."""
+    """Return the precision of a moment after adding an amount in this unit."""
     if isinstance(unit, Atom):
         return max(present, _PRECISIONS.get(unit.name, 0))
     return present
 
 
 def added(moment: Moment, amount: Any, unit: Any) -> Moment:
-    """Return a later moment."""
-    more = microseconds(amount, unit)
-    return moment._replace(microseconds=moment.microseconds + more, precision=precision_of(unit, moment.precision))
+    """Return the moment moved by an amount of a unit."""
+    delta = microseconds(amount, unit)
+    return moment._replace(microseconds=moment.microseconds + delta, precision=precision_of(unit, moment.precision))
 
 
 def truncated(moment: Moment, unit: Any) -> Moment:
-    """Return the moment with fewer digits."""
+    """Return the moment truncated to the precision of a unit."""
     digits = _PRECISIONS.get(unit.name) if isinstance(unit, Atom) else None
     if digits is None:
         raise Raised(f"unsupported time unit, got {inspect(unit)}")
@@ -97,34 +97,34 @@ def truncated(moment: Moment, unit: Any) -> Moment:
 
 
 def shifted_months(days: int, months: int) -> int:
-    """Return the same day so many months later, or the last day of that month."""
+    """Return the same day a number of months later, or the last day of that month if it is shorter."""
     if abs(months) > 240_000:
         raise Raised("the duration is too long")
-    made = structs.date(days)
-    year, month = divmod(made[Atom("year")] * 12 + made[Atom("month")] - 1 + months, 12)
-    day = min(made[Atom("day")], structs.days_in_month(year, month + 1))
-    found = structs.days_of(year, month + 1, day)
-    if found is None:
-        raise Raised("the year is not in -9999..9999")
-    return found
+    date = structs.date(days)
+    year, month = divmod(date[Atom("year")] * 12 + date[Atom("month")] - 1 + months, 12)
+    day = min(date[Atom("day")], structs.days_in_month(year, month + 1))
+    shifted_days = structs.days_of(year, month + 1, day)
+    if shifted_days is None:
+        raise Raised("the year is outside -9999..9999")
+    return shifted_days
 
 
 def shifted(moment: Moment, duration: Any) -> Moment:
-    """Return the moment moved by a keyword list of units."""
+    """Return the moment shifted by a duration, which is a keyword list of units."""
     parts = options(duration)
     amounts = {unit: amount if unit == "microsecond" else as_integer(amount) for unit, amount in parts.items()}
-    days, of_day = divmod(moment.microseconds, MICROSECONDS_OF_DAY)
+    days, time_of_day = divmod(moment.microseconds, MICROSECONDS_OF_DAY)
     precision = moment.precision
-    more = 0
+    delta = 0
     for unit, amount in amounts.items():
         if unit == "microsecond":
             if not (type(amount) is tuple and len(amount) == 2):
-                raise Raised("a duration's microsecond is a tuple of value and precision")
-            more += as_integer(amount[0])
+                raise Raised("the microsecond of a duration must be a tuple of value and precision")
+            delta += as_integer(amount[0])
             precision = max(precision, as_integer(amount[1]))
         elif unit in _UNITS:
-            more += microseconds(amount, Atom(unit))
+            delta += microseconds(amount, Atom(unit))
         elif unit not in ("year", "month", "week"):
             raise Raised(f"unknown unit {unit}")
     days = shifted_months(days, 12 * amounts.get("year", 0) + amounts.get("month", 0)) + 7 * amounts.get("week", 0)
-    return moment._replace(microseconds=days * MICROSECONDS_OF_DAY + of_day + more, precision=min(precision, 6))
+    return moment._replace(microseconds=days * MICROSECONDS_OF_DAY + time_of_day + delta, precision=min(precision, 6))

@@ -15,7 +15,7 @@ _NAMES = ("Date", "NaiveDateTime", "DateTime")
 
 
 def days_of(value: Any) -> int:
-    """Return the days since 1970 of anything that has a date."""
+    """Return the days since 1970 for a Date, NaiveDateTime, or DateTime."""
     return moment_of(value, *_NAMES).microseconds // MICROSECONDS_OF_DAY
 
 
@@ -73,8 +73,8 @@ def end_of_week(meter: Meter, date: Any, first: Any = Atom("default")) -> Any:
 
 
 def _parts(date: Any) -> tuple[int, int, int]:
-    made = structs.date(days_of(date))
-    return made[Atom("year")], made[Atom("month")], made[Atom("day")]
+    struct = structs.date(days_of(date))
+    return struct[Atom("year")], struct[Atom("month")], struct[Atom("day")]
 
 
 def day_of_year(meter: Meter, date: Any) -> int:
@@ -107,14 +107,14 @@ def day_of_era(meter: Meter, date: Any) -> tuple[int, int]:
     return (days - before + 1, 1) if days >= before else (before - days, 0)
 
 
-def from_erl(meter: Meter, of: Any) -> Any:
-    if not (type(of) is tuple and len(of) == 3):
+def from_erl(meter: Meter, parts: Any) -> Any:
+    if not (type(parts) is tuple and len(parts) == 3):
         raise Raised("no function clause matching in Date.from_erl/2")
-    return new(meter, *of)
+    return new(meter, *parts)
 
 
 _GREGORIAN_START = 719_528
-"""Days from year 0 to 1970"""
+"""Days from year 0 to 1970."""
 
 FUNCTIONS = {
     "new": new,

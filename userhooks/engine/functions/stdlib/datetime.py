@@ -1,6 +1,6 @@
 """Elixir's `DateTime`, in UTC and with fixed offsets. Pure.
 
-There is no clock: what a function answers depends on the change alone, so that a message is the same at every attempt.
+There is no clock: results depend only on the change, so a message is the same in every attempt.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from userhooks.engine.functions.terms import OK, Atom, Raised
 
 _UTC = "Etc/UTC"
 _EARLIEST, _LATEST = -377_705_116_800_000_000, 253_402_300_800_000_000
-"""Years -9999 to 9999 in microseconds since 1970"""
+"""Start of the year -9999 and end of the year 9999, in microseconds since 1970."""
 
 
 def _of(value: Any) -> Moment:
@@ -24,7 +24,7 @@ def _of(value: Any) -> Moment:
 
 
 def _instant(value: Any) -> int:
-    """Return the microseconds since 1970 in UTC."""
+    """Return a DateTime as microseconds since 1970 in UTC."""
     moment = _of(value)
     return moment.microseconds - moment.offset * 1_000_000
 
@@ -57,10 +57,10 @@ def from_naive(meter: Meter, value: Any, zone: Any) -> Any:
 
 
 def new(meter: Meter, date: Any, time: Any, zone: Any = _UTC) -> Any:
-    day, of_day = moment_of(date, "Date"), moment_of(time, "Time")
+    day, time_of_day = moment_of(date, "Date"), moment_of(time, "Time")
     if zone != _UTC:
         return answer(Atom("utc_only_time_zone_database"))
-    return answer(structs.datetime(Moment(day.microseconds + of_day.microseconds, of_day.precision)))
+    return answer(structs.datetime(Moment(day.microseconds + time_of_day.microseconds, time_of_day.precision)))
 
 
 def to_iso8601(meter: Meter, value: Any, form: Any = Atom("extended"), offset: Any = None) -> str:
@@ -105,7 +105,7 @@ def to_string(meter: Meter, value: Any) -> str:
 
 def shift(meter: Meter, value: Any, duration: Any) -> Any:
     if _of(value).zone != _UTC:
-        raise Raised("only dates in UTC can be shifted here")
+        raise Raised("shifting is supported only in UTC")
     return structs.datetime(shifted(_of(value), duration))
 
 

@@ -1,4 +1,4 @@
-"""The `Decimal` library, with its default context: 28 digits, half up. Pure."""
+"""The `Decimal` library, with its default context: 28 digits, rounding half up. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from userhooks.engine.functions.terms import ERROR, OK, Atom, Raised, struct_nam
 from userhooks.engine.functions.text import float_text, inspect
 
 _MAX_EXPONENT = 10_000
-"""Zeros that may have to be written"""
+"""Maximum exponent, positive or negative, which limits the zeros to write."""
 _CONTEXT = decimal.Context(
     prec=28,
     rounding=decimal.ROUND_HALF_UP,
@@ -30,7 +30,7 @@ _NUMBER = re.compile(r"([+-]?)(?:(\d+(?:\.\d*)?|\.\d+)(?:[eE]([+-]?\d{1,6}))?|(i
 
 
 def number_of(value: Any) -> Decimal:
-    """Return the decimal that an argument stands for: a decimal, an integer, or a text."""
+    """Return the number that an argument represents: a Decimal, an integer, or a string. Raises Raised for anything else."""
     if struct_name(value) == "Decimal":
         number = decimal_of(value)
     elif type(value) is int:
@@ -74,36 +74,36 @@ def _binary(name: str) -> Callable[..., Any]:
     operation = getattr(_CONTEXT, name)
 
     def run(meter: Meter, a: Any, b: Any) -> Any:
-        one, other = number_of(a), number_of(b)
-        meter.spend(1 + (len(one.as_tuple().digits) + len(other.as_tuple().digits)) // 32)
-        return _computed(lambda: operation(one, other))
+        left, right = number_of(a), number_of(b)
+        meter.spend(1 + (len(left.as_tuple().digits) + len(right.as_tuple().digits)) // 32)
+        return _computed(lambda: operation(left, right))
 
     return run
 
 
 def divide(meter: Meter, a: Any, b: Any) -> Any:
-    one, other = number_of(a), number_of(b)
-    if other == 0 and not one.is_nan():
-        raise Raised("division by zero" if one != 0 else "0 / 0")
+    left, right = number_of(a), number_of(b)
+    if right == 0 and not left.is_nan():
+        raise Raised("division by zero" if left != 0 else "0 / 0")
 
-    return _computed(lambda: _CONTEXT.divide(one, other))
+    return _computed(lambda: _CONTEXT.divide(left, right))
 
 
 def div_int(meter: Meter, a: Any, b: Any) -> Any:
-    one, other = number_of(a), number_of(b)
-    if other == 0:
-        raise Raised("division by zero" if one != 0 else "0 / 0")
-    return _computed(lambda: _EXACT_28.divide_int(one, other))
+    left, right = number_of(a), number_of(b)
+    if right == 0:
+        raise Raised("division by zero" if left != 0 else "0 / 0")
+    return _computed(lambda: _EXACT_28.divide_int(left, right))
 
 
 _EXACT_28 = decimal.Context(prec=4000, rounding=decimal.ROUND_HALF_UP, Emin=-999_999, Emax=999_999)
 
 
 def rem(meter: Meter, a: Any, b: Any) -> Any:
-    one, other = number_of(a), number_of(b)
-    if other == 0:
-        raise Raised("division by zero" if one != 0 else "0 / 0")
-    return _computed(lambda: _EXACT_28.remainder(one, other))
+    left, right = number_of(a), number_of(b)
+    if right == 0:
+        raise Raised("division by zero" if left != 0 else "0 / 0")
+    return _computed(lambda: _EXACT_28.remainder(left, right))
 
 
 def div_rem(meter: Meter, a: Any, b: Any) -> Any:
@@ -111,10 +111,10 @@ def div_rem(meter: Meter, a: Any, b: Any) -> Any:
 
 
 def compare(meter: Meter, a: Any, b: Any) -> Atom:
-    one, other = number_of(a), number_of(b)
-    if one.is_nan() or other.is_nan():
+    left, right = number_of(a), number_of(b)
+    if left.is_nan() or right.is_nan():
         raise Raised("operation on NaN")
-    return compared(int(one > other), int(one < other))
+    return compared(int(left > right), int(left < right))
 
 
 def _test(order: str) -> Callable[..., Any]:
@@ -182,7 +182,7 @@ def to_integer(meter: Meter, value: Any) -> int:
 def to_float(meter: Meter, value: Any) -> float:
     number = number_of(value)
     if not number.is_finite() or abs(float(number)) == float("inf"):
-        raise Raised("the number is no float")
+        raise Raised("the number cannot be converted to a float")
     return float(number)
 
 

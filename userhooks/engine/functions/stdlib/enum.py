@@ -1,6 +1,6 @@
 """Elixir's `Enum`, on lists and maps. Pure.
 
-It is long because Elixir's `Enum` has that many functions.
+This module is long because Elixir's `Enum` has this many functions.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from userhooks.engine.functions.text import inspect, to_string
 EMPTY = "empty error"
 
 
-def items_of(meter: Meter, of: Any) -> list[Any]:
-    """Return what is enumerated: a list's items, a map's pairs."""
-    if type(of) is list:
-        return of
-    if type(of) is dict and struct_name(of) is None:
-        return pairs_of(meter, of)
-    raise Raised(f"protocol Enumerable not implemented for {kernel.kind_of(of)}\n\nGot value:\n\n    {inspect(of)}\n")
+def items_of(meter: Meter, enumerable: Any) -> list[Any]:
+    """Return the items that are enumerated: those of a list, or the pairs of a map. Raises Raised for anything else."""
+    if type(enumerable) is list:
+        return enumerable
+    if type(enumerable) is dict and struct_name(enumerable) is None:
+        return pairs_of(meter, enumerable)
+    raise Raised(f"protocol Enumerable not implemented for {kernel.kind_of(enumerable)}\n\nGot value:\n\n    {inspect(enumerable)}\n")
 
 
 def _position(meter: Meter, items: list[Any], index: Any) -> int | None:
@@ -37,72 +37,72 @@ def _identity(item: Any) -> Any:
     return item
 
 
-# --- one item, or a question ---------------------------------------------------------------------------------------------
+# --- single items and predicates -----------------------------------------------------------------------------------------
 
 
-def at(meter: Meter, of: Any, index: Any, default: Any = None) -> Any:
-    items = items_of(meter, of)
+def at(meter: Meter, enumerable: Any, index: Any, default: Any = None) -> Any:
+    items = items_of(meter, enumerable)
     position = _position(meter, items, index)
     return default if position is None else items[position]
 
 
-def fetch(meter: Meter, of: Any, index: Any) -> Any:
-    items = items_of(meter, of)
+def fetch(meter: Meter, enumerable: Any, index: Any) -> Any:
+    items = items_of(meter, enumerable)
     position = _position(meter, items, index)
     return ERROR if position is None else (OK, items[position])
 
 
-def fetch_bang(meter: Meter, of: Any, index: Any) -> Any:
-    items = items_of(meter, of)
+def fetch_bang(meter: Meter, enumerable: Any, index: Any) -> Any:
+    items = items_of(meter, enumerable)
     position = _position(meter, items, index)
     if position is None:
-        raise Raised(f"out of bounds error at position {inspect(index)} when traversing enumerable {inspect(of)}")
+        raise Raised(f"out of bounds error at position {inspect(index)} when traversing enumerable {inspect(enumerable)}")
     return items[position]
 
 
-def all_(meter: Meter, of: Any, function: Any = _identity) -> bool:
-    return all(is_truthy(function(item)) for item in items_of(meter, of))
+def all_(meter: Meter, enumerable: Any, function: Any = _identity) -> bool:
+    return all(is_truthy(function(item)) for item in items_of(meter, enumerable))
 
 
-def any_(meter: Meter, of: Any, function: Any = _identity) -> bool:
-    return any(is_truthy(function(item)) for item in items_of(meter, of))
+def any_(meter: Meter, enumerable: Any, function: Any = _identity) -> bool:
+    return any(is_truthy(function(item)) for item in items_of(meter, enumerable))
 
 
-def find(meter: Meter, of: Any, default_or_function: Any, function: Any = None) -> Any:
+def find(meter: Meter, enumerable: Any, default_or_function: Any, function: Any = None) -> Any:
     default, test = (None, default_or_function) if function is None else (default_or_function, function)
-    return next((item for item in items_of(meter, of) if is_truthy(test(item))), default)
+    return next((item for item in items_of(meter, enumerable) if is_truthy(test(item))), default)
 
 
-def find_index(meter: Meter, of: Any, function: Any) -> int | None:
-    return next((i for i, item in enumerate(items_of(meter, of)) if is_truthy(function(item))), None)
+def find_index(meter: Meter, enumerable: Any, function: Any) -> int | None:
+    return next((i for i, item in enumerate(items_of(meter, enumerable)) if is_truthy(function(item))), None)
 
 
-def find_value(meter: Meter, of: Any, default_or_function: Any, function: Any = None) -> Any:
+def find_value(meter: Meter, enumerable: Any, default_or_function: Any, function: Any = None) -> Any:
     default, test = (None, default_or_function) if function is None else (default_or_function, function)
-    return next((found for found in (test(item) for item in items_of(meter, of)) if is_truthy(found)), default)
+    return next((value for value in (test(item) for item in items_of(meter, enumerable)) if is_truthy(value)), default)
 
 
-def member(meter: Meter, of: Any, item: Any) -> bool:
-    return any(terms.identical(meter, item, one) for one in items_of(meter, of))
+def member(meter: Meter, enumerable: Any, item: Any) -> bool:
+    return any(terms.identical(meter, item, other) for other in items_of(meter, enumerable))
 
 
-def empty(meter: Meter, of: Any) -> bool:
-    return not (of if type(of) is dict and struct_name(of) is None else items_of(meter, of))
+def empty(meter: Meter, enumerable: Any) -> bool:
+    return not (enumerable if type(enumerable) is dict and struct_name(enumerable) is None else items_of(meter, enumerable))
 
 
-def count(meter: Meter, of: Any, function: Any = None) -> int:
-    items = items_of(meter, of)
+def count(meter: Meter, enumerable: Any, function: Any = None) -> int:
+    items = items_of(meter, enumerable)
     return len(items) if function is None else sum(is_truthy(function(item)) for item in items)
 
 
-def count_until(meter: Meter, of: Any, function_or_limit: Any, limit: Any = None) -> int:
+def count_until(meter: Meter, enumerable: Any, function_or_limit: Any, limit: Any = None) -> int:
     if limit is None:
-        return min(len(items_of(meter, of)), as_integer(function_or_limit))
-    return min(count(meter, of, function_or_limit), as_integer(limit))
+        return min(len(items_of(meter, enumerable)), as_integer(function_or_limit))
+    return min(count(meter, enumerable, function_or_limit), as_integer(limit))
 
 
-def _best(meter: Meter, of: Any, by: Callable[[Any], Any], better: Callable[[Any, Any], bool], if_empty: Any) -> Any:
-    items = items_of(meter, of)
+def _best(meter: Meter, enumerable: Any, by: Callable[[Any], Any], better: Callable[[Any, Any], bool], if_empty: Any) -> Any:
+    items = items_of(meter, enumerable)
     if not items:
         if isinstance(if_empty, Closure):
             return if_empty()
@@ -118,7 +118,10 @@ def _best(meter: Meter, of: Any, by: Callable[[Any], Any], better: Callable[[Any
 
 
 def _sorter(meter: Meter, sorter: Any, default: str) -> Callable[[Any, Any], bool]:
-    """Return whether the first of two values may stand before the second: by `:asc`, `:desc`, a module with `compare`, or a function."""
+    """Return a function that tells whether the first of two values may come before the second.
+
+    The sorter is `:asc`, `:desc`, a module with `compare`, a tuple of both, or a function. None is the default direction.
+    """
     if isinstance(sorter, Closure):
         return lambda a, b: is_truthy(sorter(a, b))
     direction, module = default, sorter
@@ -143,79 +146,83 @@ def _order_of(meter: Meter, module: Any) -> Callable[[Any, Any], int]:
     return lambda a, b: orders.get(function.run(meter, a, b), 0)
 
 
-def max_(meter: Meter, of: Any, sorter: Any = None, if_empty: Any = None) -> Any:
-    return max_by(meter, of, _identity, *_two(sorter, if_empty))
+def max_(meter: Meter, enumerable: Any, sorter: Any = None, if_empty: Any = None) -> Any:
+    return max_by(meter, enumerable, _identity, *_two(sorter, if_empty))
 
 
-def min_(meter: Meter, of: Any, sorter: Any = None, if_empty: Any = None) -> Any:
-    return min_by(meter, of, _identity, *_two(sorter, if_empty))
+def min_(meter: Meter, enumerable: Any, sorter: Any = None, if_empty: Any = None) -> Any:
+    return min_by(meter, enumerable, _identity, *_two(sorter, if_empty))
 
 
 def _two(sorter: Any, if_empty: Any) -> tuple[Any, Any]:
-    """Tell the sorter from what is called for an empty list, which may come alone."""
+    """Return the sorter and the function for an empty list, which may be passed without a sorter."""
     return (None, sorter) if isinstance(sorter, Closure) and sorter.arity == 0 else (sorter, if_empty)
 
 
-def max_by(meter: Meter, of: Any, function: Any, sorter: Any = None, if_empty: Any = None) -> Any:
+def max_by(meter: Meter, enumerable: Any, function: Any, sorter: Any = None, if_empty: Any = None) -> Any:
     sorter, if_empty = _two(sorter, if_empty)
     return _best(
-        meter, of, function, _sorter(meter, sorter, "desc") if sorter is None else _swapped(_sorter(meter, sorter, "asc"), sorter), if_empty
+        meter,
+        enumerable,
+        function,
+        _sorter(meter, sorter, "desc") if sorter is None else _swapped(_sorter(meter, sorter, "asc"), sorter),
+        if_empty,
     )
 
 
 def _swapped(before: Callable[[Any, Any], bool], sorter: Any) -> Callable[[Any, Any], bool]:
-    """For a maximum a function answers whether the first is the larger one; a module's order has to be turned round."""
+    """Return the order for a maximum. A function already expects the larger value first; the order of a module is reversed."""
     return before if isinstance(sorter, Closure) else lambda a, b: before(b, a)
 
 
-def min_by(meter: Meter, of: Any, function: Any, sorter: Any = None, if_empty: Any = None) -> Any:
+def min_by(meter: Meter, enumerable: Any, function: Any, sorter: Any = None, if_empty: Any = None) -> Any:
     sorter, if_empty = _two(sorter, if_empty)
-    return _best(meter, of, function, _sorter(meter, sorter, "asc"), if_empty)
+    return _best(meter, enumerable, function, _sorter(meter, sorter, "asc"), if_empty)
 
 
-def min_max(meter: Meter, of: Any) -> tuple[Any, Any]:
-    return min_(meter, of), max_(meter, of)
+def min_max(meter: Meter, enumerable: Any) -> tuple[Any, Any]:
+    return min_(meter, enumerable), max_(meter, enumerable)
 
 
-def min_max_by(meter: Meter, of: Any, function: Any) -> tuple[Any, Any]:
-    return min_by(meter, of, function), max_by(meter, of, function)
+def min_max_by(meter: Meter, enumerable: Any, function: Any) -> tuple[Any, Any]:
+    return min_by(meter, enumerable, function), max_by(meter, enumerable, function)
 
 
-def sum_(meter: Meter, of: Any) -> Any:
+def sum_(meter: Meter, enumerable: Any) -> Any:
     total: Any = 0
-    for item in items_of(meter, of):
+    for item in items_of(meter, enumerable):
         total = kernel.add(meter, total, item)
     return total
 
 
-def sum_by(meter: Meter, of: Any, function: Any) -> Any:
-    return sum_(meter, [function(item) for item in items_of(meter, of)])
+def sum_by(meter: Meter, enumerable: Any, function: Any) -> Any:
+    return sum_(meter, [function(item) for item in items_of(meter, enumerable)])
 
 
-def product(meter: Meter, of: Any) -> Any:
+def product(meter: Meter, enumerable: Any) -> Any:
     total: Any = 1
-    for item in items_of(meter, of):
+    for item in items_of(meter, enumerable):
         total = kernel.multiply(meter, total, item)
     return total
 
 
-def join(meter: Meter, of: Any, joiner: Any = "") -> Any:
-    return map_join(meter, of, joiner, _identity)
+def join(meter: Meter, enumerable: Any, joiner: Any = "") -> Any:
+    return map_join(meter, enumerable, joiner, _identity)
 
 
-def map_join(meter: Meter, of: Any, joiner: Any, function: Any = None) -> Any:
+def map_join(meter: Meter, enumerable: Any, joiner: Any, function: Any = None) -> Any:
     if function is None:
         joiner, function = "", joiner
     parts: list[Any] = []
-    for item in items_of(meter, of):
+    for item in items_of(meter, enumerable):
         parts += [joiner, to_string(meter, function(item))]
         meter.weigh(parts[-1])
         meter.spend()
     return kernel.concatenate(meter, *parts[1:]) if parts else ""
 
 
-def reduce(meter: Meter, of: Any, start_or_function: Any, function: Any = None) -> Any:
-    items = items_of(meter, of)
+def reduce(meter: Meter, enumerable: Any, start_or_function: Any, function: Any = None) -> Any:
+    items = items_of(meter, enumerable)
     if function is None:
         if not items:
             raise Raised(EMPTY)
@@ -227,9 +234,9 @@ def reduce(meter: Meter, of: Any, start_or_function: Any, function: Any = None) 
     return value
 
 
-def reduce_while(meter: Meter, of: Any, start: Any, function: Any) -> Any:
+def reduce_while(meter: Meter, enumerable: Any, start: Any, function: Any) -> Any:
     value = start
-    for item in items_of(meter, of):
+    for item in items_of(meter, enumerable):
         answer = function(item, value)
         if not (type(answer) is tuple and len(answer) == 2 and answer[0] in (Atom("cont"), Atom("halt"))):
             raise Raised(f"no case clause matching:\n\n    {inspect(answer)}\n")
@@ -239,25 +246,25 @@ def reduce_while(meter: Meter, of: Any, start: Any, function: Any) -> Any:
     return value
 
 
-# --- other lists ---------------------------------------------------------------------------------------------------------
+# --- derived lists -------------------------------------------------------------------------------------------------------
 
 
-def map_(meter: Meter, of: Any, function: Any) -> list[Any]:
-    return [function(item) for item in items_of(meter, of)]
+def map_(meter: Meter, enumerable: Any, function: Any) -> list[Any]:
+    return [function(item) for item in items_of(meter, enumerable)]
 
 
-def map_every(meter: Meter, of: Any, every: Any, function: Any) -> list[Any]:
+def map_every(meter: Meter, enumerable: Any, every: Any, function: Any) -> list[Any]:
     step = as_integer(every)
-    return [function(item) if step and i % step == 0 else item for i, item in enumerate(items_of(meter, of))]
+    return [function(item) if step and i % step == 0 else item for i, item in enumerate(items_of(meter, enumerable))]
 
 
-def map_intersperse(meter: Meter, of: Any, separator: Any, function: Any) -> list[Any]:
-    return intersperse(meter, map_(meter, of, function), separator)
+def map_intersperse(meter: Meter, enumerable: Any, separator: Any, function: Any) -> list[Any]:
+    return intersperse(meter, map_(meter, enumerable, function), separator)
 
 
-def map_reduce(meter: Meter, of: Any, start: Any, function: Any) -> tuple[list[Any], Any]:
+def map_reduce(meter: Meter, enumerable: Any, start: Any, function: Any) -> tuple[list[Any], Any]:
     mapped = []
-    for item in items_of(meter, of):
+    for item in items_of(meter, enumerable):
         answer = function(item, start)
         if not (type(answer) is tuple and len(answer) == 2):
             raise Raised(f"no match of right hand side value:\n\n    {inspect(answer)}\n")
@@ -266,80 +273,80 @@ def map_reduce(meter: Meter, of: Any, start: Any, function: Any) -> tuple[list[A
     return mapped, start
 
 
-def flat_map(meter: Meter, of: Any, function: Any) -> list[Any]:
-    found: list[Any] = []
-    for item in items_of(meter, of):
-        more = items_of(meter, function(item))
-        meter.spend(len(more))
-        found.extend(more)
-    return found
+def flat_map(meter: Meter, enumerable: Any, function: Any) -> list[Any]:
+    result: list[Any] = []
+    for item in items_of(meter, enumerable):
+        inner = items_of(meter, function(item))
+        meter.spend(len(inner))
+        result.extend(inner)
+    return result
 
 
-def flat_map_reduce(meter: Meter, of: Any, start: Any, function: Any) -> tuple[list[Any], Any]:
-    found: list[Any] = []
-    for item in items_of(meter, of):
+def flat_map_reduce(meter: Meter, enumerable: Any, start: Any, function: Any) -> tuple[list[Any], Any]:
+    result: list[Any] = []
+    for item in items_of(meter, enumerable):
         answer = function(item, start)
         if not (type(answer) is tuple and len(answer) == 2):
             raise Raised(f"no case clause matching:\n\n    {inspect(answer)}\n")
         if answer[0] is Atom("halt"):
-            return found, answer[1]
-        more = items_of(meter, answer[0])
-        meter.spend(len(more))
-        found.extend(more)
+            return result, answer[1]
+        inner = items_of(meter, answer[0])
+        meter.spend(len(inner))
+        result.extend(inner)
         start = answer[1]
-    return found, start
+    return result, start
 
 
-def concat(meter: Meter, of: Any, other: Any = None) -> list[Any]:
-    return flat_map(meter, of if other is None else [of, other], _identity)
+def concat(meter: Meter, enumerable: Any, other: Any = None) -> list[Any]:
+    return flat_map(meter, enumerable if other is None else [enumerable, other], _identity)
 
 
-def filter_(meter: Meter, of: Any, function: Any) -> list[Any]:
-    return [item for item in items_of(meter, of) if is_truthy(function(item))]
+def filter_(meter: Meter, enumerable: Any, function: Any) -> list[Any]:
+    return [item for item in items_of(meter, enumerable) if is_truthy(function(item))]
 
 
-def reject(meter: Meter, of: Any, function: Any) -> list[Any]:
-    return [item for item in items_of(meter, of) if not is_truthy(function(item))]
+def reject(meter: Meter, enumerable: Any, function: Any) -> list[Any]:
+    return [item for item in items_of(meter, enumerable) if not is_truthy(function(item))]
 
 
-def split_with(meter: Meter, of: Any, function: Any) -> tuple[list[Any], list[Any]]:
-    good: list[Any] = []
-    bad: list[Any] = []
-    for item in items_of(meter, of):
-        (good if is_truthy(function(item)) else bad).append(item)
-    return good, bad
+def split_with(meter: Meter, enumerable: Any, function: Any) -> tuple[list[Any], list[Any]]:
+    accepted: list[Any] = []
+    rejected: list[Any] = []
+    for item in items_of(meter, enumerable):
+        (accepted if is_truthy(function(item)) else rejected).append(item)
+    return accepted, rejected
 
 
-def with_index(meter: Meter, of: Any, start_or_function: Any = 0) -> list[Any]:
-    items = items_of(meter, of)
+def with_index(meter: Meter, enumerable: Any, start_or_function: Any = 0) -> list[Any]:
+    items = items_of(meter, enumerable)
     if isinstance(start_or_function, Closure):
         return [start_or_function(item, i) for i, item in enumerate(items)]
     start = as_integer(start_or_function)
     return [(item, start + i) for i, item in enumerate(items)]
 
 
-def each(meter: Meter, of: Any, function: Any) -> Atom:
-    for item in items_of(meter, of):
+def each(meter: Meter, enumerable: Any, function: Any) -> Atom:
+    for item in items_of(meter, enumerable):
         function(item)
     return OK
 
 
-def reverse(meter: Meter, of: Any, tail: Any = None) -> list[Any]:
-    return items_of(meter, of)[::-1] + ([] if tail is None else items_of(meter, tail))
+def reverse(meter: Meter, enumerable: Any, tail: Any = None) -> list[Any]:
+    return items_of(meter, enumerable)[::-1] + ([] if tail is None else items_of(meter, tail))
 
 
-def reverse_slice(meter: Meter, of: Any, start: Any, size: Any) -> list[Any]:
-    items, first = items_of(meter, of), as_integer(start)
+def reverse_slice(meter: Meter, enumerable: Any, start: Any, size: Any) -> list[Any]:
+    items, first = items_of(meter, enumerable), as_integer(start)
     last = first + as_integer(size)
     return items[:first] + items[first:last][::-1] + items[last:]
 
 
-def sort(meter: Meter, of: Any, sorter: Any = None) -> list[Any]:
-    return sort_by(meter, of, _identity, sorter)
+def sort(meter: Meter, enumerable: Any, sorter: Any = None) -> list[Any]:
+    return sort_by(meter, enumerable, _identity, sorter)
 
 
 class _Before:
-    """Sorts by what says whether one value may stand before another: as Elixir's merge sort, equal ones stay in their order."""
+    """A sort key based on a "may come before" function; equal values keep their order, as in Elixir's merge sort."""
 
     __slots__ = ("before", "meter", "value")
 
@@ -353,57 +360,57 @@ class _Before:
         return not self.before(other.value, self.value)
 
 
-def sort_by(meter: Meter, of: Any, function: Any, sorter: Any = None) -> list[Any]:
+def sort_by(meter: Meter, enumerable: Any, function: Any, sorter: Any = None) -> list[Any]:
     before = _sorter(meter, sorter, "asc")
-    pairs = [(_Before(meter, function(item), before), item) for item in items_of(meter, of)]
+    pairs = [(_Before(meter, function(item), before), item) for item in items_of(meter, enumerable)]
     meter.spend(len(pairs))
     return [item for _, item in sorted(pairs, key=lambda pair: pair[0])]
 
 
-def uniq(meter: Meter, of: Any) -> list[Any]:
-    return uniq_by(meter, of, _identity)
+def uniq(meter: Meter, enumerable: Any) -> list[Any]:
+    return uniq_by(meter, enumerable, _identity)
 
 
-def uniq_by(meter: Meter, of: Any, function: Any) -> list[Any]:
-    found: dict[Any, Any] = {}
-    for item in items_of(meter, of):
-        found.setdefault(as_key(meter, function(item)), item)
+def uniq_by(meter: Meter, enumerable: Any, function: Any) -> list[Any]:
+    first_by_key: dict[Any, Any] = {}
+    for item in items_of(meter, enumerable):
+        first_by_key.setdefault(as_key(meter, function(item)), item)
         meter.spend()
-    return list(found.values())
+    return list(first_by_key.values())
 
 
-def dedup(meter: Meter, of: Any) -> list[Any]:
-    return dedup_by(meter, of, _identity)
+def dedup(meter: Meter, enumerable: Any) -> list[Any]:
+    return dedup_by(meter, enumerable, _identity)
 
 
-def dedup_by(meter: Meter, of: Any, function: Any) -> list[Any]:
+def dedup_by(meter: Meter, enumerable: Any, function: Any) -> list[Any]:
     kept: list[Any] = []
-    before: Any = None
-    for item in items_of(meter, of):
+    previous: Any = None
+    for item in items_of(meter, enumerable):
         value = function(item)
-        if not kept or not terms.identical(meter, value, before):
+        if not kept or not terms.identical(meter, value, previous):
             kept.append(item)
-        before = value
+        previous = value
     return kept
 
 
-def group_by(meter: Meter, of: Any, function: Any, value: Any = _identity) -> dict[Any, Any]:
+def group_by(meter: Meter, enumerable: Any, function: Any, value: Any = _identity) -> dict[Any, Any]:
     groups: dict[Any, Any] = {}
-    for item in items_of(meter, of):
+    for item in items_of(meter, enumerable):
         groups.setdefault(as_key(meter, function(item)), []).append(value(item))
     return groups
 
 
-def frequencies(meter: Meter, of: Any) -> dict[Any, Any]:
-    return frequencies_by(meter, of, _identity)
+def frequencies(meter: Meter, enumerable: Any) -> dict[Any, Any]:
+    return frequencies_by(meter, enumerable, _identity)
 
 
-def frequencies_by(meter: Meter, of: Any, function: Any) -> dict[Any, Any]:
-    return {key: len(items) for key, items in group_by(meter, of, function).items()}
+def frequencies_by(meter: Meter, enumerable: Any, function: Any) -> dict[Any, Any]:
+    return {key: len(items) for key, items in group_by(meter, enumerable, function).items()}
 
 
-def chunk_every(meter: Meter, of: Any, size: Any, step: Any = None, leftover: Any = None) -> list[Any]:
-    items, size = items_of(meter, of), as_integer(size)
+def chunk_every(meter: Meter, enumerable: Any, size: Any, step: Any = None, leftover: Any = None) -> list[Any]:
+    items, size = items_of(meter, enumerable), as_integer(size)
     step = size if step is None else as_integer(step)
     if size < 1 or step < 1:
         raise Raised("no function clause matching in Enum.chunk_every/4")
@@ -421,26 +428,26 @@ def chunk_every(meter: Meter, of: Any, size: Any, step: Any = None, leftover: An
     return chunks
 
 
-def chunk_by(meter: Meter, of: Any, function: Any) -> list[Any]:
+def chunk_by(meter: Meter, enumerable: Any, function: Any) -> list[Any]:
     chunks: list[Any] = []
-    before: Any = None
-    for item in items_of(meter, of):
+    previous: Any = None
+    for item in items_of(meter, enumerable):
         value = function(item)
-        if chunks and terms.identical(meter, value, before):
+        if chunks and terms.identical(meter, value, previous):
             chunks[-1].append(item)
         else:
             chunks.append([item])
-        before = value
+        previous = value
     return chunks
 
 
-def take(meter: Meter, of: Any, amount: Any) -> list[Any]:
-    items, amount = items_of(meter, of), as_integer(amount)
+def take(meter: Meter, enumerable: Any, amount: Any) -> list[Any]:
+    items, amount = items_of(meter, enumerable), as_integer(amount)
     return items[:amount] if amount >= 0 else items[amount:]
 
 
-def drop(meter: Meter, of: Any, amount: Any) -> list[Any]:
-    items, amount = items_of(meter, of), as_integer(amount)
+def drop(meter: Meter, enumerable: Any, amount: Any) -> list[Any]:
+    items, amount = items_of(meter, enumerable), as_integer(amount)
     return items[amount:] if amount >= 0 else items[:amount]
 
 
@@ -448,82 +455,82 @@ def _run(items: list[Any], function: Any) -> int:
     return next((i for i, item in enumerate(items) if not is_truthy(function(item))), len(items))
 
 
-def take_while(meter: Meter, of: Any, function: Any) -> list[Any]:
-    items = items_of(meter, of)
+def take_while(meter: Meter, enumerable: Any, function: Any) -> list[Any]:
+    items = items_of(meter, enumerable)
     return items[: _run(items, function)]
 
 
-def drop_while(meter: Meter, of: Any, function: Any) -> list[Any]:
-    items = items_of(meter, of)
+def drop_while(meter: Meter, enumerable: Any, function: Any) -> list[Any]:
+    items = items_of(meter, enumerable)
     return items[_run(items, function) :]
 
 
-def split_while(meter: Meter, of: Any, function: Any) -> tuple[list[Any], list[Any]]:
-    items = items_of(meter, of)
-    at_ = _run(items, function)
-    return items[:at_], items[at_:]
+def split_while(meter: Meter, enumerable: Any, function: Any) -> tuple[list[Any], list[Any]]:
+    items = items_of(meter, enumerable)
+    position = _run(items, function)
+    return items[:position], items[position:]
 
 
-def split(meter: Meter, of: Any, amount: Any) -> tuple[list[Any], list[Any]]:
-    items, amount = items_of(meter, of), as_integer(amount)
-    at_ = amount if amount >= 0 else max(len(items) + amount, 0)
-    return items[:at_], items[at_:]
+def split(meter: Meter, enumerable: Any, amount: Any) -> tuple[list[Any], list[Any]]:
+    items, amount = items_of(meter, enumerable), as_integer(amount)
+    position = amount if amount >= 0 else max(len(items) + amount, 0)
+    return items[:position], items[position:]
 
 
-def take_every(meter: Meter, of: Any, every: Any) -> list[Any]:
+def take_every(meter: Meter, enumerable: Any, every: Any) -> list[Any]:
     step = as_integer(every)
-    return items_of(meter, of)[::step] if step > 0 else []
+    return items_of(meter, enumerable)[::step] if step > 0 else []
 
 
-def drop_every(meter: Meter, of: Any, every: Any) -> list[Any]:
+def drop_every(meter: Meter, enumerable: Any, every: Any) -> list[Any]:
     step = as_integer(every)
-    return [item for i, item in enumerate(items_of(meter, of)) if not step or i % step]
+    return [item for i, item in enumerate(items_of(meter, enumerable)) if not step or i % step]
 
 
-def slice_(meter: Meter, of: Any, start: Any, amount: Any) -> list[Any]:
-    items, first, amount = items_of(meter, of), as_integer(start), as_integer(amount)
+def slice_(meter: Meter, enumerable: Any, start: Any, amount: Any) -> list[Any]:
+    items, first, amount = items_of(meter, enumerable), as_integer(start), as_integer(amount)
     if amount < 0:
         raise Raised("no function clause matching in Enum.slice/3")
     first = max(first + len(items), 0) if first < 0 else first
     return items[first : first + amount]
 
 
-def slide(meter: Meter, of: Any, index: Any, to: Any) -> list[Any]:
-    items = list(items_of(meter, of))
+def slide(meter: Meter, enumerable: Any, index: Any, to: Any) -> list[Any]:
+    items = list(items_of(meter, enumerable))
     items.insert(as_integer(to), items.pop(as_integer(index)))
     return items
 
 
-def zip_(meter: Meter, of: Any, other: Any = None) -> list[Any]:
-    lists = [items_of(meter, one) for one in (items_of(meter, of) if other is None else (of, other))]
+def zip_(meter: Meter, enumerable: Any, other: Any = None) -> list[Any]:
+    lists = [items_of(meter, inner) for inner in (items_of(meter, enumerable) if other is None else (enumerable, other))]
     return [tuple(row) for row in zip(*lists, strict=False)]
 
 
-def zip_with(meter: Meter, of: Any, other_or_function: Any, function: Any = None) -> list[Any]:
+def zip_with(meter: Meter, enumerable: Any, other_or_function: Any, function: Any = None) -> list[Any]:
     if function is None:
-        return [other_or_function(list(row)) for row in zip_(meter, of)]
-    return [function(*pair) for pair in zip_(meter, of, other_or_function)]
+        return [other_or_function(list(row)) for row in zip_(meter, enumerable)]
+    return [function(*pair) for pair in zip_(meter, enumerable, other_or_function)]
 
 
-def zip_reduce(meter: Meter, of: Any, other: Any, start: Any, function: Any) -> Any:
-    for one, two in zip_(meter, of, other):
-        start = function(one, two, start)
+def zip_reduce(meter: Meter, enumerable: Any, other: Any, start: Any, function: Any) -> Any:
+    for left, right in zip_(meter, enumerable, other):
+        start = function(left, right, start)
     return start
 
 
-def unzip(meter: Meter, of: Any) -> tuple[list[Any], list[Any]]:
-    pairs = items_of(meter, of)
+def unzip(meter: Meter, enumerable: Any) -> tuple[list[Any], list[Any]]:
+    pairs = items_of(meter, enumerable)
     if not all(type(pair) is tuple and len(pair) == 2 for pair in pairs):
         raise Raised("no function clause matching in Enum.unzip/1")
     return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
 
 
-def intersperse(meter: Meter, of: Any, separator: Any) -> list[Any]:
-    return [part for item in items_of(meter, of) for part in (separator, item)][1:]
+def intersperse(meter: Meter, enumerable: Any, separator: Any) -> list[Any]:
+    return [part for item in items_of(meter, enumerable) for part in (separator, item)][1:]
 
 
-def into(meter: Meter, of: Any, target: Any, function: Any = _identity) -> Any:
-    items = [function(item) for item in items_of(meter, of)]
+def into(meter: Meter, enumerable: Any, target: Any, function: Any = _identity) -> Any:
+    items = [function(item) for item in items_of(meter, enumerable)]
     if type(target) is list:
         return target + items
     if type(target) is dict:
@@ -536,15 +543,15 @@ def into(meter: Meter, of: Any, target: Any, function: Any = _identity) -> Any:
 def _pair(item: Any) -> tuple[Any, Any]:
     if type(item) is tuple and len(item) == 2:
         return item
-    raise Raised("argument error: a map is made of pairs")
+    raise Raised("argument error: the items of a map must be pairs")
 
 
-def scan(meter: Meter, of: Any, start_or_function: Any, function: Any = None) -> list[Any]:
-    items = items_of(meter, of)
+def scan(meter: Meter, enumerable: Any, start_or_function: Any, function: Any = None) -> list[Any]:
+    items = items_of(meter, enumerable)
     scanned: list[Any] = []
     if function is None:
         function, value, items = start_or_function, (items[0] if items else None), items[1:]
-        scanned = [value] if items_of(meter, of) else []
+        scanned = [value] if items_of(meter, enumerable) else []
     else:
         value = start_or_function
     for item in items:
@@ -621,5 +628,5 @@ FUNCTIONS = {
     "intersperse": intersperse,
     "into": into,
     "scan": scan,
-    "to_list": lambda meter, of: list(items_of(meter, of)),
+    "to_list": lambda meter, enumerable: list(items_of(meter, enumerable)),
 }

@@ -38,11 +38,11 @@ def to_string(meter: Meter, number: Any, base: Any = 10) -> str:
 def _digits(number: int, base: int) -> list[int]:
     if base == 10:
         return [int(digit) for digit in str(number)]
-    found: list[int] = []
-    while number or not found:
+    result: list[int] = []
+    while number or not result:
         number, digit = divmod(number, base)
-        found.append(digit)
-    return found[::-1]
+        result.append(digit)
+    return result[::-1]
 
 
 def digits(meter: Meter, number: Any, base: Any = 10) -> list[int]:
@@ -52,9 +52,9 @@ def digits(meter: Meter, number: Any, base: Any = 10) -> list[int]:
     return [sign * digit for digit in _digits(abs(number), as_integer(base) if type(base) is int and base >= 2 else _base(base))]
 
 
-def undigits(meter: Meter, of: Any, base: Any = 10) -> int:
+def undigits(meter: Meter, digit_list: Any, base: Any = 10) -> int:
     number = 0
-    for digit in as_list(of):
+    for digit in as_list(digit_list):
         if as_integer(digit) >= as_integer(base):
             raise Raised(f"invalid digit {digit} in base {base}")
         number = number * base + digit
@@ -106,4 +106,4 @@ FUNCTIONS = {
     "gcd": lambda meter, a, b: math.gcd(as_integer(a), as_integer(b)),
     "extended_gcd": extended_gcd,
 }
-"""`is_even` and `is_odd` are macros, which have to be required first; a function cannot do that"""
+"""Without `is_even` and `is_odd`: these are macros, and a function cannot `require` a module."""

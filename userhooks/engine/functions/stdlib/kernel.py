@@ -1,4 +1,4 @@
-"""Elixir's `Kernel`: operators, tests of a value's kind, and what can be called without a module. Pure."""
+"""Elixir's `Kernel`: operators, type checks, and the functions that are called without a module. Pure."""
 
 from __future__ import annotations
 
@@ -15,46 +15,46 @@ from userhooks.engine.functions.text import inspect, to_string
 BAD_ARITHMETIC = "bad argument in arithmetic expression"
 
 
-def as_integer(value: Any, where: str = "argument error") -> int:
-    """Return a value that has to be an integer."""
+def as_integer(value: Any, message: str = "argument error") -> int:
+    """Return the value if it is an integer; raises Raised with `message` otherwise."""
     if isinstance(value, int) and type(value) is int:
         return value
-    raise Raised(where)
+    raise Raised(message)
 
 
-def as_list(value: Any, what: str = "a list") -> list[Any]:
-    """Return a value that has to be a list."""
+def as_list(value: Any, expected: str = "a list") -> list[Any]:
+    """Return the value if it is a list; raises Raised otherwise."""
     if type(value) is list:
         return value
-    raise Raised(f"expected {what}, got:\n\n    {inspect(value)}\n")
+    raise Raised(f"expected {expected}, got:\n\n    {inspect(value)}\n")
 
 
 def as_text(value: Any) -> str:
-    """Return a value that has to be a text."""
+    """Return the value if it is a string; raises Raised otherwise."""
     if type(value) is str:
         return value
     raise Raised(f"no function clause matching: expected a string, got:\n\n    {inspect(value)}\n")
 
 
 def as_map(value: Any) -> dict[Any, Any]:
-    """Return a value that has to be a map."""
+    """Return the value if it is a map; raises Raised otherwise."""
     if type(value) is dict:
         return value
     raise Raised(f"expected a map, got:\n\n    {inspect(value)}\n")
 
 
 def options(value: Any) -> dict[str, Any]:
-    """Return the options that a keyword list holds; the first of two counts."""
-    found: dict[str, Any] = {}
+    """Return a keyword list as a dictionary; of two equal keys, the first one wins."""
+    settings: dict[str, Any] = {}
     for pair in as_list(value):
         if not (type(pair) is tuple and len(pair) == 2 and terms.is_atom(pair[0])):
             raise Raised(f"expected a keyword list, got:\n\n    {inspect(value)}\n")
-        found.setdefault(terms.atom_name(pair[0]), pair[1])
-    return found
+        settings.setdefault(terms.atom_name(pair[0]), pair[1])
+    return settings
 
 
 def finite(number: float) -> float:
-    """Return a float that Elixir can hold."""
+    """Return the float if it is finite; raises Raised otherwise, since Elixir has no other floats."""
     if math.isfinite(number):
         return number
     raise Raised(BAD_ARITHMETIC)
@@ -88,7 +88,7 @@ def multiply(meter: Meter, a: Any, b: Any) -> Any:
 def _checked(meter: Meter, compute: Any) -> Any:
     try:
         result = compute()
-    except OverflowError as exc:  # an integer beyond every float
+    except OverflowError as exc:  # the integer is too large for a float
         raise Raised(BAD_ARITHMETIC) from exc
     if type(result) is int:
         meter.bits(result.bit_length())
@@ -104,7 +104,7 @@ def divide(meter: Meter, a: Any, b: Any) -> float:
 
 
 def div(meter: Meter, a: Any, b: Any) -> int:
-    """Divide towards zero."""
+    """Divide, rounding toward zero."""
     a, b = as_integer(a, BAD_ARITHMETIC), as_integer(b, BAD_ARITHMETIC)
     if b == 0:
         raise Raised(BAD_ARITHMETIC)
@@ -112,7 +112,7 @@ def div(meter: Meter, a: Any, b: Any) -> int:
 
 
 def rem(meter: Meter, a: Any, b: Any) -> int:
-    """Return the remainder, which has the sign of the first number."""
+    """Return the remainder, which has the sign of the dividend."""
     return int(a - div(meter, a, b) * b)
 
 
@@ -131,8 +131,8 @@ def absolute(meter: Meter, a: Any) -> Any:
     return abs(a)
 
 
-def _argument(good: bool) -> None:
-    if not good:
+def _argument(condition: bool) -> None:
+    if not condition:
         raise Raised("argument error")
 
 
@@ -170,20 +170,20 @@ def not_(meter: Meter, a: Any) -> bool:
     raise Raised("argument error")
 
 
-def is_member(meter: Meter, item: Any, of: Any) -> bool:
-    """`in`: a list holds an identical value; a map holds pairs."""
-    if type(of) is list:
-        return any(terms.identical(meter, item, other) for other in of)
-    if type(of) is dict and terms.struct_name(of) is None:
+def is_member(meter: Meter, item: Any, container: Any) -> bool:
+    """Whether `item in container`: a list contains an identical value, or a map contains the pair."""
+    if type(container) is list:
+        return any(terms.identical(meter, item, other) for other in container)
+    if type(container) is dict and terms.struct_name(container) is None:
         if type(item) is tuple and len(item) == 2:
             key = as_key(meter, item[0])
-            return key in of and terms.identical(meter, of[key], item[1])
+            return key in container and terms.identical(meter, container[key], item[1])
         return False
-    raise Raised(f"protocol Enumerable not implemented for {kind_of(of)}\n\nGot value:\n\n    {inspect(of)}\n")
+    raise Raised(f"protocol Enumerable not implemented for {kind_of(container)}\n\nGot value:\n\n    {inspect(container)}\n")
 
 
 def kind_of(value: Any) -> str:
-    """Return what a protocol calls the kind of a value."""
+    """Return the name of a value's type in the messages of protocols."""
     name = terms.struct_name(value)
     if name is not None:
         return f"{name} (a struct)"
@@ -209,7 +209,7 @@ def append(meter: Meter, a: Any, b: Any) -> Any:
     if type(b) is not list:
         if not a:
             return b
-        raise Raised("improper lists are not supported here")
+        raise Raised("improper lists are not supported")
     meter.spend((len(a) + len(b)) // 8)
     return a + b
 
@@ -218,58 +218,58 @@ def new_map(meter: Meter, *keys_and_values: Any) -> dict[Any, Any]:
     return {as_key(meter, keys_and_values[i]): keys_and_values[i + 1] for i in range(0, len(keys_and_values), 2)}
 
 
-def hd(meter: Meter, of: Any) -> Any:
-    _argument(type(of) is list and len(of) > 0)
-    return of[0]
+def hd(meter: Meter, container: Any) -> Any:
+    _argument(type(container) is list and len(container) > 0)
+    return container[0]
 
 
-def tl(meter: Meter, of: Any) -> list[Any]:
-    _argument(type(of) is list and len(of) > 0)
-    return list(of[1:])
+def tl(meter: Meter, container: Any) -> list[Any]:
+    _argument(type(container) is list and len(container) > 0)
+    return list(container[1:])
 
 
-def length(meter: Meter, of: Any) -> int:
-    _argument(type(of) is list)
-    return len(of)
+def length(meter: Meter, container: Any) -> int:
+    _argument(type(container) is list)
+    return len(container)
 
 
-def elem(meter: Meter, of: Any, index: Any) -> Any:
-    _argument(type(of) is tuple and type(index) is int and 0 <= index < len(of))
-    return of[index]
+def elem(meter: Meter, container: Any, index: Any) -> Any:
+    _argument(type(container) is tuple and type(index) is int and 0 <= index < len(container))
+    return container[index]
 
 
-def put_elem(meter: Meter, of: Any, index: Any, value: Any) -> tuple[Any, ...]:
-    elem(meter, of, index)
-    return (*of[:index], value, *of[index + 1 :])
+def put_elem(meter: Meter, container: Any, index: Any, value: Any) -> tuple[Any, ...]:
+    elem(meter, container, index)
+    return (*container[:index], value, *container[index + 1 :])
 
 
-def tuple_size(meter: Meter, of: Any) -> int:
-    _argument(type(of) is tuple)
-    return len(of)
+def tuple_size(meter: Meter, container: Any) -> int:
+    _argument(type(container) is tuple)
+    return len(container)
 
 
-def map_size(meter: Meter, of: Any) -> int:
-    if type(of) is not dict:
-        raise Raised(f"expected a map, got:\n\n    {inspect(of)}\n")
-    return len(of)
+def map_size(meter: Meter, container: Any) -> int:
+    if type(container) is not dict:
+        raise Raised(f"expected a map, got:\n\n    {inspect(container)}\n")
+    return len(container)
 
 
-def is_map_key(meter: Meter, of: Any, key: Any) -> bool:
-    return as_key(meter, key) in as_map(of)
+def is_map_key(meter: Meter, container: Any, key: Any) -> bool:
+    return as_key(meter, key) in as_map(container)
 
 
-def byte_size(meter: Meter, of: Any) -> int:
-    _argument(is_binary(of))
-    return len(as_bytes(of))
+def byte_size(meter: Meter, container: Any) -> int:
+    _argument(is_binary(container))
+    return len(as_bytes(container))
 
 
-def bit_size(meter: Meter, of: Any) -> int:
-    return 8 * byte_size(meter, of)
+def bit_size(meter: Meter, container: Any) -> int:
+    return 8 * byte_size(meter, container)
 
 
-def binary_part(meter: Meter, of: Any, start: Any, size: Any) -> str | bytes:
-    _argument(is_binary(of) and type(start) is int and type(size) is int)
-    raw = as_bytes(of)
+def binary_part(meter: Meter, container: Any, start: Any, size: Any) -> str | bytes:
+    _argument(is_binary(container) and type(start) is int and type(size) is int)
+    raw = as_bytes(container)
     if size < 0:
         start, size = start + size, -size
     _argument(start >= 0 and start + size <= len(raw))
@@ -277,7 +277,7 @@ def binary_part(meter: Meter, of: Any, start: Any, size: Any) -> str | bytes:
 
 
 def concatenate(meter: Meter, *parts: Any) -> Any:
-    """`<>`, interpolation and `<<…>>`."""
+    """Concatenate binaries, for `<>`, interpolation, and `<<…>>`."""
     size = 0
     for part in parts:
         if type(part) is not str:
@@ -290,14 +290,14 @@ def concatenate(meter: Meter, *parts: Any) -> Any:
 def _concatenate_bytes(meter: Meter, parts: tuple[Any, ...]) -> str | bytes:
     for i, part in enumerate(parts):
         if not is_binary(part):
-            shown = inspect(part)
-            raise Raised(f"construction of binary failed: segment {i + 1} of type 'binary': expected a binary but got: {shown}")
+            text = inspect(part)
+            raise Raised(f"construction of binary failed: segment {i + 1} of type 'binary': expected a binary but got: {text}")
     meter.text(sum(map(len, parts)))
     return as_binary(b"".join(map(as_bytes, parts)))
 
 
 def segment(meter: Meter, value: Any, size: Any, specification: Any) -> Any:
-    """A part of `<<…>>` that is not a whole text."""
+    """Encode a segment of `<<…>>` other than a whole binary."""
     kind, _, little = specification
     if kind == "utf8":
         if not (type(value) is int and 0 <= value <= 0x10FFFF and not 0xD800 <= value <= 0xDFFF):
@@ -309,18 +309,18 @@ def segment(meter: Meter, value: Any, size: Any, specification: Any) -> Any:
     if type(value) is not int or type(bits) is not int or bits < 0:
         raise Raised(f"construction of binary failed: segment 1 of type 'integer': expected an integer but got: {inspect(value)}")
     if bits % 8:
-        raise Raised("bits that are not whole bytes are not supported here")
+        raise Raised("binaries of incomplete bytes are not supported")
     meter.bits(bits)
     raw = (value % (1 << bits)).to_bytes(bits // 8, "little" if little else "big")
     return as_binary(raw)
 
 
-# --- kinds ---------------------------------------------------------------------------------------------------------------
+# --- type checks ---------------------------------------------------------------------------------------------------------
 
 
 def is_struct(meter: Meter, value: Any, name: Any = None) -> bool:
-    found = terms.struct_name(value)
-    return found is not None and (name is None or (isinstance(name, Atom) and name.name == f"Elixir.{found}"))
+    actual = terms.struct_name(value)
+    return actual is not None and (name is None or (isinstance(name, Atom) and name.name == f"Elixir.{actual}"))
 
 
 def is_function(meter: Meter, value: Any, arity: Any = None) -> bool:
@@ -396,4 +396,4 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "is_function": is_function,
 }
 ACCESS = {"get": get}
-"""The functions of `Access`, which `container[key]` calls"""
+"""Functions of `Access`, which `container[key]` calls."""

@@ -12,15 +12,15 @@ from userhooks.engine.functions.terms import Raised
 List = list[Any]
 
 
-def first(meter: Meter, of: Any, default: Any = None) -> Any:
-    return as_list(of)[0] if as_list(of) else default
+def first(meter: Meter, items: Any, default: Any = None) -> Any:
+    return as_list(items)[0] if as_list(items) else default
 
 
-def last(meter: Meter, of: Any, default: Any = None) -> Any:
-    return as_list(of)[-1] if as_list(of) else default
+def last(meter: Meter, items: Any, default: Any = None) -> Any:
+    return as_list(items)[-1] if as_list(items) else default
 
 
-def flatten(meter: Meter, of: Any, tail: Any = None) -> List:
+def flatten(meter: Meter, items: Any, tail: Any = None) -> List:
     flat: List = []
 
     def add(items: List) -> None:
@@ -31,7 +31,7 @@ def flatten(meter: Meter, of: Any, tail: Any = None) -> List:
             else:
                 flat.append(item)
 
-    add(as_list(of))
+    add(as_list(items))
     return flat + ([] if tail is None else as_list(tail))
 
 
@@ -47,120 +47,120 @@ def duplicate(meter: Meter, value: Any, times: Any) -> List:
     return [value] * times
 
 
-def delete(meter: Meter, of: Any, value: Any) -> List:
-    for i, item in enumerate(as_list(of)):
+def delete(meter: Meter, items: Any, value: Any) -> List:
+    for i, item in enumerate(as_list(items)):
         if terms.identical(meter, item, value):
-            return list(of[:i] + of[i + 1 :])
-    return list(of)
+            return list(items[:i] + items[i + 1 :])
+    return list(items)
 
 
-def _index(of: List, index: Any, more: int = 0) -> int:
-    """Return a position counted from the start, whatever it was counted from; it may be outside of the list."""
+def _index(items: List, index: Any, offset: int = 0) -> int:
+    """Return an index counted from the start, which may be outside the list; a negative `index` counts from the end plus `offset`."""
     at = as_integer(index)
-    return at + len(of) + more if at < 0 else at
+    return at + len(items) + offset if at < 0 else at
 
 
-def delete_at(meter: Meter, of: Any, index: Any) -> List:
-    at = _index(as_list(of), index)
-    return of[:at] + of[at + 1 :] if 0 <= at < len(of) else of  # type: ignore[no-any-return]
+def delete_at(meter: Meter, items: Any, index: Any) -> List:
+    at = _index(as_list(items), index)
+    return items[:at] + items[at + 1 :] if 0 <= at < len(items) else items  # type: ignore[no-any-return]
 
 
-def insert_at(meter: Meter, of: Any, index: Any, value: Any) -> List:
-    at = max(_index(as_list(of), index, 1), 0)
-    return [*of[:at], value, *of[at:]]
+def insert_at(meter: Meter, items: Any, index: Any, value: Any) -> List:
+    at = max(_index(as_list(items), index, 1), 0)
+    return [*items[:at], value, *items[at:]]
 
 
-def replace_at(meter: Meter, of: Any, index: Any, value: Any) -> List:
-    at = _index(as_list(of), index)
-    return [*of[:at], value, *of[at + 1 :]] if 0 <= at < len(of) else of
+def replace_at(meter: Meter, items: Any, index: Any, value: Any) -> List:
+    at = _index(as_list(items), index)
+    return [*items[:at], value, *items[at + 1 :]] if 0 <= at < len(items) else items
 
 
-def update_at(meter: Meter, of: Any, index: Any, function: Any) -> List:
-    at = _index(as_list(of), index)
-    return [*of[:at], function(of[at]), *of[at + 1 :]] if 0 <= at < len(of) else of
+def update_at(meter: Meter, items: Any, index: Any, function: Any) -> List:
+    at = _index(as_list(items), index)
+    return [*items[:at], function(items[at]), *items[at + 1 :]] if 0 <= at < len(items) else items
 
 
-def pop_at(meter: Meter, of: Any, index: Any, default: Any = None) -> tuple[Any, List]:
-    at = _index(as_list(of), index)
-    return (of[at], of[:at] + of[at + 1 :]) if 0 <= at < len(of) else (default, of)
+def pop_at(meter: Meter, items: Any, index: Any, default: Any = None) -> tuple[Any, List]:
+    at = _index(as_list(items), index)
+    return (items[at], items[:at] + items[at + 1 :]) if 0 <= at < len(items) else (default, items)
 
 
-def foldl(meter: Meter, of: Any, start: Any, function: Any) -> Any:
-    for item in as_list(of):
+def foldl(meter: Meter, items: Any, start: Any, function: Any) -> Any:
+    for item in as_list(items):
         start = function(item, start)
     return start
 
 
-def foldr(meter: Meter, of: Any, start: Any, function: Any) -> Any:
-    return foldl(meter, as_list(of)[::-1], start, function)
+def foldr(meter: Meter, items: Any, start: Any, function: Any) -> Any:
+    return foldl(meter, as_list(items)[::-1], start, function)
 
 
 def _has(meter: Meter, item: Any, key: Any, position: int) -> bool:
     return type(item) is tuple and position < len(item) and terms.equal(meter, item[position], key)
 
 
-def keyfind(meter: Meter, of: Any, key: Any, position: Any, default: Any = None) -> Any:
+def keyfind(meter: Meter, items: Any, key: Any, position: Any, default: Any = None) -> Any:
     at = as_integer(position)
-    return next((item for item in as_list(of) if _has(meter, item, key, at)), default)
+    return next((item for item in as_list(items) if _has(meter, item, key, at)), default)
 
 
-def keymember(meter: Meter, of: Any, key: Any, position: Any) -> bool:
+def keymember(meter: Meter, items: Any, key: Any, position: Any) -> bool:
     at = as_integer(position)
-    return any(_has(meter, item, key, at) for item in as_list(of))
+    return any(_has(meter, item, key, at) for item in as_list(items))
 
 
-def keydelete(meter: Meter, of: Any, key: Any, position: Any) -> List:
-    at = next((i for i, item in enumerate(as_list(of)) if _has(meter, item, key, as_integer(position))), None)
-    return of if at is None else of[:at] + of[at + 1 :]  # type: ignore[no-any-return]
+def keydelete(meter: Meter, items: Any, key: Any, position: Any) -> List:
+    at = next((i for i, item in enumerate(as_list(items)) if _has(meter, item, key, as_integer(position))), None)
+    return items if at is None else items[:at] + items[at + 1 :]  # type: ignore[no-any-return]
 
 
-def keystore(meter: Meter, of: Any, key: Any, position: Any, value: Any) -> List:
-    at = next((i for i, item in enumerate(as_list(of)) if _has(meter, item, key, as_integer(position))), len(of))
-    return [*of[:at], value, *of[at + 1 :]]
+def keystore(meter: Meter, items: Any, key: Any, position: Any, value: Any) -> List:
+    at = next((i for i, item in enumerate(as_list(items)) if _has(meter, item, key, as_integer(position))), len(items))
+    return [*items[:at], value, *items[at + 1 :]]
 
 
-def keyreplace(meter: Meter, of: Any, key: Any, position: Any, value: Any) -> List:
-    return keystore(meter, of, key, position, value) if keymember(meter, of, key, position) else of
+def keyreplace(meter: Meter, items: Any, key: Any, position: Any, value: Any) -> List:
+    return keystore(meter, items, key, position, value) if keymember(meter, items, key, position) else items
 
 
-def keysort(meter: Meter, of: Any, position: Any) -> List:
+def keysort(meter: Meter, items: Any, position: Any) -> List:
     at = as_integer(position)
-    if not all(type(item) is tuple and 0 <= at < len(item) for item in as_list(of)):
+    if not all(type(item) is tuple and 0 <= at < len(item) for item in as_list(items)):
         raise Raised("argument error")
-    return sorted(of, key=lambda item: terms.InOrder(meter, item[at]))
+    return sorted(items, key=lambda item: terms.InOrder(meter, item[at]))
 
 
-def keytake(meter: Meter, of: Any, key: Any, position: Any) -> Any:
-    found = keyfind(meter, of, key, position)
-    return None if found is None else (found, keydelete(meter, of, key, position))
+def keytake(meter: Meter, items: Any, key: Any, position: Any) -> Any:
+    item = keyfind(meter, items, key, position)
+    return None if item is None else (item, keydelete(meter, items, key, position))
 
 
-def zip_(meter: Meter, of: Any) -> List:
-    return [tuple(row) for row in zip(*[as_list(one) for one in as_list(of)], strict=False)]
+def zip_(meter: Meter, items: Any) -> List:
+    return [tuple(row) for row in zip(*[as_list(inner) for inner in as_list(items)], strict=False)]
 
 
-def starts_with(meter: Meter, of: Any, prefix: Any) -> bool:
-    return terms.identical(meter, as_list(of)[: len(as_list(prefix))], prefix)
+def starts_with(meter: Meter, items: Any, prefix: Any) -> bool:
+    return terms.identical(meter, as_list(items)[: len(as_list(prefix))], prefix)
 
 
-def ascii_printable(meter: Meter, of: Any) -> bool:
-    return all(type(item) is int and (32 <= item < 127 or item in (7, 8, 9, 10, 11, 12, 13, 27)) for item in as_list(of))
+def ascii_printable(meter: Meter, items: Any) -> bool:
+    return all(type(item) is int and (32 <= item < 127 or item in (7, 8, 9, 10, 11, 12, 13, 27)) for item in as_list(items))
 
 
-def to_integer(meter: Meter, of: Any) -> int:
+def to_integer(meter: Meter, items: Any) -> int:
     from userhooks.engine.functions.stdlib.string import to_integer as of_text
 
-    return of_text(meter, text.joined(meter, as_list(of)))
+    return of_text(meter, text.joined(meter, as_list(items)))
 
 
-def to_float(meter: Meter, of: Any) -> float:
+def to_float(meter: Meter, items: Any) -> float:
     from userhooks.engine.functions.stdlib.string import to_float as of_text
 
-    return of_text(meter, text.joined(meter, as_list(of)))
+    return of_text(meter, text.joined(meter, as_list(items)))
 
 
-def ends_with(meter: Meter, of: Any, suffix: Any) -> bool:
-    return not as_list(suffix) or terms.identical(meter, as_list(of)[-len(suffix) :], suffix)
+def ends_with(meter: Meter, items: Any, suffix: Any) -> bool:
+    return not as_list(suffix) or terms.identical(meter, as_list(items)[-len(suffix) :], suffix)
 
 
 FUNCTIONS = {
@@ -190,6 +190,6 @@ FUNCTIONS = {
     "ascii_printable?": ascii_printable,
     "to_integer": to_integer,
     "to_float": to_float,
-    "to_tuple": lambda meter, of: tuple(as_list(of)),
-    "to_string": lambda meter, of: text.joined(meter, as_list(of)),
+    "to_tuple": lambda meter, items: tuple(as_list(items)),
+    "to_string": lambda meter, items: text.joined(meter, as_list(items)),
 }

@@ -13,7 +13,7 @@ from userhooks.engine.functions.terms import Atom, Raised
 
 _NAMES = ("NaiveDateTime", "DateTime")
 _GREGORIAN_START = 62_167_219_200_000_000
-"""Microseconds from year 0 to 1970"""
+"""Microseconds from year 0 to 1970."""
 
 
 def _of(value: Any) -> Moment:
@@ -31,8 +31,8 @@ def from_iso8601(meter: Meter, text: Any) -> Any:
 
 def new(meter: Meter, *parts: Any) -> Any:
     if len(parts) == 2:
-        day, of_day = moment_of(parts[0], "Date"), moment_of(parts[1], "Time")
-        return answer(_made(of_day._replace(microseconds=day.microseconds + of_day.microseconds)))
+        day, time_of_day = moment_of(parts[0], "Date"), moment_of(parts[1], "Time")
+        return answer(_made(time_of_day._replace(microseconds=day.microseconds + time_of_day.microseconds)))
     if len(parts) not in (6, 7):
         raise Raised("no function clause matching in NaiveDateTime.new/2")
     days, clock = structs.days_of(*parts[:3]), structs.time_of(*parts[3:])

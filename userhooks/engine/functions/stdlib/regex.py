@@ -15,7 +15,7 @@ _SOURCE, _OPTIONS = Atom("source"), Atom("opts")
 
 
 def make(source: str, flags: str) -> dict[Any, Any]:
-    """Return the struct of a regular expression; raises Raised if it is not one."""
+    """Compile a regular expression and return its struct; raises Raised if it is invalid."""
     try:
         compile_regex(source, flags)
     except BadRegex as exc:
@@ -24,12 +24,12 @@ def make(source: str, flags: str) -> dict[Any, Any]:
 
 
 def is_regex(value: Any) -> bool:
-    """Whether the value is a regular expression."""
+    """Whether the value is the struct of a regular expression."""
     return struct_name(value) == "Regex"
 
 
 def regex_of(value: Any) -> Regex:
-    """Return the regular expression of a struct."""
+    """Return the compiled regular expression of a struct; raises Raised for any other value."""
     if not is_regex(value) or not isinstance(value.get(_SOURCE), str) or not isinstance(value.get(_OPTIONS), str):
         raise Raised(f"no function clause matching: expected a regular expression, got:\n\n    {inspect(value)}\n")
     try:
@@ -42,10 +42,10 @@ def _flags(opts: Any) -> str:
     if isinstance(opts, str):
         return opts
     letters = {"caseless": "i", "multiline": "m", "dotall": "s", "extended": "x", "unicode": "u", "firstline": "f", "ungreedy": "U"}
-    found = [letters.get(one.name) if isinstance(one, Atom) else None for one in opts] if isinstance(opts, list) else [None]
-    if None in found:
-        raise Raised(f"no options of a regular expression: {inspect(opts)}")
-    return "".join(letter for letter in found if letter is not None)
+    flags = [letters.get(opt.name) if isinstance(opt, Atom) else None for opt in opts] if isinstance(opts, list) else [None]
+    if None in flags:
+        raise Raised(f"invalid options for a regular expression: {inspect(opts)}")
+    return "".join(letter for letter in flags if letter is not None)
 
 
 def compile_(meter: Meter, source: Any, opts: Any = "") -> Any:
@@ -63,52 +63,52 @@ def match(meter: Meter, regex: Any, text: Any) -> bool:
     return regex_of(regex).search(meter, as_text(text)) is not None
 
 
-def _captured(meter: Meter, regex: Regex, found: Found, opts: dict[str, Any]) -> list[Any]:
-    wanted = opts.get("capture", Atom("all"))
-    if isinstance(wanted, Atom):
-        if wanted.name == "all":
-            numbers = list(range(len(found.spans)))
-            while len(numbers) > 1 and found.spans[numbers[-1]] is None:
+def _captured(meter: Meter, regex: Regex, matched: Found, opts: dict[str, Any]) -> list[Any]:
+    selection = opts.get("capture", Atom("all"))
+    if isinstance(selection, Atom):
+        if selection.name == "all":
+            numbers = list(range(len(matched.spans)))
+            while len(numbers) > 1 and matched.spans[numbers[-1]] is None:
                 numbers.pop()
-        elif wanted.name == "first":
+        elif selection.name == "first":
             numbers = [0]
-        elif wanted.name in ("all_but_first", "none"):
-            numbers = list(range(1, len(found.spans))) if wanted.name == "all_but_first" else []
-            while numbers and found.spans[numbers[-1]] is None:
+        elif selection.name in ("all_but_first", "none"):
+            numbers = list(range(1, len(matched.spans))) if selection.name == "all_but_first" else []
+            while numbers and matched.spans[numbers[-1]] is None:
                 numbers.pop()
         else:
             numbers = [regex.names[name] for name in sorted(regex.names)]
-    elif isinstance(wanted, list):
-        numbers = [one if type(one) is int else regex.names.get(to_string(meter, one), len(found.spans)) for one in wanted]
+    elif isinstance(selection, list):
+        numbers = [group if type(group) is int else regex.names.get(to_string(meter, group), len(matched.spans)) for group in selection]
     else:
         raise Raised("argument error")
     if opts.get("return") is Atom("index"):
-        return [_index(found, number) for number in numbers]
-    return [found.group(number) or "" for number in numbers]
+        return [_index(matched, number) for number in numbers]
+    return [matched.group(number) or "" for number in numbers]
 
 
-def _index(found: Found, number: int) -> tuple[int, int]:
-    span = found.spans[number] if 0 <= number < len(found.spans) else None
+def _index(matched: Found, number: int) -> tuple[int, int]:
+    span = matched.spans[number] if 0 <= number < len(matched.spans) else None
     if span is None:
         return -1, 0
-    return len(as_bytes(found.text[: span[0]])), len(as_bytes(found.text[span[0] : span[1]]))
+    return len(as_bytes(matched.text[: span[0]])), len(as_bytes(matched.text[span[0] : span[1]]))
 
 
 def run(meter: Meter, regex: Any, text: Any, opts: Any = ()) -> Any:
     compiled = regex_of(regex)
-    found = compiled.search(meter, as_text(text))
-    return None if found is None else _captured(meter, compiled, found, options(list(opts)))
+    matched = compiled.search(meter, as_text(text))
+    return None if matched is None else _captured(meter, compiled, matched, options(list(opts)))
 
 
 def named_captures(meter: Meter, regex: Any, text: Any, opts: Any = ()) -> Any:
     compiled = regex_of(regex)
-    found = compiled.search(meter, as_text(text))
-    return None if found is None else {name: found.group(number) or "" for name, number in compiled.names.items()}
+    matched = compiled.search(meter, as_text(text))
+    return None if matched is None else {name: matched.group(number) or "" for name, number in compiled.names.items()}
 
 
 def scan(meter: Meter, regex: Any, text: Any, opts: Any = ()) -> Any:
     compiled = regex_of(regex)
-    return [_captured(meter, compiled, found, options(list(opts))) for found in compiled.all(meter, as_text(text))]
+    return [_captured(meter, compiled, matched, options(list(opts))) for matched in compiled.all(meter, as_text(text))]
 
 
 def replace(meter: Meter, regex: Any, text: Any, replacement: Any, opts: Any = ()) -> str:
@@ -117,62 +117,62 @@ def replace(meter: Meter, regex: Any, text: Any, replacement: Any, opts: Any = (
     first = compiled.search(meter, whole) if once else None
     matches = ([] if first is None else [first]) if once else compiled.all(meter, whole)
     parts: list[str] = []
-    at = 0
-    for found in matches:
-        start, end = found.spans[0] or (0, 0)
-        new = _replacement(meter, replacement, found)
+    position = 0
+    for matched in matches:
+        start, end = matched.spans[0] or (0, 0)
+        new = _replacement(meter, replacement, matched)
         meter.text(len(new))
-        parts += [whole[at:start], new]
-        at = end
-    return "".join([*parts, whole[at:]])
+        parts += [whole[position:start], new]
+        position = end
+    return "".join([*parts, whole[position:]])
 
 
-def _replacement(meter: Meter, replacement: Any, found: Found) -> str:
+def _replacement(meter: Meter, replacement: Any, matched: Found) -> str:
     if isinstance(replacement, Closure):
-        groups = [found.group(number) or "" for number in range(replacement.arity)]
+        groups = [matched.group(number) or "" for number in range(replacement.arity)]
         return as_text(to_string(meter, replacement(*groups)))
     template = as_text(replacement)
     parts: list[str] = []
-    at = 0
-    while at < len(template):
-        if template[at] != "\\" or at + 1 == len(template):
-            parts.append(template[at])
-            at += 1
-        elif template[at + 1].isdecimal():
-            parts.append(found.group(int(template[at + 1])) or "")
-            at += 2
-        elif template.startswith("\\g{", at) and "}" in template[at:]:
-            to = template.index("}", at)
-            number = template[at + 3 : to]
-            parts.append((found.group(int(number)) if number.isdecimal() else "") or "")
-            at = to + 1
+    position = 0
+    while position < len(template):
+        if template[position] != "\\" or position + 1 == len(template):
+            parts.append(template[position])
+            position += 1
+        elif template[position + 1].isdecimal():
+            parts.append(matched.group(int(template[position + 1])) or "")
+            position += 2
+        elif template.startswith("\\g{", position) and "}" in template[position:]:
+            stop = template.index("}", position)
+            number = template[position + 3 : stop]
+            parts.append((matched.group(int(number)) if number.isdecimal() else "") or "")
+            position = stop + 1
         else:
-            parts.append(template[at + 1] if template[at + 1] == "\\" else template[at : at + 2])
-            at += 2
+            parts.append(template[position + 1] if template[position + 1] == "\\" else template[position : position + 2])
+            position += 2
     return "".join(parts)
 
 
 def split(meter: Meter, regex: Any, text: Any, opts: Any = ()) -> list[str]:
     compiled, whole = regex_of(regex), as_text(text)
-    found_options = options(list(opts))
-    most = found_options.get("parts", Atom("infinity"))
-    trim, keep = found_options.get("trim") is True, found_options.get("include_captures") is True
+    settings = options(list(opts))
+    limit = settings.get("parts", Atom("infinity"))
+    trim, include_captures = settings.get("trim") is True, settings.get("include_captures") is True
     if whole == "":
         return [] if trim else [""]
     parts: list[str] = []
-    at = 0
-    for found in compiled.all(meter, whole):
-        start, end = found.spans[0] or (0, 0)
-        if type(most) is int and len(parts) + 1 >= most:
+    position = 0
+    for matched in compiled.all(meter, whole):
+        start, end = matched.spans[0] or (0, 0)
+        if type(limit) is int and len(parts) + 1 >= limit:
             break
         if end == 0 and start == 0:
             parts += [] if trim else [""]
             continue
-        if not (trim and start == at):
-            parts.append(whole[at:start])
-        parts += [whole[start:end]] if keep else []
-        at = end
-    rest = whole[at:]
+        if not (trim and start == position):
+            parts.append(whole[position:start])
+        parts += [whole[start:end]] if include_captures else []
+        position = end
+    rest = whole[position:]
     return parts + ([] if trim and rest == "" else [rest])
 
 

@@ -1,4 +1,4 @@
-"""Sigils: texts, lists of words, regular expressions, dates and times written in the code. Pure."""
+"""Sigils: strings, word lists, regular expressions, dates, and times as literals. Pure."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Elixir's `String`. Pure.
 
-Graphemes are taken for characters with the combining marks that follow them.
+A grapheme is approximated as a character with the combining marks that follow it.
 """
 
 from __future__ import annotations
@@ -20,20 +20,23 @@ _JOINER = "\u200d"
 
 
 def graphemes_of(meter: Meter, text: str) -> list[str]:
-    """Return the graphemes of a text, which are what a reader sees as characters."""
+    """Split a string into graphemes, the characters that a reader sees."""
     meter.spend(len(text) // 8)
     if text.isascii():
         return re.findall("\r\n|.", text, re.DOTALL) if "\r\n" in text else list(text)
-    found: list[str] = []
+    graphemes: list[str] = []
     for character in text:
         mark = unicodedata.category(character) in ("Mn", "Me", "Mc") or character == _JOINER or 0x1F3FB <= ord(character) <= 0x1F3FF
-        if found and (
-            mark or found[-1].endswith(_JOINER) or (found[-1] == "\r" and character == "\n") or _second_flag(found[-1], character)
+        if graphemes and (
+            mark
+            or graphemes[-1].endswith(_JOINER)
+            or (graphemes[-1] == "\r" and character == "\n")
+            or _second_flag(graphemes[-1], character)
         ):
-            found[-1] += character
+            graphemes[-1] += character
         else:
-            found.append(character)
-    return found
+            graphemes.append(character)
+    return graphemes
 
 
 def _second_flag(before: str, character: str) -> bool:
@@ -70,17 +73,17 @@ def split_at(meter: Meter, text: Any, position: Any) -> tuple[str, str]:
 
 
 def _patterns(pattern: Any) -> list[str]:
-    """Return the texts that are looked for."""
-    found = pattern if type(pattern) is list else [pattern]
-    if not all(type(one) is str for one in found):
+    """Return the alternatives of a pattern, which is a string or a list of strings."""
+    alternatives = pattern if type(pattern) is list else [pattern]
+    if not all(type(alternative) is str for alternative in alternatives):
         raise Raised(f"argument error: a pattern is a string or a list of strings, got: {inspect(pattern)}")
-    return found
+    return alternatives
 
 
 def contains(meter: Meter, text: Any, pattern: Any) -> bool:
     if regexes.is_regex(pattern):
         raise Raised("no function clause matching in String.contains?/2")
-    return any(one in as_text(text) for one in _patterns(pattern))
+    return any(alternative in as_text(text) for alternative in _patterns(pattern))
 
 
 def starts_with(meter: Meter, text: Any, prefix: Any) -> bool:
@@ -101,26 +104,26 @@ def split(meter: Meter, text: Any, pattern: Any = None, opts: Any = ()) -> list[
         return re.split(r"[ \t\n\v\f\r\x85\u2000-\u200a\u2028\u2029\u205f\u3000]+", whole.strip(_SPACE)) if whole.strip(_SPACE) else []
     if regexes.is_regex(pattern):
         return regexes.split(meter, pattern, text, opts)
-    found = options(list(opts))
-    most, trim = found.get("parts", Atom("infinity")), found.get("trim") is True
+    settings = options(list(opts))
+    max_parts, trim = settings.get("parts", Atom("infinity")), settings.get("trim") is True
     patterns = _patterns(pattern)
     if "" in patterns:
         parts = ["", *graphemes_of(meter, whole), ""]
-        parts = _limited(parts, most, "")
+        parts = _limited(parts, max_parts, "")
     elif not patterns:
         parts = [whole]
     else:
-        limit = most - 1 if type(most) is int and most > 0 else 0
-        limit = -1 if type(most) is int and most == 1 else limit
+        limit = max_parts - 1 if type(max_parts) is int and max_parts > 0 else 0
+        limit = -1 if type(max_parts) is int and max_parts == 1 else limit
         parts = (
             [whole] if limit == -1 else re.split("|".join(map(re.escape, sorted(patterns, key=len, reverse=True))), whole, maxsplit=limit)
         )
     return [part for part in parts if part] if trim else parts
 
 
-def _limited(parts: list[str], most: Any, joiner: str) -> list[str]:
-    if type(most) is int and 0 < most < len(parts):
-        return [*parts[: most - 1], joiner.join(parts[most - 1 :])]
+def _limited(parts: list[str], max_parts: Any, joiner: str) -> list[str]:
+    if type(max_parts) is int and 0 < max_parts < len(parts):
+        return [*parts[: max_parts - 1], joiner.join(parts[max_parts - 1 :])]
     return parts
 
 
@@ -135,7 +138,7 @@ def replace(meter: Meter, text: Any, pattern: Any, replacement: Any, opts: Any =
     patterns = sorted(_patterns(pattern), key=len, reverse=True)
     if not patterns:
         return whole
-    count = sum(whole.count(one) for one in patterns)
+    count = sum(whole.count(alternative) for alternative in patterns)
     meter.spend(count)
     if isinstance(replacement, str):
         meter.text(len(whole) + len(replacement) * count)
@@ -149,7 +152,7 @@ def replace(meter: Meter, text: Any, pattern: Any, replacement: Any, opts: Any =
 
 
 def _replace_at(end: bool, once: bool, meter: Meter, text: str, pattern: str, new: str) -> str:
-    """Replace at the start or the end, as often as it is there unless `once`."""
+    """Replace the pattern at the start or the end, as often as it occurs there unless `once`."""
     if pattern == "":
         if once:
             return text + new if end else new + text
@@ -179,27 +182,27 @@ def replace_trailing(meter: Meter, text: Any, pattern: Any, new: Any) -> str:
     return _replace_at(True, False, meter, as_text(text), as_text(pattern), as_text(new))
 
 
-def trim(meter: Meter, text: Any, what: Any = None) -> str:
-    return trim_trailing(meter, trim_leading(meter, text, what), what)
+def trim(meter: Meter, text: Any, to_trim: Any = None) -> str:
+    return trim_trailing(meter, trim_leading(meter, text, to_trim), to_trim)
 
 
-def trim_leading(meter: Meter, text: Any, what: Any = None) -> str:
-    return as_text(text).lstrip(_SPACE) if what is None else replace_leading(meter, text, what, "")
+def trim_leading(meter: Meter, text: Any, to_trim: Any = None) -> str:
+    return as_text(text).lstrip(_SPACE) if to_trim is None else replace_leading(meter, text, to_trim, "")
 
 
-def trim_trailing(meter: Meter, text: Any, what: Any = None) -> str:
-    return as_text(text).rstrip(_SPACE) if what is None else replace_trailing(meter, text, what, "")
+def trim_trailing(meter: Meter, text: Any, to_trim: Any = None) -> str:
+    return as_text(text).rstrip(_SPACE) if to_trim is None else replace_trailing(meter, text, to_trim, "")
 
 
 def upcase(meter: Meter, text: Any, mode: Any = None) -> str:
     if mode is Atom("ascii"):
-        return "".join(one.upper() if one.isascii() else one for one in as_text(text))
+        return "".join(letter.upper() if letter.isascii() else letter for letter in as_text(text))
     return as_text(text).upper()
 
 
 def downcase(meter: Meter, text: Any, mode: Any = None) -> str:
     if mode is Atom("ascii"):
-        return "".join(one.lower() if one.isascii() else one for one in as_text(text))
+        return "".join(letter.lower() if letter.isascii() else letter for letter in as_text(text))
     return as_text(text).replace("\u0130", "i\u0307").lower() if mode is not Atom("greek") else as_text(text).lower()
 
 
@@ -268,8 +271,8 @@ def to_float(meter: Meter, text: Any) -> float:
     raise Raised(_not_a("a float", text))
 
 
-def _not_a(what: str, text: Any) -> str:
-    return f"errors were found at the given arguments:\n\n  * 1st argument: not a textual representation of {what}\n"
+def _not_a(kind: str, text: Any) -> str:
+    return f"errors were found at the given arguments:\n\n  * 1st argument: not a textual representation of {kind}\n"
 
 
 def first(meter: Meter, text: Any) -> str | None:
@@ -295,8 +298,8 @@ def valid(meter: Meter, text: Any) -> bool:
 
 
 def printable(meter: Meter, text: Any, limit: Any = None) -> bool:
-    shown = text if limit is None or type(limit) is not int else text[:limit]
-    return type(text) is str and all(one.isprintable() or one in "\n\r\t\v\b\f\x1b\x7f\a" for one in shown)
+    checked = text if limit is None or type(limit) is not int else text[:limit]
+    return type(text) is str and all(letter.isprintable() or letter in "\n\r\t\v\b\f\x1b\x7f\a" for letter in checked)
 
 
 def equivalent(meter: Meter, a: Any, b: Any) -> bool:
@@ -312,26 +315,26 @@ def normalize(meter: Meter, text: Any, form: Any) -> str:
 
 
 def jaro_distance(meter: Meter, a: Any, b: Any) -> float:
-    one, two = graphemes_of(meter, as_text(a)), graphemes_of(meter, as_text(b))
-    if one == two:
+    left, right = graphemes_of(meter, as_text(a)), graphemes_of(meter, as_text(b))
+    if left == right:
         return 1.0
-    if not one or not two:
+    if not left or not right:
         return 0.0
-    reach = max(max(len(one), len(two)) // 2 - 1, 0)
-    meter.spend(len(one) * (2 * reach + 1) // 4)
+    reach = max(max(len(left), len(right)) // 2 - 1, 0)
+    meter.spend(len(left) * (2 * reach + 1) // 4)
     taken: list[int] = []
     matched = []
-    for i, character in enumerate(one):
-        for j in range(max(0, i - reach), min(len(two), i + reach + 1)):
-            if j not in taken and two[j] == character:
+    for i, character in enumerate(left):
+        for j in range(max(0, i - reach), min(len(right), i + reach + 1)):
+            if j not in taken and right[j] == character:
                 taken.append(j)
                 matched.append(character)
                 break
     if not matched:
         return 0.0
-    swaps = sum(a_ != two[j] for a_, j in zip(matched, sorted(taken), strict=True)) / 2
+    swaps = sum(a_ != right[j] for a_, j in zip(matched, sorted(taken), strict=True)) / 2
     count = len(matched)
-    return (count / len(one) + count / len(two) + (count - swaps) / count) / 3
+    return (count / len(left) + count / len(right) + (count - swaps) / count) / 3
 
 
 FUNCTIONS = {

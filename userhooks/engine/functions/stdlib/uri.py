@@ -18,7 +18,7 @@ _PARTS = re.compile(r"(?:([a-zA-Z][a-zA-Z0-9+.-]*):)?(?://([^/?#]*))?([^?#]*)(?:
 _AUTHORITY = re.compile(r"(?:(.*)@)?(\[[a-zA-Z0-9:.]*\]|[^:]*)(?::(\d*))?", re.DOTALL | re.ASCII).fullmatch
 _UNRESERVED = "~"
 _RESERVED = ":/?#[]@!$&'()*+,;="
-_GOOD = re.compile(r"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]*", re.ASCII).fullmatch
+_ALLOWED = re.compile(r"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]*", re.ASCII).fullmatch
 
 
 def parse(meter: Meter, text: Any) -> Any:
@@ -49,8 +49,8 @@ def parse(meter: Meter, text: Any) -> Any:
 def new(meter: Meter, text: Any) -> Any:
     if struct_name(text) == "URI":
         return OK, text
-    bad = next((one for one in _read(meter, text) if not _GOOD(one)), None)
-    return (OK, parse(meter, text)) if bad is None else (ERROR, bad)
+    invalid = next((letter for letter in _read(meter, text) if not _ALLOWED(letter)), None)
+    return (OK, parse(meter, text)) if invalid is None else (ERROR, invalid)
 
 
 def new_bang(meter: Meter, text: Any) -> Any:
@@ -61,7 +61,7 @@ def new_bang(meter: Meter, text: Any) -> Any:
 
 
 def _read(meter: Meter, text: Any) -> str:
-    """Return a text that is looked at character by character, and take the steps for it."""
+    """Return a string after spending the steps for traversing its characters."""
     meter.spend(len(as_text(text)) // 8)
     return str(text)
 
@@ -85,28 +85,28 @@ def decode_www_form(meter: Meter, text: Any) -> Any:
     return decode(meter, as_text(text).replace("+", " "))
 
 
-def encode_query(meter: Meter, of: Any, encoding: Any = Atom("www_form")) -> str:
+def encode_query(meter: Meter, enumerable: Any, encoding: Any = Atom("www_form")) -> str:
     def text_of(value: Any) -> str:
         if type(value) is list:
             raise Raised(f"encode_query/2 values cannot be lists, got: {inspect(value)}")
         text = as_text(to_string(meter, value))
         return quote(text, safe=_UNRESERVED) if encoding is Atom("rfc3986") else encode_www_form(meter, text)
 
-    pairs = items_of(meter, of)
+    pairs = items_of(meter, enumerable)
     if not all(type(pair) is tuple and len(pair) == 2 for pair in pairs):
         raise Raised("no function clause matching in URI.encode_query/2")
     return "&".join(f"{text_of(key)}={text_of(value)}" for key, value in pairs)
 
 
 def decode_query(meter: Meter, text: Any, into: Any = None, encoding: Any = Atom("www_form")) -> Any:
-    found: dict[Any, Any] = {} if into is None else dict(into)
+    result: dict[Any, Any] = {} if into is None else dict(into)
     read = decode if encoding is Atom("rfc3986") else decode_www_form
     for part in _read(meter, text).split("&"):
         meter.spend(2)
         if part:
             key, _, value = part.partition("=")
-            found[read(meter, key)] = read(meter, value)
-    return found
+            result[read(meter, key)] = read(meter, value)
+    return result
 
 
 def query_decoder(meter: Meter, text: Any) -> Any:
@@ -116,18 +116,18 @@ def query_decoder(meter: Meter, text: Any) -> Any:
 
 def merge(meter: Meter, base: Any, relative: Any) -> Any:
     one, two = parse(meter, base), parse(meter, relative)
-    of, other = ({name: uri[Atom(name)] for name in URI_FIELDS} for uri in (one, two))
-    if of["host"] is None:
+    target, reference = ({name: uri[Atom(name)] for name in URI_FIELDS} for uri in (one, two))
+    if target["host"] is None:
         raise Raised("you must merge onto an absolute URI")
-    if other["scheme"] is not None:
-        return structs.make("URI", **{**other, "path": _without_dots(other["path"])})
-    if other["host"] is not None:
-        return structs.make("URI", **{**other, "scheme": of["scheme"], "path": _without_dots(other["path"])})
-    if other["path"] is None:
-        query = of["query"] if other["query"] is None else other["query"]
-        return structs.make("URI", **{**of, "query": query, "fragment": other["fragment"]})
-    path = other["path"] if other["path"].startswith("/") else (of["path"] or "/").rpartition("/")[0] + "/" + other["path"]
-    return structs.make("URI", **{**of, "path": _without_dots(path), "query": other["query"], "fragment": other["fragment"]})
+    if reference["scheme"] is not None:
+        return structs.make("URI", **{**reference, "path": _without_dots(reference["path"])})
+    if reference["host"] is not None:
+        return structs.make("URI", **{**reference, "scheme": target["scheme"], "path": _without_dots(reference["path"])})
+    if reference["path"] is None:
+        query = target["query"] if reference["query"] is None else reference["query"]
+        return structs.make("URI", **{**target, "query": query, "fragment": reference["fragment"]})
+    path = reference["path"] if reference["path"].startswith("/") else (target["path"] or "/").rpartition("/")[0] + "/" + reference["path"]
+    return structs.make("URI", **{**target, "path": _without_dots(path), "query": reference["query"], "fragment": reference["fragment"]})
 
 
 def _without_dots(path: str | None) -> str | None:
@@ -163,9 +163,9 @@ def append_query(meter: Meter, uri: Any, query: Any) -> Any:
 
 def _is_character(test: str) -> Any:
     def run(meter: Meter, character: Any) -> bool:
-        one = chr(as_integer(character)) if 0 <= as_integer(character) < 128 else ""
-        unreserved = bool(one) and (one.isalnum() or one in "-._~")
-        reserved = bool(one) and one in _RESERVED
+        letter = chr(as_integer(character)) if 0 <= as_integer(character) < 128 else ""
+        unreserved = bool(letter) and (letter.isalnum() or letter in "-._~")
+        reserved = bool(letter) and letter in _RESERVED
         return {"reserved": reserved, "unreserved": unreserved}.get(test, reserved or unreserved)
 
     return run
