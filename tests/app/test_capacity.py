@@ -108,5 +108,5 @@ def test_webhooks_that_do_not_come_are_said_to_be_missing(stack: Stack) -> None:
         stack.subscriptions.pause(stack.subscriptions.list()[0].sink_name)
         with stack.database.connect() as connection:
             insert(connection, crowd.users, 0, 1)
-        with pytest.raises(DeliveriesMissing, match="0 of 1 messages have come"):
+        with pytest.raises(DeliveriesMissing, match="0 of 1 messages have arrived"):
             crowd.counter.wait_for(1, 0.2)

@@ -1,6 +1,6 @@
-"""How much this machine delivers, and the cost of many users: the measurements behind lesson 08 and `make bench`.
+"""Delivery capacity of this machine, and the cost of many users: the measurements behind lesson 08 and `make bench`.
 
-`LoadUsers` creates users by the thousand, all subscribed to one receiver that only counts, and removes them again. `measure` holds the
+`LoadUsers` creates thousands of users, subscribed to one receiver that only counts, and removes them again. `measure` holds the
 measurements and `card` displays them. The engine is measured as it normally runs, with nothing switched off.
 """
 

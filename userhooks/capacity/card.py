@@ -1,4 +1,4 @@
-"""What was measured, as values that show themselves: a point for each number of users, and the card of a machine. Pure."""
+"""Results of the measurements, with representations for notebooks: a point per number of users, and a machine's capacity card. Pure."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Point:
-    """What so many subscribed users cost.
+    """Cost of a number of subscribed users.
 
-    `create_seconds`: to subscribe those that came on top of the point before. `webhooks_per_second`: rows over all users, one message per
-    request. `engine_us`: CPU time of the engine for one change, in microseconds; `engine_mb` its memory; both None on a real Sequin.
-    `p50_ms`, `p99_ms`: commit to receipt at `rate` rows a second.
+    `create_seconds` is the time to subscribe the users added since the previous point. `webhooks_per_second` is measured with rows for all
+    users in turn and one message per request. `engine_us` is the engine's CPU time per change in microseconds, and `engine_mb` its memory;
+    both are None with a real Sequin server. `p50_ms` and `p99_ms` are latencies from commit to receipt at `rate` rows per second.
     """
 
     users: int
@@ -34,9 +34,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Card:
-    """What a machine delivers; latencies in milliseconds from commit to receipt at `rate` rows a second, memory in MB.
+    """Capacity of a machine.
 
-    `batched_per_second` is None where there were too many users to change their sinks for it.
+    Latencies are from commit to receipt at `rate` rows per second, memory is in MB. `batched_per_second` is None if batches were not
+    measured: changing the sinks takes too long with many users, and a real Sequin server would resend.
     """
 
     machine: str
@@ -70,12 +71,12 @@ class Card:
             (f"commit to receipt at {self.rate:,.0f} rows/s", f"p50 {self.p50_ms:.1f} ms, p99 {self.p99_ms:.1f} ms"),
         ]
         if self.engine_us is not None and self.engine_mb is not None:
-            lines.append(("the engine", f"{self.engine_us:.0f} µs CPU for a change, {self.engine_mb:.0f} MB"))
+            lines.append(("engine", f"{self.engine_us:.0f} µs CPU per change, {self.engine_mb:.0f} MB"))
         return lines
 
 
 def frame(points: Iterable[Point]) -> pd.DataFrame:
-    """The points as a table, one line for each number of users, columns as in `Point`; what is not known is missing."""
+    """Return the points as a DataFrame with the fields of `Point` as columns; unknown values are NaN."""
     with lab_extra():
         import pandas as pd
 

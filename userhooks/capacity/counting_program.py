@@ -1,9 +1,12 @@
-"""A receiver that does as little as possible: it answers 200 and counts, so that the sender is what is measured. A program of its own.
+"""A minimal receiver, run as a separate program: it answers 200 and counts, so that measurements are of the sender.
 
-It listens on as many free ports as its argument says, prints them as JSON, and answers one-line commands on stdin with one line of JSON.
-`count` gives requests and messages so far, the times of the first and the last, and the connections open now and at most. `latencies`
-gives the times in seconds from commit to receipt since the last such command, each with the number at the end of its request's path.
-`reset` starts anew, `reset latencies` keeps latencies from then on. It ends with its stdin. Who asks is in `counting_receiver.py`.
+It listens on as many free ports as its argument says, prints them as JSON, and answers one-line commands on stdin with one line of JSON:
+
+- `count`: the number of requests and messages, the times of the first and the last, and the current and maximum number of connections.
+- `latencies`: the seconds from commit to receipt since the last such command, with the number at the end of each request's path.
+- `reset`: start counting from 0; `reset latencies` also records latencies from now on.
+
+It exits when stdin is closed. `counting_receiver.py` starts it and sends the commands.
 """
 
 from __future__ import annotations
@@ -17,13 +20,13 @@ from datetime import datetime
 from typing import Any
 
 FILES = 20_000
-"""Files that it may have open, as far as the system allows: thousands of ports and connections"""
+"""Maximum number of open files, if the system allows it: enough for thousands of ports and connections."""
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
 STAMP = b'"commit_timestamp":"'
 
 
 class Counts:
-    """What has come so far."""
+    """Counters of the requests received so far."""
 
     def __init__(self) -> None:
         self.open = self.most_open = 0
@@ -40,13 +43,13 @@ class Counts:
     def note(self, data: bytes, end: int, now: float) -> None:
         """Record the latency of a request's first message, and the number in the request's path."""
         target = data[5 : data.index(b" ", 5)]
-        at = data.index(STAMP, end) + len(STAMP)
+        position = data.index(STAMP, end) + len(STAMP)
         self.paths.append(int(target.rpartition(b"/")[2]))
-        self.latencies.append(now - datetime.fromisoformat(data[at : at + 27].decode()).timestamp())
+        self.latencies.append(now - datetime.fromisoformat(data[position : position + 27].decode()).timestamp())
 
 
 class Receiver(asyncio.Protocol):
-    """Requests with a content-length, as the engine sends them."""
+    """HTTP server for requests with a Content-Length, as the engine sends them."""
 
     def __init__(self, counts: Counts) -> None:
         self.counts = counts

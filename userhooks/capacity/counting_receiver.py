@@ -1,4 +1,4 @@
-"""The counting receiver as an object: its process, its addresses, what it has counted. The program itself is `counting_program.py`."""
+"""Client of the counting receiver: its process, its URLs, and its counts. The program itself is `counting_program.py`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from typing import Any, Self
 from userhooks.errors import DeliveriesMissing
 from userhooks.shared import python_command
 
-_LOOK_SECONDS = 0.02
+_POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
 class Count:
-    """Requests and messages since the reset, times of the first and the last (seconds since 1970), connections open now, and at most."""
+    """Counts since the last reset.
+
+    `first` and `last` are the times of the first and last request, in seconds since 1970. `open` and `most_open` are the current and the
+    maximum number of connections.
+    """
 
     requests: int
     messages: int
@@ -29,60 +33,63 @@ class Count:
 
 
 class CountingReceiver:
-    """A process that counts POSTs and answers each with 200, on `ports` free ports of 127.0.0.1.
+    """A process that counts POST requests and answers them with 200, on `ports` free ports of 127.0.0.1.
 
-    End it with `close`, or use it as a context manager. It exits when the process that created it is gone.
+    Stop it with `close`, or use it as a context manager. It also exits when the process that created it exits.
     """
 
     def __init__(self, ports: int = 1) -> None:
-        self._process = subprocess.Popen(  # noqa: S603 - our own program
+        self._process = subprocess.Popen(  # noqa: S603 - a program of this package
             python_command.command("userhooks.capacity.counting_program", str(ports)),
             env=python_command.environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # a kernel's interrupt is for the cell
+            start_new_session=True,  # interrupting the kernel must not stop the receiver
         )
         self.ports: list[int] = self._answer()
 
     @property
     def pid(self) -> int:
-        """The receiver's process."""
+        """Process ID of the receiver."""
         return self._process.pid
 
     def url(self, number: int) -> str:
-        """The address for the webhooks that `number` stands for: a path of its own, and the ports in turn."""
+        """Return the URL for webhooks with this number, which ends the path and selects the port."""
         return f"http://127.0.0.1:{self.ports[number % len(self.ports)]}/in/{number}"
 
     def count(self) -> Count:
-        """What has come since the last reset."""
+        """Return the counts since the last reset."""
         return Count(**self._ask("count"))
 
     def reset(self, *, latencies: bool = False) -> None:
-        """Count from 0 again, and keep the latency of each request if wanted."""
+        """Restart counting from 0; with `latencies`, also record the latency of each request."""
         self._ask("reset latencies" if latencies else "reset")
 
     def latencies(self) -> list[tuple[int, float]]:
-        """(number, seconds from commit to receipt) of every request since the last such call or reset; of a batch that of its first."""
-        kept = self._ask("latencies")
-        return list(zip(kept["paths"], kept["latencies"], strict=True))
+        """Return (number, seconds from commit to receipt) of every request since the last call or reset.
+
+        For a batch, this is the latency of its first message.
+        """
+        recorded = self._ask("latencies")
+        return list(zip(recorded["paths"], recorded["latencies"], strict=True))
 
     def wait_for(self, messages: int, timeout: float, progress: Callable[[int], object] = lambda _: None) -> Count:
-        """Return once so many messages have come; raises DeliveriesMissing after `timeout` seconds without any."""
-        seen, since = -1, time.monotonic()
+        """Wait until this many messages have arrived; raises DeliveriesMissing after `timeout` seconds without a new one."""
+        last_count, last_change = -1, time.monotonic()
         while (count := self.count()).messages < messages:
             progress(count.messages)
             now = time.monotonic()
-            if count.messages > seen:
-                seen, since = count.messages, now
-            if now - since > timeout:
-                what = f"{count.messages:,} of {messages:,} messages have come, and none in the last {timeout:g} s."
-                raise DeliveriesMissing(what, "Is Sequin running, and are the sinks active? Look with userhooks status.")
-            time.sleep(_LOOK_SECONDS)
+            if count.messages > last_count:
+                last_count, last_change = count.messages, now
+            if now - last_change > timeout:
+                problem = f"{count.messages:,} of {messages:,} messages have arrived, and none in the last {timeout:g} s."
+                raise DeliveriesMissing(problem, "Check with `userhooks status` that Sequin is running and that the sinks are active.")
+            time.sleep(_POLL_SECONDS)
         return count
 
     def close(self) -> None:
-        """End the process."""
+        """Stop the process."""
         if self._process.stdin is not None and self._process.stdout is not None:
             self._process.stdin.close()
             self._process.wait()
@@ -95,11 +102,11 @@ class CountingReceiver:
         self.close()
 
     def _ask(self, command: str) -> Any:
-        assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for
+        assert self._process.stdin is not None  # noqa: S101 - Popen was asked for a pipe
         self._process.stdin.write(command + "\n")
         self._process.stdin.flush()
         return self._answer()
 
     def _answer(self) -> Any:
-        assert self._process.stdout is not None  # noqa: S101 - a pipe was asked for
+        assert self._process.stdout is not None  # noqa: S101 - Popen was asked for a pipe
         return json.loads(self._process.stdout.readline())

@@ -1,4 +1,4 @@
-"""Users by the thousand, each subscribed to the counting receiver: made in bulk, and taken away again. Measuring is in `measure.py`."""
+"""Thousands of users subscribed to the counting receiver, created in bulk and removed afterward. `measure.py` measures with them."""
 
 from __future__ import annotations
 
@@ -19,25 +19,29 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHUNK = 250
-"""Users that are made with one call"""
+"""Users created with one call."""
 SIZES = (10, 100, 1_000, 10_000)
 MOST_ON_SEQUIN = 10
-"""A real Sequin asks each sink's filter of every row: 0.14.6 did with sixty a fifth of what it did with one, and none with a hundred"""
+"""Maximum number of users on a real Sequin server, which evaluates every sink's filter for every row.
+
+Sequin 0.14.6 delivered a fifth as fast with 60 sinks as with one, and nothing with 100.
+"""
 
 _ADD = "INSERT INTO public.users (name) SELECT %s FROM generate_series(1, %s) RETURNING id"
-_OURS = "SELECT id FROM public.users WHERE name = %s ORDER BY id"
+_LOAD_USERS = "SELECT id FROM public.users WHERE name = %s ORDER BY id"
 _REMOVE = "DELETE FROM public.users WHERE id = ANY(%s)"
 
 
 class LoadUsers:
-    """Users of `stack`, each subscribed to a path of its own at `counter`; make more with `grow`, end with `close`, or use it as a context.
+    """Users for load measurements, each subscribed to its own path at `counter`.
 
-    What an earlier crowd left is removed first: users called `crowd`, their rows and subscriptions. Nobody else's are touched. A crowd that
-    is interrupted while it grows keeps those it has.
+    `grow` creates users, and `close` removes them; it can also be used as a context manager. Creating it first removes what an earlier run
+    left behind: the users named `crowd`, their rows, and their subscriptions, but nobody else's. If `grow` is interrupted, the users
+    created so far stay.
 
-        with LoadUsers(stack) as crowd:
-            crowd.grow(1000)
-            measure.throughput(crowd, rows=10_000)
+        with LoadUsers(stack) as load_users:
+            load_users.grow(1000)
+            measure.throughput(load_users, rows=10_000)
     """
 
     def __init__(self, stack: Stack, *, ports: int = 1) -> None:
@@ -49,17 +53,18 @@ class LoadUsers:
         self.counter = CountingReceiver(ports)
 
     def sizes(self) -> list[int]:
-        """The numbers of users to measure with: up to ten thousand on the local engine, ten on a real Sequin."""
+        """Return the numbers of users to measure with: up to 10,000 on the local engine, 10 on a real Sequin server."""
         return [size for size in SIZES if self.engine_pid is not None or size <= MOST_ON_SEQUIN]
 
     def grow(self, users: int, progress: Callable[[int], object] | None = None) -> None:
-        """Add users until there are so many; `progress` is called with how many there are, without it a bar is shown in a notebook.
+        """Create users until there are `users` of them.
 
-        Raises InvalidInput for more users than a real Sequin stands.
+        `progress` is called with the number created so far; without it, a notebook shows a progress bar. Raises InvalidInput for more users
+        than a real Sequin server can handle.
         """
         if users > MOST_ON_SEQUIN and self.engine_pid is None:
-            what = f"{users:,} filtered sinks would bring this Sequin server down: it runs the filter of each for every row."
-            raise InvalidInput("users", what, f"Ask for {MOST_ON_SEQUIN} at most, or use the local engine: unset SEQUIN_URL.")
+            problem = f"{users:,} filtered sinks would bring this Sequin server down: it evaluates every filter for every row."
+            raise InvalidInput("users", problem, f"Use at most {MOST_ON_SEQUIN} users, or unset SEQUIN_URL to use the local engine.")
         if users <= len(self.users):
             return
         subscriptions, database = self.stack.subscriptions, self.stack.database
@@ -67,32 +72,32 @@ class LoadUsers:
             while len(self.users) < users:
                 with database.connect() as connection:
                     added = connection.execute(_ADD, [LOAD_USER, min(CHUNK, users - len(self.users))]).fetchall()
-                made = [user for (user,) in added]
-                self._subscriptions += subscriptions.subscribe_all({user: self.counter.url(user) for user in made})
-                self.users += made
+                new_users = [user for (user,) in added]
+                self._subscriptions += subscriptions.subscribe_all({user: self.counter.url(user) for user in new_users})
+                self.users += new_users
                 show(len(self.users))
 
     def batch(self, size: int) -> None:
-        """Set how many messages every sink may send in one request."""
+        """Set the batch size of every sink, in messages per request."""
         if size != self.batch_size:
-            for one in self._subscriptions:
-                self.stack.sequin.update_sink(one.sink_id, batch_size=size)
+            for subscription in self._subscriptions:
+                self.stack.sequin.update_sink(subscription.sink_id, batch_size=size)
             self.batch_size = size
 
     @property
     def engine_pid(self) -> int | None:
-        """The local engine's process; None when a real Sequin server delivers."""
+        """Process ID of the local engine; None with a real Sequin server."""
         pid = self.stack.status()["sequin"]["pid"]
         return None if pid is None else int(pid)
 
     @property
     def postgres_pid(self) -> int | None:
-        """The embedded server's process; None for the reader's own database."""
+        """Process ID of the embedded Postgres server; None with an external database."""
         pid = self.stack.status()["postgres"]["pid"]
         return None if pid is None else int(pid)
 
     def close(self, progress: Callable[[int], object] | None = None) -> None:
-        """Remove the users with all that is theirs, and end the receiver."""
+        """Remove the users with their rows and subscriptions, and stop the receiver."""
         try:
             self._remove(progress)
         finally:
@@ -110,15 +115,15 @@ class LoadUsers:
     def _remove(self, progress: Callable[[int], object] | None = None) -> None:
         database, subscriptions = self.stack.database, self.stack.subscriptions
         with database.connect() as connection:
-            users = [user for (user,) in connection.execute(_OURS, [LOAD_USER])]
+            users = [user for (user,) in connection.execute(_LOAD_USERS, [LOAD_USER])]
         if not users:
             return
-        log.info("Removing %d users of a crowd", len(users))
+        log.info("Removing %d users created for load measurements", len(users))
         with progress_shown(progress, len(users), "users") as show:
             for start in range(0, len(users), CHUNK):
-                some = users[start : start + CHUNK]
-                subscriptions.unsubscribe_all(some)
-                show(start + len(some))
+                chunk = users[start : start + CHUNK]
+                subscriptions.unsubscribe_all(chunk)
+                show(start + len(chunk))
         with database.connect() as connection:
             connection.execute(_REMOVE, [users])
         self.users.clear()

@@ -1,7 +1,7 @@
-"""What is measured with a crowd: webhooks per second, messages in batches, latency at a steady rate, what N users cost.
+"""Measurements with load users: webhooks per second, messages in batches, latency at a steady rate, and the cost of N users.
 
-Rates run from the first commit to the last receipt. CPU times are the operating system's, of whole processes. Everything can be stopped
-at any moment; rows stay until the crowd is closed.
+Rates are measured from the first commit to the last receipt. CPU times are those of whole processes, as reported by the operating system.
+Every measurement can be interrupted; its rows stay until the load users are closed.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 PER_TRANSACTION = 1000
 PATIENCE = 30.0
-"""Seconds without a single message after which a measurement is given up"""
+"""Seconds without a message after which a measurement is abandoned."""
 MANY = 100
-"""Users above which their sinks are not changed for a measurement in batches"""
+"""Number of users above which batches are not measured, because that changes every sink."""
 _TICKS = 100
-"""Transactions per second, at most, of a steady rate"""
+"""Maximum transactions per second at a steady rate."""
 _SETTLED_SECONDS = 0.3
 
 _INSERT = """
@@ -40,7 +40,7 @@ _INSERT = """
 
 @dataclass(frozen=True)
 class Throughput:
-    """How fast `messages` came; CPU in microseconds per message of each program, None for one that is not ours."""
+    """Rate at which `messages` were delivered, and the CPU time per message of each program in microseconds; None for an external one."""
 
     messages: int
     requests: int
@@ -55,13 +55,13 @@ class Throughput:
         return self.messages / self.seconds
 
     def __repr__(self) -> str:
-        cpu = "" if self.engine_us is None else f", {self.engine_us:.0f} µs CPU of the engine for each"
-        return f"Throughput({self.messages:,} messages in {self.requests:,} requests, {self.per_second:,.0f} a second{cpu})"
+        cpu = "" if self.engine_us is None else f", {self.engine_us:.0f} µs engine CPU per message"
+        return f"Throughput({self.messages:,} messages in {self.requests:,} requests, {self.per_second:,.0f}/s{cpu})"
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds from commit to receipt of `count` rows, written at `rate` rows a second."""
+    """Milliseconds from commit to receipt of `count` rows, written at `rate` rows per second."""
 
     count: int
     rate: float
@@ -71,7 +71,7 @@ class Latency:
 
     @classmethod
     def of(cls, seconds: Iterable[float], rate: float) -> Latency:
-        """Make it of single latencies in seconds; percentiles by nearest rank."""
+        """Summarize latencies in seconds; percentiles are by nearest rank."""
         values = sorted(latency * 1000 for latency in seconds)
         return cls(len(values), rate, nearest_rank(values, 50), nearest_rank(values, 99), values[-1])
 
@@ -79,110 +79,116 @@ class Latency:
         return f"Latency({self.count:,} rows at {self.rate:g}/s: p50 {self.p50_ms:.1f} ms, p99 {self.p99_ms:.1f} ms)"
 
 
-def throughput(crowd: LoadUsers, rows: int, *, batch_size: int = 1, users: list[int] | None = None) -> Throughput:
-    """Insert rows for the crowd's users, or for these, in turn as fast as Postgres takes them, and time their webhooks; up to `batch_size`
-    per request.
+def throughput(load_users: LoadUsers, rows: int, *, batch_size: int = 1, users: list[int] | None = None) -> Throughput:
+    """Insert rows as fast as Postgres accepts them, and time their webhooks, with up to `batch_size` messages per request.
 
-    Raises DeliveriesMissing when nothing comes for half a minute.
+    The rows are for `users` in turn, or for all load users by default. Raises DeliveriesMissing after 30 seconds without a message.
     """
-    crowd.batch(batch_size)
-    crowd.counter.reset()
-    programs = {"engine": crowd.engine_pid, "postgres": crowd.postgres_pid, "receiver": crowd.counter.pid}
+    load_users.batch(batch_size)
+    load_users.counter.reset()
+    programs = {"engine": load_users.engine_pid, "postgres": load_users.postgres_pid, "receiver": load_users.counter.pid}
     before = {name: cpu_seconds(pid) for name, pid in programs.items()}
-    with crowd.stack.database.connect() as connection:
+    with load_users.stack.database.connect() as connection:
         connection.autocommit = True
         began = time.time()
         for first in range(0, rows, PER_TRANSACTION):
-            insert(connection, users or crowd.users, first, min(rows, first + PER_TRANSACTION))
-    count = crowd.counter.wait_for(rows, PATIENCE)
+            insert(connection, users or load_users.users, first, min(rows, first + PER_TRANSACTION))
+    count = load_users.counter.wait_for(rows, PATIENCE)
     used = {name: _difference(cpu_seconds(pid), before[name], rows) for name, pid in programs.items()}
     return Throughput(count.messages, count.requests, count.last - began, used["engine"], used["postgres"], used["receiver"])
 
 
-def latency(crowd: LoadUsers, rate: float = 100, seconds: float = 5, *, progress: Callable[[int], object] | None = None) -> Latency:
-    """Insert rows for the crowd's users in turn at a steady rate, and time each from commit to receipt.
+def latency(load_users: LoadUsers, rate: float = 100, seconds: float = 5, *, progress: Callable[[int], object] | None = None) -> Latency:
+    """Insert rows for the load users in turn at a steady rate, and time each from commit to receipt.
 
-    Up to 100 a second each is a transaction of its own; of more, what is due in a hundredth of a second is one.
+    Up to 100 rows per second, each row is a separate transaction; above that, each transaction holds the rows of a hundredth of a second.
     """
-    crowd.batch(1)
-    crowd.counter.reset(latencies=True)
+    load_users.batch(1)
+    load_users.counter.reset(latencies=True)
     with progress_shown(progress, int(rate * seconds), "rows") as show:
-        rows = write_steadily(crowd, rate, seconds, show)
-    crowd.counter.wait_for(rows, PATIENCE)
-    return Latency.of((latency for _, latency in crowd.counter.latencies()), rate)
+        rows = write_steadily(load_users, rate, seconds, show)
+    load_users.counter.wait_for(rows, PATIENCE)
+    return Latency.of((latency for _, latency in load_users.counter.latencies()), rate)
 
 
-def write_steadily(crowd: LoadUsers, rate: float, seconds: float, show: Callable[[int], object], users: list[int] | None = None) -> int:
-    """Insert rows at a steady rate, for the crowd's users or for these, in turn; returns how many. What is overdue is caught up."""
+def write_steadily(
+    load_users: LoadUsers, rate: float, seconds: float, show: Callable[[int], object], users: list[int] | None = None
+) -> int:
+    """Insert rows at a steady rate, catching up if it falls behind; returns the number of rows.
+
+    The rows are for `users` in turn, or for all load users by default. `show` is called with the number of rows inserted so far.
+    """
     per_tick = max(1, round(rate / _TICKS))
     rows = int(rate * seconds)
-    with crowd.stack.database.connect() as connection:
+    with load_users.stack.database.connect() as connection:
         connection.autocommit = True
         began = time.monotonic()
         for first in range(0, rows, per_tick):
             time.sleep(max(0.0, began + first / rate - time.monotonic()))
-            insert(connection, users or crowd.users, first, min(rows, first + per_tick))
+            insert(connection, users or load_users.users, first, min(rows, first + per_tick))
             show(min(rows, first + per_tick))
     return rows
 
 
 def scale(
-    crowd: LoadUsers, users: Iterable[int], *, rows: int = 20_000, rate: float = 1000, seconds: float = 5, runs: int = 2
+    load_users: LoadUsers, users: Iterable[int], *, rows: int = 20_000, rate: float = 1000, seconds: float = 5, runs: int = 2
 ) -> Iterator[Point]:
-    """Grow the crowd to each of these numbers of users, and yield the cost of each as soon as it is measured.
+    """Grow to each of these numbers of users, and yield the cost of each as soon as it is measured.
 
     Throughput is that of the fastest of `runs`, since other work on the machine can only slow a run down. Latency is measured in half as
-    many runs, at least one, and the median by p99 counts. For an even number of runs, that is the slower of the middle two.
+    many runs, at least one, and is that of the run with the median p99. For an even number of runs, that is the slower of the middle two.
     """
     for number in users:
         began = time.monotonic()
-        crowd.grow(number)
+        load_users.grow(number)
         created = time.monotonic() - began
-        settle(crowd)
-        one = min((throughput(crowd, rows) for _ in range(runs)), key=lambda run: run.seconds)
-        delays = sorted((latency(crowd, rate, seconds) for _ in range(max(1, runs // 2))), key=lambda run: run.p99_ms)
+        settle(load_users)
+        fastest = min((throughput(load_users, rows) for _ in range(runs)), key=lambda run: run.seconds)
+        delays = sorted((latency(load_users, rate, seconds) for _ in range(max(1, runs // 2))), key=lambda run: run.p99_ms)
         delay = delays[len(delays) // 2]
-        yield Point(number, created, one.per_second, one.engine_us, delay.p50_ms, delay.p99_ms, rate, memory_mb(crowd.engine_pid))
+        yield Point(
+            number, created, fastest.per_second, fastest.engine_us, delay.p50_ms, delay.p99_ms, rate, memory_mb(load_users.engine_pid)
+        )
 
 
-def capacity_card(crowd: LoadUsers, *, rows: int = 20_000, rate: float = 100, seconds: float = 5) -> Card:
-    """Measure what this machine delivers to the crowd as it is; takes `seconds` and some more."""
-    settle(crowd)
-    one = throughput(crowd, rows)
-    # A real Sequin is not asked for hundreds: to change its sinks after a burst makes it read the burst again.
-    in_batches = crowd.engine_pid is not None and len(crowd.users) <= MANY
-    many = throughput(crowd, 2 * rows, batch_size=100) if in_batches else None
-    delay = latency(crowd, rate, seconds)
-    memory = memory_mb(crowd.engine_pid)
+def capacity_card(load_users: LoadUsers, *, rows: int = 20_000, rate: float = 100, seconds: float = 5) -> Card:
+    """Measure the capacity of this machine with the current load users; takes a little longer than `seconds`."""
+    settle(load_users)
+    single = throughput(load_users, rows)
+    # Not on a real Sequin server: changing its sinks after a burst makes it read the burst again.
+    in_batches = load_users.engine_pid is not None and len(load_users.users) <= MANY
+    batched = throughput(load_users, 2 * rows, batch_size=100) if in_batches else None
+    delay = latency(load_users, rate, seconds)
+    memory = memory_mb(load_users.engine_pid)
     return Card(
         machine=machine(),
-        versions=versions(crowd),
-        users=len(crowd.users),
-        webhooks_per_second=one.per_second,
-        batched_per_second=None if many is None else many.per_second,
+        versions=versions(load_users),
+        users=len(load_users.users),
+        webhooks_per_second=single.per_second,
+        batched_per_second=None if batched is None else batched.per_second,
         rate=rate,
         p50_ms=delay.p50_ms,
         p99_ms=delay.p99_ms,
-        engine_us=one.engine_us,
+        engine_us=single.engine_us,
         engine_mb=memory,
     )
 
 
-def settle(crowd: LoadUsers) -> None:
-    """Send a row to each user, and a thousand at least, so that nothing is measured that happens once: connections, first webhooks."""
-    rows = max(1000, len(crowd.users))
-    crowd.counter.reset()
-    with crowd.stack.database.connect() as connection:
-        insert(connection, crowd.users, 0, rows)
-    crowd.counter.wait_for(rows, PATIENCE)
+def settle(load_users: LoadUsers) -> None:
+    """Send a row to each user, and at least 1,000 rows, so that one-time work such as connecting is not measured."""
+    rows = max(1000, len(load_users.users))
+    load_users.counter.reset()
+    with load_users.stack.database.connect() as connection:
+        insert(connection, load_users.users, 0, rows)
+    load_users.counter.wait_for(rows, PATIENCE)
     time.sleep(_SETTLED_SECONDS)
 
 
 def insert(connection: psycopg.Connection[object], users: list[int], first: int, last: int) -> None:
-    """Insert the rows numbered from `first` to before `last`, for the users in turn, with one statement."""
-    # Only those whose turn it is: to hand over ten thousand each time would take as much of the processor as the engine does.
-    their_turn = [users[n % len(users)] for n in range(first, min(last, first + len(users)))]
-    connection.execute(_INSERT, {"users": their_turn, "count": len(their_turn), "first": first, "last": last - 1})
+    """Insert rows `first` to `last` (exclusive) for the users in turn, with one statement."""
+    # Pass only the users whose turn it is: passing 10,000 every time would take as much CPU time as the engine does.
+    turn_users = [users[n % len(users)] for n in range(first, min(last, first + len(users)))]
+    connection.execute(_INSERT, {"users": turn_users, "count": len(turn_users), "first": first, "last": last - 1})
 
 
 def cpu_seconds(pid: int | None) -> float | None:
@@ -202,24 +208,24 @@ def cpu_seconds(pid: int | None) -> float | None:
 
 
 def memory_mb(pid: int | None) -> float | None:
-    """Memory of a process in MB (resident set); None without a process."""
+    """Return the memory of a process in MB (resident set size); None without a process."""
     import psutil
 
     return None if pid is None else psutil.Process(pid).memory_info().rss / 1e6
 
 
 def machine() -> str:
-    """The machine in a few words."""
+    """Describe the machine in a few words."""
     import psutil
 
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {psutil.virtual_memory().total / 1e9:.0f} GB"
 
 
-def versions(crowd: LoadUsers) -> str:
-    """Python, Postgres and Sequin in a few words."""
-    with crowd.stack.database.connect() as connection:
+def versions(load_users: LoadUsers) -> str:
+    """Describe the versions of Python, Postgres, and Sequin in a few words."""
+    with load_users.stack.database.connect() as connection:
         postgres = connection.info.server_version
-    sequin = "the local engine" if crowd.engine_pid is not None else f"Sequin {crowd.stack.sequin.version()}"
+    sequin = "the local engine" if load_users.engine_pid is not None else f"Sequin {load_users.stack.sequin.version()}"
     return f"Python {platform.python_version()}, Postgres {postgres // 10000}.{postgres % 10000}, {sequin}"
 
 
