@@ -1,1 +1,1 @@
-"""Benchmarks: scripts that print figures beside a yardstick of the same run; nothing here is a test."""
+"""Benchmarks: scripts that print figures next to a yardstick measured in the same run; none of them is a test."""

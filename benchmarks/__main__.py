@@ -1,7 +1,7 @@
-"""All benchmarks, or those that are named: `python -m benchmarks [quick|full] [names] [--write]`.
+"""Run all benchmarks, or the named ones: `python -m benchmarks [quick|full] [names] [--write]`.
 
-Each part is the file of its name beside this one. With `--write` the tables of these parts, and the plot of the users, go into `README.md`
-here.
+Each benchmark is the file with its name in this directory. `--write` updates the tables in this directory's `README.md`, and the plot
+`scale.png`.
 """
 
 from __future__ import annotations
@@ -38,38 +38,38 @@ README = Path(__file__).with_name("README.md")
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that stacks end with the run
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # stop the stacks, too
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("words", nargs="*", metavar="quick | full | " + " | ".join(PARTS))
+    parser.add_argument("selection", nargs="*", metavar="quick | full | " + " | ".join(PARTS))
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
-    unknown = set(arguments.words) - {"quick", "full", *PARTS}
+    unknown = set(arguments.selection) - {"quick", "full", *PARTS}
     if unknown:
-        parser.error(f"there is no {', '.join(sorted(unknown))}")
-    size = Size(next((word for word in arguments.words if word in ("quick", "full")), "usual"))
-    names = [word for word in arguments.words if word in PARTS] or (QUICK if size.name == "quick" else list(PARTS))
+        parser.error(f"unknown benchmark: {', '.join(sorted(unknown))}")
+    size = Size(next((word for word in arguments.selection if word in ("quick", "full")), "usual"))
+    names = [word for word in arguments.selection if word in PARTS] or (QUICK if size.name == "quick" else list(PARTS))
     began = time.monotonic()
     title = _title()
     print(title, flush=True)
     figures: list[Figure] = []
     for name in names:
-        idle = psutil.cpu_percent(1)
-        disturbed = f" (others use {idle:.0f} % of the machine: not to be trusted)" if idle > 10 else ""
-        print(f"\n{name}{disturbed}", flush=True)
-        of_part = []
+        busy = psutil.cpu_percent(1)
+        warning = f" (other processes use {busy:.0f} % of the machine: results are unreliable)" if busy > 10 else ""
+        print(f"\n{name}{warning}", flush=True)
+        part_figures = []
         for figure in scale.run(size, picture=True) if name == "scale" and arguments.write else PARTS[name](size):
             print(figure.line(), flush=True)
-            of_part.append(figure)
-        figures += of_part
+            part_figures.append(figure)
+        figures += part_figures
         if arguments.write:
-            _write(name, f"{title}{disturbed}\n\n{markdown(of_part)}")
+            _write(name, f"{title}{warning}\n\n{markdown(part_figures)}")
     minutes = (time.monotonic() - began) / 60
     missed = [figure.what for figure in figures if figure.met is False]
-    print(f"\n{minutes:.1f} minutes; " + (f"not met: {'; '.join(missed)}" if missed else "all that is required is met"))
+    print(f"\n{minutes:.1f} minutes; " + (f"not met: {'; '.join(missed)}" if missed else "all requirements met"))
 
 
 def _write(name: str, text: str) -> None:
-    """Replace what stands between the marks of a part."""
+    """Replace the text between the markers of a benchmark in the README."""
     begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
     before, _, rest = README.read_text().partition(begin)
     README.write_text(f"{before}{begin}{text}\n{end}{rest.partition(end)[2]}")
@@ -85,8 +85,8 @@ def _title() -> str:
 
 
 def _postgres() -> str:
-    said = subprocess.run([find_binaries().program("postgres"), "--version"], capture_output=True, text=True, check=True).stdout
-    return f"Postgres {said.split()[2]}"
+    version = subprocess.run([find_binaries().program("postgres"), "--version"], capture_output=True, text=True, check=True).stdout
+    return f"Postgres {version.split()[2]}"
 
 
 def _cpuinfo() -> list[str]:

@@ -1,4 +1,4 @@
-"""Backfills: rows per second in batches of 1 and of 100, the first row, and with `full` a few rows of a table of millions."""
+"""Backfills: rows per second in batches of 1 and 100, the time to the first row, and with `full` a few rows of a table of millions."""
 
 from __future__ import annotations
 
@@ -27,33 +27,34 @@ MINE = 1000
 
 def run(size: Size) -> Iterator[Figure]:
     rows = size.pick(30_000, 60_000)
-    with bench_stack() as stack, LoadUsers(stack) as crowd:
-        crowd.grow(1)
-        settle(crowd)
+    with bench_stack() as stack, LoadUsers(stack) as load_users:
+        load_users.grow(1)
+        settle(load_users)
         with psycopg.connect(stack.database_url, autocommit=True) as connection:
-            crowd.counter.reset()
+            load_users.counter.reset()
             for first in range(0, rows, 10_000):
-                insert(connection, crowd.users, first, first + 10_000)
-            crowd.counter.wait_for(rows, PATIENCE)
+                insert(connection, load_users.users, first, first + 10_000)
+            load_users.counter.wait_for(rows, PATIENCE)
             connection.execute("analyze public.notifications")
         _, plain = copy_out(stack.database_url, "select * from public.notifications")
         bounds: tuple[tuple[int, float, float], ...] = ((1, 15_000, 30_000), (100, 80_000, 150_000))
         for batch, required, goal in bounds:
-            crowd.batch(batch)
+            load_users.batch(batch)
             sink = stack.subscriptions.list()[0].sink_name
-            runs = sorted(_backfill(stack, sink, crowd.counter, rows) for _ in range(size.pick(2, 5)))
-            took, slowest, first = runs[0][0], runs[-1][0], max(first for _, first in runs)
-            beside = (
-                f"of {len(runs)} runs, slowest {rows / slowest:,.0f}; plain COPY out {plain:,.0f} rows/s, ratio {rows / took / plain:.3f}"
+            runs = sorted(_backfill(stack, sink, load_users.counter, rows) for _ in range(size.pick(2, 5)))
+            fastest, slowest, first = runs[0][0], runs[-1][0], max(first for _, first in runs)
+            comparison = (
+                f"fastest of {len(runs)} runs, slowest {rows / slowest:,.0f};"
+                f" plain COPY {plain:,.0f} rows/s, ratio {rows / fastest / plain:.3f}"
             )
-            yield at_least(f"backfill, {batch} per request", rows / took, "rows/s", required, goal, beside)
-            yield at_most(f"backfill, {batch} per request: first row after, at most", first, "s", 0.2, digits=3)
+            yield at_least(f"backfill, {batch} per request", rows / fastest, "rows/s", required, goal, comparison)
+            yield at_most(f"backfill, {batch} per request: slowest first row", first, "s", 0.2, digits=3)
     if size.is_full:
         yield from few_of_many()
 
 
 def few_of_many() -> Iterator[Figure]:
-    """A user's 1,000 rows in a table of ten million with an index on user_id, loaded before there is a publication."""
+    """Backfill a user's 1,000 rows from a table of ten million with an index on user_id, loaded before the publication exists."""
     with tempfile.TemporaryDirectory(prefix="userhooks-bench-") as folder:
         server = PostgresServer(Path(folder), port=free_port(), password=secrets.token_hex(8), log=Path(folder) / "postgres.log")
         try:
@@ -63,16 +64,16 @@ def few_of_many() -> Iterator[Figure]:
             loaded = time.monotonic() - began
             with bench_stack(DATABASE_URL=server.url()) as stack, CountingReceiver() as counter:
                 sink = stack.subscriptions.subscribe(user, counter.url(user)).sink_name
-                took, first = _backfill(stack, sink, counter, MINE)
+                elapsed, first = _backfill(stack, sink, counter, MINE)
                 _, plain = copy_out(server.url(), f"select * from public.notifications where user_id = {user:d}")  # noqa: S608
         finally:
             server.remove()
-    beside = f"plain COPY out of them {plain:,.0f} rows/s; first row after {first:.2f} s; loading took {loaded:.0f} s"
-    yield at_most(f"backfill of {MINE:,} rows in a table of {LARGE:,}", took, "s", 2, None, beside, digits=2)
+    comparison = f"plain COPY of them {plain:,.0f} rows/s; first row after {first:.2f} s; loading took {loaded:.0f} s"
+    yield at_most(f"backfill of {MINE:,} rows in a table of {LARGE:,}", elapsed, "s", 2, None, comparison, digits=2)
 
 
 def _load(url: str) -> int:
-    """Fill the table and index it; returns a user in the middle."""
+    """Fill the table and create its index; returns a user in the middle of the table."""
     Database(url).set_up(None)
     with psycopg.connect(url, autocommit=True) as connection:
         first = connection.execute(
@@ -91,7 +92,7 @@ def _load(url: str) -> int:
 
 
 def _backfill(stack: Stack, sink: str, counter: CountingReceiver, rows: int) -> tuple[float, float]:
-    """Seconds until the last row, and until the first."""
+    """Return the seconds until the last row, and until the first."""
     counter.reset()
     began = time.time()
     handle = stack.backfill(sink)

@@ -1,8 +1,8 @@
-"""The engine without some of its guarantees, for the ladder alone: the product has no switch for any of this.
+"""The engine without some of its guarantees, only for `ladder.py`: the product has no switch for any of this.
 
     python -m benchmarks.engine_without durability order …
 
-Names are those of `WITHOUT`; the configuration comes on stdin as for the engine.
+The names are the keys of `WITHOUT`. As with the engine, the configuration is read from stdin.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from userhooks.engine.state_store import StateStore
 
 
 def _durability() -> None:
-    """Nothing that is delivered or owed is written to disk, nor noted for it."""
+    """Neither write deliveries and pending messages to disk, nor keep track of them for it."""
 
     def flush(self: Any, confirmed_lsn: int, batch: Any) -> None:
         pass
@@ -36,23 +36,23 @@ def _durability() -> None:
 
 
 def _order() -> None:
-    """No message waits for an earlier one of its row, so a retry needs no book of groups."""
+    """Let no message wait for an earlier one of its row, so that retries need no groups."""
     sink_delivery.grouping = lambda sink: lambda change: None
 
 
 def _metrics() -> None:
-    """No latency is observed; the plain counters stay."""
-    made = Histogram.__init__
+    """Observe no latencies; the plain counters stay."""
+    original = Histogram.__init__
 
     def init(self: Any) -> None:
-        made(self)
+        original(self)
         self.observe = lambda value: None
 
     Histogram.__init__ = init
 
 
 def _guard() -> None:
-    """No address is judged; it is asked once for each connection."""
+    """Allow every address; the engine checks it once per connection."""
     http_client.forbidden = lambda address, allow_private: False
 
 

@@ -1,4 +1,4 @@
-"""Many receivers and uneven users: 10,000 users on 1,000 ports, and one of three users who changes 90 % of the rows."""
+"""Many receivers and an uneven load: 10,000 users on 1,000 ports, and one of three users making 90% of the changes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from userhooks.capacity.measure import PATIENCE, settle, throughput, write_stead
 RATE = 1000
 _TURN_SECONDS = 5.0
 _IDLE_SECONDS = 6.0
-"""The engine closes a connection after 4 s without a request, and looks four times a second"""
+"""Seconds until idle connections are closed: the engine does so after 4 s without a request, and checks four times a second."""
 
 
 def run(size: Size) -> Iterator[Figure]:
@@ -25,55 +25,59 @@ def run(size: Size) -> Iterator[Figure]:
 
 
 def greedy(turns: int) -> Iterator[Figure]:
-    """Two users with 100 rows a second each, alone and beside one with 1,800, for a few seconds in turn."""
-    with bench_stack() as stack, LoadUsers(stack) as crowd:
-        crowd.grow(3)
-        settle(crowd)
-        one, *others = crowd.users
+    """Measure two users with 100 rows per second each, alternating between alone and next to a third with 1,800."""
+    with bench_stack() as stack, LoadUsers(stack) as load_users:
+        load_users.grow(3)
+        settle(load_users)
+        busy, *others = load_users.users
         without: list[float] = []
-        among: list[float] = []
+        together: list[float] = []
         for _ in range(turns):
-            without += [took for _, took in _written(crowd, {200: others}, _TURN_SECONDS)]
-            among += [took for user, took in _written(crowd, {200: others, 1800: [one]}, _TURN_SECONDS) if user != one]
-        alone, beside = Latency.of(without, 200), Latency.of(among, 200)
-        words = f"p99 {alone.p99_ms:.1f} ms alone, {beside.p99_ms:.1f} ms beside the one with 1,800 rows/s"
-        yield at_most("others' p99 where one of three users changes 90 %", beside.p99_ms / alone.p99_ms, "times", 1.5, None, words, 2)
+            without += [delay for _, delay in _written(load_users, {200: others}, _TURN_SECONDS)]
+            together += [delay for user, delay in _written(load_users, {200: others, 1800: [busy]}, _TURN_SECONDS) if user != busy]
+        alone, next_to = Latency.of(without, 200), Latency.of(together, 200)
+        comparison = f"p99 {alone.p99_ms:.1f} ms alone, {next_to.p99_ms:.1f} ms next to a user with 1,800 rows/s"
+        yield at_most(
+            "p99 of two users while a third makes 90 % of the changes", next_to.p99_ms / alone.p99_ms, "times", 1.5, None, comparison, 2
+        )
 
 
 def many_ports(users: int, ports: int, seconds: float) -> Iterator[Figure]:
     with bench_stack() as stack:
-        crowd = LoadUsers(stack, ports=ports)
+        load_users = LoadUsers(stack, ports=ports)
         try:
-            crowd.grow(users, lambda _: None)
-            settle(crowd)
-            one = throughput(crowd, 3 * users)
-            most = crowd.counter.count().most_open
+            load_users.grow(users, lambda _: None)
+            settle(load_users)
+            fastest = throughput(load_users, 3 * users)
+            most = load_users.counter.count().most_open
             by_port = defaultdict(list)
-            for user, took in _written(crowd, {RATE: crowd.users}, seconds):
-                by_port[user % ports].append(took)
-            steady = crowd.counter.count().most_open
-            every = Latency.of((took for one in by_port.values() for took in one), RATE)
-            means = sorted(statistics.mean(one) * 1000 for one in by_port.values())
+            for user, delay in _written(load_users, {RATE: load_users.users}, seconds):
+                by_port[user % ports].append(delay)
+            steady = load_users.counter.count().most_open
+            overall = Latency.of((delay for latencies in by_port.values() for delay in latencies), RATE)
+            means = sorted(statistics.mean(latencies) * 1000 for latencies in by_port.values())
             time.sleep(_IDLE_SECONDS)
-            left = crowd.counter.count().open
+            idle = load_users.counter.count().open
         finally:
-            crowd.counter.close()
+            load_users.counter.close()
     what = f"{users:,} users on {ports:,} ports"
-    yield Figure(what, f"{one.per_second:,.0f} webhooks/s", f"p50 {every.p50_ms:.1f}, p99 {every.p99_ms:.1f} ms at {RATE:,} rows/s")
-    beside = f"{steady:,} at {RATE:,} rows/s; {left} after {_IDLE_SECONDS:.0f} s without a row"
-    yield Figure(f"{what}: connections open at most", f"{most:,}", beside, "≤ 8,192; 0 when idle", "", most <= 8192 and left == 0)
+    yield Figure(what, f"{fastest.per_second:,.0f} webhooks/s", f"p50 {overall.p50_ms:.1f}, p99 {overall.p99_ms:.1f} ms at {RATE:,} rows/s")
+    comparison = f"{steady:,} at {RATE:,} rows/s; {idle} after {_IDLE_SECONDS:.0f} s without a row"
+    yield Figure(f"{what}: most open connections", f"{most:,}", comparison, "≤ 8,192; 0 when idle", "", most <= 8192 and idle == 0)
     middle = means[len(means) // 2]
-    beside = f"mean latency of a port: median {middle:.2f} ms, slowest {means[-1]:.2f} ms"
-    yield Figure(f"{what}: slowest port's mean, of the median port's", f"{means[-1] / middle:.1f} times", beside)
+    comparison = f"mean latency per port: median {middle:.2f} ms, slowest {means[-1]:.2f} ms"
+    yield Figure(f"{what}: mean latency of the slowest port, relative to the median", f"{means[-1] / middle:.1f} times", comparison)
 
 
-def _written(crowd: LoadUsers, rates: dict[int, list[int]], seconds: float) -> list[tuple[int, float]]:
-    """Write for these users at these rates at the same time; (user, latency) of every row."""
-    crowd.counter.reset(latencies=True)
-    writers = [threading.Thread(target=write_steadily, args=(crowd, rate, seconds, lambda _: None, users)) for rate, users in rates.items()]
+def _written(load_users: LoadUsers, rates: dict[int, list[int]], seconds: float) -> list[tuple[int, float]]:
+    """Write concurrently for the users of each rate; returns (user, latency) of every row."""
+    load_users.counter.reset(latencies=True)
+    writers = [
+        threading.Thread(target=write_steadily, args=(load_users, rate, seconds, lambda _: None, users)) for rate, users in rates.items()
+    ]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join()
-    crowd.counter.wait_for(sum(int(rate * seconds) for rate in rates), PATIENCE)
-    return crowd.counter.latencies()
+    load_users.counter.wait_for(sum(int(rate * seconds) for rate in rates), PATIENCE)
+    return load_users.counter.latencies()

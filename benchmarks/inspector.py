@@ -1,6 +1,6 @@
-"""Benchmark: webhooks per second into the real inspector while it stores them, how long an answer takes, and how long reading; a script.
+"""Benchmark of the inspector: webhooks per second while it stores them, response times, and the time to read them back. A script.
 
-The yardstick, in the same run and by the same sender, is a bare ASGI app on the same server that reads the body, answers and keeps nothing.
+The yardstick, in the same run with the same sender, is a bare ASGI app on the same server that reads the body, answers, and stores nothing.
 `python -m benchmarks.inspector [--seconds 5] [--connections 64]`
 """
 
@@ -46,13 +46,13 @@ uvicorn.run(app, port=int(sys.argv[1]), lifespan="off", **quiet)
 
 
 class Sender(asyncio.Protocol):
-    """One kept-alive connection with one request in flight, as a sink's worker has; `took` collects seconds per answer."""
+    """A persistent connection with one request in flight, like that of a sink's worker; `took` collects the seconds per response."""
 
     def __init__(self, request: bytes, took: list[float], pause: float) -> None:
         self.request, self.took, self.pause = request, took, pause
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's class is not a subclass
         self.send()
 
     def send(self) -> None:
@@ -63,7 +63,7 @@ class Sender(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if not data.startswith(b"HTTP/1.1 200"):
-            raise SystemExit(f"the answer was {data!r}")
+            raise SystemExit(f"The inspector answered {data!r}")
         now = time.perf_counter()
         self.took.append(now - self.sent)
         if self.pause:
@@ -73,7 +73,7 @@ class Sender(asyncio.Protocol):
 
 
 async def load(url: str, seconds: float, connections: int, pause: float = 0.0) -> tuple[float, list[float]]:
-    """Send for that long; returns answers per second, and the seconds that each took."""
+    """Send requests for `seconds`; returns the responses per second, and the seconds that each took."""
     parts = httpx.URL(url)
     request = (
         b"POST %b HTTP/1.1\r\ncontent-length: %d\r\nhost: %b\r\naccept: application/json\r\n"

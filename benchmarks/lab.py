@@ -1,4 +1,4 @@
-"""Where benchmarks run: a stack in a home of its own on free ports, and how large a run is."""
+"""Environment of the benchmarks: a stack in a separate home on free ports, and the size of a run."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from userhooks.stack.home import Home
 
 @dataclass(frozen=True)
 class Size:
-    """How long a run may take: the main lines, everything, or the long ones, too."""
+    """Size of a run: `quick` for the main lines, `usual`, or `full` to include those that take long."""
 
     name: str
 
     def pick(self, quick: int, usual: int, full: int | None = None) -> int:
-        """The number for this size."""
+        """Return the number for this size."""
         return {"quick": quick, "usual": usual, "full": usual if full is None else full}[self.name]
 
     @property
@@ -32,13 +32,13 @@ class Size:
 
 
 def settings(folder: Path, **variables: str) -> Settings:
-    """Those of a stack in this folder, whatever the environment says."""
+    """Return settings for a stack in this folder, independent of the environment."""
     return Settings.from_env({"USERHOOKS_HOME": str(folder), **dict.fromkeys(PORT_VARIABLES.values(), "0"), **variables})
 
 
 @contextmanager
 def bench_stack(**variables: str) -> Iterator[Stack]:
-    """A stack that is gone afterwards with all that it had."""
+    """Run a stack, and remove it with its home afterward."""
     with tempfile.TemporaryDirectory(prefix="userhooks-bench-") as folder:
         stack = Stack.start(settings(Path(folder), **variables))
         try:
@@ -50,17 +50,17 @@ def bench_stack(**variables: str) -> Iterator[Stack]:
 
 
 def pid_of(stack: Stack, part: str) -> int:
-    """The process of a part of the stack."""
+    """Return the process ID of a part of the stack."""
     return int(stack.status()[part]["pid"])
 
 
 def forget_peak(pid: int) -> None:
-    """Let the peak of the process's memory begin anew (Linux)."""
+    """Reset the peak of the process's memory (Linux)."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
 def peak_mb(pid: int) -> float:
-    """The most memory that the process had since then, in MB."""
+    """Return the process's peak memory since `forget_peak`, in MB; its current memory if the system reports no peak."""
     status = Path(f"/proc/{pid}/status")
     if not status.exists():
         return float(psutil.Process(pid).memory_info().rss) / 1e6

@@ -1,4 +1,4 @@
-"""What each guarantee costs: the engine with all of them, with one less, and without any; one message per request."""
+"""Cost of each guarantee: the engine with all of them, without one, and without any; one message per request."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ ROWS = 20_000
 _NAMES = {"durability": "durability", "order": "order and retries per row", "metrics": "latency metrics", "guard": "address guard"}
 
 
-class _Crowd(LoadUsers):
-    """A crowd whose engine was not started by the supervisor."""
+class _LoadUsers(LoadUsers):
+    """Load users whose engine was not started by the supervisor."""
 
     pid: int | None = None
 
@@ -36,43 +36,46 @@ class _Crowd(LoadUsers):
 
 
 def run(size: Size) -> Iterator[Figure]:
-    """Runs of all steps take turns, so that none has the machine's slow moments alone; of each the run with the least CPU counts."""
-    steps: dict[str, tuple[str, ...]] = {"": (), **{name: (name,) for name in WITHOUT}, "any of them": tuple(WITHOUT)}
+    """Measure every step.
+
+    The runs of the steps alternate, so that a slow moment of the machine affects all of them. The run with the least CPU time counts.
+    """
+    steps: dict[str, tuple[str, ...]] = {"": (), **{name: (name,) for name in WITHOUT}, "any guarantee": tuple(WITHOUT)}
     best: dict[str, Throughput] = {}
     with bench_stack() as stack:
-        crowd = _Crowd(stack)
+        load_users = _LoadUsers(stack)
         try:
-            crowd.grow(10)
+            load_users.grow(10)
             stack.kill("sequin")
             for _ in range(size.pick(1, 3)):
                 for name, without in steps.items():
-                    runs = [*_runs(crowd, without, times=size.pick(2, 4)), *([best[name]] if name in best else [])]
-                    best[name] = min(runs, key=lambda one: one.engine_us or 0.0)
+                    runs = [*_runs(load_users, without, times=size.pick(2, 4)), *([best[name]] if name in best else [])]
+                    best[name] = min(runs, key=lambda run: run.engine_us or 0.0)
         finally:
-            crowd.counter.close()
-    every = best.pop("")
-    yield Figure("ladder: all guarantees", f"{every.engine_us:.1f} µs a message", f"{every.per_second:,.0f} webhooks/s")
-    for name, one in best.items():
-        yield _step(f"ladder: without {_NAMES.get(name, name)}", one, every)
+            load_users.counter.close()
+    complete = best.pop("")
+    yield Figure("ladder: all guarantees", f"{complete.engine_us:.1f} µs per message", f"{complete.per_second:,.0f} webhooks/s")
+    for name, fastest in best.items():
+        yield _step(f"ladder: without {_NAMES.get(name, name)}", fastest, complete)
 
 
-def _step(what: str, one: Throughput, every: Throughput) -> Figure:
-    assert one.engine_us is not None
-    assert every.engine_us is not None
-    beside = f"{one.per_second:,.0f} webhooks/s; it costs {every.engine_us - one.engine_us:+.1f} µs"
-    return Figure(what, f"{one.engine_us:.1f} µs a message", beside)
+def _step(what: str, reduced: Throughput, complete: Throughput) -> Figure:
+    assert reduced.engine_us is not None
+    assert complete.engine_us is not None
+    comparison = f"{reduced.per_second:,.0f} webhooks/s; costs {complete.engine_us - reduced.engine_us:+.1f} µs"
+    return Figure(what, f"{reduced.engine_us:.1f} µs per message", comparison)
 
 
-def _runs(crowd: _Crowd, without: Sequence[str], times: int) -> list[Throughput]:
-    with _engine(crowd.stack, without) as pid:
-        crowd.pid = pid
-        settle(crowd)
-        return [throughput(crowd, ROWS) for _ in range(times)]
+def _runs(load_users: _LoadUsers, without: Sequence[str], times: int) -> list[Throughput]:
+    with _engine(load_users.stack, without) as pid:
+        load_users.pid = pid
+        settle(load_users)
+        return [throughput(load_users, ROWS) for _ in range(times)]
 
 
 @contextmanager
 def _engine(stack: Stack, without: Sequence[str]) -> Iterator[int]:
-    """An engine in the place of the stack's own, which is down."""
+    """Run an engine in place of the stack's, which is stopped."""
     home, sequin = Home(stack.settings.home), stack.status()["sequin"]
     config = {
         "port": int(sequin["url"].rpartition(":")[2]),

@@ -1,8 +1,8 @@
-"""Benchmark: the ledger by the WAL of 100,000 changes, each received once; a script.
+"""Benchmark of the ledger: 100,000 changes read from the WAL, each received once. A script.
 
     python -m benchmarks.ledger
 
-The yardstick, in the same run, is a dictionary of the receipts by sink and place in the WAL, looked up once for each change.
+The yardstick, in the same run, is a dictionary of the receipts by sink and position in the WAL, looked up once per change.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ def main() -> None:
         row = n - n % 2
         user = USERS[row % 3]
         history.append(change(n + 1, "update" if n % 2 else "insert", row, user, user if n % 2 else None))
-    received = [sent(one, sink(one.user_id or 0), one.user_id or 0) for one in history]
+    received = [sent(entry, sink(entry.user_id or 0), entry.user_id or 0) for entry in history]
     began = time.perf_counter()
-    by_place = {(one.message.sink_id, one.message.lsn, one.message.idx): one for one in received}
-    found = sum((sink(one.user_id or 0), one.lsn, one.idx) in by_place for one in history)
+    by_position = {(receipt.message.sink_id, receipt.message.lsn, receipt.message.idx): receipt for receipt in received}
+    matched = sum((sink(entry.user_id or 0), entry.lsn, entry.idx) in by_position for entry in history)
     bare = time.perf_counter() - began
-    assert found == CHANGES
+    assert matched == CHANGES
     began = time.perf_counter()
     ledger = reconcile(history, received, [owed(user) for user in USERS])
     verdict = ledger.verdict()

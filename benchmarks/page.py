@@ -1,8 +1,8 @@
-"""Benchmark: from a webhook's POST until it can be seen on the inspector's page in Chromium; a script.
+"""Benchmark of the inspector's page: time from a webhook's POST until Chromium shows it. A script.
 
     python -m benchmarks.page
 
-The yardstick, in the same run, is the POST alone: its answer is sent when the webhook is stored.
+The yardstick, in the same run, is the POST alone, which is answered once the webhook is stored.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from userhooks.inspector.client import Inbox, InspectorClient
 COUNT = 200
 ENTRIES = 10_000
 SEEN = """first => new Promise((done) => {
-  const look = () => { const node = document.querySelector(".entry"); if (node && Number(node.dataset.seq) >= first) done(Date.now());
-  else requestAnimationFrame(look); }; look();
+  const check = () => { const node = document.querySelector(".entry"); if (node && Number(node.dataset.seq) >= first) done(Date.now());
+  else requestAnimationFrame(check); }; check();
 })"""
 
 
@@ -43,30 +43,30 @@ def main() -> None:
         page = chromium.new_page()
         page.goto(inbox.page)
         page.get_by_text("live", exact=True).wait_for()
-        posts, shown = measured(page, sender, inbox)
-        with ThreadPoolExecutor(1) as another:  # Playwright has a loop in this thread
-            another.submit(lambda: uvloop.run(fill(inbox, ENTRIES))).result()
+        posts, visible = measured(page, sender, inbox)
+        with ThreadPoolExecutor(1) as executor:  # Playwright runs a loop in this thread
+            executor.submit(lambda: uvloop.run(fill(inbox, ENTRIES))).result()
         page.evaluate(SEEN, ENTRIES)
-        _, among_many = measured(page, sender, inbox)
+        _, visible_among_many = measured(page, sender, inbox)
         chromium.close()
-    print(f"page latency           {milliseconds(shown)} (POST to seen in Chromium, {COUNT} webhooks)")
-    print(f"  the POST alone       {milliseconds(posts)}, ratio of the medians {statistics.median(shown) / statistics.median(posts):.1f}")
-    print(f"  beside {ENTRIES:,} entries {milliseconds(among_many)}")
+    print(f"page latency           {milliseconds(visible)} (POST to visible in Chromium, {COUNT} webhooks)")
+    print(f"  the POST alone       {milliseconds(posts)}, ratio of the medians {statistics.median(visible) / statistics.median(posts):.1f}")
+    print(f"  with {ENTRIES:,} entries {milliseconds(visible_among_many)}")
 
 
 def measured(page: Page, sender: httpx.Client, inbox: Inbox) -> tuple[list[float], list[float]]:
-    """Seconds that each POST took, and until its webhook could be seen."""
-    posts, shown = [], []
+    """Return the seconds that each POST took, and the seconds until its webhook was visible."""
+    posts, visible = [], []
     for number in range(inbox.count() + 1, inbox.count() + COUNT + 1):
         began = time.time()
         sender.post(inbox.url, content=BODY)
         posts.append(time.time() - began)
-        shown.append(page.evaluate(SEEN, number) / 1000 - began)
-    return posts, shown
+        visible.append(page.evaluate(SEEN, number) / 1000 - began)
+    return posts, visible
 
 
 async def fill(inbox: Inbox, upto: int) -> None:
-    """Send until the inbox holds so many."""
+    """Send until the inbox holds `upto` webhooks."""
     while inbox.count() < upto:
         await load(inbox.url, 0.2, 8)
 

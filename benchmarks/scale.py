@@ -1,4 +1,4 @@
-"""What many subscribed users cost: 10 to 10,000, with `full` 100,000. The plot `scale.png` beside this file is drawn of it."""
+"""Cost of many subscribed users: 10 to 10,000, with `full` 100,000. It can also draw the plot `scale.png` in this directory."""
 
 from __future__ import annotations
 
@@ -28,70 +28,73 @@ def run(size: Size, *, picture: bool = False) -> Iterator[Figure]:
     with bench_stack() as stack, bench_stack() as other, LoadUsers(other) as few:
         few.grow(FEW, lambda _: None)
         settle(few)
-        crowd = LoadUsers(stack)
+        load_users = LoadUsers(stack)
         try:
-            crowd.grow(FEW, lambda _: None)
-            settle(crowd)
-            _, least = _restarted(crowd)
+            load_users.grow(FEW, lambda _: None)
+            settle(load_users)
+            _, base_megabytes = _restarted(load_users)
             for number in numbers:
                 began = time.monotonic()
-                crowd.grow(number, lambda _: None)
+                load_users.grow(number, lambda _: None)
                 created += time.monotonic() - began
-                start, megabytes = _restarted(crowd)
-                point = next(scale(crowd, [number], rows=ROWS, rate=RATE, seconds=4, runs=runs))
+                start, megabytes = _restarted(load_users)
+                point = next(scale(load_users, [number], rows=ROWS, rate=RATE, seconds=4, runs=runs))
                 points.append(point)
-                each = (megabytes - least) * 1000 / (number - FEW) if number > FEW else 0.0
-                beside = (
+                per_sink = (megabytes - base_megabytes) * 1000 / (number - FEW) if number > FEW else 0.0
+                comparison = (
                     f"{point.webhooks_per_second:,.0f} webhooks/s; p50 {point.p50_ms:.1f}, p99 {point.p99_ms:.1f} ms at {RATE:,} rows/s;"
-                    f" made in {created:.1f} s, engine starts in {start:.1f} s, {megabytes:.0f} MB, {each:.1f} kB for each further sink"
+                    f" created in {created:.1f} s, engine starts in {start:.1f} s, {megabytes:.0f} MB,"
+                    f" {per_sink:.1f} kB per additional sink"
                 )
-                yield Figure(f"{number:,} users: engine's CPU for a change", f"{point.engine_us:.0f} µs", beside)
+                yield Figure(f"{number:,} users: engine CPU per change", f"{point.engine_us:.0f} µs", comparison)
                 if number == 10_000:
                     yield at_most("10,000 users: create all", created, "s", 60)
-                    yield at_most("10,000 users: memory for each further sink", each, "kB", 20, 8)
+                    yield at_most("10,000 users: memory per additional sink", per_sink, "kB", 20, 8)
                 if number == numbers[-1] or number >= 10_000:
-                    yield from _side_by_side(few, crowd, size.pick(2, 8))
-            yield _removed(crowd)
+                    yield from _side_by_side(few, load_users, size.pick(2, 8))
+            yield _removed(load_users)
         finally:
-            crowd.counter.close()  # after a failure the users go with their home
+            load_users.counter.close()  # after a failure, the users are removed with their home
     if picture:
         draw(points)
 
 
 def _side_by_side(few: LoadUsers, many: LoadUsers, runs: int) -> Iterator[Figure]:
-    """Compare a crowd with a small one on a stack beside it, by runs that take turns: minutes apart, the machine is another one."""
+    """Compare many users with a few on a second stack, in alternating runs, since the machine's speed changes within minutes."""
     number = f"{len(many.users):,} users"
 
     def both(measure: Callable[[LoadUsers], float], times: int) -> tuple[list[float], list[float]]:
-        found = [(measure(few), measure(many)) for _ in range(times)]
-        return [small for small, _ in found], [large for _, large in found]
+        pairs = [(measure(few), measure(many)) for _ in range(times)]
+        return [small for small, _ in pairs], [large for _, large in pairs]
 
-    small, large = both(lambda crowd: throughput(crowd, ROWS, users=crowd.users[:1]).per_second, 2 * runs)
+    small, large = both(lambda load_users: throughput(load_users, ROWS, users=load_users.users[:1]).per_second, 2 * runs)
     ratio = max(large) / max(small)
-    beside = f"{max(large):,.0f} and {max(small):,.0f} webhooks/s, the quickest of {2 * runs} runs each, which take turns"
-    yield Figure(f"{number}: rate to one of them, of that to one of {FEW}", f"{ratio:.2f} times", beside, "≥ 0.9", "1", ratio >= 0.9)
-    small, large = both(lambda crowd: latency(crowd, RATE, 4).p99_ms, max(1, runs // 2))
-    beside = f"{min(large):.1f} and {min(small):.1f} ms at {RATE:,} rows/s, the least of {len(small)} runs each"
-    yield at_most(f"{number}: p99, of that with {FEW}", min(large) / min(small), "times", 1.5, 1.0, beside, digits=2)
-    small, large = both(lambda crowd: throughput(crowd, ROWS).engine_us or 0.0, runs)
-    beside = f"{min(large):.1f} and {min(small):.1f} µs, the least of {runs} runs each"
-    yield Figure(f"{number} in turn: CPU for a change, of that with {FEW}", f"{min(large) / (min(small) or 1):.2f} times", beside, "", "1")
+    comparison = f"{max(large):,.0f} and {max(small):,.0f} webhooks/s, the fastest of {2 * runs} alternating runs each"
+    yield Figure(f"{number}: rate to one of them, relative to one of {FEW}", f"{ratio:.2f} times", comparison, "≥ 0.9", "1", ratio >= 0.9)
+    small, large = both(lambda load_users: latency(load_users, RATE, 4).p99_ms, max(1, runs // 2))
+    comparison = f"{min(large):.1f} and {min(small):.1f} ms at {RATE:,} rows/s, the lowest of {len(small)} runs each"
+    yield at_most(f"{number}: p99, relative to {FEW} users", min(large) / min(small), "times", 1.5, 1.0, comparison, digits=2)
+    small, large = both(lambda load_users: throughput(load_users, ROWS).engine_us or 0.0, runs)
+    comparison = f"{min(large):.1f} and {min(small):.1f} µs, the lowest of {runs} runs each"
+    yield Figure(
+        f"{number} in turn: CPU per change, relative to {FEW} users", f"{min(large) / (min(small) or 1):.2f} times", comparison, "", "1"
+    )
 
 
-def _removed(crowd: LoadUsers) -> Figure:
-    """Remove all users with their subscriptions and rows; the bound is for ten thousand, a part or a multiple of it for other numbers."""
-    users, began = len(crowd.users), time.monotonic()
-    crowd.close(lambda _: None)
+def _removed(load_users: LoadUsers) -> Figure:
+    """Remove all users with their subscriptions and rows; the limit is proportional to the number of users."""
+    users, began = len(load_users.users), time.monotonic()
+    load_users.close(lambda _: None)
     return at_most(f"{users:,} users: remove all", time.monotonic() - began, "s", 15 * users / 10_000)
 
 
-def _restarted(crowd: LoadUsers) -> tuple[float, float]:
-    """Seconds until the engine is ready again with the sinks that there are, and its memory then in MB."""
+def _restarted(load_users: LoadUsers) -> tuple[float, float]:
+    """Restart the engine with the existing sinks; returns the seconds until it is ready, and its memory in MB."""
     began = time.monotonic()
-    crowd.stack.restart("sequin")
+    load_users.stack.restart("sequin")
     took = time.monotonic() - began
     time.sleep(1)
-    return took, memory_mb(pid_of(crowd.stack, "sequin")) or 0.0
+    return took, memory_mb(pid_of(load_users.stack, "sequin")) or 0.0
 
 
 def draw(points: list[Point]) -> None:

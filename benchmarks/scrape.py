@@ -1,7 +1,7 @@
-"""What the metrics page and the console cost the event loop with 10,000 sinks that have had traffic: `python -m benchmarks.scrape`.
+"""Load of the metrics page and the console on the event loop, with 10,000 sinks that have had traffic: `python -m benchmarks.scrape`.
 
-A task that wants to run every millisecond notes how late it does, without requests and during ten of them; the client is a process of
-its own. Lateness is what a delivery would wait for its turn.
+A task that is scheduled every millisecond records how late it runs, without requests and during ten of them. The client is a separate
+process. The lateness is the time a delivery would have to wait.
 """
 
 from __future__ import annotations
@@ -35,30 +35,30 @@ import sys, time, urllib.request as u
 print(flush=True)
 time.sleep(0.3)
 for _ in range(int(sys.argv[2])):
-    begun = time.perf_counter()
+    started = time.perf_counter()
     size = len(u.urlopen(u.Request(sys.argv[1], headers={"Authorization": "Bearer token"})).read())
-    print(size, (time.perf_counter() - begun) * 1000)
+    print(size, (time.perf_counter() - started) * 1000)
     time.sleep(0.2)
 """
 
 
 async def lateness(until: asyncio.Future[object] | asyncio.Task[object]) -> list[float]:
-    """Milliseconds by which a task that wants to run every millisecond ran late, until the other one is done."""
+    """Return the sorted delays, in milliseconds, of a task scheduled every millisecond until `until` is done."""
     late = []
     while not until.done():
-        wanted = time.perf_counter() + 0.001
+        due = time.perf_counter() + 0.001
         await asyncio.sleep(0.001)
-        late.append((time.perf_counter() - wanted) * 1000)
+        late.append((time.perf_counter() - due) * 1000)
     return sorted(late)
 
 
 def shown(late: list[float]) -> str:
-    """Median, p99 and the worst, in milliseconds."""
+    """Format the median, p99, and maximum of sorted milliseconds."""
     return f"p50 {nearest_rank(late, 50):.2f} ms, p99 {nearest_rank(late, 99):.2f} ms, worst {late[-1]:.2f} ms (n={len(late)})"
 
 
 async def main() -> None:
-    """Fill an engine that has no Postgres with sinks and counters, serve its metrics, scrape."""
+    """Fill an engine without Postgres with sinks and counters, then measure its metrics page and its console."""
     port = free_port()
     with tempfile.TemporaryDirectory() as home:
         engine = Engine(Config(port, port, "token", "postgresql://127.0.0.1:1/none", Path(home) / "engine.db"))
@@ -80,13 +80,13 @@ async def main() -> None:
 
 
 async def measure(name: str, app: Any, port: int, path: str) -> None:
-    """Serve an app, ask it ten times, and print what that did to the loop."""
+    """Serve an app, send it ten requests, and print the lateness meanwhile."""
     server = Server(ServerConfig(app, port=port, log_config=None))
     serving = asyncio.create_task(server.serve())
     command = ("-c", CLIENT, f"http://127.0.0.1:{port}{path}", str(REQUESTS))
     client = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=asyncio.subprocess.PIPE)
     assert client.stdout is not None
-    await client.stdout.readline()  # starting a process holds up the loop, too
+    await client.stdout.readline()  # starting a process blocks the loop, too
     asking = asyncio.create_task(client.communicate())
     late = await lateness(asking)
     sizes, times = zip(*(line.split() for line in (await asking)[0].splitlines()), strict=True)

@@ -1,4 +1,4 @@
-"""How long starting takes: the stack a second time, `import userhooks`, and notebook 01 until its first webhook."""
+"""Start-up times: `import userhooks`, the stack on its second start, and notebook 01 until its first webhook."""
 
 from __future__ import annotations
 
@@ -24,20 +24,22 @@ ROOT = Path(__file__).parents[1]
 
 def run(size: Size) -> Iterator[Figure]:
     imports = [_timed([sys.executable, "-c", "import userhooks"]) for _ in range(5)]
-    nothing = [_timed([sys.executable, "-c", "pass"]) for _ in range(5)]
-    beside = f"Python alone {min(nothing) * 1000:.0f} ms; slowest of five {max(imports):.2f} s"
-    yield at_most("import userhooks", sorted(imports)[2], "s", 0.3, None, beside, digits=2)
+    bare = [_timed([sys.executable, "-c", "pass"]) for _ in range(5)]
+    comparison = f"Python alone {min(bare) * 1000:.0f} ms; slowest of five {max(imports):.2f} s"
+    yield at_most("import userhooks", sorted(imports)[2], "s", 0.3, None, comparison, digits=2)
     with tempfile.TemporaryDirectory(prefix="userhooks-bench-") as folder:
         variables = {"USERHOOKS_HOME": folder, **dict.fromkeys(PORT_VARIABLES.values(), "0")}
         try:
             first = _timed(_userhooks("up", "--detach"), variables)
             _timed(_userhooks("down"), variables)
-            again = []
+            later = []
             for _ in range(3):
-                again.append(_timed(_userhooks("up", "--detach"), variables))
+                later.append(_timed(_userhooks("up", "--detach"), variables))
                 _timed(_userhooks("down"), variables)
-            yield at_most("userhooks up, the second time", sorted(again)[1], "s", 3, 2, f"the first time {first:.1f} s", digits=2)
-            yield at_most("notebook 01: Run All to the first webhook", _notebook(variables), "s", 10, None, "kernel and stack included")
+            yield at_most("userhooks up, second time", sorted(later)[1], "s", 3, 2, f"first time {first:.1f} s", digits=2)
+            yield at_most(
+                "notebook 01: Run All to the first webhook", _notebook(variables), "s", 10, None, "including the kernel and the stack"
+            )
         finally:
             _timed(_userhooks("down"), variables)
             Home(settings(Path(folder)).home).remove()
@@ -54,7 +56,7 @@ def _timed(command: list[str], variables: dict[str, str] | None = None) -> float
 
 
 def _notebook(variables: dict[str, str]) -> float:
-    """Seconds from the start of the kernel until the first cell that waits for a webhook is done."""
+    """Return the seconds from the start of the kernel until the first cell that waits for a webhook is done."""
     notebook = nbformat.read(  # type: ignore[no-untyped-call]
         ROOT / "notebooks" / "01_first_webhook.ipynb", as_version=4
     )
@@ -69,7 +71,7 @@ def _notebook(variables: dict[str, str]) -> float:
         notebook,
         timeout=60,
         resources={"metadata": {"path": str(ROOT / "notebooks")}},
-        extra_arguments=["--log-level=ERROR"],  # the kernel warns on each start that its loopback connection is not encrypted
+        extra_arguments=["--log-level=ERROR"],  # hides the kernel's warning that its loopback connection is not encrypted
         on_cell_executed=note,
     )
     before = {name: os.environ.get(name) for name in variables}

@@ -1,4 +1,4 @@
-"""What the figures are held against: the same work with nothing around it."""
+"""Yardsticks that the figures are compared with: the same work with nothing around it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from userhooks.stack.embedded_postgres import find_binaries
 
 
 class _Posts:
-    """A bare loop of one request for the engine's HTTP client."""
+    """Endless supply of one request for the engine's HTTP client, up to `count`."""
 
     on_probation = False
 
@@ -24,10 +24,10 @@ class _Posts:
         self.request, self.left, self.unanswered, self.done = request, count, count, asyncio.Event()
 
     def slow(self) -> None:
-        """A receiver on this machine that takes a second is noted by nobody."""
+        """Ignore that the receiver took more than a second."""
 
     def may_repeat(self) -> bool:
-        """A request without an answer is a fault of the yardstick."""
+        """Never repeat: an unanswered request is an error in the yardstick."""
         return False
 
     def next_request(self) -> tuple[bytes, _Posts] | None:
@@ -46,8 +46,8 @@ class _Posts:
             self.done.set()
 
 
-def bare_posts(crowd: LoadUsers, count: int, per_request: int) -> float:
-    """Messages per second in requests of the usual size from the engine's HTTP client to the same receiver, with nothing around."""
+def bare_posts(load_users: LoadUsers, count: int, per_request: int) -> float:
+    """Return messages per second for requests of the usual size, sent by the engine's HTTP client alone to the same receiver."""
     message = b'{"record":{},"metadata":{"commit_timestamp":"' + b"x" * 550 + b'"}}'
     body = b'{"data":[' + b",".join([message] * per_request) + b"]}"
     request = b"POST /in/bare HTTP/1.1\r\ncontent-length: %d\r\nhost: x\r\n\r\n%b" % (len(body), body)
@@ -56,40 +56,40 @@ def bare_posts(crowd: LoadUsers, count: int, per_request: int) -> float:
         client = HttpClient(allow_private=True)
         posts = _Posts(request, count)
         began = time.perf_counter()
-        client.origin(("http", "127.0.0.1", crowd.counter.ports[0])).offer(posts)
+        client.origin(("http", "127.0.0.1", load_users.counter.ports[0])).offer(posts)
         await posts.done.wait()
-        took = time.perf_counter() - began
+        elapsed = time.perf_counter() - began
         client.close()
-        return count * per_request / took
+        return count * per_request / elapsed
 
-    crowd.counter.reset()
+    load_users.counter.reset()
     return uvloop.run(post())
 
 
-def recvlogical(crowd: LoadUsers, rows: int) -> float:
-    """Changes per second that pg_recvlogical reads from a slot of its own; the rows are inserted for the crowd's users before."""
-    slot, publication = "yardstick", crowd.stack.sequin.publication()
-    with psycopg.connect(crowd.stack.database_url, autocommit=True) as connection:
+def recvlogical(load_users: LoadUsers, rows: int) -> float:
+    """Insert rows for the load users, and return the changes per second that pg_recvlogical reads from a separate slot."""
+    slot, publication = "yardstick", load_users.stack.sequin.publication()
+    with psycopg.connect(load_users.stack.database_url, autocommit=True) as connection:
         connection.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", [slot])
-        crowd.counter.reset()
+        load_users.counter.reset()
         for first in range(0, rows, PER_TRANSACTION):
-            insert(connection, crowd.users, first, min(rows, first + PER_TRANSACTION))
+            insert(connection, load_users.users, first, min(rows, first + PER_TRANSACTION))
         end = connection.execute("select pg_current_wal_lsn()::text").fetchone()
-        crowd.counter.wait_for(rows, 30)  # the engine has the same rows to deliver
+        load_users.counter.wait_for(rows, 30)  # the engine delivers the same rows
         began = time.perf_counter()
         subprocess.run(
-            [find_binaries().program("pg_recvlogical"), "-d", crowd.stack.database_url, "-S", slot, "--start", "-f", "/dev/null"]
+            [find_binaries().program("pg_recvlogical"), "-d", load_users.stack.database_url, "-S", slot, "--start", "-f", "/dev/null"]
             + ["--endpos", end[0] if end else "", "-o", "proto_version=1", "-o", f"publication_names={publication}"],
             check=True,
             stderr=subprocess.DEVNULL,
         )
-        took = time.perf_counter() - began
+        elapsed = time.perf_counter() - began
         connection.execute("select pg_drop_replication_slot(%s)", [slot])
-    return rows / took
+    return rows / elapsed
 
 
 def copy_out(database_url: str, query: str) -> tuple[int, float]:
-    """Rows, and rows per second, of a plain COPY of the query to this process."""
+    """Return the rows, and the rows per second, of a plain COPY of the query to this process."""
     with psycopg.connect(database_url) as connection, connection.cursor() as cursor:
         began = time.perf_counter()
         rows = 0
