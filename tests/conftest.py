@@ -1,4 +1,4 @@
-"""What several tests need: a real Postgres server for the session, and a fresh database in it for each test that asks."""
+"""Fixtures that many tests share: a real Postgres server for the session, a fresh database in it for each test, and a receiver."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from userhooks.webhooks.database import Database
 PUBLICATION = "test_pub"
 _numbers = itertools.count(1)
 
-# Tests connect as psycopg does by itself; what a shell sets for another Postgres is nothing to them and to the programs they start.
+# Tests and the programs they start must not use settings that the shell has for another Postgres server.
 for _variable in [name for name in os.environ if name.startswith("PG")]:
     del os.environ[_variable]
 
-# How long a machine takes that does other things beside is nothing that these tests are about.
+# No deadlines: these tests do not measure time, and the machine may be busy.
 settings.register_profile("userhooks", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.load_profile("userhooks")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the file that takes longest and mostly waits: with several workers the others run beside it."""
+    """Start with the file that takes longest and mostly waits, so that other workers run the rest meanwhile."""
     items.sort(key=lambda item: item.path.name != "test_real_like.py")
 
 
 @contextmanager
 def throw_away_postgres() -> Iterator[PostgresServer]:
-    """Run a Postgres server; nothing of it is left afterwards, the system folder that root uses included."""
+    """Run a Postgres server and remove all of its files afterward, including the system folder that root uses."""
     with tempfile.TemporaryDirectory(prefix="userhooks-tests-") as folder:
         server = PostgresServer(Path(folder), port=free_port(), password=secrets.token_hex(16), log=Path(folder) / "postgres.log")
         try:
@@ -54,14 +54,14 @@ def throw_away_postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    """The Postgres server that the tests of a session share."""
+    """Return the Postgres server that all tests of a session share."""
     with throw_away_postgres() as server:
         yield server
 
 
 @pytest.fixture
 def database_url(postgres_server: PostgresServer) -> Iterator[str]:
-    """The address of a fresh, empty database; dropped afterwards with the replication slots that the test left in it."""
+    """Return the URL of a new, empty database; it is dropped afterward, along with any replication slots left in it."""
     name = f"test_{next(_numbers)}"
     with psycopg.connect(postgres_server.url(), autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
@@ -89,19 +89,19 @@ def engine(database_url: str, database: psycopg.Connection[Any], tmp_path: Path)
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    """A plain webhook receiver that answers 200 until a test says otherwise."""
+    """Return a webhook receiver that answers 200 unless a test sets its script."""
     receiver = Receiver()
     yield receiver
     receiver.close()
-    receiver.requests.clear()  # its handler's class refers back to it, and the collector may leave such a circle of 200 MB for long
+    receiver.requests.clear()  # its handler class refers to it, and collecting this cycle of up to 200 MB may take long
 
 
 def _drop_slots(admin: psycopg.Connection, database: str) -> None:
-    """Drop every slot of the database; a slot that is in use is freed first by ending who uses it."""
-    mine = "FROM pg_replication_slots WHERE database = %s"
+    """Drop every slot of the database, first terminating the backends that use one."""
+    in_database = "FROM pg_replication_slots WHERE database = %s"
 
     def none_active() -> bool:
-        return not admin.execute(f"SELECT pg_terminate_backend(active_pid) {mine} AND active", [database]).fetchall()
+        return not admin.execute(f"SELECT pg_terminate_backend(active_pid) {in_database} AND active", [database]).fetchall()
 
     eventually(none_active, what=f"the slots of {database} to become inactive")
-    admin.execute(f"SELECT pg_drop_replication_slot(slot_name) {mine}", [database])
+    admin.execute(f"SELECT pg_drop_replication_slot(slot_name) {in_database}", [database])

@@ -1,4 +1,4 @@
-"""The engine as tests run it: the real program in a process of its own, with its Management API at hand."""
+"""The engine as tests run it: the real program in a separate process, and a client for its Management API."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[1]
 RETRY_BASE = 0.05
-"""Seconds before the first retry in tests; the schedule doubles from there."""
+"""Seconds before the first retry in tests; every further wait is twice as long."""
 
 FILTER = """\
 def filter(_action, record, changes, metadata) do
@@ -27,7 +27,7 @@ end"""
 
 
 class EngineProgram:
-    """One engine on `database_url` with its state in `folder`; `start` may be called again after `kill` or `stop`."""
+    """An engine on `database_url` with its state in `folder`; `start` may be called again after `kill` or `stop`."""
 
     def __init__(self, database_url: str, folder: Path, *, publication: str, slot: str | None = None, **config: Any) -> None:
         self.token = secrets.token_hex(16)
@@ -58,7 +58,7 @@ class EngineProgram:
         return self._process.pid
 
     def start(self, *, module: tuple[str, ...] = ("-m", "userhooks.engine")) -> EngineProgram:
-        """Start the program and return when its API answers."""
+        """Start the program and wait until its API answers."""
         if self.http.is_closed:
             self.http = self._client()
         with self.log.open("ab") as log:
@@ -85,7 +85,7 @@ class EngineProgram:
             return False
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill the process with SIGKILL."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -93,7 +93,7 @@ class EngineProgram:
                 self._process.stdin.close()
 
     def stop(self) -> None:
-        """End it as the supervisor does, by closing its stdin."""
+        """Stop the engine as the supervisor does, by closing its stdin."""
         self.http.close()
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
@@ -102,31 +102,33 @@ class EngineProgram:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-                raise AssertionError(f"the engine did not end; its log: {self.log.read_text()}") from None
+                raise AssertionError(f"The engine did not exit; its log: {self.log.read_text()}") from None
 
     # --- the API -------------------------------------------------------------------------------------------------------
 
     def ask(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        """Call the Management API and return the answer; an AssertionError with its text when that is no 2xx."""
-        answer = self.http.request(method, path, json=body)
-        assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
-        result: dict[str, Any] = answer.json()
+        """Call the Management API and return the JSON response; raises AssertionError with its text unless the status is 2xx."""
+        response = self.http.request(method, path, json=body)
+        assert response.is_success, f"{method} {path}: {response.status_code} {response.text}"
+        result: dict[str, Any] = response.json()
         return result
 
-    def endpoint(self, name: str, url: str, **more: Any) -> None:
-        self.ask("POST", "/api/destinations/http_endpoints", {"name": name, "url": url, **more})
+    def endpoint(self, name: str, url: str, **fields: Any) -> None:
+        self.ask("POST", "/api/destinations/http_endpoints", {"name": name, "url": url, **fields})
 
-    def sink(self, name: str, url: str, **more: Any) -> dict[str, Any]:
-        """Create an endpoint and a sink of the same name on public.notifications."""
+    def sink(self, name: str, url: str, **fields: Any) -> dict[str, Any]:
+        """Create an endpoint, and a sink with the same name on public.notifications."""
         self.endpoint(name, url)
-        destination = {"type": "webhook", "http_endpoint": name, **more.pop("destination", {})}
+        destination = {"type": "webhook", "http_endpoint": name, **fields.pop("destination", {})}
         source = {"include_tables": ["public.notifications"]}
-        return self.ask("POST", "/api/sinks", {"name": name, "database": "postgres", "source": source, "destination": destination, **more})
+        return self.ask(
+            "POST", "/api/sinks", {"name": name, "database": "postgres", "source": source, "destination": destination, **fields}
+        )
 
-    def user_sink(self, user_id: int, url: str, **more: Any) -> dict[str, Any]:
+    def user_sink(self, user_id: int, url: str, **fields: Any) -> dict[str, Any]:
         """Create a sink for one user's rows, as the toolkit does."""
         yaml = "functions:\n  - name: rows-of-user\n    type: filter\n    code: |-\n" + "".join(
             f"      {line}\n" for line in FILTER.splitlines()
         )
         self.ask("POST", "/api/config/apply", {"yaml": yaml})
-        return self.sink(f"user-{user_id}", url, filter="rows-of-user", annotations={"user_id": str(user_id)}, **more)
+        return self.sink(f"user-{user_id}", url, filter="rows-of-user", annotations={"user_id": str(user_id)}, **fields)

@@ -1,4 +1,4 @@
-"""How a script uses every public name of the package; mypy checks this file, and `tests/unit/test_public_names.py` its completeness."""
+"""A script that uses every public name of the package; mypy checks it, and `tests/unit/test_public_names.py` that it is complete."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def sink_names(url: str, token: str) -> list[str]:
 
 
 def advice(error: UserhooksError) -> str:
-    """Say whose turn it is after an error."""
+    """Return what to do about an error."""
     match error:
         case InvalidInput():
             return f"Correct {error.field}. {error.remedy}"

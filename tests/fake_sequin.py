@@ -1,6 +1,6 @@
-"""A Sequin in memory behind `httpx.MockTransport`: the API's answers as recorded on 0.14.6, with state, and faults on demand.
+"""An in-memory Sequin behind `httpx.MockTransport`: responses as recorded from 0.14.6, with state, and faults on demand.
 
-It stands in for Sequin where a test needs a fault at one exact step; what the real API does is held against the engine elsewhere.
+It replaces Sequin where a test needs a fault at one exact step. Other tests compare the engine with recordings of the real API.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Fault = Callable[[httpx.Request, Callable[[], httpx.Response]], httpx.Response]
 
 
 class FakeSequin:
-    """`calls` lists what was asked (`"POST /api/sinks"`), `fault` may answer, delay or break a call instead of the handler."""
+    """A fake server; `calls` lists the requests (`"POST /api/sinks"`), and `fault` may answer, delay, or break a call."""
 
     def __init__(self) -> None:
         self.endpoints: dict[str, dict[str, Any]] = {}
@@ -32,7 +32,7 @@ class FakeSequin:
         self.calls: list[str] = []
         self.fault: Fault | None = None
         self.initializing_for = 0
-        """how many looks at a new sink show it as not taken up yet"""
+        """Number of reads of a sink that show it as initializing."""
         self.transport = httpx.MockTransport(self._handle)
 
     def _handle(self, request: httpx.Request) -> httpx.Response:
@@ -83,7 +83,7 @@ class FakeSequin:
         return httpx.Response(404, text="Not Found")
 
     def _apply(self, config: dict[str, Any]) -> httpx.Response:
-        """Create or change what is named, all or nothing; answers raw rows of everything, which lack what the API shows of a sink."""
+        """Create or update the named resources, all or nothing; returns raw rows of all resources, without some of a sink's fields."""
         before = dict(self.endpoints), dict(self.sinks)
         for function in config.get("functions", ()):
             self.functions[function["name"]] = {**function, "description": None}
@@ -96,29 +96,29 @@ class FakeSequin:
                     return answer
         account = {"account_id": _ACCOUNT, "inserted_at": "2026-11-28T20:09:14Z", "updated_at": "2026-11-28T20:09:14Z"}
         database = {"id": str(uuid.uuid4()), "name": "postgres", "hostname": "127.0.0.1", "port": 5432, "password": "postgres"}
-        shown: list[dict[str, Any]] = [{"id": _ACCOUNT, "name": "tutorial", "contact_email": None}, database]
-        for one in self.endpoints.values():
-            url = httpx.URL(one["url"])
+        resources: list[dict[str, Any]] = [{"id": _ACCOUNT, "name": "tutorial", "contact_email": None}, database]
+        for endpoint in self.endpoints.values():
+            url = httpx.URL(endpoint["url"])
             address = {"scheme": url.scheme, "host": url.host, "port": url.port, "path": url.path, "query": None, "fragment": None}
-            shown.append({"id": one["id"], "name": one["name"], "headers": {}, "userinfo": None, **address, **account})
-        for one in self.functions.values():
-            nested = {"type": one["type"], "code": one["code"]}
-            shown.append({"name": one["name"], "type": one["type"], "description": None, "function": nested})
-        for one in self.sinks.values():
+            resources.append({"id": endpoint["id"], "name": endpoint["name"], "headers": {}, "userinfo": None, **address, **account})
+        for function in self.functions.values():
+            nested = {"type": function["type"], "code": function["code"]}
+            resources.append({"name": function["name"], "type": function["type"], "description": None, "function": nested})
+        for sink in self.sinks.values():
             raw = {"ack_wait_ms": 30000, "max_ack_pending": 10000, "max_waiting": 20, "legacy_transform": "none", "health": None}
-            shown.append({"id": one["id"], "name": one["name"], "status": one["status"], **raw, **account})
-        return httpx.Response(200, json={"resources": shown})
+            resources.append({"id": sink["id"], "name": sink["name"], "status": sink["status"], **raw, **account})
+        return httpx.Response(200, json={"resources": resources})
 
     def _plan(self, config: dict[str, Any]) -> httpx.Response:
-        """Everything that is there as an update, whether or not it is named; what is new as a creation."""
+        """Respond with an update for every existing resource, named or not, and a creation for every new one."""
         changes: list[dict[str, Any]] = []
         kinds = (("function", self.functions), ("http_endpoint", self.endpoints), ("sink", self.sinks))
         for resource_type, present in kinds:
-            wanted = {entry["name"]: entry for entry in config.get(f"{resource_type}s", ())}
+            requested = {entry["name"]: entry for entry in config.get(f"{resource_type}s", ())}
             for name, old in present.items():
-                new = wanted.get(name, old) if resource_type == "function" else old
+                new = requested.get(name, old) if resource_type == "function" else old
                 changes.append({"resource_type": resource_type, "action": "update", "old": old, "new": new})
-            created = [wanted[name] for name in wanted if name not in present]
+            created = [requested[name] for name in requested if name not in present]
             changes += [{"resource_type": resource_type, "action": "create", "old": None, "new": new} for new in created]
         return httpx.Response(200, json={"changes": changes, "actions": []})
 
@@ -128,42 +128,43 @@ class FakeSequin:
                 return httpx.Response(200, json={"data": list(self.endpoints.values())})
             if body["name"] in self.endpoints:
                 return _invalid({"name": ["has already been taken"]})
-            found = {"id": str(uuid.uuid4()), "name": body["name"], "headers": {}, "url": body["url"], "encrypted_headers": {}}
-            self.endpoints[body["name"]] = found
+            endpoint = {"id": str(uuid.uuid4()), "name": body["name"], "headers": {}, "url": body["url"], "encrypted_headers": {}}
+            self.endpoints[body["name"]] = endpoint
         else:
-            endpoint = _find(self.endpoints, name[0])
-            if endpoint is None:
+            existing = _find(self.endpoints, name[0])
+            if existing is None:
                 return _not_found("http endpoint")
-            found = endpoint
+            endpoint = existing
             if method == "DELETE":
-                users = sum(sink["destination"]["http_endpoint"] == found["name"] for sink in self.sinks.values())
-                if users:
-                    text = f"Cannot delete HTTP endpoint {found['name']} ({found['id']}), as it is in use by {users} sink consumer(s)"
+                sink_count = sum(sink["destination"]["http_endpoint"] == endpoint["name"] for sink in self.sinks.values())
+                if sink_count:
+                    in_use = f"it is in use by {sink_count} sink consumer(s)"
+                    text = f"Cannot delete HTTP endpoint {endpoint['name']} ({endpoint['id']}), as {in_use}"
                     return httpx.Response(400, json={"summary": text})
-                del self.endpoints[found["name"]]
-                return httpx.Response(200, json={"id": found["id"], "deleted": True})
+                del self.endpoints[endpoint["name"]]
+                return httpx.Response(200, json={"id": endpoint["id"], "deleted": True})
         if "url" in body:
-            found["url"] = body["url"]
+            endpoint["url"] = body["url"]
         if body.get("encrypted_headers"):
-            self.secrets[found["name"]] = body["encrypted_headers"]
-            found["encrypted_headers"] = dict.fromkeys(body["encrypted_headers"], "***")
-        return httpx.Response(200, json=found)
+            self.secrets[endpoint["name"]] = body["encrypted_headers"]
+            endpoint["encrypted_headers"] = dict.fromkeys(body["encrypted_headers"], "***")
+        return httpx.Response(200, json=endpoint)
 
     def _sink(self, method: str, name: list[str], body: dict[str, Any]) -> httpx.Response:
         if not name:
             if method == "GET":
                 return httpx.Response(200, json={"data": [{**sink, "health": self._health()} for sink in self.sinks.values()]})
             return self._create_sink(body)
-        found = _find(self.sinks, name[0])
-        if found is None:
+        existing = _find(self.sinks, name[0])
+        if existing is None:
             return _not_found("consumer")
         if method == "GET":
-            return httpx.Response(200, json={**found, "health": self._health()})
+            return httpx.Response(200, json={**existing, "health": self._health()})
         if method == "DELETE":
-            del self.sinks[found["name"]]
-            return httpx.Response(200, json={"id": found["id"], "deleted": True})
-        found.update(body)
-        return httpx.Response(200, json=found)
+            del self.sinks[existing["name"]]
+            return httpx.Response(200, json={"id": existing["id"], "deleted": True})
+        existing.update(body)
+        return httpx.Response(200, json=existing)
 
     def _health(self) -> dict[str, Any]:
         if self.initializing_for == 0:
@@ -188,19 +189,26 @@ class FakeSequin:
         if body["name"] in self.sinks:
             return _invalid({"name": ["has already been taken"]})
         source = {"include_schemas": None, "exclude_schemas": None, "exclude_tables": None, **body["source"]}
-        more = {"tables": [], "transform": "none", "routing": "none", "enrichment": "none", "active_backfills": [], "max_retry_count": None}
-        self.sinks[body["name"]] = {"id": str(uuid.uuid4()), **body, **more, "source": source}
+        defaults = {
+            "tables": [],
+            "transform": "none",
+            "routing": "none",
+            "enrichment": "none",
+            "active_backfills": [],
+            "max_retry_count": None,
+        }
+        self.sinks[body["name"]] = {"id": str(uuid.uuid4()), **body, **defaults, "source": source}
         return httpx.Response(200, json=self.sinks[body["name"]])
 
     def _backfill(self, method: str, sink_name: str, backfill_id: list[str], body: dict[str, Any]) -> httpx.Response:
         sink = _find(self.sinks, sink_name)
         if sink is None:
             return _not_found("consumer")
-        mine = [b for b in self.backfills.values() if b["sink_consumer"] == sink["name"]]
+        backfills = [b for b in self.backfills.values() if b["sink_consumer"] == sink["name"]]
         if not backfill_id:
             if method == "GET":
-                return httpx.Response(200, json={"data": mine[::-1]})
-            if any(b["state"] in ("active", "paused") for b in mine):
+                return httpx.Response(200, json={"data": backfills[::-1]})
+            if any(b["state"] in ("active", "paused") for b in backfills):
                 return _invalid({"sink_consumer_id": ["already has an active backfill"]})
             created = {"id": str(uuid.uuid4()), "table": "public.notifications", "state": "active", "sink_consumer": sink["name"]}
             counts = {
@@ -211,15 +219,15 @@ class FakeSequin:
             }
             self.backfills[str(created["id"])] = {**created, **counts, "completed_at": None, "canceled_at": None, "sort_column": None}
             return httpx.Response(200, json=self.backfills[str(created["id"])])
-        found = next((b for b in mine if b["id"] == backfill_id[0]), None)
-        if found is None:
+        backfill = next((b for b in backfills if b["id"] == backfill_id[0]), None)
+        if backfill is None:
             return _not_found("backfill")
         if method == "PATCH":
-            if found["state"] not in ("active", "paused"):
-                text = f"Invalid state transition from {found['state']} to {body['state']}. Valid transitions: none"
+            if backfill["state"] not in ("active", "paused"):
+                text = f"Invalid state transition from {backfill['state']} to {body['state']}. Valid transitions: none"
                 return _invalid({"state": [text]})
-            found["state"] = body["state"]
-        return httpx.Response(200, json=found)
+            backfill["state"] = body["state"]
+        return httpx.Response(200, json=backfill)
 
 
 _HEALTH = {
@@ -233,7 +241,7 @@ _HEALTH = {
 
 
 def _find(resources: dict[str, dict[str, Any]], name_or_id: str) -> dict[str, Any] | None:
-    return resources.get(name_or_id) or next((found for found in resources.values() if found["id"] == name_or_id), None)
+    return resources.get(name_or_id) or next((resource for resource in resources.values() if resource["id"] == name_or_id), None)
 
 
 def _not_found(kind: str) -> httpx.Response:

@@ -1,4 +1,4 @@
-"""An environment, and settings of a database, in which nothing of ours may behave otherwise than in a quiet one."""
+"""Hostile environment variables and database settings, which must not affect this package."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ VARIABLES = {
     "PGTZ": "America/New_York",
     "PGUSER": "nobody",
 }
-"""Each of libpq's variables with a value that breaks a connection, or changes what comes over it, if it counts"""
+"""Each of libpq's variables, with a value that breaks connections or changes results if it is used."""
 
 SETTINGS = {
     "TimeZone": "America/New_York",
@@ -70,7 +70,7 @@ SETTINGS = {
     "idle_session_timeout": "50ms",
     "transaction_timeout": "50ms",
 }
-"""What ALTER DATABASE and ALTER ROLE may set"""
+"""Settings that ALTER DATABASE and ALTER ROLE can change."""
 
 EXPECTED = {
     "TimeZone": "UTC",
@@ -92,4 +92,4 @@ EXPECTED = {
     "transaction_timeout": "0",
     "geqo": "on",
 }
-"""What a session of ours has in spite of them; of DateStyle, the part that decides about output"""
+"""Settings that this package's sessions must have nevertheless; for DateStyle, the part that controls output."""

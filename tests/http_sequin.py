@@ -1,4 +1,4 @@
-"""The fake Sequin behind a real port, for tests in which other processes talk to it."""
+"""The fake Sequin on a real port, for tests in which other processes call it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.fake_sequin import FakeSequin
 
 @contextmanager
 def serving(fake: FakeSequin) -> Iterator[str]:
-    """Serve the fake on a free loopback port and yield its URL; one request at a time is answered, a `fault` may block its own."""
+    """Serve the fake on a free loopback port and yield its URL; each connection has its own thread, which a `fault` may block."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -31,7 +31,7 @@ def serving(fake: FakeSequin) -> Iterator[str]:
                 self.end_headers()
                 self.wfile.write(body)
             except OSError:
-                self.close_connection = True  # who asked was killed meanwhile, as some tests want it
+                self.close_connection = True  # some tests kill the client meanwhile
 
         do_GET = do_POST = do_PATCH = do_DELETE = answer  # noqa: N815
 

@@ -1,6 +1,6 @@
-"""The engine with its routing replaced by “everything to everybody”: what the ledger and the demo must notice.
+"""An engine that sends every change to every sink, which the ledger and the demo must detect.
 
-python -m tests.leaky_engine        started like the engine itself, configuration on stdin
+python -m tests.leaky_engine        started like the engine, with the configuration on stdin
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ def everything_to_everybody(router: Router) -> None:
     routes: dict[str, Route] = {}
     add, remove = router.add, router.remove
 
-    def noted_add(route: Route) -> None:
-        add(route)  # which removes what was there first
+    def recording_add(route: Route) -> None:
+        add(route)  # removes the previous route first
         routes[route.sink_id] = route
 
-    def noted_remove(sink_id: str) -> None:
+    def recording_remove(sink_id: str) -> None:
         routes.pop(sink_id, None)
         remove(sink_id)
 
-    router.add, router.remove = noted_add, noted_remove  # type: ignore[method-assign]
+    router.add, router.remove = recording_add, recording_remove  # type: ignore[method-assign]
 
     def match(self: TableRoutes, change: Change) -> tuple[list[Route], list[tuple[Route, str]]]:
         return [route for route in routes.values() if change.commit_lsn >= route.start_lsn], []

@@ -1,4 +1,4 @@
-"""A webhook receiver as anybody might write it: plain HTTP, real sockets, nothing of this project."""
+"""A plain webhook receiver with real sockets, independent of this project's code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.waiting import eventually
 
 @dataclass(frozen=True)
 class Received:
-    """One request: as it came, the messages of its body, the number of its connection, and the status it was answered with."""
+    """A request: its raw parts, the messages in its body, the number of its connection, and the status of the response."""
 
     line: str
     path: str
@@ -32,17 +32,17 @@ Script = Callable[[str, list[dict[str, Any]]], int]
 
 
 class _Server(ThreadingHTTPServer):
-    """One thread a connection; `peers` are the addresses from which connections are open."""
+    """Server with one thread per connection; `peers` are the client addresses of the open connections."""
 
     daemon_threads = True
-    request_queue_size = 512  # of 5, the usual, a sender with many connections finds the rest refused for a second
+    request_queue_size = 512  # with the default of 5, a sender's many connections would be refused for a second
 
     def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
         super().__init__(("127.0.0.1", 0), handler)
         self.peers: set[Any] = set()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Called for one connection after the other, as they are accepted."""
+        """Record the peer; connections are processed here one at a time, in the order in which they are accepted."""
         self.peers.add(client_address)
         super().process_request(request, client_address)
 
@@ -54,10 +54,10 @@ class _Server(ThreadingHTTPServer):
 
 
 class Receiver:
-    """A webhook receiver on a free port; `script` decides the status from the path and the messages, 200 by default; 0 ends the
-    connection without an answer.
+    """A webhook receiver on a free port.
 
-    Answers wait for `gate`; `arrived` counts requests, also those that wait for it.
+    `script` returns the status for a path and messages, 200 by default; 0 closes the connection without a response. Responses wait until
+    `gate` is set; `arrived` counts all requests, including those that are waiting.
     """
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class Receiver:
                     self.close_connection = True
                     return
                 self.send_response(status)
-                self.send_header("content-length", "5" if self.command == "HEAD" else "0")  # what a GET would have been answered
+                self.send_header("content-length", "5" if self.command == "HEAD" else "0")  # the length that a GET would have
                 self.end_headers()
 
             do_GET = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_HEAD = do_POST  # noqa: N815
@@ -110,16 +110,16 @@ class Receiver:
         self._thread.join()
 
     def settle(self) -> None:
-        """Wait until everything that a dead sender sent was read and answered, and its connections were closed.
+        """Wait until everything that a killed sender sent has been read and answered, and its connections are closed.
 
-        Connections are accepted in the order in which they were made: the one opened here is the last.
+        Connections are accepted in order, so the one opened here comes after all of the sender's.
         """
         with socket.create_connection(self._server.server_address) as last:
             ours = {last.getsockname()}
-            eventually(lambda: self._server.peers == ours, within=60, every=0.001, what="the dead sender's connections closed")
+            eventually(lambda: self._server.peers == ours, within=60, every=0.001, what="the killed sender's connections to be closed")
 
     def messages(self, path: str = "") -> list[dict[str, Any]]:
-        """The messages of requests that were answered 2xx, below a path."""
+        """Return the messages of requests below a path that were answered with 2xx."""
         return [m for r in list(self.requests) if r.path.startswith(path) and 200 <= r.status < 300 for m in r.messages]
 
     def ids(self, path: str = "") -> list[int]:

@@ -1,4 +1,4 @@
-"""What `make clean` does before it deletes files: end the stack of this folder's home, and remove the home with its database.
+"""Stop the stack of this directory's home, and remove the home with its database; `make clean` runs this before it deletes files.
 
 python -m tests.remove_home
 """

@@ -1,4 +1,4 @@
-"""Waiting by polling under a deadline: the only way in which tests wait."""
+"""Waiting by polling until a deadline, which is the only way in which tests wait."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ T = TypeVar("T")
 
 
 def eventually(check: Callable[[], T], *, within: float = 10.0, every: float = 0.02, what: str = "") -> T:
-    """Call `check` until it returns something truthy and return that; an AssertionError with the last value after `within` seconds."""
+    """Poll `check` until it returns a truthy value, and return that.
+
+    Raises AssertionError with the last value after `within` seconds.
+    """
     deadline = time.monotonic() + within
     while True:
         value = check()

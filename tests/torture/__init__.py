@@ -1,4 +1,5 @@
-"""Torture of the local engine: real processes killed, receivers that fail, hang or drip, hours of load, held against what was committed.
+"""Torture tests of the local engine: real processes that are killed, receivers that fail, hang, or drip, and hours of load.
 
-`python -m tests.torture` runs the full forms; `tests/engine/test_torture_short.py` the short ones.
+What is delivered is compared with what was committed. `python -m tests.torture` runs the full tests, and
+`tests/engine/test_torture_short.py` the short ones.
 """

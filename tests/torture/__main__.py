@@ -1,4 +1,4 @@
-"""The full forms, one after the other: `python -m tests.torture [PART …] [--seed N]`; exit 1 when a part found a fault."""
+"""Run the full torture tests in turn: `python -m tests.torture [PART …] [--seed N]`; the exit code is 1 if a part found a fault."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ PARTS: dict[str, Callable[[int], Outcome]] = {
 
 
 def main() -> None:
-    """Run the parts that were named, or all."""
+    """Run the named parts, or all."""
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)}; all of them by default")
-    parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="repeats the random choices of a run")
-    given = parser.parse_args()
-    unknown = set(given.parts) - set(PARTS)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"one or more of {', '.join(PARTS)}; default: all")
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="repeat the random choices of an earlier run")
+    arguments = parser.parse_args()
+    unknown = set(arguments.parts) - set(PARTS)
     if unknown:
-        parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+        parser.error(f"unknown part: {', '.join(sorted(unknown))}; choose from {', '.join(PARTS)}")
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {machine}, seed {given.seed}", flush=True)
+    print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {machine}, seed {arguments.seed}", flush=True)
     outcomes = []
-    for name in given.parts or PARTS:
-        outcomes.append(PARTS[name](given.seed))
+    for name in arguments.parts or PARTS:
+        outcomes.append(PARTS[name](arguments.seed))
         print(f"\n{outcomes[-1]}", flush=True)
     if any(outcome.faults for outcome in outcomes):
         sys.exit(1)

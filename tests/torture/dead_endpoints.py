@@ -1,4 +1,4 @@
-"""Dead endpoints: sinks whose ports are refused or whose receivers never answer make no difference to the live ones."""
+"""Dead endpoints: sinks whose connections are refused or whose receivers never answer must not slow down the live ones."""
 
 from __future__ import annotations
 
@@ -16,60 +16,61 @@ from userhooks.shared.percentiles import nearest_rank
 
 RATIO_BOUND = 1.5
 _ENOUGH = 1000
-"""Messages without which a p99 says nothing"""
+"""Minimum number of messages for a meaningful p99."""
 _REFUSED_PORTS = 200
 
 
 def dead_endpoints(*, sinks: int, dead: int, rate: float, seconds: float, seed: int) -> Outcome:
-    """Of so many `sinks`, one for each user, the last `dead` lead nowhere: half are refused, half are never answered.
+    """Compare the latency of live sinks without and with dead ones.
 
-    `rate` rows a second over all users, for `seconds`, first without the dead sinks, then with them.
+    There is one sink per user. The last `dead` of the `sinks` lead nowhere: half are refused, and half are never answered. `rate` rows per
+    second for all users are written for `seconds`, first without the dead sinks, then with them.
     """
-    luck = random.Random(seed)
-    every = [Sink(n, user=n) for n in range(1, sinks + 1)]
-    living, gone = every[: sinks - dead], every[sinks - dead :]
-    with lab(users=sinks, seed=seed, retry_base=1.0) as one, _refused_ports(min(dead, _REFUSED_PORTS)) as refused:
-        writer = Writer(one.url, range(1, sinks + 1), rate=rate, every=0.01, seed=luck.randrange(1 << 30), mix=Mix(1.0, 0.0, 0.0))
-        made = _make(one, living, [one.receiver.ports[0]])
-        one.await_all(writer.write_for(seconds), within=30, sinks=living)
-        without = one.latencies(living)
-        start = sum(1 for _ in one.receiver.arrivals())
-        one.receiver.behave([sink.number for sink in gone], Behaviour(hang=1.0))
-        made += _make(one, gone, [*refused, *[one.receiver.ports[1]] * len(refused)])
+    rng = random.Random(seed)
+    all_sinks = [Sink(n, user=n) for n in range(1, sinks + 1)]
+    living, dead_sinks = all_sinks[: sinks - dead], all_sinks[sinks - dead :]
+    with lab(users=sinks, seed=seed, retry_base=1.0) as run, _refused_ports(min(dead, _REFUSED_PORTS)) as refused:
+        writer = Writer(run.url, range(1, sinks + 1), rate=rate, every=0.01, seed=rng.randrange(1 << 30), mix=Mix(1.0, 0.0, 0.0))
+        created = _make(run, living, [run.receiver.ports[0]])
+        run.await_all(writer.write_for(seconds), within=30, sinks=living)
+        without_dead = run.latencies(living)
+        start = sum(1 for _ in run.receiver.arrivals())
+        run.receiver.behave([sink.number for sink in dead_sinks], Behaviour(hang=1.0))
+        created += _make(run, dead_sinks, [*refused, *[run.receiver.ports[1]] * len(refused)])
         committed = writer.write_for(seconds)
-        one.await_all(committed, within=30, sinks=living)
-        beside = one.latencies(living, start)
-        one.sinks = living
-        verdict = one.judge(committed)
-    ratio = nearest_rank(beside, 99) / nearest_rank(without, 99)
+        run.await_all(committed, within=30, sinks=living)
+        with_dead = run.latencies(living, start)
+        run.sinks = living
+        verdict = run.judge(committed)
+    ratio = nearest_rank(with_dead, 99) / nearest_rank(without_dead, 99)
     figures = verdict.figures() | {
-        "sinks": f"{sinks:,}, {dead:,} of them dead; made in {made:.1f} s",
-        "live ones without the dead": milliseconds(without),
-        "live ones beside the dead": milliseconds(beside),
-        "ratio of the p99": f"{ratio:.2f} (bound {RATIO_BOUND})",
+        "sinks": f"{sinks:,}, {dead:,} of them dead; created in {created:.1f} s",
+        "live sinks without dead ones": milliseconds(without_dead),
+        "live sinks with dead ones": milliseconds(with_dead),
+        "ratio of the p99s": f"{ratio:.2f} (bound {RATIO_BOUND})",
     }
     faults = verdict.faults()
-    if ratio > RATIO_BOUND and min(len(without), len(beside)) >= _ENOUGH:
-        faults.append(f"p99 of the live ones is {ratio:.2f} times that without the dead, {RATIO_BOUND} at most")
+    if ratio > RATIO_BOUND and min(len(without_dead), len(with_dead)) >= _ENOUGH:
+        faults.append(f"the p99 of live sinks is {ratio:.2f} times that without dead ones, at most {RATIO_BOUND} is allowed")
     return Outcome("dead endpoints", seed, figures, faults)
 
 
-def _make(one: Lab, sinks: list[Sink], ports: list[int]) -> float:
-    """Create sinks at these ports in turn; return how long it took."""
-    begun = time.monotonic()
+def _make(run: Lab, sinks: list[Sink], ports: list[int]) -> float:
+    """Create sinks at these ports in turn; returns the seconds that it took."""
+    started = time.monotonic()
     for n, sink in enumerate(sinks):
-        one.sink(sink, port=ports[n % len(ports)])
-    return time.monotonic() - begun
+        run.sink(sink, port=ports[n % len(ports)])
+    return time.monotonic() - started
 
 
 @contextmanager
 def _refused_ports(count: int) -> Iterator[list[int]]:
-    """Ports at which connections are refused: taken, so that nobody else listens there, but not listened on."""
-    taken = [socket.socket() for _ in range(count)]
+    """Yield ports that refuse connections: bound, so that no other program listens there, but without a listener."""
+    sockets = [socket.socket() for _ in range(count)]
     try:
-        for one in taken:
-            one.bind(("127.0.0.1", 0))
-        yield [one.getsockname()[1] for one in taken]
+        for bound in sockets:
+            bound.bind(("127.0.0.1", 0))
+        yield [bound.getsockname()[1] for bound in sockets]
     finally:
-        for one in taken:
-            one.close()
+        for bound in sockets:
+            bound.close()

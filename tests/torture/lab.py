@@ -1,4 +1,4 @@
-"""What every part of the torture stands on: a Postgres of its own, the engine, a receiver, sinks, and someone who keeps an eye on them."""
+"""Environment that all torture tests share: a Postgres server, the engine, a receiver, sinks, and a monitor of their resources."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FUNCTION = "functions:\n  - name: rows-of-user\n    type: filter\n    code: |-\
 
 @dataclass
 class Outcome:
-    """What a part found: figures for people, and faults in words; a part without faults has passed."""
+    """Result of a part: figures, and descriptions of faults. A part without faults has passed."""
 
     title: str
     seed: int
@@ -46,7 +46,7 @@ class Outcome:
 
 
 class Lab:
-    """One run; `sinks` are those that the judge will look at."""
+    """One run; `sinks` are those that the judge checks."""
 
     def __init__(self, folder: Path, server: PostgresServer, receiver: ReceiverProgram, engine: EngineProgram) -> None:
         self.server = server
@@ -57,56 +57,56 @@ class Lab:
         self.sinks: list[Sink] = []
         self.kills: list[Kill] = []
 
-    def sink(self, sink: Sink, *, port: int | None = None, **more: Any) -> None:
+    def sink(self, sink: Sink, *, port: int | None = None, **fields: Any) -> None:
         """Create a sink at the receiver's first origin, or at another port."""
         if sink.group == "user":
-            more["tables"] = [{"name": "public.notifications", "group_column_names": ["user_id"]}]
+            fields["tables"] = [{"name": "public.notifications", "group_column_names": ["user_id"]}]
         if sink.user is not None:
-            more |= {"filter": "rows-of-user", "annotations": {"user_id": str(sink.user)}}
-        self.engine.sink(f"sink-{sink.number}", f"http://127.0.0.1:{port or self.receiver.ports[0]}/{sink.number}", **more)
+            fields |= {"filter": "rows-of-user", "annotations": {"user_id": str(sink.user)}}
+        self.engine.sink(f"sink-{sink.number}", f"http://127.0.0.1:{port or self.receiver.ports[0]}/{sink.number}", **fields)
         self.sinks.append(sink)
 
     def kill_engine(self) -> None:
-        """kill -9, and wait until the receiver has noted what was on its way."""
-        at = time.monotonic()
+        """Kill the engine with SIGKILL, and wait until the receiver has recorded everything in flight."""
+        killed_at = time.monotonic()
         self.engine.kill()
         self.receiver.settle()
-        self.kills.append(Kill(at, time.monotonic()))
+        self.kills.append(Kill(killed_at, time.monotonic()))
 
     def sql(self, query: str, *params: object) -> list[tuple[Any, ...]]:
-        """Run one query on a connection of its own."""
+        """Run one query on a new connection."""
         with psycopg.connect(self.url, autocommit=True) as connection:
             cursor = connection.execute(query.encode(), params or None)
             return cursor.fetchall() if cursor.description else []
 
     def owed(self, committed: Sequence[Change], sinks: Sequence[Sink] | None = None) -> int:
-        """Return how many messages these sinks (all) are owed."""
+        """Return how many messages these sinks (all by default) must receive."""
         total: dict[int | None, int] = {None: len(committed)}
         for change in committed:
             total[change.user] = total.get(change.user, 0) + 1
         return sum(total.get(sink.user, 0) for sink in (self.sinks if sinks is None else sinks))
 
     def await_all(self, committed: Sequence[Change], within: float, sinks: Sequence[Sink] | None = None) -> float:
-        """Wait until everything owed to these sinks (all) has come, but no longer than `within` seconds; return how long it took."""
-        begun = time.monotonic()
-        owed = self.owed(committed, sinks)
+        """Wait until these sinks (all by default) have received everything, for at most `within` seconds; returns the seconds waited."""
+        started = time.monotonic()
+        expected = self.owed(committed, sinks)
         numbers = None if sinks is None else [sink.number for sink in sinks]
-        with suppress(AssertionError):  # what is missing is the judge's to say
-            eventually(lambda: self.receiver.distinct(numbers) >= owed, within=within, every=0.05)
-        return time.monotonic() - begun
+        with suppress(AssertionError):  # the judge reports what is missing
+            eventually(lambda: self.receiver.distinct(numbers) >= expected, within=within, every=0.05)
+        return time.monotonic() - started
 
     def judge(self, committed: Sequence[Change]) -> Verdict:
-        """Hold everything that came against what was committed."""
+        """Compare everything that arrived with what was committed."""
         return judge(committed, self.sinks, self.receiver.arrivals(), self.kills)
 
     def latencies(self, sinks: Sequence[Sink], start: int = 0) -> list[float]:
-        """Return the sorted seconds from commit to receipt of these sinks' messages, without the first `start` arrivals of all."""
+        """Return the sorted seconds from commit to receipt of these sinks' messages, ignoring the first `start` arrivals overall."""
         numbers = {sink.number for sink in sinks}
         return sorted(arrival.latency for arrival in self.receiver.arrivals(start) if arrival.sink in numbers)
 
 
 def milliseconds(latencies: Sequence[float]) -> str:
-    """Show p50 and p99 of sorted seconds."""
+    """Format the p50 and p99 of sorted seconds as milliseconds."""
     if not latencies:
         return "-"
     return f"p50 {nearest_rank(latencies, 50) * 1000:.1f} ms, p99 {nearest_rank(latencies, 99) * 1000:.1f} ms (n={len(latencies):,})"
@@ -114,9 +114,9 @@ def milliseconds(latencies: Sequence[float]) -> str:
 
 @contextmanager
 def lab(*, users: int, seed: int, **config: Any) -> Iterator[Lab]:
-    """Set everything up with users 1 to `users`, and leave nothing behind; `config` goes to the engine."""
-    with tempfile.TemporaryDirectory(prefix="userhooks-torture-") as text:
-        folder = Path(text)
+    """Set up an environment with users 1 to `users`, and remove it afterward; `config` is passed to the engine."""
+    with tempfile.TemporaryDirectory(prefix="userhooks-torture-") as path:
+        folder = Path(path)
         server = PostgresServer(folder, port=free_port(), password=secrets.token_hex(16), log=folder / "postgres.log")
         receiver: ReceiverProgram | None = None
         engine: EngineProgram | None = None
@@ -125,10 +125,10 @@ def lab(*, users: int, seed: int, **config: Any) -> Iterator[Lab]:
             Database(server.url()).set_up(PUBLICATION)
             receiver = ReceiverProgram(folder, seed=random.Random(seed).randrange(1 << 30))
             engine = EngineProgram(server.url(), folder, publication=PUBLICATION, **config).start()
-            one = Lab(folder, server, receiver, engine)
-            one.sql("insert into users (name) select 'user ' || n from generate_series(4, %s) n", users)
+            run = Lab(folder, server, receiver, engine)
+            run.sql("insert into users (name) select 'user ' || n from generate_series(4, %s) n", users)
             engine.ask("POST", "/api/config/apply", {"yaml": _FUNCTION})
-            yield one
+            yield run
         finally:
             if engine is not None:
                 engine.stop()
@@ -138,31 +138,31 @@ def lab(*, users: int, seed: int, **config: Any) -> Iterator[Lab]:
 
 
 class Watch:
-    """Samples the engine's memory, the WAL that its slot keeps and the size of its store, until the block ends."""
+    """Context manager that samples the engine's memory, the WAL kept by its slot, and the size of its store."""
 
     def __init__(self, lab: Lab, *, every: float = 0.25) -> None:
         self.memory = self.wal = self.unconfirmed = self.store = 0
         self._lab = lab
         self._every = every
-        self._enough = threading.Event()
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch")
         self._cpu_before = self._cpu()
-        self._begun = time.monotonic()
+        self._started = time.monotonic()
 
     def __enter__(self) -> Watch:
         self._thread.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._enough.set()
+        self._stop.set()
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._enough.wait(self._every):
-            self.look()
+        while not self._stop.wait(self._every):
+            self.sample()
 
-    def look(self) -> None:
-        """Take one sample of everything that is there to be sampled."""
+    def sample(self) -> None:
+        """Take one sample of everything that is available."""
         with suppress(psutil.Error):
             self.memory = max(self.memory, int(psutil.Process(self._lab.engine.pid).memory_info().rss))
         with suppress(psycopg.OperationalError):
@@ -179,20 +179,20 @@ class Watch:
 
     @property
     def cpu(self) -> float:
-        """The share of one core that the engine used since the watch began; of no meaning once the engine was started anew."""
-        return (self._cpu() - self._cpu_before) / (time.monotonic() - self._begun)
+        """Return the share of one core that the engine has used since the watch started; meaningless if the engine was restarted."""
+        return (self._cpu() - self._cpu_before) / (time.monotonic() - self._started)
 
     def figures(self) -> dict[str, str]:
-        """Return the figures as a table shows them."""
+        """Return the figures as text, by name."""
         return {
-            "engine memory, most": f"{self.memory / 1e6:.0f} MB",
-            "WAL kept by the slot, most": f"{self.wal / 1e6:.1f} MB ({self.unconfirmed / 1e6:.1f} MB not confirmed)",
-            "store, largest": f"{self.store / 1e6:.1f} MB",
+            "engine memory, peak": f"{self.memory / 1e6:.0f} MB",
+            "WAL kept by the slot, peak": f"{self.wal / 1e6:.1f} MB ({self.unconfirmed / 1e6:.1f} MB unconfirmed)",
+            "store size, peak": f"{self.store / 1e6:.1f} MB",
         }
 
 
 def store_size(lab: Lab) -> int:
-    """Return the bytes of the store's file and of SQLite's files beside it."""
+    """Return the size of the store in bytes, including SQLite's additional files."""
     total = 0
     for path in lab.folder.glob("engine.db*"):
         with suppress(FileNotFoundError):

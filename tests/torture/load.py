@@ -1,8 +1,8 @@
-"""The load, and the truth about it: a writer that inserts, updates and deletes rows and knows for certain what was committed.
+"""The load: a writer that inserts, updates, and deletes rows, and knows for certain what was committed.
 
-Every statement has a number, counted up over the whole run; it is the text of each row that the statement writes. A change is known by its
-row and its version: twice the number in its text, plus one for a delete (whose record still carries the text of the last write). A
-statement touches a row at most once, so the pair is unique.
+Statements are numbered over the whole run, and each writes its number as the text of its rows. A change is identified by its row and its
+version, which is twice the number in its text, plus one for a delete (whose record still has the text of the last write). A statement
+changes a row at most once, so the pair is unique.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DELETE = "delete from notifications where id = any(%s)"
 
 
 class Change(NamedTuple):
-    """One committed change; `statement` is its place in commit order, which several rows of one statement share."""
+    """A committed change; `statement` is its position in commit order, which all rows of a statement share."""
 
     statement: int
     row: int
@@ -36,7 +36,7 @@ class Change(NamedTuple):
 
 
 class Mix(NamedTuple):
-    """Shares of the changes."""
+    """Shares of the kinds of changes."""
 
     insert: float = 0.5
     update: float = 0.35
@@ -44,11 +44,10 @@ class Mix(NamedTuple):
 
 
 class Writer:
-    """Writes `rate` changes a second for `users`, in transactions `every` seconds apart; `committed` is the truth.
+    """Writer of `rate` changes per second for `users`, in transactions `every` seconds apart; `committed` lists what was committed.
 
-    Either in a thread of its own between `start` and `stop`, or in the caller's for some seconds.
-
-    Whether a transaction was committed whose connection broke is read from a mark that every transaction writes.
+    It writes in a separate thread between `start` and `stop`, or in the caller's thread with `write_for`. Every transaction also writes a
+    mark, which shows whether a transaction whose connection broke was committed.
     """
 
     def __init__(self, url: str, users: Sequence[int], *, rate: float, every: float, seed: int, mix: Mix | None = None) -> None:
@@ -57,62 +56,62 @@ class Writer:
         self._users = users
         self._rate = rate
         self._every = every
-        self._luck = random.Random(seed)
+        self._rng = random.Random(seed)
         self._mix = mix or Mix()
         self._statement = 0
         self._versions: dict[int, tuple[int, int]] = {}
         self._rows: list[int] = []
-        self._enough = threading.Event()
+        self._stop = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._guarded, name="writer")
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute(_SET_UP)
 
     def start(self) -> Writer:
-        """Begin to write."""
+        """Start writing in a separate thread."""
         self._thread.start()
         return self
 
     def wait(self, seconds: float) -> None:
-        """Let it write for so long."""
+        """Wait for `seconds`, or until the thread ends."""
         self._thread.join(seconds)
 
     def stop(self) -> list[Change]:
-        """End after the present transaction and return everything committed; raises what went wrong in the thread."""
-        self._enough.set()
+        """Stop after the current transaction and return everything committed; reraises an exception of the thread."""
+        self._stop.set()
         self._thread.join()
         if self._error is not None:
             raise self._error
         return self.committed
 
     def write_for(self, seconds: float) -> list[Change]:
-        """Write in the caller's thread for so long, and return everything committed; may be called again and again."""
+        """Write in the caller's thread for `seconds`, and return everything committed so far; may be called repeatedly."""
         until = time.monotonic() + seconds
         self._run(lambda: time.monotonic() >= until)
         return self.committed
 
     def _guarded(self) -> None:
         try:
-            self._run(self._enough.is_set)
+            self._run(self._stop.is_set)
         except BaseException as exc:
             self._error = exc
 
-    def _run(self, enough: Callable[[], bool]) -> None:
-        begun, asked = time.monotonic(), 0.0
+    def _run(self, is_done: Callable[[], bool]) -> None:
+        started, scheduled = time.monotonic(), 0.0
         connection = self._connect()
-        while not enough():
-            asked += self._rate * self._every
+        while not is_done():
+            scheduled += self._rate * self._every
             try:
-                self._transaction(connection, round(asked) - round(asked - self._rate * self._every))
+                self._transaction(connection, round(scheduled) - round(scheduled - self._rate * self._every))
             except psycopg.OperationalError:
                 connection.close()
                 connection = self._connect()
-            late = time.monotonic() - begun - asked / self._rate
-            self._enough.wait(max(0.0, -late))
+            late = time.monotonic() - started - scheduled / self._rate
+            self._stop.wait(max(0.0, -late))
         connection.close()
 
     def _connect(self) -> psycopg.Connection[Any]:
-        """Connect as soon as there is a server again."""
+        """Connect as soon as the server is available."""
         deadline = time.monotonic() + 60
         while True:
             with suppress(psycopg.OperationalError):
@@ -122,7 +121,10 @@ class Writer:
             time.sleep(0.02)
 
     def _transaction(self, connection: psycopg.Connection[Any], count: int) -> None:
-        """Commit `count` changes; when the connection breaks, find out whether they were, and raise psycopg.OperationalError."""
+        """Commit `count` changes.
+
+        If the connection breaks, determine whether they were committed, and raise psycopg.OperationalError.
+        """
         applies: list[Callable[[], None]] = []
         try:
             self._statements(connection, count, applies)
@@ -146,15 +148,15 @@ class Writer:
             apply()
 
     def _statements(self, connection: psycopg.Connection[Any], count: int, applies: list[Callable[[], None]]) -> None:
-        """Run up to three statements; what they mean for the truth is put into `applies`."""
-        luck = self._luck
-        kinds = luck.choices(("insert", "update", "delete"), self._mix, k=count)
-        touched = luck.sample(range(len(self._rows)), min(len(self._rows), kinds.count("update") + kinds.count("delete")))
+        """Run up to three statements; appends functions to `applies` that record them once they are committed."""
+        rng = self._rng
+        kinds = rng.choices(("insert", "update", "delete"), self._mix, k=count)
+        touched = rng.sample(range(len(self._rows)), min(len(self._rows), kinds.count("update") + kinds.count("delete")))
         updates, deletes = touched[: kinds.count("update")], touched[kinds.count("update") :]
         self._statement += 1
-        inserts = [luck.choice(self._users) for _ in range(count - len(touched))]
-        made = connection.execute(_INSERT, (str(self._statement), inserts)).fetchall() if inserts else []
-        applies.append(lambda number=self._statement: self._written(number, made))  # type: ignore[misc]
+        inserts = [rng.choice(self._users) for _ in range(count - len(touched))]
+        inserted = connection.execute(_INSERT, (str(self._statement), inserts)).fetchall() if inserts else []
+        applies.append(lambda number=self._statement: self._written(number, inserted))  # type: ignore[misc]
         if updates:
             self._statement += 1
             ids = [self._rows[i] for i in updates]
@@ -173,10 +175,10 @@ class Writer:
             self._versions[row] = (user, statement)
             self.committed.append(Change(statement, row, user, 2 * statement))
 
-    def _deleted(self, statement: int, places: list[int]) -> None:
-        for place in sorted(places, reverse=True):
-            row = self._rows[place]
-            self._rows[place] = self._rows[-1]
+    def _deleted(self, statement: int, positions: list[int]) -> None:
+        for position in sorted(positions, reverse=True):
+            row = self._rows[position]
+            self._rows[position] = self._rows[-1]
             self._rows.pop()
             user, last = self._versions.pop(row)
             self.committed.append(Change(statement, row, user, 2 * last + 1))

@@ -1,8 +1,8 @@
-"""A webhook receiver for floods: a process of its own that notes every message it answered with 2xx, and misbehaves by path.
+"""A webhook receiver for high loads: a separate process that records every message it answered with 2xx, and misbehaves by path.
 
-Run as a program (`python -m tests.torture.receiver ARRIVALS SEED PORTS`) it listens on that many free ports, each of which is another
-origin to the engine, prints them as a line of JSON, and answers one-line JSON commands on stdin. A request to `/7` belongs to sink 7.
-`ReceiverProgram` is the other end. What the arrivals mean is decided in `judge.py`.
+Run as a program (`python -m tests.torture.receiver ARRIVALS SEED PORTS`), it listens on that many free ports, each of which is a separate
+origin to the engine. It prints them as a line of JSON, and answers one-line JSON commands on stdin. A request to `/7` belongs to sink 7.
+`ReceiverProgram` is its client, and `judge.py` evaluates the arrivals.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _DRIP_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Behaviour:
-    """How one sink's requests are answered: `delay` seconds late with `status`, but with the chance `fail` 500, and with `hang` never.
+    """How one sink's requests are answered: with `status`, after `delay` seconds.
 
-    `drip`: the answer comes one byte a second.
+    `fail` is the probability of a 500 instead, and `hang` that of no response. With `drip`, the response is sent one byte per second.
     """
 
     status: int = 200
@@ -48,10 +48,10 @@ class Behaviour:
 
 
 class Arrival(NamedTuple):
-    """One message that was answered with 2xx.
+    """A message that was answered with 2xx.
 
-    `at` in seconds of the monotonic clock, which all processes share; `latency` in seconds since its commit; `user` -1 for null;
-    `version` as in `load.py`; `lsn` and `idx` from the idempotency key.
+    `at` is in seconds of the monotonic clock, which all processes share, and `latency` in seconds since the commit. `user` is -1 for null,
+    `version` is as in `load.py`, and `lsn` and `idx` are from the idempotency key.
     """
 
     at: float
@@ -65,7 +65,7 @@ class Arrival(NamedTuple):
 
 
 class ReceiverProgram:
-    """A running receiver; `ports` are its origins."""
+    """Client of a running receiver; `ports` are its origins."""
 
     def __init__(self, folder: Path, *, seed: int, origins: int = 2) -> None:
         self._arrivals = folder / "arrivals"
@@ -89,28 +89,30 @@ class ReceiverProgram:
         return self._answer()
 
     def behave(self, sinks: Sequence[int], behaviour: Behaviour) -> None:
-        """Answer requests of these sinks like this from now on; those that hang or drip are hung up."""
+        """Answer requests of these sinks like this from now on; connections that hang or drip are closed."""
         self._ask(sinks=list(sinks), behaviour=asdict(behaviour))
 
     def distinct(self, sinks: Sequence[int] | None = None) -> int:
-        """Return how many different messages of these sinks (of all) were answered with 2xx so far."""
+        """Return how many distinct messages of these sinks (all by default) have been answered with 2xx."""
         return int(self._ask(distinct=None if sinks is None else list(sinks)))
 
     def settle(self) -> None:
-        """Wait until everything that a dead sender sent was read and noted, and its connections were closed.
+        """Wait until everything that a killed sender sent has been read and recorded, and its connections are closed.
 
-        Connections are accepted in the order in which they were made, some turns after they were: those opened here are the last.
+        Connections are accepted in order, though with a delay, so those opened here come after all of the sender's.
         """
-        last = [socket.create_connection(("127.0.0.1", port)) for port in self.ports]
+        connections = [socket.create_connection(("127.0.0.1", port)) for port in self.ports]
         try:
-            ours = sorted(one.getsockname()[1] for one in last)
-            eventually(lambda: self._ask(peers=True) == ours, within=60, every=0.001, what="the dead sender's connections closed")
+            own_ports = sorted(connection.getsockname()[1] for connection in connections)
+            eventually(
+                lambda: self._ask(peers=True) == own_ports, within=60, every=0.001, what="the killed sender's connections to be closed"
+            )
         finally:
-            for one in last:
-                one.close()
+            for connection in connections:
+                connection.close()
 
     def arrivals(self, start: int = 0) -> Iterator[Arrival]:
-        """Yield what was answered with 2xx, in order; `start` leaves out as many of the first."""
+        """Yield the messages that were answered with 2xx, in order, without the first `start`."""
         self._ask(flush=True)
         with self._arrivals.open("rb") as file:
             file.seek(start * _RECORD.size)
@@ -118,7 +120,7 @@ class ReceiverProgram:
                 yield from map(Arrival._make, _RECORD.iter_unpack(chunk))
 
     def close(self) -> None:
-        """End the process."""
+        """Stop the process."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
@@ -129,20 +131,20 @@ class ReceiverProgram:
 # --- the program ---------------------------------------------------------------------------------------------------------
 
 
-class _Notes:
-    """Everything the receiver knows, shared by its connections."""
+class _Records:
+    """State that the receiver's connections share."""
 
     def __init__(self, path: Path, seed: int) -> None:
         self.file = path.open("wb", buffering=1 << 20)
-        self.luck = random.Random(seed)
+        self.rng = random.Random(seed)
         self.behaviours: dict[int, Behaviour] = defaultdict(Behaviour)
         self.seen: dict[int, set[tuple[int, int]]] = defaultdict(set)
         self.stuck: dict[int, set[_Connection]] = defaultdict(set)
         self.peers: set[int] = set()
-        """the ports from which connections are open"""
+        """Client ports of the open connections."""
 
     def take(self, sink: int, body: bytes) -> None:
-        """Note the messages of an answered request."""
+        """Record the messages of an answered request."""
         now, wall = time.monotonic(), time.time()
         document = orjson.loads(body)
         seen = self.seen[sink]
@@ -157,15 +159,15 @@ class _Notes:
             seen.add((lsn, index))
 
     def command(self, command: dict[str, Any]) -> Any:
-        """Do what the other end asks, and return the answer."""
+        """Run a command of the client, and return the response."""
         if "behaviour" in command:
             for sink in command["sinks"]:
                 self.behaviours[sink] = Behaviour(**command["behaviour"])
                 for connection in list(self.stuck[sink]):
                     connection.hang_up()
         elif "distinct" in command:
-            wanted = command["distinct"]
-            return sum(len(self.seen[sink]) for sink in (list(self.seen) if wanted is None else wanted))
+            sinks = command["distinct"]
+            return sum(len(self.seen[sink]) for sink in (list(self.seen) if sinks is None else sinks))
         elif "peers" in command:
             return sorted(self.peers)
         elif "flush" in command:
@@ -174,21 +176,21 @@ class _Notes:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection: a request at a time, with a content-length, as the engine sends them."""
+    """A connection with one request at a time, with a Content-Length, as the engine sends them."""
 
-    def __init__(self, notes: _Notes) -> None:
-        self.notes = notes
+    def __init__(self, records: _Records) -> None:
+        self.records = records
         self.buffer = b""
         self.sink = 0
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
         self.peer: int = transport.get_extra_info("peername")[1]
-        self.notes.peers.add(self.peer)
+        self.records.peers.add(self.peer)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.notes.peers.discard(self.peer)
-        self.notes.stuck[self.sink].discard(self)
+        self.records.peers.discard(self.peer)
+        self.records.stuck[self.sink].discard(self)
 
     def hang_up(self) -> None:
         self.transport.abort()
@@ -205,46 +207,46 @@ class _Connection(asyncio.Protocol):
             self._request(body)
 
     def _request(self, body: bytes) -> None:
-        notes = self.notes
-        behaviour = notes.behaviours[self.sink]
-        if behaviour.hang and notes.luck.random() < behaviour.hang:
-            notes.stuck[self.sink].add(self)
+        records = self.records
+        behaviour = records.behaviours[self.sink]
+        if behaviour.hang and records.rng.random() < behaviour.hang:
+            records.stuck[self.sink].add(self)
         elif behaviour.drip:
-            notes.stuck[self.sink].add(self)
+            records.stuck[self.sink].add(self)
             self._drip(body, b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
         else:
-            status = 500 if behaviour.fail and notes.luck.random() < behaviour.fail else behaviour.status
+            status = 500 if behaviour.fail and records.rng.random() < behaviour.fail else behaviour.status
             if behaviour.delay:
                 asyncio.get_running_loop().call_later(behaviour.delay, self._finish, status, body)
             else:
                 self._finish(status, body)
 
-    def _drip(self, body: bytes, left: bytes) -> None:
+    def _drip(self, body: bytes, remaining: bytes) -> None:
         if self.transport.is_closing():
             return
-        if len(left) == 1:
-            self.notes.take(self.sink, body)
-        self.transport.write(left[:1])
-        if len(left) > 1:
-            asyncio.get_running_loop().call_later(_DRIP_SECONDS, self._drip, body, left[1:])
+        if len(remaining) == 1:
+            self.records.take(self.sink, body)
+        self.transport.write(remaining[:1])
+        if len(remaining) > 1:
+            asyncio.get_running_loop().call_later(_DRIP_SECONDS, self._drip, body, remaining[1:])
 
     def _finish(self, status: int, body: bytes) -> None:
         if self.transport.is_closing():
             return
         if status == 200:
-            self.notes.take(self.sink, body)
+            self.records.take(self.sink, body)
         self.transport.write(b"HTTP/1.1 %d x\r\ncontent-length: 0\r\n\r\n" % status)
 
 
 async def _main(path: str, seed: str, origins: str) -> None:
     loop = asyncio.get_running_loop()
-    notes = _Notes(Path(path), int(seed))
-    servers = [await loop.create_server(lambda: _Connection(notes), "127.0.0.1", 0, backlog=1024) for _ in range(int(origins))]
+    records = _Records(Path(path), int(seed))
+    servers = [await loop.create_server(lambda: _Connection(records), "127.0.0.1", 0, backlog=1024) for _ in range(int(origins))]
     print(json.dumps([server.sockets[0].getsockname()[1] for server in servers]), flush=True)
     reader = asyncio.StreamReader(limit=1 << 24)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while line := await reader.readline():
-        print(json.dumps(notes.command(json.loads(line))), flush=True)
+        print(json.dumps(records.command(json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":

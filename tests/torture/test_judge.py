@@ -1,4 +1,4 @@
-"""The judge of the torture finds what it is there to find."""
+"""The judge of the torture tests detects every kind of fault."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ from tests.torture.judge import Kill, Sink, Verdict, judge
 from tests.torture.load import Change
 from tests.torture.receiver import Arrival
 
-# Row 1 of user 1 is written by statement 1, changed by 2, deleted by 4; row 2 of user 2 is written by 3.
+# Row 1 of user 1 is written by statement 1, changed by statement 2, and deleted by statement 4. Row 2 of user 2 is written by statement 3.
 COMMITTED = [Change(1, 1, 1, 2), Change(2, 1, 1, 4), Change(3, 2, 2, 6), Change(4, 1, 1, 5)]
 WRITTEN, CHANGED, OTHER, DELETED = range(4)
 
 
-def came(what: int, at: float, *, sink: int = 1, user: int | None = None, idx: int = 0) -> Arrival:
-    change = COMMITTED[what]
-    return Arrival(at, 0.0, sink, change.row, change.user if user is None else user, change.version, change.statement, idx)
+def arrived(index: int, time: float, *, sink: int = 1, user: int | None = None, idx: int = 0) -> Arrival:
+    change = COMMITTED[index]
+    return Arrival(time, 0.0, sink, change.row, change.user if user is None else user, change.version, change.statement, idx)
 
 
-def of(arrivals: list[Arrival], sinks: list[Sink] | None = None, kills: list[Kill] | None = None) -> Verdict:
+def verdict_on(arrivals: list[Arrival], sinks: list[Sink] | None = None, kills: list[Kill] | None = None) -> Verdict:
     return judge(COMMITTED, sinks or [Sink(1, user=1)], arrivals, kills or [])
 
 
 def test_everything_once_and_in_order_has_no_faults() -> None:
-    verdict = of([came(WRITTEN, 1), came(CHANGED, 2), came(DELETED, 3)])
+    verdict = verdict_on([arrived(WRITTEN, 1), arrived(CHANGED, 2), arrived(DELETED, 3)])
     assert (verdict.expected, verdict.delivered, verdict.faults()) == (3, 3, [])
 
 
 def test_what_did_not_come_is_lost() -> None:
-    assert of([came(WRITTEN, 1), came(CHANGED, 2)]).lost == 1
+    assert verdict_on([arrived(WRITTEN, 1), arrived(CHANGED, 2)]).lost == 1
 
 
 def test_a_version_that_comes_after_a_later_one_is_out_of_order() -> None:
-    assert of([came(CHANGED, 1), came(WRITTEN, 2), came(DELETED, 3)]).out_of_order == 1
+    assert verdict_on([arrived(CHANGED, 1), arrived(WRITTEN, 2), arrived(DELETED, 3)]).out_of_order == 1
 
 
 def test_a_group_of_a_user_keeps_the_order_of_all_the_users_rows() -> None:
@@ -41,29 +41,32 @@ def test_a_group_of_a_user_keeps_the_order_of_all_the_users_rows() -> None:
 
 
 def test_a_row_of_another_user_is_foreign_and_was_not_owed() -> None:
-    verdict = of([came(OTHER, 1)])
+    verdict = verdict_on([arrived(OTHER, 1)])
     assert (verdict.foreign, verdict.never_committed) == (1, 1)
-    assert of([came(OTHER, 1)], [Sink(1, user=None)]).foreign == 0
+    assert verdict_on([arrived(OTHER, 1)], [Sink(1, user=None)]).foreign == 0
 
 
 def test_a_repeat_needs_a_kill_in_between() -> None:
-    twice = [came(WRITTEN, 1), came(WRITTEN, 2), came(CHANGED, 3), came(DELETED, 4)]
-    assert of(twice).repeated_without_cause == 1
-    assert of(twice, kills=[Kill(0.5, 0.6)]).repeated_without_cause == 1
-    assert of(twice, kills=[Kill(1.05, 1.06)]).faults() == []
+    twice = [arrived(WRITTEN, 1), arrived(WRITTEN, 2), arrived(CHANGED, 3), arrived(DELETED, 4)]
+    assert verdict_on(twice).repeated_without_cause == 1
+    assert verdict_on(twice, kills=[Kill(0.5, 0.6)]).repeated_without_cause == 1
+    assert verdict_on(twice, kills=[Kill(1.05, 1.06)]).faults() == []
 
 
 def test_what_was_answered_to_the_killed_engine_may_come_again() -> None:
-    assert of([came(WRITTEN, 1), came(WRITTEN, 2), came(CHANGED, 3), came(DELETED, 4)], kills=[Kill(0.99, 1.01)]).faults() == []
+    assert (
+        verdict_on([arrived(WRITTEN, 1), arrived(WRITTEN, 2), arrived(CHANGED, 3), arrived(DELETED, 4)], kills=[Kill(0.99, 1.01)]).faults()
+        == []
+    )
 
 
 def test_more_repeats_than_the_last_flush_held_are_a_fault() -> None:
-    arrivals = [came(WRITTEN, 1), came(CHANGED, 1), came(DELETED, 1), *(came(n, 6) for n in (WRITTEN, CHANGED, DELETED))]
-    verdict = of(arrivals, kills=[Kill(5, 5)])
+    arrivals = [arrived(WRITTEN, 1), arrived(CHANGED, 1), arrived(DELETED, 1), *(arrived(n, 6) for n in (WRITTEN, CHANGED, DELETED))]
+    verdict = verdict_on(arrivals, kills=[Kill(5, 5)])
     assert (verdict.worst.repeated, verdict.worst.bound, verdict.worst.oldest) == (3, 0, 4)
-    assert verdict.faults() == ["kill 1: 3 messages repeated, 0 at most"]
+    assert verdict.faults() == ["kill 1: 3 messages repeated, at most 0 allowed"]
 
 
 def test_a_repeat_with_another_key_cannot_be_told_by_its_receiver() -> None:
-    arrivals = [came(WRITTEN, 1), came(WRITTEN, 2, idx=9), came(CHANGED, 3), came(DELETED, 4)]
-    assert of(arrivals, kills=[Kill(1.05, 1.06)]).other_key == 1
+    arrivals = [arrived(WRITTEN, 1), arrived(WRITTEN, 2, idx=9), arrived(CHANGED, 3), arrived(DELETED, 4)]
+    assert verdict_on(arrivals, kills=[Kill(1.05, 1.06)]).other_key == 1

@@ -1,4 +1,4 @@
-"""The receiver of the torture has noted what a dead sender sent, once it says so."""
+"""The receiver of the torture tests has recorded everything that a killed sender sent once `settle` returns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def request(number: int) -> bytes:
     return b"POST /1 HTTP/1.1\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
 
 
-def test_what_many_connections_sent_before_they_were_closed_is_noted_once_the_receiver_has_settled(tmp_path: Path) -> None:
+def test_settle_waits_until_everything_sent_on_closed_connections_is_recorded(tmp_path: Path) -> None:
     receiver = ReceiverProgram(tmp_path, seed=1)
     try:
         for number in range(SENDERS):
