@@ -1,6 +1,6 @@
-"""A stand-in for a real Sequin 0.14.6: the engine, changed to behave in time as that server was recorded to do.
+"""A stand-in for a real Sequin 0.14.6: the engine with the timing that was recorded from that server.
 
-`manners.py` has the figures, `program.py` puts the parts together and runs them, `delivery.py`, `capture.py` and `pages.py`
-hold what is changed in deliveries, in the reading of the slot, and in the API's answers and the metrics page. What is sent and answered
-stays the engine's otherwise, so what passes here need not pass on a real server; what fails here fails there.
+`manners.py` has the figures, and `program.py` assembles the parts and runs them. `delivery.py` changes deliveries, `capture.py` the reading
+of the slot, and `pages.py` the API's responses and the metrics page. All other requests and responses are the engine's. So a test that
+passes here may still fail on a real server, but one that fails here fails there, too.
 """

@@ -1,5 +1,7 @@
-"""The reading of the slot as a real Sequin does it: a change to any sink makes it restart, rows cost more the more sinks there are, new
-sinks miss what comes first and are sent what came before them, and too much for too many sinks brings it down until they are fewer.
+"""Reading of the slot as in a real Sequin.
+
+A change to any sink restarts replication, and each row takes longer the more sinks there are. New sinks miss the first rows and get some
+older ones. A large burst for many sinks stalls replication until there are fewer sinks.
 """
 
 from __future__ import annotations
@@ -28,44 +30,44 @@ from userhooks.engine.sink_registry import SinkRegistry
 
 _ROWS = b"IUD"
 _ARRAY_WITH_BOUNDS = re.compile(rb"\[-?\d+:-?\d+\]=\{")
-"""What stops replication for good, as it is in the WAL, which is read again after each restart"""
+"""A value in the WAL that stops replication for good, since the WAL is read again after each restart."""
 _STOPS_BACKFILLS = sql.SQL("select exists (select from {} row where row::text ~ '-infinity|24:00:00')")
-"""Whether a table has a value at which a backfill neither goes on nor fails"""
+"""Query for whether a table has a value that stalls a backfill without an error."""
 
 
 class Past:
-    """The changes of the last seconds, which a restart reads again."""
+    """The changes of the last few seconds, which are read again after a restart."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._changes: deque[tuple[float, Change]] = deque()
 
-    def note(self, change: Change) -> None:
-        """Keep a change, and forget those that are too old."""
+    def record(self, change: Change) -> None:
+        """Record a change, and drop those that are too old."""
         now = time.monotonic()
         self._changes.append((now, change))
         while self._changes[0][0] < now - self._seconds:
             self._changes.popleft()
 
     def before(self, lsn: int) -> list[Change]:
-        """Return what is kept and was committed before that LSN."""
+        """Return the recorded changes that were committed before an LSN."""
         oldest = time.monotonic() - self._seconds
-        return [change for at, change in self._changes if at >= oldest and change.commit_lsn < lsn]
+        return [change for recorded_at, change in self._changes if recorded_at >= oldest and change.commit_lsn < lsn]
 
 
 def remember(past: Past) -> None:
-    """Note every change that is matched against the sinks."""
+    """Record every change that is matched against the sinks."""
     match = TableRoutes.match
 
-    def noting(self: TableRoutes, change: Change) -> Any:
-        past.note(change)
+    def recording_match(self: TableRoutes, change: Change) -> Any:
+        past.record(change)
         return match(self, change)
 
-    TableRoutes.match = noting  # type: ignore[method-assign]
+    TableRoutes.match = recording_match  # type: ignore[method-assign]
 
 
-class SentAgain:
-    """What a message that the slot does not owe was read from."""
+class Resent:
+    """Source of a message that does not hold the slot; stands in for its transaction."""
 
     def acknowledge(self, index: int, sink_number: int) -> None:
         """Nothing waits for it."""
@@ -75,12 +77,12 @@ class SentAgain:
 
 
 class RealLikeReader(SlotReader):
-    """Reads the slot, but stands still after each change to a sink, and while there is too much to do."""
+    """Slot reader that pauses after each change to a sink, and while it is overloaded."""
 
     manners: ClassVar[Manners]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._still_until = 0.0
+        self._paused_until = 0.0
         self._debt = 0.0
         self._paid_at = 0.0
         self._burst = 0
@@ -90,29 +92,29 @@ class RealLikeReader(SlotReader):
 
     @property
     def is_busy(self) -> bool:
-        """Whether the server has more to do than it can."""
-        return self.stuck or self.stopped or time.monotonic() < self._still_until
+        """Whether the server is paused or overloaded."""
+        return self.stuck or self.stopped or time.monotonic() < self._paused_until
 
-    def stand_still(self, seconds: float) -> None:
-        """Read nothing for a while."""
-        self._still_until = max(self._still_until, time.monotonic() + seconds)
+    def pause_for(self, seconds: float) -> None:
+        """Pause reading for a while."""
+        self._paused_until = max(self._paused_until, time.monotonic() + seconds)
         self._throttle()
 
-    def relieve(self) -> None:
-        """There are fewer sinks: perhaps it can go on."""
+    def resume_if_relieved(self) -> None:
+        """Resume after a stall if there are now few enough sinks."""
         if self.stuck and self.manners.fits(len(self._catalog.sinks)):
             self.stuck = False
             self._burst = 0
-            self.stand_still(self.manners.restart(len(self._catalog.sinks)) * 4)
+            self.pause_for(self.manners.restart(len(self._catalog.sinks)) * 4)
 
     def _throttle(self) -> None:
-        left = self._still_until - time.monotonic()
-        if self._slot_stream is None or not (self.stuck or self.stopped or left > 0):
+        remaining = self._paused_until - time.monotonic()
+        if self._slot_stream is None or not (self.stuck or self.stopped or remaining > 0):
             super()._throttle()
             return
         self._slot_stream.pause()
         if not (self.stuck or self.stopped):
-            asyncio.get_running_loop().call_later(left + 0.002, self._throttle)  # a timer may come a little early
+            asyncio.get_running_loop().call_later(remaining + 0.002, self._throttle)  # a timer may come a little early
 
     def _take(self, payload: bytes) -> None:
         if payload[0] in _ROWS and _ARRAY_WITH_BOUNDS.search(payload):
@@ -135,11 +137,11 @@ class RealLikeReader(SlotReader):
             self.stuck = True
             self._throttle()
         elif self._debt > 0.02:
-            self.stand_still(self._debt)
+            self.pause_for(self._debt)
 
 
 class RealLikeBackfills(Backfills):
-    """Backfills that start late, and stop at values that a real server cannot read."""
+    """Backfills that start late, and stall at values that a real server cannot read."""
 
     manners: ClassVar[Manners]
     rng: ClassVar[random.Random]
@@ -179,7 +181,7 @@ class RealLikeBackfills(Backfills):
 
 
 class RealLikeRunner(BackfillRunner):
-    """Completes backfills late."""
+    """Backfill runner that completes backfills late."""
 
     manners: ClassVar[Manners]
 
@@ -190,27 +192,27 @@ class RealLikeRunner(BackfillRunner):
 
 
 class RealLikeRegistry(SinkRegistry):
-    """Sinks whose changes make replication restart, and that are live late."""
+    """Registry in which changing a sink restarts replication, and new sinks go live late."""
 
     manners: ClassVar[Manners]
     past: ClassVar[Past]
     reader: RealLikeReader
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._still_sending: dict[str, SinkResource] = {}
+        self._not_yet_disabled: dict[str, SinkResource] = {}
         self._applied: deque[float] = deque(maxlen=50)
-        """when functions were applied"""
+        """Times at which functions were applied."""
         self.unseen: set[str] = set()
-        """sinks that replication does not know yet, by id"""
+        """IDs of the sinks that replication does not know yet."""
         self._later: set[asyncio.Task[None]] = set()
         super().__init__(*args, **kwargs)
 
     async def _restarted(self) -> None:
-        """A change to any sink: replication restarts, and only now what was disabled is."""
-        self.reader.stand_still(self.manners.restart(len(self._catalog.sinks)))
-        self.reader.relieve()
-        while self._still_sending:
-            _, sink = self._still_sending.popitem()
+        """Restart replication after a change to a sink; only now do disabled sinks stop sending."""
+        self.reader.pause_for(self.manners.restart(len(self._catalog.sinks)))
+        self.reader.resume_if_relieved()
+        while self._not_yet_disabled:
+            _, sink = self._not_yet_disabled.popitem()
             if self._catalog.sinks.get(sink.id) == sink:
                 self._catalog.sinks[sink.id] = self._deliveries[sink.id].sink
                 await super().save_sink(sink)
@@ -218,7 +220,7 @@ class RealLikeRegistry(SinkRegistry):
     async def save_sink(self, sink: SinkResource) -> None:
         before = self._catalog.sinks.get(sink.id)
         if before is not None and before.status == "active" and sink.status == "disabled":
-            self._catalog.sinks[sink.id] = self._still_sending[sink.id] = sink
+            self._catalog.sinks[sink.id] = self._not_yet_disabled[sink.id] = sink
             return
         await self._restarted()
         await super().save_sink(sink)
@@ -238,7 +240,7 @@ class RealLikeRegistry(SinkRegistry):
 
     def _live_from(self, sink: SinkResource, start_lsn: int) -> None:
         self.unseen.add(sink.id)
-        just_applied = sum(at > time.monotonic() - 1.0 for at in self._applied)
+        just_applied = sum(applied_at > time.monotonic() - 1.0 for applied_at in self._applied)
         task = asyncio.create_task(self._live_late(sink, start_lsn, self.manners.unseen(just_applied)))
         self._later.add(task)
         task.add_done_callback(self._later.discard)
@@ -254,29 +256,29 @@ class RealLikeRegistry(SinkRegistry):
         delivery = self._deliveries[sink.id]
         for change in self.past.before(created_lsn):
             if delivery.queue.filter(change):
-                delivery.owe(PendingMessage(change, SentAgain(), delivery.queue.group_of(change)))
+                delivery.owe(PendingMessage(change, Resent(), delivery.queue.group_of(change)))
 
     def close(self) -> None:
-        """Nothing becomes live any more."""
+        """Let no more sinks go live."""
         for task in self._later:
             task.cancel()
 
 
 class RealLikeMonitor(Monitor):
-    """Shows sinks that replication does not know yet as initializing."""
+    """Monitor that shows sinks as initializing until replication knows them."""
 
     registry: RealLikeRegistry
 
     def health(self, sink: SinkResource) -> dict[str, Any]:
-        shown = super().health(sink)
+        health = super().health(sink)
         if sink.id in self.registry.unseen:
-            waiting = [{"name": check["name"], "status": "waiting"} for check in shown["checks"][1:]]
-            return {**shown, "status": "initializing", "checks": [{**shown["checks"][0], "status": "initializing"}, *waiting]}
-        return shown
+            waiting_checks = [{"name": check["name"], "status": "waiting"} for check in health["checks"][1:]]
+            return {**health, "status": "initializing", "checks": [{**health["checks"][0], "status": "initializing"}, *waiting_checks]}
+        return health
 
 
 class RealLikeEngine(Engine):
-    """The engine made of these parts."""
+    """The engine, assembled from these parts."""
 
     manners: ClassVar[Manners]
     reader: RealLikeReader

@@ -1,4 +1,7 @@
-"""Deliveries as a real Sequin makes them: an attempt may be two requests, retries wait for the next look, later messages of a row pass."""
+"""Deliveries as in a real Sequin.
+
+An attempt may be two requests, retries wait for the next poll, and later messages of a row overtake one that waits for a retry.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,12 @@ _NULL_IN_READS = re.compile(
     r"bpchar|money|inet|cidr|macaddr8?|point|line|lseg|box|path|polygon|circle|bit|varbit|pg_lsn|int4range|int8range|numrange|tsrange"
     r"|tstzrange|daterange|int4multirange|int8multirange|nummultirange|tsmultirange|tstzmultirange|datemultirange"
 )
-"""Types whose values are null in a backfill's rows (recorded)."""
+"""Types whose values are null in the rows of a backfill, as recorded."""
 _INFINITE = {"infinity": "inf", "Infinity": "inf", "-infinity": "-inf", "-Infinity": "-inf"}
 
 
 class RealLikeBuilder(RequestBuilder):
-    """Shows the values of a backfill's rows as a real server shows them."""
+    """Request builder that writes the rows of a backfill as a real server does."""
 
     def configure(self, sink: SinkResource, endpoint: HttpEndpoint, form: SinkForm) -> bool:
         self._shows_records = form.transform is None
@@ -38,22 +41,22 @@ class RealLikeBuilder(RequestBuilder):
             return built
         head, _, body = built.data.partition(b"\r\n\r\n")
         sent = orjson.loads(body)
-        for message, one in zip(messages, sent["data"] if self._batch else [sent], strict=False):
+        for message, entry in zip(messages, sent["data"] if self._batch else [sent], strict=False):
             if message.change.action == "read":
-                _as_read(message, one["record"])
+                _as_read(message, entry["record"])
         body = orjson.dumps(sent)
         head = re.sub(rb"content-length: \d+", b"content-length: %d" % len(body), head, count=1)
         return BuiltRequest(head + b"\r\n\r\n" + body, len(body), built.messages)
 
 
 class RealLikeDelivery(SinkDelivery):
-    """What one sink still owes, and when it is sent."""
+    """Delivery of one sink with a real server's retries."""
 
     manners: ClassVar[Manners]
 
     def __init__(self, sink: SinkResource, endpoint: HttpEndpoint, form: SinkForm, *args: Any, **kwargs: Any) -> None:
         self._second: dict[int, list[PendingMessage]] = {}
-        """batches whose next request is the second one of the same attempt, by identity"""
+        """Batches whose next request is the second of the same attempt, by identity."""
         super().__init__(sink, endpoint, form, *args, **kwargs)
         self.builder = RealLikeBuilder(sink, endpoint, form)
 
@@ -69,20 +72,20 @@ class RealLikeDelivery(SinkDelivery):
             self._loop.call_later(pause + 0.001, self.offer)
             return
         super().answered(attempt, status, error, None)
-        self._may_send = self.sink.status == "active"  # 410 is a failure like any other
-        self.breaker.reset()  # a receiver that fails is tried like any other
+        self._may_send = self.sink.status == "active"  # 410 does not pause the sink
+        self.breaker.reset()  # a failing receiver is not treated differently
 
     def _pause(self, status: int | None, retry_after: float | None) -> float:
-        asked = retry_after if status in (429, 503) else None
-        return self.manners.quick_retry if asked is None else asked
+        requested = retry_after if status in (429, 503) else None
+        return self.manners.quick_retry if requested is None else requested
 
     def _failed(self, messages: list[PendingMessage], error: str, retry_after: float | None) -> None:
         self.failed += len(messages)
         self.last_error = error
         for message in messages:
             message.attempts += 1
-        most = self.sink.max_retry_count
-        if most is not None and messages[0].attempts >= most:
+        max_attempts = self.sink.max_retry_count
+        if max_attempts is not None and messages[0].attempts >= max_attempts:
             for message in messages:
                 self.discarded += 1
                 self.queue.count -= 1
@@ -97,10 +100,10 @@ class RealLikeDelivery(SinkDelivery):
         self.breaker.reset()
 
     def _set_retry_timer(self) -> None:
-        """Look at what is due every ten seconds; arrivals look as well, in `offer`."""
+        """Poll for due retries every ten seconds; `offer` also does when a message arrives."""
         if self._retry_timer is None and self.queue.retries:
-            now, grain = self._loop.time(), self.manners.look
-            self._retry_timer = self._loop.call_at((math.floor(now / grain) + 1) * grain, self._retry_due)
+            now, interval = self._loop.time(), self.manners.retry_poll
+            self._retry_timer = self._loop.call_at((math.floor(now / interval) + 1) * interval, self._retry_due)
 
     def _retry_due(self) -> None:
         self._retry_timer = None
@@ -109,7 +112,7 @@ class RealLikeDelivery(SinkDelivery):
 
 
 def _as_read(message: PendingMessage, record: dict[str, Any]) -> None:
-    """Show the values as a real server shows those of a backfill."""
+    """Change the values of a record to those that a real server sends in a backfill."""
     shape = message.change.shape
     for column in shape.columns:
         value, name = record.get(column.name), shape.types.name(column.type_oid)

@@ -1,5 +1,6 @@
-"""What a real Sequin answers where the engine answers something else: slow calls, raw resources after `config/apply`, a metrics page
-that is refreshed once a minute, and no more than Sequin has.
+"""Responses of a real Sequin that differ from the engine's.
+
+Calls are slow, `config/apply` returns raw resources, the metrics page is updated once a minute, and the engine's additions are missing.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ ASGI = Callable[..., Awaitable[None]]
 
 
 class SlowApi:
-    """The Management API of a real server, around the engine's."""
+    """Wrapper of the engine's Management API that responds like a real server."""
 
     def __init__(self, app: ASGI, engine: RealLikeEngine) -> None:
         self._app = app
@@ -53,13 +54,13 @@ class SlowApi:
         is_change = path.startswith("/api/") and scope["method"] != "GET"
         sent: list[dict[str, Any]] = []
 
-        async def given() -> dict[str, Any]:
+        async def replay() -> dict[str, Any]:
             return {"type": "http.request", "body": body, "more_body": False}
 
-        async def kept(message: dict[str, Any]) -> None:
+        async def collect(message: dict[str, Any]) -> None:
             sent.append(message)
 
-        await self._app(scope, given, kept if is_apply else send)
+        await self._app(scope, replay, collect if is_apply else send)
         if is_apply and sent[0]["status"] == 200:
             await Response(orjson.dumps({"resources": self._resources()}), media_type="application/json")(scope, receive, send)
         elif is_apply:
@@ -69,18 +70,18 @@ class SlowApi:
             log.info("%s %s, then %d sinks", scope["method"], path, len(self._engine.catalog.sinks))
 
     def _resources(self) -> list[dict[str, Any]]:
-        """Every resource of the account, without type and with passwords in clear."""
+        """Return every resource of the account, without its type and with passwords in plain text."""
         catalog = self._engine.catalog
         database = catalog.database
-        found: list[dict[str, Any]] = [{"id": "00000000-0000-4000-8000-000000000001", "name": "tutorial", "contact_email": None}]
+        resources: list[dict[str, Any]] = [{"id": "00000000-0000-4000-8000-000000000001", "name": "tutorial", "contact_email": None}]
         parts = ("id", "name", "hostname", "port", "database", "username", "password")
-        found.append({part: getattr(database, part) for part in parts} | {"pool_size": 10, "ssl": False})
-        found += [_endpoint(endpoint) for endpoint in catalog.endpoints.values()]
-        found += [
-            {"name": one.name, "type": one.type, "description": one.description, "function": {"type": one.type, "code": one.code}}
-            for one in catalog.functions.values()
+        resources.append({part: getattr(database, part) for part in parts} | {"pool_size": 10, "ssl": False})
+        resources += [_endpoint(endpoint) for endpoint in catalog.endpoints.values()]
+        resources += [
+            {"name": item.name, "type": item.type, "description": item.description, "function": {"type": item.type, "code": item.code}}
+            for item in catalog.functions.values()
         ]
-        return found + [_sink(sink) for sink in catalog.sinks.values()]
+        return resources + [_sink(sink) for sink in catalog.sinks.values()]
 
 
 def _has_column_filters(body: bytes) -> bool:
@@ -100,14 +101,14 @@ def _endpoint(endpoint: HttpEndpoint) -> dict[str, Any]:
 
 
 def _sink(sink: SinkResource) -> dict[str, Any]:
-    """A sink as `config/apply` shows it: without destination, filter, source or annotations."""
+    """Return a sink as `config/apply` shows it: without destination, filter, source, or annotations."""
     fixed = {"ack_wait_ms": 30_000, "max_ack_pending": 10_000, "max_waiting": 20, "max_memory_mb": 128, "partition_count": 1}
     parts = ("id", "name", "status", "actions", "batch_size", "max_retry_count", "timestamp_format", "load_shedding_policy")
     return {part: getattr(sink, part) for part in parts} | fixed | {"type": "http_push"}
 
 
 class MetricsPage:
-    """The metrics page; `keep_health` refreshes the health of sinks and slot once a minute."""
+    """The metrics page; `keep_health` updates the health of the sinks and the slot once a minute."""
 
     def __init__(self, engine: RealLikeEngine) -> None:
         self._engine = engine
@@ -118,15 +119,15 @@ class MetricsPage:
         return b"".join([piece async for piece in exposition(self._engine.catalog, self._engine.monitor)]).decode().splitlines()
 
     async def keep_health(self) -> None:
-        """Refresh the health, for ever."""
-        grain = self._engine.manners.health_metric
+        """Update the health at fixed intervals, forever."""
+        interval = self._engine.manners.health_metric
         while True:
             now = time.monotonic()
-            await asyncio.sleep(grain - now % grain)
+            await asyncio.sleep(interval - now % interval)
             self._health = [line for line in await self._lines() if line.startswith(_HEALTH)]
 
     async def page(self, request: Request) -> Response:
-        """Answer the page."""
+        """Respond with the page."""
         hidden = (_HEALTH, *self._engine.manners.never_set)
         lines = [line for line in await self._lines() if not line.startswith(hidden)]
         return Response("\n".join([*lines, *self._health, ""]), media_type=CONTENT_TYPE)

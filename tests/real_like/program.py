@@ -1,4 +1,4 @@
-"""Run the stand-in: configuration on stdin as for the engine, with `pace` and `seed` besides.
+"""Run the stand-in, with the configuration on stdin as for the engine, plus `pace` and `seed`.
 
 python -m tests.real_like.program
 """
@@ -33,14 +33,14 @@ from userhooks.settings import PORT_VARIABLES
 from userhooks.shared.child_process import listen, read_config, run, serve_until_stopped
 
 THIS_MACHINE = "host.docker.internal"
-"""The name by which a server in a container knows the machine; on Linux the machine itself does not know it."""
+"""Host name by which a server in a container reaches this machine; on Linux, the machine itself cannot resolve it."""
 
 
 def main() -> None:
-    """Put the real one's manners in place of the engine's, and run until stdin is closed."""
-    given = read_config()
-    manners, rng = Manners(given.pop("pace")), random.Random(given.pop("seed"))
-    config = Config(**{**given, "store": Path(given["store"]), "retry_base": manners.pace})
+    """Replace the engine's timing with that of a real server, and run until stdin is closed."""
+    settings = read_config()
+    manners, rng = Manners(settings.pop("pace")), random.Random(settings.pop("seed"))
+    config = Config(**{**settings, "store": Path(settings["store"]), "retry_base": manners.pace})
     past = Past(manners.read_again)
     for part in (RealLikeDelivery, RealLikeReader, RealLikeBackfills, RealLikeRunner, RealLikeRegistry, RealLikeEngine):
         part.manners = manners  # type: ignore[attr-defined]
@@ -52,14 +52,14 @@ def main() -> None:
     manager.BackfillRunner = RealLikeRunner  # type: ignore[misc]
     sink_delivery.IN_FLIGHT_PER_SINK = manners.in_flight
     request_head.USER_AGENT = manners.user_agent
-    _know(THIS_MACHINE)
+    _resolve_to_loopback(THIS_MACHINE)
     api = listen("127.0.0.1", config.port, PORT_VARIABLES["sequin"])
     metrics = listen("127.0.0.1", config.metrics_port, PORT_VARIABLES["metrics"])
     run(_serve(config, api, metrics))
 
 
-def _know(host: str) -> None:
-    """Resolve this name to loopback, here only, as the `extra_hosts` of `compose.yaml` do."""
+def _resolve_to_loopback(host: str) -> None:
+    """Resolve this name to loopback, in this process only, like the `extra_hosts` in `compose.yaml`."""
     resolve = socket.getaddrinfo
 
     def getaddrinfo(name: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The stand-in as tests run it: on a database that was prepared as `sequin.yaml` says, in a process of its own."""
+"""The stand-in as tests run it: in a separate process, on a database that is prepared as `sequin.yaml` specifies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IN_SEQUIN: dict[str, Any] = yaml.safe_load((ROOT / "sequin.yaml").read_text(enco
 
 
 class ApiChange(NamedTuple):
-    """A call that is not a GET, and how many sinks the server had after it."""
+    """A call other than a GET, and the number of sinks after it."""
 
     method: str
     path: str
@@ -36,7 +36,7 @@ def api_changes(server: EngineProgram) -> list[ApiChange]:
 
 @contextmanager
 def real_like_server(database_url: str, folder: Path, *, pace: float, seed: int = 1) -> Iterator[EngineProgram]:
-    """Run the stand-in; `pace` multiplies every wait of a real server (1 is a real one's)."""
+    """Run the stand-in; `pace` multiplies every wait of a real server, so 1 is its real speed."""
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(IN_SEQUIN["publication"]["init_sql"].encode())
     server = EngineProgram(
@@ -57,9 +57,9 @@ def real_like_server(database_url: str, folder: Path, *, pace: float, seed: int 
 
 @contextmanager
 def installation_on(server: EngineProgram, database_url: str, home: Path) -> Iterator[Installation]:
-    """Make an installation whose Sequin and database are the given ones, by the variables of the README; nothing of it is left.
+    """Create an installation that uses this Sequin and this database, through the variables in the README, and remove it afterward.
 
-    As with `compose.yaml`, only the server knows the name of the host in the inboxes' URLs.
+    As with `compose.yaml`, only the server can resolve the host name in the inboxes' URLs.
     """
     inspector_port = free_port()
     installation = Installation(

@@ -1,4 +1,4 @@
-"""A Sequin server that no longer goes on: `doctor` and the wait for a backfill say so, and what to do."""
+"""A Sequin server that is stuck: `doctor` and the wait for a backfill report it, and what to do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from userhooks.stack import doctor
 from userhooks.stack.stack import Stack
 
 
-def test_doctor_and_a_wait_name_replication_and_a_backfill_that_stand_still_and_the_way_out(
+def test_doctor_and_a_wait_report_stuck_replication_and_a_stuck_backfill_with_a_remedy(
     database_url: str, tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "SLOT_LOOK_SECONDS", 1.0)
@@ -30,7 +30,7 @@ def test_doctor_and_a_wait_name_replication_and_a_backfill_that_stand_still_and_
             sink = stack.subscriptions.subscribe(1, receiver.url).sink_name
 
             def complaints() -> dict[str, str]:
-                return {one.about: str(one) for one in doctor.examine(installation.settings) if not one.fine}
+                return {finding.about: str(finding) for finding in doctor.examine(installation.settings) if not finding.fine}
 
             assert complaints() == {}
             connection.execute("alter table notifications add column due date")

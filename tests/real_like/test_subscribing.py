@@ -1,4 +1,4 @@
-"""Subscribing on a server that takes up a new sink late and may send it older rows: rows from now on arrive, older ones are explained."""
+"""Subscribing on a server where a new sink goes live late and may get older rows: new rows arrive, and older ones are not faults."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SUBSCRIBES, AT_ONCE = 200, 10
 INSERT = "INSERT INTO notifications (user_id, message) VALUES (%s, %s)"
 
 
-def test_no_row_is_lost_that_was_committed_after_one_of_two_hundred_subscribes_under_load(
+def test_no_row_committed_after_one_of_two_hundred_subscribes_under_load_is_lost(
     database_url: str, tmp_path: Path, receiver: Receiver
 ) -> None:
     database = Database(database_url)
@@ -35,8 +35,8 @@ def test_no_row_is_lost_that_was_committed_after_one_of_two_hundred_subscribes_u
             while not over.wait(0.01):
                 connection.execute(INSERT, [bystander, "load"])
 
-    def without_a_row(some: Sequence[int]) -> set[int]:
-        return set(some) - {message["record"]["user_id"] for message in receiver.messages()}
+    def without_a_row(batch: Sequence[int]) -> set[int]:
+        return set(batch) - {message["record"]["user_id"] for message in receiver.messages()}
 
     with (
         real_like_server(database_url, tmp_path, pace=0.1) as server,
@@ -53,17 +53,17 @@ def test_no_row_is_lost_that_was_committed_after_one_of_two_hundred_subscribes_u
 
         try:
             for first in range(0, SUBSCRIBES, AT_ONCE):
-                some = users[first : first + AT_ONCE]
-                list(pool.map(subscribe_and_write, some))
-                eventually(lambda some=some: not without_a_row(some), within=30, what=f"a row for each of {some}")
-                subscriptions.unsubscribe_all(some)
+                batch = users[first : first + AT_ONCE]
+                list(pool.map(subscribe_and_write, batch))
+                eventually(lambda batch=batch: not without_a_row(batch), within=30, what=f"a row for each of {batch}")
+                subscriptions.unsubscribe_all(batch)
         finally:
             over.set()
             loading.result()
     assert {message["record"]["user_id"] for message in receiver.messages()} == set(users)
 
 
-def test_rows_older_than_a_subscription_reach_its_sink_and_show_neither_in_the_inbox_nor_as_a_fault(
+def test_rows_older_than_a_subscription_reach_its_sink_but_neither_show_in_the_inbox_nor_count_as_faults(
     database_url: str, tmp_path: Path
 ) -> None:
     with (
@@ -79,7 +79,7 @@ def test_rows_older_than_a_subscription_reach_its_sink_and_show_neither_in_the_i
             new = lesson.insert("ada", "New")
             assert [message.record["id"] for message in inbox.wait_for(1, timeout=30)] == [new]
             sent = {message.record["id"] for request in inbox.received() for message in request.messages()}
-            assert sent & older, "the stand-in sends a new sink what came just before it"
+            assert sent & older, "the stand-in sends a new sink the rows committed just before it"
             ledger = lesson.ledger(wait=30)
             assert ledger.ok, ledger.problems()
             assert ", 0 lost, 0 duplicated, 0 foreign, " in ledger.verdict()
