@@ -52,7 +52,7 @@ async def lateness(until: asyncio.Future[object] | asyncio.Task[object]) -> list
     return sorted(late)
 
 
-def shown(late: list[float]) -> str:
+def formatted(late: list[float]) -> str:
     """Format the median, p99, and maximum of sorted milliseconds."""
     return f"p50 {nearest_rank(late, 50):.2f} ms, p99 {nearest_rank(late, 99):.2f} ms, worst {late[-1]:.2f} ms (n={len(late)})"
 
@@ -73,7 +73,7 @@ async def main() -> None:
             latencies = engine.monitor.latencies.of(sink.id)
             for histogram in (latencies.succeeded, latencies.failed, latencies.internal):
                 histogram.observe(random.randrange(10**6))
-        print(f"{SINKS} sinks; lateness without requests: {shown(await lateness(asyncio.create_task(asyncio.sleep(2))))}")
+        print(f"{SINKS} sinks; lateness without requests: {formatted(await lateness(asyncio.create_task(asyncio.sleep(2))))}")
         await measure("metrics", metrics_app(engine), port, "/metrics")
         await measure("console", management_app(engine), port, "/")
         await engine.close()
@@ -90,7 +90,9 @@ async def measure(name: str, app: Any, port: int, path: str) -> None:
     asking = asyncio.create_task(client.communicate())
     late = await lateness(asking)
     sizes, times = zip(*(line.split() for line in (await asking)[0].splitlines()), strict=True)
-    print(f"{name}: {int(sizes[0]) / 1e3:,.0f} kB in {sorted(map(float, times))[REQUESTS // 2]:.0f} ms; lateness meanwhile: {shown(late)}")
+    print(
+        f"{name}: {int(sizes[0]) / 1e3:,.0f} kB in {sorted(map(float, times))[REQUESTS // 2]:.0f} ms; lateness meanwhile: {formatted(late)}"
+    )
     server.should_exit = True
     await serving
 

@@ -114,9 +114,9 @@ class Receiver:
 
         Connections are accepted in order, so the one opened here comes after all of the sender's.
         """
-        with socket.create_connection(self._server.server_address) as last:
-            ours = {last.getsockname()}
-            eventually(lambda: self._server.peers == ours, within=60, every=0.001, what="the killed sender's connections to be closed")
+        with socket.create_connection(self._server.server_address) as connection:
+            own_peer = {connection.getsockname()}
+            eventually(lambda: self._server.peers == own_peer, within=60, every=0.001, what="the killed sender's connections to be closed")
 
     def messages(self, path: str = "") -> list[dict[str, Any]]:
         """Return the messages of requests below a path that were answered with 2xx."""

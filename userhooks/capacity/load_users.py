@@ -35,9 +35,9 @@ _REMOVE = "DELETE FROM public.users WHERE id = ANY(%s)"
 class LoadUsers:
     """Users for load measurements, each subscribed to its own path at `counter`.
 
-    `grow` creates users, and `close` removes them; it can also be used as a context manager. Creating it first removes what an earlier run
-    left behind: the users named `crowd`, their rows, and their subscriptions, but nobody else's. If `grow` is interrupted, the users
-    created so far stay.
+    `grow` creates users, and `close` removes them, as does leaving the context manager. A new instance first removes what an earlier run
+    left behind: users named `crowd`, with their rows and subscriptions, and nothing else. If `grow` is interrupted, the users created so
+    far stay.
 
         with LoadUsers(stack) as load_users:
             load_users.grow(1000)

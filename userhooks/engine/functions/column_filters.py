@@ -24,7 +24,7 @@ from userhooks.engine.postgres.pg_types import BOOLEAN, DATES, EXACT_TEXTS, INTE
 from userhooks.engine.resources import ColumnFilter
 
 _INDEXABLE = {int: INTEGERS, float: INTEGERS, bool: frozenset({BOOLEAN}), str: EXACT_TEXTS}
-"""Column types for which equality in the index is exactly the filter's equality, by the type of the filter's value."""
+"""Column types in which an index lookup finds exactly the values equal to the filter's, by the type of the filter's value."""
 
 
 def bind_column_filters(filters: Sequence[ColumnFilter]) -> Bound:

@@ -1,7 +1,7 @@
 """Compile quoted code to expressions, resolving names to variables, arguments, and library functions. Pure.
 
-Undefined variables and functions that are not in the library are rejected here, so they never make a message fail. `validator.py` rejects
-valid Elixir that Sequin does not allow.
+Undefined variables and functions that are not in the library are rejected when a function is created, rather than when a message
+fails. `validator.py` rejects valid Elixir that Sequin does not allow.
 
 This module is long because each form of the language has its own method.
 """

@@ -38,7 +38,7 @@ class _State:
 
 _Next: TypeAlias = Callable[[int], int | None]
 _Matcher: TypeAlias = Callable[[_State, int, _Next], int | None]
-"""Matches at a position and calls the continuation; returns the end of the whole match, or None without one."""
+"""Function that matches at a position and calls the continuation; it returns the end of the whole match, or None without one."""
 _Test: TypeAlias = Callable[[str], bool]
 
 
@@ -245,7 +245,7 @@ class _Parser:
         return False
 
     def _part(self) -> _Matcher | None:
-        """Parse one item and its repetition; returns None for an item that matches nothing, like a comment."""
+        """Parse one item and its repetition; returns None for an item without a matcher, like a comment."""
         character = self._next()
         test: _Test | None = None
         matcher: _Matcher | None = None
@@ -348,7 +348,7 @@ class _Parser:
         number = self.count
         if name is not None:
             if not name.isidentifier() or name in self.names:
-                raise BadRegex(f"{name!r} is not a valid or unique group name")
+                raise BadRegex(f"{name!r} is an invalid or duplicate group name")
             self.names[name] = number
         return _capture(self._inside(), number)
 
@@ -570,18 +570,18 @@ def _repeat(inner: _Matcher, least: int, most: int, mode: str) -> _Matcher:
         def again(count: int, position: int) -> int | None:
             state.meter.spend()
 
-            def more() -> int | None:
+            def repeat() -> int | None:
                 if count >= most:
                     return None
                 return inner(state, position, lambda end: again(count + 1, end) if end > position or count < least else None)
 
             if count < least:
-                return more()
+                return repeat()
             if mode == "lazy":
                 end = then(position)
-                return more() if end is None else end
+                return repeat() if end is None else end
             groups = list(state.groups)
-            end = more()
+            end = repeat()
             if end is None:
                 state.groups = groups
                 return then(position)

@@ -99,6 +99,6 @@ class _Pause:
         self.length = 0
 
     def lengthen(self) -> None:
-        """Start a pause of 0 changes, the next time of 1, 2, 4, … and at most 64."""
+        """Start the next pause; successive pauses last 0, 1, 2, 4, …, and at most 64 changes."""
         self.left = self.length
         self.length = min(2 * self.length or 1, self._LONGEST)

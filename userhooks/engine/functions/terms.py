@@ -11,7 +11,7 @@
 | function; process or reference | `Closure`; `Opaque` |
 
 Values are immutable. Functions that traverse a whole value take a meter, because a value can contain another many times.
-Sources: the Erlang reference manual, 9.14 "Term Comparisons"; Elixir's documentation of Kernel, Access and String.Chars.
+Sources: the Erlang reference manual, 9.14 "Term Comparisons"; Elixir's documentation of Kernel, Access, and String.Chars.
 """
 
 from __future__ import annotations
@@ -285,7 +285,7 @@ _NAMED_CONSTANTS: dict[str, bool | None] = {"true": True, "false": False, "nil":
 
 
 def atom(name: str) -> Any:
-    """Return the atom with a name; `true`, `false`, and `nil` are atoms, too."""
+    """Return the atom with a name; `true`, `false`, and `nil` are returned as True, False, and None."""
     return _NAMED_CONSTANTS[name] if name in _NAMED_CONSTANTS else Atom(name)
 
 

@@ -30,7 +30,7 @@ _CONSTANT_STEPS = 10_000
 
 Write: TypeAlias = Make[bytes]
 Members: TypeAlias = Make[dict[Any, bytes]]
-"""Returns the members of a map: keys, each with the JSON of its value."""
+"""Function that returns the members of a map: keys, each with the JSON of its value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +198,7 @@ def _selected_keys(frame: Frame, keys: Evaluate) -> set[Any]:
 
 
 def _compile_selection(members: Members, keys: Evaluate, keep: bool) -> Members:
-    """Compile `Map.take`, or `Map.drop` unless `keep`."""
+    """Compile `Map.take` if `keep`, otherwise `Map.drop`."""
 
     def select(frame: Frame) -> dict[Any, bytes]:
         selected = _selected_keys(frame, keys)

@@ -78,7 +78,7 @@ def check(quoted: Quoted, line: int = 1) -> None:
 
 
 class _Check:
-    """Check of one node."""
+    """Validation of one node."""
 
     def __init__(self, node: Node) -> None:
         self._node = node

@@ -309,7 +309,7 @@ def segment(meter: Meter, value: Any, size: Any, specification: Any) -> Any:
     if type(value) is not int or type(bits) is not int or bits < 0:
         raise Raised(f"construction of binary failed: segment 1 of type 'integer': expected an integer but got: {inspect(value)}")
     if bits % 8:
-        raise Raised("binaries of incomplete bytes are not supported")
+        raise Raised("segments that are not whole bytes are not supported")
     meter.bits(bits)
     raw = (value % (1 << bits)).to_bytes(bits // 8, "little" if little else "big")
     return as_binary(raw)

@@ -76,7 +76,7 @@ def _patterns(pattern: Any) -> list[str]:
     """Return the alternatives of a pattern, which is a string or a list of strings."""
     alternatives = pattern if type(pattern) is list else [pattern]
     if not all(type(alternative) is str for alternative in alternatives):
-        raise Raised(f"argument error: a pattern is a string or a list of strings, got: {inspect(pattern)}")
+        raise Raised(f"argument error: a pattern must be a string or a list of strings, got: {inspect(pattern)}")
     return alternatives
 
 
@@ -143,9 +143,9 @@ def replace(meter: Meter, text: Any, pattern: Any, replacement: Any, opts: Any =
     if isinstance(replacement, str):
         meter.text(len(whole) + len(replacement) * count)
 
-    def new(found: re.Match[str]) -> str:
+    def new(occurrence: re.Match[str]) -> str:
         if isinstance(replacement, Closure):
-            return as_text(replacement(found[0]))
+            return as_text(replacement(occurrence[0]))
         return as_text(replacement)
 
     return re.sub("|".join(map(re.escape, patterns)), new, whole, count=int(once))
@@ -230,7 +230,7 @@ def _padding(meter: Meter, text: Any, count: Any, padding: Any) -> str:
     meter.spend(needed // 8)
     parts = graphemes_of(meter, padding) if type(padding) is str else as_list(padding)
     if not parts or not all(type(part) is str for part in parts):
-        raise Raised("padding must be a string or a list of strings that is not empty")
+        raise Raised("padding must be a string or a non-empty list of strings")
     return "".join([parts[i % len(parts)] for i in range(needed)])
 
 

@@ -115,8 +115,8 @@ def query_decoder(meter: Meter, text: Any) -> Any:
 
 
 def merge(meter: Meter, base: Any, relative: Any) -> Any:
-    one, two = parse(meter, base), parse(meter, relative)
-    target, reference = ({name: uri[Atom(name)] for name in URI_FIELDS} for uri in (one, two))
+    uris = parse(meter, base), parse(meter, relative)
+    target, reference = ({name: uri[Atom(name)] for name in URI_FIELDS} for uri in uris)
     if target["host"] is None:
         raise Raised("you must merge onto an absolute URI")
     if reference["scheme"] is not None:
