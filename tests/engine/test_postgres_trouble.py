@@ -509,7 +509,7 @@ def test_a_publication_that_was_missing_while_the_engine_was_down_costs_only_wha
 OLDER_POSTGRES = """
 from userhooks.engine import __main__
 from userhooks.engine.capture import slot_keeper
-slot_keeper._PASSES_UNPUBLISHED = 10**9
+slot_keeper._SKIPS_UNPUBLISHED = 10**9
 __main__.main()
 """
 """The engine as it behaves on a Postgres before 18, which breaks off where the publication was missing, again and again."""

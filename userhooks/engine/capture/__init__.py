@@ -1,1 +1,1 @@
-"""From the replication slot to messages: slot, tables, reading, transactions, the LSN that may be confirmed, changes that were lost."""
+"""Change capture: read the replication slot and turn its transactions into messages for the sinks."""

@@ -1,6 +1,6 @@
-"""What is wrong between the engine and Postgres, for the engine as a whole and for each sink: trouble, lost changes, absent tables.
+"""Health of the capture side, for the engine and for each sink: problems with Postgres, lost changes, unpublished tables.
 
-What a loss is, and which sinks it concerns, is decided in `lost_changes.py`; the wording is in `postgres/diagnosis.py`.
+`lost_changes.py` decides which sinks a loss affects. The wording of the problems is in `postgres/diagnosis.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ _LOST = "lost"
 
 
 class CaptureHealth:
-    """Trouble of now, and losses until they are made up for; `write` runs a method of the store on its thread."""
+    """Current problems, and losses until backfills have made up for them.
+
+    `write` runs a method of the store on the store's thread.
+    """
 
     def __init__(
         self,
@@ -42,58 +45,64 @@ class CaptureHealth:
         self._router = router
         self._store = store
         self._write = write
-        self._trouble: Trouble | None = Trouble("The engine is not connected to Postgres yet.", "Wait: it goes on by itself.")
+        self._trouble: Trouble | None = Trouble("The engine is not connected to Postgres yet.", "Wait: it connects by itself.")
         self._backfills: dict[str, Trouble] = {}
-        """sink id -> what keeps its backfill from reading"""
+        """Maps a sink id to the problem that keeps its backfill from reading."""
         lost = store.meta(_LOST)
         self._lost = LostRange.of_json(lost) if lost else None
         self._incomplete: tuple[object, dict[str, list[TableName]]] | None = None
-        """sinks that have to be backfilled after the loss, and what that was found from"""
+        """The sinks to backfill after the loss, cached with the state they were computed from."""
 
     # --- trouble -------------------------------------------------------------------------------------------------------
 
     def note_error(self, exc: BaseException) -> None:
-        """Note the error that keeps the slot from being read; the log tells once."""
+        """Record the error that keeps the slot from being read, and log it if it is new."""
         self.note(self._admin.describe(exc))
 
     def note(self, trouble: Trouble) -> None:
-        """Note what keeps the slot from being read; the log tells once."""
+        """Record the problem that keeps the slot from being read, and log it if it is new."""
         if trouble != self._trouble:
             log.error("%s", trouble)
         self._trouble = trouble
 
     def is_reading(self) -> None:
-        """The slot is read: the trouble is over."""
+        """Record that the slot is being read, which clears the problem."""
         self._trouble = None
         self._incomplete = None
 
     def note_backfill(self, sink_id: str, table: TableName, exc: BaseException | None) -> str | None:
-        """Note what keeps a sink's backfill from reading its table, or None once it goes on, and return it as text."""
+        """Record the error that keeps a sink's backfill from reading its table, and return the problem as text.
+
+        Pass None when the backfill reads again; the result is then None.
+        """
         trouble = self._admin.describe(exc, table) if exc is not None else None
         if trouble is None:
             self._backfills.pop(sink_id, None)
             return None
         if trouble != self._backfills.get(sink_id):
             self._backfills[sink_id] = trouble
-            log.warning("a backfill is interrupted: %s", trouble)
+            log.warning("a backfill cannot read its table: %s", trouble)
         return str(trouble)
 
     def check_tables(self) -> None:
-        """Raise DatabaseUnavailable while the tables are not known yet."""
+        """Raise DatabaseUnavailable if the tables could not be read yet."""
         trouble = self._tables.trouble or self._trouble
         if not self._catalog.tables and trouble is not None:
             raise Unavailable(trouble)
 
     @property
     def problem(self) -> str | None:
-        """What is wrong between the engine and Postgres, as text; None when all is well."""
+        """The problems between the engine and Postgres as text, or None if there are none."""
         problems = [str(trouble) for trouble in (self._trouble, self._tables.trouble) if trouble is not None]
         if self._lost is not None and (incomplete := self._to_backfill()):
-            problems.append(f"{self._lost} Start a backfill of the sinks whose health says so; there are {len(incomplete)}.")
+            problems.append(f"{self._lost} Start a backfill of each sink whose health asks for one ({len(incomplete)} of them).")
         return " ".join(problems) or None
 
     def problem_of(self, sink: SinkResource) -> str | None:
-        """What keeps rows from a sink, as text: trouble, lost changes, a table not published, a backfill that cannot read."""
+        """Return the problems that keep rows from a sink, as text, or None if there are none.
+
+        These are problems with Postgres, lost changes, unpublished tables, and a backfill that cannot read.
+        """
         problems = [str(self._trouble)] if self._trouble is not None else []
         if self._lost is not None and (incomplete := self._to_backfill().get(sink.id)):
             problems.append(describe_lost(self._lost, incomplete))
@@ -107,27 +116,33 @@ class CaptureHealth:
     # --- lost changes --------------------------------------------------------------------------------------------------
 
     def _to_backfill(self) -> dict[str, list[TableName]]:
-        """Return the sinks without a backfill since the loss; found anew after a new backfill or another reading of the tables."""
+        """Return the sinks and tables that were not backfilled since the loss.
+
+        The result is cached until a backfill is created or the tables are read again.
+        """
         assert self._lost is not None  # noqa: S101
         catalog = self._catalog
-        seen = (self._lost, self._tables.readings, len(catalog.backfills), next(reversed(catalog.backfills), None))
-        if self._incomplete is None or self._incomplete[0] != seen:
+        state = (self._lost, self._tables.readings, len(catalog.backfills), next(reversed(catalog.backfills), None))
+        if self._incomplete is None or self._incomplete[0] != state:
             incomplete = to_backfill(self._lost, self._router.starts(), catalog.sinks, catalog.tables.values(), catalog.backfills.values())
-            self._incomplete = (seen, incomplete)
+            self._incomplete = (state, incomplete)
         return self._incomplete[1]
 
     async def lose(self, start: int, end: int, reason: str) -> None:
-        """Store that changes are lost, before anything moves on past them."""
+        """Store a range of lost changes; call this before the engine's position moves past them.
+
+        `start` and `end` are LSNs. A loss that still needs backfills is merged with the new one.
+        """
         at = utc_now()
         self._incomplete = None
         if self._lost is not None and self._to_backfill():
             start = min(start, self._lost.start)
-        begun = tuple(backfill.id for backfill in self._catalog.backfills.values() if backfill.inserted_at >= at)
-        lost = LostRange(start, end, at, reason, begun)
+        started = tuple(backfill.id for backfill in self._catalog.backfills.values() if backfill.inserted_at >= at)
+        lost = LostRange(start, end, at, reason, started)
         await self._write(self._store.set_meta, _LOST, lost.json())
         self._lost = lost
-        log.error("%s Start backfills.", lost)
+        log.error("%s Start a backfill of each affected sink.", lost)
 
     def knows_loss_at(self, lsn: int) -> bool:
-        """Whether changes committed after this LSN are known to be lost."""
+        """Return whether changes committed after this LSN are known to be lost."""
         return self._lost is not None and lsn < self._lost.end

@@ -1,7 +1,9 @@
-"""Which LSN may be confirmed to Postgres. Pure; the slot is in `postgres/replication_stream.py`, the store in `state_store.py`.
+"""Tracking of the LSN that may be confirmed to Postgres. No I/O.
 
-Transactions come in commit order. Each is settled when all that it owes is delivered (or safely stored); the position that may be
-confirmed is the end of the longest prefix of settled transactions, so nothing that is still owed can be forgotten by the slot.
+Transactions arrive in commit order. A transaction is settled when all of its messages are delivered or stored on disk. The LSN that may be
+confirmed is the end of the longest prefix of settled transactions, so the slot always keeps the changes behind pending messages.
+
+The slot is read in `postgres/replication_stream.py`; the LSN is stored in `state_store.py`.
 """
 
 from __future__ import annotations
@@ -11,11 +13,11 @@ from collections.abc import Iterator
 
 
 class Transaction:
-    """One committed transaction: what it still owes, and which of its deliveries were acknowledged.
+    """One transaction: the number of its pending messages (`owed`), and the deliveries that were acknowledged.
 
-    `acknowledged` holds (index in the transaction, sink number) pairs; it is what a restart needs in order not to send again what lies
-    above the confirmed position; whoever has written it to the store takes it away. `before` is the position that may be confirmed while
-    this one is not settled.
+    `acknowledged` holds (index in the transaction, sink number) pairs. After a restart they keep messages above the confirmed LSN from
+    being sent again. The flusher removes the pairs that it has written to the store. `before` is the LSN that may be confirmed until this
+    transaction is settled.
     """
 
     __slots__ = ("acknowledged", "before", "commit_lsn", "owed", "xid")
@@ -28,17 +30,17 @@ class Transaction:
         self.acknowledged: list[tuple[int, int]] = []
 
     def acknowledge(self, index: int, sink_number: int) -> None:
-        """One delivery of this transaction is done."""
+        """Record that a message of this transaction was delivered."""
         self.owed -= 1
         self.acknowledged.append((index, sink_number))
 
     def release(self) -> None:
-        """One delivery of this transaction is no longer owed: its sink is gone, disabled, or does not want it any more."""
+        """Drop a pending message: its sink was deleted or disabled, or now filters the change out."""
         self.owed -= 1
 
 
 class Progress:
-    """The confirmable position over a stream of transactions; `start` is the LSN up to which everything was settled before."""
+    """The confirmable LSN of a stream of transactions; everything before `start` is already settled."""
 
     def __init__(self, start: int) -> None:
         self._end = start
@@ -46,12 +48,15 @@ class Progress:
         self._unsettled: deque[Transaction] = deque()
 
     def begin(self, commit_lsn: int, xid: int) -> Transaction:
-        """A transaction starts in the stream; it ends with `commit`."""
+        """Start a transaction, which ends with `commit`."""
         self._open = Transaction(commit_lsn, xid, self._end)
         return self._open
 
     def commit(self, end_lsn: int) -> None:
-        """The open transaction has been read to its end, which is `end_lsn`."""
+        """End the open transaction; `end_lsn` is the first LSN after it.
+
+        Raises ValueError if no transaction is open.
+        """
         transaction = self._open
         if transaction is None:
             raise ValueError("commit without begin")
@@ -61,24 +66,24 @@ class Progress:
             self._unsettled.append(transaction)
 
     def keepalive(self, wal_end: int) -> None:
-        """Postgres has read its WAL up to `wal_end` and found nothing more for us; inside a transaction this says nothing."""
+        """Advance to `wal_end`, up to which Postgres has no further changes to send; has no effect inside a transaction."""
         if self._open is None and wal_end > self._end:
             self._end = wal_end
 
     @property
     def read(self) -> int:
-        """The end of what has been read; the stream goes on there after the connection was lost."""
+        """The LSN up to which the stream has been read, where it resumes after a reconnect."""
         return self._end
 
     def confirmable(self) -> int:
-        """Return the LSN that may be confirmed now; it never goes back."""
+        """Return the LSN that may be confirmed now; it never decreases."""
         unsettled = self._unsettled
         while unsettled and not unsettled[0].owed:
             unsettled.popleft()
         return unsettled[0].before if unsettled else self._end
 
     def unsettled(self) -> Iterator[Transaction]:
-        """Every transaction read so far whose end lies above the confirmable position, the open one included."""
+        """Yield every transaction that ends above the confirmable LSN, including the open one."""
         yield from self._unsettled
         if self._open is not None:
             yield self._open

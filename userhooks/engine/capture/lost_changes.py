@@ -1,5 +1,6 @@
-"""Changes that Postgres itself has lost, and which sinks have not had a backfill since. Pure; they are found by `slot_keeper.py`
-and kept by `capture_health.py`.
+"""Changes that Postgres has lost, and the sinks that still need a backfill because of them. No I/O.
+
+`slot_keeper.py` detects losses; `capture_health.py` stores them.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from userhooks.engine.resources import BackfillResource, SinkResource, Table, Ta
 
 @dataclass(frozen=True, slots=True)
 class LostRange:
-    """Changes committed between two LSNs that will never come, and why; they concern the sinks that began before `end`.
+    """A range of LSNs whose changes were lost, and the reason; it affects the sinks that started before `end`.
 
-    `at` is UTC ISO 8601 with seconds; `backfills` are the ids of those that had begun in that second or later when the loss was found.
+    `at` is when the loss was detected: UTC, ISO 8601, to the second. `backfills` holds the ids of backfills created within that second but
+    before the loss was detected, which therefore do not make up for it.
     """
 
     start: int
@@ -27,12 +29,12 @@ class LostRange:
 
     @classmethod
     def of_json(cls, text: str) -> LostRange:
-        """Read what `json` wrote."""
+        """Parse the text that `json` returned."""
         fields = json.loads(text)
         return cls(**{**fields, "backfills": tuple(fields["backfills"])})
 
     def json(self) -> str:
-        """Return the form in which the store keeps it."""
+        """Return the range as JSON text for the store."""
         return json.dumps(asdict(self))
 
     def __str__(self) -> str:
@@ -46,11 +48,12 @@ def to_backfill(
     tables: Iterable[Table],
     backfills: Iterable[BackfillResource],
 ) -> dict[str, list[TableName]]:
-    """Return for each sink that missed changes the tables of which no backfill has begun since; `starts` are the sinks' first LSNs.
+    """Map each sink that missed changes to the tables that were not backfilled since the loss.
 
-    A table without a primary key counts until the sink is disabled or deleted, since no backfill can bring it.
+    `starts` maps sink ids to the sinks' first LSNs. A table without a primary key cannot be backfilled, so it stays listed until the sink
+    is disabled or deleted.
     """
-    begun = {
+    backfilled = {
         (backfill.sink_id, backfill.table)
         for backfill in backfills
         if backfill.inserted_at >= lost.at and backfill.id not in lost.backfills and backfill.state not in ("cancelled", "failed")
@@ -60,12 +63,12 @@ def to_backfill(
     for sink_id, start in starts.items():
         sink = sinks.get(sink_id)
         if sink is not None and sink.status != "disabled" and start < lost.end:
-            missing = [name for name in names if sink.source.covers(*name) and (sink_id, name) not in begun]
+            missing = [name for name in names if sink.source.covers(*name) and (sink_id, name) not in backfilled]
             if missing:
                 incomplete[sink_id] = missing
     return incomplete
 
 
 def describe_lost(lost: LostRange, tables: Iterable[TableName]) -> str:
-    """Return what a sink's health says."""
-    return f"{lost} Start a backfill of {', '.join('.'.join(name) for name in tables)} to bring what is there now."
+    """Return the text for a sink's health: the loss, and the tables to backfill."""
+    return f"{lost} Start a backfill of {', '.join('.'.join(name) for name in tables)} to bring the current rows."

@@ -1,6 +1,6 @@
-"""The publication's tables and the database's types as the engine knows them: read from Postgres' catalogs, and read again on change.
+"""The publication's tables and the database's types, read from Postgres' catalogs and refreshed when they change.
 
-The queries are in `postgres/catalog_queries.py`; what the stream itself says of a table is in `transactions.py`.
+The queries are in `postgres/catalog_queries.py`. Table descriptions from the replication stream are handled in `transactions.py`.
 """
 
 from __future__ import annotations
@@ -22,25 +22,28 @@ from userhooks.errors import DatabaseUnavailable
 log = logging.getLogger(__name__)
 
 CATALOG_SECONDS = 60.0
-"""Time limit for the question for all tables, which nobody but the API's callers waits for"""
+"""Time limit in seconds for reading all tables; only callers of the API wait for it."""
 _FIRST_PAUSE = 0.2
 
 
 class PublishedTables:
-    """Keeps `catalog.tables` and `types` up to date; `on_known` is called when the tables were read for the first time."""
+    """Cache of the publication's tables (`catalog.tables`) and the database's types.
+
+    `on_known` is called when the tables have been read for the first time.
+    """
 
     def __init__(self, publication: str, admin: AdminConnection, catalog: Catalog, on_known: Callable[[], None]) -> None:
         self.types = TypeCatalog([])
         self.knows_types = asyncio.Event()
         self.are_known = False
         self.readings = 0
-        """how often the tables were read"""
+        """The number of times the tables were read."""
         self.published: set[TableName] | None = None
-        """the tables of the publication; None when there is no publication, or Postgres was not asked yet"""
+        """The tables of the publication; None if there is no publication or it has not been read yet."""
         self.trouble: Trouble | None = None
-        """why the tables cannot be read"""
+        """The problem that keeps the tables from being read."""
         self._absent: dict[TableName, Trouble] = {}
-        """why tables that sinks name are not published"""
+        """Maps tables that sinks name to the reason they are not published."""
         self._publication = publication
         self._admin = admin
         self._catalog = catalog
@@ -53,7 +56,7 @@ class PublishedTables:
     # --- for the API ---------------------------------------------------------------------------------------------------
 
     async def refresh(self) -> None:
-        """Read tables and types again; raises DatabaseUnavailable."""
+        """Read the tables and types again; raises DatabaseUnavailable."""
         reading = self._read()
         done, _ = await asyncio.wait({reading}, timeout=ASK_SECONDS)
         if not done:
@@ -66,23 +69,23 @@ class PublishedTables:
         await self._admin.ask(self._read_publication)
 
     def problems_of(self, tables: tuple[TableName, ...]) -> list[str]:
-        """Return why these tables are not published, for those that are not."""
+        """Return the reasons why tables among `tables` are not published."""
         return [] if self.published is None else [str(self._absent[table]) for table in tables if table in self._absent]
 
-    # --- for the reader of the slot ------------------------------------------------------------------------------------
+    # --- for the slot reader -------------------------------------------------------------------------------------------
 
     async def find_publication(self) -> None:
-        """Learn which tables are published; raises Unavailable without a publication, else CONNECTION_ERRORS."""
+        """Read which tables are published; raises Unavailable if there is no publication, and CONNECTION_ERRORS."""
         self.published = await self._admin.ask_plainly(lambda c: catalog_queries.published(c, self._publication))
         self.require_publication()
 
     def require_publication(self) -> None:
-        """Raise Unavailable when there is no publication."""
+        """Raise Unavailable if there is no publication."""
         if self.published is None:
             raise Unavailable(diagnosis.publication_missing(self._admin.names))
 
     async def look(self) -> None:
-        """Learn which tables are published, and why those are not that sinks name; raises CONNECTION_ERRORS."""
+        """Read which tables are published, and why tables that sinks name are not; raises CONNECTION_ERRORS."""
         await self._admin.ask_plainly(self._read_publication)
 
     async def read_types(self) -> None:
@@ -91,13 +94,13 @@ class PublishedTables:
         self.knows_types.set()
 
     def follow(self) -> asyncio.Task[None]:
-        """Read the tables in the background, again and again until Postgres answers."""
+        """Start reading the tables in the background, with retries until Postgres answers."""
         if self._following is None or self._following.done():
             self._following = asyncio.create_task(self._read_until_answered())
         return self._following
 
     def close(self) -> None:
-        """End what is under way."""
+        """Cancel all reads."""
         for task in (self._following, *self._under_way):
             if task is not None:
                 task.cancel()
@@ -112,12 +115,12 @@ class PublishedTables:
                 return
             except CONNECTION_ERRORS as exc:
                 if self.trouble is None:
-                    log.warning("the tables of the publication cannot be read: %s", self._admin.describe(exc))
+                    log.warning("cannot read the tables of the publication: %s", self._admin.describe(exc))
                 await asyncio.sleep(pause)
                 pause = min(CATALOG_SECONDS, pause * 2)
 
     def _read(self) -> asyncio.Task[None]:
-        """Read all tables again, starting after this call; callers during another reading share the next one."""
+        """Start reading all tables again; callers during a read share the next one, which starts after their calls."""
         if self._next is None:
             self._next = asyncio.create_task(self._read_alone())
             self._under_way.add(self._next)
@@ -125,7 +128,7 @@ class PublishedTables:
         return self._next
 
     async def _read_alone(self) -> None:
-        """Read on a separate connection, so that no other question has to wait for a slow answer."""
+        """Read on a separate connection, so that other queries do not wait for a slow answer."""
         timer: asyncio.TimerHandle | None = None
         admin = self._admin
         async with self._lock:
@@ -154,7 +157,7 @@ class PublishedTables:
     def _reading_ended(self, reading: asyncio.Task[None]) -> None:
         self._under_way.discard(reading)
         if not reading.cancelled():
-            reading.exception()  # retrieved, also when nobody waits for it any more
+            reading.exception()  # Marks the exception as retrieved, even if no caller is waiting any more.
 
     def _is_slow(self) -> None:
         trouble = diagnosis.catalog_slow(self._admin.names, ASK_SECONDS)

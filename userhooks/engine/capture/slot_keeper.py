@@ -1,6 +1,6 @@
-"""The replication slot itself: made when it is missing, made anew when it cannot be read any more, looked at now and then.
+"""Maintenance of the replication slot: create it if it is missing, replace it if it is unreadable, and check its state.
 
-What lies between the engine's position and where a slot begins is lost, and noted by `capture_health.py`. The stream is read in
+Changes between the engine's position and the start of a new slot are lost; `capture_health.py` records the loss. The stream is read in
 `slot_reader.py`.
 """
 
@@ -18,53 +18,55 @@ from userhooks.engine.postgres.lsn import show_lsn
 from userhooks.engine.state_store import StateStore
 
 _GONE_BACK = "gone_back"
-_PASSES_UNPUBLISHED = 180_000  # Postgres 18 passes over changes from when the publication was missing; older ones break off there
+_SKIPS_UNPUBLISHED = 180_000
+"""Server version since which Postgres skips changes that were committed without a publication; older ones end the stream."""
 _NO_PUBLICATION = "the publication did not exist when they were committed"
 
 
 class SlotKeeper:
-    """Keeps one slot; `write` runs a method of the store on its thread."""
+    """Keeper of one slot; `write` runs a method of the store on the store's thread."""
 
     def __init__(
         self, name: str, admin: AdminConnection, health: CaptureHealth, store: StateStore, write: Callable[..., Awaitable[Any]]
     ) -> None:
         self.state: SlotState | None = None
-        """the slot when Postgres was asked last; None when it did not answer"""
+        """The slot's state at the last check; None if Postgres did not answer."""
         self.was_unpublished = False
-        """whether the stream broke off where the publication was missing"""
+        """Whether the stream ended because the publication was missing."""
         self._name = name
         self._admin = admin
         self._health = health
         self._store = store
         self._write = write
         self._renewed: str | None = None
-        """why the slot that is being made had to be made"""
+        """The reason for creating a new slot, kept until the slot exists."""
 
     async def look(self) -> None:
-        """Ask Postgres for the slot's state; raises CONNECTION_ERRORS."""
+        """Update `state` from Postgres; raises CONNECTION_ERRORS."""
         self.state = await self._read()
 
     async def prepare(self, position: int) -> int | None:
-        """Make the slot readable, and return the LSN at which it begins when that is behind `position`, else None.
+        """Make sure that the slot is readable; return the LSN at which it starts if that is after `position`, else None.
 
-        What lies in between is noted as lost, unless `position` is 0: then the engine begins. Raises CONNECTION_ERRORS.
+        The changes in between are recorded as lost, unless `position` is 0, which means that the engine has not read anything yet.
+        Raises CONNECTION_ERRORS.
         """
         await self._refuse_gone_back(position)
         self.state = slot = await self._read()
-        gone: str | None = "the slot was dropped"
+        defect: str | None = "the slot was dropped"
         if slot is not None:
             unfit = diagnosis.slot_unfit(self._admin.names, plugin=slot.plugin, database=slot.database)
             if unfit is not None:
                 raise Unavailable(unfit)
             if not slot.confirmed_lsn:
                 raise Unavailable(diagnosis.slot_being_made(self._admin.names))
-            gone = await self._unreadable(slot, position)
-            if gone is not None:
+            defect = await self._unreadable(slot, position)
+            if defect is not None:
                 await self._admin.ask_plainly(lambda c: catalog_queries.drop_slot(c, self._name))
-        if gone is not None:
-            self._renewed = self._renewed or gone
-        start = slot.confirmed_lsn if slot is not None and gone is None else await self._make()
-        reason = self._renewed or "the slot was moved on past the engine's position, or the engine's state is an older copy"
+        if defect is not None:
+            self._renewed = self._renewed or defect
+        start = slot.confirmed_lsn if slot is not None and defect is None else await self._make()
+        reason = self._renewed or "the slot was advanced past the engine's position, or the engine's state is an older copy"
         self._renewed = None
         self.was_unpublished = False
         if start <= position:
@@ -77,28 +79,38 @@ class SlotKeeper:
         return await self._admin.ask_plainly(lambda c: catalog_queries.read_slot(c, self._name))
 
     async def _refuse_gone_back(self, position: int) -> None:
-        """Stop for good when the WAL ends before our position: Postgres would leave out all changes up to there without a word."""
+        """Raise Unavailable, now and from then on, if the WAL ends before the engine's position.
+
+        Postgres would silently skip all changes up to that position.
+        """
         wal_end = await self._admin.ask_plainly(catalog_queries.insert_lsn)
         if position > wal_end:
             await self._write(self._store.set_meta, _GONE_BACK, f"{show_lsn(position)} {show_lsn(wal_end)}")
-        known = await self._write(self._store.meta, _GONE_BACK)  # the WAL grows past the position, and then nothing else would tell
-        if known is not None:
-            raise Unavailable(diagnosis.gone_back(*known.split()))
+        # The WAL grows past the position eventually; after that, only this note in the store reveals what happened.
+        note = await self._write(self._store.meta, _GONE_BACK)
+        if note is not None:
+            raise Unavailable(diagnosis.gone_back(*note.split()))
 
     async def _unreadable(self, slot: SlotState, position: int) -> str | None:
-        """Return why a slot cannot be read on, or None; what was committed without a publication is noted as lost when it can."""
+        """Return why the slot must be replaced, or None if it can be read further.
+
+        If it can, changes that were committed without a publication are recorded as lost.
+        """
         if slot.lost is not None:
             return f"the slot was invalidated: {slot.lost}"
         if not self.was_unpublished:
             return None
         wal_end = await self._admin.ask_plainly(catalog_queries.insert_lsn)
-        if self._admin.server_version < _PASSES_UNPUBLISHED:
+        if self._admin.server_version < _SKIPS_UNPUBLISHED:
             return _NO_PUBLICATION
         await self._health.lose(position, wal_end, _NO_PUBLICATION)
         return None
 
     async def _make(self) -> int:
-        """Create the slot, on a separate connection: when that is hung up, Postgres still makes the slot once it can."""
+        """Create the slot on a separate connection, and return its start LSN.
+
+        If the time limit closes the connection, Postgres still finishes creating the slot.
+        """
         connection = await self._admin.open()
         try:
             return await self._admin.within(ASK_SECONDS, connection, lambda c: catalog_queries.create_slot(c, self._name))

@@ -31,12 +31,13 @@ from userhooks.engine.state_store import StateStore, StoreMismatch
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
+"""Limits of the pause between connection attempts, in seconds; it doubles after each failure."""
 SETTLED_SECONDS = 5.0
-"""Life of a stream after which pauses start small again"""
+"""Seconds a stream must last before the pause is reset to FIRST_PAUSE."""
 
 
 class SlotReader:
-    """Reads one slot for as long as `run` runs. `write` runs a method of the store on its thread."""
+    """Reader of one slot, active while `run` runs; `write` runs a method of the store on the store's thread."""
 
     def __init__(
         self,
@@ -70,31 +71,32 @@ class SlotReader:
         self._slot_stream: SlotStream | None = None
         self._waits_for_catalog = False
         self._describing: asyncio.Task[None] | None = None
-        self._looking: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[None] | None = None
 
     # --- connecting ----------------------------------------------------------------------------------------------------
 
     @property
     def is_connected(self) -> bool:
-        """Whether the stream runs."""
+        """Whether the stream is running."""
         return self._slot_stream is not None
 
     async def connect(self) -> None:
-        """Check whose state this is, see to the slot, and start the stream where memory or the store says.
+        """Prepare the slot, and start the stream at the last position read or, after a restart, at the stored one.
 
-        Raises StoreMismatch, and psycopg's errors, OSError and DatabaseUnavailable for what may pass.
+        Raises StoreMismatch if the engine's state belongs to another cluster, database, or slot. For conditions that may pass, raises
+        psycopg's errors, OSError, and DatabaseUnavailable.
         """
         config = self._config
         await self._tables.find_publication()
         await self._tables.read_types()
-        await asyncio.wait({self._tables.follow()}, timeout=ASK_SECONDS)  # changes come without it, too
-        begins_at = await self._slot.prepare(self.confirmed if self.stream is None else self.stream.progress.read)
-        if begins_at is not None:
+        await asyncio.wait({self._tables.follow()}, timeout=ASK_SECONDS)  # The stream does not depend on the tables being known.
+        start_lsn = await self._slot.prepare(self.confirmed if self.stream is None else self.stream.progress.read)
+        if start_lsn is not None:
             if self.stream is not None:
-                self.stream.start_over(begins_at)
+                self.stream.start_over(start_lsn)
             else:
-                await self._write(self._store.set_confirmed, begins_at)
-                self.confirmed = begins_at
+                await self._write(self._store.set_confirmed, start_lsn)
+                self.confirmed = start_lsn
         if self.stream is None:
             acknowledged = await self._write(self._store.acknowledged)
             types = self._tables.types
@@ -130,7 +132,7 @@ class SlotReader:
         return self.stream is not None and self._health.knows_loss_at(self.stream.progress.read)
 
     async def run(self) -> None:
-        """Keep the stream running; after it ended, connect again with growing pauses."""
+        """Keep the stream running, and reconnect with growing pauses when it ends."""
         pause = FIRST_PAUSE
         clock = asyncio.get_running_loop().time
         since = clock()
@@ -145,8 +147,10 @@ class SlotReader:
                 self._slot.was_unpublished |= isinstance(exc, Unpublished)
                 self._health.note_error(exc)
             except Exception as exc:
-                self._health.note(Trouble(f"A change could not be handled: {exc}.", "Nothing after it is confirmed; see the engine's log."))
-                log.exception("reading the slot has stopped; nothing after this change is confirmed")
+                self._health.note(
+                    Trouble(f"A change could not be processed: {exc}.", "Nothing after it is confirmed. See the engine's log for details.")
+                )
+                log.exception("stopped reading the slot; nothing after this change is confirmed")
             if self._slot_stream is not None:
                 await self._slot_stream.close()
                 self._slot_stream = None
@@ -167,7 +171,10 @@ class SlotReader:
             self._describing = asyncio.create_task(self._take_again(payload, stale))
 
     async def _take_again(self, payload: bytes, stale: CatalogStale) -> None:
-        """Ask for what the stream does not say of a table, then go on; the catalog as a whole is read beside that."""
+        """Query the facts about a table that the stream lacks, then take the payload again and read further.
+
+        If the catalog's columns differ from the stream's, the full list of tables is refreshed in the background.
+        """
         stream, slot_stream = self.stream, self._slot_stream
         if stream is None or slot_stream is None:
             return
@@ -185,20 +192,23 @@ class SlotReader:
         self._throttle()
 
     async def _primary_key(self, stream: Stream, stale: CatalogStale) -> Sequence[str]:
-        """Return the table's primary key, where the stream does not tell it; the last known one when Postgres does not answer."""
+        """Return the table's primary key if the stream lacks it, else an empty sequence.
+
+        If Postgres does not answer, return the last known key.
+        """
         if not stale.key_is_missing:
             return ()
         try:
             return await self._admin.ask_plainly(lambda c: catalog_queries.read_primary_key(c, stale.relation.oid))
         except CONNECTION_ERRORS as exc:
-            known = stream.last_key(stale.relation)
-            if known is None:
+            last_key = stream.last_key(stale.relation)
+            if last_key is None:
                 raise
-            log.warning("the key of %s cannot be read, and is taken to be what it was: %s", stale, self._admin.describe(exc))
-            return known
+            log.warning("cannot read the primary key of %s; using the last known one: %s", stale, self._admin.describe(exc))
+            return last_key
 
     def _throttle(self) -> None:
-        """Pause the stream while too many messages are in memory alone, or a table is being asked about."""
+        """Pause the stream while the memory budget is exhausted or a table is being looked up; resume it otherwise."""
         slot_stream = self._slot_stream
         if slot_stream is None:
             return
@@ -208,28 +218,29 @@ class SlotReader:
             slot_stream.resume()
 
     def confirm(self, lsn: int) -> None:
-        """Tell Postgres that nothing before `lsn` is needed any more; the store has it already."""
+        """Confirm `lsn` to Postgres, which may then discard the WAL before it; the caller has already stored `lsn`."""
         self.confirmed = lsn
         if self._slot_stream is not None:
             self._slot_stream.confirm(lsn)
 
-    # --- looking after it ----------------------------------------------------------------------------------------------
+    # --- checking the slot ---------------------------------------------------------------------------------------------
 
     def look_at_slot(self) -> None:
-        """Send Postgres a status, and start to look whether slot and publication are still the same."""
+        """Send Postgres a status update, and start a check of the slot and the publication."""
         if self._slot_stream is not None:
             self._slot_stream.send_status()
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look())
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.create_task(self._check())
 
-    async def _look(self) -> None:
+    async def _check(self) -> None:
         slot_stream = self._slot_stream
         try:
             await self._slot.look()
             await self._tables.look()
         except CONNECTION_ERRORS as exc:
             self._slot.state = None
-            # A shutdown waits until everything is confirmed, and so for receivers that fail: hang up, it is read again afterwards.
+            # A shutting-down Postgres waits for confirmation of all WAL, which failing receivers delay. Disconnect; the changes are read
+            # again later.
             if slot_stream is not None and (isinstance(exc, StoreMismatch) or "is shutting down" in str(exc)):
                 slot_stream.end(exc)
             return
@@ -240,8 +251,8 @@ class SlotReader:
                 slot_stream.end(exc)
 
     async def close(self) -> None:
-        """Close the stream."""
-        for task in (self._describing, self._looking):
+        """Cancel background tasks and close the stream."""
+        for task in (self._describing, self._checking):
             if task is not None:
                 task.cancel()
         if self._slot_stream is not None:

@@ -1,7 +1,7 @@
-"""From the slot's payloads to messages owed: transactions, table shapes, routing, backfill watermarks. No I/O, and no waiting.
+"""Conversion of the slot's payloads to pending messages: transactions, table shapes, routing, backfill watermarks. No I/O.
 
-`commit_idx` counts inserts, updates, deletes, truncates and logical messages of a transaction from 0, as Sequin does (recorded), so gaps
-are normal.
+`commit_idx` counts a transaction's inserts, updates, deletes, truncates, and logical messages from 0. Sequin does the same (recorded), so
+gaps are normal.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from userhooks.engine.table_shape import TableShape
 log = logging.getLogger(__name__)
 
 WATERMARK = "userhooks.backfill"
-"""Prefix of the transactional logical messages that mark where a backfill's page belongs in the stream"""
+"""Prefix of the transactional logical messages that mark the place of a backfill's page in the stream."""
 _ANNOTATE = "sequin:transaction_annotations.set"
 _FORGET_ANNOTATIONS = "sequin:transaction_annotations.clear"
 
 
 class CatalogStale(Exception):
-    """The stream describes a table, and does not say all of it: ask Postgres, then take the payload again.
+    """The stream described a table incompletely; query Postgres, then take the payload again.
 
-    `key_is_missing`: under REPLICA IDENTITY FULL or NOTHING only the catalog knows the primary key. `types_are_missing`: a type is unknown.
-    `fits`: the catalog's columns are those of the stream.
+    `key_is_missing` is set under REPLICA IDENTITY FULL or NOTHING, where only the catalog has the primary key. `types_are_missing` is set
+    if a column's type is unknown. `fits` tells whether the catalog has the same columns as the stream.
     """
 
     def __init__(self, relation: pgoutput.Relation, *, key_is_missing: bool, types_are_missing: bool, fits: bool) -> None:
@@ -48,23 +48,26 @@ class CatalogStale(Exception):
 
 
 class Watcher(Protocol):
-    """A running backfill, which has to know of every change to its table."""
+    """A running backfill, which must see every change to its table."""
 
     table: TableName
 
     def touched(self, change: Change, xid: int, owed: bool) -> None:
-        """A change to the table came by; `owed` when the backfill's sink was owed it."""
+        """Note a change to the table; `owed` tells whether it was routed to the backfill's sink."""
 
     def interrupt(self) -> None:
-        """The stream was lost and taken up again; watermarks may be missing."""
+        """Handle a reconnect of the stream, after which watermarks may be missing."""
 
     @property
     def sink_id(self) -> str:
-        """The backfill's sink."""
+        """The id of the backfill's sink."""
 
 
 class Stream:
-    """The state of reading one slot. `acknowledged` is what was delivered above the position from which the stream starts."""
+    """State of one slot's stream.
+
+    `acknowledged` maps commit LSNs to the (index, sink number) pairs that were already delivered above the start position.
+    """
 
     def __init__(
         self,
@@ -84,11 +87,11 @@ class Stream:
         self.bytes = 0
         self.last_commit_us = 0
         self.recent_xids: deque[int] = deque(maxlen=10_000)
-        """the latest transactions read; a SELECT may not see all of them yet"""
+        """Ids of the latest transactions read; some may not be visible to a SELECT yet."""
         self._acknowledged = acknowledged
         self._on_watermark = on_watermark
         self._shapes: dict[bytes, TableShape] = {}
-        """by the table's oid as changes begin with it"""
+        """Maps a table's oid, as the four bytes that a change carries, to its shape."""
         self._skip = 0
         self._transaction: Transaction | None = None
         self._delivered_before: set[tuple[int, int]] = set()
@@ -97,7 +100,10 @@ class Stream:
         self._annotations: bytes | None = None
 
     def take(self, payload: bytes, *, primary_key: Sequence[str] | None = None) -> None:
-        """Handle one payload of the output plugin. Raises DecodeError, and CatalogStale unless the table's `primary_key` is given."""
+        """Process one payload of the output plugin.
+
+        Raises DecodeError. Raises CatalogStale if the payload describes a table incompletely and `primary_key` is None.
+        """
         event = pgoutput.decode(payload)
         self.bytes += len(payload)
         if isinstance(event, pgoutput.RowChange):
@@ -116,10 +122,13 @@ class Stream:
         elif isinstance(event, pgoutput.LogicalMessage):
             self._logical_message(event)
         elif isinstance(event, pgoutput.Truncate):
-            self._index += 1  # Sequin sends nothing for it (recorded)
+            self._index += 1  # Sequin sends no message for a truncate (recorded).
 
     def start_over(self, lsn: int) -> None:
-        """Nothing between what was read and `lsn` will come any more; what was read, of an interrupted transaction too, stays owed."""
+        """Continue at `lsn`, because the changes before it are lost.
+
+        Messages read so far stay pending, including those of an interrupted transaction.
+        """
         if self._transaction is None:
             self.progress.keepalive(lsn)
         else:
@@ -130,7 +139,8 @@ class Stream:
     def _begin(self, event: pgoutput.Begin) -> None:
         interrupted = self._transaction
         if interrupted is not None and interrupted.commit_lsn == event.final_lsn:
-            self._skip = self._index  # read once more after the connection was lost: what came by then is in the queues
+            # The transaction is read again after a reconnect; changes before this index are already queued.
+            self._skip = self._index
         else:
             self._transaction = self.progress.begin(event.final_lsn, event.xid)
             self._delivered_before = self._acknowledged.pop(event.final_lsn, set())
@@ -140,28 +150,31 @@ class Stream:
         self._annotations = None
 
     def _describe(self, relation: pgoutput.Relation, primary_key: Sequence[str] | None) -> None:
-        """Note what a table looks like from here on. Its key is in the stream, unless the replica identity is FULL or NOTHING."""
-        in_stream = relation.replica_identity in "di"
+        """Store a table's shape for the changes that follow.
+
+        The stream contains the key unless the replica identity is FULL or NOTHING.
+        """
+        key_in_stream = relation.replica_identity in "di"
         if primary_key is None:
-            known = self.tables.get((relation.schema, relation.name))
-            fits = known is not None and _fits(known, relation)
+            table = self.tables.get((relation.schema, relation.name))
+            fits = table is not None and _fits(table, relation)
             types_are_missing = not all(self.types.knows(c.type_oid) for c in relation.columns)
-            if not (in_stream and fits) or types_are_missing:
-                raise CatalogStale(relation, key_is_missing=not in_stream, types_are_missing=types_are_missing, fits=fits)
-        key = [c.name for c in relation.columns if c.is_key] if in_stream else primary_key or ()
-        former = self._shapes.get(relation.oid.to_bytes(4))
-        shown = {c.name for c in relation.columns}
+            if not (key_in_stream and fits) or types_are_missing:
+                raise CatalogStale(relation, key_is_missing=not key_in_stream, types_are_missing=types_are_missing, fits=fits)
+        key = [c.name for c in relation.columns if c.is_key] if key_in_stream else primary_key or ()
+        previous = self._shapes.get(relation.oid.to_bytes(4))
+        published = {c.name for c in relation.columns}
         self._shapes[relation.oid.to_bytes(4)] = TableShape(
-            relation, key if shown.issuperset(key) else (), self.types, former.group_names() if former is not None else ()
+            relation, key if published.issuperset(key) else (), self.types, previous.group_names() if previous is not None else ()
         )
 
     def last_key(self, relation: pgoutput.Relation) -> Sequence[str] | None:
-        """Return a table's key as it was known last; None when it was never known, or the table has other columns by now."""
+        """Return a table's last known key, or None if it was never known or the columns have changed since."""
         shape = self._shapes.get(relation.oid.to_bytes(4))
         if shape is not None and [(c.name, c.type_oid) for c in shape.columns] == [(c.name, c.type_oid) for c in relation.columns]:
             return [shape.columns[at].name for at in shape.key_positions]
-        known = self.tables.get((relation.schema, relation.name))
-        return known.key if known is not None and _fits(known, relation) else None
+        table = self.tables.get((relation.schema, relation.name))
+        return table.key if table is not None and _fits(table, relation) else None
 
     def _change(self, event: pgoutput.RowChange) -> None:
         transaction = self._transaction
@@ -174,7 +187,7 @@ class Stream:
         self.changes += 1
         shape = self._shapes.get(event.payload[1:5])
         if shape is None:
-            raise pgoutput.DecodeError("a change of a table that was not described")
+            raise pgoutput.DecodeError("a change of a table that the stream has not described")
         change = Change(shape, event, transaction.commit_lsn, index, self._commit_us, self._annotations)
         routes, failed = self.router.for_table(shape).match(change)
         for route in routes:
@@ -191,7 +204,7 @@ class Stream:
         delivery: SinkDelivery = route.target
         if self._delivered_before and (index, delivery.queue.number) in self._delivered_before:
             transaction.owed += 1
-            transaction.acknowledge(index, delivery.queue.number)  # stays acknowledged until the position has passed it
+            transaction.acknowledge(index, delivery.queue.number)  # Keep the pair until the confirmed LSN passes it.
             return
         transaction.owed += 1
         delivery.owe(PendingMessage(change, transaction, delivery.queue.group_of(change), unfiltered))
@@ -201,13 +214,14 @@ class Stream:
             return
         self._index += 1
         if event.prefix == WATERMARK and self._index > self._skip:
-            self._on_watermark(event.content.decode(errors="replace"))  # anybody may write such a message
+            self._on_watermark(event.content.decode(errors="replace"))  # Any client can write such a message.
         elif event.prefix == _ANNOTATE:
             if _is_json(event.content):
-                self._annotations = event.content  # as it came: orjson reads numbers and depths that it cannot write again
+                # Kept as raw bytes: orjson parses numbers and nesting depths that it cannot serialize again.
+                self._annotations = event.content
             else:
                 self._annotations = None
-                log.warning("a transaction's annotations are not JSON; they are left out")
+                log.warning("a transaction's annotations are not valid JSON; they are ignored")
         elif event.prefix == _FORGET_ANNOTATIONS:
             self._annotations = None
 
@@ -216,7 +230,7 @@ def _is_json(content: bytes) -> bool:
     try:
         orjson.loads(content)
     except orjson.JSONDecodeError as exc:
-        if "number is infinity" not in exc.msg:  # 1e400 is JSON, and jsonb holds it; orjson reads doubles
+        if "number is infinity" not in exc.msg:  # 1e400 is valid JSON and valid jsonb, but out of orjson's range (double).
             return False
         try:
             json.loads(content, parse_constant=_refuse)
@@ -230,5 +244,5 @@ def _refuse(constant: str) -> None:
 
 
 def _fits(table: Table, relation: pgoutput.Relation) -> bool:
-    """Whether the catalog's columns are those of the stream."""
+    """Return whether the catalog has the same columns as the stream."""
     return [(c.name, c.type_oid) for c in table.columns] == [(c.name, c.type_oid) for c in relation.columns]
