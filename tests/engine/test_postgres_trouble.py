@@ -317,7 +317,7 @@ def test_a_backfill_of_columns_that_the_role_may_not_read_says_so(lab: Lab, rece
     receiver.wait_for(1)
     started = backfill(lab, table="Its own.Table")
     grant = f'GRANT SELECT ON "Its own"."Table" TO {own_role};'
-    lab.says("not each of its published columns", grant)
+    lab.says("some of its published columns", grant)
     assert grant in shown(lab, started)["error"]
     lab.sql(grant)
     receiver.wait_for(2)
@@ -450,7 +450,7 @@ def test_a_slot_that_waits_for_an_open_transaction_is_made_when_that_ends(lab: L
     with psycopg.connect(lab.url) as open_transaction:
         open_transaction.execute("insert into users (name) values ('nobody')")
         lab.engine.start()
-        lab.says("waits for open transactions to end")
+        lab.says("waiting for open transactions to end")
     lab.says("the slot was dropped")
     [seen] = lab.insert("after")
     eventually(lambda: seen in receiver.ids())
@@ -462,7 +462,7 @@ def test_a_slot_of_another_kind_is_left_alone(lab: Lab, receiver: Receiver) -> N
     lab.drop_slot()
     lab.sql("select pg_create_physical_replication_slot(%s)", lab.slot)
     lab.engine.start()
-    lab.says("a physical one and not of pgoutput")
+    lab.says("a physical slot, not one of pgoutput")
     assert lab.sql("select slot_type from pg_replication_slots where slot_name = %s", lab.slot) == [("physical",)]
 
 

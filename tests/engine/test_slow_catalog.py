@@ -48,8 +48,8 @@ def test_rows_arrive_while_the_catalog_answers_slowly_and_after_a_restart(
         checks = engine.ask("GET", f"/api/sinks/{sink['id']}")["health"]["checks"]
         return " ".join(check.get("error", "") for check in checks)
 
-    said = "to list the tables of the publication test_pub. Changes are delivered meanwhile"
-    eventually(lambda: said in problem(), within=20, what="health to say what is slow")
+    problem_text = "to list the tables of the publication test_pub. Changes are still delivered"
+    eventually(lambda: problem_text in problem(), within=20, what="health to name the slow query")
 
 
 def test_a_publication_with_many_columns_is_listed_at_once(engine: EngineProgram, database: Connection) -> None:

@@ -31,7 +31,7 @@ SAID = {
     "permission denied to use replication slots": ("may not replicate", "ALTER ROLE ada REPLICATION;"),
     "permission denied for table notifications": ("may not read the table notifications", "GRANT SELECT ON notifications TO ada;"),
     'FATAL:  no pg_hba.conf entry for host "10.0.0.1", user "ada"': ("pg_hba.conf has no line", "pg_reload_conf"),
-    "FATAL:  the database system is starting up": ("is starting up", "goes on by itself"),
+    "FATAL:  the database system is starting up": ("is starting up", "reconnects by itself"),
     "FATAL:  the database system is shutting down": ("is shutting down", "userhooks up"),
     "port 5432 failed: Connection refused\n\tIs the server running": ("Nothing answers at db.example:5432", "userhooks up"),
     "server closed the connection unexpectedly\n\tThis probably means": ("connection to Postgres at db.example:5432 was lost", "Start it"),

@@ -1,1 +1,1 @@
-"""What Postgres says and how: the replication protocol, `pgoutput`, types, snapshots, catalogs, and its errors in words."""
+"""Everything specific to Postgres: the replication protocol, `pgoutput`, types, snapshots, catalogs, and explanations of errors."""

@@ -1,6 +1,6 @@
-"""Questions to Postgres beside the stream: one administrative connection with time limits, and what its errors mean.
+"""The administrative connection: queries to Postgres outside the replication stream, with time limits and explained errors.
 
-The queries are in `catalog_queries.py`, the wording of trouble in `diagnosis.py`; the stream is read in `replication_stream.py`.
+The queries are in `catalog_queries.py`, and the explanations of errors in `diagnosis.py`. The stream is read in `replication_stream.py`.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ from userhooks.shared.postgres_connections import connect_async
 T = TypeVar("T")
 
 ASK_SECONDS = 5.0
-"""Time limit for a question's turn, and again for its answer: callers hold locks of the API meanwhile."""
+"""Time limit for acquiring the connection, and again for the answer; kept short because callers hold the API's locks."""
 CONNECTION_ERRORS = (ReplicationEnded, Error, OSError, DatabaseUnavailable, StoreMismatch)
+"""The errors to expect from any use of Postgres."""
 
 _REPLICATING = {"wal_sender_timeout": "60s"}
-"""Postgres' default; the status of every ten seconds is often enough for it, whatever the role or the database has instead"""
+"""Postgres' default, set so that a shorter timeout of the role or database does not apply; a status is sent every ten seconds."""
 
 
 class AdminConnection:
-    """Asks Postgres; the connection is opened again when it was lost. `write` runs a method of the store on its thread."""
+    """A connection for queries, reopened when it is lost; `write` runs a method of the store on the store's thread."""
 
     def __init__(self, config: Config, database: DatabaseResource, store: StateStore, write: Callable[..., Awaitable[Any]]) -> None:
         self.names = Names(f"{database.hostname}:{database.port}", database.database, database.username, config.slot, config.publication)
@@ -45,16 +46,19 @@ class AdminConnection:
         self._connection: AsyncConnection[Any] | None = None
         self._lock = asyncio.Lock()
 
-    async def ask(self, question: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
-        """Run a query; raises DatabaseUnavailable, after about 10 s at the latest: 5 for its turn or to connect, 5 for the answer."""
+    async def ask(self, query: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
+        """Run a query; raises DatabaseUnavailable.
+
+        This takes about 10 s at most: ASK_SECONDS to acquire the connection or to connect, and ASK_SECONDS for the answer.
+        """
         try:
-            return await self.ask_plainly(question)
+            return await self.ask_plainly(query)
         except CONNECTION_ERRORS as exc:
             trouble = self.describe(exc)
             raise DatabaseUnavailable(trouble.what, trouble.remedy) from exc
 
-    async def ask_plainly(self, question: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
-        """Run a query as `ask` does; raises CONNECTION_ERRORS as they are."""
+    async def ask_plainly(self, query: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
+        """Run a query as `ask` does, but raise CONNECTION_ERRORS unchanged."""
         try:
             async with asyncio.timeout(ASK_SECONDS):
                 await self._lock.acquire()
@@ -64,18 +68,18 @@ class AdminConnection:
             connection = self._connection
             if connection is not None and not connection.closed:
                 try:
-                    return await self.within(ASK_SECONDS, connection, question)
+                    return await self.within(ASK_SECONDS, connection, query)
                 except OperationalError:
                     if not connection.closed:
                         raise
-            # It may have been lost long ago; a new one tells whether Postgres is there.
+            # The connection may have been lost long ago; only a new one shows whether Postgres is reachable.
             self._connection = await self.open()
-            return await self.within(ASK_SECONDS, self._connection, question)
+            return await self.within(ASK_SECONDS, self._connection, query)
         finally:
             self._lock.release()
 
     async def check(self) -> str | None:
-        """Return None when Postgres answers, else what is wrong."""
+        """Return None if Postgres answers, otherwise the problem as text."""
         try:
             await self.ask(lambda c: c.execute("select 1"))
         except DatabaseUnavailable as exc:
@@ -83,7 +87,10 @@ class AdminConnection:
         return None
 
     async def open(self, *, replication: bool = False) -> AsyncConnection[Any]:
-        """Open another connection to the cluster and database that the state belongs to; raises StoreMismatch for any other."""
+        """Open a separate connection.
+
+        Raises StoreMismatch if the engine's state belongs to another cluster, database, or slot.
+        """
         settings = _REPLICATING if replication else None
         url = self._config.database_url
         connection = await connect_async(url, replication=replication, application_name=APPLICATION, settings=settings)
@@ -96,24 +103,25 @@ class AdminConnection:
         self.names = replace(self.names, database=identity["database"])
         return connection
 
-    async def within(self, seconds: float, connection: AsyncConnection[Any], question: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
-        """Ask under a time limit; a question without an answer by then ends with its connection, as if the server had hung up.
+    async def within(self, seconds: float, connection: AsyncConnection[Any], query: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
+        """Run a query with a time limit; raises Unavailable after `seconds`.
 
-        (Cancelling the task would have psycopg wait for the server again.)
+        At the limit the connection's socket is shut down, as if the server had closed it. Cancelling the task instead would make psycopg
+        wait for the server.
         """
-        late = False
+        timed_out = False
 
-        def cut() -> None:
-            nonlocal late
-            late = True
-            with suppress(OSError), socket.socket(fileno=os.dup(connection.pgconn.socket)) as same:
-                same.shutdown(socket.SHUT_RDWR)
+        def shut_down() -> None:
+            nonlocal timed_out
+            timed_out = True
+            with suppress(OSError), socket.socket(fileno=os.dup(connection.pgconn.socket)) as duplicate:
+                duplicate.shutdown(socket.SHUT_RDWR)
 
-        timer = asyncio.get_running_loop().call_later(seconds, cut)
+        timer = asyncio.get_running_loop().call_later(seconds, shut_down)
         try:
-            return await question(connection)
+            return await query(connection)
         except OperationalError as exc:
-            if late:
+            if timed_out:
                 raise Unavailable(diagnosis.silent(self.names, seconds)) from exc
             raise
         finally:
@@ -121,11 +129,11 @@ class AdminConnection:
 
     @property
     def server_version(self) -> int:
-        """The server's version as libpq has it, 180000 for 18; 0 before the first connection."""
+        """The server's version in libpq's format, such as 180000 for 18; 0 before the first connection."""
         return self._connection.info.server_version if self._connection is not None else 0
 
     def describe(self, exc: BaseException, table: TableName | None = None) -> Trouble:
-        """Return what an error means and what to do; `table` is the one that was read."""
+        """Return an explanation of an error; `table` is the table that was being read, if any."""
         if isinstance(exc, StoreMismatch):
             return diagnosis.other_cluster(str(exc))
         if isinstance(exc, DatabaseUnavailable):
@@ -137,6 +145,6 @@ class AdminConnection:
         return diagnosis.of_error(str(exc) or type(exc).__name__, self.names, table)
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._connection is not None:
             await self._connection.close()

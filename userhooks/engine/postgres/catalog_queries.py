@@ -1,4 +1,4 @@
-"""What the engine asks Postgres' catalogs: tables of the publication, types, the slot, positions. Queries only; nothing is decided here."""
+"""Queries of Postgres' catalogs: the publication's tables, types, the slot, WAL positions. No decisions are made here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from userhooks.engine.postgres.lsn import show_lsn
 from userhooks.engine.postgres.pg_types import TypeRow
 from userhooks.engine.resources import Column, Table, TableName
 
-# attnames and rowfilter are there since Postgres 15. Each table's columns and indexes are looked up once, which keeps this linear.
+# attnames and rowfilter exist since Postgres 15. The columns and indexes of each table are looked up once, so the cost stays linear.
 _TABLES = """
 with published as materialized (
        select n.nspname, c.relname, c.oid, c.relreplident, c.relkind, p.document
@@ -36,7 +36,7 @@ select a.attname::text
  where i.indrelid = %s and i.indisprimary
 """
 
-# of the types with elements, only true arrays are some type's typarray; names and categories are anybody's to give
+# An array type is recognized by being another type's typarray. Users can choose any name and category for their types.
 _TYPES = """
 select t.oid::int8, t.typname::text, t.typtype::text, coalesce(e.oid, 0)::int8, t.typbasetype::int8, coalesce(e.typdelim, ',')::text
   from pg_type t left join pg_type e on e.typarray = t.oid
@@ -57,7 +57,7 @@ select n.nspname::text, c.relname::text, c.relpersistence = 'u', rn.nspname::tex
   left join pg_namespace rn on rn.oid = r.relnamespace
 """
 
-# invalidation_reason is there since Postgres 17
+# invalidation_reason exists since Postgres 17.
 _SLOT = """
 select active, restart_lsn - '0/0'::pg_lsn, confirmed_flush_lsn - '0/0'::pg_lsn, wal_status::text, database::text, plugin::text,
        pg_current_wal_insert_lsn() - restart_lsn, to_jsonb(s) ->> 'invalidation_reason'
@@ -67,7 +67,7 @@ select active, restart_lsn - '0/0'::pg_lsn, confirmed_flush_lsn - '0/0'::pg_lsn,
 
 @dataclass(frozen=True, slots=True)
 class SlotState:
-    """One row of pg_replication_slots; LSNs are integers, `retained` is the WAL in bytes that the slot keeps."""
+    """A row of pg_replication_slots; LSNs are integers, and `retained` is the amount of WAL that the slot keeps, in bytes."""
 
     active: bool
     restart_lsn: int
@@ -77,16 +77,16 @@ class SlotState:
     plugin: str | None
     retained: int
     lost: str | None
-    """why Postgres has invalidated the slot: it cannot be read any more"""
+    """The reason why Postgres has invalidated the slot, which makes it unreadable; None if it is valid."""
 
     @property
     def lag(self) -> int:
-        """WAL in bytes between the confirmed position and the WAL's end."""
+        """The amount of WAL between the confirmed LSN and the end of the WAL, in bytes."""
         return self.restart_lsn + self.retained - self.confirmed_lsn
 
 
 async def read_tables(connection: AsyncConnection[Any], publication: str) -> dict[TableName, Table]:
-    """Return the publication's tables by (schema, name)."""
+    """Return the publication's tables, keyed by (schema, name)."""
     rows = await (await connection.execute(_TABLES, (publication,))).fetchall()
     return {(row[0], row[1]): _table(*row) for row in rows}
 
@@ -105,37 +105,40 @@ def _table(
     indexes: list[tuple[list[int], int, bool, bool, bool]] | None,
     partitioned: bool,
 ) -> Table:
-    """Make one table. Its key is that of the replica identity's index if one was named, else the primary key, without INCLUDE columns."""
-    known = list(map(Column, names or (), types or (), modifiers or ()))
+    """Build a table from a row of `_TABLES`.
+
+    The table's key is that of the REPLICA IDENTITY USING INDEX, else the primary key, without INCLUDE columns.
+    """
+    all_columns = list(map(Column, names or (), types or (), modifiers or ()))
     if published is not None:
-        shown = set(published)
-        columns = tuple([column for column in known if column.name in shown])
+        published_names = set(published)
+        columns = tuple([column for column in all_columns if column.name in published_names])
     else:
-        columns = tuple(compress(known, are_plain or ()))
+        columns = tuple(compress(all_columns, are_plain or ()))
     by_number = dict(zip(numbers or (), names or (), strict=True))
     key: tuple[str, ...] = ()
-    sorting = []
-    for attributes, keys, is_primary, is_identity, sorts in indexes or ():
-        indexed = tuple(by_number.get(number) for number in attributes[:keys])
+    btrees = []
+    for attributes, key_count, is_primary, is_identity, is_full_btree in indexes or ():
+        indexed = tuple(by_number.get(number) for number in attributes[:key_count])
         if is_identity if identity == "i" else is_primary:
             key = tuple(filter(None, indexed))
-        if sorts:
-            sorting.append(indexed)
-    return Table(schema, name, columns, key, identity, row_filter, tuple(sorting), partitioned)
+        if is_full_btree:
+            btrees.append(indexed)
+    return Table(schema, name, columns, key, identity, row_filter, tuple(btrees), partitioned)
 
 
 async def read_primary_key(connection: AsyncConnection[Any], table_oid: int) -> tuple[str, ...]:
-    """Return the columns of a table's primary key, without INCLUDE columns; none without one."""
+    """Return the columns of a table's primary key, without INCLUDE columns; empty if it has none."""
     return tuple([name for (name,) in await (await connection.execute(_PRIMARY_KEY, (table_oid,))).fetchall()])
 
 
 async def read_types(connection: AsyncConnection[Any]) -> list[TypeRow]:
-    """Return every type of the database."""
+    """Return all types of the database."""
     return await (await connection.execute(_TYPES)).fetchall()
 
 
 async def read_slot(connection: AsyncConnection[Any], slot: str) -> SlotState | None:
-    """Return the slot's state, or None when there is no such slot."""
+    """Return the slot's state, or None if it does not exist."""
     row = await (await connection.execute(_SLOT, (slot,))).fetchone()
     if row is None:
         return None
@@ -145,33 +148,33 @@ async def read_slot(connection: AsyncConnection[Any], slot: str) -> SlotState | 
 
 
 async def insert_lsn(connection: AsyncConnection[Any]) -> int:
-    """Return the current WAL insert position: every change committed from now on has a commit LSN at or above it."""
+    """Return the current WAL insert LSN; every change committed from now on has a commit LSN at or above it."""
     row = await (await connection.execute("select pg_current_wal_insert_lsn() - '0/0'::pg_lsn")).fetchone()
-    assert row is not None  # noqa: S101  # a select without from answers one row
+    assert row is not None  # noqa: S101  # A SELECT without FROM returns one row.
     return int(row[0])
 
 
 async def identity(connection: AsyncConnection[Any], slot: str) -> dict[str, str]:
-    """Return what the engine's state is bound to: the cluster, the database, the slot."""
+    """Return the cluster, database, and slot that the engine's state is bound to."""
     row = await (await connection.execute("select system_identifier::text, current_database()::text from pg_control_system()")).fetchone()
     assert row is not None  # noqa: S101
     return {"system_identifier": row[0], "database": row[1], "slot": slot}
 
 
 async def published(connection: AsyncConnection[Any], publication: str) -> set[TableName] | None:
-    """Return the names of the publication's tables, or None when there is no such publication."""
+    """Return the names of the publication's tables, or None if the publication does not exist."""
     rows = await (await connection.execute(_PUBLISHED, (publication,))).fetchall()
     return {(schema, name) for schema, name in rows if name is not None} if rows else None
 
 
 async def kinds(connection: AsyncConnection[Any], names: Collection[TableName]) -> dict[TableName, tuple[bool, TableName | None]]:
-    """Return of those tables that there are whether they are unlogged, and the partitioned table that they are a part of."""
+    """Map each existing table among `names` to whether it is unlogged, and its root partitioned table, if any."""
     rows = await (await connection.execute(_KINDS, ([n[0] for n in names], [n[1] for n in names]))).fetchall()
     return {(schema, name): (unlogged, None if root is None else (root_schema, root)) for schema, name, unlogged, root_schema, root in rows}
 
 
 async def create_slot(connection: AsyncConnection[Any], slot: str) -> int:
-    """Create the logical slot and return the LSN from which it delivers."""
+    """Create the logical slot, and return the LSN at which it starts."""
     row = await (
         await connection.execute("select lsn - '0/0'::pg_lsn from pg_create_logical_replication_slot(%s, 'pgoutput')", (slot,))
     ).fetchone()
@@ -180,19 +183,25 @@ async def create_slot(connection: AsyncConnection[Any], slot: str) -> int:
 
 
 async def drop_slot(connection: AsyncConnection[Any], slot: str) -> None:
-    """Drop a slot that nobody reads."""
+    """Drop an inactive slot."""
     await connection.execute("select pg_drop_replication_slot(%s)", (slot,))
 
 
 async def take_any_bytes(connection: AsyncConnection[Any]) -> None:
-    """Let a database in SQL_ASCII hand out its text as it is: asked for UTF-8, it breaks off at the first value that is none."""
+    """Receive the text of an SQL_ASCII database unconverted.
+
+    With client encoding UTF8, the stream would fail at the first value that is not valid UTF-8.
+    """
     await connection.execute(
         "select set_config('client_encoding', 'SQL_ASCII', false) where current_setting('server_encoding') = 'SQL_ASCII'"
     )
 
 
 def start_replication(slot: str, publication: str, lsn: int) -> sql.Composed:
-    """The command that starts streaming (Postgres documentation, 54.4 and 54.5), with logical messages, protocol version 1."""
+    """Return the command that starts streaming, with protocol version 1 and logical messages.
+
+    See the Postgres documentation, sections 54.4 and 54.5.
+    """
     return sql.SQL("START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', publication_names {}, messages 'true')").format(
         sql.Identifier(slot), sql.SQL(show_lsn(lsn)), sql.Literal(sql.Identifier(publication).as_string())
     )

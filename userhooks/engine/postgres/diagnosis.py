@@ -1,8 +1,7 @@
-"""What can be wrong between the engine and Postgres, in words: what is the case, and what to do. Pure; the trouble is met in
-`capture/` and noted in `capture/capture_health.py`.
+"""Explanations of problems between the engine and Postgres, each with a remedy. No I/O; `capture/capture_health.py` records the problems.
 
-Errors are recognised by what Postgres 18 and libpq say in English, since most of them come while connecting, where no SQLSTATE is handed
-on. A message that is not recognised is shown as it is.
+Errors are recognized by the English messages of Postgres 18 and libpq, because most of them occur while connecting, when libpq does not
+expose the SQLSTATE. An unrecognized message is shown unchanged.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from userhooks.errors import DatabaseUnavailable
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """`what` is the case, as one sentence; `remedy`, the sentences that say what to do."""
+    """A problem in one sentence (`what`), and one or more sentences that say how to fix it (`remedy`)."""
 
     what: str
     remedy: str
@@ -26,7 +25,7 @@ class Trouble:
 
 
 class Unavailable(DatabaseUnavailable):
-    """Replication cannot go on, for a reason that is known."""
+    """Replication or a query cannot proceed, for a known reason."""
 
     def __init__(self, trouble: Trouble) -> None:
         super().__init__(trouble.what, trouble.remedy)
@@ -34,7 +33,7 @@ class Unavailable(DatabaseUnavailable):
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What the engine works with, by name; `server` is host:port."""
+    """The names used in explanations; `server` is host:port."""
 
     server: str
     database: str
@@ -45,8 +44,10 @@ class Names:
 
 _PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
 _START = "Start it, for example with userhooks up."
+_WAIT = "Wait; the engine reconnects by itself."
+_CHECK_SERVER = "Check whether it is overloaded, suspended, or unreachable."
 _GRANT_REPLICATION = "Run ALTER ROLE {user} REPLICATION; as a superuser (on RDS: GRANT rds_replication TO {user};)."
-_SENDERS = "Raise max_wal_senders and restart Postgres, or end a replication that is not needed (SELECT * FROM pg_stat_replication;)."
+_SENDERS = "Raise max_wal_senders and restart Postgres, or stop a client that is not needed (SELECT * FROM pg_stat_replication;)."
 
 _KNOWN = [
     (re.escape(pattern), what, remedy)
@@ -54,7 +55,7 @@ _KNOWN = [
         (
             "password authentication failed",
             "Postgres at {server} refuses the password of the role {user}.",
-            "Correct it in DATABASE_URL and restart the engine, or set it back with ALTER ROLE {user} PASSWORD '…';",
+            "Correct it in DATABASE_URL and restart the engine, or reset it with ALTER ROLE {user} PASSWORD '…';",
         ),
         (
             "permission denied to start WAL sender",
@@ -64,24 +65,24 @@ _KNOWN = [
         ("permission denied to use replication slots", "The role {user} may not replicate.", _GRANT_REPLICATION),
         (
             "no pg_hba.conf entry",
-            "The server's pg_hba.conf has no line that lets the role {user} in from here.",
-            "Add one for the database {database} (logical replication needs no other), then run SELECT pg_reload_conf();",
+            "The server's pg_hba.conf has no line that allows the role {user} to connect from this host.",
+            "Add a line for the database {database}, which covers logical replication too, then run SELECT pg_reload_conf();",
         ),
         (
             "pg_hba.conf rejects connection",
-            "The server's pg_hba.conf keeps the role {user} out.",
-            "Correct its line for the database {database}, then run SELECT pg_reload_conf();",
+            "The server's pg_hba.conf rejects the role {user}.",
+            "Correct the line for the database {database}, then run SELECT pg_reload_conf();",
         ),
         ("not permitted to log in", "The role {user} may not log in.", "Run ALTER ROLE {user} LOGIN;"),
-        ("the database system is starting up", "Postgres at {server} is starting up.", "Wait: the engine goes on by itself."),
-        ("not yet accepting connections", "Postgres at {server} is recovering.", "Wait: the engine goes on by itself."),
-        ("the database system is in recovery mode", "Postgres at {server} is recovering.", "Wait: the engine goes on by itself."),
+        ("the database system is starting up", "Postgres at {server} is starting up.", _WAIT),
+        ("not yet accepting connections", "Postgres at {server} is recovering.", _WAIT),
+        ("the database system is in recovery mode", "Postgres at {server} is recovering.", _WAIT),
         ("the database system is shutting down", "Postgres at {server} is shutting down.", _START),
-        ("terminating connection due to administrator command", "Postgres at {server} has ended the connection.", _START),
-        ("Connection refused", "Nothing answers at {server}: Postgres does not run there.", _START),
-        ("connection timeout expired", "Postgres at {server} does not answer.", "See whether it is overloaded, stopped or cut off."),
-        ("could not translate host name", "The name of the server {server} does not resolve.", "Correct DATABASE_URL."),
-        ("failed to resolve host", "The name of the server {server} does not resolve.", "Correct DATABASE_URL."),
+        ("terminating connection due to administrator command", "Postgres at {server} has closed the connection.", _START),
+        ("Connection refused", "Nothing answers at {server}: Postgres is not running there.", _START),
+        ("connection timeout expired", "Postgres at {server} does not answer.", _CHECK_SERVER),
+        ("could not translate host name", "The host name of the server {server} cannot be resolved.", "Correct DATABASE_URL."),
+        ("failed to resolve host", "The host name of the server {server} cannot be resolved.", "Correct DATABASE_URL."),
         (
             "too many clients already",
             "All connections of Postgres at {server} are taken.",
@@ -112,12 +113,12 @@ _KNOWN = [
         (
             "No space left on device",
             "The disk of Postgres at {server} is full.",
-            "Free some of it; SELECT slot_name, restart_lsn FROM pg_replication_slots; shows which slots keep WAL.",
+            "Free some space. SELECT slot_name, restart_lsn FROM pg_replication_slots; shows which slots keep WAL.",
         ),
         (
             "recovery is in progress",
             "Postgres at {server} is a standby.",
-            "Set DATABASE_URL to the primary server.",
+            "Set DATABASE_URL to the primary server's address.",
         ),
     )
 ] + [
@@ -130,16 +131,16 @@ _KNOWN = [
     (
         r"is active for PID (?P<pid>\d+)",
         "The slot {slot} is in use by another process (PID {pid}).",
-        "Is it another engine? Then end one of the two; when it is nobody's, run SELECT pg_terminate_backend({pid});",
+        "If it is another engine, stop one of the two. If it is a leftover process, run SELECT pg_terminate_backend({pid});",
     ),
     (
         r"permission denied for (?:table|view|relation) (?P<named>\S+)",
-        "The role {user} may not read the table {table}, or not each of its published columns.",
+        "The role {user} may not read the table {table}, or some of its published columns.",
         "Run GRANT SELECT ON {table} TO {user};",
     ),
     (
         r"affected by row-level security policy for table \"(?P<named>[^\"]+)\"",
-        "Row-level security hides rows of the table {table} from the role {user}, so it is not read (row_security = off).",
+        "Row-level security hides rows of the table {table} from the role {user}, so the table is not read (row_security = off).",
         "Run ALTER ROLE {user} BYPASSRLS; as a superuser, or set DATABASE_URL to a role that may read all rows.",
     ),
     (
@@ -156,22 +157,22 @@ _KNOWN = [
 
 
 def of_error(text: str, names: Names, table: TableName | None = None) -> Trouble:
-    """Return the words for an error by its text; never a connection string, since libpq's texts hold none.
+    """Return the explanation of an error by its text, which never contains a connection string.
 
-    `table` is the one that was read; Postgres names it without its schema.
+    `table` is the table that was being read, if any; Postgres' own messages omit its schema.
     """
     for pattern, what, remedy in _KNOWN:
-        found = re.search(pattern, text, re.IGNORECASE)
-        if found:
-            words = {"server": names.server, "database": names.database, "user": names.user, "slot": names.slot, **found.groupdict()}
-            words["table"] = words.get("named", "") if table is None else quoted(table).removeprefix("public.")
-            return Trouble(what.format(**words), remedy.format(**words))
-    said = " ".join(text.split()).replace(". ", "; ").removesuffix(".")
-    return Trouble(f"Postgres says: {said or 'nothing'}.", "See its log.")
+        match = re.search(pattern, text, re.IGNORECASE)
+        if match:
+            fields = {"server": names.server, "database": names.database, "user": names.user, "slot": names.slot, **match.groupdict()}
+            fields["table"] = fields.get("named", "") if table is None else quoted(table).removeprefix("public.")
+            return Trouble(what.format(**fields), remedy.format(**fields))
+    message = " ".join(text.split()).replace(". ", "; ").removesuffix(".")
+    return Trouble(f"Postgres says: {message or 'nothing'}.", "See the log of Postgres.")
 
 
 def quoted(table: TableName) -> str:
-    """Return a table's name as SQL has to have it."""
+    """Return a table's qualified name, quoted for SQL where necessary."""
     return ".".join(map(_identifier, table))
 
 
@@ -179,95 +180,95 @@ def _identifier(name: str) -> str:
     return name if _PLAIN.fullmatch(name) else '"' + name.replace('"', '""') + '"'
 
 
-# --- findings ----------------------------------------------------------------------------------------------------------
+# --- problems without an error message ---------------------------------------------------------------------------------
 
 
 def silent(names: Names, seconds: float) -> Trouble:
-    """Postgres holds the connection and answers nothing."""
-    return Trouble(f"Postgres at {names.server} has not answered for {seconds:g} s.", "See whether it is overloaded, stopped or cut off.")
+    """Explain that Postgres keeps the connection open but does not answer."""
+    return Trouble(f"Postgres at {names.server} has not answered for {seconds:g} s.", _CHECK_SERVER)
 
 
 def catalog_slow(names: Names, seconds: float) -> Trouble:
-    """Postgres takes long to list the publication's tables."""
+    """Explain that Postgres takes long to list the publication's tables."""
     return Trouble(
         f"Postgres at {names.server} takes longer than {seconds:g} s to list the tables of the publication {names.publication}.",
-        "Changes are delivered meanwhile; new sinks on tables that are not listed yet, and backfills, wait. "
-        "See whether Postgres is overloaded, or its catalogs are locked (SELECT * FROM pg_locks WHERE NOT granted;).",
+        "Changes are still delivered, but backfills and new sinks on unlisted tables must wait. "
+        "Check whether Postgres is overloaded or its catalogs are locked (SELECT * FROM pg_locks WHERE NOT granted;).",
     )
 
 
 def publication_missing(names: Names) -> Trouble:
-    """There is no such publication."""
+    """Explain that the publication does not exist."""
     return Trouble(
-        f"The publication {names.publication} is missing in the database {names.database}.",
-        "Run userhooks up, or CREATE PUBLICATION; what is committed meanwhile is lost to the sinks.",
+        f"The publication {names.publication} is missing from the database {names.database}.",
+        "Run userhooks up or CREATE PUBLICATION. Changes committed until then are lost to the sinks.",
     )
 
 
 def table_missing(table: TableName) -> Trouble:
-    """A sink names a table that the database has not."""
+    """Explain that a sink names a table that does not exist."""
     name = ".".join(table)
     return Trouble(
-        f"There is no table {name}: it was renamed or dropped, and none of its changes come.",
-        "Change the sink's source to the table's present name and start a backfill, rename the table back, or delete the sink.",
+        f"There is no table {name}: it was renamed or dropped, so none of its changes arrive.",
+        "Change the sink's source to the table's new name and start a backfill, rename the table back, or delete the sink.",
     )
 
 
 def table_not_published(table: TableName, names: Names) -> Trouble:
-    """A sink names a table that is there, and that the publication has not."""
+    """Explain that a sink names an existing table that is not in the publication."""
     return Trouble(
-        f"The table {'.'.join(table)} is not in the publication {names.publication}, so none of its changes come.",
-        f"Run ALTER PUBLICATION {_identifier(names.publication)} ADD TABLE {quoted(table)}; and then start a backfill.",
+        f"The table {'.'.join(table)} is not in the publication {names.publication}, so none of its changes arrive.",
+        f"Run ALTER PUBLICATION {_identifier(names.publication)} ADD TABLE {quoted(table)}; then start a backfill.",
     )
 
 
 def table_unlogged(table: TableName) -> Trouble:
-    """A sink names a table whose changes are not in the WAL."""
+    """Explain that a sink names an unlogged table, whose changes are not in the WAL."""
     return Trouble(
-        f"The table {'.'.join(table)} is unlogged, so none of its changes come.",
-        f"Run ALTER TABLE {quoted(table)} SET LOGGED; and see that the table is in the publication; then start a backfill.",
+        f"The table {'.'.join(table)} is unlogged, so none of its changes arrive.",
+        f"Run ALTER TABLE {quoted(table)} SET LOGGED; and make sure that the table is in the publication. Then start a backfill.",
     )
 
 
 def table_published_by_root(table: TableName, root: TableName, names: Names) -> Trouble:
-    """A sink names a partition whose changes come under the name of its partitioned table."""
+    """Explain that a sink names a partition, whose changes are published under the name of its partitioned table."""
     return Trouble(
-        f"The table {'.'.join(table)} is a partition, whose changes come as those of {'.'.join(root)}.",
-        f"Name {'.'.join(root)} in the sink's source: the publication {names.publication} has publish_via_partition_root.",
+        f"The table {'.'.join(table)} is a partition, and its changes are published as those of {'.'.join(root)}.",
+        f"Name {'.'.join(root)} in the sink's source instead; the publication {names.publication} sets publish_via_partition_root.",
     )
 
 
 def slot_being_made(names: Names) -> Trouble:
-    """Postgres makes a slot only when all transactions that write have ended once."""
+    """Explain that Postgres cannot finish a slot until all writing transactions that are open have ended."""
     return Trouble(
-        f"The slot {names.slot} is being made, and Postgres waits for open transactions to end.",
-        "End those that are forgotten: SELECT pid, xact_start, query FROM pg_stat_activity WHERE backend_xid IS NOT NULL;",
+        f"The slot {names.slot} is being created, and Postgres is waiting for open transactions to end.",
+        "End any that were left open by mistake: SELECT pid, xact_start, query FROM pg_stat_activity WHERE backend_xid IS NOT NULL;",
     )
 
 
 def slot_unfit(names: Names, *, plugin: str | None, database: str | None) -> Trouble | None:
-    """Return why a slot of our name is not one that we can read; None when it is."""
-    drop = f"Drop it if it is nobody's (SELECT pg_drop_replication_slot('{names.slot}');), or give the engine another name."
+    """Explain why an existing slot cannot be used by the engine; return None if it can."""
+    drop = f"Drop it if nothing else uses it (SELECT pg_drop_replication_slot('{names.slot}');), or configure another slot name."
     if plugin != "pgoutput":
-        kind = f"of the plugin {plugin}" if plugin else "a physical one"
-        return Trouble(f"The slot {names.slot} is {kind} and not of pgoutput.", drop)
+        kind = f"a slot of the plugin {plugin}" if plugin else "a physical slot"
+        return Trouble(f"The slot {names.slot} is {kind}, not one of pgoutput.", drop)
     if database != names.database:
-        return Trouble(f"The slot {names.slot} belongs to the database {database} and not to {names.database}.", drop)
+        return Trouble(f"The slot {names.slot} belongs to the database {database}, not to {names.database}.", drop)
     return None
 
 
 def other_cluster(mismatch: str) -> Trouble:
-    """The state is tied to another cluster, database or slot."""
+    """Explain that the engine's state belongs to another cluster, database, or slot."""
     return Trouble(
         f"This is not the Postgres that the engine's state belongs to: {mismatch}.",
-        "Nothing is read from it. Bring the former one back, or begin anew with another USERHOOKS_HOME.",
+        "Nothing is read from it. Restore the previous server, or start over with a new USERHOOKS_HOME.",
     )
 
 
 def gone_back(position: str, wal_end: str) -> Trouble:
-    """The server's WAL ends before what was read from it: it was restored from a backup, or its disk lost what it had confirmed."""
+    """Explain that the WAL ends before the engine's position; the server was restored from a backup, or its disk lost data."""
     return Trouble(
-        f"Postgres has gone back in time: its WAL ends at {wal_end}, and was read up to {position} before.",
-        "Postgres would leave out new changes without a word, so nothing is read. It was restored from a backup:"
-        " begin anew with another USERHOOKS_HOME, subscribe again and start backfills.",
+        f"Postgres has gone back in time: its WAL ends at {wal_end}, but the engine has already read up to {position}.",
+        "Nothing is read, because Postgres would silently skip new changes. If it was restored from a backup,"
+        " start over with a new USERHOOKS_HOME, subscribe again, and start backfills.",
     )

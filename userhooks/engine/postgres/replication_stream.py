@@ -1,7 +1,7 @@
-"""The replication slot's stream: bytes in, confirmations out. What the bytes mean is in `pgoutput.py` and `capture/transactions.py`.
+"""The replication slot's stream: receive payloads, send confirmations.
 
-The messages are those of the streaming replication protocol (Postgres documentation, 54.4): XLogData, keepalives and standby status
-updates.
+This module handles the messages of the streaming replication protocol (Postgres documentation, section 54.4): XLogData, keepalives, and
+standby status updates. The payloads are decoded in `pgoutput.py` and processed in `capture/transactions.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from psycopg.errors import Diagnostic
 from psycopg.pq import DiagnosticField, ExecStatus
 
 _SLICE_SECONDS = 0.004
-"""How long one turn may read before deliveries get theirs: it bounds what reading adds to a webhook's latency."""
+"""Seconds to read before yielding to deliveries; this limits the latency that reading adds to a webhook."""
 _POSTGRES_EPOCH_US = 946_684_800_000_000
 _XLOG_DATA = ord("w")
 _KEEPALIVE = ord("k")
@@ -26,29 +26,33 @@ _STATUS = struct.Struct(">cQQQqB").pack
 _HEADER = 25
 
 
-_STATE = "55000"  # object_not_in_prerequisite_state
-_UNDEFINED = "42704"  # undefined_object
+_PREREQUISITE_STATE = "55000"
+"""SQLSTATE object_not_in_prerequisite_state."""
+_UNDEFINED_OBJECT = "42704"
+"""SQLSTATE undefined_object."""
 
 
 class ReplicationEnded(Exception):
-    """The stream ended; the text says how."""
+    """The stream ended; the text gives the reason."""
 
 
 class Unpublished(ReplicationEnded):
     """The publication does not exist at this point of the WAL.
 
-    Postgres decides what a transaction publishes by the catalog as of that transaction. Since Postgres 18 such changes are left out with a
-    warning; before that, the stream ends with an error.
+    Postgres looks the publication up in the catalog as of each transaction. Since version 18 it skips the changes with a warning; older
+    versions end the stream with an error.
     """
 
 
 class SlotStream:
-    """One running START_REPLICATION on `connection` (opened with replication="database").
+    """A running START_REPLICATION on `connection`, which was opened with replication="database".
 
-    `on_data` gets each payload of the output plugin, `on_keepalive` the server's WAL end; both run in the event loop, no more than
-    `at_once` messages before deliveries get a turn. `on_unpublished` is called when changes are left out for want of the publication, and
-    says whether the stream goes on. Reading stops while it is paused, so that a transaction of any size passes through bounded memory. The
-    server is asked for a sign of life after half of `silence` seconds, and given up after all of them.
+    `on_data` receives each payload of the output plugin, and `on_keepalive` the server's WAL end. Both run in the event loop; after
+    `at_once` messages, deliveries get a turn. `on_unpublished` is called when the server skips changes because the publication is missing;
+    it returns whether to continue the stream.
+
+    Nothing is read while the stream is paused, so a transaction of any size fits in bounded memory. After `silence` / 2 seconds without
+    data, the server is asked for a reply. After `silence` seconds the stream ends with TimeoutError.
     """
 
     def __init__(
@@ -69,23 +73,26 @@ class SlotStream:
         self._loop = asyncio.get_running_loop()
         self._socket = connection.pgconn.socket
         self._reading = False
-        self._again: asyncio.Handle | None = None
+        self._scheduled: asyncio.Handle | None = None
         self._confirmed = 0
         self._received = 0
         self._on_unpublished = on_unpublished
         self._silence = silence
-        self._heard = 0.0
+        self._last_heard = 0.0
         self._watch: asyncio.TimerHandle | None = None
         connection.add_notice_handler(self._notice)
         self.ended: asyncio.Future[None] = self._loop.create_future()
 
     async def start(self, command: sql.Composed, confirmed: int) -> None:
-        """Send the START_REPLICATION command and begin to read; raises OperationalError when the server refuses it, TimeoutError."""
+        """Send the START_REPLICATION `command` and start reading; `confirmed` is the LSN confirmed so far.
+
+        Raises OperationalError if the server refuses the command, and TimeoutError after `silence` seconds without an answer.
+        """
         self._confirmed = self._received = confirmed
         pgconn = self._pgconn
         pgconn.nonblocking = 1
         pgconn.send_query(command.as_bytes(self._connection))
-        pgconn.flush()  # a command of one line fits the socket's buffer
+        pgconn.flush()  # A one-line command always fits in the socket's buffer.
         async with asyncio.timeout(self._silence):
             while pgconn.is_busy():
                 await self._readable()
@@ -94,7 +101,7 @@ class SlotStream:
         if result is None or result.status != ExecStatus.COPY_BOTH:
             raise OperationalError(result.get_error_message() if result else "START_REPLICATION was not answered")
         self.resume()
-        self._listen()
+        self._check_silence()
 
     async def _readable(self) -> None:
         ready = asyncio.Event()
@@ -107,21 +114,21 @@ class SlotStream:
     # --- reading -------------------------------------------------------------------------------------------------------
 
     def pause(self) -> None:
-        """Read no more until `resume`; what has been read is not lost."""
+        """Stop reading until `resume` is called; data already received is kept."""
         if self._reading:
             self._reading = False
             self._loop.remove_reader(self._socket)
-            if self._again is not None:
-                self._again.cancel()
-                self._again = None
+            if self._scheduled is not None:
+                self._scheduled.cancel()
+                self._scheduled = None
 
     def resume(self) -> None:
-        """Read on."""
+        """Continue reading after a pause."""
         if not self._reading and not self.ended.done():
             self._reading = True
-            self._heard = self._loop.time()
+            self._last_heard = self._loop.time()
             self._loop.add_reader(self._socket, self._read)
-            self._again = self._loop.call_soon(self._drain)
+            self._scheduled = self._loop.call_soon(self._drain)
 
     def _read(self) -> None:
         try:
@@ -129,35 +136,35 @@ class SlotStream:
         except OperationalError as exc:
             self._lost(exc)
             return
-        self._heard = self._loop.time()
+        self._last_heard = self._loop.time()
         self._drain()
 
-    def _listen(self) -> None:
-        """Look whether the server still talks; while nothing is read, nothing can be heard."""
-        quiet = self._loop.time() - self._heard if self._reading else 0.0
+    def _check_silence(self) -> None:
+        """End the stream if the server has been silent for too long; time spent paused does not count."""
+        quiet = self._loop.time() - self._last_heard if self._reading else 0.0
         if quiet > self._silence:
             self.end(TimeoutError())
             return
         if quiet > self._silence / 2:
             self.send_status(reply=True)
-        self._watch = self._loop.call_later(self._silence / 4, self._listen)
+        self._watch = self._loop.call_later(self._silence / 4, self._check_silence)
 
     def _notice(self, diagnostic: Diagnostic) -> None:
-        if diagnostic.sqlstate == _STATE and not self._on_unpublished():
+        if diagnostic.sqlstate == _PREREQUISITE_STATE and not self._on_unpublished():
             self.end(Unpublished(diagnostic.message_primary or "the publication does not exist"))
 
     def _drain(self) -> None:
-        """Handle what libpq has buffered; after a slice of time let the deliveries have a turn."""
-        self._again = None
+        """Process what libpq has buffered, yielding to deliveries after a time slice."""
+        self._scheduled = None
         get_copy_data = self._pgconn.get_copy_data
-        until = time.perf_counter() + _SLICE_SECONDS
-        handled, most = 0, self._at_once()
+        deadline = time.perf_counter() + _SLICE_SECONDS
+        handled, limit = 0, self._at_once()
         try:
             while self._reading:
                 size, buffer = get_copy_data(1)
                 if size < 0:
                     self._finished()
-                if size <= 0 or not self._reading:  # what came with a notice that ended the stream is not handled
+                if size <= 0 or not self._reading:  # A notice may have ended the stream; drop the rest.
                     return
                 data = buffer.tobytes()
                 if data[0] == _XLOG_DATA:
@@ -165,19 +172,19 @@ class SlotStream:
                 elif data[0] == _KEEPALIVE:
                     self._keepalive(data)
                 handled += 1
-                if handled >= most or (not handled & 63 and time.perf_counter() > until):
-                    self._again = self._loop.call_soon(self._drain)
+                if handled >= limit or (not handled & 63 and time.perf_counter() > deadline):
+                    self._scheduled = self._loop.call_soon(self._drain)
                     return
         except OperationalError as exc:
             self._lost(exc)
-        except Exception as exc:  # whatever it is: the stream must not go on past a change that was not handled
+        except Exception as exc:  # Any error ends the stream, which must not continue past an unprocessed change.
             self.end(exc)
 
     def _finished(self) -> None:
-        """The server has ended the stream, and says why."""
+        """End the stream for the reason that the server gives."""
         result = self._pgconn.get_result()
         text = result.get_error_message() if result is not None else "Postgres ended the replication stream"
-        undefined = result is not None and (result.error_field(DiagnosticField.SQLSTATE) or b"").decode() == _UNDEFINED
+        undefined = result is not None and (result.error_field(DiagnosticField.SQLSTATE) or b"").decode() == _UNDEFINED_OBJECT
         self.end(Unpublished(text) if undefined else ReplicationEnded(text))
 
     def _keepalive(self, data: bytes) -> None:
@@ -191,7 +198,7 @@ class SlotStream:
         self.end(ReplicationEnded(f"the connection to Postgres was lost: {exc}"))
 
     def end(self, reason: Exception) -> None:
-        """Read no more; `ended` raises the reason."""
+        """Stop reading, and make `ended` raise `reason`."""
         self.pause()
         if not self.ended.done():
             self.ended.set_exception(reason)
@@ -199,13 +206,13 @@ class SlotStream:
     # --- confirming ----------------------------------------------------------------------------------------------------
 
     def confirm(self, lsn: int) -> None:
-        """Tell Postgres that nothing before `lsn` is needed any more; it never goes back."""
+        """Confirm `lsn` to Postgres, which may then discard the WAL before it; the confirmed LSN never decreases."""
         self._confirmed = max(self._confirmed, lsn)
         self._received = max(self._received, lsn)
         self.send_status()
 
     def send_status(self, *, reply: bool = False) -> None:
-        """Send a standby status update, which the server expects within its wal_sender_timeout; `reply` asks it for one of its own."""
+        """Send a standby status update, which the server expects within its wal_sender_timeout; `reply` requests a keepalive."""
         if self.ended.done():
             return
         now = time.time_ns() // 1000 - _POSTGRES_EPOCH_US

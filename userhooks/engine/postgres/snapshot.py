@@ -1,7 +1,7 @@
-"""What a Postgres snapshot sees. Pure.
+"""Visibility of transactions in a Postgres snapshot. No I/O.
 
-`pg_current_snapshot()` prints `xmin:xmax:xip,…` with 64-bit transaction ids (Postgres documentation, 9.27.9); the replication stream names
-transactions by their low 32 bits.
+`pg_current_snapshot()` returns `xmin:xmax:xip,…` with 64-bit transaction ids (Postgres documentation, section 9.27.9). The replication
+stream identifies transactions by the low 32 bits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _WHOLE = 1 << 32
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All transactions below `xmin` are seen, none from `xmax` on, and in between all but those `in_progress`."""
+    """A snapshot: transactions below `xmin` are visible, those from `xmax` on are not, and between them all but `in_progress` are."""
 
     xmin: int
     xmax: int
@@ -23,17 +23,17 @@ class Snapshot:
 
     @classmethod
     def parse(cls, text: str) -> Snapshot:
-        """Read the text form, like `10:20:10,14,15`."""
+        """Parse the text form, such as `10:20:10,14,15`."""
         xmin, xmax, xip = text.split(":")
         return cls(int(xmin), int(xmax), frozenset(int(x) for x in xip.split(",") if x))
 
     def unseen(self, xids: Iterable[int]) -> list[int]:
-        """Return those committed transactions that are not visible; quick for many."""
+        """Return the committed transactions among `xids` that are not visible; fast for long inputs."""
         xmin = self.xmin % _WHOLE
         return [xid for xid in xids if not (xid - xmin) & _HALF and not self.sees(xid)]
 
     def sees(self, xid: int) -> bool:
-        """Whether a committed transaction, named by the low 32 bits of its id, is visible."""
+        """Return whether a committed transaction is visible; `xid` is the low 32 bits of its id."""
         full = self.xmax - (self.xmax - xid) % _WHOLE
         if self.xmax - full >= _HALF:
             full += _WHOLE
