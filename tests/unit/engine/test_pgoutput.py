@@ -215,8 +215,8 @@ def test_the_other_messages_are_decoded_from_the_documented_bytes() -> None:
         (b"I\0\0\0\1K\0\0", "an insert without its row"),
         (b"U\0\0\0\1X", "an update without its new row"),
         (b"D\0\0\0\1N\0\0", "a delete without its old row"),
-        (b"T\0\0\0\2\0", "another length"),
-        (b"Y\0\0\0\1name", "text without an end"),
+        (b"T\0\0\0\2\0", "does not match its table count"),
+        (b"Y\0\0\0\1name", "without its terminating zero"),
         (b"O\0\0\0\0\0\0\0\7\xff\0", "malformed message"),
     ],
 )
@@ -232,7 +232,7 @@ def test_malformed_messages_say_what_is_wrong(data: bytes, says: str) -> None:
         (b"\0", "cut off"),
         (b"\0\1x", "unknown kind 120"),
         (b"\0\1t\0\0\0\5ab", "cut off"),
-        (b"\0\1nn", "longer than it says"),
+        (b"\0\1nn", "more columns than its count"),
     ],
 )
 def test_malformed_rows_say_what_is_wrong_when_they_are_looked_at(row: bytes, says: str) -> None:

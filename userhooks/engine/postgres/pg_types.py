@@ -1,9 +1,10 @@
-"""Postgres values: from their text form to JSON as Sequin writes it, and to what a filter function sees. Pure.
+"""Conversion of Postgres values from text to JSON as Sequin writes it, and to the values that a filter function sees. No I/O.
 
-The text form is that of sessions with `connections.SETTINGS`. The JSON form is that of Sequin's live changes (recorded from 0.14.6); rows
-of a backfill get the same form here, where Sequin's differ for some types. How values become messages is in `message_format.py`.
+The text form is that of sessions with `postgres_connections.SETTINGS`. The JSON form is that of Sequin's live changes (recorded from
+0.14.6). Backfilled rows get the same form here, whereas Sequin formats some types differently in backfills. Messages are built from the
+values in `message_format.py`.
 
-Encoders work on bytes: they rearrange Postgres' text, and make no dates or decimals of it, since they run for each value of each message.
+Encoders run for each value of each message, so they rearrange the bytes of Postgres' text without parsing dates or decimals.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ TimestampFormat: TypeAlias = Literal["iso8601", "unix_microsecond"]
 Encoder: TypeAlias = Callable[[bytes], bytes]
 Decoder: TypeAlias = Callable[[bytes], Any]
 TypeRow: TypeAlias = tuple[int, str, str, int, int, str]
-"""(oid, typname, typtype, element type's oid, typbasetype, delimiter): only a true array has an element type, and its typdelim"""
+"""A row of pg_type: (oid, typname, typtype, element type's oid, typbasetype, element type's typdelim).
+
+The element type's oid is 0 for types that are not arrays.
+"""
 
 _DASH, _POINT, _C = b"-.C"
 
@@ -29,7 +33,10 @@ _DASH, _POINT, _C = b"-.C"
 
 
 def text(raw: bytes) -> bytes:
-    """Any text, as a JSON string; bytes that are no UTF-8 (a database in SQL_ASCII) become replacement characters."""
+    """Return any text as a JSON string.
+
+    Bytes that are not valid UTF-8, possible in an SQL_ASCII database, become replacement characters.
+    """
     try:
         return orjson.dumps(raw.decode())
     except UnicodeDecodeError:
@@ -37,12 +44,12 @@ def text(raw: bytes) -> bytes:
 
 
 def verbatim(raw: bytes) -> bytes:
-    """Return integers of any size as they are."""
+    """Return an integer of any size unchanged."""
     return raw
 
 
 def _document(raw: bytes) -> bytes:
-    """Return json and jsonb as they are; bytes that are not UTF-8 (a database in SQL_ASCII) become replacement characters."""
+    """Return json and jsonb unchanged, with replacement characters for bytes that are not valid UTF-8, as in `text`."""
     if raw.isascii():
         return raw
     try:
@@ -53,7 +60,7 @@ def _document(raw: bytes) -> bytes:
 
 
 def _vector(raw: bytes) -> bytes:
-    """Return pgvector's vectors as JSON arrays, and another type's values of the same name as strings."""
+    """Return a vector of pgvector as a JSON array; values of other types named `vector` become strings."""
     try:
         return raw if isinstance(orjson.loads(raw), list) else text(raw)
     except orjson.JSONDecodeError:
@@ -61,7 +68,7 @@ def _vector(raw: bytes) -> bytes:
 
 
 def _plain(raw: bytes) -> bytes:
-    """Text that cannot hold a character which JSON escapes."""
+    """Return text that cannot contain characters that JSON escapes as a JSON string."""
     return b'"%b"' % raw
 
 
@@ -70,36 +77,37 @@ def _boolean(raw: bytes) -> bytes:
 
 
 def _float(raw: bytes) -> bytes:
-    """Postgres' shortest form is a JSON number, but for NaN and the infinities; whole numbers get `.0`, so that they stay floats."""
+    """Return a float as a JSON number, with `.0` added to whole numbers; NaN and the infinities become strings."""
     if raw[-1:].isdigit():
         return raw if b"." in raw or b"e" in raw else raw + b".0"
     return b'"%b"' % raw
 
 
 def _bytea(raw: bytes) -> bytes:
-    return b'"\\%b"' % raw  # one backslash for JSON before the one that is there
+    return b'"\\%b"' % raw  # JSON needs the backslash of `\x` escaped.
 
 
 # --- dates and times -----------------------------------------------------------------------------------------------------
 
 
 def _date(raw: bytes) -> bytes:
-    """Encode a date of any year, or an infinity, as Postgres writes it."""
+    """Return a date of any year, or an infinity, as Postgres writes it."""
     return b'"%b"' % raw
 
 
 def _is_beyond_iso(raw: bytes) -> bool:
-    """Whether a date or timestamp keeps the text that Postgres has for it, as at Sequin: years before 1 and after 9999, infinities."""
+    """Return whether a timestamp keeps Postgres' text, as in Sequin: years before 1 or after 9999, and infinities."""
     return raw[4] != _DASH or raw[-1] == _C
 
 
 def _timestamp_with(suffix: bytes) -> Encoder:
-    """Make the encoder for timestamp (no suffix) or timestamptz (`Z`)."""
-    common = len(b"2026-11-23 17:44:38.478467") + (3 if suffix else 0)
+    """Return the encoder for timestamp (empty suffix) or timestamptz (`Z`)."""
+    common_length = len(b"2026-11-23 17:44:38.478467") + (3 if suffix else 0)
     template = b'"%bT%b' + suffix + b'"'
 
     def encode(raw: bytes) -> bytes:
-        if len(raw) == common and raw[19] == _POINT and raw[-1] != _C:  # most: a year of four digits, a fraction of six, not BC
+        # The common case: a four-digit year and a six-digit fraction, not BC.
+        if len(raw) == common_length and raw[19] == _POINT and raw[-1] != _C:
             return template % (raw[:10], raw[11:26])
         if _is_beyond_iso(raw):
             return b'"%b"' % raw
@@ -110,7 +118,7 @@ def _timestamp_with(suffix: bytes) -> Encoder:
 
 
 def _unix_microseconds(raw: bytes) -> bytes:
-    """Encode timestamp and timestamptz as microseconds since 1970."""
+    """Return a timestamp or timestamptz as microseconds since 1970."""
     if _is_beyond_iso(raw):
         return b'"%b"' % raw
     seconds = days_since_1970(int(raw[:4]), int(raw[5:7]), int(raw[8:10])) * 86400
@@ -120,13 +128,16 @@ def _unix_microseconds(raw: bytes) -> bytes:
 
 
 def days_since_1970(year: int, month: int, day: int) -> int:
-    """Count days in the proleptic Gregorian calendar, years before 1 as ISO 8601 numbers them; `datetime` ends at 9999."""
-    year -= month < 3  # a year that begins in March has its leap day at the end
+    """Return the number of days from 1970-01-01 to a date in the proleptic Gregorian calendar.
+
+    Years before 1 are numbered as in ISO 8601. `datetime` is not used because it ends at year 9999.
+    """
+    year -= month < 3  # If a year starts in March, its leap day comes last.
     return 365 * year + year // 4 - year // 100 + year // 400 + (153 * ((month + 9) % 12) + 2) // 5 + day - 719_469
 
 
 def _time(raw: bytes) -> bytes:
-    """time and timetz: neither fraction nor zone, as recorded."""
+    """Return a time or timetz without fraction and zone, as recorded."""
     return b'"%b"' % raw[:8]
 
 
@@ -138,7 +149,7 @@ _INTERVAL = re.compile(
 def _interval(raw: bytes) -> bytes:
     match = _INTERVAL(raw)
     if match is None:
-        return text(raw)  # the infinities of Postgres 17
+        return text(raw)  # Postgres 17 has infinite intervals.
     years, months, days, sign, hours, minutes, seconds, fraction = match.groups(b"0")
     micro = (int(hours) * 3600 + int(minutes) * 60 + int(seconds)) * 1_000_000 + int(fraction.ljust(6, b"0"))
     if sign == b"-":
@@ -150,14 +161,14 @@ def _interval(raw: bytes) -> bytes:
 
 
 def _array(delimiter: bytes, tokens: Callable[[bytes], Any], element: Encoder, raw: bytes) -> bytes:
-    """Encode an array of any depth as JSON arrays, without bounds that do not start at 1. Raises ValueError for malformed text."""
+    """Return an array of any depth as JSON arrays, without explicit bounds; raises ValueError for malformed text."""
     if raw[:1] == b"[":
         raw = raw[raw.index(b"=") + 1 :]
     if b'"' not in raw and raw.find(b"{", 1) < 0 and b"NULL" not in raw.upper():
         inside = raw[1:-1]
         return b"[%b]" % b",".join([element(item) for item in inside.split(delimiter)]) if inside else b"[]"
     parts: list[bytes] = []
-    depth, complete = 0, False  # complete: an element or a whole array has just ended
+    depth, complete = 0, False  # `complete` is set right after an element or an array.
     for mark, quoted, bare in tokens(raw):
         if (mark in (b"", b"{")) is complete or (complete and not depth):
             raise ValueError("a malformed array")
@@ -197,7 +208,7 @@ INTEGERS = frozenset({_INT2, _INT4, _INT8, _OID})
 DATES = frozenset({DATE, TIMESTAMP, TIMESTAMPTZ})
 TIMES = frozenset({_TIME, _TIMETZ})
 EXACT_TEXTS = frozenset({25, 1043, _UUID})
-"""text, varchar and uuid: a string that is equal to another is the same bytes"""
+"""The oids of text, varchar, and uuid, for which equal values have equal bytes."""
 
 _ENCODERS: dict[int, Encoder] = {
     BOOLEAN: _boolean,
@@ -212,27 +223,27 @@ _ENCODERS: dict[int, Encoder] = {
     TIMESTAMPTZ: _timestamp_with(b"Z"),
     _INTERVAL_OID: _interval,
 }
-"""Built-in types whose form is not the plain text; their oids are fixed (pg_type.dat)."""
+"""Encoders of built-in types that are not encoded as plain text; their oids are fixed (pg_type.dat)."""
 _AS_VECTOR = frozenset({"vector", "halfvec"})
 
 
 class TypeCatalog:
-    """The types of a database, from rows of pg_type; a type that is not in it is taken for text."""
+    """The types of a database, from rows of pg_type; unknown types are treated as text."""
 
     def __init__(self, rows: Iterable[TypeRow]) -> None:
         self._types: dict[int, TypeRow] = {}
         self.update(rows)
 
     def update(self, rows: Iterable[TypeRow]) -> None:
-        """Take over newer rows; encoders that were handed out before stay as they are."""
+        """Add or replace types; encoders returned earlier do not change."""
         self._types.update({row[0]: row for row in rows})
 
     def knows(self, type_oid: int) -> bool:
-        """Whether the type was among the rows."""
+        """Return whether the type is known."""
         return type_oid in self._types
 
     def base(self, type_oid: int) -> int:
-        """Return the type under a domain, or the type itself."""
+        """Return the oid of a domain's base type, or of the type itself."""
         row = self._types.get(type_oid)
         while row is not None and row[2] == "d":
             type_oid = row[4]
@@ -240,12 +251,12 @@ class TypeCatalog:
         return type_oid
 
     def name(self, type_oid: int) -> str:
-        """Return the name of the type under a domain, or of the type itself; empty for an unknown one."""
+        """Return the name of a domain's base type, or of the type itself; empty for an unknown type."""
         row = self._types.get(self.base(type_oid))
         return row[1] if row is not None else ""
 
     def element(self, type_oid: int) -> int:
-        """Return the type of an array's elements, or the type itself, without domains."""
+        """Return the oid of an array's element type, or of the type itself; domains are resolved."""
         base = self.base(type_oid)
         row = self._types.get(base)
         return self.element(row[3]) if row is not None and row[3] else base
@@ -267,22 +278,22 @@ class TypeCatalog:
         return _vector if kind == "b" and name in _AS_VECTOR else text
 
     def text_encoder(self, type_oid: int) -> Encoder:
-        """Return what turns the type's text form into a JSON string of just that."""
+        """Return the function that converts the type's text form to a JSON string of the same text."""
         return _plain if self.base(type_oid) in INTEGERS or self.json_encoder(type_oid) is _plain else text
 
     def is_scalar(self, type_oid: int) -> bool:
-        """Whether the JSON of the type is never a list or an object."""
+        """Return whether the type's JSON is never an array or an object."""
         encoder = self.json_encoder(type_oid)
         return not (encoder in (_document, _vector, _interval) or isinstance(encoder, partial))
 
     def is_text(self, type_oid: int) -> bool:
-        """Whether the JSON of the type is its text as a string."""
+        """Return whether the type's JSON is its text form as a string."""
         return self.json_encoder(type_oid) in (text, _plain)
 
     def decoder(self, type_oid: int) -> Decoder:
-        """Return what turns the type's text form into the value that a filter function sees: that of the JSON form.
+        """Return the function that converts the type's text form to the value that a filter function sees, which is its JSON value.
 
-        It raises ValueError or RecursionError for a JSON document that Python cannot read.
+        That function raises ValueError or RecursionError for JSON documents that Python cannot parse.
         """
         encoder = self.json_encoder(type_oid)
         if encoder is text:

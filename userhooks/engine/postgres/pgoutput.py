@@ -1,11 +1,11 @@
-"""What Postgres' output plugin `pgoutput` sends, decoded: bytes of one logical replication message in, one value out. Pure.
+"""Decoder for the messages of `pgoutput`, Postgres' logical replication output plugin. No I/O.
 
-Protocol version 1 (Postgres documentation, 55.9 "Logical Replication Message Formats"). Values stay in Postgres' text form; what they mean
-is in `pg_types.py`, the streaming protocol around the messages in `replication_stream.py`.
+This implements protocol version 1 (Postgres documentation, section 55.9, "Logical Replication Message Formats"). Values stay in Postgres'
+text form, which `pg_types.py` converts. The streaming protocol around the messages is in `replication_stream.py`.
 
-Rows are decoded when they are looked at: most changes are nobody's, and for these one column is all that routing asks for.
+Rows are decoded on access, because routing needs only one column of a change that no sink wants, and most changes are of that kind.
 
-It is long because each kind of message is one class.
+The module is long because each kind of message is one class.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias, TypeVar
 T = TypeVar("T")
 
 _POSTGRES_EPOCH_US = 946_684_800_000_000
-"""2000-01-01 in microseconds since 1970; Postgres counts from there"""
+"""2000-01-01, the epoch of Postgres' timestamps, in microseconds since 1970."""
 
 _NULL, _TEXT, _UNCHANGED = b"ntu"
 _KEY, _OLD, _NEW = b"KON"
@@ -42,14 +42,14 @@ class Unchanged(Enum):
 
 
 UNCHANGED: Final = Unchanged.UNCHANGED
-"""Stands for a large value that an update did not touch: it is stored apart (TOAST), and the WAL does not repeat it."""
+"""Placeholder for a large value, stored out of line (TOAST), that an update did not change; the WAL does not contain it."""
 
 Value: TypeAlias = bytes | Literal[Unchanged.UNCHANGED] | None
 Row: TypeAlias = list[Value]
 
 
 class Begin(NamedTuple):
-    """A transaction starts; `final_lsn` is the LSN of its commit, the time is microseconds since 1970."""
+    """The start of a transaction; `final_lsn` is its commit LSN, and `commit_time_us` is in microseconds since 1970."""
 
     final_lsn: int
     commit_time_us: int
@@ -57,7 +57,7 @@ class Begin(NamedTuple):
 
 
 class Commit(NamedTuple):
-    """A transaction ends; `end_lsn` is the first position after it."""
+    """The end of a transaction; `end_lsn` is the first LSN after it."""
 
     commit_lsn: int
     end_lsn: int
@@ -65,14 +65,14 @@ class Commit(NamedTuple):
 
 
 class ReplicationOrigin(NamedTuple):
-    """The transaction was replicated from elsewhere."""
+    """The origin of a transaction that was replicated from another server."""
 
     commit_lsn: int
     name: str
 
 
 class RelationColumn(NamedTuple):
-    """One column of a table as the stream describes it; `is_key` when it belongs to the replica identity."""
+    """A column of a table as the stream describes it; `is_key` is set if it belongs to the replica identity."""
 
     name: str
     type_oid: int
@@ -81,7 +81,7 @@ class RelationColumn(NamedTuple):
 
 
 class Relation(NamedTuple):
-    """What a table looks like from here on. `replica_identity` is pg_class.relreplident: `d`, `f`, `i` or `n`."""
+    """The description of a table for the changes that follow; `replica_identity` is pg_class.relreplident (`d`, `f`, `i`, or `n`)."""
 
     oid: int
     schema: str
@@ -99,14 +99,14 @@ class Type(NamedTuple):
 
 
 class Truncate(NamedTuple):
-    """Tables were emptied."""
+    """A TRUNCATE of one or more tables."""
 
     relation_oids: tuple[int, ...]
     options: int
 
 
 class LogicalMessage(NamedTuple):
-    """What somebody wrote with pg_logical_emit_message."""
+    """A message written with pg_logical_emit_message."""
 
     transactional: bool
     lsn: int
@@ -115,9 +115,10 @@ class LogicalMessage(NamedTuple):
 
 
 class RowChange:
-    """A change of one row: `new` and `old` decode the rows, `value` only one column; all three raise DecodeError for malformed bytes.
+    """A change of one row. `new` and `old` decode whole rows, and `value` one column; all three raise DecodeError for malformed bytes.
 
-    `old` is None when the WAL does not carry the row as it was; with a replica identity other than FULL it has only the key, all else null.
+    `old` is None if the WAL does not contain the old row. Under a replica identity other than FULL, it has only the key, and all other
+    columns are null.
     """
 
     __slots__ = ("payload",)
@@ -125,40 +126,40 @@ class RowChange:
 
     def __init__(self, payload: bytes) -> None:
         self.payload = payload
-        """the bytes that this was decoded from"""
+        """The bytes of the message."""
 
     @property
     def relation_oid(self) -> int:
-        """The table's oid, as in its `Relation`."""
+        """The oid of the table, which its `Relation` describes."""
         return int.from_bytes(self.payload[1:5])
 
     @property
     def new(self) -> Row | None:
-        """The row as it is now; None for a delete."""
+        """The new row; None for a delete."""
         raise NotImplementedError
 
     @property
     def old(self) -> Row | None:
-        """The row as it was, or its key."""
+        """The old row, or its key; None if the WAL contains neither."""
         raise NotImplementedError
 
     def old_value(self, position: int) -> Value:
-        """One column of the row as it was; null when the WAL does not carry it."""
+        """Return one column of the old row; null if the WAL does not contain it."""
         old = self.old
         return None if old is None else old[position]
 
     @property
     def old_is_whole(self) -> bool:
-        """Whether `old` has all columns (REPLICA IDENTITY FULL), not only the key."""
+        """Whether `old` has all columns (REPLICA IDENTITY FULL) rather than only the key."""
         return self.payload[5] == _OLD
 
     def value(self, position: int) -> Value:
-        """One column of the row that the change is about: the new one, or of a delete the old one."""
+        """Return one column of the new row or, for a delete, of the old row."""
         raise NotImplementedError
 
 
 class Insert(RowChange):
-    """A new row."""
+    """An inserted row."""
 
     __slots__ = ()
     action = "insert"
@@ -170,23 +171,23 @@ class Insert(RowChange):
 
     @property
     def old(self) -> None:
-        """There was no row before."""
+        """Always None, since an insert has no old row."""
         return None
 
     def value(self, position: int) -> Value:
-        """One column of the new row."""
+        """Return one column of the new row."""
         return _column(self.payload, 6, position)
 
 
 class Update(RowChange):
-    """A changed row."""
+    """An updated row."""
 
     __slots__ = ()
     action = "update"
 
     @property
     def new(self) -> Row:
-        """The row after the update; a value that is UNCHANGED is taken from `old` when that has it."""
+        """The row after the update; a value that is UNCHANGED is taken from `old` if available."""
         row = _last_row(self.payload, self._start_of_new())
         if UNCHANGED in row:
             old = self.old
@@ -197,16 +198,16 @@ class Update(RowChange):
 
     @property
     def old(self) -> Row | None:
-        """The row before the update (FULL), its key when that changed (otherwise), or None."""
+        """The row before the update (REPLICA IDENTITY FULL), its key if the key changed, or None."""
         return _row(self.payload, 6)[0] if self._has_old() else None
 
     def value(self, position: int) -> Value:
-        """One column of the new row."""
+        """Return one column of the new row."""
         value = _column(self.payload, self._start_of_new(), position)
         return self.new[position] if value is UNCHANGED else value
 
     def old_value(self, position: int) -> Value:
-        """One column of the old row, without decoding the rest of it."""
+        """Return one column of the old row without decoding the rest."""
         return _column(self.payload, 6, position) if self._has_old() else None
 
     def _has_old(self) -> bool:
@@ -223,23 +224,23 @@ class Update(RowChange):
 
 
 class Delete(RowChange):
-    """A row that is gone."""
+    """A deleted row."""
 
     __slots__ = ()
     action = "delete"
 
     @property
     def new(self) -> None:
-        """There is no row any more."""
+        """Always None, since a delete has no new row."""
         return None
 
     @property
     def old(self) -> Row:
-        """The row before the delete (FULL), or its key."""
+        """The deleted row (REPLICA IDENTITY FULL), or its key."""
         return _last_row(self.payload, 6)
 
     def value(self, position: int) -> Value:
-        """One column of the old row."""
+        """Return one column of the old row."""
         return _column(self.payload, 6, position)
 
 
@@ -247,7 +248,10 @@ Event: TypeAlias = Begin | Commit | ReplicationOrigin | Relation | Type | Insert
 
 
 def decode(data: bytes) -> Event:
-    """Decode one message; raises DecodeError and nothing else. The rows of a change are checked when they are looked at."""
+    """Decode one message; raises DecodeError and no other error.
+
+    The rows of a change are only checked when they are accessed.
+    """
     try:
         kind = data[0]
         if kind == 73:  # I
@@ -256,14 +260,14 @@ def decode(data: bytes) -> Event:
             return Insert(data)
         decoder = _DECODERS.get(kind)
         if decoder is None:
-            raise DecodeError(f"a message of the unknown kind {data[:1]!r}")
+            raise DecodeError(f"a message of unknown kind {data[:1]!r}")
         return decoder(data)
     except (struct.error, IndexError, UnicodeDecodeError) as exc:
         raise DecodeError(f"a malformed message of kind {data[:1]!r}: {exc}") from exc
 
 
 def encode_insert(row: Sequence[Value]) -> bytes:
-    """Return the message that says that a row was inserted, for a table without a name."""
+    """Return an insert message for a row, with table oid 0."""
     parts = [b"I\0\0\0\0N", struct.pack(">H", len(row))]
     for value in row:
         if value is None:
@@ -317,7 +321,7 @@ def _relation(data: bytes) -> Relation:
         type_oid, type_mod = _RELATION_COLUMN(data, at)
         columns.append(RelationColumn(column, type_oid, type_mod, is_key))
         at += 8
-    # the schema pg_catalog is sent as an empty string
+    # pgoutput sends the schema pg_catalog as an empty string.
     return _whole(Relation(oid, schema or "pg_catalog", name, identity, tuple(columns)), data, at)
 
 
@@ -330,7 +334,7 @@ def _type(data: bytes) -> Type:
 def _truncate(data: bytes) -> Truncate:
     count, options = struct.unpack_from(">xIB", data)
     if len(data) != 6 + 4 * count:
-        raise DecodeError("a truncate of another length than it says")
+        raise DecodeError("a truncate whose length does not match its table count")
     return Truncate(struct.unpack_from(f">{count}I", data, 6), options)
 
 
@@ -355,25 +359,25 @@ _DECODERS: dict[int, Callable[[bytes], Event]] = {
 
 
 def _string(data: bytes, at: int) -> tuple[str, int]:
-    """Read text that ends with a zero byte; returns it and the position behind it."""
+    """Read a zero-terminated string; return it and the position after it."""
     end = data.find(b"\0", at)
     if end < 0:
-        raise DecodeError("text without an end")
+        raise DecodeError("a string without its terminating zero")
     return data[at:end].decode(), end + 1
 
 
 def _whole(message: T, data: bytes, end: int) -> T:
-    """Return the message if it ended where the data does."""
+    """Return the message if it ends at the end of the data; raise DecodeError otherwise."""
     if end != len(data):
-        raise DecodeError(f"a message of {end} bytes in {len(data)} bytes")
+        raise DecodeError(f"a message of {end} bytes in {len(data)} bytes of data")
     return message
 
 
 def _row(data: bytes, at: int) -> tuple[Row, int]:
-    """Decode a row; returns it and the position behind it."""
+    """Decode a row; return it and the position after it."""
     row: Row = []
     end = len(data)
-    data += _AFTER
+    data += _PADDING
     try:
         (count,) = _U16(data, at)
         at += 2
@@ -393,10 +397,13 @@ def _row(data: bytes, at: int) -> tuple[Row, int]:
 
 
 def _last_row(data: bytes, at: int) -> Row:
-    """Decode the row that ends the message: the same in fewer steps, since it goes on to the end and is counted there."""
+    """Decode a row at the end of the message.
+
+    This is faster than `_row`, because it reads up to the end of the data and checks the column count only there.
+    """
     row: Row = []
     start, end = at, len(data)
-    data += _AFTER
+    data += _PADDING
     at += 2
     while at < end:
         kind, length = _KIND_AND_LENGTH(data, at)
@@ -407,12 +414,12 @@ def _last_row(data: bytes, at: int) -> Row:
             at += 1
             row.append(_without_text(kind))
     if at != end or len(row) != _U16(data, start)[0]:
-        raise DecodeError("a row that is cut off, or longer than it says")
+        raise DecodeError("a row that is cut off, or has more columns than its count")
     return row
 
 
-_AFTER = b"\0\0\0\0"
-"""Put behind a row, so that a length can be read after every kind, after a null at the end too: one call instead of two"""
+_PADDING = b"\0\0\0\0"
+"""Appended to a row so that kind and length can be unpacked in one call, even for a null at the end, which has no length."""
 
 
 def _without_text(kind: int) -> Value:
@@ -420,23 +427,23 @@ def _without_text(kind: int) -> Value:
         return None
     if kind == _UNCHANGED:
         return UNCHANGED
-    raise DecodeError(f"a value of the unknown kind {kind}")
+    raise DecodeError(f"a value of unknown kind {kind}")
 
 
 def _column(data: bytes, at: int, position: int) -> Value:
-    """Decode one column of a row, and step over those before it."""
-    start, left = at + 2, position
+    """Decode one column of a row, skipping the columns before it."""
+    start, remaining = at + 2, position
     try:
         kind, length = _KIND_AND_LENGTH(data, start)
-        while left:
+        while remaining:
             start += 5 + length if kind == _TEXT else 1
             kind, length = _KIND_AND_LENGTH(data, start)
-            left -= 1
+            remaining -= 1
         if kind == _TEXT:
             value = data[start + 5 : start + 5 + length]
             if len(value) == length and position < _U16(data, at)[0]:
                 return value
-    except struct.error:  # malformed, or a null near the end
+    except struct.error:  # The row is malformed, or has a null near the end.
         pass
     row, _ = _row(data, at)
     if position >= len(row):
@@ -445,5 +452,5 @@ def _column(data: bytes, at: int, position: int) -> Value:
 
 
 def _end_of_row(data: bytes, at: int) -> int:
-    """Step over a row."""
+    """Return the position after a row."""
     return _row(data, at)[1]
