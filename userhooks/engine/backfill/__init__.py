@@ -1,1 +1,1 @@
-"""Reading tables for sinks, beside live changes and exactly once."""
+"""Backfills: read tables for sinks while live changes go on, without gaps or stale rows."""

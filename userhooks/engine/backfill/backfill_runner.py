@@ -1,4 +1,4 @@
-"""Keep one backfill going until its table is read and delivered: turns, errors, saved progress, counts. Reading is in `run.py`.
+"""Execution of backfills until their tables are read and delivered: turns, errors, saved progress, counts. Reading is in `run.py`.
 
 Backfills take turns, a few at a time. Any number of them needs only a few connections, and none waits for another's receiver.
 """
@@ -29,12 +29,15 @@ from userhooks.errors import DatabaseUnavailable
 log = logging.getLogger(__name__)
 
 _PAUSE_SECONDS = 1.0
+"""Pause before the next attempt after an error."""
 _COUNT_AFTER_SECONDS = 0.5
-_MAY_PASS = (OperationalError, InsufficientPrivilege, OSError, DatabaseUnavailable)
+"""Longest wait for the first watermark before the rows are counted."""
+_TRANSIENT_ERRORS = (OperationalError, InsufficientPrivilege, OSError, DatabaseUnavailable)
+"""Errors after which the backfill keeps trying, until the cause is fixed."""
 
 
 class BackfillRunner:
-    """Runs backfills to their ends; `save` stores a backfill with its cursor."""
+    """Runner of backfills; `save` stores a backfill with its cursor."""
 
     def __init__(
         self,
@@ -53,26 +56,26 @@ class BackfillRunner:
         self._in_turn: set[BackfillRun] = set()
 
     def watermark(self, token: str) -> None:
-        """A watermark came by in the stream."""
+        """Pass a watermark from the stream to the run that wrote it."""
         for run in list(self._in_turn):
             run.watermark(token)
 
     async def run(self, run: BackfillRun, stream: Stream) -> None:
-        """Give a backfill its turns until the end of the table is delivered, and save what has become of it."""
+        """Run a backfill until it completes or fails, and save the result."""
         helpers = [asyncio.create_task(self._keep_saving(run)), asyncio.create_task(self._count(run))]
         try:
             end = await self._read_all(run, stream)
             for helper in helpers:
                 helper.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
-            await self._save_at_last(end)
+            await self._save_with_retries(end)
         finally:
             for helper in helpers:
                 helper.cancel()
             self._health.note_backfill(run.sink_id, run.table, None)
 
     def note(self, run: BackfillRun, exc: BaseException | None) -> None:
-        """Show what keeps a backfill from reading, at the sink and at the backfill itself, or None once it goes on."""
+        """Show the error that keeps a backfill from reading, in the sink's health and in the backfill; None clears it."""
         error = self._health.note_backfill(run.sink_id, run.table, exc)
         if error != run.progress.backfill.error:
             run.progress.backfill = replace(run.progress.backfill, error=error)
@@ -81,24 +84,24 @@ class BackfillRunner:
     # --- reading -------------------------------------------------------------------------------------------------------
 
     async def _read_all(self, run: BackfillRun, stream: Stream) -> BackfillResource:
-        """Return what has become of the backfill."""
+        """Read and deliver the table, and return the completed or failed backfill."""
         try:
             await self._read_to_the_end(run, stream)
             await run.delivered()
         except Failed as exc:
             return _failed(run.progress.backfill, str(exc))
         except Exception:
-            log.exception("backfill %s cannot go on", run.id)
+            log.exception("backfill %s has failed", run.id)
             return _failed(run.progress.backfill, "an error in the engine; see its log")
         done = run.progress.backfill
-        counted = done.rows_processed_count if done.rows_initial_count is None else done.rows_initial_count
-        log.info("backfill %s is completed: %d rows", done.id, done.rows_processed_count)
+        initial_count = done.rows_processed_count if done.rows_initial_count is None else done.rows_initial_count
+        log.info("backfill %s has completed: %d rows", done.id, done.rows_processed_count)
         return replace(
-            done, state="completed", error=None, completed_at=utc_now(micro=True), updated_at=utc_now(), rows_initial_count=counted
+            done, state="completed", error=None, completed_at=utc_now(micro=True), updated_at=utc_now(), rows_initial_count=initial_count
         )
 
     async def _read_to_the_end(self, run: BackfillRun, stream: Stream) -> None:
-        refused: str | None = None
+        last_error: str | None = None
         self._use_table(run)
         stream.watchers.append(run.handover)
         try:
@@ -106,23 +109,23 @@ class BackfillRunner:
                 try:
                     if await self._turn(run):
                         return
-                    refused = None
+                    last_error = None
                     self.note(run, None)
                 except Interrupted as exc:
                     log.info("backfill %s reads a page again: %s", run.id, exc)
-                except _MAY_PASS as exc:
+                except _TRANSIENT_ERRORS as exc:
                     self.note(run, exc)
                     await asyncio.sleep(_PAUSE_SECONDS)
                 except (Error, TableChanged) as exc:
-                    if refused == str(exc):
-                        raise Failed(f"{'.'.join(run.table)} cannot be read: {refused}") from exc
-                    refused = str(exc)
-                    await self._look_at_tables(run)
+                    if last_error == str(exc):
+                        raise Failed(f"{'.'.join(run.table)} cannot be read: {last_error}") from exc
+                    last_error = str(exc)
+                    await self._refresh_tables(run)
         finally:
             stream.watchers.remove(run.handover)
 
     async def _turn(self, run: BackfillRun) -> bool:
-        """Wait for a turn and take it; True when nothing is left to read."""
+        """Wait for a turn and take it; return whether nothing is left to read."""
         await run.room()
         async with self._connections.for_reading() as connection:
             self._use_table(run)
@@ -135,17 +138,17 @@ class BackfillRunner:
     def _use_table(self, run: BackfillRun) -> None:
         table = self._catalog.tables.get(run.table)
         if table is None:
-            raise Failed(f"{'.'.join(run.table)} is not in the publication any more, or was dropped.")
+            raise Failed(f"{'.'.join(run.table)} is no longer in the publication, or was dropped.")
         run.use(table, self._tables.types)
 
-    async def _look_at_tables(self, run: BackfillRun) -> None:
+    async def _refresh_tables(self, run: BackfillRun) -> None:
         try:
             await self._tables.refresh()
         except DatabaseUnavailable as exc:
             self.note(run, exc)
             await asyncio.sleep(_PAUSE_SECONDS)
 
-    # --- beside the reading --------------------------------------------------------------------------------------------
+    # --- background tasks ----------------------------------------------------------------------------------------------
 
     async def _keep_saving(self, run: BackfillRun) -> None:
         progress = run.progress
@@ -153,21 +156,25 @@ class BackfillRunner:
             await progress.progressed.wait()
             progress.progressed.clear()
             pages = progress.unsaved
-            await self._save_at_last(progress.backfill, progress.cursor)
+            await self._save_with_retries(progress.backfill, progress.cursor)
             progress.saved(pages)
 
-    async def _save_at_last(self, backfill: BackfillResource, cursor: Cursor | None = None) -> None:
-        """Save, and when the store cannot be written, try until it can."""
+    async def _save_with_retries(self, backfill: BackfillResource, cursor: Cursor | None = None) -> None:
+        """Save the backfill, retrying until the store can be written."""
         while True:
             try:
                 await self._save(backfill, cursor)
                 return
             except sqlite3.Error as exc:
-                log.error("how far backfill %s has come could not be noted: %s", backfill.id, exc)
+                log.error("cannot save the progress of backfill %s: %s", backfill.id, exc)
                 await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _count(self, run: BackfillRun) -> None:
-        """Count the rows once reading has begun or must wait, so that nothing waits for it; what takes too long is known at the end."""
+        """Count the rows to read, unless that is already known.
+
+        Counting starts after the first watermark or _COUNT_AFTER_SECONDS, so that it does not delay reading. If it takes too long, the
+        count is only known at the end.
+        """
         with suppress(TimeoutError):
             async with asyncio.timeout(_COUNT_AFTER_SECONDS):
                 await run.begun.wait()
@@ -178,7 +185,7 @@ class BackfillRunner:
                 self._use_table(run)
                 await run.count(connection)
         except (Error, OSError, Failed) as exc:
-            log.info("the rows that backfill %s reads were not counted: %s", run.id, exc)
+            log.info("cannot count the rows of backfill %s: %s", run.id, exc)
 
 
 def _failed(backfill: BackfillResource, reason: str) -> BackfillResource:

@@ -1,4 +1,4 @@
-"""All backfills: starting, pausing, cancelling, going on after a restart. How one is kept going is in `backfill_runner.py`."""
+"""All backfills: start, pause, cancel, resume after a restart. `backfill_runner.py` executes them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class Backfills:
-    """The running backfills, and the cursors of all; `write` runs a method of the store on its thread."""
+    """The running backfills, and the cursors of all backfills; `write` runs a method of the store on the store's thread."""
 
     def __init__(
         self,
@@ -63,19 +63,19 @@ class Backfills:
         self._connections = ReadingConnections(database_url)
         self._runner = BackfillRunner(self._connections, catalog=catalog, tables=tables, health=health, save=self._save)
 
-    # --- what can be done to them --------------------------------------------------------------------------------------
+    # --- operations ----------------------------------------------------------------------------------------------------
 
     def restore(self, backfill: BackfillResource, cursor: Cursor | None) -> None:
-        """Take over one that the store has kept; `run_active` starts it."""
+        """Add a backfill that was read from the store; `run_active` starts it."""
         self._catalog.backfills[backfill.id] = backfill
         self._cursors[backfill.id] = cursor
 
-    async def hindrance(self, wanted: BackfillRange) -> str | None:
-        """Return why Postgres cannot read a table like this, in its words; None when it can. Raises DatabaseUnavailable."""
-        table, sort_column, start = wanted
+    async def hindrance(self, backfill_range: BackfillRange) -> str | None:
+        """Return Postgres' error message if it cannot read these rows, else None; raises DatabaseUnavailable."""
+        table, sort_column, start = backfill_range
         query = PageQuery(self._catalog.tables[table], sort_column, start).page(None, None, 0)
 
-        async def try_it(connection: AsyncConnection[Any]) -> str | None:
+        async def try_query(connection: AsyncConnection[Any]) -> str | None:
             try:
                 await AsyncRawCursor(connection).execute(*query)
             except InsufficientPrivilege as exc:
@@ -84,17 +84,20 @@ class Backfills:
                 return str(exc).splitlines()[0]
             return None
 
-        return await self._admin.ask(try_it)
+        return await self._admin.ask(try_query)
 
     async def create(self, backfill: BackfillResource) -> None:
-        """Start a backfill at once."""
+        """Store a new backfill, and start it if it is active."""
         await self._write(self._store.save, backfill)
         self.restore(backfill, None)
         if backfill.state == "active":
             self._run(backfill)
 
     async def change(self, backfill_id: str, state: BackfillState) -> BackfillResource:
-        """Pause, resume or cancel; the caller has checked that the transition is allowed. One that ends by itself meanwhile has ended."""
+        """Pause, resume, cancel, or complete a backfill; the caller has checked that the transition is allowed.
+
+        A backfill that ends by itself in the meantime keeps its final state.
+        """
         if state != "active":
             await self._stop(backfill_id)
         backfill = self._catalog.backfills[backfill_id]
@@ -105,14 +108,14 @@ class Backfills:
         try:
             await self._save(backfill, self._cursors.get(backfill_id))
         finally:
-            self.run_active()  # this one too, if it was to stop and that could not be stored
+            self.run_active()  # Restarts this one, too, if its new state could not be stored.
         return backfill
 
     @asynccontextmanager
     async def halted(self, sink_ids: Collection[str]) -> AsyncIterator[list[BackfillResource]]:
-        """Hold what these sinks' backfills do while the block deletes or disables the sinks; those that it leaves active go on.
+        """Stop the sinks' backfills while the block deletes or disables the sinks; those still active afterwards resume.
 
-        Yields the unfinished ones as they are when cancelled, for the block to store together with the sinks.
+        Yields the unfinished backfills in their cancelled form, for the block to store together with the sinks.
         """
         self._halted.update(sink_ids)
         try:
@@ -128,19 +131,19 @@ class Backfills:
             self.run_active()
 
     def run_active(self) -> None:
-        """Start every active backfill that does not run yet."""
+        """Start every active backfill that is not running."""
         for backfill in list(self._catalog.backfills.values()):
             if backfill.state == "active":
                 self._run(backfill)
 
     def poke(self, sink_id: str) -> None:
-        """The sink has changed or has caught up: those of its backfills that wait for it look again."""
+        """Wake the backfills that wait for a sink, because it has changed or caught up."""
         for run, _ in self._running.values():
             if run.sink_id == sink_id:
                 run.poke()
 
     def watermark(self, token: str) -> None:
-        """A watermark came by in the stream."""
+        """Handle a watermark from the stream."""
         self._runner.watermark(token)
 
     async def close(self) -> None:
@@ -153,7 +156,7 @@ class Backfills:
             try:
                 await self._save(run.progress.backfill, run.progress.cursor)
             except sqlite3.Error as exc:
-                log.error("how far backfill %s has come could not be noted: %s", run.id, exc)
+                log.error("cannot save the progress of backfill %s: %s", run.id, exc)
 
     async def _stop(self, backfill_id: str) -> None:
         running = self._running.get(backfill_id)
@@ -162,7 +165,7 @@ class Backfills:
         run, task = running
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        self._running.pop(backfill_id, None)  # a task that is cancelled before its first step does not do so itself
+        self._running.pop(backfill_id, None)  # A task that is cancelled before its first step does not remove itself.
         if self._catalog.backfills[backfill_id].state == "active":
             self.restore(run.progress.backfill, run.progress.cursor)
         self._deliveries[run.sink_id].queue.withdraw(run.progress.owns)
@@ -176,7 +179,7 @@ class Backfills:
     def _run(self, backfill: BackfillResource) -> None:
         stream = self._reader.stream
         if stream is None or backfill.id in self._running or backfill.sink_id in self._halted:
-            return  # `run_active` is called once the stream is there, and after a halt
+            return  # `run_active` is called again when the stream exists, and after `halted`.
         run = BackfillRun(
             backfill,
             self._deliveries[backfill.sink_id],

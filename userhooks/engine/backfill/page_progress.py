@@ -1,4 +1,4 @@
-"""How far a backfill has come: pages in delivery, the cursor behind those that are done, counts of rows. No I/O; `manager.py` saves it."""
+"""Progress of a backfill: pages in delivery, the cursor after the finished ones, row counts. No I/O; `manager.py` saves it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from userhooks.engine.resources import BackfillResource
 
 
 class Page:
-    """How many rows of one page are still to be delivered, or to be read again. The cursor may move to `end` when there are none."""
+    """One page of rows; `owed` counts those still to be delivered or read again.
+
+    `end` is the cursor after the page's last row, to which the backfill's cursor moves when the page is done.
+    """
 
     __slots__ = ("_on_done", "end", "handed_over", "owed", "size")
 
@@ -24,37 +27,38 @@ class Page:
         self._on_done = on_done
 
     def acknowledge(self, index: int, sink_number: int) -> None:
-        """One message of the page is delivered."""
-        self.owed -= 1  # as in `release`: a call would cost a twentieth of a delivered row
+        """Record that a message of the page was delivered."""
+        # Inlined from `release`: the call would add a twentieth to the cost of delivering a row.
+        self.owed -= 1
         if not self.owed and self.handed_over:
             self._on_done()
 
     def release(self) -> None:
-        """One message of the page is delivered, in the store, or no longer owed."""
+        """Record that a message of the page was delivered, stored, or dropped."""
         self.owed -= 1
         if not self.owed and self.handed_over:
             self._on_done()
 
     def all_handed_over(self) -> None:
-        """All rows of the page are with the sink's delivery."""
+        """Record that all rows of the page were handed over to the sink's delivery."""
         self.handed_over = True
         if self.is_done:
             self._on_done()
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing of the page is left to do."""
+        """Whether all rows were handed over and none is pending."""
         return self.handed_over and not self.owed
 
 
 class PageProgress:
-    """The pages of one backfill, in order; `changed` is set whenever something moves, `progressed` when there is more to save."""
+    """The pages of one backfill, in order; `changed` is set on any change, and `progressed` when there is something to save."""
 
     def __init__(self, backfill: BackfillResource, cursor: Cursor | None, now_text: Callable[[], str]) -> None:
         self.backfill = backfill
         self.cursor = cursor
         self.unsaved = 0
-        """pages done since the cursor was saved"""
+        """The number of pages finished since the cursor was last saved."""
         self.changed = asyncio.Event()
         self.progressed = asyncio.Event()
         self._now_text = now_text
@@ -62,26 +66,26 @@ class PageProgress:
 
     @property
     def in_delivery(self) -> int:
-        """Pages that are not done, or done and not saved."""
+        """The number of pages that are unfinished or not saved yet."""
         return len(self._pages) + self.unsaved
 
     @property
     def is_delivered(self) -> bool:
-        """Whether all that was handed over is delivered, in the store, or not wanted."""
+        """Whether all messages handed over so far were delivered, stored, or dropped."""
         return not self._pages
 
     def owns(self, owed: object) -> bool:
-        """Whether a message's `owed` is one of these pages."""
+        """Return whether `owed`, taken from a message, is one of these pages."""
         return isinstance(owed, Page) and owed in self._pages
 
     def add(self, size: int, end: Cursor | None) -> Page:
-        """Add the next page, whose rows are now handed over."""
+        """Add the next page, whose rows are handed over next; `end` is the cursor after its last row."""
         page = Page(size, end, self._page_done)
         self._pages.append(page)
         return page
 
     def hold(self) -> Page:
-        """Return the page that must wait for one more row: the last page, or an empty one."""
+        """Make the last page, or an empty one if there is none, wait for one more row, and return it."""
         if not self._pages:
             self.add(0, None).handed_over = True
         page = self._pages[-1]
@@ -90,25 +94,25 @@ class PageProgress:
         return page
 
     def _page_done(self) -> None:
-        """Move the cursor over the pages that are done from the front."""
+        """Move the cursor past the finished pages at the front."""
         pages, backfill = self._pages, self.backfill
         while pages and pages[0].is_done:
-            done = pages.popleft()
-            if done.end is not None:
-                self.cursor = done.end
+            page = pages.popleft()
+            if page.end is not None:
+                self.cursor = page.end
                 self.unsaved += 1
-                count = backfill.rows_processed_count + done.size
+                count = backfill.rows_processed_count + page.size
                 backfill = replace(backfill, rows_processed_count=count, rows_ingested_count=count, updated_at=self._now_text())
                 self.progressed.set()
         self.backfill = backfill
         self.changed.set()
 
     def counted(self, rows: int | None) -> None:
-        """The rows to read were counted."""
+        """Store the number of rows to read."""
         self.backfill = replace(self.backfill, rows_initial_count=rows)
         self.progressed.set()
 
     def saved(self, pages: int) -> None:
-        """The cursor is saved; it covers so many pages more."""
+        """Record that the cursor was saved; it covers `pages` more pages than before."""
         self.unsaved -= pages
         self.changed.set()

@@ -1,7 +1,7 @@
-"""What a backfill asks its table: a page of rows, rows by key, how many there are. No I/O: SQL is made here and executed in `run.py`.
+"""SQL of a backfill: a page of rows, rows by key, the number of rows. No I/O; `run.py` executes the queries.
 
-Pages are found by keyset: rows behind the last one, in the order of the primary key, or of (sort column, primary key). Values go to and fro
-as Postgres' own text, so that every type that has an order can be a key, and each comparison is that of the column, with its collation.
+Pages use keyset pagination: each continues after the last row, in the order of the primary key or of (sort column, primary key). Key values
+are exchanged in Postgres' text form, so any sortable type can be a key, and Postgres compares with the column's type and collation.
 """
 
 from __future__ import annotations
@@ -19,23 +19,26 @@ from userhooks.engine.routing import wal_forms
 from userhooks.engine.table_shape import TableShape
 
 Cursor: TypeAlias = tuple[str, ...]
-"""The values of `PageQuery.order` in one row, as text"""
+"""The values of the columns in `PageQuery.order` for one row, as text."""
 Query: TypeAlias = tuple[sql.Composed, list[str]]
-"""SQL and its parameters, for a raw cursor: names of tables and columns may hold %"""
+"""SQL and its parameters, for a raw cursor because names of tables and columns may contain `%`."""
 Only: TypeAlias = tuple[str, tuple[str | None, ...]]
-"""A column and the texts, or null, of which it must have one; no row is wanted when there is none"""
+"""A column and the values, as text or None, to which the rows are limited; no values means no rows."""
 
 _WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]*")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _RANGES = {20: (-(2**63), 2**63), 21: (-(2**15), 2**15), 23: (-(2**31), 2**31), 26: (0, 2**32)}
-"""int8, int2, int4, oid: the least value, and what is above the greatest"""
+"""Maps the oids of int8, int2, int4, and oid to (lowest value, highest value + 1)."""
 _TEXTS = frozenset({25, 1042, 1043})
 _UUID_OID = 2950
 
 
 @dataclass(frozen=True, slots=True)
 class PageQuery:
-    """The queries of one backfill. With a `sort_column` only rows from `start` on are read; its nulls are never read."""
+    """The queries of one backfill.
+
+    With a `sort_column`, only rows from `start` on are read, and never those where the column is null.
+    """
 
     table: Table
     sort_column: str | None = None
@@ -43,43 +46,46 @@ class PageQuery:
 
     @classmethod
     def of(cls, backfill: BackfillResource, table: Table) -> PageQuery:
-        """Make the queries for a backfill of the table as it is now."""
+        """Return the queries of a backfill for the current definition of its table."""
         return cls(table, backfill.sort_column, backfill.start_position)
 
     @property
     def order(self) -> tuple[str, ...]:
-        """The columns by which rows are read, the table's key last."""
+        """The columns that define the reading order: the sort column, if any, then the table's key."""
         return (*((self.sort_column,) if self.sort_column is not None else ()), *self.table.key)
 
     def page(self, after: Cursor | None, only: Only | None, limit: int, *, few: bool = False) -> Query:
-        """Ask for the rows behind `after`, or for the first ones; `few` when not many rows are expected to have the value of `only`."""
+        """Return the query for the `limit` rows after the cursor `after`, or for the first rows if it is None.
+
+        Set `few` if only few rows are expected to match `only`.
+        """
         params: list[str] = []
         where = self._where(only, params, start=after is None)
         if after is not None:
             where.append(sql.SQL("({}) > ({})").format(_names(self.order), _marks(after, params)))
         tail = sql.SQL(" order by {} limit {}").format(_names(self.order), sql.Literal(limit))
         if few and only is not None and self._finds_unsorted(only[0]):
-            # Postgres takes every value that is not among the most common ones for equally common. With the limit before its eyes it
-            # would look for a rare one along the primary key, through the whole table; the offset hides it.
+            # Postgres assumes that all values outside its list of most common values are equally common. Because of the LIMIT, it would
+            # search for a rare value along the primary key, through the whole table. OFFSET 0 hides the LIMIT from the inner query.
             page = sql.SQL("(select {} from {}{} offset 0) page").format(self._columns, self._from, _all_of(where))
             return sql.SQL("select (select pg_current_snapshot()::text), page.* from ") + page + tail, params
         return self._select(where) + tail, params
 
     def _finds_unsorted(self, column: str) -> bool:
-        """Whether an index finds the rows with a value of the column, and none finds them in the order of reading."""
+        """Return whether an index finds the rows with a value of the column, but no index yields them in reading order."""
         on_column = [index for index in self.table.indexes if index[0] == column]
         return bool(on_column) and not any(index[1 : 1 + len(self.order)] == self.order for index in on_column)
 
     def rows(self, keys: Sequence[Cursor], only: Only | None) -> Query:
-        """Ask for those rows that have one of these keys."""
+        """Return the query for the rows with these keys."""
         params: list[str] = []
         where = self._where(only, params, start=True)
-        listed = sql.SQL(", ").join(sql.SQL("({})").format(_marks(key, params)) for key in keys)
-        where.append(sql.SQL("({}) in ({})").format(_names(self.table.key), listed))
+        key_list = sql.SQL(", ").join(sql.SQL("({})").format(_marks(key, params)) for key in keys)
+        where.append(sql.SQL("({}) in ({})").format(_names(self.table.key), key_list))
         return self._select(where), params
 
     def count(self, only: Only | None) -> Query:
-        """Ask how many rows there are to read, from the beginning."""
+        """Return the query for the number of rows to read, from the start of the table."""
         params: list[str] = []
         where = self._where(only, params, start=True)
         return sql.SQL("select count(*) from {}{}").format(self._from, _all_of(where)), params
@@ -108,15 +114,15 @@ class PageQuery:
 
     @property
     def _from(self) -> sql.Composed:
-        """The table without those that inherit from it: their changes come under their own names."""
+        """The table without tables that inherit from it, whose changes are published under their own names."""
         only = sql.SQL("" if self.table.partitioned else "only ")
         return only + sql.Identifier(self.table.schema, self.table.name)
 
 
 def only_rows(shape: TableShape, bound: Bound | None) -> Only | None:
-    """Return what SQL may leave out by the one value that a filter demands of a column; None when every row has to be asked about.
+    """Return the rows to which SQL can limit itself, given that the filter requires one value of a column; None for all rows.
 
-    Every row that the filter accepts is among those; the filter is still asked about each.
+    The result includes every row that the filter accepts. The filter is still applied to each row.
     """
     if bound is not None and bound.never:
         return "", ()
@@ -139,14 +145,14 @@ def _text(form: object) -> str | None:
 
 
 def _exists(form: bytes, type_oid: int) -> bool:
-    """Whether a column of the type can have this text; Postgres would refuse to compare with another."""
+    """Return whether `form` is valid text for the type; Postgres would reject a comparison with invalid text."""
     try:
         text = form.decode()
     except UnicodeDecodeError:
         return False
     if type_oid in _RANGES:
-        least, above = _RANGES[type_oid]
-        return len(text) <= 20 and _WHOLE_NUMBER.fullmatch(text) is not None and least <= int(text) < above
+        lowest, end = _RANGES[type_oid]
+        return len(text) <= 20 and _WHOLE_NUMBER.fullmatch(text) is not None and lowest <= int(text) < end
     return "\0" not in text if type_oid in _TEXTS else _UUID.fullmatch(text) is not None
 
 
@@ -155,7 +161,7 @@ def _names(names: Iterable[str]) -> sql.Composed:
 
 
 def _marks(values: Sequence[str], params: list[str]) -> sql.Composed:
-    """Add parameters and return their places."""
+    """Append values to `params`, and return their placeholders."""
     params += values
     return sql.SQL(", ").join(sql.SQL(f"${n}") for n in range(len(params) - len(values) + 1, len(params) + 1))
 

@@ -1,4 +1,4 @@
-"""The few connections by which backfills read and count. What is read is in `run.py`."""
+"""The few connections on which backfills read and count rows. Their queries are run in `run.py`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from userhooks.engine.startup import APPLICATION
 from userhooks.shared.postgres_connections import connect_async
 
 AT_ONCE = 4
-"""Backfills that read at the same time, each by a connection"""
+"""The number of backfills that may read at the same time, each on its own connection."""
 _READING = {"synchronous_commit": "local", "lock_timeout": "5s"}
-"""`local`: a watermark has to be in the WAL here at once, and need not wait for a synchronous standby, which may be down"""
+"""Settings for reading. With `local`, writing a watermark does not wait for a synchronous standby, which may be down."""
 _COUNTING = {"statement_timeout": "30s", "max_parallel_workers_per_gather": "0"}
-"""The count is for people who watch, and must not be in the way of anything"""
+"""Settings for counting, which is only informative and must not slow anything down."""
 
 
 class ReadingConnections:
-    """Connections that are opened when needed and kept for the next turn."""
+    """Connections for backfills, opened on demand and kept for the next turn."""
 
     def __init__(self, database_url: str) -> None:
         self._database_url = database_url
@@ -31,13 +31,13 @@ class ReadingConnections:
 
     @asynccontextmanager
     async def for_reading(self) -> AsyncIterator[AsyncConnection[Any]]:
-        """Lend a connection, once one is free; one that had trouble is closed."""
+        """Yield a connection once one is free; it is closed if the block raises."""
         async with self._slots:
             if self._idle:
                 connection = self._idle.pop()
             else:
                 connection = await connect_async(self._database_url, application_name=APPLICATION, settings=_READING)
-                connection.prepare_threshold = None  # a plan that fits any value would not use that a user has few rows
+                connection.prepare_threshold = None  # A generic plan would ignore that a user has few rows.
             try:
                 yield connection
             except BaseException:
@@ -47,7 +47,7 @@ class ReadingConnections:
 
     @asynccontextmanager
     async def for_counting(self) -> AsyncIterator[AsyncConnection[Any]]:
-        """Open the one connection for a count, once no other count runs."""
+        """Yield a new connection for counting, once no other count is running."""
         async with (
             self._counting,
             await connect_async(self._database_url, application_name=APPLICATION, settings=_COUNTING) as connection,
@@ -55,6 +55,6 @@ class ReadingConnections:
             yield connection
 
     async def hang_up(self) -> None:
-        """Close what is idle."""
+        """Close the idle connections."""
         while self._idle:
             await self._idle.pop().close()

@@ -1,4 +1,4 @@
-"""A table as a backfill reads it: its queries, its shape, and where key and order are in a row. No I/O; SQL is in `page_query.py`."""
+"""Layout of a table for a backfill: queries, shape, and positions of the key and order columns. No I/O; SQL is in `page_query.py`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from userhooks.engine.postgres.pgoutput import Value
 from userhooks.engine.table_shape import TableShape
 
 Key: TypeAlias = tuple[Value, ...]
-"""The key's columns of a row as text; never UNCHANGED, since a key is always in the log"""
+"""The values of a row's key columns, as text; never UNCHANGED, because the WAL always contains the key."""
 Row: TypeAlias = tuple[bytes | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class TableLayout:
-    """Positions in a row: `key` of the columns that identify it, `order` of those by which rows are read."""
+    """Positions of columns in a row: `key` of those that identify it, and `order` of those that define the reading order."""
 
     query: PageQuery
     shape: TableShape
@@ -26,16 +26,16 @@ class TableLayout:
 
     @classmethod
     def of(cls, query: PageQuery, types: TypeCatalog) -> TableLayout:
-        """Make the layout of a query's table."""
+        """Return the layout of the query's table."""
         shape = TableShape.of_table(query.table, types)
         key = tuple(shape.positions[name] for name in query.table.key)
         return cls(query, shape, key, tuple(shape.positions[name] for name in query.order))
 
     def cursor_of(self, row: Row) -> Cursor:
-        """Return a row's place in the order of reading."""
+        """Return the cursor that points at a row."""
         return texts(tuple([row[i] for i in self.order]))
 
 
 def texts(key: Key) -> Cursor:
-    """Return a key as query parameters."""
+    """Return a key as text parameters for a query."""
     return tuple(value.decode() if isinstance(value, bytes) else "" for value in key)
