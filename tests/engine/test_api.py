@@ -1,4 +1,4 @@
-"""The Management API in force: racing calls, refused changes, tokens, and the column filters of old example apps, seen from outside."""
+"""The Management API of a running engine: concurrent calls, rejected changes, tokens, and the column filters of Sequin 0.9.4."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ USER_2 = [{"column_name": "user_id", "operator": "=", "comparison_value": "2"}]
 
 
 def old_sink(engine: EngineProgram, receiver: Receiver, **more: Any) -> httpx.Response:
-    """The two calls of an app written for Sequin 0.9.4."""
+    """Create an endpoint and a sink with the calls of an app written for Sequin 0.9.4."""
     engine.endpoint("user-1-endpoint", receiver.url)
     destination = {"type": "webhook", "http_endpoint": "user-1-endpoint", "http_endpoint_path": ""}
     return engine.http.post("/api/sinks", json={**OLD_SINK, "name": "user-1-notifications", "destination": destination, **more})
@@ -39,11 +39,11 @@ def users_of(messages: list[dict[str, Any]]) -> list[int]:
     return [m["record"]["user_id"] for m in messages]
 
 
-# --- racing calls ------------------------------------------------------------------------------------------------------
+# --- concurrent calls --------------------------------------------------------------------------------------------------
 
 
 def racing(engine: EngineProgram, count: int, method: str, path: str, body: Any) -> Counter[int]:
-    """How many of `count` equal calls made at once got which status."""
+    """Make `count` identical calls concurrently, and return how often each status was answered."""
     with ThreadPoolExecutor(count) as pool:
         return Counter(pool.map(lambda _: engine.http.request(method, path, json=body).status_code, range(count)))
 
@@ -70,13 +70,13 @@ def test_of_many_deletes_at_once_each_has_its_own_answer(engine: EngineProgram, 
     with ThreadPoolExecutor(12) as pool:
         statuses = list(pool.map(lambda path: engine.http.delete(path).status_code, [*sinks, *endpoints, "/api/sinks/unknown"]))
     assert statuses == [200] * 7 + [400, 404, 404]
-    assert [one["name"] for one in engine.ask("GET", "/api/sinks")["data"]] == ["s7"]
+    assert [sink["name"] for sink in engine.ask("GET", "/api/sinks")["data"]] == ["s7"]
     with ThreadPoolExecutor(8) as pool:
         deleted = pool.map(lambda name: engine.http.delete(f"{destinations}/{name}").status_code, names)
     assert list(deleted) == [200] * 7 + [400]
     engine.kill()
     engine.start()
-    assert [one["name"] for one in engine.ask("GET", destinations)["data"]] == ["s7"]
+    assert [endpoint["name"] for endpoint in engine.ask("GET", destinations)["data"]] == ["s7"]
 
 
 def test_an_endpoint_is_never_deleted_under_a_sink(engine: EngineProgram, receiver: Receiver) -> None:
@@ -84,14 +84,14 @@ def test_an_endpoint_is_never_deleted_under_a_sink(engine: EngineProgram, receiv
         engine.endpoint(f"e{n}", receiver.url)
         sink = {**OLD_SINK, "name": f"s{n}", "destination": {"type": "webhook", "http_endpoint": f"e{n}"}}
         with ThreadPoolExecutor(2) as pool:
-            made = pool.submit(engine.http.post, "/api/sinks", json=sink)
-            gone = pool.submit(engine.http.delete, f"/api/destinations/http_endpoints/e{n}")
-        assert (made.result().status_code, gone.result().status_code) in [(200, 400), (404, 200)]
+            created = pool.submit(engine.http.post, "/api/sinks", json=sink)
+            deleted = pool.submit(engine.http.delete, f"/api/destinations/http_endpoints/e{n}")
+        assert (created.result().status_code, deleted.result().status_code) in [(200, 400), (404, 200)]
     named = {sink["destination"]["http_endpoint"] for sink in engine.ask("GET", "/api/sinks")["data"]}
     assert named <= {endpoint["name"] for endpoint in engine.ask("GET", "/api/destinations/http_endpoints")["data"]}
 
 
-# --- refused changes ---------------------------------------------------------------------------------------------------
+# --- rejected changes --------------------------------------------------------------------------------------------------
 
 
 REFUSED: list[dict[str, Any]] = [
@@ -138,7 +138,9 @@ def test_an_old_example_app_gets_its_users_rows_and_no_others(
     insert(database, 2, 1, 3, 1)
     database.execute("update notifications set message = 'y' where user_id = 2")
     database.execute("delete from notifications where user_id = 1")
-    sent = sorted((m["action"], m["record"]["user_id"]) for m in receiver.wait_for(4))  # of two rows, whose order is each its own
+    sent = sorted(
+        (m["action"], m["record"]["user_id"]) for m in receiver.wait_for(4)
+    )  # Sorted, because messages of different rows may arrive in any order.
     assert sent == [("delete", 1)] * 2 + [("insert", 1)] * 2
     insert(database, 1)
     receiver.wait_for(5)
@@ -175,7 +177,7 @@ def test_filters_that_cannot_be_kept_make_no_sink(engine: EngineProgram, receive
     assert engine.ask("GET", "/api/sinks")["data"] == []
 
 
-# --- tokens and the plain rules of HTTP --------------------------------------------------------------------------------
+# --- tokens and HTTP rules ---------------------------------------------------------------------------------------------
 
 
 def test_a_token_works_from_its_creation_to_its_deletion_and_is_never_shown(engine: EngineProgram) -> None:

@@ -1,4 +1,4 @@
-"""Backfills beside live writes: the real program, real pages, real watermarks."""
+"""Backfills during live writes, with the real engine process and several pages of rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.waiting import eventually
 
 Connection = psycopg.Connection[Any]
 MOST_REPEATED = 3000
-"""Three pages, as the engine's README promises"""
+"""Rows that may be repeated after a crash: three pages, as the engine's README promises."""
 
 
 def fill(database: Connection, rows: int) -> None:
@@ -46,7 +46,7 @@ def test_it_sends_every_row_of_the_user_once_as_read(engine: EngineProgram, data
 def test_no_stale_row_follows_a_newer_change(engine: EngineProgram, database: Connection, receiver: Receiver, database_url: str) -> None:
     seed = random.randrange(10**6)
     print(f"seed {seed}")
-    luck = random.Random(seed)
+    rng = random.Random(seed)
     fill(database, 6000)
     engine.user_sink(1, receiver.url, batch_size=100)
     stop = threading.Event()
@@ -56,7 +56,7 @@ def test_no_stale_row_follows_a_newer_change(engine: EngineProgram, database: Co
             n = 0
             while not stop.is_set():
                 n += 1
-                ids = [luck.randrange(1, 6001) for _ in range(5)]
+                ids = [rng.randrange(1, 6001) for _ in range(5)]
                 connection.execute("update notifications set message = 'version ' || %s where id = any(%s)", (n, ids))
 
     writer = threading.Thread(target=write)
@@ -72,13 +72,13 @@ def test_no_stale_row_follows_a_newer_change(engine: EngineProgram, database: Co
     def latest() -> dict[int, str]:
         return {m["record"]["id"]: m["record"]["message"] for m in receiver.messages()}
 
-    eventually(lambda: latest() == truth, within=15, what="the last message of each row to tell the row's present state")
+    eventually(lambda: latest() == truth, within=15, what="the last message of each row to show the row's current state")
 
 
 def test_a_row_that_moves_behind_the_reading_position_while_the_receiver_is_slow_is_read_all_the_same(
     engine: EngineProgram, database: Connection, receiver: Receiver
 ) -> None:
-    """Its update is not sent, so that it has nothing but its `read`."""
+    """The sink does not receive the row's update, so only a `read` can deliver it."""
     fill(database, 9000)
     other = Receiver()
     try:
@@ -95,7 +95,7 @@ def test_a_row_that_moves_behind_the_reading_position_while_the_receiver_is_slow
     finally:
         other.close()
     assert finished(engine, "inserts", backfill)["state"] == "completed"
-    assert {abs(one) for one in receiver.ids()} == set(range(1, 9001))
+    assert {abs(row_id) for row_id in receiver.ids()} == set(range(1, 9001))
 
 
 def test_a_cancelled_backfill_stops(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
@@ -112,8 +112,8 @@ def test_a_cancelled_backfill_stops(engine: EngineProgram, database: Connection,
     assert len(receiver.messages()) < 3000
 
 
-def owed(engine: EngineProgram) -> float:
-    """How many messages are not delivered yet, by the metrics page."""
+def pending_messages(engine: EngineProgram) -> float:
+    """Return the number of pending messages on the metrics page."""
     page = httpx.get(f"http://127.0.0.1:{engine.config['metrics_port']}/metrics").text
     counts = [float(line.split()[-1]) for line in page.splitlines() if line.startswith("sequin_messages_buffered{")]
     assert counts
@@ -129,7 +129,7 @@ def test_a_paused_backfill_sends_nothing_and_goes_on_where_it_was(engine: Engine
     assert engine.ask("PATCH", path, {"state": "paused"})["state"] == "paused"
     database.execute("insert into notifications (user_id, message) values (1, 'first')")
     eventually(lambda: "first" in [m["record"]["message"] for m in receiver.messages()])
-    eventually(lambda: not owed(engine), what="what was on its way at the pause to have arrived")
+    eventually(lambda: not pending_messages(engine), what="the messages in flight at the pause to arrive")
     before = receiver.messages()
     database.execute("insert into notifications (user_id, message) values (1, 'second')")
     eventually(lambda: "second" in [m["record"]["message"] for m in receiver.messages()])
@@ -152,7 +152,7 @@ def test_killed_again_and_again_it_repeats_three_pages_at_most(engine: EnginePro
         eventually(lambda reached=reached: len(set(receiver.ids())) >= reached, within=30)  # type: ignore[misc]
         assert engine.ask("GET", "/api/sinks/all/backfills")["data"][0]["state"] == "active"
         engine.kill()
-        receiver.settle()  # what the dead engine had repeated, and is read only now, is no repetition of the next one's
+        receiver.settle()  # Requests of the killed engine that are read only now do not count as repeats of the next one.
         kills.append(len(receiver.ids()))
         engine.start()
     assert finished(engine, "all", backfill)["state"] == "completed"
@@ -184,7 +184,7 @@ def test_a_few_rows_of_a_big_table_are_read_by_their_index_and_no_others(
     database.execute("insert into notifications (user_id, message) select 77, n from generate_series(1, 30) n")
     database.execute("create index on notifications (user_id)")
     database.execute("alter table notifications alter user_id set statistics 1")
-    database.execute("analyze notifications")  # which now believes that each user has thousands of rows
+    database.execute("analyze notifications")  # With one statistics target, the planner assumes thousands of rows for each user.
     counters = "select seq_scan, seq_tup_read, coalesce(idx_tup_fetch, 0) from pg_stat_user_tables where relname = 'notifications'"
     database.execute("select pg_stat_force_next_flush()")
 
@@ -198,6 +198,6 @@ def test_a_few_rows_of_a_big_table_are_read_by_their_index_and_no_others(
     done = finished(engine, "user-77", engine.ask("POST", "/api/sinks/user-77/backfills", {}))
     assert (done["state"], done["rows_initial_count"], done["rows_processed_count"]) == ("completed", 30, 30)
     assert {m["record"]["user_id"] for m in receiver.wait_for(30)} == {77}
-    fetched = eventually(lambda: (now := read())[2] >= before[2] + 30 and now, what="the counters of what was read")
+    fetched = eventually(lambda: (now := read())[2] >= before[2] + 30 and now, what="the counters of rows read")
     assert fetched[:2] == before[:2]
-    assert fetched[2] - before[2] <= 60  # the rows, and once more to count them
+    assert fetched[2] - before[2] <= 60  # Each row once for reading and once for counting.

@@ -1,4 +1,4 @@
-"""Backfills of tables with every kind of key: each row is read once, in pages, whatever its key is made of."""
+"""Backfills of tables with every kind of key: each row is read once, in pages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from userhooks.stack.embedded_postgres import PostgresServer
 Connection = psycopg.Connection[Any]
 
 ROWS = 2100
-"""More than two pages"""
+"""Rows of a table, enough for more than two pages."""
 
 KEYS = {
     "negative and extreme bigints": (
@@ -65,7 +65,7 @@ KEYS = {
 
 @pytest.fixture(scope="module")
 def lab(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EngineProgram, Connection]]:
-    """One database and one engine for all keys."""
+    """One database and one engine, shared by all tests of the module."""
     with psycopg.connect(postgres_server.url(), autocommit=True) as admin:
         admin.execute("create database keys")
         url = postgres_server.url("keys")
@@ -87,7 +87,7 @@ def lab(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactor
 
 
 def make(engine: EngineProgram, database: Connection, receiver: Receiver, table: str, columns: str) -> None:
-    """Create a published table, and a sink of the same name for it."""
+    """Create a published table, and a sink for it named after the alphanumeric part of its name."""
     quoted = psycopg.sql.Identifier(table).as_string()
     database.execute(f"create table {quoted} ({columns})".encode())
     database.execute(f"alter publication {PUBLICATION} add table {quoted}".encode())
@@ -97,7 +97,7 @@ def make(engine: EngineProgram, database: Connection, receiver: Receiver, table:
 
 
 def read(engine: EngineProgram, sink: str) -> dict[str, Any]:
-    """Run a backfill to its end and return it."""
+    """Run a backfill to its end, and return it."""
     path = f"/api/sinks/{sink}/backfills"
     backfill = engine.ask("POST", path, {})
     return eventually(lambda: (b := engine.ask("GET", f"{path}/{backfill['id']}"))["state"] != "active" and b, within=20, what=path)
@@ -110,7 +110,7 @@ def test_each_row_is_read_once(lab: tuple[EngineProgram, Connection], receiver: 
     table = f"t{list(KEYS).index(kind)}"
     make(engine, database, receiver, table, columns)
     database.execute(f"insert into {table} {rows}".encode())
-    receiver.wait_for(ROWS)  # the inserts
+    receiver.wait_for(ROWS)  # The live inserts, which are not part of the backfill.
     receiver.requests.clear()
     done = read(engine, table)
     assert done["state"] == "completed", done

@@ -1,4 +1,4 @@
-"""Backfills where the WAL and what a SELECT sees do not keep step: commits that wait for a synchronous standby, and asynchronous ones."""
+"""Backfills while commits in the WAL are not visible to a SELECT yet, or the reverse: synchronous standbys, asynchronous commits."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Connection = psycopg.Connection[Any]
 STANDBY = "synchronous_standby_names"
 ROWS = 1500
 MANY = "do $$ begin for n in 1..12000 loop insert into notifications (user_id, message) values (2, 'x'); commit; end loop; end $$"
-"""More transactions than the engine remembers"""
+"""A statement with more transactions than the engine remembers."""
 
 
 @contextmanager
 def setting(server: PostgresServer, name: str, value: str) -> Iterator[Connection]:
-    """Change a setting of the server for a while; the connection can change it again."""
+    """Change a server setting for the block; yields a connection with which the block can change it again."""
     with psycopg.connect(server.url(), autocommit=True) as admin:
         before = current(admin, name)
         change(admin, name, value)
@@ -44,7 +44,7 @@ def current(admin: Connection, name: str) -> str:
 
 
 def change(admin: Connection, name: str, value: str) -> None:
-    """Change a setting of the server, and wait until it is in force."""
+    """Change a server setting, and wait until it is in effect."""
     admin.execute(f"alter system set {name} = '{value}'".encode())
     admin.execute("select pg_reload_conf()")
     eventually(lambda: current(admin, name) == value, what=f"{name} to be {value!r}")
@@ -52,7 +52,7 @@ def change(admin: Connection, name: str, value: str) -> None:
 
 @contextmanager
 def waiting_for_a_standby(url: str, statement: str) -> Iterator[None]:
-    """A statement whose commit is in the WAL and waits for a standby that is not there; afterwards it has returned."""
+    """Run a statement whose commit waits for a missing standby during the block; the commit is already in the WAL."""
 
     def commit() -> None:
         with psycopg.connect(url, autocommit=True) as connection:
@@ -71,12 +71,12 @@ def fill(database: Connection) -> None:
 
 
 def state(database: Connection, row: int) -> str:
-    found = database.execute("select message from notifications where id = %s", (row,)).fetchone()
-    assert found is not None
-    return str(found[0])
+    result = database.execute("select message from notifications where id = %s", (row,)).fetchone()
+    assert result is not None
+    return str(result[0])
 
 
-def told(receiver: Receiver, row: int) -> list[tuple[str, str]]:
+def messages_of(receiver: Receiver, row: int) -> list[tuple[str, str]]:
     return [(m["action"], m["record"]["message"]) for m in receiver.messages() if m["record"]["id"] == row]
 
 
@@ -84,13 +84,13 @@ def told(receiver: Receiver, row: int) -> list[tuple[str, str]]:
 def test_a_change_that_waits_for_a_standby_is_never_followed_by_the_row_as_it_was_before(
     engine: EngineProgram, database: Connection, database_url: str, receiver: Receiver, postgres_server: PostgresServer, others: bool
 ) -> None:
-    """However many transactions that do not wait were committed since."""
+    """This holds however many other transactions commit in the meantime."""
     fill(database)
     engine.user_sink(1, receiver.url, batch_size=100)
     with setting(postgres_server, STANDBY, "nobody") as admin:
         with waiting_for_a_standby(database_url, "update notifications set message = 'new' where id = 7"):
             try:
-                eventually(lambda: told(receiver, 7) == [("update", "new")], what="the change, from the WAL")
+                eventually(lambda: messages_of(receiver, 7) == [("update", "new")], what="the change to arrive from the WAL")
                 assert state(database, 7) == "old"
                 if others:
                     database.execute("set synchronous_commit = off")
@@ -105,7 +105,7 @@ def test_a_change_that_waits_for_a_standby_is_never_followed_by_the_row_as_it_wa
                 change(admin, STANDBY, "")
         path = f"/api/sinks/user-1/backfills/{started['id']}"
         eventually(lambda: engine.ask("GET", path)["state"] == "completed", what=path)
-    assert told(receiver, 7) == [("update", "new"), ("read", "new")]
+    assert messages_of(receiver, 7) == [("update", "new"), ("read", "new")]
     read = [m["record"]["id"] for m in receiver.messages() if m["action"] == "read"]
     assert len(read) == len(set(read)) == ROWS + (1 if others else 0)
     assert "not visible yet" not in str(engine.ask("GET", "/api/sinks/user-1")["health"])
@@ -118,15 +118,15 @@ def test_a_storm_of_writes_beside_a_standby_that_comes_and_goes(
     sink(engine, "mine", receiver)
     items = {"source": {"include_tables": ["public.items"]}, "filter": "rows-of-user", "annotations": {"user_id": "1"}}
     engine.sink("inserts", f"{receiver.url}/inserts", **items, actions=["insert"], batch_size=50)
-    luck = random.Random(1)
+    rng = random.Random(1)
     stop = threading.Event()
 
     def come_and_go(admin: Connection) -> None:
         while not stop.is_set():
             change(admin, STANDBY, "nobody")
-            stop.wait(luck.uniform(0, 0.05))
+            stop.wait(rng.uniform(0, 0.05))
             change(admin, STANDBY, "")
-            stop.wait(luck.uniform(0, 0.05))
+            stop.wait(rng.uniform(0, 0.05))
 
     with setting(postgres_server, "wal_writer_delay", "10000") as admin, storm(database_url) as failures:
         flicker = threading.Thread(target=come_and_go, args=(admin,))
@@ -146,13 +146,13 @@ def test_a_storm_of_writes_beside_a_standby_that_comes_and_goes(
     def inserted() -> set[int]:
         return {m["record"]["tag"] for m in receiver.messages("/inserts")}
 
-    eventually(lambda: truth.items() <= latest().items(), within=20, what="the last message of each row to tell its present state")
-    eventually(lambda: tags <= inserted(), within=20, what="every row to be read, or to come as an insert")
-    seen: dict[int, int] = {}
+    eventually(lambda: truth.items() <= latest().items(), within=20, what="the last message of each row to show its current state")
+    eventually(lambda: tags <= inserted(), within=20, what="every row to arrive as a read or an insert")
+    versions: dict[int, int] = {}
     for message in receiver.messages("/mine"):
         record = message["record"]
-        assert record["version"] >= seen.get(record["id"], 0), message
-        seen[record["id"]] = record["version"]
+        assert record["version"] >= versions.get(record["id"], 0), message
+        versions[record["id"]] = record["version"]
 
 
 def test_a_commit_that_is_seen_before_it_is_in_the_wal_on_disk_comes_before_the_read(
@@ -168,6 +168,6 @@ def test_a_commit_that_is_seen_before_it_is_in_the_wal_on_disk_comes_before_the_
         on_disk = database.execute("select pg_current_wal_flush_lsn() >= pg_current_wal_insert_lsn()").fetchone()
         assert on_disk == (False,)
         assert backfill(engine, "user-1")["state"] == "completed"
-    assert told(receiver, 7) == [("update", "new"), ("read", "new")]
-    assert told(receiver, 8) == [("delete", "old")]
-    assert told(receiver, ROWS + 1) == [("insert", "born"), ("read", "born")]
+    assert messages_of(receiver, 7) == [("update", "new"), ("read", "new")]
+    assert messages_of(receiver, 8) == [("delete", "old")]
+    assert messages_of(receiver, ROWS + 1) == [("insert", "born"), ("read", "born")]

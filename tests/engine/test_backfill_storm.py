@@ -1,4 +1,4 @@
-"""Backfills beside a storm of writes: no row is missed, and no `read` shows an older state of a row than a change that came before it."""
+"""Backfills during heavy writes: no row is missed, and no `read` shows an older state than an earlier change of the row."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WRITERS = 3
 
 
 def set_up(database: Connection, engine: EngineProgram, identity: str) -> None:
-    """Rows with a name that stays theirs (`tag`), while their keys change, and a version that grows with every update."""
+    """Create `items`: rows with a constant `tag`, a primary key that may change, and a `version` that grows with every update."""
     database.execute("create table items (id bigint primary key, tag bigint not null, user_id int not null, version int not null)")
     database.execute(f"alter table items replica identity {identity}".encode())
     database.execute(f"alter publication {PUBLICATION} add table items".encode())
@@ -33,39 +33,39 @@ def set_up(database: Connection, engine: EngineProgram, identity: str) -> None:
 
 @contextmanager
 def storm(url: str) -> Iterator[list[BaseException]]:
-    """Writers that change rows of user 1 and 2 all over the table, by single statements and in transactions of several."""
+    """Run writers that change rows of users 1 and 2 across the table, with single statements and longer transactions."""
     seed = random.randrange(10**6)
     print(f"seed {seed}")
     stop = threading.Event()
     failures: list[BaseException] = []
 
-    def write(luck: random.Random) -> None:
+    def write(rng: random.Random) -> None:
         try:
             with psycopg.connect(url, autocommit=True) as connection:
                 while not stop.is_set():
-                    if luck.random() < 0.3:
-                        with connection.transaction(force_rollback=luck.random() < 0.1):
+                    if rng.random() < 0.3:
+                        with connection.transaction(force_rollback=rng.random() < 0.1):
                             for _ in range(5):
-                                one(connection, luck)
+                                change_row(connection, rng)
                     else:
-                        one(connection, luck)
+                        change_row(connection, rng)
         except psycopg.errors.DeadlockDetected:
             if not stop.is_set():
-                write(luck)
+                write(rng)
         except BaseException as exc:
             failures.append(exc)
 
-    def one(connection: Connection, luck: random.Random) -> None:
-        tag = luck.randrange(1, ROWS + 1)
-        match luck.choices(["update", "delete", "insert", "move"], [10, 1, 1, 4])[0]:
+    def change_row(connection: Connection, rng: random.Random) -> None:
+        tag = rng.randrange(1, ROWS + 1)
+        match rng.choices(["update", "delete", "insert", "move"], [10, 1, 1, 4])[0]:
             case "update":
                 connection.execute("update items set version = version + 1 where tag = %s", (tag,))
             case "delete":
                 connection.execute("delete from items where tag = %s and tag %% 10 = 0", (tag,))
             case "insert":
                 connection.execute("insert into items select n, n, 1 + n %% 2, 0 from nextval('numbers') n", ())
-            case "move":  # far ahead of where a backfill reads, or far behind: keys are never used again
-                sign = luck.choice([1, -1])
+            case "move":  # To a new key far ahead of the backfill's position or far behind it; keys are never reused.
+                sign = rng.choice([1, -1])
                 connection.execute("update items set id = %s * nextval('numbers'), version = version + 1 where tag = %s", (sign, tag))
 
     threads = [threading.Thread(target=write, args=(random.Random(seed + n),)) for n in range(WRITERS)]
@@ -114,18 +114,18 @@ def test_the_last_message_of_each_row_is_its_present_state(
     def latest() -> dict[int, int]:
         return {m["record"]["id"]: m["record"]["version"] for m in receiver.messages("/mine") if m["action"] != "delete"}
 
-    eventually(lambda: truth.items() <= latest().items(), within=20, what="the last message of each row to tell its present state")
-    seen: dict[int, int] = {}
-    gone: set[int] = set()
+    eventually(lambda: truth.items() <= latest().items(), within=20, what="the last message of each row to show its current state")
+    versions: dict[int, int] = {}
+    deleted: set[int] = set()
     for message in receiver.messages("/mine"):
         record = message["record"]
         if message["action"] == "delete":
-            gone.add(record["id"])
+            deleted.add(record["id"])
             continue
         assert record["user_id"] == 1
-        assert record["version"] >= seen.get(record["id"], 0), message
-        assert record["id"] not in gone, message
-        seen[record["id"]] = record["version"]
+        assert record["version"] >= versions.get(record["id"], 0), message
+        assert record["id"] not in deleted, message
+        versions[record["id"]] = record["version"]
     assert [m["action"] for m in receiver.messages("/mine")].count("read") > ROWS // 8
 
 
@@ -133,19 +133,19 @@ def test_the_last_message_of_each_row_is_its_present_state(
 def test_rows_whose_changes_are_not_sent_are_all_read(
     engine: EngineProgram, database: Connection, receiver: Receiver, database_url: str, identity: str
 ) -> None:
-    """The sink is owed no updates, so a row that changes, or moves to another key, while it is read has nothing but its `read`."""
+    """The sink does not receive updates, so only a `read` can deliver a row that changes or moves to another key meanwhile."""
     set_up(database, engine, identity)
     sink(engine, "inserts", receiver, actions=["insert"])
     with storm(database_url) as failures:
         done = backfill(engine, "inserts")
     assert failures == []
     assert done["state"] == "completed", done
-    there = {row[0] for row in database.execute("select tag from items where user_id = 1")}
+    tags = {row[0] for row in database.execute("select tag from items where user_id = 1")}
 
     def received() -> set[int]:
         return {m["record"]["tag"] for m in receiver.messages("/inserts")}
 
-    eventually(lambda: there <= received(), within=20, what="every row to be read or to come as an insert")
+    eventually(lambda: tags <= received(), within=20, what="every row to arrive as a read or an insert")
     assert {m["record"]["user_id"] for m in receiver.messages("/inserts")} == {1}
 
 
@@ -168,10 +168,10 @@ def test_several_at_once_on_one_table_and_on_others(
     truth = dict(database.execute("select id, version from items").fetchall())
     users = {row[0] for row in database.execute("select id from users")}
 
-    def is_told(n: int) -> bool:
+    def is_complete(n: int) -> bool:
         messages = receiver.messages(f"/s{n}/")
         items = {m["record"]["id"]: m["record"]["version"] for m in messages if m["metadata"]["table_name"] == "items"}
         return truth.items() <= items.items() and users <= {m["record"]["id"] for m in messages if m["metadata"]["table_name"] == "users"}
 
     for n in range(6):
-        eventually(lambda n=n: is_told(n), within=30, what=f"all rows at sink {n}")  # type: ignore[misc]
+        eventually(lambda n=n: is_complete(n), within=30, what=f"all rows at sink {n}")  # type: ignore[misc]

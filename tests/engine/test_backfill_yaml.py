@@ -1,4 +1,4 @@
-"""Sinks as YAML from outside: initial backfills, whole and partial; a filter that cannot get lost; plans; all or nothing."""
+"""Sinks defined in YAML: full and partial initial backfills, filters that cannot be dropped by mistake, plans, atomic changes."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def ask(engine: EngineProgram, what: str, of: dict[str, Any]) -> dict[str, Any]:
 
 
 def refusal(engine: EngineProgram, of: dict[str, Any]) -> tuple[int, str]:
-    """What plan and apply say alike."""
+    """Return the status and summary with which both plan and apply reject a document."""
     answers = [engine.http.post(f"/api/config/{what}", json={"yaml": yaml.safe_dump(of)}) for what in ("plan", "apply")]
-    said = [(answer.status_code, answer.json()["summary"]) for answer in answers]
-    assert said[0] == said[1]
-    return said[0]
+    refusals = [(answer.status_code, answer.json()["summary"]) for answer in answers]
+    assert refusals[0] == refusals[1]
+    return refusals[0]
 
 
 def everything(engine: EngineProgram) -> str:
@@ -53,7 +53,7 @@ def everything(engine: EngineProgram) -> str:
 
 
 def fill(database: Connection) -> None:
-    """Rows of users 1 and 2 whose times go the other way than their keys; the newest 1,200 are of the 21st, at noon or later."""
+    """Insert rows of users 1 and 2 whose times decrease as their keys grow; the newest 1,200 are from noon on the 21st or later."""
     database.execute(
         "insert into notifications (user_id, message, created_at) select 1 + n %% 2, n, '2026-11-21 12:00Z'::timestamptz + (1200 - n) *"
         " interval '1 s' from generate_series(1, %s) n",
@@ -75,9 +75,9 @@ def test_endpoint_sink_and_partial_backfill_in_one_yaml(engine: EngineProgram, d
     assert (engine.ask("GET", "/api/sinks")["data"], "rows-of-user" in everything(engine)) == ([], False)
 
     resources = ask(engine, "apply", of)["resources"]
-    assert [one["name"] for one in resources] == ["rows-of-user", "mine", "mine"]
-    one = eventually(lambda: (b := engine.ask("GET", "/api/sinks/mine/backfills")["data"][0])["state"] == "completed" and b)
-    assert (one["sort_column"], one["rows_processed_count"]) == ("created_at", 600)
+    assert [resource["name"] for resource in resources] == ["rows-of-user", "mine", "mine"]
+    done = eventually(lambda: (b := engine.ask("GET", "/api/sinks/mine/backfills")["data"][0])["state"] == "completed" and b)
+    assert (done["sort_column"], done["rows_processed_count"]) == ("created_at", 600)
     expected = [row[0] for row in database.execute("select id from notifications where user_id = 1 and created_at >= '2026-11-21 12:00Z'")]
     assert sorted(receiver.ids()) == sorted(expected)
     assert len(expected) == 600
@@ -90,7 +90,7 @@ def test_endpoint_sink_and_partial_backfill_in_one_yaml(engine: EngineProgram, d
 def test_rows_that_move_in_the_sort_column_while_they_are_read_are_not_missed(
     engine: EngineProgram, database: Connection, receiver: Receiver
 ) -> None:
-    """Their updates are not sent, so that each has nothing but its `read`."""
+    """The sink does not receive the rows' updates, so only a `read` can deliver them."""
     fill(database)
     configuration = {"table": "notifications", "type": "partial", "sort_column": "created_at", "start_position": "2020-01-01"}
     receiver.gate.clear()
@@ -108,7 +108,7 @@ def test_a_start_position_that_is_none_is_refused_and_nothing_is_left(
 ) -> None:
     database.execute("alter table notifications add column extra json")
     before = everything(engine)
-    for column, start, says in [
+    for column, start, expected_message in [
         ("created_at", "tomorrowish", 'invalid input syntax for type timestamp with time zone: "tomorrowish"'),
         ("id", "1.5", 'invalid input syntax for type integer: "1.5"'),
         ("extra", "{}", "operator does not exist: json >="),
@@ -116,7 +116,7 @@ def test_a_start_position_that_is_none_is_refused_and_nothing_is_left(
     ]:
         configuration = {"table": "notifications", "type": "partial", "sort_column": column, "start_position": start}
         status, summary = refusal(engine, document(receiver, initial_backfill=[configuration]))
-        assert (status, says in summary) == (422, True), summary
+        assert (status, expected_message in summary) == (422, True), summary
     assert everything(engine) == before
 
 

@@ -1,4 +1,4 @@
-"""Rows of 50 MB and transactions of many megabytes: all arrives, others are not held up, and memory stays bounded."""
+"""Rows of 50 MB and very large transactions: everything arrives, other sinks are not delayed, and memory stays bounded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def digest(value: str) -> str:
 
 
 def publish(engine: EngineProgram, database: Connection, columns: str) -> None:
-    """Make the table `large` and tell the engine."""
+    """Create and publish the table `large`, and have the engine read the tables again."""
     database.execute(f"create table large ({columns})")  # type: ignore[arg-type]
     database.execute("alter publication test_pub add table large")
     engine.ask("POST", "/api/postgres_databases/postgres/refresh_tables", {})
@@ -66,7 +66,7 @@ def test_a_row_of_50_mb_arrives_whole_beside_another_sink(
 
 
 def peak_mb(pid: int) -> float:
-    """The most memory that the process has had; what it has now where the system does not keep that."""
+    """Return the peak memory of a process in MB, or its current memory where the system does not record the peak."""
     status = Path(f"/proc/{pid}/status")
     if not status.exists():
         return psutil.Process(pid).memory_info().rss / MB
@@ -74,7 +74,7 @@ def peak_mb(pid: int) -> float:
 
 
 def large_rows(database: Connection, count: int, *, user_every: int = 100) -> None:
-    """One transaction of rows of 1 MB, some of them user 5's."""
+    """Insert rows of 1 MB in one transaction; every `user_every`-th row belongs to user 5."""
     database.execute(
         "insert into large select n, case when mod(n, %s) = 0 then 5 else 1 end, repeat('0123456789', 100000)"
         " from generate_series(1, %s) n",
@@ -85,7 +85,7 @@ def large_rows(database: Connection, count: int, *, user_every: int = 100) -> No
 def test_a_transaction_of_1_gb_passes_a_sink_that_wants_ten_rows_of_it(
     engine: EngineProgram, database: Connection, receiver: Receiver
 ) -> None:
-    """Of a change that nobody wants nothing is kept, so the bound is a few rows and libpq's buffer, whatever the transaction's size."""
+    """Changes that no sink wants are not kept, so memory holds a few rows and libpq's buffer, whatever the transaction's size."""
     publish(engine, database, "id int primary key, user_id int, v text")
     engine.user_sink(5, receiver.url, source={"include_tables": ["public.large"]})
     before = peak_mb(engine.pid)
@@ -99,7 +99,7 @@ def test_a_transaction_of_1_gb_passes_a_sink_that_wants_ten_rows_of_it(
 def test_400_mb_of_large_rows_wait_for_a_receiver_in_bounded_memory(
     engine: EngineProgram, database: Connection, receiver: Receiver
 ) -> None:
-    """At most 64 MB of it are neither delivered nor in the store, as they came, and 16 MB are on their way as requests."""
+    """At most 64 MB of changes are neither delivered nor stored, and another 16 MB are in flight as requests."""
     publish(engine, database, "id int primary key, user_id int, v text")
     sink(engine, "all", receiver, "public.large")
     prompt = Receiver()
@@ -121,7 +121,7 @@ def test_400_mb_of_large_rows_wait_for_a_receiver_in_bounded_memory(
 
 
 def test_a_backfill_of_400_mb_of_large_rows_takes_bounded_memory(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
-    """The first page holds 100 rows, each further one about 8 MB; at most three are read before they are delivered."""
+    """The first page holds 100 rows, and each later page about 8 MB; at most three pages are read ahead of delivery."""
     publish(engine, database, "id int primary key, user_id int, v text")
     large_rows(database, 400)
     sink(engine, "all", receiver, "public.large")
@@ -136,7 +136,7 @@ def test_a_backfill_of_400_mb_of_large_rows_takes_bounded_memory(engine: EngineP
 def test_a_transaction_of_100_000_rows_arrives_whole_in_bounded_memory(
     engine: EngineProgram, database: Connection, receiver: Receiver
 ) -> None:
-    """At most 50,000 messages that nobody has taken yet are in memory, at 2 kB each."""
+    """At most 50,000 undelivered messages are in memory, at 2 kB each."""
     engine.sink("all", f"{receiver.url}/all", batch_size=1000)
     engine.user_sink(2, f"{receiver.url}/two", batch_size=1000)
     before = peak_mb(engine.pid)
@@ -154,7 +154,7 @@ def test_a_transaction_of_100_000_rows_arrives_whole_in_bounded_memory(
 def test_changes_behind_many_rows_that_fail_for_ever_wait_in_bounded_memory(
     engine: EngineProgram, database: Connection, receiver: Receiver
 ) -> None:
-    """A receiver that refuses every other row: 800 rows wait for their next attempt, and 60 changes of 3.5 kB behind each of them."""
+    """The receiver rejects every other row, so 800 rows wait for a retry, each with 60 changes of 3.5 kB queued behind it."""
     receiver.script = lambda path, messages: 422 if messages[0]["record"]["id"] % 2 else 200
     publish(engine, database, "id int primary key, n int, v text")
     sink(engine, "large", receiver, "public.large")
@@ -169,8 +169,8 @@ def test_changes_behind_many_rows_that_fail_for_ever_wait_in_bounded_memory(
     receiver.script = lambda path, messages: 200
     engine.ask("PATCH", "/api/sinks/large", {"batch_size": 100})
     receiver.wait_for(800 + 801 + 62 * 800, "/large", within=120)
-    told: dict[int, list[int]] = {}
+    received: dict[int, list[int]] = {}
     for message in receiver.messages("/large"):
         if message["action"] == "update":
-            told.setdefault(message["record"]["id"], []).append(message["record"]["n"])
-    assert told == {row: list(range(60)) for row in range(1, 1600, 2)}
+            received.setdefault(message["record"]["id"], []).append(message["record"]["n"])
+    assert received == {row: list(range(60)) for row in range(1, 1600, 2)}

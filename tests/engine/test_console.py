@@ -1,4 +1,4 @@
-"""The console as a browser without script meets it: pages, forms, refusals, and what buttons do to the running engine."""
+"""The console without JavaScript: pages, forms, rejected requests, and the effect of buttons on the running engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def bearer(engine: EngineProgram) -> dict[str, str]:
 
 
 def page(engine: EngineProgram, path: str = "/", status: int = 200) -> str:
-    """A page for people: HTML under a policy that lets nothing run but what has the page's own nonce."""
+    """Fetch a page; check that it is HTML, and that its content security policy allows only elements with the page's nonce."""
     answer = httpx.get(engine.url + path, headers=bearer(engine))
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
@@ -35,19 +35,19 @@ def page(engine: EngineProgram, path: str = "/", status: int = 200) -> str:
 
 
 def token(engine: EngineProgram) -> str:
-    found = re.search(r'name="csrf" value="([^"]+)"', page(engine))
-    assert found is not None
-    return found[1]
+    match = re.search(r'name="csrf" value="([^"]+)"', page(engine))
+    assert match is not None
+    return match[1]
 
 
 def press(engine: EngineProgram, path: str, do: str, **fields: str) -> httpx.Response:
-    """Post a form as a browser does."""
+    """Submit a form as a browser does."""
     form = {"csrf": token(engine), "do": do, **fields}
     return httpx.post(engine.url + path, data=form, headers={"Origin": engine.url, **bearer(engine)})
 
 
 def row(engine: EngineProgram, name: str) -> str:
-    """The text of a sink's row on the first page."""
+    """Return the text of a sink's row on the first page."""
     element = re.search(rf'<tr id="sink-[^"]+"><th scope="row"><a href="/sinks/{name}">.*?</tr>', page(engine), re.DOTALL)
     assert element is not None
     return re.sub(r"(<[^>]+>|\s)+", " ", element[0])
@@ -98,9 +98,9 @@ def test_a_failing_sink_comes_first_and_says_what_receivers_answer(
 def test_the_filter_works_without_script(engine: EngineProgram, receiver: Receiver) -> None:
     for name in ("ada", "adam", "bob"):
         engine.sink(name, receiver.url)
-    found = page(engine, "/?find=ADA")
-    assert re.findall(r'<tr id="sink-.*?/sinks/([^"]+)"', found) == ["ada", "adam"]
-    assert "2 of 3 sinks" in found
+    filtered = page(engine, "/?find=ADA")
+    assert re.findall(r'<tr id="sink-.*?/sinks/([^"]+)"', filtered) == ["ada", "adam"]
+    assert "2 of 3 sinks" in filtered
     assert "No sink has “&lt;b&gt;” in its name." in page(engine, "/?find=%3Cb%3E")
 
 
