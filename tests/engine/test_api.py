@@ -138,9 +138,8 @@ def test_an_old_example_app_gets_its_users_rows_and_no_others(
     insert(database, 2, 1, 3, 1)
     database.execute("update notifications set message = 'y' where user_id = 2")
     database.execute("delete from notifications where user_id = 1")
-    sent = sorted(
-        (m["action"], m["record"]["user_id"]) for m in receiver.wait_for(4)
-    )  # Sorted, because messages of different rows may arrive in any order.
+    # Sorted, because messages of different rows may arrive in any order.
+    sent = sorted((m["action"], m["record"]["user_id"]) for m in receiver.wait_for(4))
     assert sent == [("delete", 1)] * 2 + [("insert", 1)] * 2
     insert(database, 1)
     receiver.wait_for(5)

@@ -1,4 +1,4 @@
-"""What the engine delivers, to whom, in which order, and what it does when a receiver fails: the real program against real sockets."""
+"""Delivery by the real engine process: recipients, order, batches, and behavior when a receiver fails."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def insert(database: Connection, user: int, *texts: str) -> list[int]:
     return [row[0] for row in database.execute(query, (user, list(texts))).fetchall()]
 
 
-def story(messages: list[dict[str, Any]]) -> list[tuple[str, str]]:
+def actions_and_texts(messages: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return [(m["action"], m["record"]["message"]) for m in messages]
 
 
 def counted(engine: EngineProgram, name: str) -> float:
-    """One of the metrics of user 1's sink; 0 until there is one."""
+    """Return the value of a metric of user 1's sink; 0 if the page does not have it yet."""
     page = httpx.get(f"http://127.0.0.1:{engine.config['metrics_port']}/metrics").text
-    found = [line for line in page.splitlines() if line.startswith(f"{name}{{") and 'consumer_name="user-1"' in line]
-    return float(found[0].split()[-1]) if found else 0.0
+    lines = [line for line in page.splitlines() if line.startswith(f"{name}{{") and 'consumer_name="user-1"' in line]
+    return float(lines[0].split()[-1]) if lines else 0.0
 
 
 def test_each_user_gets_their_own_rows_and_nobody_elses(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
@@ -49,7 +49,7 @@ def test_a_rows_life_arrives_in_order(engine: EngineProgram, database: Connectio
         database.execute("update notifications set message = %s", (text,))
     database.execute("delete from notifications")
     messages = receiver.wait_for(4)
-    assert story(messages) == [("insert", "born"), ("update", "older"), ("update", "wiser"), ("delete", "wiser")]
+    assert actions_and_texts(messages) == [("insert", "born"), ("update", "older"), ("update", "wiser"), ("delete", "wiser")]
     assert messages[1]["changes"] == {"message": "born"}
 
 
@@ -60,8 +60,8 @@ def test_a_row_that_moves_to_another_user_is_withheld_from_both(engine: EnginePr
     database.execute("update notifications set user_id = 2")
     database.execute("update notifications set message = 'now theirs'")
     receiver.wait_for(2)
-    assert story(receiver.messages("/1")) == [("insert", "mine")]
-    assert story(receiver.messages("/2")) == [("update", "now theirs")]
+    assert actions_and_texts(receiver.messages("/1")) == [("insert", "mine")]
+    assert actions_and_texts(receiver.messages("/2")) == [("update", "now theirs")]
 
 
 def test_a_sink_is_live_when_the_create_call_returns_and_not_before(
@@ -73,24 +73,24 @@ def test_a_sink_is_live_when_the_create_call_returns_and_not_before(
         insert(database, 1, f"after {n}")
     receiver.wait_for(25)
     for n in range(5):
-        texts = {text for _, text in story(receiver.messages(f"/{n}/"))}
+        texts = {text for _, text in actions_and_texts(receiver.messages(f"/{n}/"))}
         assert f"before {n}" not in texts
         assert texts >= {f"after {m}" for m in range(n, 5)}
 
 
 def test_a_failing_message_holds_back_its_own_row_only(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
     engine.user_sink(1, receiver.url)
-    receiver.script = lambda _, messages: 500 if messages[0]["record"]["id"] == stubborn and not mended else 200
-    mended = False
+    receiver.script = lambda _, messages: 500 if messages[0]["record"]["id"] == stubborn and not is_fixed else 200
+    is_fixed = False
     [stubborn] = insert(database, 1, "first")
     [other] = insert(database, 1, "another row")
     database.execute("update notifications set message = 'second' where id = %s", (stubborn,))
     receiver.wait_for(1)
     eventually(lambda: len([r for r in receiver.requests if r.status == 500]) >= 3)
     assert receiver.ids() == [other]
-    mended = True
+    is_fixed = True
     messages = [m for m in receiver.wait_for(3) if m["record"]["id"] == stubborn]
-    assert story(messages) == [("insert", "first"), ("update", "second")]
+    assert actions_and_texts(messages) == [("insert", "first"), ("update", "second")]
 
 
 def test_rows_that_are_refused_for_ever_keep_nothing_back_from_others(
@@ -99,15 +99,15 @@ def test_rows_that_are_refused_for_ever_keep_nothing_back_from_others(
     receiver.script = lambda path, messages: 422 if messages[0]["record"]["message"] == "refused" else 200
     engine.user_sink(1, receiver.url)
     insert(database, 1, *["refused"] * 12)
-    eventually(lambda: len(receiver.requests) > 60, what="many attempts, and nothing else to do")
+    eventually(lambda: len(receiver.requests) > 60, what="many attempts")
     for n in range(20):
         insert(database, 1, f"fine {n}")
     receiver.wait_for(20)
     insert(database, 1, *["refused"] * 12)
-    tried = len(receiver.requests)
-    eventually(lambda: len(receiver.requests) > tried + 12, what="more attempts")
+    attempts = len(receiver.requests)
+    eventually(lambda: len(receiver.requests) > attempts + 12, what="more attempts")
     insert(database, 1, "last")
-    assert [text for _, text in story(receiver.wait_for(21))][-1] == "last"
+    assert [text for _, text in actions_and_texts(receiver.wait_for(21))][-1] == "last"
 
 
 def test_only_the_offending_message_of_a_batch_waits(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
@@ -115,7 +115,7 @@ def test_only_the_offending_message_of_a_batch_waits(engine: EngineProgram, data
     receiver.script = lambda _, messages: 500 if "poison" in [m["record"]["message"] for m in messages] else 200
     insert(database, 1, *["fine"] * 12, "poison", *["fine"] * 12)
     receiver.wait_for(24)
-    assert all(text == "fine" for _, text in story(receiver.messages()))
+    assert all(text == "fine" for _, text in actions_and_texts(receiver.messages()))
 
 
 def test_batches_are_full_when_there_is_enough(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
@@ -130,7 +130,7 @@ def test_the_retry_limit_counts_attempts_and_then_frees_the_row(engine: EnginePr
     receiver.script = lambda _, messages: 500 if messages[0]["record"]["message"] == "bad" else 200
     insert(database, 1, "bad")
     database.execute("update notifications set message = 'good'")
-    assert story(receiver.wait_for(1)) == [("update", "good")]
+    assert actions_and_texts(receiver.wait_for(1)) == [("update", "good")]
     assert [r.status for r in receiver.requests] == [500, 500, 500, 200]
 
 
@@ -145,7 +145,7 @@ def test_a_request_that_met_a_closing_connection_is_sent_again_and_is_no_attempt
     receiver.wait_for(2)
     assert [(r.status, r.connection) for r in receiver.requests] == [(200, 1), (0, 1), (200, 2)]
     assert receiver.requests[1].body == receiver.requests[2].body
-    eventually(lambda: counted(engine, "sequin_message_deliver_success_count") == 2, what="both delivered")
+    eventually(lambda: counted(engine, "sequin_message_deliver_success_count") == 2, what="both messages to be delivered")
     assert counted(engine, "sequin_message_deliver_attempt_count") == 2
     assert counted(engine, "sequin_message_deliver_failure_count") == 0
     assert counted(engine, "userhooks_requests_repeated") == 1
@@ -159,7 +159,7 @@ def test_a_receiver_that_ends_every_connection_unanswered_gets_no_more_than_one_
     insert(database, 1, "first")
     receiver.wait_for(1)
     insert(database, 1, "second")
-    eventually(lambda: counted(engine, "userhooks_messages_discarded") == 1, what="the message given up")
+    eventually(lambda: counted(engine, "userhooks_messages_discarded") == 1, what="the message to be discarded")
     assert [(r.status, r.connection) for r in receiver.requests] == [(200, 1), (0, 1), (0, 2), (0, 3)]
     assert counted(engine, "userhooks_requests_repeated") == 1
 
@@ -181,7 +181,7 @@ def test_a_request_of_a_sink_that_has_ended_is_not_sent_again(
     else:
         engine.ask("DELETE", "/api/sinks/user-1")
     receiver.gate.set()
-    eventually(lambda: len(receiver.requests) == 2, what="the connection ended")
+    eventually(lambda: len(receiver.requests) == 2, what="the connection to be closed")
     insert(database, 2, "of another user")
     receiver.wait_for(1, "/2")
     assert [(r.path, r.status) for r in receiver.requests] == [("/1", 200), ("/1", 0), ("/2", 200)]
@@ -196,7 +196,7 @@ def test_an_endpoint_whose_header_promises_gzip_gets_gzip(
     sink = {"name": "packed", "database": "postgres", "destination": {"type": "webhook", "http_endpoint": "packed", "batch": batch}}
     engine.ask("POST", "/api/sinks", sink)
     insert(database, 1, "x" * 20_000)
-    assert story(receiver.wait_for(1)) == [("insert", "x" * 20_000)]
+    assert actions_and_texts(receiver.wait_for(1)) == [("insert", "x" * 20_000)]
     [request] = receiver.requests
     assert ("content-encoding", "gzip") in request.headers
     assert len(request.body) < 2_000
@@ -238,7 +238,7 @@ def test_a_disabled_sink_collects_nothing(engine: EngineProgram, database: Conne
     engine.ask("PATCH", "/api/sinks/user-1", {"status": "active"})
     insert(database, 1, "seen")
     receiver.wait_for(2, "/all")
-    assert story(receiver.wait_for(1, "/1")) == [("insert", "seen")]
+    assert actions_and_texts(receiver.wait_for(1, "/1")) == [("insert", "seen")]
 
 
 def test_a_row_that_failed_before_its_sink_was_disabled_is_delivered_again_once_it_changes(
@@ -252,7 +252,7 @@ def test_a_row_that_failed_before_its_sink_was_disabled_is_delivered_again_once_
     engine.ask("PATCH", "/api/sinks/user-1", {"status": "active"})
     receiver.script = lambda *_: 200
     database.execute("update notifications set message = 'changed'")
-    assert ("update", "changed") in story(receiver.wait_for(1))
+    assert ("update", "changed") in actions_and_texts(receiver.wait_for(1))
 
 
 def test_a_filter_that_raises_delivers_nothing_and_says_so(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
@@ -268,8 +268,8 @@ def test_a_filter_that_raises_delivers_nothing_and_says_so(engine: EngineProgram
         return {check["name"]: check["error"] for check in checks if check["status"] == "error"}
 
     assert list(eventually(errors)) == ["Message filtering", "Message delivery"]
-    (words,) = set(errors().values())
-    assert words.startswith("[filter]: argument error (line: 2)")
+    (error,) = set(errors().values())
+    assert error.startswith("[filter]: argument error (line: 2)")
     assert receiver.messages("/raising") == []
 
 
@@ -278,11 +278,11 @@ def test_a_changed_filter_is_asked_again_about_what_waits(engine: EngineProgram,
     engine.user_sink(2, f"{receiver.url}/witness")
     insert(database, 1, "of user 1")
     insert(database, 2, "of user 2")
-    receiver.wait_for(1, "/witness")  # by now both were read
+    receiver.wait_for(1, "/witness")  # Both changes have been read by then.
     engine.ask("PATCH", "/api/sinks/user-1", {"annotations": {"user_id": "2"}})
     engine.ask("PATCH", "/api/sinks/user-1", {"status": "active"})
     insert(database, 2, "later")
-    assert [text for _, text in story(receiver.wait_for(1, "/changed"))] == ["later"]
+    assert [text for _, text in actions_and_texts(receiver.wait_for(1, "/changed"))] == ["later"]
 
 
 def test_waiting_messages_go_to_the_endpoints_new_url(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
@@ -291,23 +291,23 @@ def test_waiting_messages_go_to_the_endpoints_new_url(engine: EngineProgram, dat
     insert(database, 1, "hello")
     eventually(lambda: receiver.requests)
     engine.ask("PATCH", "/api/destinations/http_endpoints/user-1", {"url": f"{receiver.url}/new"})
-    assert story(receiver.wait_for(1, "/new")) == [("insert", "hello")]
+    assert actions_and_texts(receiver.wait_for(1, "/new")) == [("insert", "hello")]
 
 
 def test_nothing_is_lost_or_reordered_over_kill_and_restart(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
     seed = random.randrange(10**6)
     print(f"seed {seed}")
-    luck = random.Random(seed)
-    receiver.script = lambda *_: 500 if luck.random() < 0.1 else 200
+    rng = random.Random(seed)
+    receiver.script = lambda *_: 500 if rng.random() < 0.1 else 200
     for user in (1, 2, 3):
         engine.user_sink(user, f"{receiver.url}/{user}")
     written: dict[int, list[int]] = {1: [], 2: [], 3: []}
     for round_ in range(4):
         for _ in range(30):
-            user = luck.choice((1, 2, 3))
-            written[user] += insert(database, user, *["x"] * luck.randrange(1, 20))
+            user = rng.choice((1, 2, 3))
+            written[user] += insert(database, user, *["x"] * rng.randrange(1, 20))
         engine.kill()
-        user = luck.choice((1, 2, 3))
+        user = rng.choice((1, 2, 3))
         written[user] += insert(database, user, f"while the engine was down {round_}")
         engine.start()
     for user, ids in written.items():

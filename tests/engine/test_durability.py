@@ -1,4 +1,4 @@
-"""What cannot be delivered at once: it waits on disk in its order, holds neither the slot nor other receivers, and survives kill -9."""
+"""Messages that cannot be delivered at once: they wait on disk in order, hold up neither slot nor other sinks, and survive kill -9."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ def insert(database: Connection, user: int, count: int, text: str = "row") -> li
 
 
 def touch(database: Connection, times: int, only: int | None = None) -> None:
-    """Update every row, or one, so many times, each time in a transaction of its own."""
+    """Update every row, or only the row with the id `only`, `times` times, each time in a separate transaction."""
     for n in range(times):
         database.execute("update notifications set message = %s where id = coalesce(%s, id)", (f"version {n}", only))
 
 
 def versions(messages: list[dict[str, Any]]) -> dict[int, list[str]]:
-    """What arrived of each row, in order, repeats left out."""
-    seen: set[str] = set()
-    told: dict[int, list[str]] = {}
+    """Return the texts that arrived for each row, in order and without repeats."""
+    keys: set[str] = set()
+    texts: dict[int, list[str]] = {}
     for message in messages:
         key = message["metadata"]["idempotency_key"]
-        if key not in seen:
-            seen.add(key)
-            told.setdefault(message["record"]["id"], []).append(message["record"]["message"])
-    return told
+        if key not in keys:
+            keys.add(key)
+            texts.setdefault(message["record"]["id"], []).append(message["record"]["message"])
+    return texts
 
 
 def unconfirmed(database: Connection, slot: str) -> int:
-    """Bytes of WAL behind the position that the slot has confirmed."""
+    """Return the number of bytes of WAL after the slot's confirmed LSN."""
     query = "select pg_current_wal_insert_lsn() - confirmed_flush_lsn from pg_replication_slots where slot_name = %s"
     row = database.execute(query, (slot,)).fetchone()
     assert row is not None
@@ -61,16 +61,16 @@ def knows_oldest(engine: EngineProgram, sink: str) -> bool:
 
 @contextmanager
 def deaf_port() -> Iterator[str]:
-    """The URL of a receiver that takes connections and never answers."""
+    """Yield the URL of a receiver that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
-        kept: list[socket.socket] = []
+        connections: list[socket.socket] = []
         listener.settimeout(0.1)
-        over = threading.Event()
+        is_over = threading.Event()
 
         def accept() -> None:
-            while not over.is_set():
+            while not is_over.is_set():
                 try:
-                    kept.append(listener.accept()[0])
+                    connections.append(listener.accept()[0])
                 except TimeoutError:
                     continue
 
@@ -79,10 +79,10 @@ def deaf_port() -> Iterator[str]:
         try:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
-            over.set()
+            is_over.set()
             thread.join()
-            for one in kept:
-                one.close()
+            for connection in connections:
+                connection.close()
 
 
 def test_what_fails_does_not_hold_the_slot_and_survives_a_crash_in_order(
@@ -92,14 +92,14 @@ def test_what_fails_does_not_hold_the_slot_and_survives_a_crash_in_order(
     receiver.script = lambda *_: 500
     ids = insert(database, 1, 20)
     touch(database, 3)
-    eventually(lambda: unconfirmed(database, engine.config["slot"]) < 2000, what="the slot to be confirmed beyond what fails")
+    eventually(lambda: unconfirmed(database, engine.config["slot"]) < 2000, what="the slot to be confirmed past the failing messages")
     engine.kill()
     receiver.script = lambda *_: 200
     engine.start()
     receiver.wait_for(80)
-    told = versions(receiver.messages())
-    assert set(told) == set(ids)
-    assert {tuple(texts[1:]) for texts in told.values()} == {("version 0", "version 1", "version 2")}
+    by_row = versions(receiver.messages())
+    assert set(by_row) == set(ids)
+    assert {tuple(texts[1:]) for texts in by_row.values()} == {("version 0", "version 1", "version 2")}
 
 
 def test_a_paused_sinks_changes_wait_on_disk_through_a_crash_and_come_in_order(
@@ -109,17 +109,17 @@ def test_a_paused_sinks_changes_wait_on_disk_through_a_crash_and_come_in_order(
     engine.ask("PATCH", "/api/sinks/user-1", {"status": "paused"})
     ids = insert(database, 1, 3000)
     touch(database, 2)
-    eventually(lambda: unconfirmed(database, engine.config["slot"]) < 2000, what="the slot to be confirmed beyond what waits")
+    eventually(lambda: unconfirmed(database, engine.config["slot"]) < 2000, what="the slot to be confirmed past the pending messages")
     engine.kill()
     engine.start()
     insert(database, 1, 1, "after")
-    eventually(lambda: knows_oldest(engine, "user-1"), what="the age of what waits on the console")
+    eventually(lambda: knows_oldest(engine, "user-1"), what="the age of the oldest message in the console")
     assert receiver.requests == []
     engine.ask("PATCH", "/api/sinks/user-1", {"status": "active"})
     receiver.wait_for(9001)
-    told = versions(receiver.messages())
-    assert len(told) == 3001
-    assert {tuple(told[one][1:]) for one in ids} == {("version 0", "version 1")}
+    by_row = versions(receiver.messages())
+    assert len(by_row) == 3001
+    assert {tuple(by_row[row][1:]) for row in ids} == {("version 0", "version 1")}
 
 
 def test_one_row_that_fails_for_long_holds_back_thousands_of_its_own_and_no_other(
@@ -128,14 +128,14 @@ def test_one_row_that_fails_for_long_holds_back_thousands_of_its_own_and_no_othe
     engine.user_sink(1, receiver.url)
     [bad, good] = insert(database, 1, 2)
     receiver.wait_for(2)
-    mended = threading.Event()
-    receiver.script = lambda _, messages: 500 if messages[0]["record"]["id"] == bad and not mended.is_set() else 200
+    is_fixed = threading.Event()
+    receiver.script = lambda _, messages: 500 if messages[0]["record"]["id"] == bad and not is_fixed.is_set() else 200
     with database.transaction():
         touch(database, 600, bad)
     touch(database, 50, good)
     eventually(lambda: len(versions(receiver.messages())[good]) == 51)
-    eventually(lambda: unconfirmed(database, engine.config["slot"]) < 2000, what="the slot to be confirmed beyond what waits")
-    mended.set()
+    eventually(lambda: unconfirmed(database, engine.config["slot"]) < 2000, what="the slot to be confirmed past the pending messages")
+    is_fixed.set()
     eventually(lambda: len(versions(receiver.messages())[bad]) == 601, within=30)
     assert versions(receiver.messages())[bad][1:] == [f"version {n}" for n in range(600)]
 
@@ -239,7 +239,7 @@ def test_receivers_that_never_answer_hold_up_nobody_else(engine: EngineProgram, 
         mine = insert(database, 1, 200)
         receiver.wait_for(200)
         assert sorted(receiver.ids()) == mine
-        eventually(lambda: unconfirmed(database, engine.config["slot"]) < 2000, what="the slot to be free of those that wait")
+        eventually(lambda: unconfirmed(database, engine.config["slot"]) < 2000, what="the slot to be confirmed past the pending messages")
 
 
 def test_a_full_store_is_said_loudly_and_loses_nothing(database_url: str, database: Connection, receiver: Receiver, tmp_path: Any) -> None:
@@ -247,8 +247,8 @@ def test_a_full_store_is_said_loudly_and_loses_nothing(database_url: str, databa
     try:
         engine.user_sink(1, receiver.url)
         receiver.script = lambda *_: 500
-        # In ten transactions: Postgres may have the slot confirmed up to just before the commit of the first one that is owed.
-        ids = [one for _ in range(10) for one in insert(database, 1, 100, "x" * 400)]
+        # Ten transactions, because Postgres may let the slot be confirmed up to just before the first pending commit.
+        ids = [row for _ in range(10) for row in insert(database, 1, 100, "x" * 400)]
         eventually(lambda: "store cannot be written" in health(engine, "user-1"))
         assert "store cannot be written" in engine.log.read_text()
         assert unconfirmed(database, engine.config["slot"]) > 100_000, "Postgres keeps what the store cannot"

@@ -1,4 +1,4 @@
-"""What the engine says and does when its store cannot be written: what was refused is not in force, now and after a restart."""
+"""API calls while the store cannot be written: rejected changes do not take effect, now or after a restart."""
 
 from __future__ import annotations
 
@@ -19,19 +19,22 @@ ROWS = 3_000
 
 @contextmanager
 def failing(engine: EngineProgram, kind: str) -> Iterator[None]:
-    """Let no resource of this kind be stored, changed to be active or paused or disabled, or removed, as on a full disk."""
-    with closing(sqlite3.connect(engine.config["store"], isolation_level=None)) as other:
-        for does, which in (("insert", "new"), ("update", "new"), ("delete", "old")):
-            status = 'and cast(new.document as text) like \'%"status":"active"%\'' if does != "delete" and kind == "sink" else ""
-            other.execute(
-                f"create trigger full_{does} before {does} on resources when {which}.kind = '{kind}' {status}"
+    """Make the store reject inserts, updates, and deletes of this kind of resource during the block, as a full disk would.
+
+    Of sinks, only active ones are rejected on insert and update.
+    """
+    with closing(sqlite3.connect(engine.config["store"], isolation_level=None)) as store:
+        for operation, row in (("insert", "new"), ("update", "new"), ("delete", "old")):
+            status = 'and cast(new.document as text) like \'%"status":"active"%\'' if operation != "delete" and kind == "sink" else ""
+            store.execute(
+                f"create trigger full_{operation} before {operation} on resources when {row}.kind = '{kind}' {status}"
                 " begin select raise(abort, 'database or disk is full'); end"
             )
         try:
             yield
         finally:
-            for does in ("insert", "update", "delete"):
-                other.execute(f"drop trigger full_{does}")
+            for operation in ("insert", "update", "delete"):
+                store.execute(f"drop trigger full_{operation}")
 
 
 def restart(engine: EngineProgram) -> None:
@@ -41,7 +44,7 @@ def restart(engine: EngineProgram) -> None:
 
 @pytest.fixture
 def reading(engine: EngineProgram, database: psycopg.Connection[Any], receiver: Receiver) -> str:
-    """The path of a backfill that waits for a receiver that does not answer yet."""
+    """The path of a running backfill whose receiver does not answer yet."""
     database.execute("insert into notifications (user_id, message) select 1, 'x' from generate_series(1, %s)", (ROWS,))
     receiver.gate.clear()
     engine.sink("all", receiver.url, batch_size=100)

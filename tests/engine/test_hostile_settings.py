@@ -1,4 +1,4 @@
-"""The engine in an environment, and on a database, that set everything otherwise: what it sends is the same."""
+"""The engine under environment variables and database settings that change every default: its messages stay the same."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def insert(database: Connection, row_id: int) -> None:
 
 
 def check_live_and_backfilled(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
-    """Have one row sent live and read again, after the engine has been idle for a while in Postgres' eyes."""
+    """Check the messages of live inserts and of a backfill."""
     insert(database, 1)
     engine.sink("odd", f"{receiver.url}/odd", source={"include_tables": ["public.odd"]})
     insert(database, 2)
@@ -61,7 +61,7 @@ def check_live_and_backfilled(engine: EngineProgram, database: Connection, recei
     assert records == [ROW, {**ROW, "id": 2}, {**ROW, "id": 2}]
 
 
-@pytest.mark.parametrize("variables", [["PGTZ", "PGDATESTYLE"], list(VARIABLES)], ids=["the session's", "all"])
+@pytest.mark.parametrize("variables", [["PGTZ", "PGDATESTYLE"], list(VARIABLES)], ids=["session", "all"])
 def test_no_variable_of_libpq_changes_what_is_sent(
     variables: list[str], values: Connection, database_url: str, receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,9 +92,9 @@ def test_what_the_database_sets_changes_nothing_that_is_sent(
         check_live_and_backfilled(engine, hostile, receiver)
         sessions = "select pid from pg_stat_activity where application_name = 'userhooks-engine' order by pid"
         before = eventually(
-            lambda: len(found := hostile.execute(sessions).fetchall()) == 2 and found, what="the backfill's connections to be closed"
+            lambda: len(pids := hostile.execute(sessions).fetchall()) == 2 and pids, what="the backfill's connections to be closed"
         )
-        hostile.execute("select pg_sleep(0.2)")  # longer than its sessions may be idle
+        hostile.execute("select pg_sleep(0.2)")  # Longer than the database lets sessions be idle.
         insert(hostile, 3)
         receiver.wait_for(4)
         assert hostile.execute(sessions).fetchall() == before
@@ -116,8 +116,8 @@ def test_a_value_of_a_database_without_an_encoding_stops_nobody(
             with psycopg.connect(url, autocommit=True, client_encoding="SQL_ASCII") as connection:
                 for message in ("Grüße".encode(), b"Gr\xfc\xdfe", b"after"):
                     connection.execute(b"insert into notifications (user_id, message) values (1, '" + message + b"')")
-            found = {m["record"]["message"] for m in receiver.wait_for(3)}
-            assert found == {"Grüße", "Gr\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}e", "after"}
+            texts = {m["record"]["message"] for m in receiver.wait_for(3)}
+            assert texts == {"Grüße", "Gr\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}e", "after"}
             assert engine.ask("GET", "/api/sinks/all")["health"]["status"] == "healthy"
         finally:
             engine.stop()

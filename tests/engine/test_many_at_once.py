@@ -1,4 +1,4 @@
-"""Many endpoints and sinks of one YAML: all of them are live when it answers, or none is there."""
+"""Many endpoints and sinks in one YAML document: all are active when the call returns, or none exists."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Connection = psycopg.Connection[Any]
 
 
 def document(receiver: Receiver, users: range) -> dict[str, str]:
-    """One YAML (JSON is one) with a filter function, and an endpoint and a sink for each user."""
+    """Return a YAML document, written as JSON, with a filter function, and an endpoint and a sink for each user."""
     names = {user: f"user-{user}" for user in users}
     source = {"include_tables": ["public.notifications"]}
     return {
@@ -49,8 +49,8 @@ def test_each_of_them_is_owed_what_commits_after_the_answer_and_nothing_before(
     engine.ask("POST", "/api/config/apply", document(receiver, range(1, 61)))
     database.execute("insert into notifications (user_id, message) select id, 'after' from users")
     receiver.wait_for(60)
-    got = sorted((request.path, message["record"]["message"]) for request in receiver.requests for message in request.messages)
-    assert got == sorted((f"/{user}", "after") for user in range(1, 61))
+    received = sorted((request.path, message["record"]["message"]) for request in receiver.requests for message in request.messages)
+    assert received == sorted((f"/{user}", "after") for user in range(1, 61))
 
 
 def test_none_is_there_when_the_store_has_no_room_for_all(
@@ -62,7 +62,7 @@ def test_none_is_there_when_the_store_has_no_room_for_all(
             engine.ask("POST", "/api/config/apply", document(receiver, range(1, 301)))
         assert engine.ask("GET", "/api/sinks")["data"] == []
         assert engine.ask("GET", "/api/destinations/http_endpoints")["data"] == []
-        engine.ask("POST", "/api/config/apply", document(receiver, range(1, 3)))  # there is room for a few
+        engine.ask("POST", "/api/config/apply", document(receiver, range(1, 3)))  # There is room for a few.
         database.execute("insert into notifications (user_id, message) values (2, 'hello')")
         receiver.wait_for(1)
     finally:

@@ -1,4 +1,4 @@
-"""The metrics port as Prometheus reads it: Sequin's names, kinds and labels, and only sinks that have had traffic."""
+"""The metrics page as Prometheus reads it: Sequin's names, types, and labels, and only sinks that have had traffic."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ def page(engine: EngineProgram) -> str:
 
 
 def kinds(text: str) -> dict[str, str]:
-    """Metric -> kind, as the page declares them."""
+    """Return the type of each metric, as the page declares it."""
     lines = [line.split(" ") for line in text.splitlines() if line.startswith("# TYPE ")]
     return {name: kind for _, _, name, kind in lines}
 
 
 def families(text: str) -> list[Metric]:
-    """What prometheus_client's parser reads; counters go as untyped, since it would add `_total` to their names."""
+    """Parse the page with prometheus_client; counters are passed as untyped, or the parser would add `_total` to their names."""
     return list(text_string_to_metric_families(text.replace(" counter\n", " untyped\n")))
 
 
 def labels_of(text: str) -> dict[str, set[frozenset[str]]]:
-    """Sample name -> the sets of label names it has."""
-    found: dict[str, set[frozenset[str]]] = {}
+    """Return the sets of label names of each sample name."""
+    labels: dict[str, set[frozenset[str]]] = {}
     for family in families(text):
         for sample in family.samples:
-            found.setdefault(sample.name, set()).add(frozenset(sample.labels))
-    return found
+            labels.setdefault(sample.name, set()).add(frozenset(sample.labels))
+    return labels
 
 
 def samples_of(text: str, sink: str) -> dict[str, float]:
@@ -56,8 +56,8 @@ def samples_of(text: str, sink: str) -> dict[str, float]:
 
 
 def health_of(text: str, name: str) -> dict[str, float]:
-    found = [s for f in families(text) for s in f.samples if s.labels.get("entity_name") == name]
-    return {s.labels["status"]: s.value for s in found}
+    samples = [s for f in families(text) for s in f.samples if s.labels.get("entity_name") == name]
+    return {s.labels["status"]: s.value for s in samples}
 
 
 def test_attempts_and_outcomes_are_counted_by_sink(engine: EngineProgram, database: psycopg.Connection[Any], receiver: Receiver) -> None:
@@ -87,9 +87,9 @@ def test_the_oldest_message_that_is_tried_grows_older_until_it_arrives(
     engine.user_sink(2, f"{receiver.url}/failing")
     engine.user_sink(3, receiver.url, status="paused")
     database.execute("insert into notifications (user_id, message) select n, 'x' from generate_series(1, 3) n")
-    eventually(lambda: (now := ages())[1] > 1 and now[0] == now[2] == 0, what="the age of what fails, and of nothing else")
+    eventually(lambda: (now := ages())[1] > 1 and now[0] == now[2] == 0, what="only the failing sink to have an age")
     receiver.script = lambda *_: 200
-    eventually(lambda: ages() == [0, 0, 0], what="nothing to be tried any more")
+    eventually(lambda: ages() == [0, 0, 0], what="no message to be retrying")
 
 
 def test_names_kinds_and_labels_are_the_recorded_ones(engine: EngineProgram, database: psycopg.Connection[Any], receiver: Receiver) -> None:
@@ -120,7 +120,7 @@ def test_each_entity_has_four_series_one_of_them_set(engine: EngineProgram, data
     def as_expected() -> bool:
         text = page(engine)
         return all(
-            health_of(text, name) == {one: float(one == status) for one in ("ok", "warn", "error", "paused")}
+            health_of(text, name) == {label: float(label == status) for label in ("ok", "warn", "error", "paused")}
             for name, status in expected.items()
         )
 
@@ -134,7 +134,7 @@ def test_the_metrics_port_has_nothing_else_and_the_api_port_no_metrics(engine: E
 
 
 def offline_page(folder: Path, sinks: int, name: str = "user-{}") -> str:
-    """The page of an engine that has no Postgres but sinks with traffic, each with one fast success and one slow failure."""
+    """Return the page of an engine without Postgres whose sinks have had traffic: one fast success and one slow failure each."""
 
     async def read() -> str:
         engine = Engine(Config(0, 0, "token", "postgresql://127.0.0.1:1/none", folder / "engine.db"))
@@ -152,7 +152,7 @@ def offline_page(folder: Path, sinks: int, name: str = "user-{}") -> str:
         await engine.close()
         return page
 
-    with ThreadPoolExecutor(1) as pool:  # Playwright's loop may be running in this thread
+    with ThreadPoolExecutor(1) as pool:  # This thread may already be running Playwright's event loop.
         return pool.submit(asyncio.run, read()).result()
 
 

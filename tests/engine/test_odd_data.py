@@ -1,4 +1,4 @@
-"""Odd values, odd names, odd tables: what came live is what a backfill reads, and nothing odd stops the stream or a sink."""
+"""Unusual values, names, and tables: live changes and backfills look the same, and nothing stops the stream or a sink."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def refresh(engine: EngineProgram) -> None:
 
 
 def prepare(engine: EngineProgram, database: Connection, statements: LiteralString) -> None:
-    """Run statements and tell the engine of the tables."""
+    """Run SQL statements, and have the engine read the tables again."""
     database.execute(statements)
     refresh(engine)
 
@@ -31,13 +31,13 @@ def sink(engine: EngineProgram, name: str, receiver: Receiver, *tables: str, **m
 
 
 def read_again(engine: EngineProgram, name: str, table: str) -> None:
-    """Run a backfill of the table to its end."""
+    """Run a backfill of the table until it completes."""
     backfill = engine.ask("POST", f"/api/sinks/{name}/backfills", {"table": table})
     path = f"/api/sinks/{name}/backfills/{backfill['id']}"
     eventually(lambda: engine.ask("GET", path)["state"] == "completed", within=20, what=path)
 
 
-DEEP = "[" * 900 + "]" * 900  # as deep as the receiver can read
+DEEP = "[" * 900 + "]" * 900  # As deep as the receiver can parse.
 ODD: dict[LiteralString, list[LiteralString]] = {
     "numeric": ["'NaN'", "'Infinity'", "'-Infinity'", "repeat('9', 131072)::numeric", "('0.' || repeat('1', 16383))::numeric", "-0.000"],
     "int8": ["-9223372036854775808", "9223372036854775807"],
@@ -154,7 +154,7 @@ def test_text_of_all_planes_in_values_and_in_names_of_schemas_tables_and_columns
 
 
 def test_tables_of_every_kind_beside_each_other(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
-    """Generated and dropped columns, no key, every replica identity, column lists and row filters."""
+    """These have generated and dropped columns, no key, every replica identity, column lists, and row filters."""
     prepare(
         engine,
         database,
@@ -196,10 +196,10 @@ def test_tables_of_every_kind_beside_each_other(engine: EngineProgram, database:
         ("insert", {"id": 1, "v": "a"}),
         ("insert", {"id": None, "v": None}),
     ]
-    # Under an identity other than the primary key a delete has no more than that identity's columns.
+    # With a replica identity other than the primary key, a delete has only the columns of that identity.
     assert [r for r in seen("by_index", 3) if r[0] == "delete"] == [("delete", {"id": None, "code": "c", "v": None})]
     assert seen("partly", 2) == [("insert", {"id": 1, "shown": "s"}), ("update", {"id": 1, "shown": "s"})]
-    # A row that comes into the publication's filter is an insert, one that leaves it a delete (Postgres 15 and later).
+    # A row that enters the publication's row filter is published as an insert, and one that leaves it as a delete (since Postgres 15).
     messages = seen("chosen", 4)
     assert [(a, r) for a, r in messages if r["id"] == 1] == [("insert", {"id": 1, "n": 11})]
     assert [(a, r["n"]) for a, r in messages if r["id"] == 2] == [("insert", 15), ("update", 21), ("delete", 21)]
@@ -289,9 +289,9 @@ def test_a_value_without_json_fails_its_message_visibly_and_no_other(
     sink(engine, "odds", receiver, "public.odds", batch_size=10, max_retry_count=2)
     database.execute("insert into odds values (1, array['a'::odd]), (2, array['a'::odd, 'b'::odd]), (3, null)")
     assert sorted(m["record"]["id"] for m in receiver.wait_for(2, "/odds")) == [1, 3]
-    given_up = eventually(lambda: engine.ask("GET", "/api/sinks/odds/discarded")["data"], what="the message to be given up")
-    assert [(one["key"], one["error"]) for one in given_up] == [("2", "[message]: a malformed array")]
-    assert all(json.loads(one.body) for one in receiver.requests)
+    discarded = eventually(lambda: engine.ask("GET", "/api/sinks/odds/discarded")["data"], what="the message to be discarded")
+    assert [(message["key"], message["error"]) for message in discarded] == [("2", "[message]: a malformed array")]
+    assert all(json.loads(request.body) for request in receiver.requests)
 
 
 def test_partitions_published_one_by_one_are_tables_of_their_own(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:

@@ -1,4 +1,4 @@
-"""Functions that compute, and one that would never end: each costs its own sink and no other."""
+"""Filter functions that compute, and one that never ends: a slow function affects only its own sink."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_filter_may_compute(engine: EngineProgram, database: psycopg.Connectio
 def test_a_filter_that_would_never_end_costs_its_own_sink_only(
     engine: EngineProgram, database: psycopg.Connection[Any], receiver: Receiver
 ) -> None:
-    """Asked about each of the three thousand rows up to the bound, it would take the engine a minute and a half on a quiet machine."""
+    """If the engine ran the function to its limit for each of the 3,000 rows, this would take a minute and a half on an idle machine."""
     apply(engine, "endless", ENDLESS)
     engine.sink("endless", f"{receiver.url}/endless", filter="endless")
     engine.user_sink(1, f"{receiver.url}/fine")

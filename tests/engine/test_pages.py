@@ -1,4 +1,4 @@
-"""What holds for both of the engine's ports, and for its start: foreign hosts, Postgres down, a store of another database."""
+"""Both ports of the engine, and its start: foreign hosts, Postgres down, a store that belongs to another database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the engine does when Postgres is in trouble: nothing is lost without a word, the words are right, and it goes on by itself."""
+"""The engine while Postgres fails: every loss is reported, the explanations are right, and the engine recovers by itself."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from userhooks.webhooks.database import Database
 Connection = psycopg.Connection[Any]
 
 SILENCE = 2.0
-"""Seconds after which the engine under test gives up a Postgres that says nothing."""
+"""Seconds after which the engine under test gives up on a silent Postgres."""
 PASSWORD = "kept-out-of-logs"
 
 
 class Lab:
-    """A Postgres server of our own to do harm to, one database in it, and engines on that."""
+    """A separate Postgres server to do damage to, with one database and engines that read it."""
 
     def __init__(self, server: PostgresServer, database: str, folder: Path) -> None:
         self.server = server
@@ -50,7 +50,7 @@ class Lab:
         return str(self.engine.config["slot"])
 
     def sql(self, query: str, *params: object) -> list[tuple[Any, ...]]:
-        """Run one query on a connection of its own, since servers come and go here."""
+        """Run a query on a separate connection, since the server is restarted during tests."""
         with psycopg.connect(self.url, autocommit=True) as connection:
             cursor = connection.execute(query.encode(), params or None)
             return cursor.fetchall() if cursor.description else []
@@ -60,24 +60,24 @@ class Lab:
         return [row[0] for row in self.sql(query, list(texts))]
 
     def health(self, sink: str = "all") -> str | None:
-        """What the sink's health says of the way from Postgres to the engine; None when nothing is wrong."""
+        """Return the error of the sink's ingestion health check, or None if there is none."""
         checks = self.engine.ask("GET", f"/api/sinks/{sink}")["health"]["checks"]
         return next(check.get("error") for check in checks if check["name"] == "Message ingestion")
 
     def says(self, *words: str, within: float = 15) -> str:
-        """Wait until the health has all these words, and return what it says."""
+        """Wait until the health error contains all of `words`, and return it."""
 
-        def said() -> str | None:
+        def error() -> str | None:
             text = self.health()
             return text if text is not None and all(word in text for word in words) else None
 
-        return eventually(said, within=within, what=f"health with {words}; it says {self.health()}") or ""
+        return eventually(error, within=within, what=f"health with {words}; it is {self.health()}") or ""
 
     def is_well(self, within: float = 15) -> None:
-        eventually(lambda: self.health() is None, within=within, what=f"health; it says {self.health()}")
+        eventually(lambda: self.health() is None, within=within, what=f"good health; it is {self.health()}")
 
     def hang_up(self) -> None:
-        """End the engine's connections, as a network does."""
+        """Terminate the engine's connections, as a network failure would."""
         self.sql("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'userhooks-engine'")
 
     def drop_slot(self) -> None:
@@ -89,12 +89,12 @@ class Lab:
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
     with tempfile.TemporaryDirectory(prefix="userhooks-trouble-") as folder:
-        one = PostgresServer(Path(folder), port=free_port(), password="x", log=Path(folder) / "postgres.log")
+        postgres = PostgresServer(Path(folder), port=free_port(), password="x", log=Path(folder) / "postgres.log")
         try:
-            one.start()
-            yield one
+            postgres.start()
+            yield postgres
         finally:
-            one.remove()
+            postgres.remove()
 
 
 _numbers = itertools.count(1)
@@ -102,7 +102,7 @@ _numbers = itertools.count(1)
 
 @pytest.fixture
 def lab(server: PostgresServer, tmp_path: Path) -> Iterator[Lab]:
-    """A fresh database with an engine that runs and one sink, `all`."""
+    """A new database with a running engine."""
     server.start()
     name = f"trouble_{next(_numbers)}"
     with psycopg.connect(server.url(), autocommit=True) as admin:
@@ -119,11 +119,11 @@ def lab(server: PostgresServer, tmp_path: Path) -> Iterator[Lab]:
 
 
 def backfill(lab: Lab, *, table: str = "public.notifications") -> str:
-    """Start a backfill of the sink `all` and return its id."""
+    """Start a backfill of the sink `all`, and return its id."""
     return str(lab.engine.ask("POST", "/api/sinks/all/backfills", {"table": table})["id"])
 
 
-# --- Postgres goes and comes -------------------------------------------------------------------------------------------
+# --- restarts of Postgres ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("end", [PostgresServer.stop, PostgresServer.kill], ids=["stopped", "killed"])
@@ -132,18 +132,18 @@ def test_a_restart_under_load_loses_nothing_and_repeats_nothing(
 ) -> None:
     lab.engine.sink("all", receiver.url)
     committed: list[int] = []
-    enough = threading.Event()
+    stop = threading.Event()
 
     def write() -> None:
-        while not enough.is_set():
+        while not stop.is_set():
             try:
                 with psycopg.connect(lab.url, autocommit=True) as connection:
-                    while not enough.is_set():
+                    while not stop.is_set():
                         row = connection.execute("insert into notifications (user_id, message) values (1, 'x') returning id").fetchone()
                         assert row is not None
                         committed.append(row[0])
             except psycopg.Error:
-                enough.wait(0.02)
+                stop.wait(0.02)
 
     writer = threading.Thread(target=write)
     writer.start()
@@ -154,7 +154,7 @@ def test_a_restart_under_load_loses_nothing_and_repeats_nothing(
         after = len(committed)
         eventually(lambda: len(committed) > after + 50, what="rows committed after the restart")
     finally:
-        enough.set()
+        stop.set()
         writer.join()
     receiver.wait_for(len(committed))
     ids = receiver.ids()
@@ -197,7 +197,7 @@ def test_a_receiver_that_fails_does_not_hold_up_the_shutdown_of_postgres(lab: La
     lab.server.stop()
     log = lab.server.log.read_text()[before:]
     assert "fast shutdown" in log
-    assert "immediate shutdown" not in log  # which is what stop does when it loses patience
+    assert "immediate shutdown" not in log  # `stop` falls back to it after a timeout.
     lab.server.start()
     receiver.gate.set()
     eventually(lambda: waiting in receiver.ids())
@@ -208,10 +208,10 @@ def test_a_postgres_that_stands_still_is_given_up_and_taken_up_again(lab: Lab, r
     lab.engine.sink("all", receiver.url)
     assert lab.server.pid is not None
     postmaster = psutil.Process(lab.server.pid)
-    those = [postmaster, *postmaster.children(recursive=True)]
+    processes = [postmaster, *postmaster.children(recursive=True)]
     lab.insert("before")
     receiver.wait_for(1)
-    for process in those:
+    for process in processes:
         process.suspend()
     try:
         lab.says(f"has not answered for {SILENCE:g} s")
@@ -219,7 +219,7 @@ def test_a_postgres_that_stands_still_is_given_up_and_taken_up_again(lab: Lab, r
         assert answer.status_code == 422
         assert "answer" in answer.json()["reason"]
     finally:
-        for process in those:
+        for process in processes:
             process.send_signal(signal.SIGCONT)
     lab.insert("after")
     receiver.wait_for(2)
@@ -227,12 +227,12 @@ def test_a_postgres_that_stands_still_is_given_up_and_taken_up_again(lab: Lab, r
     lab.is_well()
 
 
-# --- rights ------------------------------------------------------------------------------------------------------------
+# --- privileges --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def own_role(lab: Lab) -> Iterator[str]:
-    """The engine runs as a role of its own, which may log in, replicate and read."""
+    """Run the engine as a separate role, which may log in, replicate, and read; yields its name."""
     role = f"role_{next(_numbers)}"
     lab.sql(f"create role {role} login replication password '{PASSWORD}'")
     lab.sql(f"grant select on all tables in schema public to {role}")
@@ -272,7 +272,7 @@ def test_a_role_that_may_not_replicate_any_more_is_said_with_the_command(lab: La
 
 def test_a_backfill_that_may_not_read_the_table_says_so_and_goes_on_when_it_may(lab: Lab, receiver: Receiver, own_role: str) -> None:
     lab.engine.sink("all", receiver.url)
-    lab.sql(f"revoke select on notifications from {own_role}")  # noqa: S608  # our own name
+    lab.sql(f"revoke select on notifications from {own_role}")  # noqa: S608  # The name is generated by the test.
     [live] = lab.insert("live changes need no such right")
     receiver.wait_for(1)
     backfill(lab)
@@ -367,7 +367,7 @@ def test_a_slot_dropped_under_a_running_engine_costs_nothing_that_was_read(lab: 
 
 
 def _sent(lab: Lab) -> bool:
-    """Whether Postgres has sent all of its WAL to the engine."""
+    """Return whether Postgres has sent all of its WAL to the engine."""
     [row] = lab.sql("select sent_lsn >= pg_current_wal_lsn() from pg_stat_replication where application_name = 'userhooks-engine'") or [
         (False,)
     ]
@@ -393,13 +393,13 @@ def test_a_slot_that_postgres_gave_up_is_made_anew_and_the_loss_is_said(
         changed.setitem(embedded_postgres.SETTINGS, "max_slot_wal_keep_size", "1MB")  # type: ignore[arg-type]
         lab.server.start()
 
-        def given_up() -> bool:
+        def is_invalidated() -> bool:
             lab.sql("select pg_logical_emit_message(false, 'fill', repeat('x', 1000))")
             lab.sql("select pg_switch_wal()")
             lab.sql("checkpoint")
             return lab.sql("select wal_status from pg_replication_slots where slot_name = %s", lab.slot) == [("lost",)]
 
-        eventually(given_up, what="the slot to be given up")
+        eventually(is_invalidated, what="the slot to be invalidated")
         lab.engine.start()
         lab.says("the slot was invalidated: wal_removed", "Start a backfill")
         [seen] = lab.insert("after")
@@ -512,7 +512,7 @@ from userhooks.engine.capture import slot_keeper
 slot_keeper._SKIPS_UNPUBLISHED = 10**9
 __main__.main()
 """
-"""The engine as it behaves on a Postgres before 18, which breaks off where the publication was missing, again and again."""
+"""A program that runs the engine as on a Postgres before 18, which ends the stream where the publication was missing."""
 
 
 def test_where_postgres_cannot_pass_the_gap_the_slot_is_made_anew(lab: Lab, receiver: Receiver) -> None:
@@ -581,7 +581,7 @@ def test_the_command_for_a_table_that_is_not_published_works_for_every_name(lab:
     lab.is_well()
 
 
-# --- positions that do not fit -----------------------------------------------------------------------------------------
+# --- state that does not match the server ------------------------------------------------------------------------------
 
 
 def test_an_older_copy_of_the_state_says_what_it_misses(lab: Lab, receiver: Receiver) -> None:
@@ -603,7 +603,7 @@ def test_an_older_copy_of_the_state_says_what_it_misses(lab: Lab, receiver: Rece
 
 
 def _again(engine: EngineProgram) -> EngineProgram:
-    """A stopped engine's twin, on the same state."""
+    """Return a new engine program on the state of a stopped one."""
     twin = EngineProgram(
         str(engine.config["database_url"]), engine.log.parent, publication=PUBLICATION, slot=str(engine.config["slot"]), silence=SILENCE
     )
@@ -639,12 +639,12 @@ def test_a_server_restored_from_a_backup_stops_the_engine_loudly(lab: Lab, recei
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a cluster's folder with its owners."""
+    """Copy a cluster's folder, and keep owners and modes."""
     shutil.copytree(source, target)
     for path in (source, *source.rglob("*")):
-        there = target / path.relative_to(source)
-        shutil.chown(there, path.stat().st_uid, path.stat().st_gid)
-        there.chmod(path.stat().st_mode)
+        copy = target / path.relative_to(source)
+        shutil.chown(copy, path.stat().st_uid, path.stat().st_gid)
+        copy.chmod(path.stat().st_mode)
 
 
 def test_another_cluster_in_the_place_of_ours_is_not_read(lab: Lab, receiver: Receiver) -> None:

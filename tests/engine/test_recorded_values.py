@@ -1,4 +1,4 @@
-"""Values that Sequin 0.14.6 was recorded to send: the engine sends the same, or `DIFFERENCES.md` names the type and the reason."""
+"""Values recorded from Sequin 0.14.6: the engine sends the same values, or `DIFFERENCES.md` lists the type and the reason."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from tests.waiting import eventually
 RECORDINGS = Path(__file__).parents[1] / "recordings" / "0.14.6" / "side_by_side" / "values.jsonl"
 RECORDED = [json.loads(line) for line in RECORDINGS.read_text(encoding="utf-8").splitlines()]
 VALUES = list(dict.fromkeys((line["type"], line["sql"]) for line in RECORDED))
-"""Each type and SQL literal once; its index is the id of its row and the number of its column"""
+"""Each type and SQL literal once; the index is the id of its row and the number of its column."""
 DIFFERENCES = Path(userhooks.engine.__file__).with_name("DIFFERENCES.md")
 
 
 def named_differences() -> set[tuple[str, str]]:
-    """Read the table of values: pairs of a type and `live` or `read`."""
+    """Read the table of values in DIFFERENCES.md, and return pairs of a type and `live` or `read`."""
     section = DIFFERENCES.read_text(encoding="utf-8").split("\n## Values\n")[1].split("\n## ")[0]
     rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in section.splitlines() if line.startswith("| `")]
     return {(name, when) for types, where, *_ in rows for name in re.findall(r"`([^`]+)`", types) for when in where.split(", ")}
 
 
 def sent_values(engine: EngineProgram, database: psycopg.Connection[Any], receiver: Receiver) -> dict[str, dict[int, Any]]:
-    """Write and read each value in each recorded way: by kind and row, what arrived."""
+    """Write and backfill each value in each recorded way, and return the received values by kind and row id."""
     columns = ", ".join(f"c{at} {name}" for at, (name, _) in enumerate(VALUES))
     database.execute("create type mood as enum ('happy', 'sad'); create type pair as (number int, word text)")
     database.execute(f"create table recorded (id int primary key, n int, {columns})".encode())
@@ -40,7 +40,7 @@ def sent_values(engine: EngineProgram, database: psycopg.Connection[Any], receiv
     engine.sink("iso", f"{receiver.url}/iso", source=source, batch_size=100)
     engine.sink("unix", f"{receiver.url}/unix", source=source, batch_size=100, timestamp_format="unix_microsecond")
 
-    database.execute("create cast (bytea as xml) without function")  # a server built without libxml reads no text as xml
+    database.execute("create cast (bytea as xml) without function")  # A server built without libxml cannot parse text as xml.
     for at, (name, text) in enumerate(VALUES):
         literal = f"{text}::bytea::xml" if name == "xml" else text
         database.execute(f"insert into recorded (id, c{at}) values ({at}, {literal})".encode())  # noqa: S608
@@ -79,6 +79,6 @@ def test_a_value_is_the_recorded_one_or_its_type_is_a_named_difference(
         when = "read" if line["kind"] == "read" else "live"
         is_equal = (type(here), here) == (type(line["real"]), line["real"])
         if is_equal is ((line["type"], when) in named):
-            wrong.append((line, here, "equal, but named as a difference" if is_equal else "another value, and not named"))
+            wrong.append((line, here, "equal, but listed as a difference" if is_equal else "different, but not listed"))
     assert not wrong
     assert named <= {(line["type"], "read" if line["kind"] == "read" else "live") for line in RECORDED}

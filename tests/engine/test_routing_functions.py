@@ -1,4 +1,4 @@
-"""Routing functions: each message goes out with the method, the path and the headers that the function says."""
+"""Routing functions: each message is sent with the method, path, and headers that the function returns."""
 
 from __future__ import annotations
 

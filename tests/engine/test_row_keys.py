@@ -1,4 +1,4 @@
-"""What identifies a row, and the order of its messages: every kind of key and replica identity, with a receiver that fails now and then."""
+"""Row identity and message order for every kind of key and replica identity, with a receiver that sometimes fails."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def sink(engine: EngineProgram, receiver: Receiver, *tables: str, **more: Any) -
 def test_the_order_per_row_holds_for_every_replica_identity(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
     seed = random.randrange(10**6)
     print(f"seed {seed}")
-    luck = random.Random(seed)
+    rng = random.Random(seed)
     for table, statement in TABLES.items():
         database.execute(statement)
         database.execute(f"alter publication test_pub add table {table}".encode())
     fails = random.Random(seed)
     receiver.script = lambda path, messages: 500 if fails.random() < 0.3 else 200
-    sink(engine, receiver, *(table if table != "parts" else "parts_all" for table in TABLES), batch_size=luck.choice([1, 5]))
-    rows: dict[str, dict[int, int]] = {table: {} for table in TABLES}  # by id, which history is the row's
+    sink(engine, receiver, *(table if table != "parts" else "parts_all" for table in TABLES), batch_size=rng.choice([1, 5]))
+    rows: dict[str, dict[int, int]] = {table: {} for table in TABLES}  # For each table, maps the id of a row to the index of its history.
     histories: list[list[int]] = []
     by_id: dict[tuple[str, int], list[int]] = defaultdict(list)
     changes: dict[str, list[int]] = defaultdict(list)
@@ -56,36 +56,36 @@ def test_the_order_per_row_holds_for_every_replica_identity(engine: EngineProgra
         database.execute(sql.SQL(statement).format(sql.Identifier(table)), values)
         changes["parts_all" if table == "parts" else table].append(step)
         histories[history].append(step)
-        for id_ in ids if table != "whole" else ():  # without a key, a new row with the same values is another row
+        for id_ in ids if table != "whole" else ():  # Without a key, the ids do not identify rows.
             by_id[table, id_].append(step)
 
     for step in range(STEPS):
-        table = luck.choice(list(TABLES))
+        table = rng.choice(list(TABLES))
         present = rows[table]
         free = sorted(set(range(4)) - present.keys())
-        if free and (not present or luck.random() < 0.4):
-            id_ = luck.choice(free)
+        if free and (not present or rng.random() < 0.4):
+            id_ = rng.choice(free)
             present[id_] = len(histories)
             histories.append([])
             run(table, step, "insert into {} values (%s, 7, %s)", (id_, str(step)), id_, history=present[id_])
             continue
-        old = luck.choice(sorted(present))
-        if free and luck.random() < 0.4:
-            new = luck.choice(free)
+        old = rng.choice(sorted(present))
+        if free and rng.random() < 0.4:
+            new = rng.choice(free)
             present[new] = present.pop(old)
             run(table, step, "update {} set id = %s, v = %s where id = %s", (new, str(step), old), old, new, history=present[new])
-        elif luck.random() < 0.3:
+        elif rng.random() < 0.3:
             run(table, step, "delete from {} where id = %s", (old,), old, history=present.pop(old))
         else:
             run(table, step, "update {} set v = %s where id = %s", (str(step), old), old, history=present[old])
     eventually(lambda: len(receiver.messages()) >= STEPS, within=60, what=f"all changes to arrive; seed {seed}")
-    came = {(m["metadata"]["table_name"], m["metadata"]["commit_lsn"]): at for at, m in enumerate(receiver.messages())}
-    place: dict[int, int] = {}
+    positions = {(m["metadata"]["table_name"], m["metadata"]["commit_lsn"]): at for at, m in enumerate(receiver.messages())}
+    position_of_step: dict[int, int] = {}
     for name, steps in changes.items():
-        lsns = sorted(lsn for one, lsn in came if one == name)
-        place.update({step: came[name, lsn] for step, lsn in zip(steps, lsns, strict=True)})
+        lsns = sorted(lsn for table, lsn in positions if table == name)
+        position_of_step.update({step: positions[name, lsn] for step, lsn in zip(steps, lsns, strict=True)})
     for history in [*histories, *by_id.values()]:
-        assert sorted(history, key=place.__getitem__) == history, f"a row's changes came out of order: {history}; seed {seed}"
+        assert sorted(history, key=position_of_step.__getitem__) == history, f"a row's changes came out of order: {history}; seed {seed}"
 
 
 def test_record_pks_hold_the_key_without_what_an_index_includes(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:

@@ -1,4 +1,4 @@
-"""What a sink is owed when its settings or its tables change: the rows of the table in the engine's README, one by one."""
+"""Delivery after changes of a sink's settings or tables: the table in the engine's README, row by row."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def texts(receiver: Receiver, path: str = "") -> list[str]:
 
 
 def on_disk(engine: EngineProgram, database: Connection) -> None:
-    """Wait until what is owed waits in the store alone."""
+    """Wait until all pending messages are in the store, so that the slot is confirmed."""
     query = "select pg_current_wal_insert_lsn() - confirmed_flush_lsn < 2000 from pg_replication_slots where slot_name = %s"
-    eventually(lambda: database.execute(query, (engine.config["slot"],)).fetchone() == (True,), what="everything to be on disk")
+    eventually(lambda: database.execute(query, (engine.config["slot"],)).fetchone() == (True,), what="all pending messages to be on disk")
 
 
-def nothing_owed(engine: EngineProgram) -> None:
+def wait_until_delivered(engine: EngineProgram) -> None:
     page = f"http://127.0.0.1:{engine.config['metrics_port']}/metrics"
-    eventually(lambda: re.findall(r"sequin_messages_buffered{.*} (\d+)", httpx.get(page).text) == ["0"], what="nothing to be owed")
+    eventually(lambda: re.findall(r"sequin_messages_buffered{.*} (\d+)", httpx.get(page).text) == ["0"], what="no pending messages")
 
 
 def test_each_change_has_the_shape_that_its_table_had_when_it_was_committed(
@@ -89,7 +89,8 @@ def test_a_table_that_is_emptied_or_made_anew_sends_its_rows_and_nothing_else(
     database.execute("insert into extra values ('second life', 'one')")
     patch(engine, status="active")
     receiver.wait_for(2)
-    received = sorted(receiver.messages(), key=lambda message: message["record"]["message"])  # no order between keys
+    # Sorted, because messages of different rows may arrive in any order.
+    received = sorted(receiver.messages(), key=lambda message: message["record"]["message"])
     assert [(message["action"], message["record"]) for message in received] == [
         ("insert", {"id": 1, "message": "first life"}),
         ("insert", {"id": "one", "message": "second life"}),
@@ -150,24 +151,24 @@ def test_what_is_done_with_thousands_of_sinks_is_done_beside_everything_else(eng
         ("GET", "/api/sinks", None),
         ("GET", "/api/config/export", None),
     ):
-        over = threading.Event()
+        stop = threading.Event()
         waits: list[float] = []
 
-        def look(over: threading.Event = over, waits: list[float] = waits) -> None:
-            with httpx.Client(base_url=engine.url) as another:
-                while not over.is_set():
-                    asked = time.monotonic()
-                    another.get("/health")
-                    waits.append(time.monotonic() - asked)
+        def measure(stop: threading.Event = stop, waits: list[float] = waits) -> None:
+            with httpx.Client(base_url=engine.url) as client:
+                while not stop.is_set():
+                    started = time.monotonic()
+                    client.get("/health")
+                    waits.append(time.monotonic() - started)
 
-        thread = threading.Thread(target=look)
+        thread = threading.Thread(target=measure)
         thread.start()
-        eventually(lambda waits=waits: waits, what="a first look")  # type: ignore[misc]
+        eventually(lambda waits=waits: waits, what="a first measurement")  # type: ignore[misc]
         waits.clear()
-        began = time.monotonic()
-        answer = engine.http.request(method, path, json=body)  # what it answers is not read: that would hold up the other thread here
-        took = time.monotonic() - began
-        over.set()
+        started = time.monotonic()
+        answer = engine.http.request(method, path, json=body)  # The body is not parsed, which would delay the other thread.
+        took = time.monotonic() - started
+        stop.set()
         thread.join()
         assert answer.is_success, answer.text
         print(f"{path}: {took:.3f} s, others waited {max(waits, default=0):.3f} s at most")
@@ -205,14 +206,14 @@ def test_a_message_that_waits_for_a_connection_is_never_sent_to_the_url_of_befor
         other.gate.clear()
         engine.sink("all", f"{receiver.url}/before")
         insert(database, *map(str, range(40)))
-        eventually(lambda: receiver.arrived >= 10, what="requests that hang")
+        eventually(lambda: receiver.arrived >= 10, what="unanswered requests")
         engine.ask("PATCH", "/api/destinations/http_endpoints/all", {"url": f"{other.url}/after"})
         insert(database, *map(str, range(40, 100)))
         eventually(lambda: other.arrived >= 10, what="requests to the new URL")
         receiver.gate.set()
-        eventually(lambda: len(receiver.requests) >= 10, what="answers to what was sent before")
+        eventually(lambda: len(receiver.requests) >= 10, what="answers to the first requests")
         other.gate.set()
-        eventually(lambda: len({*texts(receiver), *texts(other)}) == 100, what="all messages")
+        eventually(lambda: len({*texts(receiver), *texts(other)}) == 100, what="all messages to arrive")
         assert {request.path for request in receiver.requests} == {"/before"}
         assert {request.path for request in other.requests} == {"/after"}
 
@@ -232,7 +233,7 @@ def test_what_is_on_its_way_when_the_filter_changes_is_not_sent_again_to_whom_it
     eventually(lambda: receiver.requests, what="the failure")
     insert(database, "for bob", user=2)
     receiver.wait_for(1, "/bob")
-    nothing_owed(engine)
+    wait_until_delivered(engine)
     assert texts(receiver, "/bob") == ["for bob"]
 
 
@@ -246,12 +247,12 @@ def test_a_failure_at_the_url_of_before_is_none_of_the_new_one(engine: EnginePro
         engine.ask("PATCH", "/api/destinations/http_endpoints/all", {"url": other.url})
         receiver.gate.set()
         other.wait_for(1)
-        nothing_owed(engine)
+        wait_until_delivered(engine)
     assert engine.ask("GET", "/api/sinks/all")["status"] == "active"
 
 
 def answer_410_during(engine: EngineProgram, database: Connection, receiver: Receiver, method: str, path: str, body: Any = None) -> None:
-    """Have the sink `all` answered 410 while a call is under way, which the store's write lock holds up; return when both are over.
+    """Answer a request of the sink `all` with 410 during an API call that waits for the store's write lock; return after both.
 
     Later requests wait for the receiver's gate.
     """
@@ -272,14 +273,14 @@ def answer_410_during(engine: EngineProgram, database: Connection, receiver: Rec
     ):
         store.execute("begin immediate")
         call.request(method, path, json.dumps(body), headers)
-        for _ in range(5):  # by then the call waits for the store
+        for _ in range(5):  # After these, the call is waiting for the store.
             engine.ask("GET", "/api/sinks/all")
         receiver.gate.set()
         eventually(lambda: "410" in str(engine.ask("GET", "/api/sinks/all")["health"]), what="the 410")
         store.execute("rollback")
         answer = call.getresponse()
         assert answer.status == 200, answer.read()
-    engine.sink("other", receiver.url)  # waits behind the pause that the 410 asks for
+    engine.sink("other", receiver.url)  # This call is processed after the pause that the 410 triggers.
 
 
 def test_a_sink_that_answers_410_while_it_is_deleted_stays_deleted(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
@@ -323,7 +324,7 @@ def test_what_was_on_its_way_when_its_sink_was_disabled_is_not_tried_again_in_it
     eventually(lambda: receiver.requests, what="the failure")
     insert(database, "of the second")
     receiver.wait_for(1)
-    nothing_owed(engine)
+    wait_until_delivered(engine)
     assert [m["record"]["message"] for request in receiver.requests for m in request.messages] == ["of the first life", "of the second"]
 
 

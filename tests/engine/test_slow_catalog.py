@@ -1,4 +1,4 @@
-"""Catalogs of Postgres that are large, or answer slowly: the changes of tables are delivered all the same."""
+"""Large or slow catalogs of Postgres, which must not delay the delivery of changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The short form of each part of the torture (`make torture`): what it promises holds in seconds as it does in hours."""
+"""The short form of each torture test (`make torture` runs the long form)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.torture.soak import soak
 
 
 def seed() -> int:
-    """A new seed for every run; each outcome shows it."""
+    """Return a new seed for a run; the printed outcome includes it."""
     return random.randrange(10**6)
 
 

@@ -1,4 +1,4 @@
-"""Transform functions: what a receiver gets is what the function makes of a change, and nothing else."""
+"""Transform functions: a receiver gets exactly what the function returns for a change."""
 
 from __future__ import annotations
 
@@ -73,11 +73,11 @@ def test_nil_and_false_are_an_empty_body_unless_in_a_batch(
         sink = {"name": name, "database": "postgres", "source": source, "destination": destination, "transform": "little"}
         engine.ask("POST", "/api/sinks", sink | {"filter": "none"})
     insert(database, "none", "no", "word", "zero")
-    eventually(lambda: len(receiver.requests) == 8, what="a request for each row and sink")
+    eventually(lambda: len(receiver.requests) == 8, what="one request for each row and sink")
 
-    requests = [one for one in receiver.requests if one.path == "/alone"]
-    empty = [dict(one.headers) for one in requests if not one.body]
-    full = [dict(one.headers) for one in requests if one.body]
+    requests = [request for request in receiver.requests if request.path == "/alone"]
+    empty = [dict(request.headers) for request in requests if not request.body]
+    full = [dict(request.headers) for request in requests if request.body]
     assert sorted(map(repr, receiver.messages("/alone"))) == ["'null'", "0"]
     assert [(h["content-length"], h.keys() & {"content-type", "accept", "content-encoding"}) for h in empty] == [("0", set())] * 2
     assert [(h["content-type"], h.get("content-encoding")) for h in full] == [("application/json", encoding)] * 2
