@@ -1,11 +1,11 @@
-"""Rows that a backfill has read, held until their place in the stream, then handed over to the sink's delivery. Reading is in `run.py`.
+"""Handover of a backfill's rows to the sink's delivery, at their position in the slot's stream. Rows are read in `run.py`.
 
-When the watermark of a page comes by in the slot's stream, its rows are handed over at that position. A row that changed in a transaction
-which the page's snapshot does not see would be stale: it is dropped when the sink was owed that change (the change tells the newer
-story), and read again when it was not. A row that an update not owed has put behind the reading position is read again, too.
+When the watermark of a page arrives in the stream, the page's rows are handed over. A row is stale if it was changed by a transaction that
+the page's snapshot does not see. If the change was routed to the sink, the row is dropped, because the change has newer data. Otherwise,
+the row is read again. A row is also read again if an update that was not routed to the sink moved it behind the reading position.
 
-This holds only if every change is noted that the snapshot may not see: those that come by during a turn, before which the run waits until
-all earlier ones are visible. Between turns only rows that have to be read again are noted.
+This requires recording every change that the snapshot may not see. Those are the changes that arrive during a turn, because the run first
+waits until all earlier ones are visible. Between turns, only rows that must be read again are recorded.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from userhooks.engine.routing import wal_forms
 
 
 class Interrupted(Exception):
-    """What was read cannot be handed over and has to be read again: the stream was lost, or the table or the filter has changed."""
+    """Rows cannot be handed over and must be read again, because the stream was lost, or the table or filter has changed."""
 
 
 @dataclass(slots=True)
 class RowsRead:
-    """Rows that wait for their watermark: a page, or (then `keys` are given) rows that are read again."""
+    """Rows that wait for their watermark: a page or, if `keys` is set, rows that were read again."""
 
     rows: list[Row]
     snapshot: Snapshot
@@ -41,14 +41,17 @@ class RowsRead:
     is_last: bool = False
     token: str = field(default_factory=lambda: str(uuid.uuid4()))
     sizes: list[int] = field(init=False)
-    """of the rows, in bytes"""
+    """The sizes of the rows in bytes."""
 
     def __post_init__(self) -> None:
         self.sizes = list(map(size_of, self.rows))
 
 
 class RowHandover:
-    """The stream's side of one backfill: it is told of changes (`touched`) from before the first turn on, and of watermarks."""
+    """The side of a backfill that faces the stream.
+
+    The stream reports watermarks and, from before the first turn on, changes of the table (`touched`).
+    """
 
     def __init__(
         self,
@@ -62,9 +65,9 @@ class RowHandover:
         self.sink_id = progress.backfill.sink_id
         self.layout: TableLayout | None = None
         self.position = progress.cursor
-        """the last row handed over"""
+        """The cursor after the last row handed over."""
         self.has_ended = False
-        """whether the last page is handed over"""
+        """Whether the last page was handed over."""
         self.to_read_again: dict[Key, Page] = {}
         self._progress = progress
         self._delivery = delivery
@@ -77,36 +80,36 @@ class RowHandover:
 
     @property
     def only(self) -> Only | None:
-        """What SQL may leave out under the sink's present filter."""
+        """The rows to which SQL can limit itself under the sink's current filter; None for all rows."""
         assert self.layout is not None  # noqa: S101  # set before the first turn
         return only_rows(self.layout.shape, self._bound())
 
     # --- called by the run ---------------------------------------------------------------------------------------------
 
     def start_turn(self) -> None:
-        """Forget the turn before, and note every change from now on."""
+        """Discard the state of the previous turn, and record every change from now on."""
         self._touched.clear()
         self._waiting.clear()
         self._broken = None
         self._in_turn = True
 
     def end_turn(self) -> None:
-        """Note from now on only what has to be read again."""
+        """Record only rows that must be read again from now on."""
         self._in_turn = False
 
     def expect(self, rows: RowsRead) -> None:
-        """Keep rows until their watermark, which the caller writes next; raises Interrupted."""
+        """Hold rows until their watermark, which the caller writes next; raises Interrupted."""
         if self._broken is not None:
             raise self._broken
         self._waiting.append(rows)
 
     @property
     def waiting(self) -> int:
-        """Readings that wait for their watermarks."""
+        """The number of row sets that wait for their watermarks."""
         return len(self._waiting)
 
     async def until(self, ready: Callable[[], bool]) -> None:
-        """Wait; raises Interrupted."""
+        """Wait until `ready` returns True, which is checked after each change of the progress; raises Interrupted."""
         changed = self._progress.changed
         while True:
             if self._broken is not None:
@@ -120,7 +123,7 @@ class RowHandover:
     # --- called by the stream ------------------------------------------------------------------------------------------
 
     def touched(self, change: Change, xid: int, owed: bool) -> None:
-        """Note that a row changed, under its key before and after; between turns only what has to be read again matters."""
+        """Record a change of a row, under its old and new key; between turns, only rows that must be read again are recorded."""
         if not self._in_turn and (owed or change.action != "update"):
             return
         layout = self.layout
@@ -129,7 +132,7 @@ class RowHandover:
         if change.shape is not layout.shape:
             positions = change.shape.positions
             if not positions.keys() >= set(layout.query.order):
-                self._break("a column of the primary key has another name now")
+                self._break("a column of the primary key was renamed")
                 return
             key = tuple(positions[name] for name in layout.query.table.key)
             order = tuple(positions[name] for name in layout.query.order)
@@ -143,12 +146,12 @@ class RowHandover:
             self._read_again(tuple([new[i] for i in key]))
 
     def _read_again(self, key: Key) -> None:
-        """Read a row at the next turn that may be behind the position by now, and hold the cursor until then."""
+        """Schedule a row that may have moved behind the position for the next turn, and hold the cursor until then."""
         if key not in self.to_read_again:
             self.to_read_again[key] = self._progress.hold()
 
     def interrupt(self) -> None:
-        """The stream was lost and taken up again, perhaps without the watermarks that are waited for."""
+        """Handle a reconnect of the stream, after which the expected watermarks may be missing."""
         if self._waiting:
             self._break("the stream was interrupted")
 
@@ -158,7 +161,7 @@ class RowHandover:
         self._progress.changed.set()
 
     def watermark(self, token: str) -> bool:
-        """Hand over the rows that wait for this watermark; returns whether any did."""
+        """Hand over the rows that wait for this watermark; return whether there were any."""
         if not self._waiting or self._waiting[0].token != token:
             return False
         rows = self._waiting[0]
@@ -208,18 +211,18 @@ class RowHandover:
         for key in keys:
             newer = self._newer(key, read.snapshot)
             if newer and not any(newer):
-                continue  # it is read again at the next turn
+                continue  # It is read again in the next turn.
             page = self.to_read_again.pop(key)
             if not newer and key in rows:
                 owe(*rows[key], page)
             page.release()
 
     def _newer(self, key: Key, snapshot: Snapshot) -> Sequence[bool]:
-        """Return for each change of the row that the snapshot does not see whether the sink was owed it."""
+        """Return, for each change of the row that the snapshot does not see, whether it was routed to the sink."""
         return [owed for xid, owed in self._touched.get(key, ()) if not snapshot.sees(xid)]
 
     def _filter(self, layout: TableLayout) -> Callable[[Change], bool]:
-        """Return the check of the sink's filter: the one value that it demands, and the rest of it, where these say all."""
+        """Return the sink's filter, reduced to a comparison with the required value and the filter's other conditions where possible."""
         bound, delivery, shape = self._bound(), self._delivery, layout.shape
         if bound is None or bound.equality is None or not delivery.sink.source.covers(*shape.table):
             return delivery.queue.filter
@@ -230,7 +233,7 @@ class RowHandover:
         return lambda change: change.raw(position) in forms and (rest is None or rest(change))
 
     def _owing(self, layout: TableLayout) -> Callable[[Row, int, Page], None]:
-        """Return what makes the sink owe a row of a page, if its filter accepts it; what all the rows share is looked up here, once."""
+        """Return the function that queues a row of a page if the sink's filter accepts it; everything shared by rows is looked up once."""
         shape, backfill_id, now_us = layout.shape, self._progress.backfill.id, self._now_us()
         is_wanted, group_of, owe = self._filter(layout), self._delivery.queue.group_of, self._delivery.owe
 
@@ -238,7 +241,7 @@ class RowHandover:
             change = Change.read(shape, row, backfill_id, now_us, size)
             try:
                 wanted, unfiltered = is_wanted(change), False
-            except Exception:  # the filter raised: the message fails visibly when its turn comes
+            except Exception:  # The filter raised; the message is queued and fails visibly.
                 wanted, unfiltered = True, True
             if wanted:
                 page.owed += 1
