@@ -23,11 +23,11 @@ USER_1 = [{"column_name": "user_id", "operator": "=", "comparison_value": "1"}]
 USER_2 = [{"column_name": "user_id", "operator": "=", "comparison_value": "2"}]
 
 
-def old_sink(engine: EngineProgram, receiver: Receiver, **more: Any) -> httpx.Response:
+def old_sink(engine: EngineProgram, receiver: Receiver, **settings: Any) -> httpx.Response:
     """Create an endpoint and a sink with the calls of an app written for Sequin 0.9.4."""
     engine.endpoint("user-1-endpoint", receiver.url)
     destination = {"type": "webhook", "http_endpoint": "user-1-endpoint", "http_endpoint_path": ""}
-    return engine.http.post("/api/sinks", json={**OLD_SINK, "name": "user-1-notifications", "destination": destination, **more})
+    return engine.http.post("/api/sinks", json={**OLD_SINK, "name": "user-1-notifications", "destination": destination, **settings})
 
 
 def insert(database: psycopg.Connection[Any], *users: int) -> None:

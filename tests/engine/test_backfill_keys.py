@@ -34,26 +34,26 @@ KEYS = {
         "select (array['zealous', 'calm', 'merry'])[1 + n % 3]::mood, n from numbers",
     ),
     "uuid": ("id uuid primary key", "select md5(n::text)::uuid from numbers"),
-    "text by bytes": (
+    "text in byte order": (
         'id text collate "C" primary key',
         "select chr(33 + n % 90) || 'é' || n || ' ''\"\\%' from numbers",
     ),
-    "text by the database's rules": ("id text primary key", "select chr(33 + n % 90) || '-' || n from numbers"),
+    "text in the database's collation": ("id text primary key", "select chr(33 + n % 90) || '-' || n from numbers"),
     "padded text": ("id char(8) primary key", "select n::text from numbers"),
     "domains": ("a small, b short, primary key (b, a)", "select n, 'x' || n % 5 from numbers"),
-    "numbers with and without an end": (
+    "finite and infinite numbers": (
         "id numeric primary key",
         "select n / 7.0 from numbers where n > 3 union values ('NaN'::numeric), ('Infinity'), ('-Infinity')",
     ),
     "floats": ("id float8 primary key", "select n / 7.0::float8 from numbers where n > 1 union values ('NaN'::float8)"),
-    "times without a zone, and with an end": (
+    "times without a time zone, and infinite ones": (
         "a timestamp, b date, primary key (a, b)",
         (
             "select case n when 1 then 'infinity' when 2 then '-infinity' else '2026-03-29 02:30'::timestamp + n * interval '1 min' end,"
             " date '0044-03-15 BC' + n from numbers"
         ),
     ),
-    "instants": ("id timestamptz primary key", "select now() + n * interval '1.000001 s' from numbers"),
+    "times with a time zone": ("id timestamptz primary key", "select now() + n * interval '1.000001 s' from numbers"),
     "bytes": ("id bytea primary key", "select sha256(n::text::bytea) from numbers"),
     "addresses and booleans": (
         "a inet, b boolean, primary key (b, a)",

@@ -80,9 +80,14 @@ def messages_of(receiver: Receiver, row: int) -> list[tuple[str, str]]:
     return [(m["action"], m["record"]["message"]) for m in receiver.messages() if m["record"]["id"] == row]
 
 
-@pytest.mark.parametrize("others", [False, True])
+@pytest.mark.parametrize("with_other_commits", [False, True])
 def test_a_change_that_waits_for_a_standby_is_never_followed_by_the_row_as_it_was_before(
-    engine: EngineProgram, database: Connection, database_url: str, receiver: Receiver, postgres_server: PostgresServer, others: bool
+    engine: EngineProgram,
+    database: Connection,
+    database_url: str,
+    receiver: Receiver,
+    postgres_server: PostgresServer,
+    with_other_commits: bool,
 ) -> None:
     """This holds however many other transactions commit in the meantime."""
     fill(database)
@@ -92,7 +97,7 @@ def test_a_change_that_waits_for_a_standby_is_never_followed_by_the_row_as_it_wa
             try:
                 eventually(lambda: messages_of(receiver, 7) == [("update", "new")], what="the change to arrive from the WAL")
                 assert state(database, 7) == "old"
-                if others:
+                if with_other_commits:
                     database.execute("set synchronous_commit = off")
                     database.execute(MANY)
                     database.execute("insert into notifications (user_id, message) values (1, 'the last of the others')")
@@ -107,7 +112,7 @@ def test_a_change_that_waits_for_a_standby_is_never_followed_by_the_row_as_it_wa
         eventually(lambda: engine.ask("GET", path)["state"] == "completed", what=path)
     assert messages_of(receiver, 7) == [("update", "new"), ("read", "new")]
     read = [m["record"]["id"] for m in receiver.messages() if m["action"] == "read"]
-    assert len(read) == len(set(read)) == ROWS + (1 if others else 0)
+    assert len(read) == len(set(read)) == ROWS + (1 if with_other_commits else 0)
     assert "not visible yet" not in str(engine.ask("GET", "/api/sinks/user-1")["health"])
 
 

@@ -79,7 +79,7 @@ def storm(url: str) -> Iterator[list[BaseException]]:
             thread.join()
 
 
-def sink(engine: EngineProgram, name: str, receiver: Receiver, **more: Any) -> None:
+def sink(engine: EngineProgram, name: str, receiver: Receiver, **settings: Any) -> None:
     engine.user_sink(1, f"{receiver.url}/unused")
     engine.sink(
         name,
@@ -88,7 +88,7 @@ def sink(engine: EngineProgram, name: str, receiver: Receiver, **more: Any) -> N
         filter="rows-of-user",
         annotations={"user_id": "1"},
         batch_size=50,
-        **more,
+        **settings,
     )
 
 

@@ -17,8 +17,8 @@ Connection = psycopg.Connection[Any]
 MB = 1_000_000
 
 
-def sink(engine: EngineProgram, name: str, receiver: Receiver, table: str, **more: Any) -> None:
-    engine.sink(name, f"{receiver.url}/{name}", source={"include_tables": [table]}, **more)
+def sink(engine: EngineProgram, name: str, receiver: Receiver, table: str, **settings: Any) -> None:
+    engine.sink(name, f"{receiver.url}/{name}", source={"include_tables": [table]}, **settings)
 
 
 def digest(value: str) -> str:

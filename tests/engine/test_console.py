@@ -172,12 +172,12 @@ def test_a_sinks_page_shows_its_settings_and_no_secret(engine: EngineProgram, re
             "destination": {"type": "webhook", "http_endpoint": "e"},
         },
     )
-    shown = page(engine, "/sinks/all")
-    assert "s3cret" not in shown
-    assert "authorization: …, x-key: …" in shown
-    assert f"e, {receiver.url}/in and a query string" in shown
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in shown
-    assert "<script>alert" not in shown
+    html = page(engine, "/sinks/all")
+    assert "s3cret" not in html
+    assert "authorization: …, x-key: …" in html
+    assert f"e, {receiver.url}/in and a query string" in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    assert "<script>alert" not in html
 
 
 def test_a_backfill_is_paused_resumed_and_cancelled_by_form(
@@ -206,9 +206,9 @@ def test_of_many_sinks_the_worst_are_shown_and_the_others_counted(engine: Engine
     for n in range(103):
         body = {"name": f"sink-{n:03}", "database": "postgres", "table": "public.notifications", "status": "paused"}
         engine.ask("POST", "/api/sinks", {**body, "destination": {"type": "webhook", "http_endpoint": "e"}})
-    shown = page(engine)
-    assert len(re.findall(r'<tr id="sink-', shown)) == 100
-    assert "103 sinks, failing first; showing the first 100" in shown
+    html = page(engine)
+    assert len(re.findall(r'<tr id="sink-', html)) == 100
+    assert "103 sinks, failing first; showing the first 100" in html
     assert "sink-102" in page(engine, "/?find=102")
 
 
@@ -219,9 +219,9 @@ def test_what_was_given_up_is_listed_and_sent_again_one_or_all(
     engine.sink("all", receiver.url, max_retry_count=1)
     insert(database, 3)
     eventually(lambda: re.search(r"error +0 +0 +0 +3", row(engine, "all")))
-    shown = page(engine, "/sinks/all")
-    assert "Unexpected status code: 500" in shown
-    ids = re.findall(r'name="message" value="(\d+)"', shown)
+    html = page(engine, "/sinks/all")
+    assert "Unexpected status code: 500" in html
+    ids = re.findall(r'name="message" value="(\d+)"', html)
     assert len(ids) == 3
     receiver.script = lambda *_: 200
     assert press(engine, "/sinks/all", "redeliver", message=ids[0]).status_code == 303

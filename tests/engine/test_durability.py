@@ -185,13 +185,13 @@ def test_what_waits_is_judged_by_the_filter_of_the_present_and_sent_to_the_url_o
 def test_a_message_out_of_attempts_is_kept_listed_and_sent_again(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
     engine.user_sink(1, receiver.url, max_retry_count=2)
     receiver.script = lambda *_: 503
-    [one, other] = insert(database, 1, 2)
+    [first, second] = insert(database, 1, 2)
     eventually(lambda: len(engine.ask("GET", "/api/sinks/user-1/discarded")["data"]) == 2)
     engine.kill()
     engine.start()
     listed = engine.ask("GET", "/api/sinks/user-1/discarded")["data"]
     assert {(m["table"], m["key"], m["action"], m["attempts"], m["error"]) for m in listed} == {
-        ("public.notifications", str(row), "insert", 2, "[http_endpoint]: Unexpected status code: 503") for row in (one, other)
+        ("public.notifications", str(row), "insert", 2, "[http_endpoint]: Unexpected status code: 503") for row in (first, second)
     }
     assert "discarded after" in health(engine, "user-1")
     assert len(receiver.requests) == 4, "attempts in total"
@@ -200,10 +200,10 @@ def test_a_message_out_of_attempts_is_kept_listed_and_sent_again(engine: EngineP
     with pytest.raises(AssertionError, match="set its status to active first"):
         engine.ask("POST", "/api/sinks/user-1/redeliver", {})
     engine.ask("PUT", "/api/sinks/user-1", {"status": "active"})
-    chosen = next(m["id"] for m in listed if m["key"] == str(other))
+    chosen = next(m["id"] for m in listed if m["key"] == str(second))
     assert engine.ask("POST", "/api/sinks/user-1/redeliver", {"ids": [chosen]}) == {"redelivered": 1}
     receiver.wait_for(1)
-    assert receiver.ids() == [other]
+    assert receiver.ids() == [second]
     assert engine.ask("POST", "/api/sinks/user-1/redeliver", {}) == {"redelivered": 1}
     receiver.wait_for(2)
     assert engine.ask("GET", "/api/sinks/user-1/discarded")["data"] == []

@@ -89,7 +89,7 @@ def test_the_oldest_message_that_is_tried_grows_older_until_it_arrives(
     database.execute("insert into notifications (user_id, message) select n, 'x' from generate_series(1, 3) n")
     eventually(lambda: (now := ages())[1] > 1 and now[0] == now[2] == 0, what="only the failing sink to have an age")
     receiver.script = lambda *_: 200
-    eventually(lambda: ages() == [0, 0, 0], what="no message to be retrying")
+    eventually(lambda: ages() == [0, 0, 0], what="no retrying messages")
 
 
 def test_names_kinds_and_labels_are_the_recorded_ones(engine: EngineProgram, database: psycopg.Connection[Any], receiver: Receiver) -> None:

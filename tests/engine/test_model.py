@@ -134,10 +134,10 @@ class Oracle:
         for name, value in settings.items():
             setattr(sink, name, value)
         for change in self.changes:
-            wanted = sink.wants(change)
-            if wanted and change.key not in old_keys:
+            is_wanted = sink.wants(change)
+            if is_wanted and change.key not in old_keys:
                 sink.may.add(change.key)
-            if not wanted and change.key in old_keys and change.key not in arrived:
+            if not is_wanted and change.key in old_keys and change.key not in arrived:
                 sink.may.add(change.key)
                 del sink.must[change.key]
 
@@ -182,7 +182,7 @@ class Run:
         self.step_names: list[str] = []
         self.delivered: dict[int, list[Delivered]] = defaultdict(list)
         self.attempts: dict[tuple[int, str], int] = defaultdict(int)
-        self.known: dict[int, Sink] = {}
+        self.sinks_by_number: dict[int, Sink] = {}
         with psycopg.connect(server.url(), autocommit=True) as admin:
             admin.execute(f"create database {self.database}".encode())
         self.url = server.url(self.database)
@@ -204,7 +204,7 @@ class Run:
 
     def _answer(self, path: str, messages: list[dict[str, Any]]) -> int:
         """Answer a request: 503 while the sink is down, 500 at random while it is flaky, else 200."""
-        sink = self.known[int(path.split("/")[1])]
+        sink = self.sinks_by_number[int(path.split("/")[1])]
         if sink.down:
             return 503
         for message in messages:
@@ -257,8 +257,8 @@ class Run:
         self.oracle.statement += 1
         return self.oracle.statement
 
-    def _some_rows(self, rows: dict[int, Row], most: int = 4) -> list[Row]:
-        return self.rng.sample(list(rows.values()), min(len(rows), self.rng.randint(1, most)))
+    def _some_rows(self, rows: dict[int, Row], limit: int = 4) -> list[Row]:
+        return self.rng.sample(list(rows.values()), min(len(rows), self.rng.randint(1, limit)))
 
     def _insert(self, rows: dict[int, Row]) -> list[Change]:
         statement = self._statement()
@@ -273,7 +273,7 @@ class Run:
         """Update some rows with a new text and the values of `new`."""
         statement = self._statement()
         changes = []
-        for old in self._some_rows(rows, most=3 if not new else 1):
+        for old in self._some_rows(rows, limit=3 if not new else 1):
             row = Row(**{**old._asdict(), "message": self._text(), **new})
             query = "update notifications set id = %s, user_id = %s, message = %s where id = %s"
             self.connection.execute(query, (*row, old.id))
@@ -337,11 +337,11 @@ class Run:
         assert row is not None
         self.users.append(row[0])
 
-    def _create(self, *, user: int | None, **more: Any) -> Sink:
-        number = len(self.known)
+    def _create(self, *, user: int | None, **fields: Any) -> Sink:
+        number = len(self.sinks_by_number)
         names = [sink.name for sink in self.oracle.deleted if sink.name not in [current.name for current in self.oracle.sinks]]
-        sink = Sink(number, self.rng.choice([f"sink-{number}", *names]), user, **more)
-        self.known[number] = sink
+        sink = Sink(number, self.rng.choice([f"sink-{number}", *names]), user, **fields)
+        self.sinks_by_number[number] = sink
         settings: dict[str, Any] = {"batch_size": sink.batch_size, "actions": list(sink.actions)}
         if sink.grouped_by_user:
             settings["tables"] = [{"name": "public.notifications", "group_column_names": ["user_id"]}]

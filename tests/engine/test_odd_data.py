@@ -26,8 +26,8 @@ def prepare(engine: EngineProgram, database: Connection, statements: LiteralStri
     refresh(engine)
 
 
-def sink(engine: EngineProgram, name: str, receiver: Receiver, *tables: str, **more: Any) -> None:
-    engine.sink(name, f"{receiver.url}/{name}", source={"include_tables": list(tables)}, **more)
+def sink(engine: EngineProgram, name: str, receiver: Receiver, *tables: str, **settings: Any) -> None:
+    engine.sink(name, f"{receiver.url}/{name}", source={"include_tables": list(tables)}, **settings)
 
 
 def read_again(engine: EngineProgram, name: str, table: str) -> None:
@@ -154,7 +154,7 @@ def test_text_of_all_planes_in_values_and_in_names_of_schemas_tables_and_columns
 
 
 def test_tables_of_every_kind_beside_each_other(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
-    """These have generated and dropped columns, no key, every replica identity, column lists, and row filters."""
+    """The tables have generated and dropped columns, no key, every replica identity, column lists, and row filters."""
     prepare(
         engine,
         database,

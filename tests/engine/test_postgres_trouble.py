@@ -64,14 +64,14 @@ class Lab:
         checks = self.engine.ask("GET", f"/api/sinks/{sink}")["health"]["checks"]
         return next(check.get("error") for check in checks if check["name"] == "Message ingestion")
 
-    def says(self, *words: str, within: float = 15) -> str:
-        """Wait until the health error contains all of `words`, and return it."""
+    def says(self, *phrases: str, within: float = 15) -> str:
+        """Wait until the health error contains all of `phrases`, and return it."""
 
         def error() -> str | None:
             text = self.health()
-            return text if text is not None and all(word in text for word in words) else None
+            return text if text is not None and all(phrase in text for phrase in phrases) else None
 
-        return eventually(error, within=within, what=f"health with {words}; it is {self.health()}") or ""
+        return eventually(error, within=within, what=f"health with {phrases}; it is {self.health()}") or ""
 
     def is_well(self, within: float = 15) -> None:
         eventually(lambda: self.health() is None, within=within, what=f"good health; it is {self.health()}")

@@ -75,10 +75,10 @@ def test_a_value_is_the_recorded_one_or_its_type_is_a_named_difference(
     sent = sent_values(engine, database, receiver)
     wrong = []
     for line in RECORDED:
-        here = sent[line["kind"]][VALUES.index((line["type"], line["sql"]))]
+        value = sent[line["kind"]][VALUES.index((line["type"], line["sql"]))]
         when = "read" if line["kind"] == "read" else "live"
-        is_equal = (type(here), here) == (type(line["real"]), line["real"])
+        is_equal = (type(value), value) == (type(line["real"]), line["real"])
         if is_equal is ((line["type"], when) in named):
-            wrong.append((line, here, "equal, but listed as a difference" if is_equal else "different, but not listed"))
+            wrong.append((line, value, "equal, but listed as a difference" if is_equal else "different, but not listed"))
     assert not wrong
     assert named <= {(line["type"], "read" if line["kind"] == "read" else "live") for line in RECORDED}

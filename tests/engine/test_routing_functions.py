@@ -21,9 +21,9 @@ def route(action, record, _changes, metadata) do
 end"""
 
 
-def function(name: str, code: str, **more: str) -> str:
+def function(name: str, code: str, **attributes: str) -> str:
     lines = "".join(f"      {line}\n" for line in code.splitlines())
-    extra = "".join(f"    {key}: {value}\n" for key, value in more.items())
+    extra = "".join(f"    {key}: {value}\n" for key, value in attributes.items())
     return f"functions:\n  - name: {name}\n    type: routing\n{extra}    code: |-\n{lines}"
 
 
@@ -94,10 +94,10 @@ def test_a_route_that_cannot_be_used_fails_the_message_until_it_is_mended(
 
 def test_a_routing_function_is_for_webhooks_and_for_routing(engine: EngineProgram, receiver: Receiver) -> None:
     code = "def route(_action, _record, _changes, _metadata), do: %{}"
-    for more, says in (({}, 'sink_type: ["can\'t be blank"]'), ({"sink_type": "kafka"}, 'sink_type: ["is invalid"]')):
-        answer = engine.http.post("/api/config/apply", json={"yaml": function("r", code, **more)})
+    for attributes, expected_error in (({}, 'sink_type: ["can\'t be blank"]'), ({"sink_type": "kafka"}, 'sink_type: ["is invalid"]')):
+        answer = engine.http.post("/api/config/apply", json={"yaml": function("r", code, **attributes)})
         assert answer.status_code == 400
-        assert says in answer.json()["summary"]
+        assert expected_error in answer.json()["summary"]
     apply(engine, "r", code)
     assert "sink_type: webhook" in engine.ask("GET", "/api/config/export")["yaml"]
     engine.user_sink(1, receiver.url, routing="r")

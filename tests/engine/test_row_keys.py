@@ -32,9 +32,9 @@ TABLES: dict[str, LiteralString] = {
 }
 
 
-def sink(engine: EngineProgram, receiver: Receiver, *tables: str, **more: Any) -> None:
+def sink(engine: EngineProgram, receiver: Receiver, *tables: str, **settings: Any) -> None:
     engine.ask("POST", "/api/postgres_databases/postgres/refresh_tables", {})
-    engine.sink("keys", receiver.url, source={"include_tables": [f"public.{table}" for table in tables]}, **more)
+    engine.sink("keys", receiver.url, source={"include_tables": [f"public.{table}" for table in tables]}, **settings)
 
 
 def test_the_order_per_row_holds_for_every_replica_identity(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:

@@ -177,7 +177,7 @@ class BackfillRunner:
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(_COUNT_AFTER_SECONDS):
-                await run.begun.wait()
+                await run.has_started.wait()
         if run.progress.backfill.rows_initial_count is not None:
             return
         try:

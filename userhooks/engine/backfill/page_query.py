@@ -120,9 +120,9 @@ class PageQuery:
 
 
 def only_rows(shape: TableShape, bound: Bound | None) -> Only | None:
-    """Return the rows to which SQL can limit itself, given that the filter requires one value of a column; None for all rows.
+    """Return the column values to which queries can be limited if the filter requires one value of a column; None for no limit.
 
-    The result includes every row that the filter accepts. The filter is still applied to each row.
+    The limited rows include every row that the filter accepts. The filter is still applied to each row.
     """
     if bound is not None and bound.never:
         return "", ()

@@ -48,7 +48,7 @@ class RowsRead:
 
 
 class RowHandover:
-    """The side of a backfill that faces the stream.
+    """The part of a backfill that the stream calls.
 
     The stream reports watermarks and, from before the first turn on, changes of the table (`touched`).
     """
@@ -80,8 +80,8 @@ class RowHandover:
 
     @property
     def only(self) -> Only | None:
-        """The rows to which SQL can limit itself under the sink's current filter; None for all rows."""
-        assert self.layout is not None  # noqa: S101  # set before the first turn
+        """The column values to which queries can be limited under the sink's current filter; None for no limit."""
+        assert self.layout is not None  # noqa: S101  # Set before the first turn.
         return only_rows(self.layout.shape, self._bound())
 
     # --- called by the run ---------------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ class RowHandover:
         if not self._in_turn and (owed or change.action != "update"):
             return
         layout = self.layout
-        assert layout is not None  # noqa: S101  # set before the first turn
+        assert layout is not None  # noqa: S101  # Set before the first turn.
         key, order = layout.key, layout.order
         if change.shape is not layout.shape:
             positions = change.shape.positions

@@ -1,7 +1,8 @@
 """One backfill, which reads a table for one sink in turns while live changes go on. `backfill_runner.py` executes the runs.
 
-A page is read by key, together with its snapshot. Then a watermark is written: a transactional logical message. `row_handover.py` handles
-the watermark when it arrives in the slot's stream. SQL is in `page_query.py`, and snapshots are evaluated in `postgres/snapshot.py`.
+A page is read in key order, together with its snapshot. Then a watermark is written: a transactional logical message. `row_handover.py`
+handles the watermark when it arrives in the slot's stream. SQL is in `page_query.py`, and snapshots are evaluated in
+`postgres/snapshot.py`.
 """
 
 from __future__ import annotations
@@ -25,20 +26,20 @@ from userhooks.engine.postgres.snapshot import Snapshot
 from userhooks.engine.resources import BackfillResource, Table
 
 PAGE_ROWS, FIRST_PAGE_ROWS = 1000, 100
-"""Rows of a page and of the first page, at most."""
+"""Maximum number of rows per page, and in the first page."""
 PAGE_BYTES = 8_000_000
 """Target size of a page, estimated from the row size of the previous page; the first page has no estimate."""
 PAGES_IN_DELIVERY = 3
-"""Pages that may be read but not yet delivered and saved."""
+"""Limit of pages that are read but not yet delivered and saved."""
 PAGES_PER_TURN = 10
-"""Pages to read before yielding the connection"""
+"""Pages to read before yielding the connection."""
 _WAITING_FOR_STANDBY = "select backend_xid::text::int8 from pg_stat_activity where wait_event = 'SyncRep' and backend_xid is not null"
 _LONGEST_PAUSE = 0.5
 """Longest pause between checks whether commits are visible, in seconds."""
 _REPORT_AFTER = 1.0
 """Seconds to wait for commits to become visible before the wait is reported."""
 _FEW = 20 * PAGE_ROWS
-"""Matching rows up to which each page may examine all of them."""
+"""The largest number of matching rows for which each page may examine all of them."""
 _NOT_VISIBLE = Trouble(
     "A commit is in the WAL but not visible yet, so backfills must wait.",
     "Check whether a synchronous standby is down (SELECT * FROM pg_stat_replication;).",
@@ -77,7 +78,7 @@ class BackfillRun:
         self.id = backfill.id
         self.sink_id = backfill.sink_id
         self.table = backfill.table
-        self.begun = asyncio.Event()
+        self.has_started = asyncio.Event()
         """Set at the first watermark."""
         self.progress = PageProgress(backfill, cursor, now_text)
         self.handover = RowHandover(self.progress, delivery, bound=bound, now_us=now_us)
@@ -106,7 +107,7 @@ class BackfillRun:
     def watermark(self, token: str) -> None:
         """Handle a watermark from the stream."""
         if self.handover.watermark(token):
-            self.begun.set()
+            self.has_started.set()
 
     # --- turns ---------------------------------------------------------------------------------------------------------
 

@@ -53,7 +53,7 @@ class CaptureHealth:
         self._incomplete: tuple[object, dict[str, list[TableName]]] | None = None
         """The sinks to backfill after the loss, cached with the state they were computed from."""
 
-    # --- trouble -------------------------------------------------------------------------------------------------------
+    # --- problems ------------------------------------------------------------------------------------------------------
 
     def note_error(self, exc: BaseException) -> None:
         """Record the error that keeps the slot from being read, and log it if it is new."""

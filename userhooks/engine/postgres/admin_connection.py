@@ -32,7 +32,7 @@ CONNECTION_ERRORS = (ReplicationEnded, Error, OSError, DatabaseUnavailable, Stor
 """The errors to expect from any use of Postgres."""
 
 _REPLICATING = {"wal_sender_timeout": "60s"}
-"""Postgres' default, set so that a shorter timeout of the role or database does not apply; a status is sent every ten seconds."""
+"""Settings for replication: Postgres' default timeout, in case the role's or database's is too short for a status every ten seconds."""
 
 
 class AdminConnection:

@@ -107,7 +107,7 @@ def _table(
 ) -> Table:
     """Build a table from a row of `_TABLES`.
 
-    The table's key is that of the REPLICA IDENTITY USING INDEX, else the primary key, without INCLUDE columns.
+    The table's key is that of the index named by REPLICA IDENTITY USING INDEX, else the primary key, without INCLUDE columns.
     """
     all_columns = list(map(Column, names or (), types or (), modifiers or ()))
     if published is not None:

@@ -68,7 +68,7 @@ def _vector(raw: bytes) -> bytes:
 
 
 def _plain(raw: bytes) -> bytes:
-    """Return text that cannot contain characters that JSON escapes as a JSON string."""
+    """Return text as a JSON string without escaping; `raw` must not contain characters that JSON escapes."""
     return b'"%b"' % raw
 
 
