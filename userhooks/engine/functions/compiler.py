@@ -100,10 +100,6 @@ class _Compiler:
             return form(self, quoted, scope)
         if name in _LOGIC:
             return self._logic(name, arguments, scope, quoted.line)
-        if name.startswith("sigil_"):
-            return self._apply(name, arguments, scope, quoted.line)
-        if name == "not":
-            return self._apply("not", arguments, scope, quoted.line)
         return self._apply(name, arguments, scope, quoted.line)
 
     def _logic(self, name: str, arguments: tuple[Quoted, ...], scope: Scope, line: int) -> Expr:
@@ -199,9 +195,7 @@ class _Compiler:
                 return sections
         raise FunctionError(node.line, f"invalid use of `{node.name}`")
 
-    def _clauses(
-        self, quoted: Quoted, line: int, count: int | None = 1, scope: Scope | None = None
-    ) -> list[tuple[list[Quoted], Quoted, int]]:
+    def _clauses(self, quoted: Quoted, line: int) -> list[tuple[list[Quoted], Quoted, int]]:
         if not isinstance(quoted, list) or not quoted:
             raise _undefined(line, "expected -> clauses")
         clauses = []
@@ -444,13 +438,11 @@ class _Compiler:
         return Anything(number)
 
     def _sequence(self, items: Any, scope: Scope, bound: set[str], line: int) -> Pattern:
-        rest: Pattern | None = None
-        items = list(items) if isinstance(items, list) else items
         if isinstance(items, list) and items and isinstance(items[-1], Node) and items[-1].is_call("|", 2):
             head, tail = self._two(items[-1])
             first = tuple(self._pattern(item, scope, bound, line) for item in (*items[:-1], head))
             return Sequence(first, False, self._pattern(tail, scope, bound, line))
-        return Sequence(tuple(self._pattern(item, scope, bound, line) for item in items), isinstance(items, tuple), rest)
+        return Sequence(tuple(self._pattern(item, scope, bound, line) for item in items), isinstance(items, tuple), None)
 
     def _members(self, pairs: Any, scope: Scope, bound: set[str], line: int) -> Members:
         members = []

@@ -25,7 +25,6 @@ _CONTEXT = decimal.Context(
     Emax=999_999,
     traps=[decimal.DivisionByZero, decimal.InvalidOperation, decimal.Overflow],
 )
-_EXACT = decimal.Context(prec=decimal.MAX_PREC, Emin=-999_999, Emax=999_999, traps=[decimal.InvalidOperation])
 _NUMBER = re.compile(r"([+-]?)(?:(\d+(?:\.\d*)?|\.\d+)(?:[eE]([+-]?\d{1,6}))?|(inf(?:inity)?|nan))", re.ASCII | re.IGNORECASE)
 
 
@@ -93,17 +92,17 @@ def div_int(meter: Meter, a: Any, b: Any) -> Any:
     left, right = number_of(a), number_of(b)
     if right == 0:
         raise Raised("division by zero" if left != 0 else "0 / 0")
-    return _computed(lambda: _EXACT_28.divide_int(left, right))
+    return _computed(lambda: _EXACT.divide_int(left, right))
 
 
-_EXACT_28 = decimal.Context(prec=4000, rounding=decimal.ROUND_HALF_UP, Emin=-999_999, Emax=999_999)
+_EXACT = decimal.Context(prec=4000, rounding=decimal.ROUND_HALF_UP, Emin=-999_999, Emax=999_999)
 
 
 def rem(meter: Meter, a: Any, b: Any) -> Any:
     left, right = number_of(a), number_of(b)
     if right == 0:
         raise Raised("division by zero" if left != 0 else "0 / 0")
-    return _computed(lambda: _EXACT_28.remainder(left, right))
+    return _computed(lambda: _EXACT.remainder(left, right))
 
 
 def div_rem(meter: Meter, a: Any, b: Any) -> Any:
@@ -149,7 +148,7 @@ def round_(meter: Meter, value: Any, places: Any = 0, mode: Any = Atom("half_up"
         raise Raised("no function clause matching in Decimal.round/3")
     if not number.is_finite():
         return made(number)
-    return _computed(lambda: number.quantize(Decimal((0, (1,), -places)), _ROUNDING[mode.name], _EXACT_28))
+    return _computed(lambda: number.quantize(Decimal((0, (1,), -places)), _ROUNDING[mode.name], _EXACT))
 
 
 def normalize(meter: Meter, value: Any) -> Any:
@@ -173,7 +172,7 @@ def to_string(meter: Meter, value: Any, form: Any = Atom("scientific")) -> str:
 
 def to_integer(meter: Meter, value: Any) -> int:
     number = number_of(value)
-    if not number.is_finite() or number != number.to_integral_value(context=_EXACT_28):
+    if not number.is_finite() or number != number.to_integral_value(context=_EXACT):
         raise Raised(f"cannot convert {inspect(value)} without losing precision. Use Decimal.round/3 first.")
     meter.bits(4 * (number.adjusted() + 1) if number else 1)
     return int(number)
@@ -236,7 +235,7 @@ def _copied(change: Callable[[Decimal], Decimal]) -> Callable[..., Any]:
 
 def is_integer(meter: Meter, value: Any) -> bool:
     number = number_of(value)
-    return number.is_finite() and number == number.to_integral_value(context=_EXACT_28)
+    return number.is_finite() and number == number.to_integral_value(context=_EXACT)
 
 
 def scale(meter: Meter, value: Any) -> int:

@@ -7,18 +7,11 @@ from typing import Any
 from userhooks.engine.functions import terms
 from userhooks.engine.functions.meter import Meter
 from userhooks.engine.functions.stdlib.enum import items_of
-from userhooks.engine.functions.stdlib.kernel import as_list
+from userhooks.engine.functions.stdlib.kernel import as_list, as_map
 from userhooks.engine.functions.terms import ERROR, OK, STRUCT, Atom, Raised, as_key, is_truthy, of_key, pairs_of, sorted_keys
 from userhooks.engine.functions.text import inspect
 
 Map = dict[Any, Any]
-
-
-def as_map(value: Any) -> Map:
-    """Return the value if it is a map; raises Raised otherwise."""
-    if type(value) is dict:
-        return value
-    raise Raised(f"expected a map, got:\n\n    {inspect(value)}\n")
 
 
 def get(meter: Meter, mapping: Any, key: Any, default: Any = None) -> Any:
