@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from benchmarks.figures import Figure, at_least, at_most, cpu
-from benchmarks.lab import Size, bench_stack, forget_peak, peak_mb, pid_of
+from benchmarks.lab import Size, bench_stack, engine_pid, forget_peak, peak_mb
 from benchmarks.yardsticks import bare_posts, recvlogical
 from userhooks.capacity import LoadUsers, Throughput, throughput
 from userhooks.capacity.measure import memory_mb, settle
@@ -19,7 +19,7 @@ def run(size: Size) -> Iterator[Figure]:
     with bench_stack() as stack, LoadUsers(stack) as load_users:
         load_users.grow(1)
         settle(load_users)
-        engine = pid_of(stack, "sequin")
+        engine = engine_pid(stack)
         yield at_most("engine memory, one idle sink", memory_mb(engine) or 0, "MB", 90, 60, digits=0)
         forget_peak(engine)
         check_foreign_keys(load_users, False)

@@ -49,9 +49,11 @@ def bench_stack(**variables: str) -> Iterator[Stack]:
             Home(Path(folder)).remove()
 
 
-def pid_of(stack: Stack, part: str) -> int:
-    """Return the process ID of a part of the stack."""
-    return int(stack.status()[part]["pid"])
+def engine_pid(stack: Stack) -> int:
+    """Return the process ID of the stack's engine."""
+    pid = stack.status().sequin.pid
+    assert pid is not None
+    return pid
 
 
 def forget_peak(pid: int) -> None:

@@ -76,11 +76,11 @@ def _runs(load_users: _LoadUsers, without: Sequence[str], times: int) -> list[Th
 @contextmanager
 def _engine(stack: Stack, without: Sequence[str]) -> Iterator[int]:
     """Run an engine in place of the stack's, which is stopped."""
-    home, sequin = Home(stack.settings.home), stack.status()["sequin"]
+    home, sequin = Home(stack.settings.home), stack.status().sequin
     config = {
-        "port": int(sequin["url"].rpartition(":")[2]),
-        "metrics_port": int(sequin["metrics_url"].rpartition(":")[2].partition("/")[0]),
-        "api_token": sequin["api_token"],
+        "port": int(sequin.url.rpartition(":")[2]),
+        "metrics_port": int(str(sequin.metrics_url).rpartition(":")[2].partition("/")[0]),
+        "api_token": sequin.api_token,
         "database_url": stack.database_url,
         "slot": home.slot,
         "publication": home.publication,
@@ -95,7 +95,7 @@ def _engine(stack: Stack, without: Sequence[str]) -> Iterator[int]:
 
     def answers() -> bool:
         try:
-            return httpx.get(f"{sequin['url']}/health", trust_env=False).status_code == 200
+            return httpx.get(f"{sequin.url}/health", trust_env=False).status_code == 200
         except httpx.TransportError:
             return False
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure as Picture
 
 from benchmarks.figures import Figure, at_most
-from benchmarks.lab import Size, bench_stack, pid_of
+from benchmarks.lab import Size, bench_stack, engine_pid
 from userhooks import plots
 from userhooks.capacity import LoadUsers, Point, frame, latency, scale, throughput
 from userhooks.capacity.measure import memory_mb, settle
@@ -94,7 +94,7 @@ def _restarted(load_users: LoadUsers) -> tuple[float, float]:
     load_users.stack.restart("sequin")
     took = time.monotonic() - began
     time.sleep(1)
-    return took, memory_mb(pid_of(load_users.stack, "sequin")) or 0.0
+    return took, memory_mb(engine_pid(load_users.stack)) or 0.0
 
 
 def draw(points: list[Point]) -> None:

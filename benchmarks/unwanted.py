@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import psycopg
 
 from benchmarks.figures import Figure, at_least
-from benchmarks.lab import Size, bench_stack, pid_of
+from benchmarks.lab import Size, bench_stack, engine_pid
 from benchmarks.yardsticks import recvlogical
 from userhooks.capacity import LoadUsers
 from userhooks.capacity.measure import PATIENCE, PER_TRANSACTION, cpu_seconds, insert, settle
@@ -37,7 +37,7 @@ def run(size: Size) -> Iterator[Figure]:
         stack.restart("sequin")
         count = load_users.counter.wait_for(rows // 100, PATIENCE)
         rate = rows / (count.last - count.first)
-        cpu_us = (cpu_seconds(pid_of(stack, "sequin")) or 0.0) / rows * 1e6
+        cpu_us = (cpu_seconds(engine_pid(stack)) or 0.0) / rows * 1e6
     comparison = (
         f"pg_recvlogical {yardstick:,.0f}/s, ratio {rate / yardstick:.2f}; engine {cpu_us:.1f} µs CPU per change, including its start"
     )

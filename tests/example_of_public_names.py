@@ -25,6 +25,7 @@ from userhooks import (
     SequinUnreachable,
     Settings,
     Stack,
+    StackStatus,
     Subscription,
     UserhooksError,
     diagrams,
@@ -45,6 +46,14 @@ def deliver_one_row(environment: dict[str, str]) -> str:
             stack.backfill(subscription).wait()
             ledger: Ledger = lesson.ledger()
             return ledger.verdict()
+
+
+def engine_process(stack: Stack) -> int | None:
+    """Return the process id of the local engine while it runs."""
+    status: StackStatus = stack.status()
+    if status.mode == "embedded" and status.state("sequin") == "running":
+        return status.sequin.pid
+    return None
 
 
 def sink_names(url: str, token: str) -> list[str]:

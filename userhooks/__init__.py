@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from userhooks.plots import diagrams
     from userhooks.settings import Settings
     from userhooks.stack.stack import Stack
+    from userhooks.stack.status import StackStatus
     from userhooks.webhooks.sequin_client import SequinClient
     from userhooks.webhooks.subscriptions import Subscription
 
@@ -67,6 +68,7 @@ __all__ = [
     "SequinUnreachable",
     "Settings",
     "Stack",
+    "StackStatus",
     "Subscription",
     "UserhooksError",
     "diagrams",
@@ -80,6 +82,7 @@ _MODULES = {
     "SequinClient": "userhooks.webhooks.sequin_client",
     "Settings": "userhooks.settings",
     "Stack": "userhooks.stack.stack",
+    "StackStatus": "userhooks.stack.status",
     "Subscription": "userhooks.webhooks.subscriptions",
     "diagrams": "userhooks.plots",
 }

@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from userhooks.errors import ConfigurationError, UserhooksError
 from userhooks.shared import python_command
 
 if TYPE_CHECKING:
     from userhooks.stack.stack import Stack
+    from userhooks.stack.status import SequinStatus, SlotStatus, StackStatus
 
 Handler = Callable[[argparse.Namespace], int]
 _NOTEBOOKS = "userhooks-notebooks"
@@ -196,42 +197,36 @@ def _status(arguments: argparse.Namespace) -> int:
 
     status = full_status(Settings.from_env())
     if arguments.json:
-        print(json.dumps(status, indent=2))
+        print(json.dumps(status.as_json(), indent=2))
     else:
         _print_status(status)
-    return 0 if status["ready"] else 1
+    return 0 if status.ready else 1
 
 
-def _print_status(status: dict[str, Any]) -> None:
-    from userhooks.stack.stack import is_down, page_links, private_addresses, without_password
+def _print_status(status: StackStatus) -> None:
+    from userhooks.stack.stack import page_links, private_addresses, without_password
+    from userhooks.stack.status import PARTS
 
-    addresses = {
-        "postgres": without_password(status["postgres"]["url"] or "not created yet"),
-        "sequin": status["sequin"]["url"],
-        "server": status["server"]["url"],
-        "inspector": status["inspector"]["url"],
-    }
-    print(f"{'ready' if status['ready'] else 'not ready'}  home {status['home']}")
-    for part, address in addresses.items():
-        ours = status[part].get("embedded", True)
-        state = ("down" if is_down(status, part) else f"pid {status[part]['pid']}") if ours else "not ours"
-        print(f"  {part:<10} {state:<12} {address}")
+    print(f"{'ready' if status.ready else 'not ready'}  home {status.home}")
+    for name in PARTS:
+        part = status.part(name)
+        states = {"running": f"pid {part.pid}", "down": "down", "external": "not ours"}
+        print(f"  {name:<10} {states[status.state(name)]:<12} {without_password(part.url or 'not created yet')}")
     if links := page_links(status):
         print("  pages for a browser; these links work for an hour:")
-        for part, link in links.items():
-            print(f"    {part:<10} {link}")
+        for page, link in links.items():
+            print(f"    {page:<10} {link}")
     print(f"  {private_addresses(status)}")
-    if "slot" in status["sequin"]:
-        _print_separate_sequin(status["sequin"])
-    if "filter_function" in status["sequin"]:
+    if status.sequin.slot is not None:
+        _print_separate_sequin(status.sequin, status.sequin.slot)
+    if status.sequin.filter_function is not None:
         print("  WRONG: The filter function in Sequin was changed, so users may be sent rows of others. userhooks up puts it back.")
 
 
-def _print_separate_sequin(sequin: dict[str, Any]) -> None:
-    sinks = ", ".join(f"{count} {state}" for state, count in sorted(sequin["sinks"].items()))
-    slot, behind = sequin["slot"]["name"], sequin["slot"]["behind"]
-    lag = "is missing, so nothing is sent: run userhooks doctor" if behind is None else f"is {behind:,} bytes of WAL behind"
-    print(f"  Sequin {sequin['version']}; our sinks: {sinks or 'none'}; the slot {slot} {lag}")
+def _print_separate_sequin(sequin: SequinStatus, slot: SlotStatus) -> None:
+    sinks = ", ".join(f"{count} {state}" for state, count in sorted((sequin.sinks or {}).items()))
+    lag = "is missing, so nothing is sent: run userhooks doctor" if slot.behind is None else f"is {slot.behind:,} bytes of WAL behind"
+    print(f"  Sequin {sequin.version}; our sinks: {sinks or 'none'}; the slot {slot.name} {lag}")
 
 
 def _lab(arguments: argparse.Namespace) -> int:

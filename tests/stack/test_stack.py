@@ -255,12 +255,12 @@ def test_a_notebook_can_kill_and_restart_a_part(stopped: Installation) -> None:
     stack = Stack.start(stopped.settings)
     assert stack.started
     stack.kill("postgres")
-    assert stack.status()["postgres"]["pid"] is None
+    assert stack.status().postgres.pid is None
     stack.restart("postgres")
-    assert stack.status()["ready"]
-    before = stack.status()["server"]["pid"]
+    assert stack.status().ready
+    before = stack.status().server.pid
     stack.restart("server")
-    assert stack.status()["server"]["pid"] not in (None, before)
+    assert stack.status().server.pid not in (None, before)
     assert len(stack.database.users()) > 0
     with pytest.raises(InvalidInput, match=r"There is no part 'redis' here"):
         stack.kill("redis")
@@ -279,9 +279,9 @@ def test_as_a_context_a_stack_is_stopped_by_the_one_that_started_it(stopped: Ins
             sinks = attached.sequin.sinks()
             attached.inspector.inboxes()
         assert attached.sequin.sinks() == sinks, "a client that was closed is made anew"
-        assert stack.status()["ready"]
+        assert stack.status().ready
         attached.close()
-    assert not stack.status()["ready"]
+    assert not stack.status().ready
 
 
 def test_a_supervisor_that_was_killed_takes_everything_with_it_and_the_data_stays(running: Installation) -> None:

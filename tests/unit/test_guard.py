@@ -42,6 +42,6 @@ def status_at(url: str) -> int:
 )
 def test_the_address_that_status_shows_is_let_in(tmp_path: Any, bind: str, url: str) -> None:
     settings = Settings(tmp_path, inspector_bind=bind)
-    shown = describe(settings, Home(tmp_path), settings.ports, pids={}, ready=False, version=None)["inspector"]["url"]
+    shown = describe(settings, Home(tmp_path), settings.ports, pids={}, ready=False, version=None).inspector.url
     assert shown == url
     assert status_at(shown) == 200

@@ -87,14 +87,12 @@ class LoadUsers:
     @property
     def engine_pid(self) -> int | None:
         """Process ID of the local engine; None with a real Sequin server."""
-        pid = self.stack.status()["sequin"]["pid"]
-        return None if pid is None else int(pid)
+        return self.stack.status().sequin.pid
 
     @property
     def postgres_pid(self) -> int | None:
         """Process ID of the embedded Postgres server; None with an external database."""
-        pid = self.stack.status()["postgres"]["pid"]
-        return None if pid is None else int(pid)
+        return self.stack.status().postgres.pid
 
     def close(self, progress: Callable[[int], object] | None = None) -> None:
         """Remove the users with their rows and subscriptions, and stop the receiver."""

@@ -21,6 +21,7 @@ from userhooks.errors import START, InvalidInput, NotRunning, UserhooksError
 from userhooks.settings import Settings
 from userhooks.shared import python_command
 from userhooks.stack.home import Home
+from userhooks.stack.status import StackStatus
 
 START_SECONDS = 180.0
 """How long a part may take until it answers: for the engine with 100,000 sinks on a slow machine, not for the usual half second."""
@@ -30,7 +31,7 @@ LOCKED = b"locked\n"
 """What a spawned supervisor says when another one holds the home."""
 
 
-def up(settings: Settings) -> tuple[dict[str, Any], bool]:
+def up(settings: Settings) -> tuple[StackStatus, bool]:
     """Have every part running and return (status, whether this call started the supervisor); raises what the supervisor answers."""
     home = Home.open(settings)
     deadline = time.monotonic() + 2 * START_SECONDS
@@ -45,12 +46,12 @@ def up(settings: Settings) -> tuple[dict[str, Any], bool]:
     raise NotRunning(f"Another supervisor holds {home.lock_file} and does not answer.", f"Its log is {home.log('supervisor')}")
 
 
-def ask(state: Mapping[str, Any], do: str, **more: Any) -> dict[str, Any]:
+def ask(state: Mapping[str, Any], do: str, **arguments: Any) -> StackStatus:
     """Send one request to the supervisor of `state` and return the status; raises its error, or NotRunning when it is gone."""
     control = state["supervisor"]
     try:
         with socket.create_connection(("127.0.0.1", control["port"]), timeout=2 * START_SECONDS) as connection:
-            connection.sendall(json.dumps({"token": control["token"], "do": do, **more}).encode() + b"\n")
+            connection.sendall(json.dumps({"token": control["token"], "do": do, **arguments}).encode() + b"\n")
             line = connection.makefile("rb").readline()
     except OSError as error:
         raise NotRunning(f"The supervisor does not answer: {error}.", f"{START}.") from None
@@ -100,7 +101,7 @@ def as_reply(error: UserhooksError) -> dict[str, Any]:
     return {"error": {"type": type(error).__name__, "what": error.what, "remedy": error.remedy}}
 
 
-def _result(line: bytes) -> dict[str, Any]:
+def _result(line: bytes) -> StackStatus:
     """The status in a reply; an error in it is raised as the class it had."""
     if not line:
         raise NotRunning("The supervisor ended before it answered.", f"{START}.")
@@ -108,8 +109,7 @@ def _result(line: bytes) -> dict[str, Any]:
     if "error" in reply:
         kind, what, remedy = (reply["error"][key] for key in ("type", "what", "remedy"))
         raise InvalidInput("part", what, remedy) if kind == "InvalidInput" else getattr(errors, kind)(what, remedy)
-    status: dict[str, Any] = reply["status"]
-    return status
+    return StackStatus.from_json(reply["status"])
 
 
 def started_at(pid: int) -> float | None:

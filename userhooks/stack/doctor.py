@@ -28,8 +28,8 @@ from userhooks.errors import DatabaseUnsuitable, UserhooksError
 from userhooks.settings import Settings
 from userhooks.stack.embedded_postgres import cluster_folder, runs_as_root
 from userhooks.stack.home import Home, require_free
-from userhooks.stack.stack import is_down, stack_status
-from userhooks.stack.supervisor import PARTS
+from userhooks.stack.stack import stack_status
+from userhooks.stack.status import PARTS, PartName, StackStatus
 from userhooks.web.addresses import forbidden
 from userhooks.webhooks.database import Database
 from userhooks.webhooks.sequin_client import SequinClient
@@ -99,12 +99,12 @@ def examine(settings: Settings) -> Iterator[Finding]:
     """Look at everything, from the machine up to each subscription; a finding is yielded as soon as it is known."""
     status = stack_status(settings)
     home = Home(settings.home)
-    yield from _machine(home, our_postgres=bool(status["postgres"].get("embedded", True)))
+    yield from _machine(home, our_postgres=status.postgres.embedded)
     yield from _parts(status, settings, home)
-    embedded = bool(status["sequin"]["embedded"])
-    if is_down(status, "postgres"):
+    embedded = status.sequin.embedded
+    if status.state("postgres") == "down":
         return
-    database = Database(status["postgres"]["url"])
+    database = Database(status.postgres.url or "")
     answer = _asking(
         "database", lambda: database.check(home.slot if embedded else None), lambda _: "answers, and can do logical replication"
     )
@@ -117,9 +117,9 @@ def examine(settings: Settings) -> Iterator[Finding]:
     except DatabaseUnsuitable as error:
         tables_are_there = False
         yield Finding("tables", False, error.what, error.remedy)
-    if is_down(status, "sequin"):
+    if status.state("sequin") == "down":
         return
-    with SequinClient(status["sequin"]["url"], status["sequin"]["api_token"], status["sequin"]["database"]) as sequin:
+    with SequinClient(status.sequin.url, status.sequin.api_token or "", status.sequin.database) as sequin:
         # Without the home's key: it is for the secrets of new subscriptions, and there may be no home yet.
         yield from _sequin(database, sequin, Subscriptions(database, sequin, home_key=b""), status, tables_are_there=tables_are_there)
 
@@ -179,24 +179,24 @@ def _existing(path: Path) -> Path:
     return next(step for step in (path, *path.parents) if step.exists())
 
 
-def _parts(status: dict[str, Any], settings: Settings, home: Home) -> Iterator[Finding]:
+def _parts(status: StackStatus, settings: Settings, home: Home) -> Iterator[Finding]:
     """Which of our parts run; for those that do not, whether their ports are free."""
-    ours = [part for part in PARTS if status[part].get("embedded", True)]
-    stopped = all(is_down(status, part) for part in ours)
+    ours = [part for part in PARTS if status.state(part) != "external"]
+    stopped = all(status.state(part) == "down" for part in ours)
     if stopped:
         yield Finding("stack", False, f"is not running: {', '.join(ours)}", "Run userhooks up --detach")
     for part in PARTS:
-        if is_down(status, part):
+        if status.state(part) == "down":
             if not stopped:
                 yield Finding(part, False, "is not running", f"Run userhooks up --detach; what it said last is in {home.log(part)}")
             yield from _ports(part, status, settings)
-        elif status[part].get("embedded", True):
-            yield Finding(part, True, f"runs as process {status[part]['pid']}")
+        elif status.state(part) == "running":
+            yield Finding(part, True, f"runs as process {status.part(part).pid}")
 
 
-def _ports(part: str, status: dict[str, Any], settings: Settings) -> Iterator[Finding]:
+def _ports(part: PartName, status: StackStatus, settings: Settings) -> Iterator[Finding]:
     host = settings.inspector_bind if part == "inspector" else "127.0.0.1"
-    urls = {part: status[part]["url"], "metrics": status["sequin"]["metrics_url"]}
+    urls = {part: status.part(part).url, "metrics": status.sequin.metrics_url}
     for name in ("sequin", "metrics") if part == "sequin" else (part,):
         # A port that is still to be chosen is free by definition; the address of a database that is still to be made is not known.
         if port := urlsplit(urls[name] or "").port or settings.ports[name]:
@@ -254,9 +254,9 @@ def judge_slot(slot: str, row: tuple[bool, str, int] | None) -> Finding:
 
 
 def _sequin(
-    database: Database, sequin: SequinClient, subscriptions: Subscriptions, status: dict[str, Any], *, tables_are_there: bool
+    database: Database, sequin: SequinClient, subscriptions: Subscriptions, status: StackStatus, *, tables_are_there: bool
 ) -> Iterator[Finding]:
-    answer = _asking("Sequin", sequin.version, lambda version: f"answers at {status['sequin']['url']}, {version}")
+    answer = _asking("Sequin", sequin.version, lambda version: f"answers at {status.sequin.url}, {version}")
     yield answer
     if not answer.fine:
         return
@@ -264,11 +264,11 @@ def _sequin(
     yield token
     if not token.fine:
         return
-    name = status["sequin"]["database"]
+    name = status.sequin.database
     connected = _asking("Sequin's database", sequin.test_connection, lambda _: f"Sequin can connect to {name}")
     yield connected
     yield _asking("filter function", subscriptions.check_function, lambda state: f"{FUNCTION_NAME} {_FUNCTION[state]}")
-    if connected.fine and not status["sequin"]["embedded"]:
+    if connected.fine and not status.sequin.embedded:
         yield from _replication(database, sequin.slot())
     if tables_are_there:
         yield from _subscriptions(sequin, subscriptions, status)
@@ -339,25 +339,25 @@ def judge_backfill(about: str, backfill: Backfill, now: datetime) -> Finding | N
     return Finding(f"{about}, backfill", False, text, backfill.error or UNREADABLE_VALUE)
 
 
-def _subscriptions(sequin: SequinClient, subscriptions: Subscriptions, status: dict[str, Any]) -> Iterator[Finding]:
+def _subscriptions(sequin: SequinClient, subscriptions: Subscriptions, status: StackStatus) -> Iterator[Finding]:
     listed = subscriptions.list()
     yield from each_thing_once([found for subscription in listed for found in _subscription(subscription, sequin, status)])
     known = {subscription.sink_id for subscription in listed}
     for sink in sequin.sinks():
-        if "user_id" in sink.annotations and sink.id not in known and sink.database == status["sequin"]["database"]:
+        if "user_id" in sink.annotations and sink.id not in known and sink.database == status.sequin.database:
             text = f"belongs to user {sink.annotations['user_id']} and to no row of webhook_subscriptions"
             yield Finding(sink.name, False, text, f"Was the user deleted? Run userhooks unsubscribe {sink.name}")
 
 
-def _subscription(subscription: Subscription, sequin: SequinClient, status: dict[str, Any]) -> Iterator[Finding]:
+def _subscription(subscription: Subscription, sequin: SequinClient, status: StackStatus) -> Iterator[Finding]:
     about = subscription.sink_name
     if subscription.status == MISSING:
         remedy = f"Run userhooks subscribe {subscription.user_id} {subscription.url}"
         yield Finding(about, False, "its sink is gone from Sequin", remedy)
         return
     sink = sequin.sink(subscription.sink_id)
-    connect = partial(_connect, allow_private=status["private_addresses"] == "allow")
-    reach = judge_reach(about, subscription.url, own_engine=status["sequin"]["embedded"], delivers=_delivers(sink), connect=connect)
+    connect = partial(_connect, allow_private=status.private_addresses == "allow")
+    reach = judge_reach(about, subscription.url, own_engine=status.sequin.embedded, delivers=_delivers(sink), connect=connect)
     if sink.status != "active":
         state = Finding(about, False, f"is {sink.status}, so nothing is sent", _RESUME.format(about))
     elif sink.error is not None:
@@ -368,7 +368,7 @@ def _subscription(subscription: Subscription, sequin: SequinClient, status: dict
         state,
         reach,
         refused=sink.status == "active" and (sink.error or "").startswith("[http_endpoint]"),
-        reported=is_down(status, "inspector") and _is_at(subscription.url, status["inspector"]["url"]),
+        reported=status.state("inspector") == "down" and _is_at(subscription.url, status.inspector.url),
     )
     if sink.status == "active":
         stalled = (judge_backfill(about, backfill, datetime.now(UTC)) for backfill in sink.active_backfills)

@@ -11,6 +11,7 @@ import re
 import time
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -20,6 +21,7 @@ from userhooks.errors import START, ConfigurationError, DatabaseUnavailable, Not
 from userhooks.settings import Settings
 from userhooks.stack import control
 from userhooks.stack.home import Home
+from userhooks.stack.status import PARTS, PartName, SlotStatus, StackStatus
 from userhooks.stack.supervisor import describe
 from userhooks.web.access_tokens import page_link
 
@@ -46,12 +48,12 @@ class Stack:
         stack.stop()
     """
 
-    def __init__(self, settings: Settings, status: dict[str, Any], *, started: bool) -> None:
+    def __init__(self, settings: Settings, status: StackStatus, *, started: bool) -> None:
         self.settings = settings
         self.started = started
         """Whether this object's `start` started it, rather than found it running."""
         self._home = Home(settings.home)
-        self._addresses = status
+        self._status = status  # addresses and tokens hold for good, process ids only for the moment
 
     @classmethod
     def start(cls, settings: Settings | None = None) -> Stack:
@@ -70,8 +72,8 @@ class Stack:
         """Connect to the stack that runs; raises NotRunning when none does, or when a part of it is down."""
         settings = settings or Settings.from_env()
         status = stack_status(settings)
-        if not status["ready"]:
-            down = [part for part in ("postgres", "sequin", "server", "inspector") if is_down(status, part)]
+        if not status.ready:
+            down = [part for part in PARTS if status.state(part) == "down"]
             raise NotRunning(f"Not running: {', '.join(down)}.", f"{START}.")
         return cls(settings, status, started=False)
 
@@ -101,7 +103,7 @@ class Stack:
         while state is not None and control.await_end({state["supervisor"]["pid"]: state["supervisor"]["started"]}, patience=0):
             time.sleep(0.2)
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> StackStatus:
         """What runs where, as `userhooks status --json` prints it, but without asking Sequin for its filter function."""
         return stack_status(self.settings)
 
@@ -129,7 +131,7 @@ class Stack:
     @property
     def database_url(self) -> str:
         """The app's database, password included."""
-        return str(self._addresses["postgres"]["url"])
+        return self._status.postgres.url or ""
 
     @cached_property
     def database(self) -> Database:
@@ -143,23 +145,21 @@ class Stack:
         """Sequin's Management API."""
         from userhooks.webhooks.sequin_client import SequinClient
 
-        sequin = self._addresses["sequin"]
-        return SequinClient(sequin["url"], sequin["api_token"], sequin["database"])
+        return SequinClient(self._status.sequin.url, self._status.sequin.api_token or "", self._status.sequin.database)
 
     @cached_property
     def subscriptions(self) -> Subscriptions:
         """Subscribe, unsubscribe, pause, resume, backfill."""
         from userhooks.webhooks.subscriptions import Subscriptions
 
-        return Subscriptions(self.database, self.sequin, self.home_key, allow_private=self._addresses["private_addresses"] == "allow")
+        return Subscriptions(self.database, self.sequin, self.home_key, allow_private=self._status.private_addresses == "allow")
 
     @cached_property
     def inspector(self) -> InspectorClient:
         """The inboxes."""
         from userhooks.inspector.client import InspectorClient
 
-        inspector = self._addresses["inspector"]
-        return InspectorClient(inspector["url"], inspector["token"])
+        return InspectorClient(self._status.inspector.url, self._status.inspector.token or "")
 
     @property
     def clients(self) -> Clients:
@@ -189,7 +189,7 @@ class Stack:
 
         from userhooks.stack.sequin_metrics import parse
 
-        url = self._addresses["sequin"]["metrics_url"]
+        url = self._status.sequin.metrics_url
         if url is None:
             remedy = (
                 "Run userhooks down, set SEQUIN_METRICS_URL (for compose.yaml http://localhost:8376/metrics), run userhooks up --detach"
@@ -221,25 +221,25 @@ class Stack:
     # --- what a cell shows ---------------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        return f"Stack({self._addresses['mode']})"
+        return f"Stack({self._status.mode})"
 
     def _repr_html_(self) -> str:
         pages = {
-            "server": (f"{self._addresses['server']['url']}/openapi.json", "takes subscriptions"),
-            "sequin": (self._addresses["sequin"]["url"], "reads the WAL and sends webhooks"),
-            "inspector": (self._addresses["inspector"]["url"], "receives webhooks"),
+            "server": (f"{self._status.server.url}/openapi.json", "takes subscriptions"),
+            "sequin": (self._status.sequin.url, "reads the WAL and sends webhooks"),
+            "inspector": (self._status.inspector.url, "receives webhooks"),
         }
-        links = page_links(self._addresses)
+        links = page_links(self._status)
         rows = "".join(
             f'<tr><th style="text-align: left">{part}</th>'
             f'<td><a href="{html.escape(links.get(part, url))}">{html.escape(url)}</a></td><td>{role}</td></tr>'
             for part, (url, role) in pages.items()
         )
-        caption = f"The stack ({self._addresses['mode']}). {private_addresses(self._addresses)}."
+        caption = f"The stack ({self._status.mode}). {private_addresses(self._status)}."
         return f"<table><caption>{caption}</caption>{rows}</table>"
 
 
-def stack_status(settings: Settings) -> dict[str, Any]:
+def stack_status(settings: Settings) -> StackStatus:
     """Return what runs where, whether or not the stack runs; starts and creates nothing, and asks no part of it."""
     home = Home(settings.home)
     state = home.running()
@@ -252,52 +252,51 @@ def stack_status(settings: Settings) -> dict[str, Any]:
     return describe(settings, home, ports, pids={}, ready=False, version=None)
 
 
-def full_status(settings: Settings) -> dict[str, Any]:
+def full_status(settings: Settings) -> StackStatus:
     """Return `stack_status` and what Sequin says: `sequin.filter_function` = `different` when somebody has changed that function.
 
     Of a separate Sequin also `sequin.sinks`, how many of its sinks are ours by status, and `sequin.slot`, the slot's `name` and how many
     bytes of WAL are not confirmed, `behind` (None without the slot).
     """
     status = stack_status(settings)
-    if status["ready"]:
-        from userhooks.webhooks.database import Database
-        from userhooks.webhooks.sequin_client import SequinClient
-        from userhooks.webhooks.subscriptions import FUNCTION_CODE, FUNCTION_NAME
+    if not status.ready:
+        return status
+    from userhooks.webhooks.database import Database
+    from userhooks.webhooks.sequin_client import SequinClient
+    from userhooks.webhooks.subscriptions import FUNCTION_CODE, FUNCTION_NAME
 
-        part = status["sequin"]
-        # A Sequin that does not answer, or not with this token, is the doctor's to explain.
-        with SequinClient(part["url"], part["api_token"], part["database"]) as sequin, suppress(SequinError, DatabaseUnavailable):
-            if sequin.function_state(FUNCTION_NAME, "filter", FUNCTION_CODE) == "different":
-                part["filter_function"] = "different"
-            if not part["embedded"]:
-                sinks = [sink for sink in sequin.sinks() if sink.database == sequin.database and "user_id" in sink.annotations]
-                part["sinks"] = dict(Counter("failing" if sink.error else sink.status for sink in sinks))
-                slot = sequin.slot()
-                progress = Database(status["postgres"]["url"]).slot_progress(slot)
-                part["slot"] = {"name": slot, "behind": None if progress is None else max(0, progress[1] - progress[0])}
-    return status
+    part = status.sequin
+    # `userhooks doctor` explains a Sequin that does not answer or refuses the token.
+    with SequinClient(part.url, part.api_token or "", part.database) as sequin, suppress(SequinError, DatabaseUnavailable):
+        if sequin.function_state(FUNCTION_NAME, "filter", FUNCTION_CODE) == "different":
+            part = replace(part, filter_function="different")
+        if not part.embedded:
+            sinks = [sink for sink in sequin.sinks() if sink.database == sequin.database and "user_id" in sink.annotations]
+            part = replace(part, sinks=dict(Counter("failing" if sink.error else sink.status for sink in sinks)))
+            slot = sequin.slot()
+            progress = Database(status.postgres.url or "").slot_progress(slot)
+            behind = None if progress is None else max(0, progress[1] - progress[0])
+            part = replace(part, slot=SlotStatus(slot, behind))
+    return replace(status, sequin=part)
 
 
 def stop_stack(settings: Settings) -> str:
     """Stop the home's stack, even a half-dead one; returns a note about WAL that a slot in the reader's own database still holds."""
     home = Home(settings.home)
-    own_database = stack_status(settings)["postgres"]
+    database = stack_status(settings).postgres
     control.down(home)
-    if own_database["embedded"]:
+    if database.embedded:
         return ""
-    return _held_wal(own_database["url"], home.slot)
+    return _held_wal(database.url or "", home.slot)
 
 
-def is_down(status: dict[str, Any], part: str) -> bool:
-    """Whether a part that is ours has no process."""
-    return bool(status[part].get("embedded", True)) and status[part]["pid"] is None
-
-
-def page_links(status: dict[str, Any]) -> dict[str, str]:
+def page_links(status: StackStatus) -> dict[str, str]:
     """Links to the pages for people: the inspector's and the local engine's, as far as they run. They expire, and hold no token."""
-    tokens = {"inspector": "token"} | ({"sequin": "api_token"} if status["sequin"]["embedded"] else {})
-    running = {part: status[part] for part in tokens if status[part]["pid"] is not None}
-    return {part: page_link(f"{shown['url']}/", shown[tokens[part]], time.time()) for part, shown in running.items()}
+    pages: dict[PartName, tuple[str, str | None]] = {
+        "inspector": (status.inspector.url, status.inspector.token),
+        "sequin": (status.sequin.url, status.sequin.api_token),
+    }
+    return {part: page_link(f"{url}/", token or "", time.time()) for part, (url, token) in pages.items() if status.state(part) == "running"}
 
 
 def without_password(url: str) -> str:
@@ -305,10 +304,10 @@ def without_password(url: str) -> str:
     return re.sub(r"(?<=password=)('(?:[^'\\]|\\.)*'|[^\s&]+)", "…", re.sub(r"(?<=//)([^:/@]*):[^@/]*@", r"\1@", url))
 
 
-def private_addresses(status: dict[str, Any]) -> str:
+def private_addresses(status: StackStatus) -> str:
     """Say whether webhooks may go to loopback and private addresses, and which variable sets it."""
-    verdict = "allowed" if status["private_addresses"] == "allow" else "refused"
-    return f"Webhooks to loopback and private addresses are {verdict} (USERHOOKS_PRIVATE_ADDRESSES={status['private_addresses']})"
+    verdict = "allowed" if status.private_addresses == "allow" else "refused"
+    return f"Webhooks to loopback and private addresses are {verdict} (USERHOOKS_PRIVATE_ADDRESSES={status.private_addresses})"
 
 
 def _held_wal(database_url: str, slot: str) -> str:

@@ -32,8 +32,8 @@ from userhooks.shared.child_process import own_address, own_url, read_config
 from userhooks.stack.control import LOCKED, START_SECONDS, STOP_SECONDS, as_json, as_reply, end_programs_of, started_at
 from userhooks.stack.embedded_postgres import PostgresServer, cluster_folder, server_url
 from userhooks.stack.home import Home, require_free, write_json
+from userhooks.stack.status import PARTS, InspectorStatus, PostgresStatus, SequinStatus, ServerStatus, StackStatus
 
-PARTS = ("postgres", "sequin", "server", "inspector")
 log = logging.getLogger("supervisor")
 
 _MODULES = {"server": "userhooks.webhooks.server", "inspector": "userhooks.inspector"}
@@ -178,7 +178,7 @@ class Supervisor:
             self.home.stack_file.unlink(missing_ok=True)
             self.stopped.set()
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> StackStatus:
         """What `userhooks status --json` prints."""
         pids = {part: self._pid(part) for part in self.parts}
         ready = self._ready and all(pid is not None for pid in pids.values())
@@ -292,7 +292,7 @@ class Supervisor:
         processes = {"supervisor": os.getpid(), **{part: pid for part in self.parts if (pid := self._pid(part)) is not None}}
         started = {name: start for name, pid in processes.items() if (start := started_at(pid)) is not None}
         control = {"pid": os.getpid(), "started": started["supervisor"], "port": self.control_port, "token": self.token}
-        write_json(self.home.stack_file, {**self.status(), "supervisor": control, "started": started})
+        write_json(self.home.stack_file, {**self.status().as_json(), "supervisor": control, "started": started})
 
     def child_ended(self) -> None:
         """A child is gone: say so in the state file, and put a watchdog back at the server's side if it was the watchdog."""
@@ -336,7 +336,7 @@ class Supervisor:
                     pass
                 case unknown:
                     raise InvalidInput("do", f"The supervisor knows no request {unknown!r}.")
-            return {"status": self.status()}
+            return {"status": self.status().as_json()}
         except UserhooksError as error:
             return as_reply(error)
         except Exception as error:
@@ -408,37 +408,37 @@ def sequin_url(settings: Settings, ports: Mapping[str, int]) -> str:
 
 def describe(
     settings: Settings, home: Home, ports: Mapping[str, int], *, pids: Mapping[str, int | None], ready: bool, version: str | None
-) -> dict[str, Any]:
+) -> StackStatus:
     """What `userhooks status --json` prints; address and token are None as long as the home has no secrets."""
     own_database, own_sequin = settings.database_url is not None, settings.sequin_url is not None
     begun = home.secrets_file.exists()
-    return {
-        "home": str(home.path),
-        "mode": "sequin" if own_sequin else "embedded",
-        "ready": ready,
-        "private_addresses": settings.private_addresses,
-        "postgres": {
-            "url": database_url(settings, home, ports) if own_database or begun else None,
-            "embedded": not own_database,
-            "pid": pids.get("postgres"),
-            "data_dir": None if own_database else str(cluster_folder(home.path) / "data"),
-        },
-        "sequin": {
-            "url": sequin_url(settings, ports),
-            "api_token": settings.sequin_api_token or (home.secrets.api_token if begun else None),
-            "metrics_url": settings.sequin_metrics_url if own_sequin else f"http://127.0.0.1:{ports['metrics']}/metrics",
-            "database": settings.sequin_database,
-            "embedded": not own_sequin,
-            "pid": pids.get("sequin"),
-            "version": version,
-        },
-        "server": {"url": f"http://127.0.0.1:{ports['server']}", "pid": pids.get("server")},
-        "inspector": {
-            "url": own_url(settings.inspector_bind, ports["inspector"]),
-            "token": home.secrets.inspector_token if begun else None,
-            "pid": pids.get("inspector"),
-        },
-    }
+    return StackStatus(
+        home=home.path,
+        mode="sequin" if own_sequin else "embedded",
+        ready=ready,
+        private_addresses="allow" if settings.allow_private else "forbid",
+        postgres=PostgresStatus(
+            url=database_url(settings, home, ports) if own_database or begun else None,
+            embedded=not own_database,
+            pid=pids.get("postgres"),
+            data_dir=None if own_database else cluster_folder(home.path) / "data",
+        ),
+        sequin=SequinStatus(
+            url=sequin_url(settings, ports),
+            api_token=settings.sequin_api_token or (home.secrets.api_token if begun else None),
+            metrics_url=settings.sequin_metrics_url if own_sequin else f"http://127.0.0.1:{ports['metrics']}/metrics",
+            database=settings.sequin_database,
+            embedded=not own_sequin,
+            pid=pids.get("sequin"),
+            version=version,
+        ),
+        server=ServerStatus(url=f"http://127.0.0.1:{ports['server']}", pid=pids.get("server")),
+        inspector=InspectorStatus(
+            url=own_url(settings.inspector_bind, ports["inspector"]),
+            token=home.secrets.inspector_token if begun else None,
+            pid=pids.get("inspector"),
+        ),
+    )
 
 
 async def http_get(host: str, port: int, path: str) -> bytes | None:
@@ -471,7 +471,7 @@ async def _run(home: Home, settings: Settings) -> None:
     supervisor.write_state()
     loop.add_signal_handler(signal.SIGCHLD, supervisor.child_ended)
     reply = await supervisor.reply({"do": "up", "settings": as_json(settings)})
-    if "error" in reply and not any(supervisor.status()[part]["pid"] for part in PARTS if part != "postgres"):
+    if "error" in reply and not any(program.pid for program in supervisor.programs.values()):
         await supervisor.down()  # the first start failed: nothing half-done stays behind
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.write(json.dumps(reply) + "\n")
