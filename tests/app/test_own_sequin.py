@@ -54,8 +54,8 @@ def test_the_fault_dial_pauses_a_sink_there_and_says_whose_business_the_rest_is(
     try:
         for button in ("Kill the engine", "Restart the engine", "Restart Postgres"):
             dial.press(button)
-            assert "of this stack is one of your own, which only you can end and start." in dial.state.value
-            assert "Do it where it runs." in dial.state.value
+            assert "is your own server" in dial.state.value
+            assert "Start or stop it yourself." in dial.state.value
         assert not dial.marks
         dial.press("Pause the sink")
         lesson.insert("ada", "waits")

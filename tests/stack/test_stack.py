@@ -262,7 +262,7 @@ def test_a_notebook_can_kill_and_restart_a_part(stopped: Installation) -> None:
     stack.restart("server")
     assert stack.status().server.pid not in (None, before)
     assert len(stack.database.users()) > 0
-    with pytest.raises(InvalidInput, match=r"There is no part 'redis' here"):
+    with pytest.raises(InvalidInput, match="no part 'redis'"):
         stack.kill("redis")
     assert not Stack.start(stopped.settings).started
     stack.stop()
@@ -398,11 +398,11 @@ def test_a_home_deleted_by_hand_is_not_begun_anew_on_its_old_database(installati
 def test_a_running_stack_is_not_passed_off_as_one_with_other_settings(running: Installation, database_url: str) -> None:
     running.environment["DATABASE_URL"] = database_url
     said = running.fail("up", "--detach")
-    assert "another DATABASE_URL" in said
+    assert "different DATABASE_URL" in said
     assert "userhooks down" in said
     del running.environment["DATABASE_URL"]
     running.environment["USERHOOKS_SERVER_PORT"] = str(free_port())
-    assert "another USERHOOKS_SERVER_PORT" in running.fail("up", "--detach")
+    assert "different USERHOOKS_SERVER_PORT" in running.fail("up", "--detach")
 
 
 def test_a_part_that_cannot_start_says_why_and_leaves_nothing_half_started(installation: Installation) -> None:
@@ -410,7 +410,7 @@ def test_a_part_that_cannot_start_says_why_and_leaves_nothing_half_started(insta
     installation.succeed("down")
     installation.home.engine_store.write_bytes(b"no database at all" * 100)
     said = installation.fail("up", "--detach")
-    assert "The sequin did not start" in said
+    assert "sequin process did not start" in said
     assert str(installation.home.log("sequin")) in said
     assert installation.home.running() is None
 
@@ -470,15 +470,15 @@ def test_with_a_sequin_of_the_readers_own_only_server_and_inspector_are_started(
         assert status["sequin"] == {**expected, "embedded": False, "pid": None, "version": "v0.14.6", "sinks": {}}
         assert status["postgres"]["pid"] is None
         stack = Stack.attach(installation.settings)
-        with pytest.raises(InvalidInput, match=r"The sequin of this stack is one of your own.*\nDo it where it runs"):
+        with pytest.raises(InvalidInput, match="is your own server"):
             stack.kill("sequin")
         with stack.inspector as inspector:
             url = inspector.inbox("ada").url
         assert "New sink user-1-notifications" in installation.succeed("subscribe", "1", url)
-        with pytest.raises(ConfigurationError, match=r"not known\.\nRun userhooks down, set SEQUIN_METRICS_URL"):
+        with pytest.raises(ConfigurationError, match=r"not set\.\nRun userhooks down, set SEQUIN_METRICS_URL"):
             Stack.attach(installation.settings).metrics()
         installation.environment["SEQUIN_METRICS_URL"] = f"http://127.0.0.1:{engine.config['metrics_port']}/metrics"
-        assert "another SEQUIN_METRICS_URL" in installation.fail("up", "--detach")
+        assert "different SEQUIN_METRICS_URL" in installation.fail("up", "--detach")
         installation.succeed("down")
         installation.succeed("up", "--detach")
         assert slot_health(Stack.attach(installation.settings)) == {"ok": 1}
@@ -498,7 +498,7 @@ def test_metrics_are_a_frame_and_their_absence_is_said(running: Installation) ->
     stack = Stack.attach(running.settings)
     assert slot_health(stack) == {"ok": 1}
     stack.kill("sequin")
-    with pytest.raises(SequinUnreachable, match="When Sequin is down, so are its metrics"):
+    with pytest.raises(SequinUnreachable, match="When Sequin is down"):
         stack.metrics()
 
 

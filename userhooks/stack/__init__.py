@@ -1,1 +1,1 @@
-"""The running programs of one home: starting, ending, watching and examining them. What the programs do is in their own packages."""
+"""The processes of one home: start, stop, monitor, and diagnose them. What each program does is in its own package."""

@@ -1,6 +1,6 @@
-"""How the supervisor is reached or spawned: one line of JSON each way over loopback, with a token that only the home's owner can read.
+"""How to reach or spawn the supervisor: one line of JSON each way over loopback, with a token that only the home's owner can read.
 
-What the supervisor does with a request is in `supervisor.py`; what people call is in `stack.py`.
+`supervisor.py` handles the requests. The public interface is in `stack.py`.
 """
 
 from __future__ import annotations
@@ -24,30 +24,33 @@ from userhooks.stack.home import Home
 from userhooks.stack.status import StackStatus
 
 START_SECONDS = 180.0
-"""How long a part may take until it answers: for the engine with 100,000 sinks on a slow machine, not for the usual half second."""
+"""Seconds a part may take to become ready: enough for the engine with 100,000 sinks on a slow machine. Half a second is usual."""
 STOP_SECONDS = 5.0
-"""How long a program may take to end before it is killed."""
+"""Seconds a program may take to stop before it is killed."""
 LOCKED = b"locked\n"
-"""What a spawned supervisor says when another one holds the home."""
+"""Output of a spawned supervisor if another one holds the home's lock."""
 
 
 def up(settings: Settings) -> tuple[StackStatus, bool]:
-    """Have every part running and return (status, whether this call started the supervisor); raises what the supervisor answers."""
+    """Start every part that is not running. Return the status, and whether this call started the supervisor.
+
+    Raises the error that the supervisor replies with.
+    """
     home = Home.open(settings)
     deadline = time.monotonic() + 2 * START_SECONDS
     while time.monotonic() < deadline:
         state = home.running()
         if state is not None:
-            with contextlib.suppress(NotRunning):  # it was killed, or is about to end: then another one is spawned
+            with contextlib.suppress(NotRunning):  # it was killed or is about to exit, so spawn another one
                 return ask(state, "up", settings=as_json(settings)), False
         if (line := _spawn(home, settings)) != LOCKED:
             return _result(line), True
         time.sleep(0.05)
-    raise NotRunning(f"Another supervisor holds {home.lock_file} and does not answer.", f"Its log is {home.log('supervisor')}")
+    raise NotRunning(f"Another supervisor has locked {home.lock_file} and does not answer.", f"See the log: {home.log('supervisor')}")
 
 
 def ask(state: Mapping[str, Any], do: str, **arguments: Any) -> StackStatus:
-    """Send one request to the supervisor of `state` and return the status; raises its error, or NotRunning when it is gone."""
+    """Send a request to the supervisor that wrote `state`, and return the status. Raises its error, or NotRunning if it is gone."""
     control = state["supervisor"]
     try:
         with socket.create_connection(("127.0.0.1", control["port"]), timeout=2 * START_SECONDS) as connection:
@@ -59,13 +62,13 @@ def ask(state: Mapping[str, Any], do: str, **arguments: Any) -> StackStatus:
 
 
 def down(home: Home) -> bool:
-    """End the stack and return when no process of it is left; False when there was none."""
+    """Stop the stack and return when none of its processes is left. Return False if there was no supervisor."""
     state = home.running()
     if state is None:
         return False
     try:
         ask(state, "down")
-    except NotRunning:  # it was killed: its programs have noticed, and the next `up` would wait for them just so
+    except NotRunning:  # it was killed, and its programs are stopping by themselves; wait for them, as the next `up` would
         end_programs_of(state)
         home.stack_file.unlink(missing_ok=True)
         return False
@@ -74,7 +77,7 @@ def down(home: Home) -> bool:
 
 
 def _spawn(home: Home, settings: Settings) -> bytes:
-    """Start a supervisor that outlives us and return the one line it says: LOCKED, or its reply to its own first `up`."""
+    """Start a supervisor that outlives this process. Return its one line of output: LOCKED, or its reply to its own first `up`."""
     home.start_log("supervisor")
     with home.log("supervisor").open("ab") as output:
         process = subprocess.Popen(
@@ -86,25 +89,28 @@ def _spawn(home: Home, settings: Settings) -> bytes:
             cwd=home.path,
             start_new_session=True,
         )
-    # It forks at once, so that we are not its parent: this waits for the first of the two only.
+    # The supervisor forks immediately, so that it is not our child. This waits for the first process only.
     line, _ = process.communicate(json.dumps(as_json(settings)).encode() + b"\n")
-    return line or json.dumps(as_reply(UserhooksError("The supervisor ended at once.", f"Its log is {home.log('supervisor')}"))).encode()
+    return (
+        line
+        or json.dumps(as_reply(UserhooksError("The supervisor exited immediately.", f"See the log: {home.log('supervisor')}"))).encode()
+    )
 
 
 def as_json(settings: Settings) -> dict[str, Any]:
-    """The settings as the supervisor reads them."""
+    """Return the settings in the form that the supervisor reads."""
     return {**asdict(settings), "home": str(settings.home), "ports": dict(settings.ports)}
 
 
 def as_reply(error: UserhooksError) -> dict[str, Any]:
-    """An error as the supervisor answers it."""
+    """Return an error in the form that the supervisor replies with."""
     return {"error": {"type": type(error).__name__, "what": error.what, "remedy": error.remedy}}
 
 
 def _result(line: bytes) -> StackStatus:
-    """The status in a reply; an error in it is raised as the class it had."""
+    """Return the status in a reply, or raise the error in it as an instance of its original class."""
     if not line:
-        raise NotRunning("The supervisor ended before it answered.", f"{START}.")
+        raise NotRunning("The supervisor exited before it answered.", f"{START}.")
     reply = json.loads(line)
     if "error" in reply:
         kind, what, remedy = (reply["error"][key] for key in ("type", "what", "remedy"))
@@ -113,7 +119,7 @@ def _result(line: bytes) -> StackStatus:
 
 
 def started_at(pid: int) -> float | None:
-    """When the process was started (psutil's create_time), or None when there is none; a zombie counts as none."""
+    """Return a process's start time (psutil's create_time), or None if there is no such process or it is a zombie."""
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         if process.status() != psutil.STATUS_ZOMBIE:
@@ -122,22 +128,22 @@ def started_at(pid: int) -> float | None:
 
 
 def await_end(processes: Mapping[int, float], patience: float) -> dict[int, float]:
-    """Wait until these processes (pid -> start time) are gone, and return those that still run after `patience` seconds."""
+    """Wait until these processes (pid -> start time) have exited. Return those still running after `patience` seconds."""
     deadline = time.monotonic() + patience
-    left = dict(processes)
+    running = dict(processes)
     while True:
-        left = {pid: started for pid, started in left.items() if started_at(pid) == started}
-        if not left or time.monotonic() > deadline:
-            return left
+        running = {pid: started for pid, started in running.items() if started_at(pid) == started}
+        if not running or time.monotonic() > deadline:
+            return running
         time.sleep(0.02)
 
 
 def end_programs_of(state: Mapping[str, Any]) -> None:
-    """Let the programs of a supervisor that was killed end by themselves, as they do, and kill those that do not.
+    """Wait for the programs of a killed supervisor to exit by themselves, and kill those that do not.
 
-    Only processes whose start time is the recorded one are touched: a pid alone may be a stranger's by now.
+    Only processes with the recorded start time are killed, because a pid may have been reused by another program.
     """
     started: Mapping[str, float] = state["started"]
-    for pid in await_end({state[part]["pid"]: when for part, when in started.items() if part != "supervisor"}, STOP_SECONDS):
+    for pid in await_end({state[part]["pid"]: start for part, start in started.items() if part != "supervisor"}, STOP_SECONDS):
         with contextlib.suppress(psutil.NoSuchProcess):
             psutil.Process(pid).kill()

@@ -1,7 +1,7 @@
-"""The stack as one object: start or attach, kill and restart parts, and the clients that talk to what runs.
+"""The stack as one object: start it or attach to it, kill and restart its parts, and get clients for them.
 
-This is what notebooks and commands hold. Processes are `supervisor.py`'s business, and what each client does is in its own module; those
-are imported when they are first asked for, so that `import userhooks` stays quick.
+Notebooks and commands use this object. `supervisor.py` manages the processes, and each client has its own module. Those modules are
+imported on first use, so that `import userhooks` stays fast.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _METRICS_SECONDS = 10.0
 
 
 class Stack:
-    """A running stack: Postgres, Sequin (the local engine or a real server), the server for subscriptions, the inspector.
+    """A running stack: Postgres, Sequin (the local engine or a separate server), the subscription server, and the inspector.
 
-    Make one with `Stack.start()` or `Stack.attach()`; it goes on running when this object, or the kernel that holds it, is gone.
-    As a context manager it closes its clients at the end, and stops the stack when it started it.
+    Create one with `Stack.start()` or `Stack.attach()`. The stack keeps running after this object, or the kernel that created it, is gone.
+    As a context manager, it closes its clients on exit, and stops the stack if it started it.
 
         stack = Stack.start()
         stack.database.users()
@@ -51,17 +51,17 @@ class Stack:
     def __init__(self, settings: Settings, status: StackStatus, *, started: bool) -> None:
         self.settings = settings
         self.started = started
-        """Whether this object's `start` started it, rather than found it running."""
+        """Whether this object's `start` started the stack rather than finding it running."""
         self._home = Home(settings.home)
-        self._status = status  # addresses and tokens hold for good, process ids only for the moment
+        self._status = status  # its addresses and tokens stay valid, its process ids may be out of date
 
     @classmethod
     def start(cls, settings: Settings | None = None) -> Stack:
-        """Attach to the home's stack and start whatever is down, or start the whole stack.
+        """Attach to the home's stack and start every part that is down, or start the whole stack.
 
-        Without `settings`, they are read from the environment. Raises ConfigurationError (a port in use, a home that this release cannot
-        use, a running stack with other settings), DatabaseUnavailable or DatabaseUnsuitable, and SequinError for a real server that does
-        not answer.
+        Settings are read from the environment unless `settings` is given. Raises ConfigurationError (a port is in use, this release cannot
+        use the home, or the stack is running with other settings), DatabaseUnavailable or DatabaseUnsuitable, and SequinError if a
+        separate Sequin server cannot be used.
         """
         settings = settings or Settings.from_env()
         status, started = control.up(settings)
@@ -69,7 +69,7 @@ class Stack:
 
     @classmethod
     def attach(cls, settings: Settings | None = None) -> Stack:
-        """Connect to the stack that runs; raises NotRunning when none does, or when a part of it is down."""
+        """Connect to the running stack. Raises NotRunning if there is none, or if a part of it is down."""
         settings = settings or Settings.from_env()
         status = stack_status(settings)
         if not status.ready:
@@ -78,41 +78,44 @@ class Stack:
         return cls(settings, status, started=False)
 
     def stop(self) -> str:
-        """Stop every process of the stack but keep its data; returns a note for the user, which is empty for the embedded database."""
+        """Stop every process of the stack and keep its data.
+
+        Return a note about WAL that your own database still retains for the stack, or an empty string for the embedded database.
+        """
         return stop_stack(self.settings)
 
     def close(self) -> None:
-        """Close the connections of this object's clients; the stack goes on running."""
+        """Close the connections of this object's clients. The stack keeps running."""
         for name in ("sequin", "inspector"):
             if (client := self.__dict__.pop(name, None)) is not None:
                 client.close()
-        self.__dict__.pop("subscriptions", None)  # it holds the closed Sequin client
+        self.__dict__.pop("subscriptions", None)  # it uses the closed Sequin client
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Close the clients, and stop the stack when this object started it."""
+        """Close the clients, and stop the stack if this object started it."""
         self.close()
         if self.started:
             self.stop()
 
     def wait(self) -> None:
-        """Return when the stack was ended, from wherever."""
+        """Wait until the stack has been stopped, by this process or another."""
         state = self._home.running()
         while state is not None and control.await_end({state["supervisor"]["pid"]: state["supervisor"]["started"]}, patience=0):
             time.sleep(0.2)
 
     def status(self) -> StackStatus:
-        """What runs where, as `userhooks status --json` prints it, but without asking Sequin for its filter function."""
+        """Return what runs where. Unlike `userhooks status`, this does not send Sequin any requests."""
         return stack_status(self.settings)
 
     def kill(self, part: str) -> None:
-        """End `postgres`, `sequin`, `server` or `inspector` as a crash would; it stays down until `restart` or the next `start`."""
+        """Kill `postgres`, `sequin`, `server`, or `inspector`. It stays down until `restart` or the next `start`."""
         control.ask(self._running(), "kill", part=part)
 
     def restart(self, part: str) -> None:
-        """End the part, if it runs, start it, and return when it is ready."""
+        """Stop a part if it is running, start it, and return when it is ready."""
         control.ask(self._running(), "restart", part=part)
 
     def _running(self) -> dict[str, Any]:
@@ -121,49 +124,49 @@ class Stack:
             raise NotRunning("The stack is not running.", f"{START}.")
         return state
 
-    # --- what talks to it ----------------------------------------------------------------------------------------------
+    # --- clients -------------------------------------------------------------------------------------------------------
 
     @property
     def home_key(self) -> bytes:
-        """The key from which every subscription's secret is derived."""
+        """The key that every subscription's secret is derived from."""
         return self._home.secrets.home_key
 
     @property
     def database_url(self) -> str:
-        """The app's database, password included."""
+        """The URL of the app's database, including the password."""
         return self._status.postgres.url or ""
 
     @cached_property
     def database(self) -> Database:
-        """Users, notifications and the set-up of the app's database."""
+        """A client for the app's database: its users, notifications, and setup."""
         from userhooks.webhooks.database import Database
 
         return Database(self.database_url)
 
     @cached_property
     def sequin(self) -> SequinClient:
-        """Sequin's Management API."""
+        """A client for Sequin's Management API."""
         from userhooks.webhooks.sequin_client import SequinClient
 
         return SequinClient(self._status.sequin.url, self._status.sequin.api_token or "", self._status.sequin.database)
 
     @cached_property
     def subscriptions(self) -> Subscriptions:
-        """Subscribe, unsubscribe, pause, resume, backfill."""
+        """A client to subscribe, unsubscribe, pause, resume, and backfill."""
         from userhooks.webhooks.subscriptions import Subscriptions
 
         return Subscriptions(self.database, self.sequin, self.home_key, allow_private=self._status.private_addresses == "allow")
 
     @cached_property
     def inspector(self) -> InspectorClient:
-        """The inboxes."""
+        """A client for the inspector's inboxes."""
         from userhooks.inspector.client import InspectorClient
 
         return InspectorClient(self._status.inspector.url, self._status.inspector.token or "")
 
     @property
     def clients(self) -> Clients:
-        """What a lesson needs of this stack, as one value."""
+        """The clients and settings that a lesson needs, as one value."""
         return Clients(
             settings=self.settings,
             database_url=self.database_url,
@@ -178,9 +181,10 @@ class Stack:
         )
 
     def metrics(self) -> pd.DataFrame:
-        """Sequin's Prometheus page as it is now, one row for each sample: `metric`, `value`, and a column for each label.
+        """Read Sequin's Prometheus metrics: one row per sample, with the columns `metric` and `value` and a column for each label.
 
-        Raises ConfigurationError when nobody said where a real server has it, SequinUnreachable or SequinFailed when it is not there.
+        Raises ConfigurationError if the metrics URL of a separate server is not set, and SequinUnreachable or SequinFailed if the page
+        cannot be read.
 
             page = stack.metrics()
             page[page["metric"] == "sequin_messages_buffered"]
@@ -191,22 +195,21 @@ class Stack:
 
         url = self._status.sequin.metrics_url
         if url is None:
-            remedy = (
-                "Run userhooks down, set SEQUIN_METRICS_URL (for compose.yaml http://localhost:8376/metrics), run userhooks up --detach"
-            )
-            raise ConfigurationError("Where this Sequin server has its metrics is not known.", remedy)
+            address = "http://localhost:8376/metrics with compose.yaml"
+            remedy = f"Run userhooks down, set SEQUIN_METRICS_URL ({address}), and run userhooks up --detach."
+            raise ConfigurationError("The metrics URL of this Sequin server is not set.", remedy)
         try:
             answer = httpx.get(url, timeout=_METRICS_SECONDS, trust_env=False)
             answer.raise_for_status()
             return parse(answer.text)
         except httpx.HTTPStatusError:
-            raise SequinFailed(f"The metrics page answered {answer.status_code}.", "Is SEQUIN_METRICS_URL right?") from None
+            raise SequinFailed(f"The metrics page answered with status {answer.status_code}.", "Check SEQUIN_METRICS_URL.") from None
         except (httpx.TransportError, httpx.InvalidURL) as error:
-            remedy = "When Sequin is down, so are its metrics. Start it with userhooks up, or correct SEQUIN_METRICS_URL."
+            remedy = "When Sequin is down, so is its metrics page. Start it with userhooks up, or correct SEQUIN_METRICS_URL."
             raise SequinUnreachable(f"The metrics page does not answer: {error}.", remedy) from None
 
     def lesson(self, name: str) -> Lesson:
-        """A lesson's own users and inboxes, empty: what an earlier run of the same lesson left is removed, and nothing else."""
+        """Return a lesson with users and empty inboxes of its own. What an earlier run of the same lesson left behind is removed."""
         from userhooks.lessons.ipython_errors import explain_in_two_lines
         from userhooks.lessons.lesson import Lesson
 
@@ -214,18 +217,18 @@ class Stack:
         return Lesson(self.clients, name)
 
     def backfill(self, subscription: Subscription | str) -> BackfillHandle:
-        """Send all rows that are there to this subscription (or sink name) once more; `.wait()` for the end."""
+        """Send all current rows to a subscription (or the sink of that name) again. Call `wait` on the result to wait for the end."""
         sink_name = subscription if isinstance(subscription, str) else subscription.sink_name
         return self.subscriptions.backfill(sink_name)
 
-    # --- what a cell shows ---------------------------------------------------------------------------------------------
+    # --- notebook display ----------------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
         return f"Stack({self._status.mode})"
 
     def _repr_html_(self) -> str:
         pages = {
-            "server": (f"{self._status.server.url}/openapi.json", "takes subscriptions"),
+            "server": (f"{self._status.server.url}/openapi.json", "accepts subscriptions"),
             "sequin": (self._status.sequin.url, "reads the WAL and sends webhooks"),
             "inspector": (self._status.inspector.url, "receives webhooks"),
         }
@@ -240,24 +243,20 @@ class Stack:
 
 
 def stack_status(settings: Settings) -> StackStatus:
-    """Return what runs where, whether or not the stack runs; starts and creates nothing, and asks no part of it."""
+    """Return what runs where, whether or not the stack is running. Nothing is started, created, or sent to any part."""
     home = Home(settings.home)
     state = home.running()
     if state is not None:
         try:
             return control.ask(state, "status")
         except NotRunning:
-            pass  # the supervisor was killed: everything ends with it
+            pass  # the supervisor was killed, and every program ends with it
     ports = home.ports(settings) if home.path.exists() else settings.ports
     return describe(settings, home, ports, pids={}, ready=False, version=None)
 
 
 def full_status(settings: Settings) -> StackStatus:
-    """Return `stack_status` and what Sequin says: `sequin.filter_function` = `different` when somebody has changed that function.
-
-    Of a separate Sequin also `sequin.sinks`, how many of its sinks are ours by status, and `sequin.slot`, the slot's `name` and how many
-    bytes of WAL are not confirmed, `behind` (None without the slot).
-    """
+    """Return `stack_status` with what Sequin reports: a changed filter function and, from a separate server, its sinks and its slot."""
     status = stack_status(settings)
     if not status.ready:
         return status
@@ -281,7 +280,7 @@ def full_status(settings: Settings) -> StackStatus:
 
 
 def stop_stack(settings: Settings) -> str:
-    """Stop the home's stack, even a half-dead one; returns a note about WAL that a slot in the reader's own database still holds."""
+    """Stop the home's stack, even if parts of it have died. Return a note about WAL that a slot in the user's own database retains."""
     home = Home(settings.home)
     database = stack_status(settings).postgres
     control.down(home)
@@ -291,7 +290,7 @@ def stop_stack(settings: Settings) -> str:
 
 
 def page_links(status: StackStatus) -> dict[str, str]:
-    """Links to the pages for people: the inspector's and the local engine's, as far as they run. They expire, and hold no token."""
+    """Return links to the web pages of the inspector and the local engine, if they are running. Links expire and contain no token."""
     pages: dict[PartName, tuple[str, str | None]] = {
         "inspector": (status.inspector.url, status.inspector.token),
         "sequin": (status.sequin.url, status.sequin.api_token),
@@ -300,12 +299,12 @@ def page_links(status: StackStatus) -> dict[str, str]:
 
 
 def without_password(url: str) -> str:
-    """A database's address, in either of libpq's forms, for people to read."""
+    """Return a database URL or a libpq connection string with its password replaced, for display."""
     return re.sub(r"(?<=password=)('(?:[^'\\]|\\.)*'|[^\s&]+)", "…", re.sub(r"(?<=//)([^:/@]*):[^@/]*@", r"\1@", url))
 
 
 def private_addresses(status: StackStatus) -> str:
-    """Say whether webhooks may go to loopback and private addresses, and which variable sets it."""
+    """Return a sentence that says whether webhooks may go to loopback and private addresses, and which variable controls it."""
     verdict = "allowed" if status.private_addresses == "allow" else "refused"
     return f"Webhooks to loopback and private addresses are {verdict} (USERHOOKS_PRIVATE_ADDRESSES={status.private_addresses})"
 
@@ -322,10 +321,10 @@ def _held_wal(database_url: str, slot: str) -> str:
                 [slot],
             ).fetchone()
     except psycopg.OperationalError:
-        return f"The database does not answer: whether the slot {slot} still holds WAL in it is not known."
+        return f"The database does not answer, so the WAL that the slot {slot} still holds is not known."
     if row is None:
         return ""
     return (
-        f"The slot {slot} still holds {row[0]} of WAL in your database, and more with every change, until userhooks up.\n"
-        f"""If you will not go on, drop it: psql "$DATABASE_URL" -c "SELECT pg_drop_replication_slot('{slot}')\""""
+        f"The slot {slot} still holds {row[0]} of WAL in your database, and more with every change, until the next userhooks up.\n"
+        f"""If you are done with it, drop it: psql "$DATABASE_URL" -c "SELECT pg_drop_replication_slot('{slot}')\""""
     )

@@ -1,10 +1,10 @@
-"""The supervisor: one process per home, the parent of every program of the stack.
+"""The supervisor: one process per home, and the parent of every program of the stack.
 
-It holds the home's lock and the stdin pipes that tell the programs it is alive, starts and ends them, and answers on a loopback port
-whoever knows the token in `stack.json`. It never restarts a program by itself: what dies stays down until `up` or `restart`. What the
-programs do is not known here; what people call is in `stack.py`, how they reach or spawn the supervisor in `control.py`.
+It holds the home's lock and a stdin pipe to each program; a program exits when its pipe closes. It starts and stops the programs, and
+answers requests on a loopback port from clients that know the token in `stack.json`. It never restarts a program on its own: a part that
+dies stays down until `up` or `restart`. The public interface is in `stack.py`, and `control.py` reaches or spawns the supervisor.
 
-It is long because starting, watching and ending the parts need the same state.
+It is long because starting, watching, and stopping the parts need the same state.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _MODULES = {"server": "userhooks.webhooks.server", "inspector": "userhooks.inspe
 
 
 class ManagedProgram:
-    """One of our own programs as a child: `python -m userhooks.<module>`, its configuration on stdin, its output in its log."""
+    """A program of the stack as a child process: `python -m userhooks.<module>`, configured through stdin, writing to its log."""
 
     def __init__(self, name: str, module: str, host: str, ports: Mapping[str, int], log_file: Path) -> None:
         self.name = name
         self.ports = ports
-        """variable part -> port; the first is where `/health` answers"""
+        """Ports by the part that names their variable; the first one serves `/health`."""
         self.log_file = log_file
         self.host = host
         self._module = module
@@ -61,7 +61,7 @@ class ManagedProgram:
             require_free(part, self.host, port)
 
     def spawn(self) -> None:
-        """Start the process; it loads its code while what it needs gets ready, and waits for `configure`."""
+        """Start the process. It loads its code while its dependencies start, and then waits for `configure`."""
         self._log_start = self.log_file.stat().st_size if self.log_file.exists() else 0
         with self.log_file.open("ab") as output:
             self._process = subprocess.Popen(
@@ -75,25 +75,27 @@ class ManagedProgram:
             )
 
     def configure(self, config: Mapping[str, Any]) -> None:
-        """Send the line of configuration; a program that is dead already is left to `until_ready`, which says why."""
+        """Send the configuration as one line. If the program is already dead, `until_ready` reports why."""
         if self._process is not None and self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.write(json.dumps(config).encode() + b"\n")
                 self._process.stdin.flush()
 
     async def until_ready(self) -> None:
-        """Return when `/health` answers 200; raises ConfigurationError when the program ends or takes too long."""
+        """Wait until `/health` answers 200. Raises ConfigurationError if the program exits or takes too long."""
         deadline = time.monotonic() + START_SECONDS
         port = next(iter(self.ports.values()))
         while await http_get(own_address(self.host), port, "/health") is None:
             if self.pid is None:
-                raise ConfigurationError(f"The {self.name} did not start: {self._last_words()}", f"Its log is {self.log_file}")
+                raise ConfigurationError(f"The {self.name} process did not start: {self._last_log_line()}", f"See the log: {self.log_file}")
             if time.monotonic() > deadline:
-                raise ConfigurationError(f"The {self.name} did not answer within {START_SECONDS:.0f} s.", f"Its log is {self.log_file}")
+                raise ConfigurationError(
+                    f"The {self.name} process did not answer within {START_SECONDS:.0f} s.", f"See the log: {self.log_file}"
+                )
             await asyncio.sleep(0.02)
 
     async def stop(self) -> None:
-        """End the process, by force after a while."""
+        """Stop the process, and kill it if it does not exit in time."""
         if self._process is not None:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -101,20 +103,20 @@ class ManagedProgram:
             await self.kill()
 
     async def kill(self) -> None:
-        """End the process as a crash would."""
+        """Kill the process."""
         if self._process is not None:
             self._process.kill()
             await asyncio.to_thread(self._process.communicate)
 
-    def _last_words(self) -> str:
+    def _last_log_line(self) -> str:
         lines = self.log_file.read_bytes()[self._log_start :].decode("utf-8", "replace").strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
+        return lines[-1] if lines else "it logged nothing"
 
 
 class Supervisor:
-    """The programs of one home; every change goes through one lock, so that two commands never start a part twice.
+    """The programs of one home. A lock serializes every change, so that two commands never start the same part twice.
 
-    It is long because starting, watching and ending share the state of each program.
+    It is long because starting, watching, and stopping share the state of each program.
     """
 
     def __init__(self, home: Home, settings: Settings) -> None:
@@ -142,12 +144,12 @@ class Supervisor:
         for part, host in (("server", "127.0.0.1"), ("inspector", settings.inspector_bind)):
             self.programs[part] = ManagedProgram(part, _MODULES[part], host, {part: self.ports[part]}, home.log(part))
 
-    # --- what can be asked ---------------------------------------------------------------------------------------------
+    # --- requests ------------------------------------------------------------------------------------------------------
 
     async def up(self) -> None:
-        """Start every part that is not running; a part that cannot start is an error, and the others stay as they are.
+        """Start every part that is not running. Raises an error if a part cannot start, and leaves running parts alone.
 
-        A Sequin server elsewhere is checked first, each time: nothing starts, and no table is made, for one that cannot be used.
+        A separate Sequin server is checked first, every time. If it cannot be used, nothing is started and no table is created.
         """
         async with self._lock:
             if self.settings.sequin_url is not None:
@@ -155,13 +157,13 @@ class Supervisor:
             await self._start([part for part in self.parts if self._pid(part) is None])
 
     async def restart(self, part: str) -> None:
-        """End the part, if it runs, and start it."""
+        """Stop a part if it is running, and start it."""
         async with self._lock:
             await self._stop(self._known(part))
             await self._start([part])
 
     async def kill(self, part: str) -> None:
-        """End the part as a crash would; it stays down."""
+        """Kill a part, which stays down."""
         async with self._lock:
             if self._known(part) == "postgres" and self.postgres is not None:
                 await asyncio.to_thread(self.postgres.kill)
@@ -170,7 +172,7 @@ class Supervisor:
             self.write_state()
 
     async def down(self) -> None:
-        """End every part, the database last; then the supervisor itself."""
+        """Stop every part, the database last, and then the supervisor itself."""
         async with self._lock:
             await asyncio.gather(*(program.stop() for program in self.programs.values()))
             if self.postgres is not None:
@@ -179,24 +181,24 @@ class Supervisor:
             self.stopped.set()
 
     def status(self) -> StackStatus:
-        """What `userhooks status --json` prints."""
+        """Return the status, as `Stack.status` does."""
         pids = {part: self._pid(part) for part in self.parts}
         ready = self._ready and all(pid is not None for pid in pids.values())
         return describe(self.settings, self.home, self.ports, pids=pids, ready=ready, version=self.version)
 
-    # --- how it is done ------------------------------------------------------------------------------------------------
+    # --- starting and stopping parts -----------------------------------------------------------------------------------
 
     @property
     def parts(self) -> list[str]:
-        """The parts that are ours, in the order of `status`."""
+        """The parts that this supervisor runs, in the order of `PARTS`."""
         return [part for part in PARTS if part in self.programs or (part == "postgres" and self.postgres is not None)]
 
     def _known(self, part: str) -> str:
         if part in PARTS and part not in self.parts:
-            what = f"The {part} of this stack is one of your own, which only you can end and start."
-            raise InvalidInput("part", what, f"Do it where it runs. The parts that run here are {', '.join(self.parts)}.")
+            what = f"{part} is your own server, which userhooks does not start or stop."
+            raise InvalidInput("part", what, f"Start or stop it yourself. The parts that userhooks runs are {', '.join(self.parts)}.")
         if part not in self.parts:
-            raise InvalidInput("part", f"There is no part {part!r} here.", f"The parts of this stack are {', '.join(self.parts)}.")
+            raise InvalidInput("part", f"The stack has no part {part!r}.", f"Its parts are {', '.join(self.parts)}.")
         return part
 
     def _pid(self, part: str) -> int | None:
@@ -211,7 +213,7 @@ class Supervisor:
             await self.programs[part].stop()
 
     async def _start(self, missing: list[str]) -> None:
-        """Start these parts at the same time; what one needs from another is waited for just before it is needed."""
+        """Start these parts concurrently; what a part needs of another is awaited just before it is needed."""
         programs = [self.programs[part] for part in missing if part in self.programs]
         if "postgres" in missing:
             require_free("postgres", "127.0.0.1", self.ports["postgres"])
@@ -240,17 +242,17 @@ class Supervisor:
             self.postgres.start()
         from userhooks.webhooks.database import Database
 
-        ours = self.settings.sequin_url is None  # a real Sequin server has its own slot and publication
+        embedded = self.settings.sequin_url is None  # a separate Sequin server has its own slot and publication
         database = Database(self.database_url)
-        database.check(self.home.slot if ours else None)
-        database.set_up(self.home.publication if ours else None)
+        database.check(self.home.slot if embedded else None)
+        database.set_up(self.home.publication if embedded else None)
 
     async def _engine_version(self) -> str | None:
         answer = await http_get("127.0.0.1", self.ports["sequin"], "/info/version")
         return str(json.loads(answer)["version"]) if answer else None
 
     def _config(self, part: str) -> dict[str, Any]:
-        """The line of JSON that the program reads from its stdin."""
+        """Return the configuration that a program reads from its stdin."""
         home, ports = self.home, self.ports
         if part == "sequin":
             return {
@@ -283,7 +285,7 @@ class Supervisor:
             "token": home.secrets.inspector_token,
         }
 
-    # --- the state file, and children that end -------------------------------------------------------------------------
+    # --- the state file, and children that exit ------------------------------------------------------------------------
 
     def write_state(self) -> None:
         """Write `stack.json`: the status, how to reach the supervisor, and the start time of every process."""
@@ -295,9 +297,9 @@ class Supervisor:
         write_json(self.home.stack_file, {**self.status().as_json(), "supervisor": control, "started": started})
 
     def child_ended(self) -> None:
-        """A child is gone: say so in the state file, and put a watchdog back at the server's side if it was the watchdog."""
+        """Update the state file after a child has exited. If the child was Postgres' watchdog, start another."""
         if self._lock.locked() or self.stopped.is_set():
-            return  # whoever holds the lock writes the state at the end; after `down` there is nothing to say
+            return  # the holder of the lock writes the state when it is done, and `down` removes the file
         for part in self.parts:
             if self._pid(part) is None:
                 log.info("%s is down; `userhooks up` starts it", part)
@@ -308,11 +310,11 @@ class Supervisor:
     # --- the control channel -------------------------------------------------------------------------------------------
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one line of JSON (`token`, `do`, and `part` or `settings`) with another (`status` or `error`)."""
+        """Answer one request: a line of JSON with `token`, `do`, and `part` or `settings`. The reply has a `status` or an `error`."""
         with contextlib.suppress(ConnectionError, ValueError):
             request = json.loads(await reader.readline())
             if not hmac.compare_digest(str(request.get("token")).encode(), self.token.encode()):
-                reply: dict[str, Any] = as_reply(NotRunning("Another program answers at the supervisor's port.", "Run userhooks up."))
+                reply: dict[str, Any] = as_reply(NotRunning("The supervisor's port belongs to another stack now.", "Run userhooks up."))
             else:
                 reply = await self.reply(request)
             writer.write(json.dumps(reply).encode() + b"\n")
@@ -320,7 +322,7 @@ class Supervisor:
         writer.close()
 
     async def reply(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Do what is asked; every failure becomes an error that the caller raises again."""
+        """Carry out a request. Every failure becomes an error reply, which the client raises again."""
         try:
             match request["do"]:
                 case "up":
@@ -335,17 +337,17 @@ class Supervisor:
                 case "status":
                     pass
                 case unknown:
-                    raise InvalidInput("do", f"The supervisor knows no request {unknown!r}.")
+                    raise InvalidInput("do", f"The supervisor does not know the request {unknown!r}.")
             return {"status": self.status().as_json()}
         except UserhooksError as error:
             return as_reply(error)
         except Exception as error:
-            log.exception("the request failed")
-            return as_reply(UserhooksError(f"The supervisor failed: {error!r}", f"Its log is {self.home.log('supervisor')}"))
+            log.exception("a request failed")
+            return as_reply(UserhooksError(f"The supervisor failed: {error!r}", f"See the log: {self.home.log('supervisor')}"))
 
     def _require_same(self, wanted: Mapping[str, Any]) -> None:
-        """Refuse to pass a running stack off as one with other settings."""
-        mine = as_json(self.settings)
+        """Raise ConfigurationError if the running stack has other settings than the caller asks for."""
+        own = as_json(self.settings)
         variables = {
             "database_url": "DATABASE_URL",
             "sequin_url": "SEQUIN_URL",
@@ -356,23 +358,23 @@ class Supervisor:
             "inspector_public_url": "USERHOOKS_INSPECTOR_PUBLIC_URL",
             "private_addresses": "USERHOOKS_PRIVATE_ADDRESSES",
         }
-        other = [variable for key, variable in variables.items() if wanted[key] != mine[key]]
+        different = [variable for key, variable in variables.items() if wanted[key] != own[key]]
         default = Settings(self.home.path).ports
         for part, port in wanted["ports"].items():
             if port not in (0, default[part], self.ports[part]):
-                other.append(PORT_VARIABLES[part])
-        if other:
+                different.append(PORT_VARIABLES[part])
+        if different:
             raise ConfigurationError(
-                f"The stack of {self.home.path} runs with another {', '.join(other)}.",
+                f"The stack in {self.home.path} is running with a different {', '.join(different)}.",
                 "Run userhooks down first, or set USERHOOKS_HOME to another folder for a second stack.",
             )
 
 
 def check_sequin(settings: Settings) -> str:
-    """Return the version of the Sequin server that `settings` name, after checking that it can be used with the other settings.
+    """Check that the configured Sequin server can be used, and return its version.
 
-    Raises SequinError when it does not answer, is not Sequin, refuses the token, does not know the database, or cannot read its slot;
-    ConfigurationError when it reads another database than DATABASE_URL; and what `Database.check` raises.
+    Raises SequinError if it does not answer, is not Sequin, refuses the token, does not know the database, or cannot read its slot. Raises
+    ConfigurationError if it reads a database other than DATABASE_URL, and whatever `Database.check` raises.
     """
     from userhooks.webhooks.database import Database
     from userhooks.webhooks.sequin_client import SequinClient
@@ -385,47 +387,49 @@ def check_sequin(settings: Settings) -> str:
         except SequinUnreachable as error:
             raise SequinUnreachable(error.what, "Start the Sequin server, or correct SEQUIN_URL.") from None
         except SequinNotFound as error:
-            what = f"Sequin at {settings.sequin_url} has no database named {name} in the account of this API token."
-            remedy = "Set SEQUIN_DATABASE to a database that Sequin's console lists, or SEQUIN_API_TOKEN to a token of the other account."
+            what = f"Sequin at {settings.sequin_url} has no database named {name} in this API token's account."
+            remedy = "Set SEQUIN_DATABASE to a database listed in Sequin's console, or SEQUIN_API_TOKEN to a token of its account."
             raise SequinNotFound(what, remedy, status=error.status) from None
     database = Database(settings.database_url or "")
     database.check()
     if not database.has_slot(slot):
-        what = f"DATABASE_URL is not the database that Sequin reads as {name}: it has no replication slot {slot}."
-        raise ConfigurationError(what, "Correct DATABASE_URL or SEQUIN_DATABASE, or see in Sequin's console whether its slot was dropped.")
+        what = f"DATABASE_URL is not the database that Sequin reads as {name}, because it has no replication slot {slot}."
+        raise ConfigurationError(
+            what, "Correct DATABASE_URL or SEQUIN_DATABASE, or check in Sequin's console whether the slot was dropped."
+        )
     return version
 
 
 def database_url(settings: Settings, home: Home, ports: Mapping[str, int]) -> str:
-    """The app's database: the reader's own, or the embedded one."""
+    """Return the URL of the app's database: the user's own, or the embedded one."""
     return settings.database_url or server_url(ports["postgres"], home.secrets.postgres_password)
 
 
 def sequin_url(settings: Settings, ports: Mapping[str, int]) -> str:
-    """The Management API: a real server's, or the local engine's."""
+    """Return the URL of the Management API: a separate server's, or the local engine's."""
     return settings.sequin_url or f"http://127.0.0.1:{ports['sequin']}"
 
 
 def describe(
     settings: Settings, home: Home, ports: Mapping[str, int], *, pids: Mapping[str, int | None], ready: bool, version: str | None
 ) -> StackStatus:
-    """What `userhooks status --json` prints; address and token are None as long as the home has no secrets."""
+    """Return the status. Until the home has secrets, the embedded database's URL and the tokens are None."""
     own_database, own_sequin = settings.database_url is not None, settings.sequin_url is not None
-    begun = home.secrets_file.exists()
+    has_secrets = home.secrets_file.exists()
     return StackStatus(
         home=home.path,
         mode="sequin" if own_sequin else "embedded",
         ready=ready,
         private_addresses="allow" if settings.allow_private else "forbid",
         postgres=PostgresStatus(
-            url=database_url(settings, home, ports) if own_database or begun else None,
+            url=database_url(settings, home, ports) if own_database or has_secrets else None,
             embedded=not own_database,
             pid=pids.get("postgres"),
             data_dir=None if own_database else cluster_folder(home.path) / "data",
         ),
         sequin=SequinStatus(
             url=sequin_url(settings, ports),
-            api_token=settings.sequin_api_token or (home.secrets.api_token if begun else None),
+            api_token=settings.sequin_api_token or (home.secrets.api_token if has_secrets else None),
             metrics_url=settings.sequin_metrics_url if own_sequin else f"http://127.0.0.1:{ports['metrics']}/metrics",
             database=settings.sequin_database,
             embedded=not own_sequin,
@@ -435,14 +439,14 @@ def describe(
         server=ServerStatus(url=f"http://127.0.0.1:{ports['server']}", pid=pids.get("server")),
         inspector=InspectorStatus(
             url=own_url(settings.inspector_bind, ports["inspector"]),
-            token=home.secrets.inspector_token if begun else None,
+            token=home.secrets.inspector_token if has_secrets else None,
             pid=pids.get("inspector"),
         ),
     )
 
 
 async def http_get(host: str, port: int, path: str) -> bytes | None:
-    """The body of a 200 answer, or None; a client library would take longer to load than the whole stack to start."""
+    """Return the body of a 200 response, or None. A client library would take longer to load than the whole stack takes to start."""
     try:
         reader, writer = await asyncio.wait_for(asyncio.open_connection(host, port), 1)
     except (OSError, TimeoutError):
@@ -472,23 +476,23 @@ async def _run(home: Home, settings: Settings) -> None:
     loop.add_signal_handler(signal.SIGCHLD, supervisor.child_ended)
     reply = await supervisor.reply({"do": "up", "settings": as_json(settings)})
     if "error" in reply and not any(program.pid for program in supervisor.programs.values()):
-        await supervisor.down()  # the first start failed: nothing half-done stays behind
+        await supervisor.down()  # the first start failed, so leave nothing behind
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.write(json.dumps(reply) + "\n")
         sys.stdout.flush()
-    os.dup2(2, 1)  # our parent waits for the end of our stdout, not for ours
+    os.dup2(2, 1)  # the spawning process waits until stdout is closed, not until we exit
     await supervisor.stopped.wait()
-    await asyncio.sleep(0.05)  # the reply to `down` is on its way
+    await asyncio.sleep(0.05)  # let the reply to `down` be sent
     control.close()
 
 
 def main() -> None:
-    """Read the settings from stdin, take the home's lock, start everything, stay until `down`."""
-    given = read_config()
-    settings = Settings(**{**given, "home": Path(given["home"])})
+    """Read the settings from stdin, take the home's lock, start everything, and run until `down`."""
+    config = read_config()
+    settings = Settings(**{**config, "home": Path(config["home"])})
     home = Home(settings.home)
     if os.fork():
-        os._exit(0)  # so that the spawner, a kernel perhaps, is not our parent and we never are its zombie
+        os._exit(0)  # the spawning process, perhaps a kernel, must not become our parent, or we would end as its zombie
     lock = os.open(home.lock_file, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
