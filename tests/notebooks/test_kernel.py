@@ -115,7 +115,7 @@ def own_environment(lesson: Kernel) -> Iterator[Kernel]:
 def test_a_port_that_is_taken_is_named_with_its_variable(own_environment: Kernel, tmp_path: Path) -> None:
     own_environment.run('taken = socket.create_server(("127.0.0.1", 0))\nos.environ["USERHOOKS_SERVER_PORT"] = str(taken.getsockname()[1])')
     what, remedy = own_environment.run(in_a_new_home(tmp_path)).error
-    assert what.startswith("ConfigurationError: The server cannot have port")
+    assert what.startswith("ConfigurationError: Port ")
     assert "set USERHOOKS_SERVER_PORT to another port" in remedy
 
 

@@ -380,7 +380,7 @@ def test_a_folder_with_other_things_in_it_is_no_home(tmp_path: Path) -> None:
     folder = tmp_path / "thesis"
     folder.mkdir()
     (folder / "chapter.txt").write_text("mine", encoding="utf-8")
-    assert "was not made by userhooks" in Installation(folder).fail("up", "--detach")
+    assert "was not created by userhooks" in Installation(folder).fail("up", "--detach")
     assert [file.name for file in folder.iterdir()] == ["chapter.txt"]
 
 

