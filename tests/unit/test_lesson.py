@@ -256,39 +256,39 @@ def test_a_name_that_no_lesson_can_have_is_refused(stack: Stack, name: str) -> N
 # --- broken on purpose -----------------------------------------------------------------------------------------------------
 
 
-def test_a_sink_without_a_filter_shows_in_the_ledger_as_foreign_rows_until_it_is_mended(lesson: Lesson) -> None:
+def test_a_sink_without_a_filter_shows_in_the_ledger_as_foreign_rows_until_it_is_removed(lesson: Lesson) -> None:
     subscribe_all(lesson)
-    assert lesson.break_it("cy").filter == "none"
+    assert lesson.add_unfiltered_sink("cy").filter == "none"
     rows = {user: lesson.insert(user, "for one only") for user in USERS}
     lesson.inbox("cy").wait_for(4)
     ledger = lesson.ledger()
     assert "0 lost, 0 duplicated, 2 foreign" in ledger.verdict()
     assert set(ledger.foreign()["row"]) == {rows["ada"], rows["ben"]}
     assert any(f"row {rows['ada']} of user {lesson.user('ada')} reached the inbox of user" in line for line in ledger.problems())
-    lesson.mend()
+    lesson.remove_unfiltered_sink()
     lesson.insert("ada", "for Ada only")
     lesson.inbox("ada").wait_for(2)
     assert "2 foreign" in lesson.ledger().verdict()
     assert lesson.inbox("cy").count() == 4
 
 
-def leaks(stack: Stack) -> list[str]:
+def unfiltered(stack: Stack) -> list[str]:
     ours = [*stack.sequin.sinks(), *stack.sequin.endpoints()]
     return [one.name for one in ours if "without-filter" in one.name or getattr(one, "filter", "") == "none"]
 
 
-def test_a_leak_that_was_left_open_is_gone_when_any_lesson_begins_or_ends(stack: Stack, lesson: Lesson) -> None:
-    lesson.break_it("cy")
-    lesson.break_it("ben")
-    assert len(leaks(stack)) == 2, "one sink and its endpoint"
+def test_an_unfiltered_sink_that_was_left_behind_is_gone_when_any_lesson_begins_or_ends(stack: Stack, lesson: Lesson) -> None:
+    lesson.add_unfiltered_sink("cy")
+    lesson.add_unfiltered_sink("ben")
+    assert len(unfiltered(stack)) == 2, "one sink and its endpoint"
     with stack.lesson("02") as other:
-        assert leaks(stack) == []
-        other.break_it("ada")
-    assert leaks(stack) == []
-    lesson.mend()
+        assert unfiltered(stack) == []
+        other.add_unfiltered_sink("ada")
+    assert unfiltered(stack) == []
+    lesson.remove_unfiltered_sink()
     with pytest.raises(NotFound):
-        lesson.break_it("dee")
-    assert leaks(stack) == []
+        lesson.add_unfiltered_sink("dee")
+    assert unfiltered(stack) == []
 
 
 # --- what it leaves behind -------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
-"""A lesson's own users and inboxes, what a notebook does with them, and the ledger read from the database and the inboxes.
+"""A lesson's own users and inboxes, what a notebook does with them, and the ledger of what was written and received.
 
-How the two sides are judged is `ledger/`; what subscribing and generating mean is in `webhooks/subscriptions.py` and `generator.py`.
+`ledger/` compares the two sides. Subscribing is in `webhooks/subscriptions.py`, and generating traffic in `generator.py`.
 
-It is long because a lesson and the reading of its ledger need the same users and inboxes.
+It is long because a lesson and its ledger need the same users and inboxes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from userhooks.ledger.live import WalLedger
 from userhooks.ledger.recording import Recording
 from userhooks.lessons import own_receiver
 from userhooks.lessons.generator import Generated, generate
-from userhooks.lessons.unfiltered_sink import close_leak, open_leak
+from userhooks.lessons.unfiltered_sink import create_unfiltered_sink, delete_unfiltered_sink
 from userhooks.webhooks.subscriptions import MISSING
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 USERS = ("ada", "ben", "cy")
 LOAD_USER = "crowd"
-"""The name of users that are made by the thousand for measurements (`userhooks.capacity`)"""
+"""Name of the users that `userhooks.capacity` creates by the thousand for measurements."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,40}", re.ASCII)
 _LABEL = re.compile(rf"lesson [A-Za-z0-9_-]{{1,40}}: ({'|'.join(USERS)})")
@@ -44,7 +44,7 @@ _POLL = 0.1
 _BEFORE_EVERYTHING = datetime.min.replace(tzinfo=UTC)
 
 
-# A created_at may be null, as in the seed's table; such a row is older than any subscription.
+# A null created_at, which the tutorial's table allows, counts as older than any subscription.
 _ROWS = """
     SELECT id, user_id, coalesce(created_at, 'epoch') FROM public.notifications
     WHERE user_id IS NOT NULL AND (%(users)s::int[] IS NULL OR user_id = ANY(%(users)s::int[])) ORDER BY id
@@ -54,17 +54,17 @@ _DELETE_USERS = "DELETE FROM public.users WHERE id = ANY(%s)"
 
 
 class Lesson:
-    """The users Ada, Ben and Cy of one lesson, and an inbox for each. Made by `Stack.lesson`.
+    """The users Ada, Ben, and Cy of one lesson, with an inbox for each. Created by `Stack.lesson`.
 
-    Nobody else's users, rows, subscriptions or inboxes are touched. The exception is a real Sequin server, which can take few sinks: there
-    the sinks of other lessons are removed. In the database a user is called like `lesson 01: ada`, and so is the
-    inbox. `user` is always one of `ada`, `ben`, `cy`; any other raises NotFound.
+    Other users, rows, subscriptions, and inboxes are not touched, with one exception: a separate Sequin server can handle few sinks, so the
+    sinks of other lessons are removed there. In the database, a user has a name like `lesson 01: ada`, and the inbox has the same name.
+    The argument `user` is always `ada`, `ben`, or `cy`; anything else raises NotFound.
 
         lesson = stack.lesson("01")
         lesson.subscribe("ada", url=lesson.inbox("ada").url)
         lesson.generate(rate=100, seconds=5)
 
-    It is long because each thing that a cell does with a lesson is one method.
+    It is long because everything that a cell does with a lesson is a method of its own.
     """
 
     def __init__(self, clients: Clients, name: str) -> None:
@@ -83,23 +83,23 @@ class Lesson:
 
     @property
     def users(self) -> Mapping[str, int]:
-        """Name -> id in the table users."""
+        """The users' ids in the table `users`, by name."""
         return dict(self._users)
 
     def user(self, user: str) -> int:
-        """The user's id in the table users."""
+        """Return the user's id in the table `users`."""
         self._require(user)
         return self._users[user]
 
     def inbox(self, user: str) -> Inbox:
-        """The inbox that is meant for this user's webhooks; subscribe its `url`."""
+        """Return the inbox for this user's webhooks; subscribe its `url`."""
         self._require(user)
         return self._inboxes[user]
 
     def subscribe(self, user: str, url: str) -> Subscription:
-        """Send the user's rows to `url` from now on; the same call again returns the same subscription.
+        """Send the user's new rows to `url`. The same call again returns the same subscription.
 
-        Raises InvalidInput for a URL that is none, and what `Subscriptions.subscribe` raises.
+        Raises InvalidInput if `url` is not a valid URL, and whatever else `Subscriptions.subscribe` raises.
         """
         before = self.clients.database.wal_position()
         subscription = self.clients.subscriptions.subscribe(self.user(user), url)
@@ -109,15 +109,15 @@ class Lesson:
         return subscription
 
     def _leave_out_before(self, sink_id: str, lsn: int) -> None:
-        """A sink of a real server may be sent rows that are older than itself; the lesson's inboxes do not show them."""
+        """Hide rows older than a sink from the lesson's inboxes, because a separate Sequin server may send some to a new sink."""
         if self.clients.settings.sequin_url is not None:
             for inbox in self._inboxes.values():
                 inbox.leave_out_before(sink_id, lsn)
 
     def serve(self, handler: type[BaseHTTPRequestHandler]) -> own_receiver.ReceiverServer:
-        """Serve a receiver that the reader wrote, in the background; subscribe its `url`. Raises InvalidInput for anything but a handler.
+        """Serve your own receiver in the background; subscribe its `url`. Raises InvalidInput if `handler` is not a handler class.
 
-        The same call again closes the one before and puts the new one in its place, at the same URL. It listens where the inspector does.
+        Another call replaces the receiver and keeps its URL. The receiver listens on the same address as the inspector.
 
             server = lesson.serve(Receiver)
             lesson.subscribe("ada", url=server.url)
@@ -128,18 +128,18 @@ class Lesson:
         return own_receiver.serve(self.name, handler, bind=settings.inspector_bind, host=host)
 
     def subscriptions(self) -> list[Subscription]:
-        """The subscriptions of this lesson's users."""
+        """Return the subscriptions of this lesson's users."""
         return [subscription for user in self._users.values() for subscription in self.clients.subscriptions.list(user)]
 
     def insert(self, user: str, text: str) -> int:
-        """Insert one notification for the user and return its id."""
+        """Insert a notification for the user, and return its id."""
         return self.clients.database.insert_notifications([(self.user(user), text)])[0]
 
     def schema(self) -> str:
-        """The name of a Postgres schema of this lesson's own, for tables that it makes; it is made when there is none.
+        """Create this lesson's Postgres schema, for tables of its own, if it does not exist yet. Return its name.
 
-        It goes with the lesson, and before it the sinks on its tables with their endpoints. Raises DatabaseUnsuitable when a schema of that
-        name is somebody else's.
+        The schema is dropped with the lesson, after the sinks on its tables and their endpoints have been deleted. Raises
+        DatabaseUnsuitable if there is a schema of that name that userhooks did not create.
         """
         self.clients.database.create_schema(self._schema)
         return self._schema
@@ -154,9 +154,9 @@ class Lesson:
         seed: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Generated:
-        """Write notifications for this lesson's users, `rate` rows a second, until `seconds` or `count` is reached or Stop is pressed.
+        """Write notifications for this lesson's users at `rate` rows per second, for `seconds`, or until `count` rows or a Stop.
 
-        `seed` makes the choice of users repeatable. `mix` and `progress` are those of `generator.generate`, as are the errors.
+        `seed` makes the choice of users repeatable. `mix`, `progress`, and the errors raised are those of `generator.generate`.
 
             generated = lesson.generate(rate=100, seconds=5, seed=1)
             print(generated.summary())
@@ -168,9 +168,9 @@ class Lesson:
         )
 
     def backfill(self, user: str) -> BackfillHandle:
-        """Send all the user's rows that are there to the user's first subscription once more; `.wait()` for the end.
+        """Send all of the user's current rows to the user's first subscription again. Call `wait` on the result to wait for the end.
 
-        As `stack.backfill` does, and the ledger then expects those rows too. Raises NotFound when the user has no subscription.
+        Unlike with `stack.backfill`, the ledger then expects those rows, too. Raises NotFound if the user has no subscription.
         """
         subscriptions = self.clients.subscriptions.list(self.user(user))
         if not subscriptions:
@@ -182,20 +182,20 @@ class Lesson:
         self._replays.append(BackfillRead(subscriptions[0].sink_id, handle.id, started_at))
         return handle
 
-    def break_it(self, user: str) -> Sink:
-        """Send every row of the table, whoever's it is, to this user's inbox too: a sink whose filter is `none`. `mend` undoes it.
+    def add_unfiltered_sink(self, user: str) -> Sink:
+        """Create a sink without a filter, which sends the rows of all users to this user's inbox. It is the mistake that lesson 02 shows.
 
-        It leads to an inbox of this lesson and nowhere else. It also goes when any lesson begins or ends, so that a kernel that was killed
-        leaves no leak behind for long.
+        The sink sends to an inbox of this lesson only. `remove_unfiltered_sink` removes it, and so does the start or end of any lesson, so
+        that it does not stay for long after a kernel was killed.
         """
         before = self.clients.database.wal_position()
-        sink = open_leak(self.clients.sequin, self.clients.home_key, self.user(user), self.inbox(user))
+        sink = create_unfiltered_sink(self.clients.sequin, self.clients.home_key, self.user(user), self.inbox(user))
         self._leave_out_before(sink.id, before)
         return sink
 
-    def mend(self) -> None:
-        """Remove the sink that `break_it` made; what it has sent stays in the inbox."""
-        close_leak(self.clients.sequin)
+    def remove_unfiltered_sink(self) -> None:
+        """Remove the sink that `add_unfiltered_sink` created, if there is one. The inbox keeps what it received."""
+        delete_unfiltered_sink(self.clients.sequin)
 
     @overload
     def ledger(self, wait: float = 10.0) -> Ledger: ...
@@ -204,19 +204,19 @@ class Lesson:
     def ledger(self, wait: float = 10.0, *, wal: Literal[True]) -> WalLedger: ...
 
     def ledger(self, wait: float = 10.0, *, wal: bool = False) -> Ledger | WalLedger:
-        """Hold every row of this lesson's users against what their inboxes received; with `wal`, every change from now on.
+        """Compare every row of this lesson's users with what their inboxes received; with `wal=True`, every change from now on.
 
-        What is owed and has not come is given `wait` seconds more and is `lost` after them. What was committed in the meantime, and with
-        `wait` 0 everything, is `not yet arrived`. Counts subscriptions to this lesson's
-        inboxes, rows that are still in the table, and backfills begun by `Lesson.backfill` and not cancelled. Subscriptions to other
-        receivers are `not checked`.
+        A row that is still missing after `wait` seconds is `lost`. If it was committed during those seconds, or if `wait` is 0, it is
+        `not yet arrived`. The ledger counts subscriptions to this lesson's inboxes, rows that are still in the table, and backfills that
+        `Lesson.backfill` started and nobody cancelled. Subscriptions to other receivers are `not checked`.
 
             ledger = lesson.ledger()
             ledger.verdict()
             ledger.frame()
 
-        With `wal=True` updates, deletes, and rows that change hands count as well: Postgres' WAL is read from a temporary slot. That costs
-        the database work for every change, so measure rates without it. Raises DatabaseUnsuitable when Postgres has no slot left.
+        With `wal=True`, the ledger reads Postgres' WAL from a temporary slot, so updates, deletes, and rows that move to another user count
+        as well. This costs the database work for every change, so measure rates without it. Raises DatabaseUnsuitable if Postgres has no
+        free slot.
 
             with lesson.ledger(wal=True) as ledger:
                 lesson.generate(rate=100, seconds=5, mix={"insert": 8, "update": 1, "delete": 1})
@@ -229,7 +229,7 @@ class Lesson:
         return WalLedger(recording, lambda recorded: _settled(self.clients, wait, lambda: self._judged(recorded)))
 
     def close(self) -> None:
-        """Remove this lesson's users with their rows and subscriptions, empty its inboxes, and close what it serves."""
+        """Remove this lesson's users with their rows and subscriptions, empty its inboxes, and close its receiver."""
         for recording in self._recordings:
             recording.close()
         self._remove()
@@ -258,7 +258,7 @@ class Lesson:
         users = set(self._users.values())
 
         def reconcile(table: list[Row], received: list[Receipt], owed: list[OwedSubscription], replays: list[BackfillRead]) -> Ledger:
-            committed = recording.changes()  # read last: whatever was received had committed by then
+            committed = recording.changes()  # read last, so that it includes the change of every message received
             return changes.reconcile(committed, received, owed, replays, table, users=users, since_lsn=recording.start_lsn)
 
         return self._reconciled(reconcile)
@@ -268,7 +268,7 @@ class Lesson:
         subscriptions = self.subscriptions()
         received = [receipt for user, inbox in self._inboxes.items() for receipt in _receipts(inbox, {}, self._users[user])]
         owed = _owed(self.clients, subscriptions, inboxes, self._since)
-        live = {debt.sink_id for debt in owed if debt.is_seen}
+        live = {subscription.sink_id for subscription in owed if subscription.is_seen}
         replays = [replay for replay in self._replays if replay.sink_id in live and not self._is_cancelled(replay, subscriptions)]
         return reconcile(_rows(self.clients, list(self._users.values())), received, owed, replays)
 
@@ -277,8 +277,8 @@ class Lesson:
         return self.clients.subscriptions.find_backfill(sink_name, replay.backfill_id).state == "cancelled"
 
     def _remove(self) -> None:
-        """What an earlier run of this lesson left, or this one made: sinks first, so that nothing is sent any more, inboxes last."""
-        self.mend()
+        """Remove everything that this lesson or an earlier run created: sinks first, to stop deliveries, and inboxes last."""
+        self.remove_unfiltered_sink()
         labels = {self._label(user) for user in USERS}
         database, subscriptions = self.clients.database, self.clients.subscriptions
         users = [user_id for user_id, name in database.users() if name in labels]
@@ -297,15 +297,16 @@ class Lesson:
         own_receiver.leave(self.name)
 
     def _remove_sinks_of_other_lessons(self) -> None:
-        """Remove the sinks that other lessons left: a real server runs every sink's filter for every row, and twenty can bring it down.
+        """Remove the sinks that other lessons left behind.
 
-        Those are the subscriptions of their users and of a crowd, and the sinks on tables of their schemas.
+        These are the subscriptions of their users and of load users, and the sinks on tables of their schemas. A separate Sequin server
+        runs every sink's filter for every row, and twenty sinks can bring it down.
         """
         database, sequin = self.clients.database, self.clients.sequin
         subscribed = {row.user_id for row in database.subscriptions()}
-        others = [user for user, name in database.users() if user in subscribed and (_LABEL.fullmatch(name) or name == LOAD_USER)]
-        if others:
-            self.clients.subscriptions.unsubscribe_all(others)
+        other_users = [user for user, name in database.users() if user in subscribed and (_LABEL.fullmatch(name) or name == LOAD_USER)]
+        if other_users:
+            self.clients.subscriptions.unsubscribe_all(other_users)
         for sink in sequin.sinks():
             schemas = {table.partition(".")[0] for table in sink.include_tables}
             if schemas and sink.database == sequin.database and all(map(self._is_of_a_lesson, schemas)):
@@ -315,44 +316,43 @@ class Lesson:
         return schema.startswith(_SCHEMA_PREFIX) and self.clients.database.has_schema(schema)
 
     def _remove_schema(self) -> None:
-        """The sinks on the schema's tables, every endpoint that leads to an inbox of this lesson and has no sink any more, the schema."""
+        """Delete the sinks on the schema's tables, the endpoints of this lesson's inboxes that no sink uses any more, and the schema."""
         sequin = self.clients.sequin
         sinks = sequin.sinks()
-        theirs = [sink for sink in sinks if any(table.startswith(f"{self._schema}.") for table in sink.include_tables)]
-        for sink in theirs:
+        schema_sinks = [sink for sink in sinks if any(table.startswith(f"{self._schema}.") for table in sink.include_tables)]
+        for sink in schema_sinks:
             sequin.delete_sink(sink.id)
         labels = {self._label(user) for user in USERS}
         inboxes = {inbox.url: inbox for inbox in self.clients.inspector.inboxes() if inbox.name in labels}
-        used = {sink.endpoint for sink in sinks if sink not in theirs}
+        used_endpoints = {sink.endpoint for sink in sinks if sink not in schema_sinks}
         for endpoint in sequin.endpoints():
-            if endpoint.name not in used and _inbox_at(endpoint.url, inboxes):
+            if endpoint.name not in used_endpoints and _inbox_at(endpoint.url, inboxes):
                 sequin.delete_endpoint(endpoint.id)
         self.clients.database.drop_schema(self._schema)
 
 
 def stack_ledger(clients: Clients, wait: float = 10.0) -> Ledger:
-    """Hold every row of every user against what the inboxes of the stack received; subscriptions to other URLs are `not checked`.
+    """Compare every user's rows with what the stack's inboxes received. Subscriptions to other URLs are `not checked`.
 
-    An inbox belongs to the users that are subscribed to it. What `Lesson.ledger` says of a lesson's users, and of `wait`, holds here
-    for all.
+    An inbox belongs to the users whose subscriptions send to it. See `Lesson.ledger` for `wait` and for what counts.
     """
     return _settled(clients, wait, lambda: _stack_reconciled(clients))
 
 
-def _settled(clients: Clients, wait: float, look: Callable[[], Ledger]) -> Ledger:
-    """Look until everything owed has come or `wait` seconds are over; only what was committed before them can be lost.
+def _settled(clients: Clients, wait: float, read: Callable[[], Ledger]) -> Ledger:
+    """Read the ledger until nothing is missing or `wait` seconds have passed. Only what was committed before the call can be lost.
 
-    The filter function in Sequin is compared as well: foreign rows may come at any time when somebody has changed it.
+    The filter function in Sequin is checked as well, because foreign rows may arrive at any time if somebody has changed it.
     """
     called_at = _now(clients) if wait > 0 else _BEFORE_EVERYTHING
     deadline = time.monotonic() + wait
     while True:
-        began = time.monotonic()
-        ledger = look()
+        started = time.monotonic()
+        ledger = read()
         ended = time.monotonic()
         if ledger.complete or ended >= deadline:
             return replace(ledger.awaiting(called_at), filter_problem=_filter_problem(clients))
-        time.sleep(min(max(_POLL, ended - began), deadline - ended))
+        time.sleep(min(max(_POLL, ended - started), deadline - ended))
 
 
 def _filter_problem(clients: Clients) -> str:
@@ -364,7 +364,7 @@ def _filter_problem(clients: Clients) -> str:
 
 
 def _now(clients: Clients) -> datetime:
-    """The database's clock, which also dates the rows."""
+    """Return the time of the database's clock, which also sets `created_at`."""
     with clients.database.connect() as connection:
         row = connection.execute("SELECT clock_timestamp()").fetchone()
         assert row is not None  # noqa: S101 - a SELECT of one expression has one row
@@ -375,26 +375,26 @@ def _now(clients: Clients) -> datetime:
 def _stack_reconciled(clients: Clients) -> Ledger:
     inboxes = {inbox.url: inbox for inbox in clients.inspector.inboxes()}
     subscriptions = clients.subscriptions.list()
-    subscribed = [(one, inbox) for one in subscriptions if (inbox := _inbox_of(one, inboxes))]
+    pairs = [(subscription, inbox) for subscription in subscriptions if (inbox := _inbox_of(subscription, inboxes))]
     received: list[Receipt] = []
-    for inbox in {inbox.id: inbox for _, inbox in subscribed}.values():
-        owners = {one.sink_id: one.user_id for one, its in subscribed if its is inbox}
+    for inbox in {inbox.id: inbox for _, inbox in pairs}.values():
+        owners = {subscription.sink_id: subscription.user_id for subscription, target in pairs if target is inbox}
         received += _receipts(inbox, owners, otherwise=next(iter(owners.values())))
     return rows.reconcile(_rows(clients, None), received, _owed(clients, subscriptions, inboxes, {}))
 
 
 def _inbox_of(subscription: Subscription, inboxes: Mapping[str, Inbox]) -> Inbox | None:
-    """The inbox, of those by URL, that receives the subscription's webhooks."""
+    """Return the inbox that receives a subscription's webhooks, or None. `inboxes` maps URLs to inboxes."""
     return _inbox_at(subscription.url, inboxes)
 
 
 def _inbox_at(url: str, inboxes: Mapping[str, Inbox]) -> Inbox | None:
-    """The inbox, of those by URL, that receives what is sent to `url`: its own, or one below it."""
-    return next((inbox for its, inbox in inboxes.items() if re.match(re.escape(its) + r"(?:[/?]|$)", url)), None)
+    """Return the inbox whose URL, in `inboxes`, is `url` or a parent of it, or None."""
+    return next((inbox for base, inbox in inboxes.items() if re.match(re.escape(base) + r"(?:[/?]|$)", url)), None)
 
 
 def _receipts(inbox: Inbox, owners: Mapping[str, int], otherwise: int) -> list[Receipt]:
-    """Every message in the inbox, in the order of arrival; `owners` says by sink whose inbox it is."""
+    """Return every message in an inbox, in order of arrival. `owners` maps a sink to the inbox's owner, which defaults to `otherwise`."""
     return [
         Receipt(owners.get(message.sink_id, otherwise), request.seq, request.received_at, request.accepted, message)
         for request in inbox.received()
@@ -405,19 +405,19 @@ def _receipts(inbox: Inbox, owners: Mapping[str, int], otherwise: int) -> list[R
 def _owed(
     clients: Clients, subscriptions: Iterable[Subscription], inboxes: Mapping[str, Inbox], since: Mapping[str, datetime]
 ) -> list[OwedSubscription]:
-    """What each subscription owes: everything from the moment it is known to be live, else from when its row was written."""
+    """Return from when on each subscription must deliver rows: when it became live if `since` has it, otherwise when it was recorded."""
     with clients.database.connect() as connection:
-        written = dict(connection.execute(_SUBSCRIBED_AT).fetchall())
+        recorded_at = dict(connection.execute(_SUBSCRIBED_AT).fetchall())
     return [
         OwedSubscription(
-            one.user_id,
-            one.sink_id,
-            one.sink_name,
-            since.get(one.sink_id, written.get(one.sink_id, datetime.now(UTC))),
-            is_seen=_inbox_of(one, inboxes) is not None,
+            subscription.user_id,
+            subscription.sink_id,
+            subscription.sink_name,
+            since.get(subscription.sink_id, recorded_at.get(subscription.sink_id, datetime.now(UTC))),
+            is_seen=_inbox_of(subscription, inboxes) is not None,
         )
-        for one in subscriptions
-        if one.status != MISSING
+        for subscription in subscriptions
+        if subscription.status != MISSING
     ]
 
 

@@ -1,4 +1,4 @@
-"""A sink without a filter, made on purpose: the mistake that lesson 02 shows. There is one at most, and it leads to an inbox only."""
+"""A sink without a filter, created on purpose: the mistake that lesson 02 shows. There is at most one, and it sends to an inbox."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from userhooks.inspector.client import Inbox
 
 NAME = "userhooks-without-filter"
-"""Of the sink and of its endpoint. One fixed name, so that whoever begins or ends a lesson can remove it without knowing who made it."""
+"""Name of the sink and of its endpoint. It is fixed, so that any lesson can remove what another one left behind."""
 
 
-def open_leak(sequin: SequinClient, home_key: bytes, user_id: int, inbox: Inbox) -> Sink:
-    """Send every row of the table, whoever's it is, to this user's inbox; a leak that was open is closed first."""
-    close_leak(sequin)
+def create_unfiltered_sink(sequin: SequinClient, home_key: bytes, user_id: int, inbox: Inbox) -> Sink:
+    """Create a sink that sends the rows of all users to one user's inbox, and wait until it is live. An existing one is replaced."""
+    delete_unfiltered_sink(sequin)
     secret = subscription_secret(home_key, user_id, inbox.url)
     try:
         sequin.create_endpoint(NAME, inbox.url, encrypted_headers={"Authorization": f"Bearer {secret}"})
@@ -26,11 +26,11 @@ def open_leak(sequin: SequinClient, home_key: bytes, user_id: int, inbox: Inbox)
         sequin.wait_until_live([NAME])
         return sink
     except BaseException:
-        close_leak(sequin)
+        delete_unfiltered_sink(sequin)
         raise
 
 
-def close_leak(sequin: SequinClient) -> None:
-    """Remove the sink and its endpoint, if they are there."""
+def delete_unfiltered_sink(sequin: SequinClient) -> None:
+    """Delete the sink and its endpoint, if they exist."""
     sequin.delete_sink(NAME)
     sequin.delete_endpoint(NAME)
