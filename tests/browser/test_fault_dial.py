@@ -137,7 +137,7 @@ def test_stop_ends_what_a_panel_does_from_its_second_press_on_too(page: Page, la
         generate.nth(place).click()
         eventually(partial(writes, lab, before), what="the generator to write")
         stop.click()
-        expect(panel.get_by_text("Stopped before its end.").first).to_be_visible()
+        expect(panel.get_by_text("Stopped early.").first).to_be_visible()
         expect(generate.nth(place)).to_be_enabled()
     panel.get_by_role("button", name="Subscribe").click()
     expect(panel.get_by_text("Ada was subscribed already")).to_be_visible()

@@ -38,7 +38,7 @@ def lesson(kernel: Kernel) -> Kernel:
 def test_a_cell_that_is_run_too_early_says_what_to_run(lesson: Kernel) -> None:
     assert lesson.run("ledger.verdict()").error == [
         "NameError: name 'ledger' is not defined",
-        "If a cell above makes it, run that first: Run, Run All Above Selected Cell. If not, is it spelt right?",
+        "If a cell above defines it, run that cell first: Run, Run All Above Selected Cell. Otherwise, check the spelling.",
     ]
 
 
@@ -134,7 +134,7 @@ FAILING = f'lesson.inbox("ada").respond(status=500)\n{SUBSCRIBED}lesson.insert("
 BEGINS = 'print("begins")\n'
 PAUSED = f"{SUBSCRIBED}stack.subscriptions.pause(lesson.subscriptions()[0].sink_name)\n"
 
-STOPPED = ["KeyboardInterrupt: Stopped.", "Run the cell again, or the lesson from its first cell: that makes it new."]
+STOPPED = ["KeyboardInterrupt: Stopped.", "Run the cell again, or run the lesson from its first cell to start over."]
 LONG = {
     "generate": f"{BEGINS}lesson.generate(rate=100, seconds=60)",
     "wait_for": f'{BEGINS}lesson.inbox("ada").wait_for(10_000, timeout=60)',

@@ -50,5 +50,5 @@ def test_what_is_said_and_what_a_cell_would_call() -> None:
 
 @pytest.mark.parametrize("shares", [{"fails": 60, "busy": 41}, {"hangs": -1}])
 def test_shares_that_cannot_be_are_refused(shares: dict[str, float]) -> None:
-    with pytest.raises(InvalidInput, match="at most 100 together"):
+    with pytest.raises(InvalidInput, match="add up to at most 100"):
         Faults(**shares)

@@ -155,13 +155,15 @@ def test_a_stall_is_caught_up_in_ticks_of_bounded_size(database: Database, datab
 def test_what_was_not_reached_is_said_and_the_run_ends_all_the_same(database: Database, database_url: str) -> None:
     generated = run(database_url, FakeTime(late=lambda: 1.0), rate=50_000, seconds=2)
     assert generated.inserted == 5_000 * 6
-    assert generated.summary().splitlines()[1] == "70,000 of 100,000 rows were not written: 50,000 rows/s were not reached."
+    assert (
+        generated.summary().splitlines()[1] == "70,000 of 100,000 rows were not written, because the rate of 50,000 rows/s was not reached."
+    )
 
 
 def test_a_count_is_always_written_and_a_slow_run_says_so(database: Database, database_url: str) -> None:
     generated = run(database_url, FakeTime(late=lambda: 1.0), rate=50_000, count=20_000)
     assert generated.inserted == 20_000
-    assert generated.summary().endswith("\n50,000 rows/s were asked for and not reached.")
+    assert generated.summary().endswith("\nThe requested rate of 50,000 rows/s was not reached.")
 
 
 def test_a_mix_changes_rows_of_the_given_users_only(database: Database, database_url: str) -> None:
@@ -193,7 +195,7 @@ def test_ctrl_c_ends_a_run_cleanly_with_what_was_committed(database: Database, d
     assert generated.interrupted
     assert generated.asked is None
     assert ask(database, "SELECT count(*) FROM notifications") == [(generated.inserted,)] == [(40,)]
-    assert generated.summary().endswith("\nStopped before its end.")
+    assert generated.summary().endswith("\nStopped early.")
     assert repr(generated) == "Generated(40 inserted, interrupted)"
 
 
@@ -250,7 +252,7 @@ def test_a_user_deleted_meanwhile_ends_the_run_with_an_error(database: Database,
 def test_a_table_that_is_not_ours_is_left_alone(database: Database, database_url: str) -> None:
     with database.connect() as connection:
         connection.execute("COMMENT ON TABLE notifications IS 'mine'")
-    with pytest.raises(DatabaseUnsuitable, match="did not make it"):
+    with pytest.raises(DatabaseUnsuitable, match="was not created by userhooks"):
         run(database_url, count=5)
     assert ask(database, "SELECT count(*) FROM notifications") == [(0,)]
 
@@ -263,7 +265,7 @@ def test_a_database_that_goes_away_is_named_with_what_was_committed(database: Da
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()",
             )
 
-    with pytest.raises(DatabaseUnavailable, match=r"\b20 rows were committed before"):
+    with pytest.raises(DatabaseUnavailable, match=r"\b20 rows had been committed"):
         run(database_url, rate=100, count=200, progress=cut)
     assert ask(database, "SELECT count(*) FROM notifications") == [(20,)]
 

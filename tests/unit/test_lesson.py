@@ -543,7 +543,7 @@ def test_a_fault_dial_says_what_cannot_be_done(lesson: Lesson) -> None:
         dial.press("Pause the sink")
         assert "Not done: Ada has no sink.<br>Run lesson.subscribe(&quot;ada&quot;" in dial.state.value
         dial.fails.value = dial.busy.value = 60
-        assert "at most 100 together" in dial.call.value
+        assert "add up to at most 100" in dial.call.value
         dial.button.click()
         assert "Not done: The faults are 60 + 60 + 0 + 0 % of the requests." in dial.state.value
         assert not dial.marks

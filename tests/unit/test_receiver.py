@@ -77,7 +77,7 @@ def test_a_handler_that_raises_sends_no_answer_and_says_why(server: ReceiverServ
         post(server, "not a number")
     assert server.answers()["status"].isna().tolist() == [True]
     assert server.answers()["error"][0].startswith("ValueError: invalid literal")
-    with pytest.raises(DeliveriesMissing, match=r"(?s)0 of 1 requests were answered 200.*What came: 1 × ValueError"):
+    with pytest.raises(DeliveriesMissing, match=r"(?s)0 of 1 requests were answered 200.*Outcomes so far: 1 × ValueError"):
         server.wait_for(1, timeout=0)
 
 
@@ -93,7 +93,7 @@ def test_nothing_is_printed(server: ReceiverServer, capfd: pytest.CaptureFixture
 
 
 def test_waiting_for_what_never_came_names_the_cause(server: ReceiverServer) -> None:
-    with pytest.raises(DeliveriesMissing, match="No request came at all"):
+    with pytest.raises(DeliveriesMissing, match="No request arrived"):
         server.wait_for(1, timeout=0)
 
 

@@ -1,1 +1,1 @@
-"""What a notebook works with: a lesson's users, traffic, faults, and receivers. Widgets and pictures are in `widgets/` and `plots/`."""
+"""Lessons: their users, traffic, faults, and receivers. Widgets are in `widgets/`, and charts in `plots/`."""

@@ -1,4 +1,4 @@
-"""What goes wrong at a receiver, as percentages: turned into an inbox's response script, into words, and into the call for a cell. Pure."""
+"""Receiver faults as percentages, converted to an inbox's response script, a description, and a line of code for a cell. Pure."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 from userhooks.errors import InvalidInput
 
 RETRY_AFTER = 2
-"""Seconds that a 429 asks the sender to wait."""
+"""Seconds in the `Retry-After` header of a 429 response."""
 
 
 @dataclass(frozen=True)
 class Faults:
-    """Shares of the requests, in percent, that are answered 500 (`fails`) or 429 (`busy`), never answered (`hangs`), or cut off (`resets`);
-    the others are answered 200. All answers come after `delay` seconds. The same `seed` picks the same requests.
+    """Percentages of requests that go wrong: answered 500 (`fails`) or 429 (`busy`), never answered (`hangs`), or reset (`resets`).
 
-    Raises InvalidInput when the shares are more than 100 together.
+    All other requests are answered 200. Answers are delayed by `delay` seconds. The same `seed` selects the same requests. Raises
+    InvalidInput if the percentages add up to more than 100.
 
         lesson.inbox("ada").respond(Faults(fails=20, hangs=5).script())
     """
@@ -32,10 +32,12 @@ class Faults:
         shares = (self.fails, self.busy, self.hangs, self.resets)
         if min(shares) < 0 or sum(shares) > 100:
             listed = " + ".join(f"{share:g}" for share in shares)
-            raise InvalidInput("faults", f"The faults are {listed} % of the requests.", "Choose shares that are at most 100 together.")
+            raise InvalidInput(
+                "faults", f"The faults are {listed} % of the requests.", "Choose percentages of 0 or more that add up to at most 100."
+            )
 
     def script(self) -> list[dict[str, Any]]:
-        """The response script. Its rules have one seed and growing percentages, so that each request meets at most one of them."""
+        """Return the response script. Its rules share a seed and have cumulative percentages, so that each request matches at most one."""
         late = {"delay": self.delay} if self.delay else {}
         kinds: list[tuple[float, dict[str, Any]]] = [
             (self.fails, {"status": 500, **late}),
@@ -43,26 +45,26 @@ class Faults:
             (self.hangs, {"effect": "hang"}),
             (self.resets, {"effect": "reset"}),
         ]
-        rules, upto = [], 0.0
+        rules, cumulative = [], 0.0
         for share, effect in kinds:
             if share:
-                upto += share
-                rules.append({"percent": upto, "seed": self.seed, **effect})
+                cumulative += share
+                rules.append({"percent": cumulative, "seed": self.seed, **effect})
         return [*rules, {"status": 200, **late}] if late else rules
 
     def words(self) -> str:
-        """What goes wrong: `20 % answered 500, 5 % never answered`; `all is well` when nothing does."""
+        """Return a description like `20 % answered 500, 5 % never answered`, or `all is well` without faults."""
         kinds = (
             (self.fails, "answered 500"),
             (self.busy, "answered 429"),
             (self.hangs, "never answered"),
             (self.resets, "cut off"),
         )
-        said = [f"{share:g} % {what}" for share, what in kinds if share]
-        said += [f"answers take {self.delay:g} s"] if self.delay else []
-        return ", ".join(said) or "all is well"
+        phrases = [f"{share:g} % {what}" for share, what in kinds if share]
+        phrases += [f"answers take {self.delay:g} s"] if self.delay else []
+        return ", ".join(phrases) or "all is well"
 
     def call(self, user: str) -> str:
-        """The same as a line for a cell."""
+        """Return the line of code that sets these faults for a user's inbox."""
         script = self.script()
         return f'lesson.inbox("{user}").respond({script if script else ""})'

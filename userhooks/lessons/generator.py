@@ -1,6 +1,6 @@
-"""Traffic for a lesson: rows written to `notifications` at a steady rate. A pure schedule, and a thin runner that writes what is due.
+"""Traffic for a lesson: rows written to `notifications` at a steady rate. A pure schedule, and a thin runner that writes the rows due.
 
-Whether what was written also arrives is the ledger's business.
+The ledger checks whether the rows arrive.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_RATE = 100_000
 TICKS_PER_SECOND = 25
 MAX_ROWS_PER_TICK = 5_000
 LOG_ROWS, LOG_SECONDS, LOG_PAUSE = 1_000, 10.0, 1.0
-"""A log line comes after so many rows or so many seconds, but never sooner than the pause after the one before."""
+"""Rows or seconds after which a progress line is logged, and the minimum seconds between two lines."""
 
 INSERT, UPDATE, DELETE = ACTIONS = ("insert", "update", "delete")
 
@@ -54,18 +54,18 @@ _OLD_ROWS = "SELECT id FROM public.notifications WHERE user_id = ANY(%s) ORDER B
 
 @dataclass(frozen=True)
 class Schedule:
-    """When which row is due: row k (from 0) at k / `rate` seconds after the start, until `total` rows (None: without end). Pure."""
+    """When each row is due: row k (from 0) at k / `rate` seconds after the start, up to `total` rows, or forever if it is None. Pure."""
 
     rate: float
     total: int | None = None
 
     def due(self, elapsed: float) -> int:
-        """How many rows should be written by now; depends on nothing but the time since the start, so that no error adds up."""
+        """Return how many rows should have been written by now. It depends on the elapsed time alone, so that errors do not accumulate."""
         rows = math.floor(elapsed * self.rate + 1e-9) + 1
         return rows if self.total is None else min(rows, self.total)
 
     def pause(self, written: int, elapsed: float) -> float:
-        """Seconds until the next tick: when the next row is due, but no more than TICKS_PER_SECOND ticks; 0 when rows are overdue."""
+        """Return the seconds until the next tick, which is 0 if rows are overdue. There are at most TICKS_PER_SECOND ticks per second."""
         tick = max(1, round(self.rate / TICKS_PER_SECOND))
         last = written + tick - 1 if self.total is None else min(written + tick, self.total) - 1
         return max(0.0, last / self.rate - elapsed)
@@ -73,12 +73,12 @@ class Schedule:
 
 @dataclass(frozen=True, repr=False)
 class Generated:
-    """What a run wrote, as committed.
+    """The changes that a run committed.
 
-    `inserted`, `updated`, `deleted` count rows; `per_user` counts the inserted ones by user id. `asked` is how many changes were asked for
-    (None: as many as come), `rate` the changes per second asked for, `seconds` how long the run took from `started_at` (aware, UTC).
-    `first_id` and `last_id` enclose the inserted rows' ids (None without any). `timeline` holds (seconds since the start, changes committed
-    by then), about one pair per tenth of a second.
+    `inserted`, `updated`, and `deleted` count rows; `per_user` counts inserted rows by user id. `asked` is the number of changes requested,
+    or None for no limit, and `rate` the requested changes per second. The run took `seconds` from `started_at` (aware, UTC). `first_id` and
+    `last_id` are the first and last id inserted, or None. `timeline` has pairs (seconds since the start, changes committed by then), about
+    ten per second.
     """
 
     inserted: int
@@ -96,27 +96,28 @@ class Generated:
 
     @property
     def changes(self) -> int:
-        """All rows inserted, updated and deleted."""
+        """The number of rows inserted, updated, or deleted."""
         return self.inserted + self.updated + self.deleted
 
     @property
     def rate_reached(self) -> float:
-        """Changes per second over the run; the last row of a run is due one interval before its end, which counts."""
+        """The changes per second over the run, counting the interval after the last row."""
         return self.changes / max(self.seconds, self.changes / self.rate, 1e-9)
 
     def summary(self) -> str:
-        """One or two lines for people: what was written, how fast, and what was not reached."""
+        """Return one or two lines that say what was written, how fast, and what fell short."""
         counts = [(self.inserted, "inserted"), (self.updated, "updated"), (self.deleted, "deleted")]
         text = ", ".join(f"{count:,} {what}" for count, what in counts if count or what == "inserted")
         text += f" for {len(self.per_user)} users in {self.seconds:.1f} s, {self.rate_reached:,.0f} rows/s"
         if self.interrupted:
-            return f"{text}\nStopped before its end."
+            return f"{text}\nStopped early."
         if self.asked is not None and self.changes < self.asked:
             return (
-                f"{text}\n{self.asked - self.changes:,} of {self.asked:,} rows were not written: {self.rate:,.0f} rows/s were not reached."
+                f"{text}\n{self.asked - self.changes:,} of {self.asked:,} rows were not written, because the rate of "
+                f"{self.rate:,.0f} rows/s was not reached."
             )
         if self.rate_reached < 0.95 * self.rate:
-            return f"{text}\n{self.rate:,.0f} rows/s were asked for and not reached."
+            return f"{text}\nThe requested rate of {self.rate:,.0f} rows/s was not reached."
         return text
 
     def __repr__(self) -> str:
@@ -130,7 +131,7 @@ class Generated:
 
 
 def parse_mix(text: str) -> dict[str, float]:
-    """Read a mix like `insert=8,update=1,delete=1` (weights; what is not named is 0); raises InvalidInput."""
+    """Parse a mix of weights like `insert=8,update=1,delete=1`. An action that is not named has weight 0. Raises InvalidInput."""
     mix: dict[str, float] = {}
     for part in text.split(","):
         action, _, weight = part.partition("=")
@@ -140,7 +141,7 @@ def parse_mix(text: str) -> dict[str, float]:
         try:
             mix[action] = float(weight)
         except ValueError:
-            raise InvalidInput("mix", f"mix holds {part.strip()!r}, which is no action=weight.", _MIX_REMEDY) from None
+            raise InvalidInput("mix", f"mix contains {part.strip()!r}, which is not in the form action=weight.", _MIX_REMEDY) from None
     return _checked_mix(mix)
 
 
@@ -157,15 +158,16 @@ def generate(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Generated:
-    """Write notifications for random existing users, `rate` rows per second, until `seconds` or `count` is reached or Ctrl-C.
+    """Write notifications for random existing users at `rate` rows per second, for `seconds`, or until `count` rows or Ctrl-C.
 
-    Each tick is one transaction with one multi-row INSERT. What a slow moment held up is caught up; a run of `seconds` may take a tenth
-    (at least 5 s) longer for that, and says what it did not reach. `mix` gives weights for `insert`, `update` and `delete`; the latter two
-    take rows of the same users, and turn into inserts while there are none. `users` limits it to these ids; `seed` makes the choices
-    repeatable. `progress` is called with the rows so far after every tick; without it, a bar is shown when a person watches.
+    Each tick is a transaction with one multi-row INSERT. After a delay, the run catches up. A run of `seconds` may take 10 % longer for
+    that, or 5 s if that is more; the summary then says how many rows are missing. `mix` has weights for `insert`, `update`, and `delete`;
+    the latter two change rows of the same users, and become inserts while there are none. `users` limits the run to these user ids. `seed`
+    makes the choices repeatable. `progress` is called with the number of rows so far after every tick; without it, a progress bar is shown
+    in a terminal or notebook.
 
-    Raises InvalidInput, NotFound (no users, or one was deleted meanwhile), DatabaseUnsuitable (the tables are not ours, or Postgres
-    refuses) and DatabaseUnavailable, both of which say how many rows were committed until then.
+    Raises InvalidInput, NotFound (there are no users, or one was deleted during the run), DatabaseUnsuitable (userhooks did not create the
+    tables, or Postgres refuses a statement), and DatabaseUnavailable. The last two say how many rows had been committed.
 
         generated = generate(url, rate=100, seconds=5)
         print(generated.summary())
@@ -185,7 +187,7 @@ def generate(
                     committed = writer.changes
     except (DatabaseUnavailable, DatabaseUnsuitable) as error:
         if committed:
-            raise type(error)(f"{error.what} {committed:,} rows were committed before.", error.remedy) from None
+            raise type(error)(f"{error.what} {committed:,} rows had been committed.", error.remedy) from None
         raise
 
 
@@ -199,7 +201,7 @@ def _run(
 ) -> Generated:
     started_at, start = datetime.now(UTC), clock()
     timeline: list[tuple[float, int]] = []
-    # Each row stands for one interval, the one that is due at 0 for the interval before.
+    # Each row counts for one interval, and the row that is due at 0 for the interval before it.
     logged_at, logged_rows, elapsed, interrupted = -1 / schedule.rate, 0, 0.0, False
     try:
         while schedule.total is None or writer.changes < schedule.total:
@@ -213,7 +215,7 @@ def _run(
             with _uninterrupted():
                 writer.write(min(overdue, MAX_ROWS_PER_TICK))
                 elapsed = clock() - start
-                _note(timeline, elapsed, writer.changes)
+                _record(timeline, elapsed, writer.changes)
             show(writer.changes)
             rows, since = writer.changes - logged_rows, elapsed - logged_at
             if (rows >= LOG_ROWS or since >= LOG_SECONDS) and since >= LOG_PAUSE:
@@ -240,7 +242,7 @@ def _run(
 
 
 class _Writer:
-    """Writes ticks and counts what was committed; knows which rows it may change."""
+    """Writes the rows of each tick, counts committed changes, and keeps the ids of rows that it may change."""
 
     def __init__(
         self, connection: psycopg.Connection[Any], users: Sequence[int] | None, weights: Mapping[str, float], rng: random.Random
@@ -264,7 +266,7 @@ class _Writer:
         return self.inserted + self.updated + self.deleted
 
     def write(self, rows: int) -> None:
-        """One transaction with `rows` changes; counted only when it is committed."""
+        """Commit a transaction with `rows` changes, and count them afterwards."""
         kinds = Counter(self._rng.choices(ACTIONS, self._weights, k=rows)) if self._changing else Counter({INSERT: rows})
         changed = self._rng.sample(self._rows, min(kinds[UPDATE], len(self._rows)))
         removed = [self._take_row() for _ in range(min(kinds[DELETE], len(self._rows)))]
@@ -292,20 +294,20 @@ class _Writer:
         return [f"Notification {number}" for number in range(first, first + count)]
 
     def _take_row(self) -> int:
-        place = self._rng.randrange(len(self._rows))
-        self._rows[place], self._rows[-1] = self._rows[-1], self._rows[place]
+        index = self._rng.randrange(len(self._rows))
+        self._rows[index], self._rows[-1] = self._rows[-1], self._rows[index]
         return self._rows.pop()
 
 
 def _schedule(rate: float, seconds: float | None, count: int | None) -> Schedule:
     if not 1 <= rate <= MAX_RATE:
-        raise InvalidInput("rate", f"rate is {rate:g}.", f"Ask for 1 to {MAX_RATE:,} rows per second.")
+        raise InvalidInput("rate", f"rate is {rate:g}.", f"Choose 1 to {MAX_RATE:,} rows per second.")
     if seconds is not None and count is not None:
-        raise InvalidInput("count", "Both seconds and count were given.", "Give one of them: the run ends there.")
+        raise InvalidInput("count", "Both seconds and count were given.", "Give only one of them.")
     if seconds is not None and not 0 < seconds < math.inf:
-        raise InvalidInput("seconds", f"seconds is {seconds:g}.", "Give a number of seconds above 0.")
+        raise InvalidInput("seconds", f"seconds is {seconds:g}.", "Choose a number of seconds above 0.")
     if count is not None and count < 1:
-        raise InvalidInput("count", f"count is {count}.", "Ask for at least 1 row.")
+        raise InvalidInput("count", f"count is {count}.", "Choose at least 1 row.")
     return Schedule(rate, count if seconds is None else max(1, round(rate * seconds)))
 
 
@@ -315,7 +317,7 @@ _MIX_REMEDY = "Write it like insert=8,update=1,delete=1"
 def _checked_mix(mix: Mapping[str, float]) -> dict[str, float]:
     for action, weight in mix.items():
         if action not in ACTIONS:
-            raise InvalidInput("mix", f"mix names {action!r}, which is none of insert, update, delete.", _MIX_REMEDY)
+            raise InvalidInput("mix", f"mix names {action!r}, which is not insert, update, or delete.", _MIX_REMEDY)
         if not 0 <= weight < math.inf:
             raise InvalidInput("mix", f"mix gives {action} the weight {weight:g}.", _MIX_REMEDY)
     if not any(mix.values()):
@@ -326,21 +328,21 @@ def _checked_mix(mix: Mapping[str, float]) -> dict[str, float]:
 def _require_our_table(connection: psycopg.Connection[Any]) -> None:
     row = connection.execute(_OURS).fetchone()
     if row != (True,):
-        what = "The table notifications is missing, or userhooks did not make it: nothing was written."
-        raise DatabaseUnsuitable(what, "Run userhooks up, which sets up an empty database.")
+        what = "The table notifications is missing or was not created by userhooks. Nothing was written."
+        raise DatabaseUnsuitable(what, "Run userhooks up, which creates the tables in an empty database.")
 
 
 def _existing_users(connection: psycopg.Connection[Any], wanted: Sequence[int] | None) -> list[int]:
-    found = [user for (user,) in connection.execute(_USERS, {"ids": None if wanted is None else list(wanted)})]
-    missing = sorted(set(wanted or ()) - set(found))
+    existing = [user for (user,) in connection.execute(_USERS, {"ids": None if wanted is None else list(wanted)})]
+    missing = sorted(set(wanted or ()) - set(existing))
     if missing:
-        raise NotFound(f"There is no user {missing[0]}.", "Create it first, or leave it out.")
-    if not found:
+        raise NotFound(f"There is no user {missing[0]}.", "Create the user first, or leave it out.")
+    if not existing:
         raise NotFound("There are no users to write notifications for.", "Create some: INSERT INTO users (name) VALUES ('Ada'), ('Ben')")
-    return found
+    return existing
 
 
-def _note(timeline: list[tuple[float, int]], elapsed: float, changes: int) -> None:
+def _record(timeline: list[tuple[float, int]], elapsed: float, changes: int) -> None:
     if timeline and int(timeline[-1][0] * 10) == int(elapsed * 10):
         timeline[-1] = (elapsed, changes)
     else:
@@ -349,7 +351,7 @@ def _note(timeline: list[tuple[float, int]], elapsed: float, changes: int) -> No
 
 @contextmanager
 def progress_shown(progress: Callable[[int], object] | None, total: int | None, unit: str) -> Iterator[Callable[[int], object]]:
-    """Yield what to call with the count so far: `progress` itself, or without one a bar, when a person watches."""
+    """Yield a function to call with the count so far: `progress` or, without one, a progress bar in a terminal or notebook."""
     if progress is not None:
         yield progress
     elif sys.stderr.isatty() or _in_notebook():
@@ -368,22 +370,22 @@ def _in_notebook() -> bool:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C back until the tick is committed and counted, so that the summary is right; a second one gets through at once."""
+    """Delay Ctrl-C until the tick is committed and counted, so that the summary is right. A second Ctrl-C interrupts at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    held = False
+    interrupted = False
 
-    def hold(signum: int, frame: FrameType | None) -> None:
-        nonlocal held
-        if held:
+    def delay(signum: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        if interrupted:
             raise KeyboardInterrupt
-        held = True
+        interrupted = True
 
-    before = signal.signal(signal.SIGINT, hold)
+    original = signal.signal(signal.SIGINT, delay)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if held:
-        signal.raise_signal(signal.SIGINT)  # to whoever would have had it
+        signal.signal(signal.SIGINT, original)
+    if interrupted:
+        signal.raise_signal(signal.SIGINT)  # to the original handler

@@ -1,4 +1,4 @@
-"""What a notebook shows when a cell uses a name that no cell has made yet, or one of our calls is stopped: two lines, as for our errors."""
+"""Two-line messages in notebooks for a name that no cell has defined yet, and for a call into this package that was stopped."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import traceback
 from types import TracebackType
 from typing import Any
 
-_MISSING = "If a cell above makes it, run that first: Run, Run All Above Selected Cell. If not, is it spelt right?"
-_STOPPED = ["KeyboardInterrupt: Stopped.", "Run the cell again, or the lesson from its first cell: that makes it new."]
+_MISSING = "If a cell above defines it, run that cell first: Run, Run All Above Selected Cell. Otherwise, check the spelling."
+_STOPPED = ["KeyboardInterrupt: Stopped.", "Run the cell again, or run the lesson from its first cell to start over."]
 
 
 def explain_in_two_lines() -> None:
-    """Let IPython show a NameError of a cell, and Stop within this package, in two lines; does nothing outside of IPython."""
+    """Make IPython show a cell's NameError, and a Stop inside this package, as two lines. Does nothing outside of IPython."""
     if "IPython" not in sys.modules:
         return
     from IPython import get_ipython
@@ -25,10 +25,10 @@ def explain_in_two_lines() -> None:
 def _show(shell: Any, kind: type[BaseException], error: BaseException, trace: TracebackType, tb_offset: int | None = None) -> None:
     frames = [frame for frame, _ in traceback.walk_tb(trace)]
     lines: list[str] = []
-    if isinstance(error, NameError) and frames[-1].f_globals is shell.user_ns:  # not a name within a library
+    if isinstance(error, NameError) and frames[-1].f_globals is shell.user_ns:  # not a name inside a library
         lines = [f"NameError: {error}", _MISSING]
     elif isinstance(error, KeyboardInterrupt) and any(str(frame.f_globals.get("__name__")).startswith("userhooks.") for frame in frames):
         lines = _STOPPED
     if lines:
-        error._render_traceback_ = lambda: lines  # type: ignore[attr-defined]  # IPython asks the error how it is to be shown
+        error._render_traceback_ = lambda: lines  # type: ignore[attr-defined]  # IPython calls this method to render the error
     shell.showtraceback((kind, error, trace))

@@ -1,6 +1,6 @@
-"""A reader's own receiver, served from a thread of the notebook that defines it; what it does with a webhook is the reader's code.
+"""A receiver that a notebook defines, served from a thread of its kernel.
 
-The inspector's inboxes are receivers of their own, in `inspector/`.
+The inspector's inboxes are separate receivers, in `inspector/`.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 POLL = 0.02
-"""Seconds between two looks while waiting, and how soon a server that is closed has ended."""
+"""Seconds between two checks while waiting, and the time it takes to close a server."""
 
-ANYWHERE = "0.0.0.0"  # noqa: S104 - compared with, not listened on
-"""The address that listens on every network of the machine and is itself no place to connect to."""
+ANYWHERE = "0.0.0.0"  # noqa: S104 - for comparison only
+"""Address that listens on every network interface, but cannot be connected to."""
 
 _AT_ONCE = 256
-"""Connections that may wait to be accepted; with the five of socketserver, a sender's burst would be tried again only a second later."""
+"""Connections that may wait to be accepted. With socketserver's five, part of a burst would be retried only a second later."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one request was answered: `status` is None when the reader's code raised, and `error` then says what."""
+    """The answer to one request. If the handler raised an exception, `status` is None and `error` describes it."""
 
     received_at: datetime
     status: int | None
@@ -45,15 +45,14 @@ class Answer:
 
 
 class ReceiverServer:
-    """Serve a `http.server.BaseHTTPRequestHandler` class at `url`, one thread for each request, until it is closed.
+    """A server for an `http.server.BaseHTTPRequestHandler` class, with a thread for each request, until it is closed.
 
-    `url` is for the sender. A container may know this machine by a name that the machine itself does not know: call `local_url` from here.
+    Senders use `url`. A container may know this machine by a name that does not resolve on it, so use `local_url` to call the server from
+    here. Each request gets its own connection. A server that is being closed still answers the requests it has received. Nothing is
+    printed: `answers` has each answer, and the exceptions that the handler raised. A handler that raises sends no answer.
 
-    Each request has a connection of its own, and a server that is closed answers what has come, and nothing more. Nothing is ever printed:
-    `answers` says what was answered and what the handler raised. A handler that raises sends no answer.
-
-    `bind` is the address listened on, `host` what the URL begins with, `port` 0 a free one. Raises InvalidInput for anything but a handler
-    class, ConfigurationError when the port is taken.
+    `bind` is the address to listen on, `host` the host name in the URL, and `port` 0 means a free port. Raises InvalidInput if `handler` is
+    not a handler class, and ConfigurationError if the port is in use.
 
         server = ReceiverServer(Receiver)
         server.url
@@ -64,14 +63,14 @@ class ReceiverServer:
     def __init__(self, handler: type[BaseHTTPRequestHandler], *, bind: str = "127.0.0.1", host: str = "127.0.0.1", port: int = 0) -> None:
         _require_handler(handler)
         self._answers: list[Answer] = []
-        quiet = type(handler.__name__, (_Noted, handler), {"noted": self._answers})
+        quiet = type(handler.__name__, (_RecordingHandler, handler), {"answer_log": self._answers})
         try:
             self._server = _Server((bind, port), quiet)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-            what = f"Another program listens on port {port}, where the receiver should be."
-            raise ConfigurationError(what, "Run the notebook again from its first cell: it then takes a free port.") from None
+            what = f"The receiver cannot listen on port {port}, because another program does."
+            raise ConfigurationError(what, "Run the notebook again from its first cell, which picks a free port.") from None
         self.port = int(self._server.server_address[1])
         self.url = f"http://{host}:{self.port}/"
         self.local_url = f"http://{'127.0.0.1' if bind == ANYWHERE else bind}:{self.port}/"
@@ -79,33 +78,33 @@ class ReceiverServer:
         self._thread.start()
 
     def answers(self) -> pd.DataFrame:
-        """Every request answered so far, in that order.
+        """Return the answers so far, one row per request, in order.
 
-        Columns: `received_at` (UTC), `status` (missing when the handler raised), `seconds` from the request to the answer, `error`.
+        Columns: `received_at` (UTC), `status` (missing if the handler raised an exception), `seconds` from request to answer, and `error`.
         """
         with lab_extra():
             import pandas as pd
 
-        rows = list(self._answers)
+        answers = list(self._answers)
         columns = {
-            "received_at": pd.Series([one.received_at for one in rows], dtype="datetime64[us, UTC]"),
-            "status": pd.Series([one.status for one in rows], dtype="Int64"),
-            "seconds": pd.Series([one.seconds for one in rows], dtype="float64"),
-            "error": pd.Series([one.error for one in rows], dtype="str"),
+            "received_at": pd.Series([answer.received_at for answer in answers], dtype="datetime64[us, UTC]"),
+            "status": pd.Series([answer.status for answer in answers], dtype="Int64"),
+            "seconds": pd.Series([answer.seconds for answer in answers], dtype="float64"),
+            "error": pd.Series([answer.error for answer in answers], dtype="str"),
         }
         return pd.DataFrame(columns)
 
     def wait_for(self, n: int, status: int = 200, timeout: float = 10.0) -> int:
-        """Return how many requests were answered `status` once these are at least `n`; raises DeliveriesMissing after `timeout` seconds."""
+        """Wait until at least `n` requests were answered `status`, and return how many were. Raises DeliveriesMissing after `timeout`."""
         deadline = time.monotonic() + timeout
-        while (found := sum(one.status == status for one in self._answers)) < n:
+        while (count := sum(answer.status == status for answer in self._answers)) < n:
             if time.monotonic() >= deadline:
-                raise DeliveriesMissing(f"{found} of {n} requests were answered {status} within {timeout:g} s.", self._what_came_instead())
+                raise DeliveriesMissing(f"{count} of {n} requests were answered {status} within {timeout:g} s.", self._outcomes())
             time.sleep(POLL)
-        return found
+        return count
 
     def close(self) -> None:
-        """Stop listening; a second call does nothing."""
+        """Stop listening. A second call does nothing."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -119,40 +118,40 @@ class ReceiverServer:
     def __repr__(self) -> str:
         return "ReceiverServer()"
 
-    def _what_came_instead(self) -> str:
+    def _outcomes(self) -> str:
         if not self._answers:
-            return "No request came at all: is this server's url subscribed, and was a row of that user written?"
-        said = Counter(one.error or f"answered {one.status}" for one in list(self._answers))
-        return f"What came: {', '.join(f'{count} × {what}' for what, count in said.items())}."
+            return "No request arrived. Check that this server's url is subscribed, and that a row of that user was written."
+        outcomes = Counter(answer.error or f"answered {answer.status}" for answer in list(self._answers))
+        return f"Outcomes so far: {', '.join(f'{count} × {outcome}' for outcome, count in outcomes.items())}."
 
 
 _served: dict[str, ReceiverServer] = {}
 
 
-def serve(place: str, handler: type[BaseHTTPRequestHandler], *, bind: str = "127.0.0.1", host: str = "127.0.0.1") -> ReceiverServer:
-    """Serve the handler at `place`; what is served there is closed, and the new one has its URL. Raises as `ReceiverServer` does."""
+def serve(name: str, handler: type[BaseHTTPRequestHandler], *, bind: str = "127.0.0.1", host: str = "127.0.0.1") -> ReceiverServer:
+    """Serve the handler under a name. It replaces the name's earlier server, at the same URL. Raises what `ReceiverServer` raises."""
     _require_handler(handler)
     port = 0
-    if place in _served:
-        port = _served[place].port
-        _served[place].close()
-    _served[place] = ReceiverServer(handler, bind=bind, host=host, port=port)
-    return _served[place]
+    if name in _served:
+        port = _served[name].port
+        _served[name].close()
+    _served[name] = ReceiverServer(handler, bind=bind, host=host, port=port)
+    return _served[name]
 
 
-def leave(place: str) -> None:
-    """Close what is served at `place`, if anything is; the next one there has a new URL."""
-    if place in _served:
-        _served.pop(place).close()
+def leave(name: str) -> None:
+    """Close the server of that name, if there is one. The next one gets a new URL."""
+    if name in _served:
+        _served.pop(name).close()
 
 
 def _require_handler(handler: object) -> None:
     if not (isinstance(handler, type) and issubclass(handler, BaseHTTPRequestHandler)):
-        raise InvalidInput("handler", f"The receiver is {handler!r}.", "Give a class made from http.server.BaseHTTPRequestHandler.")
+        raise InvalidInput("handler", f"{handler!r} is not a handler class.", "Pass a subclass of http.server.BaseHTTPRequestHandler.")
 
 
 class _Server(socketserver.ThreadingTCPServer):
-    """http.server's own servers ask a name server for the machine's name before they listen."""
+    """A threading TCP server. Unlike those of http.server, it does not look up the machine's name before it listens."""
 
     allow_reuse_address = True
     daemon_threads = True
@@ -171,25 +170,25 @@ class _Server(socketserver.ThreadingTCPServer):
         super().shutdown_request(request)
 
     def server_close(self) -> None:
-        """Besides, end the connections on which no request has come yet: senders open some ahead. What came already is still answered."""
+        """Also close connections without a request yet, which senders open in advance. Requests already received are still answered."""
         super().server_close()
         for connection in tuple(self._open):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RD)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """What the handler raised is noted; what is left is a sender that went away before its answer."""
+        """Ignore errors: the handler's own are already recorded, and others mean that the sender disconnected before its answer."""
 
 
-class _Noted(BaseHTTPRequestHandler):
-    """What stands before the reader's class: notes each answer, and keeps quiet."""
+class _RecordingHandler(BaseHTTPRequestHandler):
+    """A mixin before the notebook's handler class, which records each answer and prints nothing."""
 
-    noted: list[Answer]
-    _began = 0.0
+    answer_log: list[Answer]
+    _started = 0.0
     _answered = False
 
     def parse_request(self) -> bool:
-        self._began = time.monotonic()
+        self._started = time.monotonic()
         return super().parse_request()
 
     def handle_one_request(self) -> None:
@@ -197,17 +196,17 @@ class _Noted(BaseHTTPRequestHandler):
             super().handle_one_request()
         except Exception as error:
             self.close_connection = True
-            if not (self._answered and isinstance(error, ConnectionError)):  # a sender that went away during the answer
-                self._note(None, f"{type(error).__name__}: {error}")
+            if not (self._answered and isinstance(error, ConnectionError)):  # the sender disconnected during the answer
+                self._record(None, f"{type(error).__name__}: {error}")
 
     def send_response(self, code: int, message: str | None = None) -> None:
         self._answered = self.close_connection = True
-        self._note(code, "")
+        self._record(code, "")
         super().send_response(code, message)
         self.send_header("Connection", "close")
 
     def log_message(self, *_: Any) -> None:
         pass
 
-    def _note(self, status: int | None, error: str) -> None:
-        self.noted.append(Answer(datetime.now(UTC), status, time.monotonic() - self._began, error))
+    def _record(self, status: int | None, error: str) -> None:
+        self.answer_log.append(Answer(datetime.now(UTC), status, time.monotonic() - self._started, error))

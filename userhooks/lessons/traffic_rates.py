@@ -1,4 +1,4 @@
-"""What a lesson's users write and receive per second, read from the database and the inboxes, for a live chart."""
+"""Rows written and received per second for each user of a lesson, read from the database and the inboxes, for a live chart."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from userhooks.lessons.lesson import Lesson
 
 LONGEST_SECONDS = 600
-"""Inboxes remember no more."""
+"""Seconds for which inboxes keep their rates."""
 
 _WRITTEN = """
 SELECT user_id, floor(extract(epoch FROM created_at))::bigint, count(*)
@@ -22,11 +22,11 @@ SELECT user_id, floor(extract(epoch FROM created_at))::bigint, count(*)
 
 
 def pulse(lesson: Lesson, since: datetime) -> pd.DataFrame:
-    """Count what was written and received in each second from `since` (aware) on, at most the newest ten minutes.
+    """Count rows written and received in each second from `since` (aware) on, for at most the last ten minutes.
 
-    Columns, one row for each user and second: `second` (datetime64[us, UTC]), `user` (str), `generated` (rows inserted, those left aside
-    that were deleted since), `delivered` (requests answered 2xx), `refused` (those answered otherwise, or not), `waiting` (rows generated
-    and not delivered from the first second to the end of this one; updates, deletes, repeats and backfills are none of them).
+    Columns, with one row per user and second: `second` (datetime64[us, UTC]); `user` (str); `generated`, the rows inserted and not deleted
+    since; `delivered`, the requests answered 2xx; `refused`, the requests answered otherwise or not at all; and `waiting`, the rows
+    generated but not yet delivered at the end of the second. Updates, deletes, repeats, and backfills do not count as `waiting`.
     """
     with lab_extra():
         import pandas as pd
@@ -34,15 +34,15 @@ def pulse(lesson: Lesson, since: datetime) -> pd.DataFrame:
     with lesson.clients.database.connect() as connection:
         written = {(user, second): count for user, second, count in connection.execute(_WRITTEN, [list(lesson.users.values()), since])}
     rows = []
-    for user, number in lesson.users.items():
+    for user, user_id in lesson.users.items():
         waiting = 0
         inbox = lesson.inbox(user)
-        for second in lesson.clients.inspector.call("GET", f"/api/inboxes/{inbox.id}/rates?seconds={LONGEST_SECONDS}")["rates"]:
-            if second["second"] < int(since.timestamp()):
+        for rates in lesson.clients.inspector.call("GET", f"/api/inboxes/{inbox.id}/rates?seconds={LONGEST_SECONDS}")["rates"]:
+            if rates["second"] < int(since.timestamp()):
                 continue
-            generated = written.get((number, second["second"]), 0)
-            waiting = max(0, waiting + generated - second["rows"])
-            rows.append((second["second"], user, generated, second["accepted"], second["refused"] + second["unanswered"], waiting))
+            generated = written.get((user_id, rates["second"]), 0)
+            waiting = max(0, waiting + generated - rates["rows"])
+            rows.append((rates["second"], user, generated, rates["accepted"], rates["refused"] + rates["unanswered"], waiting))
     frame = pd.DataFrame(rows, columns=["second", "user", "generated", "delivered", "refused", "waiting"])
     frame["second"] = pd.to_datetime(frame["second"], unit="s", utc=True).astype("datetime64[us, UTC]")
     return frame.astype({"user": "str", "generated": "int64", "delivered": "int64", "refused": "int64", "waiting": "int64"})
