@@ -20,7 +20,7 @@ from userhooks.webhooks.sequin_resources import Backfill
 
 def test_what_is_wrong_with_several_sinks_for_one_reason_is_said_once() -> None:
     def lost(number: int) -> Finding:
-        return Finding(f"sink-{number}", False, "nothing takes connections at example.com port 80", "Start the receiver.")
+        return Finding(f"sink-{number}", False, "example.com port 80 does not accept connections", "Start the receiver.")
 
     fine = Finding("sink-0", True, "active")
     other = Finding("sink-9", False, "is paused", "Resume it.")

@@ -1,7 +1,7 @@
-"""What `userhooks doctor` looks at: each thing that can be wrong between a row and its webhook, with what to do about it.
+"""The checks of `userhooks doctor`: everything that can go wrong between a row and its webhook, with what to do about it.
 
-Checks only look: nothing is started, repaired or sent. They go from the machine to the single subscription, and those that need what was
-found wrong are left out, so that the first complaint is the one to act on.
+Checks are read-only: nothing is started, repaired, or sent. They go from the machine to each subscription. A check is skipped if it depends
+on something that has failed, so that the first failure is the one to act on.
 
 It is long because each check is one function.
 """
@@ -42,17 +42,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DISK_NEEDED = 1 << 30
-"""Bytes for an empty database (40 MB), its WAL, and a slot that falls behind for a while."""
+"""Free bytes required: for an empty database (40 MB), its WAL, and a slot that falls behind for a while."""
 WAL_ALLOWED = 64 << 20
-"""Bytes of WAL that a slot may keep before it is a finding: four segments."""
+"""Bytes of WAL that a slot may retain without being reported: four segments."""
 CONNECT_SECONDS = 3.0
 SLOT_LOOK_SECONDS = 40.0
-"""Seconds to watch the slot of a Sequin server that has WAL to confirm; a healthy one confirms within 30, by its heartbeat (every 15 s)."""
+"""Seconds to watch a separate Sequin server's slot with unconfirmed WAL. A healthy server confirms within 30 (its heartbeat is 15 s)."""
 SLOT_POLL_SECONDS = 0.2
 STALLED_BACKFILL_SECONDS = 60.0
-"""Seconds after which an active backfill that has read no row is a finding."""
+"""Seconds after which an active backfill that has not read any row is reported."""
 NAMED = 5
-"""Sinks named in one finding before the rest is counted."""
+"""Maximum number of sinks that a finding names; the rest are counted."""
 
 _RESUME = """Resume it: PATCH /subscriptions/{} with the body {{"status": "active"}}, at the server's address."""
 
@@ -77,13 +77,16 @@ _ROWS_HIDDEN = "select row_security_active('public.notifications')"
 
 
 _OF_A_FUNCTION = ("[filter]", "[transform]", "[routing]", "[function]", "[sink_pipeline]: [function]", "Filter functions must")
-"""How errors of functions begin: the engine's, then a real Sequin's."""
-_FUNCTION = {"same": "has the code that userhooks gave it", "missing": "is not there yet; the first subscription makes it"}
+"""Prefixes of function errors: the local engine's, then a separate Sequin server's."""
+_FUNCTION = {"same": "is unchanged", "missing": "does not exist yet; the first subscription creates it"}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: `about` what, whether it is `fine`, what is the case, and what to do when it is not."""
+    """The result of one check.
+
+    `about` names what was checked, `fine` is whether it passed, `text` describes what was found, and `remedy` says what to do if it failed.
+    """
 
     about: str
     fine: bool
@@ -96,7 +99,7 @@ class Finding:
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Look at everything, from the machine up to each subscription; a finding is yielded as soon as it is known."""
+    """Check everything, from the machine to each subscription, and yield each finding as soon as it is known."""
     status = stack_status(settings)
     home = Home(settings.home)
     yield from _machine(home, our_postgres=status.postgres.embedded)
@@ -105,23 +108,23 @@ def examine(settings: Settings) -> Iterator[Finding]:
     if status.state("postgres") == "down":
         return
     database = Database(status.postgres.url or "")
-    answer = _asking(
-        "database", lambda: database.check(home.slot if embedded else None), lambda _: "answers, and can do logical replication"
+    connection = _finding(
+        "database", lambda: database.check(home.slot if embedded else None), lambda _: "answers and supports logical replication"
     )
-    yield answer
-    if not answer.fine:
+    yield connection
+    if not connection.fine:
         return
-    tables_are_there = True
+    tables_exist = True
     try:
         yield from _contents(database, home, embedded=embedded)
     except DatabaseUnsuitable as error:
-        tables_are_there = False
+        tables_exist = False
         yield Finding("tables", False, error.what, error.remedy)
     if status.state("sequin") == "down":
         return
     with SequinClient(status.sequin.url, status.sequin.api_token or "", status.sequin.database) as sequin:
-        # Without the home's key: it is for the secrets of new subscriptions, and there may be no home yet.
-        yield from _sequin(database, sequin, Subscriptions(database, sequin, home_key=b""), status, tables_are_there=tables_are_there)
+        # The home's key is only needed to create subscriptions, and the home may not exist yet.
+        yield from _sequin(database, sequin, Subscriptions(database, sequin, home_key=b""), status, tables_exist=tables_exist)
 
 
 # --- the machine and the processes -------------------------------------------------------------------------------------
@@ -129,7 +132,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 def _machine(home: Home, *, our_postgres: bool) -> Iterator[Finding]:
     if not home.path.exists():
-        yield Finding("home", True, f"{home.path} is not there yet; userhooks up makes it")
+        yield Finding("home", True, f"{home.path} does not exist yet; userhooks up creates it")
     else:
         yield judge_home(home)
     yield judge_disk(home.path, shutil.disk_usage(_existing(home.path)).free)
@@ -139,33 +142,33 @@ def _machine(home: Home, *, our_postgres: bool) -> Iterator[Finding]:
     if runs_as_root():
         yield judge_way(_existing(cluster.parent))
     else:
-        with_name = _has_name(os.geteuid())
-        text = f"this user (uid {os.geteuid()}) has {'an' if with_name else 'no'} entry in the password file"
-        yield Finding("user", with_name, text, "Run as a user with a name: Postgres refuses to run without one.")
+        has_name = _has_name(os.geteuid())
+        text = f"this user (uid {os.geteuid()}) has {'an' if has_name else 'no'} entry in the password file"
+        yield Finding("user", has_name, text, "Run as a user with an entry there, which Postgres requires.")
 
 
 def judge_home(home: Home) -> Finding:
-    """Whether only its owner may enter the home and read its secrets."""
+    """Check that only its owner can enter the home and read its secrets."""
     open_paths = [path for path in (home.path, home.secrets_file, home.stack_file) if path.exists() and path.stat().st_mode & 0o077]
     if open_paths:
         names = " ".join(str(path) for path in open_paths)
-        return Finding("home", False, f"others may read {names}", f"Run chmod go-rwx {names}")
-    return Finding("home", True, f"{home.path} is its owner's alone")
+        return Finding("home", False, f"other users can read {names}", f"Run chmod go-rwx {names}")
+    return Finding("home", True, f"only the owner can read {home.path}")
 
 
 def judge_disk(path: Path, free: int) -> Finding:
-    """Whether `free` bytes are enough for the database and what a slot may hold back."""
+    """Check that `free` bytes are enough for the database and the WAL that a slot may retain."""
     return Finding(
         "disk", free >= DISK_NEEDED, f"{free / 2**30:.1f} GB free at {path}", "Free at least 1 GB, or set USERHOOKS_HOME to another disk."
     )
 
 
 def judge_way(folder: Path) -> Finding:
-    """Whether `nobody`, as whom Postgres runs when we are root, can reach this folder."""
-    closed = [str(step) for step in (folder, *folder.parents) if not step.stat().st_mode & stat.S_IXOTH]
+    """Check that `nobody`, which runs Postgres if we are root, can reach a folder."""
+    closed = [str(parent) for parent in (folder, *folder.parents) if not parent.stat().st_mode & stat.S_IXOTH]
     if closed:
-        return Finding("way to the database", False, f"the user nobody cannot enter {closed[-1]}", f"Run chmod o+x {closed[-1]}")
-    return Finding("way to the database", True, f"the user nobody, as whom Postgres runs for root, can reach {folder}")
+        return Finding("path to the database", False, f"the user nobody cannot enter {closed[-1]}", f"Run chmod o+x {closed[-1]}")
+    return Finding("path to the database", True, f"the user nobody, which runs Postgres for root, can reach {folder}")
 
 
 def _has_name(uid: int) -> bool:
@@ -175,12 +178,12 @@ def _has_name(uid: int) -> bool:
 
 
 def _existing(path: Path) -> Path:
-    """The path itself, or the nearest folder above it that exists."""
-    return next(step for step in (path, *path.parents) if step.exists())
+    """Return the path itself, or its nearest parent that exists."""
+    return next(parent for parent in (path, *path.parents) if parent.exists())
 
 
 def _parts(status: StackStatus, settings: Settings, home: Home) -> Iterator[Finding]:
-    """Which of our parts run; for those that do not, whether their ports are free."""
+    """Check that the stack's own parts are running and, for those that are not, that their ports are free."""
     ours = [part for part in PARTS if status.state(part) != "external"]
     stopped = all(status.state(part) == "down" for part in ours)
     if stopped:
@@ -188,19 +191,19 @@ def _parts(status: StackStatus, settings: Settings, home: Home) -> Iterator[Find
     for part in PARTS:
         if status.state(part) == "down":
             if not stopped:
-                yield Finding(part, False, "is not running", f"Run userhooks up --detach; what it said last is in {home.log(part)}")
+                yield Finding(part, False, "is not running", f"Run userhooks up --detach. Its log is {home.log(part)}")
             yield from _ports(part, status, settings)
         elif status.state(part) == "running":
-            yield Finding(part, True, f"runs as process {status.part(part).pid}")
+            yield Finding(part, True, f"is running as process {status.part(part).pid}")
 
 
 def _ports(part: PartName, status: StackStatus, settings: Settings) -> Iterator[Finding]:
     host = settings.inspector_bind if part == "inspector" else "127.0.0.1"
     urls = {part: status.part(part).url, "metrics": status.sequin.metrics_url}
     for name in ("sequin", "metrics") if part == "sequin" else (part,):
-        # A port that is still to be chosen is free by definition; the address of a database that is still to be made is not known.
+        # Port 0 becomes a free port later. A database that does not exist yet has no URL.
         if port := urlsplit(urls[name] or "").port or settings.ports[name]:
-            yield _asking(f"port {port}", partial(require_free, name, host, port), lambda _: "is free")
+            yield _finding(f"port {port}", partial(require_free, name, host, port), lambda _: "is free")
 
 
 # --- the database ------------------------------------------------------------------------------------------------------
@@ -208,24 +211,26 @@ def _ports(part: PartName, status: StackStatus, settings: Settings) -> Iterator[
 
 def _contents(database: Database, home: Home, *, embedded: bool) -> Iterator[Finding]:
     users = len(database.users())
-    text = f"{users} in the table users" if users else "there are none, and a notification needs one: its user_id is a foreign key"
+    text = f"{users} in the table users" if users else "there are none, but a notification needs one, because its user_id is a foreign key"
     yield Finding("users", users > 0, text, "Add one: INSERT INTO users (name) VALUES ('Ada');")
     with database.connect() as connection:
-        full = _one(connection, _IDENTITY) is True
-        text = "is FULL" if full else "is not FULL, so deletes carry no user_id and reach nobody"
+        full = _scalar(connection, _IDENTITY) is True
+        text = "is FULL" if full else "is not FULL, so deletes carry no user_id and are not delivered"
         yield Finding("replica identity", full, f"that of notifications {text}", "Run userhooks up, which applies sql/replica_identity.sql")
         if embedded:
-            there = _one(connection, _PUBLICATION, home.publication) is True
-            published = _one(connection, _PUBLISHED, home.publication) is True
-            text = f"notifications is {'in' if published else 'not in'} {home.publication}" if there else f"{home.publication} is missing"
-            remedy = "Run userhooks up, which applies sql/publication.sql, and backfill each subscription: changes until then are left out."
+            exists = _scalar(connection, _PUBLICATION, home.publication) is True
+            published = _scalar(connection, _PUBLISHED, home.publication) is True
+            text = f"notifications is {'in' if published else 'not in'} {home.publication}" if exists else f"{home.publication} is missing"
+            remedy = (
+                "Run userhooks up, which applies sql/publication.sql. Then backfill each subscription: changes until then are not sent."
+            )
             yield Finding("publication", published, text, remedy)
-            readable = _one(connection, _READABLE) is True
-            text = f"the role {connection.info.user} may {'' if readable else 'not '}read notifications, as backfills do"
-            yield Finding("rights", readable, text, f"Run GRANT SELECT ON notifications TO {connection.info.user};")
-            if _one(connection, _ROWS_HIDDEN) is True:
+            readable = _scalar(connection, _READABLE) is True
+            text = f"the role {connection.info.user} may {'' if readable else 'not '}read notifications, which backfills need"
+            yield Finding("privileges", readable, text, f"Run GRANT SELECT ON notifications TO {connection.info.user};")
+            if _scalar(connection, _ROWS_HIDDEN) is True:
                 user = connection.info.user
-                text = f"it hides rows of notifications from the role {user}, so no backfill reads them"
+                text = f"it hides rows of notifications from the role {user}, so backfills do not read them"
                 remedy = f"Run ALTER ROLE {user} BYPASSRLS; as a superuser, or set DATABASE_URL to a role that may read all rows."
                 yield Finding("row-level security", False, text, remedy)
             row = connection.execute(_SLOT, [home.slot]).fetchone()
@@ -233,53 +238,55 @@ def _contents(database: Database, home: Home, *, embedded: bool) -> Iterator[Fin
 
 
 def judge_slot(slot: str, row: tuple[bool, str, int] | None) -> Finding:
-    """Whether the slot is there, read, intact and not far behind; `row` is (active, wal_status, bytes of WAL that it keeps)."""
+    """Check that the slot exists, is being read, is intact, and is not far behind. `row` is (active, wal_status, retained bytes of WAL)."""
     if row is None:
-        remedy = "Run userhooks up --detach: the engine makes one, and its log says why when it cannot; then doctor again for what is lost."
-        return Finding("slot", False, f"{slot} is not there", remedy)
-    active, wal_status, kept = row
-    wal = f"keeps {kept / 2**20:.1f} MB of WAL"
+        remedy = (
+            "Run userhooks up --detach, which creates it, or see the log of sequin. Then run userhooks doctor again to see what is lost."
+        )
+        return Finding("slot", False, f"{slot} does not exist", remedy)
+    active, wal_status, retained = row
+    wal = f"retains {retained / 2**20:.1f} MB of WAL"
     if wal_status == "lost":
-        remedy = "Run userhooks up --detach: the engine makes it anew; then backfill every subscription: userhooks backfill SINK"
-        return Finding("slot", False, f"{slot} fell so far behind that Postgres gave it up, and changes with it", remedy)
+        remedy = "Run userhooks up --detach, which creates it again. Then backfill every subscription: userhooks backfill SINK"
+        return Finding("slot", False, f"{slot} fell so far behind that Postgres invalidated it, and changes are lost", remedy)
     if not active:
-        return Finding("slot", False, f"nobody reads {slot}, which {wal}", "Run userhooks up --detach, or see the log of sequin.")
-    if kept > WAL_ALLOWED or wal_status == "unreserved":
-        remedy = "Look for a receiver that fails: userhooks subscriptions; pause or unsubscribe it."
-        return Finding("slot", False, f"{slot} is read and {wal}, which Postgres cannot remove", remedy)
-    return Finding("slot", True, f"{slot} is read, {wal}")
+        return Finding("slot", False, f"{slot} is not being read, and {wal}", "Run userhooks up --detach, or see the log of sequin.")
+    if retained > WAL_ALLOWED or wal_status == "unreserved":
+        remedy = "Find the receiver that fails (userhooks subscriptions lists them), and pause or unsubscribe it."
+        return Finding("slot", False, f"{slot} is being read, but {wal}, which Postgres cannot remove", remedy)
+    return Finding("slot", True, f"{slot} is being read, and {wal}")
 
 
 # --- Sequin and the subscriptions --------------------------------------------------------------------------------------
 
 
 def _sequin(
-    database: Database, sequin: SequinClient, subscriptions: Subscriptions, status: StackStatus, *, tables_are_there: bool
+    database: Database, sequin: SequinClient, subscriptions: Subscriptions, status: StackStatus, *, tables_exist: bool
 ) -> Iterator[Finding]:
-    answer = _asking("Sequin", sequin.version, lambda version: f"answers at {status.sequin.url}, {version}")
-    yield answer
-    if not answer.fine:
+    server = _finding("Sequin", sequin.version, lambda version: f"answers at {status.sequin.url}, version {version}")
+    yield server
+    if not server.fine:
         return
-    token = _asking("API token", sequin.sinks, lambda sinks: f"accepted; sinks: {len(sinks)}")
+    token = _finding("API token", sequin.sinks, lambda sinks: f"accepted; sinks: {len(sinks)}")
     yield token
     if not token.fine:
         return
     name = status.sequin.database
-    connected = _asking("Sequin's database", sequin.test_connection, lambda _: f"Sequin can connect to {name}")
+    connected = _finding("Sequin's database", sequin.test_connection, lambda _: f"Sequin can connect to {name}")
     yield connected
-    yield _asking("filter function", subscriptions.check_function, lambda state: f"{FUNCTION_NAME} {_FUNCTION[state]}")
+    yield _finding("filter function", subscriptions.check_function, lambda state: f"{FUNCTION_NAME} {_FUNCTION[state]}")
     if connected.fine and not status.sequin.embedded:
         yield from _replication(database, sequin.slot())
-    if tables_are_there:
+    if tables_exist:
         yield from _subscriptions(sequin, subscriptions, status)
 
 
 @dataclass(frozen=True)
 class SlotLook:
-    """What watching a slot for `seconds` showed.
+    """The result of watching a slot for `seconds`.
 
-    `waiting`: bytes of the WAL of the start that were not confirmed at the end. `confirmed`: whether any were in between.
-    `active`: whether somebody read the slot.
+    `waiting` is how much of the WAL that existed at the start is unconfirmed at the end, in bytes. `confirmed` is whether any was confirmed
+    in between, and `active` whether a program read the slot.
     """
 
     seconds: float
@@ -291,9 +298,9 @@ class SlotLook:
 def watch_slot(
     read: Callable[[], tuple[bool, int, int] | None], clock: Callable[[], float], sleep: Callable[[float], None]
 ) -> SlotLook | None:
-    """Watch a slot until something is confirmed or nothing waits, at most SLOT_LOOK_SECONDS; None when it is not there.
+    """Watch a slot until something is confirmed, nothing is waiting, or SLOT_LOOK_SECONDS are over. Return None if there is no slot.
 
-    `read` returns (active, confirmed LSN, WAL's end).
+    `read` returns (active, confirmed LSN, end of the WAL).
     """
     start, first = clock(), read()
     latest, active = first, False
@@ -309,51 +316,51 @@ def watch_slot(
 
 def _replication(database: Database, slot: str) -> Iterator[Finding]:
     with database.connect() as connection:
-        look = watch_slot(lambda: connection.execute(_CONFIRMED, [slot]).fetchone(), time.monotonic, time.sleep)
-    if look is not None:
-        yield judge_replication(slot, look)
+        result = watch_slot(lambda: connection.execute(_CONFIRMED, [slot]).fetchone(), time.monotonic, time.sleep)
+    if result is not None:
+        yield judge_replication(slot, result)
 
 
 def judge_replication(slot: str, look: SlotLook) -> Finding:
-    """Whether a Sequin server confirms what the slot holds."""
+    """Check that a separate Sequin server confirms the WAL of its slot."""
     if look.confirmed or not look.waiting:
         return Finding("replication", True, f"Sequin confirms what it reads from {slot}")
-    nothing = f"Nothing of {slot} was confirmed for {look.seconds:.0f} s, although {look.waiting / 2**10:,.0f} kB of WAL wait"
+    text = f"no WAL of {slot} was confirmed for {look.seconds:.0f} s, although {look.waiting / 2**10:,.0f} kB are waiting"
     if not look.active:
-        return Finding("replication", False, f"{nothing}, and nobody reads it", "Start Sequin, or see its log: no sink gets anything.")
+        return Finding("replication", False, f"{text}, and nobody reads it", "Start Sequin, or see its log. No sink gets anything.")
     remedy = (
-        "If it is so again in a minute, Sequin probably cannot read a change, and no sink gets any; an int[] with bounds such as "
-        "[0:1]={1,2} does that. Correcting the row does not help, because the WAL keeps the change. Correct it, stop Sequin, run "
-        f"SELECT pg_replication_slot_advance('{slot}', pg_current_wal_lsn()); and start Sequin. The changes that waited are not sent: "
-        "a ledger names them. Run userhooks backfill SINK for each subscription; deletes among them are lost."
+        "If this is reported again in a minute, Sequin probably cannot read a change, and no sink gets any changes. An int[] with bounds "
+        "such as [0:1]={1,2} causes this. Correcting the row is not enough, because the WAL keeps the change. Correct it, stop Sequin, run "
+        f"SELECT pg_replication_slot_advance('{slot}', pg_current_wal_lsn()); and start Sequin. The waiting changes are not sent, but a "
+        "ledger names them. Run userhooks backfill SINK for each subscription; deletes among the waiting changes are lost."
     )
-    return Finding("replication", False, nothing, remedy)
+    return Finding("replication", False, text, remedy)
 
 
 def judge_backfill(about: str, backfill: Backfill, now: datetime) -> Finding | None:
-    """What is wrong with a backfill of an active sink, if anything is."""
+    """Return a finding if a backfill of an active sink has stalled, otherwise None."""
     seconds = (now - backfill.inserted_at).total_seconds()
     if not backfill.has_read_nothing or seconds < STALLED_BACKFILL_SECONDS:
         return None
-    text = f"its backfill {backfill.id} is active and has read no row of {backfill.table} for {seconds:.0f} s"
+    text = f"its backfill {backfill.id} is active but has not read a row of {backfill.table} for {seconds:.0f} s"
     return Finding(f"{about}, backfill", False, text, backfill.error or UNREADABLE_VALUE)
 
 
 def _subscriptions(sequin: SequinClient, subscriptions: Subscriptions, status: StackStatus) -> Iterator[Finding]:
     listed = subscriptions.list()
-    yield from each_thing_once([found for subscription in listed for found in _subscription(subscription, sequin, status)])
+    yield from each_thing_once([finding for subscription in listed for finding in _subscription(subscription, sequin, status)])
     known = {subscription.sink_id for subscription in listed}
     for sink in sequin.sinks():
         if "user_id" in sink.annotations and sink.id not in known and sink.database == status.sequin.database:
-            text = f"belongs to user {sink.annotations['user_id']} and to no row of webhook_subscriptions"
-            yield Finding(sink.name, False, text, f"Was the user deleted? Run userhooks unsubscribe {sink.name}")
+            text = f"belongs to user {sink.annotations['user_id']} but has no row in webhook_subscriptions"
+            yield Finding(sink.name, False, text, f"If the user was deleted, run userhooks unsubscribe {sink.name}")
 
 
 def _subscription(subscription: Subscription, sequin: SequinClient, status: StackStatus) -> Iterator[Finding]:
     about = subscription.sink_name
     if subscription.status == MISSING:
         remedy = f"Run userhooks subscribe {subscription.user_id} {subscription.url}"
-        yield Finding(about, False, "its sink is gone from Sequin", remedy)
+        yield Finding(about, False, "its sink no longer exists in Sequin", remedy)
         return
     sink = sequin.sink(subscription.sink_id)
     connect = partial(_connect, allow_private=status.private_addresses == "allow")
@@ -372,18 +379,18 @@ def _subscription(subscription: Subscription, sequin: SequinClient, status: Stac
     )
     if sink.status == "active":
         stalled = (judge_backfill(about, backfill, datetime.now(UTC)) for backfill in sink.active_backfills)
-        yield from (found for found in stalled if found is not None)
+        yield from (finding for finding in stalled if finding is not None)
 
 
 def _delivers(sink: Sink) -> bool | None:
-    """Whether the sink's webhooks arrive, by its health; None when nothing was sent yet."""
+    """Return whether the sink's webhooks arrive, according to its health, or None if nothing was sent yet."""
     return False if sink.error is not None else True if sink.health == "healthy" else None
 
 
 def judge_together(sink: Finding, reach: Finding, *, refused: bool, reported: bool) -> list[Finding]:
-    """Combine what a sink's health and a connection to its receiver say, so that a dead receiver is one finding.
+    """Combine the findings about a sink's health and its receiver, so that a dead receiver is one finding.
 
-    `refused`: the sink's complaint is about its receiver. `reported`: the receiver is our inspector, which has a finding of its own.
+    `refused` is whether the sink's error is about its receiver. `reported` is whether the receiver is the inspector, and already reported.
     """
     if reach.fine:
         return [sink, reach]
@@ -393,61 +400,58 @@ def judge_together(sink: Finding, reach: Finding, *, refused: bool, reported: bo
 
 
 def each_thing_once(findings: Sequence[Finding]) -> list[Finding]:
-    """Merge the findings that say the same thing is wrong, with the same remedy, into one that names everything it is about."""
+    """Merge failed findings with the same text and remedy into one that names all of their subjects."""
     abouts: dict[tuple[str, str], list[str]] = {}
-    for found in findings:
-        if not found.fine:
-            abouts.setdefault((found.text, found.remedy), []).append(found.about)
+    for finding in findings:
+        if not finding.fine:
+            abouts.setdefault((finding.text, finding.remedy), []).append(finding.about)
     merged: list[Finding] = []
-    for found in findings:
-        names = [found.about] if found.fine else abouts.pop((found.text, found.remedy), [])
+    for finding in findings:
+        names = [finding.about] if finding.fine else abouts.pop((finding.text, finding.remedy), [])
         if names:
-            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-            merged.append(replace(found, about=", ".join(names[:NAMED]) + more))
+            rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            merged.append(replace(finding, about=", ".join(names[:NAMED]) + rest))
     return merged
 
 
 def _is_at(url: str, base: str) -> bool:
-    """Whether `url` leads to the server at `base`."""
-    its, own = urlsplit(url), urlsplit(base)
-    return (its.scheme, its.hostname, its.port) == (own.scheme, own.hostname, own.port)
+    """Return whether two URLs have the same scheme, host, and port."""
+    target, server = urlsplit(url), urlsplit(base)
+    return (target.scheme, target.hostname, target.port) == (server.scheme, server.hostname, server.port)
 
 
 def judge_error(about: str, error: str) -> Finding:
-    """Turn a sink's health error into a finding; in the engine's own messages, the remedy follows the first sentence."""
+    """Convert a sink's health error to a finding. In the local engine's own messages, the remedy follows the first sentence."""
     what, _, remedy = error.partition(". ")
     if error.startswith(_OF_A_FUNCTION):
-        remedy = "Correct the function in Sequin, or the row; nothing is sent in the meantime, and the webhooks that wait are tried again."
+        remedy = "Correct the function in Sequin, or the row. Until then nothing is sent, and pending webhooks are retried."
         return Finding(about, False, f"Sequin says: {error}", remedy)
     if error.startswith("[") or not remedy:
-        return Finding(about, False, f"Sequin says: {error}", "The webhooks wait and are sent again; see what the receiver answers.")
+        return Finding(about, False, f"Sequin says: {error}", "Pending webhooks are kept and retried. Check what the receiver answers.")
     if "Start a backfill" in remedy:
         remedy = f"Run userhooks backfill {about}"
     return Finding(about, False, f"Sequin says: {what}", remedy)
 
 
 def judge_reach(about: str, url: str, *, own_engine: bool, delivers: bool | None, connect: Callable[[str, int], str]) -> Finding:
-    """Whether the place that sends the webhooks can reach the URL's host; `connect` returns '' or what is wrong.
+    """Check that the sender of the webhooks can reach the URL's host. `connect` returns an empty string, or what is wrong.
 
-    The local engine sends from here, so it is tried from here, without sending anything. A real Sequin server sends from its own machine
-    or container, which we cannot try. Whether a loopback address leads from there to a receiver here is known once something was sent:
-    `delivers`.
+    The local engine sends from this machine, so connecting from here is a valid test. A separate Sequin server sends from its own machine
+    or container, which cannot be tested from here. `delivers` is whether its webhooks arrive, or None if nothing was sent yet.
     """
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
     about = f"{about}, URL"
     if own_engine:
         problem = connect(host, port)
-        return Finding(about, not problem, problem or f"{host} port {port} takes connections", "Start the receiver, or correct the URL.")
+        return Finding(about, not problem, problem or f"{host} port {port} accepts connections", "Start the receiver, or correct the URL.")
     if _is_loopback(host) and delivers is not False:
-        shown = "webhooks arrive there" if delivers else "whether that is this one shows with the first webhook"
-        return Finding(about, True, f"{host} is the machine or container of the Sequin server; {shown}")
+        evidence = "webhooks arrive" if delivers else "the first webhook will show whether that is this machine"
+        return Finding(about, True, f"{host} means the Sequin server's own machine or container; {evidence}")
     if _is_loopback(host):
-        remedy = (
-            "Set USERHOOKS_INSPECTOR_BIND=0.0.0.0 and USERHOOKS_INSPECTOR_PUBLIC_URL to an address that Sequin reaches, and subscribe anew."
-        )
-        return Finding(about, False, f"{host} is Sequin's own machine or container, seen from there", remedy)
-    return Finding(about, True, f"{host} port {port} is sent to by the Sequin server, from where it cannot be tried")
+        remedy = "Set USERHOOKS_INSPECTOR_BIND=0.0.0.0 and USERHOOKS_INSPECTOR_PUBLIC_URL to an address that Sequin can reach. Then subscribe again."
+        return Finding(about, False, f"{host} means the Sequin server's own machine or container, not this machine", remedy)
+    return Finding(about, True, f"the Sequin server sends to {host} port {port}, which cannot be tested from here")
 
 
 def _is_loopback(host: str) -> bool:
@@ -457,31 +461,31 @@ def _is_loopback(host: str) -> bool:
 
 
 def _connect(host: str, port: int, *, allow_private: bool) -> str:
-    """Connect as the local engine would, to vetted addresses only; '' or what is wrong."""
+    """Connect as the local engine would, to allowed addresses only. Return an empty string, or what is wrong."""
     try:
         addresses = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     except OSError:
-        return f"the name {host} does not resolve"
+        return f"the host name {host} does not resolve"
     if any(forbidden(address, allow_private=allow_private) for address in addresses):
-        return f"{host} leads to an address to which no webhooks are sent"
+        return f"{host} resolves to an address that webhooks may not be sent to"
     for address in addresses:
         with contextlib.suppress(OSError):
             socket.create_connection((address, port), timeout=CONNECT_SECONDS).close()
             return ""
-    return f"nothing takes connections at {host} port {port}"
+    return f"{host} port {port} does not accept connections"
 
 
-# --- asking ------------------------------------------------------------------------------------------------------------
+# --- helpers -----------------------------------------------------------------------------------------------------------
 
 
-def _asking(about: str, ask: Callable[[], T], text: Callable[[T], str]) -> Finding:
-    """A finding from a call that raises when something is wrong; its error says what, and what to do."""
+def _finding(about: str, check: Callable[[], T], text: Callable[[T], str]) -> Finding:
+    """Return a finding from a call that raises an error if something is wrong."""
     try:
-        return Finding(about, True, text(ask()))
+        return Finding(about, True, text(check()))
     except UserhooksError as error:
         return Finding(about, False, error.what, error.remedy)
 
 
-def _one(connection: psycopg.Connection[Any], query: str, *values: str) -> object:
+def _scalar(connection: psycopg.Connection[Any], query: str, *values: str) -> object:
     row = connection.execute(query.encode(), values).fetchone()
     return row[0] if row else None
