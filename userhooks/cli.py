@@ -1,7 +1,7 @@
-"""The command line: what each subcommand takes, calls and prints. What they do is in the modules that the handlers import when they run.
+"""The command line: the arguments and output of each subcommand. Handlers import the modules that do the work when they run.
 
-Exit codes: 0 success, 1 an error (one or two lines on stderr: what happened, what to run), a demo whose verdict is bad or a status that is
-not ready, 2 a command line that is wrong, 130 after Ctrl-C.
+Exit codes: 0 is success. 1 is an error (one or two lines on stderr: what happened and what to run), a bad verdict of the ledger or the
+demo, a failed check of the doctor, or a status that is not ready. 2 is an invalid command line, and 130 means Ctrl-C.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Handler = Callable[[argparse.Namespace], int]
 _NOTEBOOKS = "userhooks-notebooks"
-"""Folder for the notebooks of an installation that is not a checkout."""
+"""Folder that an installation without a checkout copies the notebooks to."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     handler: Handler = arguments.handler
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves it
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, _on_terminate)
     try:
         return handler(arguments)
@@ -51,74 +51,74 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # `| head` has seen enough; nothing is left to say at exit
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), 1
+        )  # a reader like `head` closed the pipe; avoid a second error when stdout is flushed at exit
         return 0
 
 
 def _on_terminate(number: int, _frame: object) -> NoReturn:
-    raise SystemExit(128 + number)  # so that what this command started is ended on the way out
+    raise SystemExit(128 + number)  # so that `finally` blocks stop what this command started
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="userhooks",
         description="Webhooks for every user's own rows in Postgres, with Sequin.",
-        epilog="Begin with: userhooks up --detach, or userhooks lab for the notebooks. Settings are environment variables, see README.md.",
+        epilog="To begin, run userhooks up --detach, or userhooks lab for the notebooks. README.md lists the environment variables.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     def command(name: str, handler: Handler, text: str, example: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(
+        subparser = commands.add_parser(
             name,
             help=text,
             description=f"{text[0].upper()}{text[1:]}.",
             epilog=f"Example:\n  {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        added.set_defaults(handler=handler)
-        return added
+        subparser.set_defaults(handler=handler)
+        return subparser
 
-    up = command("up", _up, "start what is not running, and stay until Ctrl-C", "userhooks up --detach")
-    up.add_argument("--detach", action="store_true", help="return when everything is ready; userhooks down ends it")
-    command("down", _down, "end every process of the stack; the data stays", "userhooks down")
+    up = command("up", _up, "start every part that is not running, and wait for Ctrl-C", "userhooks up --detach")
+    up.add_argument("--detach", action="store_true", help="return when everything is ready; userhooks down stops it")
+    command("down", _down, "stop every process of the stack, and keep the data", "userhooks down")
     status = command("status", _status, "show what runs where", "userhooks status --json")
-    status.add_argument("--json", action="store_true", help="as JSON, with the passwords and tokens that programs need")
+    status.add_argument("--json", action="store_true", help="print JSON, including passwords and tokens")
     lab = command(
-        "lab", _lab, "open the notebooks in JupyterLab, with the stack running", "userhooks lab --no-browser -- --ServerApp.port=8899"
+        "lab", _lab, "start the stack, and open the notebooks in JupyterLab", "userhooks lab --no-browser -- --ServerApp.port=8899"
     )
-    lab.add_argument("--no-browser", action="store_true", help="print the address and open no browser (as without a display)")
+    lab.add_argument("--no-browser", action="store_true", help="print the URL instead of opening a browser")
     lab.add_argument("jupyter", nargs="*", metavar="OPTION", help="options for JupyterLab, after --")
     subscribe = command(
         "subscribe", _subscribe, "send a user's notifications to a URL", "userhooks subscribe 1 https://example.com/hooks/1"
     )
-    subscribe.add_argument("user_id", type=int, metavar="USER_ID", help="id of a row in users")
-    subscribe.add_argument("url", metavar="URL", help="where the webhooks go")
+    subscribe.add_argument("user_id", type=int, metavar="USER_ID", help="id of a row in the table users")
+    subscribe.add_argument("url", metavar="URL", help="URL that receives the webhooks")
     unsubscribe = command("unsubscribe", _unsubscribe, "end a subscription", "userhooks unsubscribe user-1-notifications")
-    unsubscribe.add_argument("sink", metavar="SINK", help="its sink's name; userhooks subscriptions lists them")
+    unsubscribe.add_argument("sink", metavar="SINK", help="name of the subscription's sink, as listed by userhooks subscriptions")
     command("subscriptions", _subscriptions, "list the subscriptions", "userhooks subscriptions")
     backfill = command(
-        "backfill", _backfill, "send all rows of a subscription's user once more", "userhooks backfill user-1-notifications --wait"
+        "backfill", _backfill, "send all current rows of a subscription's user again", "userhooks backfill user-1-notifications --wait"
     )
-    backfill.add_argument("sink", metavar="SINK", help="the subscription's sink")
-    backfill.add_argument("--wait", action="store_true", help="return when the last row has been read")
+    backfill.add_argument("sink", metavar="SINK", help="name of the subscription's sink")
+    backfill.add_argument("--wait", action="store_true", help="wait until the last row has been read")
     generate = command(
         "generate", _generate, "write notifications for random users at a steady rate", "userhooks generate --rate 100 --seconds 10"
     )
-    generate.add_argument("--rate", type=float, default=100, metavar="N", help="rows per second, 1 to 100,000 (100)")
+    generate.add_argument("--rate", type=float, default=100, metavar="N", help="rows per second, 1 to 100,000 (default: 100)")
     end = generate.add_mutually_exclusive_group()
-    end.add_argument("--seconds", type=float, metavar="S", help="how long; without it, until Ctrl-C")
-    end.add_argument("--count", type=int, metavar="N", help="how many rows")
-    generate.add_argument("--mix", metavar="MIX", help="weights like insert=8,update=1,delete=1 (inserts only)")
-    generate.add_argument("--seed", type=int, metavar="N", help="the same number makes the same choices")
-    inbox = command("inbox", _inbox, "list the inboxes, or make or show one", "userhooks inbox ada")
-    inbox.add_argument("name", nargs="?", metavar="NAME", help="created when there is none")
-    command("ledger", _ledger, "hold what was committed against what the inboxes received", "userhooks ledger")
-    command("doctor", _doctor, "check everything that can be wrong, each with its remedy", "userhooks doctor")
-    demo = command(
-        "demo", _demo, "the whole way once: subscribe, generate, backfill, and the ledger's verdict", "userhooks demo --rate 100"
-    )
-    demo.add_argument("--rate", type=float, default=100, metavar="N", help="rows per second (100)")
-    demo.add_argument("--seconds", type=float, default=10, metavar="S", help="how long (10)")
+    end.add_argument("--seconds", type=float, metavar="S", help="duration in seconds (default: until Ctrl-C)")
+    end.add_argument("--count", type=int, metavar="N", help="number of rows")
+    generate.add_argument("--mix", metavar="MIX", help="weights like insert=8,update=1,delete=1 (default: inserts only)")
+    generate.add_argument("--seed", type=int, metavar="N", help="seed for repeatable choices")
+    inbox = command("inbox", _inbox, "list the inboxes, or create or show one", "userhooks inbox ada")
+    inbox.add_argument("name", nargs="?", metavar="NAME", help="name of the inbox, which is created if it does not exist")
+    command("ledger", _ledger, "compare the committed rows with what the inboxes received", "userhooks ledger")
+    command("doctor", _doctor, "check everything that can go wrong, and say what to do", "userhooks doctor")
+    demo = command("demo", _demo, "subscribe, generate, and backfill, then print the ledger's verdict", "userhooks demo --rate 100")
+    demo.add_argument("--rate", type=float, default=100, metavar="N", help="rows per second (default: 100)")
+    demo.add_argument("--seconds", type=float, default=10, metavar="S", help="duration in seconds (default: 10)")
     return parser
 
 
@@ -129,25 +129,25 @@ def _parser() -> argparse.ArgumentParser:
 def _stack_while() -> Iterator[Stack]:
     """Yield the stack for the duration of the block, and stop it afterwards if this command started it.
 
-    A signal that arrives during startup is held back until the stack can be stopped again.
+    A signal that arrives during startup is delayed until the stack can be stopped again.
     """
     from userhooks.stack.stack import Stack
 
-    came: list[int] = []
+    delayed: list[int] = []
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    heeded = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
-    for number in heeded:
-        signal.signal(number, lambda number, _: came.append(number))
+    active = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
+    for number in active:
+        signal.signal(number, lambda number, _: delayed.append(number))
     stack = Stack.start()
     try:
-        for number, handler in heeded.items():
+        for number, handler in active.items():
             signal.signal(number, handler)
-        for missed in came:
-            signal.raise_signal(missed)
+        for delayed_number in delayed:
+            signal.raise_signal(delayed_number)
         yield stack
     finally:
         if stack.started:
-            _say(stack.stop())
+            _print_note(stack.stop())
 
 
 def _up(arguments: argparse.Namespace) -> int:
@@ -155,39 +155,39 @@ def _up(arguments: argparse.Namespace) -> int:
 
     if arguments.detach:
         stack = Stack.start()
-        _put_filter_back(stack)
+        _restore_filter(stack)
         _print_status(stack.status())
         return 0
     with _stack_while() as stack:
-        _put_filter_back(stack)
+        _restore_filter(stack)
         _print_status(stack.status())
         if not stack.started:
-            print("It was running already; userhooks down ends it.")
+            print("The stack was already running. Stop it with userhooks down.")
             return 0
-        print("Ctrl-C ends it.", flush=True)
+        print("Press Ctrl-C to stop it.", flush=True)
         stack.wait()
-        print("It was ended from elsewhere.")
+        print("The stack was stopped by another command.")
     return 0
 
 
-def _put_filter_back(stack: Stack) -> None:
-    """Restore the filter function if somebody changed it; a missing one is created by the first subscription.
+def _restore_filter(stack: Stack) -> None:
+    """Restore the filter function if somebody changed it. A missing one is created by the first subscription.
 
-    Anyone who is told to run `userhooks up` already has a running stack. An engine that this call has just started is not checked, because
-    the check would take a third of the start-up time.
+    An engine that this command has just started is not checked, because that would take a third of the startup time. Users who are told to
+    run `userhooks up` to restore the function have a running stack.
     """
     if stack.started and stack.settings.sequin_url is None:
         return
     if stack.subscriptions.function_state() == "different":
         stack.subscriptions.restore_function()
-        print("The filter function in Sequin had been changed, so users may have been sent rows of others. It is put back.")
+        print("The filter function in Sequin had been changed, so users may have been sent other users' rows. It has been restored.")
 
 
 def _down(_arguments: argparse.Namespace) -> int:
     from userhooks.settings import Settings
     from userhooks.stack.stack import stop_stack
 
-    _say(stop_stack(Settings.from_env()))
+    _print_note(stop_stack(Settings.from_env()))
     return 0
 
 
@@ -242,12 +242,12 @@ def _lab(arguments: argparse.Namespace) -> int:
         options = ["--allow-root"] if os.geteuid() == 0 else []
         if arguments.no_browser or not _has_display():
             options.append("--no-browser")
-        # Kernels use the same home wherever this was typed; the config folder turns off JupyterLab's question about news.
+        # Kernels must use the same home, whatever their working directory. The config folder disables JupyterLab's question about news.
         paths = [str(package / "jupyter"), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
         environment = {**os.environ, "USERHOOKS_HOME": str(stack.settings.home), "JUPYTER_CONFIG_PATH": os.pathsep.join(paths)}
         command = [*python_command.command("jupyterlab"), f"--ServerApp.root_dir={notebooks}", *options, *arguments.jupyter]
         with subprocess.Popen(command, env=environment) as jupyter:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches JupyterLab too, which asks before it ends
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches JupyterLab, which asks before it exits
             try:
                 return jupyter.wait()
             finally:
@@ -255,9 +255,9 @@ def _lab(arguments: argparse.Namespace) -> int:
 
 
 def _own_notebooks(packaged: Path) -> Path:
-    """Return the folder to open: a checkout's notebooks, otherwise copies in the working directory.
+    """Return the folder to open: the checkout's notebooks or, without a checkout, copies in the working directory.
 
-    Copies that exist are kept, because they are the reader's work.
+    Existing copies are kept, because they may contain the user's work.
     """
     if packaged.is_symlink():
         return packaged.resolve()
@@ -268,7 +268,7 @@ def _own_notebooks(packaged: Path) -> Path:
             if not (folder / file.name).exists():
                 shutil.copyfile(file, folder / file.name)
     except OSError as error:
-        raise ConfigurationError(f"{folder} cannot be written: {error.strerror}.", "Run userhooks lab in a folder that you own.") from None
+        raise ConfigurationError(f"Cannot write to {folder}: {error.strerror}.", "Run userhooks lab in a folder that you own.") from None
     return folder
 
 
@@ -305,7 +305,7 @@ def _subscriptions(_arguments: argparse.Namespace) -> int:
     for subscription in subscriptions:
         print(f"{subscription.sink_name}  user {subscription.user_id}, to {subscription.url}")
     if not subscriptions:
-        print("There are none. Begin with: userhooks subscribe USER_ID URL")
+        print("There are no subscriptions. Create one with: userhooks subscribe USER_ID URL")
     return 0
 
 
@@ -321,7 +321,7 @@ def _backfill(arguments: argparse.Namespace) -> int:
     return 0
 
 
-# --- traffic, and what came of it --------------------------------------------------------------------------------------
+# --- traffic and verdicts ----------------------------------------------------------------------------------------------
 
 
 def _generate(arguments: argparse.Namespace) -> int:
@@ -378,7 +378,7 @@ def _doctor(_arguments: argparse.Namespace) -> int:
     return 0 if all(finding.fine for finding in findings) else 1
 
 
-def _say(text: str) -> None:
+def _print_note(text: str) -> None:
     if text:
         print(text)
 

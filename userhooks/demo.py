@@ -1,4 +1,4 @@
-"""The main job once, without a browser: what `userhooks demo` does between starting the stack and stopping it."""
+"""The demo that `userhooks demo` runs between starting and stopping the stack."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from userhooks.lessons.lesson import USERS, Lesson
 if TYPE_CHECKING:
     from userhooks.stack.stack import Stack
 
-_PATIENCE = 60.0
+_WAIT_SECONDS = 60.0
 _SLOWEST_SEQUIN = 500
-"""Messages per second that even a busy Sequin server delivers; it bounds the waiting for large runs."""
+"""Messages per second that even a busy Sequin server delivers, which determines how long to wait in large runs."""
 
 
 def run(stack: Stack, rate: float = 100, seconds: float = 10) -> bool:
-    """Subscribe three users to inboxes, generate, wait, backfill each user, wait, and print the ledger's verdict.
+    """Subscribe three users to inboxes, generate rows, wait, backfill each user, wait, and print the ledger's verdict.
 
-    Returns whether everything owed came once, in order and to nobody else; prints which rows did not. Removes its users, subscriptions and
-    rows afterwards; when the verdict is bad they stay, with their inboxes, until the next demo.
+    Return whether every expected message arrived once, in order, and at the right user only. If not, the affected rows are printed, and the
+    users, subscriptions, rows, and inboxes stay until the next demo; otherwise they are removed.
     """
     lesson = stack.lesson("demo")
     verdict: Ledger | None = None
@@ -31,7 +31,7 @@ def run(stack: Stack, rate: float = 100, seconds: float = 10) -> bool:
     for problem in verdict.problems():
         print(problem)
     if not verdict.ok:
-        print("Look at the inboxes: " + ", ".join(f"{user} {lesson.inbox(user).page}" for user in USERS))
+        print("See the inboxes: " + ", ".join(f"{user} {lesson.inbox(user).page}" for user in USERS))
     print(verdict.verdict())
     return verdict.ok
 
@@ -42,11 +42,11 @@ def _run(lesson: Lesson, rate: float, seconds: float) -> Ledger:
         print(f"Subscribed {user} (user {subscription.user_id}) to an inbox: sink {subscription.sink_name}", flush=True)
     generated = lesson.generate(rate=rate, seconds=seconds)
     print(generated.summary(), flush=True)
-    patience = _PATIENCE + generated.changes / _SLOWEST_SEQUIN
-    live = lesson.ledger(wait=patience)
+    seconds_to_wait = _WAIT_SECONDS + generated.changes / _SLOWEST_SEQUIN
+    live = lesson.ledger(wait=seconds_to_wait)
     print(f"Live: {live.verdict()}", flush=True)
     handles = [lesson.backfill(user) for user in USERS]
     for handle in handles:
-        handle.wait(timeout=patience)
+        handle.wait(timeout=seconds_to_wait)
         print(f"Backfill of {handle.sink_name}: {handle.state}", flush=True)
-    return lesson.ledger(wait=patience)
+    return lesson.ledger(wait=seconds_to_wait)

@@ -78,7 +78,7 @@ def test_the_whole_way_by_commands(installation: Installation) -> None:
     assert re.search(r"ada  \d+ requests", installation.succeed("inbox"))
 
     assert "Removed" in installation.succeed("unsubscribe", "user-1-notifications")
-    assert "There are none" in installation.succeed("subscriptions")
+    assert "There are no subscriptions" in installation.succeed("subscriptions")
     for wrong in (
         ["subscribe", "999", url.group(1)],
         ["subscribe", "1", "ftp://x"],

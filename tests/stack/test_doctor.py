@@ -172,7 +172,7 @@ def test_a_filter_function_that_somebody_changed_is_said_everywhere_until_up_put
         judged = running.run("ledger")
         assert judged.returncode == 1
         assert judged.stdout.splitlines()[-1].endswith("; filter function changed")
-        assert "It is put back." in running.succeed("up", "--detach")
+        assert "has been restored" in running.succeed("up", "--detach")
         assert sequin.function_state(FUNCTION_NAME, "filter", FUNCTION_CODE) == "same"
         assert complaints(running) == {}
         assert "filter function changed" not in running.run("ledger").stdout

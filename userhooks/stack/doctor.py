@@ -449,7 +449,10 @@ def judge_reach(about: str, url: str, *, own_engine: bool, delivers: bool | None
         evidence = "webhooks arrive" if delivers else "the first webhook will show whether that is this machine"
         return Finding(about, True, f"{host} means the Sequin server's own machine or container; {evidence}")
     if _is_loopback(host):
-        remedy = "Set USERHOOKS_INSPECTOR_BIND=0.0.0.0 and USERHOOKS_INSPECTOR_PUBLIC_URL to an address that Sequin can reach. Then subscribe again."
+        remedy = (
+            "Set USERHOOKS_INSPECTOR_BIND=0.0.0.0, and USERHOOKS_INSPECTOR_PUBLIC_URL to an address that Sequin can reach. "
+            "Then subscribe again."
+        )
         return Finding(about, False, f"{host} means the Sequin server's own machine or container, not this machine", remedy)
     return Finding(about, True, f"the Sequin server sends to {host} port {port}, which cannot be tested from here")
 
