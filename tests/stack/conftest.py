@@ -1,4 +1,4 @@
-"""A home for the tests here, fresh for each or shared by those of a file, and the commands run on it as a person would run them."""
+"""Homes for these tests, new for each test or shared by the tests of a file, and the commands run on them as a user would run them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from userhooks.stack.home import Home
 
 
 class Installation:
-    """One home and the environment that names it; `run` is the command line, in a process of its own."""
+    """A home and the environment that names it. `run` runs the command line in a separate process."""
 
     def __init__(self, folder: Path, **variables: str) -> None:
         self.home = Home(folder)
-        others = {name: value for name, value in os.environ.items() if not name.startswith(("USERHOOKS_", "SEQUIN_", "DATABASE_URL"))}
-        self.environment = {**others, "USERHOOKS_HOME": str(folder), **dict.fromkeys(PORT_VARIABLES.values(), "0"), **variables}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("USERHOOKS_", "SEQUIN_", "DATABASE_URL"))}
+        self.environment = {**inherited, "USERHOOKS_HOME": str(folder), **dict.fromkeys(PORT_VARIABLES.values(), "0"), **variables}
 
     @property
     def settings(self) -> Settings:
@@ -42,7 +42,7 @@ class Installation:
         return done.stdout
 
     def fail(self, *arguments: str) -> str:
-        """What it says on stderr: one or two lines, and no traceback."""
+        """Run a command that must fail, and return its stderr: one or two lines, not a traceback."""
         done = self.run(*arguments)
         assert done.returncode == 1, done.stdout + done.stderr
         assert 1 <= len(done.stderr.splitlines()) <= 2, done.stderr
@@ -57,7 +57,7 @@ class Installation:
         return {part: status[part]["pid"] for part in ("postgres", "sequin", "server", "inspector")}
 
     def processes(self) -> list[psutil.Process]:
-        """The supervisor and everything below it, the watchdog included; none when it is down."""
+        """Return the supervisor and its descendants, including the watchdog, or an empty list if the stack is down."""
         state = self.home.running()
         with suppress(psutil.NoSuchProcess):
             supervisor = psutil.Process(state["supervisor"]["pid"]) if state is not None else None
@@ -73,12 +73,12 @@ class Installation:
 
 
 def assert_gone(processes: list[psutil.Process]) -> None:
-    """Every one of them ends within seconds."""
-    eventually(lambda: not any(map(_runs, processes)), within=15, what=f"{processes} to end")
+    """Assert that every process exits within seconds."""
+    eventually(lambda: not any(map(_is_running, processes)), within=15, what=f"{processes} to end")
 
 
-def _runs(process: psutil.Process) -> bool:
-    """Whether it is there; a zombie that nobody reaps has ended."""
+def _is_running(process: psutil.Process) -> bool:
+    """Return whether the process is running. A zombie that nobody reaps is not."""
     with suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False
@@ -86,15 +86,15 @@ def _runs(process: psutil.Process) -> bool:
 
 @pytest.fixture
 def install(tmp_path: Path) -> Iterator[Callable[..., Installation]]:
-    """Makes installations; each is brought down and removed at the end, and no process of it may be left."""
-    made: list[Installation] = []
+    """Create installations. Each is stopped and removed at the end, and must not leave a process behind."""
+    installations: list[Installation] = []
 
     def make(name: str = "home", **variables: str) -> Installation:
-        made.append(Installation(tmp_path / name, **variables))
-        return made[-1]
+        installations.append(Installation(tmp_path / name, **variables))
+        return installations[-1]
 
     yield make
-    for installation in made:
+    for installation in installations:
         installation.remove()
 
 
@@ -105,7 +105,7 @@ def installation(install: Callable[..., Installation]) -> Installation:
 
 @pytest.fixture(scope="module")
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where a file's tests that do not mind what was there before have their home: to begin one anew takes longer than most of them."""
+    """The home shared by a file's tests that do not depend on its earlier contents. Creating one takes longer than most tests."""
     folder = tmp_path_factory.mktemp("shared") / "home"
     yield folder
     Installation(folder).remove()
@@ -121,7 +121,7 @@ def running(shared_folder: Path) -> Installation:
 
 @pytest.fixture
 def stopped(shared_folder: Path) -> Installation:
-    """The shared home, which has run before and is down."""
+    """The shared home, which has run before and is stopped."""
     shared = Installation(shared_folder)
     if not shared_folder.exists():
         shared.succeed("up", "--detach")

@@ -1,4 +1,4 @@
-"""The command line itself: help, exit codes, what is printed where; JupyterLab with the stack around it; and that importing stays light."""
+"""The command line: help, exit codes, and output; JupyterLab running with the stack; and an import that stays light."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def test_the_whole_way_by_commands(installation: Installation) -> None:
     installation.succeed("up", "--detach")
     url = re.search(r"send to (\S+)", installation.succeed("inbox", "ada"))
     assert url is not None
-    said = installation.succeed("subscribe", "1", url.group(1))
-    assert said.startswith("New sink user-1-notifications")
-    assert "Authorization: Bearer " in said
+    first = installation.succeed("subscribe", "1", url.group(1))
+    assert first.startswith("New sink user-1-notifications")
+    assert "Authorization: Bearer " in first
     again = installation.succeed("subscribe", "1", url.group(1))
     assert again.startswith("Known sink user-1-notifications")
     assert "Bearer" not in again
@@ -73,7 +73,9 @@ def test_the_whole_way_by_commands(installation: Installation) -> None:
     generated = installation.run("generate", "--rate", "500", "--count", "60", "--seed", "1")
     assert generated.returncode == 0
     assert generated.stdout.startswith("60 inserted")
-    assert "60 committed" in eventually(lambda: said if "0 lost" in (said := installation.run("ledger").stdout) else "", what="all to come")
+    assert "60 committed" in eventually(
+        lambda: verdict if "0 lost" in (verdict := installation.run("ledger").stdout) else "", what="every message to arrive"
+    )
     assert "completed" in installation.succeed("backfill", "user-1-notifications", "--wait")
     assert re.search(r"ada  \d+ requests", installation.succeed("inbox"))
 

@@ -1,4 +1,4 @@
-"""`userhooks doctor`: each thing that can be wrong is named, with what to do; and when nothing is wrong, nothing is named."""
+"""`userhooks doctor`: every problem is reported with a remedy, and a healthy stack has no problems."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from userhooks.webhooks.subscriptions import FUNCTION_CODE, FUNCTION_NAME
 
 
 def complaints(installation: Installation) -> dict[str, str]:
-    """What the doctor finds wrong: the thing -> what is the case and what to do. Checks the exit code on the way."""
+    """Return the doctor's failed checks, as a mapping from subject to finding and remedy. Also check the exit code."""
     done = installation.run("doctor")
     assert done.stderr == ""
     lines = done.stdout.splitlines()
-    found = [(line, lines[place + 1]) for place, line in enumerate(lines) if line.startswith("WRONG")]
-    assert done.returncode == (1 if found else 0)
-    assert all(remedy.strip() for _, remedy in found)
-    return {line.removeprefix("WRONG").strip().split(": ", 1)[0]: f"{line}\n{remedy}" for line, remedy in found}
+    failed = [(line, lines[number + 1]) for number, line in enumerate(lines) if line.startswith("WRONG")]
+    assert done.returncode == (1 if failed else 0)
+    assert all(remedy.strip() for _, remedy in failed)
+    return {line.removeprefix("WRONG").strip().split(": ", 1)[0]: f"{line}\n{remedy}" for line, remedy in failed}
 
 
 def test_before_the_first_start_it_says_what_to_run(installation: Installation) -> None:
@@ -98,12 +98,12 @@ def test_trouble_with_postgres_is_named_with_what_to_run(installation: Installat
 
         eventually(dropped, every=0.005, what="the slot to be dropped")
 
-        def told_of_the_loss() -> str | None:
-            """Until the engine has connected again, its complaint is about the connection that ended."""
+        def reported_loss() -> str | None:
+            """Return the finding about lost changes. Until the engine has reconnected, it reports the closed connection instead."""
             complaint = complaints(installation).get(sink, "")
             return complaint if "Postgres has lost the changes committed between" in complaint else None
 
-        lost = eventually(told_of_the_loss, what="the doctor to tell of the loss")
+        lost = eventually(reported_loss, what="the doctor to report the loss")
         assert f"Run userhooks backfill {sink}" in lost
         installation.succeed("backfill", sink, "--wait")
         assert complaints(installation) == {}
@@ -235,7 +235,7 @@ def test_a_database_that_went_down_under_a_running_stack_is_one_finding(running:
         stack.subscriptions.unsubscribe("user-1-notifications")
 
 
-# --- judgements --------------------------------------------------------------------------------------------------------
+# --- single checks -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

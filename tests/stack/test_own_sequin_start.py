@@ -1,4 +1,4 @@
-"""`userhooks up` with a separate Sequin server: a wrong address, token or database ends the start and leaves nothing behind."""
+"""`userhooks up` with a separate Sequin server: with a wrong URL, token, or database it fails and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ def server(database_url: str, tmp_path: Path) -> Iterator[EngineProgram]:
 
 
 def refused(installation: Installation) -> str:
-    """Return what `up` says when it fails; afterwards no process runs and no table was made."""
-    said = installation.fail("up", "--detach")
+    """Run `up`, which must fail, and return its error. Check that no process is running and no table was created."""
+    error = installation.fail("up", "--detach")
     assert installation.processes() == []
     assert installation.home.running() is None
     with psycopg.connect(installation.settings.database_url or "") as connection:
         assert connection.execute("select to_regclass('public.notifications')").fetchall() == [(None,)]
-    return said
+    return error
 
 
 def test_a_wrong_token_wrong_name_or_another_accounts_token_end_the_start(
     install: Install, database_url: str, server: EngineProgram
 ) -> None:
     own = install(DATABASE_URL=database_url, SEQUIN_URL=server.url, SEQUIN_API_TOKEN="wrong")
-    said = refused(own)
-    assert "Sequin refused the API token." in said
-    assert "Set SEQUIN_API_TOKEN" in said
+    error = refused(own)
+    assert "Sequin refused the API token." in error
+    assert "Set SEQUIN_API_TOKEN" in error
 
     own.environment.update(SEQUIN_API_TOKEN=server.token, SEQUIN_DATABASE="other")
-    said = refused(own)
-    assert "other" in said
-    assert "SEQUIN_DATABASE" in said
-    assert "account" in said
+    error = refused(own)
+    assert "other" in error
+    assert "SEQUIN_DATABASE" in error
+    assert "account" in error
 
     del own.environment["SEQUIN_DATABASE"]
     assert "ready" in own.succeed("up", "--detach")
@@ -63,24 +63,24 @@ def test_a_database_that_sequin_does_not_read_ends_the_start(install: Install, d
         admin.execute(sql.SQL("create database {}").format(sql.Identifier(other)))
         try:
             there = make_conninfo(database_url, dbname=other)
-            said = refused(install(DATABASE_URL=there, SEQUIN_URL=server.url, SEQUIN_API_TOKEN=server.token))
+            error = refused(install(DATABASE_URL=there, SEQUIN_URL=server.url, SEQUIN_API_TOKEN=server.token))
         finally:
             admin.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(other)))
-    assert IN_SEQUIN["slot"]["name"] in said
-    assert "DATABASE_URL" in said
+    assert IN_SEQUIN["slot"]["name"] in error
+    assert "DATABASE_URL" in error
 
 
 def test_a_server_that_is_down_ends_the_start(install: Install, database_url: str) -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    said = refused(install(DATABASE_URL=database_url, SEQUIN_URL=url, SEQUIN_API_TOKEN="x"))
-    assert url in said
-    assert "SEQUIN_URL" in said
-    assert "userhooks up" not in said
+    error = refused(install(DATABASE_URL=database_url, SEQUIN_URL=url, SEQUIN_API_TOKEN="x"))
+    assert url in error
+    assert "SEQUIN_URL" in error
+    assert "userhooks up" not in error
 
 
 @contextmanager
 def web_server() -> Iterator[str]:
-    """A server that is not Sequin: every path is a page."""
+    """Run a web server that is not Sequin and answers every path with a page."""
 
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -103,9 +103,9 @@ def web_server() -> Iterator[str]:
 
 def test_a_server_that_is_not_sequin_ends_the_start(install: Install, database_url: str) -> None:
     with web_server() as url:
-        said = refused(install(DATABASE_URL=database_url, SEQUIN_URL=url, SEQUIN_API_TOKEN="x"))
-    assert "not Sequin's" in said
-    assert "SEQUIN_URL" in said
+        error = refused(install(DATABASE_URL=database_url, SEQUIN_URL=url, SEQUIN_API_TOKEN="x"))
+    assert "not Sequin's" in error
+    assert "SEQUIN_URL" in error
 
 
 def test_status_shows_a_separate_sequin_and_a_revoked_token_is_said_by_up_on_a_running_stack_which_goes_on(

@@ -1,4 +1,4 @@
-"""The embedded Postgres server, judged from outside: what it takes, what it survives, what it leaves."""
+"""The embedded Postgres server, tested from outside: its startup, crashes, leftovers, and errors."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_it_works_with_a_home_that_nobody_else_may_enter(tmp_path: Path) -> None
 def test_a_cluster_that_cannot_be_made_is_an_error_with_the_first_reason(tmp_path: Path) -> None:
     server = PostgresServer(tmp_path, port=free_port(), password=secrets.token_hex(16), log=tmp_path / "postgres.log")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (14_000_000, hard))  # of 16 MB is the first file of the WAL
+    resource.setrlimit(resource.RLIMIT_FSIZE, (14_000_000, hard))  # less than the WAL's first file, which has 16 MB
     try:
         with pytest.raises(ConfigurationError, match="initdb failed") as caught:
             server.start()

@@ -1,4 +1,4 @@
-"""The setting that forbids webhooks to loopback and private networks: in the status, when subscribing, and whenever the engine connects."""
+"""The setting that forbids webhooks to loopback and private networks: in the status, on subscribing, and when the engine connects."""
 
 from __future__ import annotations
 

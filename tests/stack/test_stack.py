@@ -1,4 +1,4 @@
-"""The stack's processes: up, status, down; what happens when one of them dies; several homes; what can be wrong with a home or a port."""
+"""The stack's processes: up, status, and down; processes that die; several homes; and errors of homes, ports, and settings."""
 
 from __future__ import annotations
 
@@ -172,10 +172,10 @@ def test_a_log_that_has_grown_large_is_put_aside(running: Installation) -> None:
 def test_several_commands_at_once_start_one_stack(installation: Installation) -> None:
     command = [sys.executable, "-m", "userhooks.cli", "up", "--detach"]
     each = [subprocess.Popen(command, env=installation.environment, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    # Links to the pages are made anew for each answer, and end when they were asked for.
-    said = {re.sub(r"\?token=\S+", "", process.communicate(timeout=90)[0]) for process in each}
+    # Each status has new links to the pages, whose tokens depend on the time.
+    outputs = {re.sub(r"\?token=\S+", "", process.communicate(timeout=90)[0]) for process in each}
     assert [process.returncode for process in each] == [0] * 4
-    assert len(said) == 1
+    assert len(outputs) == 1
 
 
 @pytest.mark.parametrize("offer", ["h2c", "websocket"])
@@ -190,7 +190,7 @@ def test_every_server_reads_the_body_of_a_request_that_offers_an_upgrade(running
             assert answer.startswith(b"HTTP/1.1 200 "), answer
             answer = _answer_to_offer(offer, status["server"]["url"] + "/subscribe", framing(json.dumps(subscribed).encode()))
             assert b'"sinkName":"user-1-notifications' in answer
-            # The same endpoint a second time is refused for its name, so the engine has read it both times.
+            # The second request for the same endpoint is refused because of its name, so the engine has read both bodies.
             url = status["sequin"]["url"] + "/api/destinations/http_endpoints"
             answer = _answer_to_offer(offer, url, framing(json.dumps(endpoint).encode()), status["sequin"]["api_token"])
             assert (b'"name":"offers-' if framing is _with_length else b"has already been taken") in answer
@@ -207,7 +207,7 @@ def _chunked(body: bytes) -> bytes:
 
 
 def _answer_to_offer(offer: str, url: str, rest: bytes, token: str = "", method: str = "POST") -> bytes:
-    """Send a request that offers an upgrade and ends with `rest`, then another one, and return the answers to both."""
+    """Send a request that offers an upgrade and ends with `rest`, then another request, and return both answers."""
     parts = urlsplit(url)
     head = f"{method} {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: {offer}\r\n"
     head += f"HTTP2-Settings: AAMAAABk\r\nContent-Type: application/json\r\nAuthorization: Bearer {token}\r\n"
@@ -222,16 +222,16 @@ def _answer_to_offer(offer: str, url: str, rest: bytes, token: str = "", method:
 
 
 def test_two_homes_run_side_by_side_on_free_ports(running: Installation, install: Callable[..., Installation]) -> None:
-    one, two = running, install("two")
-    two.succeed("up", "--detach")
-    first, second = one.status(), two.status()
+    other = install("two")
+    other.succeed("up", "--detach")
+    first, second = running.status(), other.status()
     assert first["ready"]
     assert second["ready"]
     assert not {first[part]["url"] for part in PARTS} & {second[part]["url"] for part in PARTS}
-    one.succeed("down")
-    assert two.status() == second
-    one.succeed("up", "--detach")
-    assert [one.status()[part]["url"] for part in PARTS] == [first[part]["url"] for part in PARTS]
+    running.succeed("down")
+    assert other.status() == second
+    running.succeed("up", "--detach")
+    assert [running.status()[part]["url"] for part in PARTS] == [first[part]["url"] for part in PARTS]
 
 
 # --- processes that die ------------------------------------------------------------------------------------------------
@@ -302,8 +302,8 @@ def test_up_right_after_the_supervisor_was_killed_waits_for_the_ports(running: I
 
 def test_a_watchdog_that_was_killed_is_replaced_at_once(running: Installation) -> None:
     def watchdog() -> psutil.Process | None:
-        with suppress(psutil.NoSuchProcess):  # it ended while we looked
-            return next((one for one in running.processes() if "userhooks.stack.watchdog" in one.cmdline()), None)
+        with suppress(psutil.NoSuchProcess):  # it exited while its command line was read
+            return next((process for process in running.processes() if "userhooks.stack.watchdog" in process.cmdline()), None)
         return None
 
     first = watchdog()
@@ -335,7 +335,7 @@ def test_a_stranger_that_has_the_pid_of_an_old_program_is_left_alone() -> None:
         stranger.communicate(timeout=10)
 
 
-# --- what can be wrong -------------------------------------------------------------------------------------------------
+# --- errors ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("part", ["postgres", "sequin", "metrics", "server", "inspector"])
@@ -346,9 +346,9 @@ def test_a_port_in_use_is_one_error_that_names_port_and_variable(install: Callab
         other.listen()
         port = other.getsockname()[1]
         installation = install(**{variable: str(port)})
-        said = installation.fail("up", "--detach")
-        assert str(port) in said
-        assert variable in said
+        output = installation.fail("up", "--detach")
+        assert str(port) in output
+        assert variable in output
         assert installation.home.running() is None
     installation.succeed("up", "--detach")
 
@@ -388,7 +388,7 @@ def test_a_home_deleted_by_hand_is_not_begun_anew_on_its_old_database(installati
     installation.succeed("up", "--detach")
     installation.succeed("down")
     shutil.rmtree(installation.home.path)
-    if runs_as_root():  # its database lies elsewhere, and may be of a home that was only moved
+    if runs_as_root():  # the database is elsewhere, and the home might only have been moved
         cluster = cluster_folder(installation.home.path)
         assert f"rm -r {cluster}" in installation.fail("up", "--detach")
         shutil.rmtree(cluster)
@@ -397,9 +397,9 @@ def test_a_home_deleted_by_hand_is_not_begun_anew_on_its_old_database(installati
 
 def test_a_running_stack_is_not_passed_off_as_one_with_other_settings(running: Installation, database_url: str) -> None:
     running.environment["DATABASE_URL"] = database_url
-    said = running.fail("up", "--detach")
-    assert "different DATABASE_URL" in said
-    assert "userhooks down" in said
+    output = running.fail("up", "--detach")
+    assert "different DATABASE_URL" in output
+    assert "userhooks down" in output
     del running.environment["DATABASE_URL"]
     running.environment["USERHOOKS_SERVER_PORT"] = str(free_port())
     assert "different USERHOOKS_SERVER_PORT" in running.fail("up", "--detach")
@@ -409,9 +409,9 @@ def test_a_part_that_cannot_start_says_why_and_leaves_nothing_half_started(insta
     installation.succeed("up", "--detach")
     installation.succeed("down")
     installation.home.engine_store.write_bytes(b"no database at all" * 100)
-    said = installation.fail("up", "--detach")
-    assert "sequin process did not start" in said
-    assert str(installation.home.log("sequin")) in said
+    output = installation.fail("up", "--detach")
+    assert "sequin process did not start" in output
+    assert str(installation.home.log("sequin")) in output
     assert installation.home.running() is None
 
 
@@ -426,7 +426,7 @@ def test_a_home_that_nobody_else_may_enter_is_enough(tmp_path: Path) -> None:
         installation.remove()
 
 
-# --- a database, a Sequin of the reader's own --------------------------------------------------------------------------
+# --- the user's own database or Sequin ---------------------------------------------------------------------------------
 
 
 def test_with_a_database_of_the_readers_own_down_names_the_slot_and_how_to_drop_it(
@@ -437,9 +437,9 @@ def test_with_a_database_of_the_readers_own_down_names_the_slot_and_how_to_drop_
     status = installation.status()
     assert (status["mode"], status["ready"]) == ("embedded", True)
     assert status["postgres"] == {"url": database_url, "embedded": False, "pid": None, "data_dir": None}
-    said = installation.succeed("down")
-    assert f"The slot {installation.home.slot} still holds" in said
-    command = said.splitlines()[-1].split(": ", 1)[1]
+    output = installation.succeed("down")
+    assert f"The slot {installation.home.slot} still holds" in output
+    command = output.splitlines()[-1].split(": ", 1)[1]
     program, variable, option, statement = shlex.split(command)
     assert (program, variable, option) == ("psql", "$DATABASE_URL", "-c")
     with psycopg.connect(database_url, autocommit=True) as connection:
@@ -488,7 +488,7 @@ def test_with_a_sequin_of_the_readers_own_only_server_and_inspector_are_started(
 
 
 def slot_health(stack: Stack) -> dict[str, float]:
-    """Status -> 1 for the one that the slot has, read off the metrics page."""
+    """Return the slot's current status, mapped to 1, from the metrics page."""
     page = stack.metrics()
     present = page[(page["metric"] == "sequin_entity_health") & (page["entity_type"] == "replication_slot") & (page["value"] == 1)]
     return dict(zip(present["status"], present["value"], strict=True))

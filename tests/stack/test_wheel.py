@@ -1,4 +1,4 @@
-"""The wheel by itself: built from an sdist, installed beside the core's dependencies only, and run from an empty folder."""
+"""The wheel on its own: built from an sdist, installed with the core dependencies only, and run from an empty folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SOURCES = ("userhooks", "notebooks", "sql", "pyproject.toml", "README.md", "LICE
 COPIED = {".ipynb", ".md", ".yaml"}
 QUIET = ("--quiet", "--disable-pip-version-check", "--no-input")
 
-# Reports each file of the checkout that Python opens, in every process of the venv.
+# Records each file of the checkout that a Python process of the venv opens.
 WATCH = """
 import os, sys
 
@@ -45,7 +45,7 @@ def pip(*arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel from the sdist's files only: what `pip wheel` makes of a source archive."""
+    """A wheel built by `pip wheel` from the files of an sdist only."""
     folder = tmp_path_factory.mktemp("wheel")
     for name in SOURCES:
         if (ROOT / name).is_file():
@@ -64,7 +64,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def required(distribution: Distribution) -> set[Path]:
-    """The files and folders of everything that a distribution requires without extras, directly or not."""
+    """Return the files and folders of a distribution's direct and indirect dependencies, without extras."""
     entries: set[Path] = set()
     pending, known = [(distribution, "")], set()
     while pending:
@@ -72,17 +72,17 @@ def required(distribution: Distribution) -> set[Path]:
         for requirement in map(Requirement, current.requires or []):
             if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
                 continue
-            found = Distribution.from_name(requirement.name)
-            entries |= {Path(str(found.locate_file(file.parts[0]))) for file in found.files or [] if file.parts[0] != ".."}
+            dependency = Distribution.from_name(requirement.name)
+            entries |= {Path(str(dependency.locate_file(file.parts[0]))) for file in dependency.files or [] if file.parts[0] != ".."}
             new = {(requirement.name, name) for name in ("", *requirement.extras)} - known
             known |= new
-            pending += [(found, name) for _, name in new]
+            pending += [(dependency, name) for _, name in new]
     return {entry for entry in entries if entry.name != "__pycache__"}
 
 
 @pytest.fixture(scope="module")
 def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of a venv with the wheel and what it requires without extras, linked from the development venv."""
+    """The Python of a venv with the wheel and its dependencies without extras, which are linked from the development venv."""
     folder = tmp_path_factory.mktemp("venv")
     venv.create(folder, symlinks=True)
     own = folder / "bin" / "python"
@@ -112,15 +112,15 @@ def test_a_wheel_contains_every_file_of_the_package(wheel: Path) -> None:
 
 @dataclass(frozen=True)
 class Outside:
-    """A working directory outside the checkout, in which the wheel's command is run; its home is the default one."""
+    """A working directory outside the checkout, in which the wheel's commands run with the default home."""
 
     folder: Path
     python: Path
 
     def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a program of the venv with these variables and none of the tests' own settings."""
-        taken = ("USERHOOKS_", "SEQUIN_", "DATABASE_URL", "PYTHONPATH")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(taken)}
+        excluded = ("USERHOOKS_", "SEQUIN_", "DATABASE_URL", "PYTHONPATH")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(excluded)}
         environment |= {**dict.fromkeys(PORT_VARIABLES.values(), "0"), **variables}
         program, *arguments = command
         return subprocess.run(
@@ -134,7 +134,7 @@ class Outside:
         )
 
     def succeed(self, *command: str, **variables: str) -> str:
-        """Run a program of the venv, which must succeed, and return what it prints."""
+        """Run a program of the venv, which must succeed, and return its output."""
         done = self.run(*command, **variables)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -142,7 +142,7 @@ class Outside:
 
 @pytest.fixture(scope="module")
 def outside(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
-    """An empty folder, with the stack running in it."""
+    """An empty folder with a running stack."""
     folder = tmp_path_factory.mktemp("outside")
     outside = Outside(folder, python)
     try:
@@ -168,10 +168,12 @@ for module in pkgutil.walk_packages(userhooks.__path__, "userhooks.", onerror=la
 
 
 def test_without_the_lab_extra_only_modules_that_draw_cannot_be_imported_and_say_what_to_install(outside: Outside) -> None:
-    said = [line.split("|") for line in outside.succeed("python", "-c", IMPORT_ALL).splitlines()]
-    assert {name for name, *_ in said} == {"userhooks.plots", "userhooks.stack.sequin_metrics", "userhooks.widgets"}
-    assert {what for _, what, _ in said} <= {f"{library} is not installed." for library in ("ipywidgets", "matplotlib", "numpy", "pandas")}
-    assert {remedy for *_, remedy in said} == {"Install what the notebooks need with: pip install 'userhooks[lab]'"}
+    failures = [line.split("|") for line in outside.succeed("python", "-c", IMPORT_ALL).splitlines()]
+    assert {name for name, *_ in failures} == {"userhooks.plots", "userhooks.stack.sequin_metrics", "userhooks.widgets"}
+    assert {what for _, what, _ in failures} <= {
+        f"{library} is not installed." for library in ("ipywidgets", "matplotlib", "numpy", "pandas")
+    }
+    assert {remedy for *_, remedy in failures} == {"Install what the notebooks need with: pip install 'userhooks[lab]'"}
 
 
 def test_without_the_lab_extra_the_lab_command_says_what_to_install(outside: Outside) -> None:

@@ -1,4 +1,4 @@
-"""Files that lie beside a notebook are not imported by the programs that a notebook starts."""
+"""Programs that a notebook starts do not import files from the notebook's folder."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ NAMES = ("asyncio", "httptools", "json", "orjson", "psutil", "psycopg", "select"
 
 @pytest.fixture
 def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with files named like modules, which say there that they were imported."""
+    """A working directory with files that are named like modules and record being imported."""
     folder = tmp_path / "beside"
     folder.mkdir()
     for name in NAMES:
         (folder / f"{name}.py").write_text(f"open({str(folder / 'imported')!r}, 'a').write({name!r} + ' ')\nraise SystemExit(1)\n")
     monkeypatch.chdir(folder)
-    # As `export PYTHONPATH=/somewhere:$PYTHONPATH` leaves it: an empty entry is the working directory.
+    # An empty entry, as `export PYTHONPATH=/somewhere:$PYTHONPATH` may leave it, means the working directory.
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", "") + os.pathsep)
     return folder
 
@@ -58,7 +58,7 @@ def test_the_watchdog_of_postgres_imports_nothing_from_the_working_directory(bes
 
 
 def test_programs_are_started_in_one_way() -> None:
-    """The supervisor's programs and JupyterLab are among them; to start each of them here would take long."""
+    """This covers the supervisor's programs and JupyterLab, which would take too long to start here."""
     for path in PACKAGE.rglob("*.py"):
-        found = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute) and node.attr == "executable"]
-        assert not found or path.name == "python_command.py", path
+        uses = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute) and node.attr == "executable"]
+        assert not uses or path.name == "python_command.py", path

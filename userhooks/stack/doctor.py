@@ -321,12 +321,12 @@ def _replication(database: Database, slot: str) -> Iterator[Finding]:
         yield judge_replication(slot, result)
 
 
-def judge_replication(slot: str, look: SlotLook) -> Finding:
+def judge_replication(slot: str, observed: SlotLook) -> Finding:
     """Check that a separate Sequin server confirms the WAL of its slot."""
-    if look.confirmed or not look.waiting:
+    if observed.confirmed or not observed.waiting:
         return Finding("replication", True, f"Sequin confirms what it reads from {slot}")
-    text = f"no WAL of {slot} was confirmed for {look.seconds:.0f} s, although {look.waiting / 2**10:,.0f} kB are waiting"
-    if not look.active:
+    text = f"no WAL of {slot} was confirmed for {observed.seconds:.0f} s, although {observed.waiting / 2**10:,.0f} kB are waiting"
+    if not observed.active:
         return Finding("replication", False, f"{text}, and nobody reads it", "Start Sequin, or see its log. No sink gets anything.")
     remedy = (
         "If this is reported again in a minute, Sequin probably cannot read a change, and no sink gets any changes. An int[] with bounds "

@@ -213,7 +213,7 @@ class Supervisor:
             await self.programs[part].stop()
 
     async def _start(self, missing: list[str]) -> None:
-        """Start these parts concurrently; what a part needs of another is awaited just before it is needed."""
+        """Start these parts concurrently. Programs load their code while Postgres starts, and are configured when it is ready."""
         programs = [self.programs[part] for part in missing if part in self.programs]
         if "postgres" in missing:
             require_free("postgres", "127.0.0.1", self.ports["postgres"])
