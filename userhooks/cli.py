@@ -1,7 +1,7 @@
 """The command line: the arguments and output of each subcommand. Handlers import the modules that do the work when they run.
 
-Exit codes: 0 is success. 1 is an error (one or two lines on stderr: what happened and what to run), a bad verdict of the ledger or the
-demo, a failed check of the doctor, or a status that is not ready. 2 is an invalid command line, and 130 means Ctrl-C.
+Exit codes: 0 is success, 2 an invalid command line, and 130 Ctrl-C. 1 is an error, with one or two lines on stderr: what happened and what
+to run. It is also a bad verdict of the ledger or the demo, a failed check of the doctor, or a status that is not ready.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Homes for these tests, new for each test or shared by the tests of a file, and the commands run on them as a user would run them."""
+"""Homes for these tests, new for each test or shared by a file's tests, and the commands run on them."""
 
 from __future__ import annotations
 

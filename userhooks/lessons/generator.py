@@ -54,7 +54,7 @@ _OLD_ROWS = "SELECT id FROM public.notifications WHERE user_id = ANY(%s) ORDER B
 
 @dataclass(frozen=True)
 class Schedule:
-    """When each row is due: row k (from 0) at k / `rate` seconds after the start, up to `total` rows, or forever if it is None. Pure."""
+    """The times at which rows are due: row k (from 0) at k / `rate` seconds. `total` rows, or unlimited rows if it is None. Pure."""
 
     rate: float
     total: int | None = None
@@ -161,13 +161,13 @@ def generate(
     """Write notifications for random existing users at `rate` rows per second, for `seconds`, or until `count` rows or Ctrl-C.
 
     Each tick is a transaction with one multi-row INSERT. After a delay, the run catches up. A run of `seconds` may take 10 % longer for
-    that, or 5 s if that is more; the summary then says how many rows are missing. `mix` has weights for `insert`, `update`, and `delete`;
+    that, or 5 s if that is more. Its summary says how many rows are missing. `mix` has weights for `insert`, `update`, and `delete`;
     the latter two change rows of the same users, and become inserts while there are none. `users` limits the run to these user ids. `seed`
     makes the choices repeatable. `progress` is called with the number of rows so far after every tick; without it, a progress bar is shown
     in a terminal or notebook.
 
-    Raises InvalidInput, NotFound (there are no users, or one was deleted during the run), DatabaseUnsuitable (userhooks did not create the
-    tables, or Postgres refuses a statement), and DatabaseUnavailable. The last two say how many rows had been committed.
+    Raises InvalidInput, and NotFound if there are no users or one was deleted during the run. Raises DatabaseUnsuitable if userhooks did
+    not create the tables or Postgres refuses a statement, and DatabaseUnavailable. These two say how many rows had been committed.
 
         generated = generate(url, rate=100, seconds=5)
         print(generated.summary())

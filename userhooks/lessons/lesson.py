@@ -56,9 +56,9 @@ _DELETE_USERS = "DELETE FROM public.users WHERE id = ANY(%s)"
 class Lesson:
     """The users Ada, Ben, and Cy of one lesson, with an inbox for each. Created by `Stack.lesson`.
 
-    Other users, rows, subscriptions, and inboxes are not touched, with one exception: a separate Sequin server can handle few sinks, so the
-    sinks of other lessons are removed there. In the database, a user has a name like `lesson 01: ada`, and the inbox has the same name.
-    The argument `user` is always `ada`, `ben`, or `cy`; anything else raises NotFound.
+    Other users, rows, subscriptions, and inboxes are not touched, with one exception. A separate Sequin server can handle few sinks, so the
+    sinks of other lessons are removed there. In the database, a user has a name like `lesson 01: ada`, and the inbox has the same name. The
+    argument `user` is always `ada`, `ben`, or `cy`; anything else raises NotFound.
 
         lesson = stack.lesson("01")
         lesson.subscribe("ada", url=lesson.inbox("ada").url)
@@ -185,8 +185,8 @@ class Lesson:
     def add_unfiltered_sink(self, user: str) -> Sink:
         """Create a sink without a filter, which sends the rows of all users to this user's inbox. It is the mistake that lesson 02 shows.
 
-        The sink sends to an inbox of this lesson only. `remove_unfiltered_sink` removes it, and so does the start or end of any lesson, so
-        that it does not stay for long after a kernel was killed.
+        The sink sends to an inbox of this lesson only. `remove_unfiltered_sink` removes it. So does the start or end of any lesson, in case
+        the kernel was killed.
         """
         before = self.clients.database.wal_position()
         sink = create_unfiltered_sink(self.clients.sequin, self.clients.home_key, self.user(user), self.inbox(user))
@@ -405,7 +405,7 @@ def _receipts(inbox: Inbox, owners: Mapping[str, int], otherwise: int) -> list[R
 def _owed(
     clients: Clients, subscriptions: Iterable[Subscription], inboxes: Mapping[str, Inbox], since: Mapping[str, datetime]
 ) -> list[OwedSubscription]:
-    """Return from when on each subscription must deliver rows: when it became live if `since` has it, otherwise when it was recorded."""
+    """Return each subscription with the time from which it must deliver rows: from `since`, or when it was recorded in the database."""
     with clients.database.connect() as connection:
         recorded_at = dict(connection.execute(_SUBSCRIBED_AT).fetchall())
     return [

@@ -24,9 +24,13 @@ SELECT user_id, floor(extract(epoch FROM created_at))::bigint, count(*)
 def pulse(lesson: Lesson, since: datetime) -> pd.DataFrame:
     """Count rows written and received in each second from `since` (aware) on, for at most the last ten minutes.
 
-    Columns, with one row per user and second: `second` (datetime64[us, UTC]); `user` (str); `generated`, the rows inserted and not deleted
-    since; `delivered`, the requests answered 2xx; `refused`, the requests answered otherwise or not at all; and `waiting`, the rows
-    generated but not yet delivered at the end of the second. Updates, deletes, repeats, and backfills do not count as `waiting`.
+    The frame has one row per user and second, with these columns. Updates, deletes, repeats, and backfills do not count as `waiting`.
+
+    - `second` (datetime64[us, UTC]) and `user` (str)
+    - `generated`: rows inserted, without those deleted since
+    - `delivered`: requests answered 2xx
+    - `refused`: requests answered otherwise, or not at all
+    - `waiting`: rows generated since `since` and not delivered by the end of the second
     """
     with lab_extra():
         import pandas as pd

@@ -35,8 +35,8 @@ def parse(text: str) -> pd.DataFrame:
     """Parse a metrics page into one row per sample.
 
     Columns: `metric` (str), `value` (float64), and one per label (str, missing if a sample does not have that label). The labels
-    `consumer_name`, `entity_name`, and `status`, which name a sink and its health, always have a column, so that programs can select by
-    them even before anything was delivered. A histogram consists of the samples `…_bucket` (label `le`), `…_sum`, and `…_count`. Raises
+    `consumer_name`, `entity_name`, and `status` name a sink and its health. They always have a column, so that programs can select by them
+    even before anything was delivered. A histogram consists of the samples `…_bucket` (label `le`), `…_sum`, and `…_count`. Raises
     InvalidInput, naming the line, if `text` is not a metrics page.
 
         page = parse('sequin_messages_buffered{consumer_name="user-1-notifications"} 3')

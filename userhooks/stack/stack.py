@@ -59,9 +59,9 @@ class Stack:
     def start(cls, settings: Settings | None = None) -> Stack:
         """Attach to the home's stack and start every part that is down, or start the whole stack.
 
-        Settings are read from the environment unless `settings` is given. Raises ConfigurationError (a port is in use, this release cannot
-        use the home, or the stack is running with other settings), DatabaseUnavailable or DatabaseUnsuitable, and SequinError if a
-        separate Sequin server cannot be used.
+        Settings are read from the environment unless `settings` is given. Raises ConfigurationError if a port is in use, this release
+        cannot use the home, or the stack is running with other settings. Raises DatabaseUnavailable, DatabaseUnsuitable, or SequinError if
+        the database or a separate Sequin server cannot be used.
         """
         settings = settings or Settings.from_env()
         status, started = control.up(settings)
