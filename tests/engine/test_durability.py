@@ -263,11 +263,11 @@ def test_a_full_store_is_said_loudly_and_loses_nothing(database_url: str, databa
 
 
 @pytest.mark.parametrize("ids", ["all", [1, "2"], [1.5]])
-def test_redelivering_takes_whole_numbers(engine: EngineProgram, receiver: Receiver, ids: Any) -> None:
+def test_redelivering_takes_a_list_of_integers(engine: EngineProgram, receiver: Receiver, ids: Any) -> None:
     engine.user_sink(1, receiver.url)
     answer = engine.http.post("/api/sinks/user-1/redeliver", json={"ids": ids})
     assert answer.status_code == 422
-    assert "whole numbers" in answer.json()["summary"]
+    assert "integers" in answer.json()["summary"]
 
 
 def test_a_long_queue_of_one_group_keeps_its_order_in_batches(engine: EngineProgram, database: Connection, receiver: Receiver) -> None:
