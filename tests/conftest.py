@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import secrets
 import tempfile
@@ -14,17 +13,15 @@ from typing import Any
 import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
-from psycopg import sql
 
+from tests.databases import Databases
 from tests.engine_program import EngineProgram
 from tests.ports import free_port
 from tests.receiver import Receiver
-from tests.waiting import eventually
 from userhooks.stack.embedded_postgres import PostgresServer
 from userhooks.webhooks.database import Database
 
 PUBLICATION = "test_pub"
-_numbers = itertools.count(1)
 
 # Tests and the programs they start must not use settings that the shell has for another Postgres server.
 for _variable in [name for name in os.environ if name.startswith("PG")]:
@@ -59,16 +56,18 @@ def postgres_server() -> Iterator[PostgresServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def databases(postgres_server: PostgresServer) -> Databases:
+    """The databases of the session's server."""
+    return Databases(postgres_server)
+
+
 @pytest.fixture
-def database_url(postgres_server: PostgresServer) -> Iterator[str]:
-    """Return the URL of a new, empty database; it is dropped afterward, along with any replication slots left in it."""
-    name = f"test_{next(_numbers)}"
-    with psycopg.connect(postgres_server.url(), autocommit=True) as admin:
-        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    yield postgres_server.url(name)
-    with psycopg.connect(postgres_server.url(), autocommit=True) as admin:
-        _drop_slots(admin, name)
-        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+def database_url(databases: Databases) -> Iterator[str]:
+    """Return the URL of an empty database that is only this test's; replication slots left in it are dropped afterward."""
+    url = databases.lend()
+    yield url
+    databases.take_back(url)
 
 
 @pytest.fixture
@@ -94,14 +93,3 @@ def receiver() -> Iterator[Receiver]:
     yield receiver
     receiver.close()
     receiver.requests.clear()  # its handler class refers to it, and collecting this cycle of up to 200 MB may take long
-
-
-def _drop_slots(admin: psycopg.Connection, database: str) -> None:
-    """Drop every slot of the database, first terminating the backends that use one."""
-    in_database = "FROM pg_replication_slots WHERE database = %s"
-
-    def none_active() -> bool:
-        return not admin.execute(f"SELECT pg_terminate_backend(active_pid) {in_database} AND active", [database]).fetchall()
-
-    eventually(none_active, what=f"the slots of {database} to become inactive")
-    admin.execute(f"SELECT pg_drop_replication_slot(slot_name) {in_database}", [database])
