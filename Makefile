@@ -47,14 +47,13 @@ check: lint
 	$(BIN)/pytest -q --numprocesses 3 --dist loadfile tests/unit tests/contract
 
 test: lint
-	$(BIN)/pytest -q --numprocesses 3 --dist loadfile --no-loadscope-reorder --ignore tests/browser
-	$(BIN)/python -m tests.notebooks.strictly
+	$(BIN)/pytest -q --numprocesses 4 --dist loadfile --no-loadscope-reorder --ignore tests/browser
 
 demo: $(STAMP)
 	$(BIN)/userhooks demo
 
 browser: $(STAMP)
-	$(BIN)/pytest -q tests/browser
+	$(BIN)/pytest -q --numprocesses 2 --dist loadfile tests/browser
 
 real-like: $(STAMP)
 	$(BIN)/pytest -q tests/real_like tests/notebooks/test_real_like.py

@@ -33,8 +33,8 @@ settings.load_profile("userhooks")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the file that takes longest and mostly waits, so that other workers run the rest meanwhile."""
-    items.sort(key=lambda item: item.path.name != "test_real_like.py")
+    """Start with the two files that take longest, so that other workers run the rest meanwhile."""
+    items.sort(key=lambda item: item.path.name not in ("test_real_like.py", "test_strictly.py"))
 
 
 @contextmanager
