@@ -21,6 +21,8 @@ SELECT exists (SELECT FROM pg_db_role_setting WHERE setdatabase = d.oid) OR d.da
 FROM pg_database d WHERE d.datname = current_database()
 """  # noqa: S608  # only constants from above
 """Whether the database differs from a new one, apart from the data in tables that every database has."""
+_SYSTEM = "SELECT (SELECT (count(*), max(xmin::text::int8)) FROM pg_rewrite), (SELECT (count(*), max(xmin::text::int8)) FROM pg_proc)"
+"""Numbers that change when somebody replaces or drops a view or function of the system."""
 
 
 class Databases:
@@ -30,6 +32,7 @@ class Databases:
         self._server = server
         self._numbers = itertools.count(1)
         self._empty: list[str] = []
+        self._system: dict[str, object] = {}
 
     def lend(self) -> str:
         """Return the URL of an empty database."""
@@ -38,21 +41,23 @@ class Databases:
         name = f"test_{next(self._numbers)}"
         with psycopg.connect(self._server.url(), autocommit=True) as admin:
             admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        with psycopg.connect(self._server.url(name)) as database:
+            self._system[name] = database.execute(_SYSTEM).fetchone()
         return self._server.url(name)
 
     def take_back(self, url: str) -> None:
         """Drop the replication slots and everything else in a database; drop the database itself if anything would be left in it."""
-        name = psycopg.conninfo.conninfo_to_dict(url)["dbname"]
+        name = str(psycopg.conninfo.conninfo_to_dict(url)["dbname"])
         with psycopg.connect(self._server.url(), autocommit=True) as admin:
-            _drop_slots(admin, str(name))
+            _drop_slots(admin, name)
             admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
-            if _emptied(url):
-                self._empty.append(str(name))
+            if _emptied(url, self._system[name]):
+                self._empty.append(name)
             else:
-                admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(str(name))))
+                admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-def _emptied(url: str) -> bool:
+def _emptied(url: str, system: object) -> bool:
     try:
         with psycopg.connect(url, autocommit=True) as database:
             for (publication,) in database.execute("SELECT pubname FROM pg_publication").fetchall():
@@ -62,7 +67,7 @@ def _emptied(url: str) -> bool:
                 database.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(schema)))
             database.execute("CREATE SCHEMA public AUTHORIZATION pg_database_owner; GRANT USAGE ON SCHEMA public TO PUBLIC")
             left = database.execute(_LEFT).fetchone()
-            return left == (False,)
+            return left == (False,) and database.execute(_SYSTEM).fetchone() == system
     except psycopg.Error:  # for example, the test did not allow connections
         return False
 
