@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from userhooks.errors import ConfigurationError
 from userhooks.settings import Settings
 from userhooks.stack.home import Home
 from userhooks.stack.status import PARTS, SlotStatus, StackStatus
@@ -89,3 +91,12 @@ def test_the_repr_shows_no_secret_and_a_status_cannot_be_changed(separate: Stack
     assert not any(word in repr(secret) for word in ("a-password", "a-token", "another-token"))
     with pytest.raises(FrozenInstanceError):
         secret.ready = False  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("change", [{"sequin": {"unknown": 1}}, {"server": {}}])
+def test_a_status_from_another_version_is_an_error_that_says_what_to_do(embedded: StackStatus, change: dict[str, Any]) -> None:
+    fields = dict(embedded.as_json())
+    for part, value in change.items():
+        fields[part] = {**fields[part], **value} if value else value
+    with pytest.raises(ConfigurationError, match="another version of userhooks"):
+        StackStatus.from_json(fields)

@@ -51,14 +51,17 @@ def up(settings: Settings) -> tuple[StackStatus, bool]:
 
 def ask(state: Mapping[str, Any], do: str, **arguments: Any) -> StackStatus:
     """Send a request to the supervisor that wrote `state`, and return the status. Raises its error, or NotRunning if it is gone."""
+    return _result(_request(state, do, **arguments))
+
+
+def _request(state: Mapping[str, Any], do: str, **arguments: Any) -> bytes:
     control = state["supervisor"]
     try:
         with socket.create_connection(("127.0.0.1", control["port"]), timeout=2 * START_SECONDS) as connection:
             connection.sendall(json.dumps({"token": control["token"], "do": do, **arguments}).encode() + b"\n")
-            line = connection.makefile("rb").readline()
+            return connection.makefile("rb").readline()
     except OSError as error:
         raise NotRunning(f"The supervisor does not answer: {error}.", f"{START}.") from None
-    return _result(line)
 
 
 def down(home: Home) -> bool:
@@ -67,7 +70,7 @@ def down(home: Home) -> bool:
     if state is None:
         return False
     try:
-        ask(state, "down")
+        _reply(_request(state, "down"))  # not the status in it: another version's supervisor can be stopped, too
     except NotRunning:  # it was killed, and its programs are stopping by themselves; wait for them, as the next `up` would
         end_programs_of(state)
         home.stack_file.unlink(missing_ok=True)
@@ -108,14 +111,19 @@ def as_reply(error: UserhooksError) -> dict[str, Any]:
 
 
 def _result(line: bytes) -> StackStatus:
-    """Return the status in a reply, or raise the error in it as an instance of its original class."""
+    """Return the status in a reply, or raise the error in it."""
+    return StackStatus.from_json(_reply(line)["status"])
+
+
+def _reply(line: bytes) -> dict[str, Any]:
+    """Return a reply, or raise the error in it as an instance of its original class."""
     if not line:
         raise NotRunning("The supervisor exited before it answered.", f"{START}.")
-    reply = json.loads(line)
+    reply: dict[str, Any] = json.loads(line)
     if "error" in reply:
         kind, what, remedy = (reply["error"][key] for key in ("type", "what", "remedy"))
         raise InvalidInput("part", what, remedy) if kind == "InvalidInput" else getattr(errors, kind)(what, remedy)
-    return StackStatus.from_json(reply["status"])
+    return reply
 
 
 def started_at(pid: int) -> float | None:

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from userhooks.errors import ConfigurationError
+
 PartName = Literal["postgres", "sequin", "server", "inspector"]
 PartState = Literal["running", "down", "external"]
 """State of a part; an `external` one belongs to the user, so this stack neither starts nor stops it."""
@@ -130,7 +132,16 @@ class StackStatus:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> StackStatus:
-        """Return the status that was written by `as_json`."""
+        """Return the status that was written by `as_json`. Raises ConfigurationError if another version of userhooks wrote it."""
+        try:
+            return cls._from_json(fields)
+        except (KeyError, TypeError) as exc:
+            raise ConfigurationError(
+                "The running stack was started by another version of userhooks.", "Run userhooks down, then userhooks up."
+            ) from exc
+
+    @classmethod
+    def _from_json(cls, fields: Mapping[str, Any]) -> StackStatus:
         postgres, sequin = fields["postgres"], fields["sequin"]
         data_dir = None if postgres["data_dir"] is None else Path(postgres["data_dir"])
         slot = SlotStatus(**sequin["slot"]) if "slot" in sequin else None
