@@ -42,12 +42,11 @@ COMMAND += [
 COMMAND += ["--nbval-sanitize-with", str(FOLDER / "nbval.cfg")]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the notebooks that the arguments name, by default those of the command line; return the exit status."""
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("notebooks", nargs="*", type=Path)
-    given = parser.parse_args(argv)
+    given = parser.parse_args()
     rng = random.Random(given.seed)
     paths = given.notebooks or rng.sample(LESSONS, len(LESSONS))
     homes = [paths] if given.notebooks else [paths[::2], paths[1::2]]
