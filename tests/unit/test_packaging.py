@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 import userhooks
 from userhooks.engine.delivery.request_head import USER_AGENT
@@ -22,9 +23,14 @@ LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
+def dependencies() -> list[str]:
+    """Return every requirement in pyproject.toml, those of the extras included."""
+    return [*PROJECT["dependencies"], *(line for extra in PROJECT["optional-dependencies"].values() for line in extra)]
+
+
 def wanted() -> dict[str, tuple[int, ...]]:
     """Package -> lower bound, extras and markers left out."""
-    lines = [*PROJECT["dependencies"], *(line for extra in PROJECT["optional-dependencies"].values() for line in extra)]
+    lines = dependencies()
     found = [re.match(r"([A-Za-z0-9_.-]+)(?:\[.*?\])?>=([0-9.]+)", line) for line in lines]
     assert all(found), lines
     return {one.group(1).lower().replace("_", "-"): numbers(one.group(2)) for one in found if one}
@@ -47,6 +53,21 @@ def test_every_dependency_is_locked_at_or_above_its_lower_bound() -> None:
     for name, bound in wanted().items():
         assert pins[name], name
         assert all(version >= bound for version in pins[name]), name
+
+
+def test_every_locked_version_is_within_the_bounds_of_pyproject() -> None:
+    pins = locked()
+    for requirement in (Requirement(line) for line in dependencies()):
+        versions = [".".join(map(str, pin)) for pin in pins[requirement.name.lower()]]
+        assert [pin for pin in versions if pin not in requirement.specifier] == [], f"requirements.lock, {requirement}: run `make lock`"
+
+
+def test_uvicorn_is_capped_at_the_minor_version_after_the_locked_one() -> None:
+    """The canary in `test_uvicorn_canary.py` runs with the locked version, so no later minor version has been checked."""
+    (bounds,) = [requirement.specifier for line in dependencies() if (requirement := Requirement(line)).name == "uvicorn"]
+    (cap,) = [bound.version for bound in bounds if bound.operator == "<"]
+    ((major, minor, *_),) = locked()["uvicorn"]
+    assert cap == f"{major}.{minor + 1}", "pyproject.toml's cap on uvicorn must be the minor version after that in requirements.lock"
 
 
 def test_the_lock_has_a_hash_for_everything_and_no_address() -> None:
