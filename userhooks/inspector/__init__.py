@@ -1,1 +1,1 @@
-"""The inspector: receives webhooks, keeps them byte for byte, and shows them to people, to scripts and to notebooks."""
+"""The inspector: receives webhooks, stores them byte for byte, and shows them to people, scripts, and notebooks."""

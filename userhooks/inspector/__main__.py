@@ -1,4 +1,7 @@
-"""Run the inspector: `python -m userhooks.inspector`; only its configuration is read here, the app is put together in app.py."""
+"""Run the inspector with `python -m userhooks.inspector`.
+
+This module reads the configuration; app.py builds the app.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ from userhooks.shared.child_process import fail, own_url, read_config, serve
 
 
 def main() -> None:
-    """Config keys: `bind`, `port`, `public_url` (or null), `store` (path of the SQLite file), `home_key` (hex), `token`."""
+    """Read the configuration from stdin, and serve until stopped.
+
+    Keys: `bind`, `port`, `public_url` (or null), `store` (path of the SQLite file), `home_key` (hexadecimal), `token`.
+    """
     config = read_config()
     bind, port = config["bind"], config["port"]
     local = own_url(bind, port)

@@ -1,6 +1,7 @@
-"""What uvicorn's HTTP protocol lacks for a port that anything may be sent to: a bound on heads, in bytes and in time, and a reset.
+"""uvicorn's HTTP protocol with limits on request heads, and a way to reset a connection.
 
-Bodies are bounded in ingest.py; requests to the API in app.py.
+The inspector's port may receive anything. This module limits the size of a request head and the time it may take. Bodies are limited in
+ingest.py, and API calls in app.py. `tests/unit/test_uvicorn_canary.py` checks the uvicorn internals that this module uses.
 """
 
 from __future__ import annotations
@@ -16,24 +17,29 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from userhooks.shared.http1_protocol import Http1Protocol
 
 HEAD_BYTES = 1 << 20
-"""What the request line and the headers of one request may have together; beyond it 431."""
+"""Maximum size of a request line and its headers; a larger head gets 431."""
 
 HEAD_SECONDS = 30.0
-"""From the first byte of a request to the end of its headers, and from a connection to its first request; beyond it 408."""
+"""Seconds a client has to send a complete head, from the first byte of the request; after that, it gets 408.
+
+A new connection that sends nothing is closed after the same time.
+"""
 
 RESET = "userhooks.reset"
-"""In a request's `scope["extensions"]`: a function that closes the connection without an answer. The sender's system then says
-"connection reset", since a lingering time of 0 makes closing send a RST."""
+"""Key in a request's `scope["extensions"]` of a function that resets the connection without a response.
+
+The function sets the socket's linger time to 0, so that closing it sends a TCP RST, and the sender gets "connection reset".
+"""
 
 
 class BoundedProtocol(Http1Protocol):
-    """The protocol of every port with these bounds; give it to `uvicorn.Config(http=…)`."""
+    """An HTTP/1.1 protocol with a limit on heads; pass it to `uvicorn.Config(http=…)`."""
 
     _in_head = False
     _head_bytes = 0
     _deadline: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # the same type as in uvicorn
         super().connection_made(transport)
         self._await_head()
 
@@ -43,20 +49,20 @@ class BoundedProtocol(Http1Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self._in_head:  # a head that came in one piece is over by now
+        if self._in_head:  # false if the head arrived in one piece
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
-                self._refuse(431, "The request line and headers are larger than 1 MB, which is the limit of the inspector.")
+                self._refuse(431, "The request line and headers are larger than 1 MB, the inspector's limit.")
             elif self._deadline is None:
                 self._await_head()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head, self._head_bytes = True, 0
-        self.scope["extensions"] = {RESET: self._reset}  # type: ignore[dict-item]  # uvicorn has no type for others' extensions
+        self.scope["extensions"] = {RESET: self._reset}  # type: ignore[dict-item]  # not one of uvicorn's extensions
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # later ones are trailers of a chunked body: uvicorn would add them to the headers, without end
+        if self._in_head:  # otherwise it is a trailer of a chunked body, which uvicorn would add to the headers without a limit
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
