@@ -20,9 +20,10 @@ HEAD_BYTES = 1 << 20
 """Maximum size of a request line and its headers; a larger head gets 431."""
 
 HEAD_SECONDS = 30.0
-"""Seconds a client has to send a complete head, from the first byte of the request; after that, it gets 408.
+"""Seconds a client may take to send a request head; after that, it gets 408.
 
-A new connection that sends nothing is closed after the same time.
+The time starts when the connection opens, and again with each later request. A new connection that has sent nothing by then is closed
+without a response.
 """
 
 RESET = "userhooks.reset"
