@@ -307,7 +307,7 @@ def test_what_is_wrong_with_a_request_is_said_and_leads_to_the_other_one(browser
         expect(options.nth(0).locator(".badge.bad")).to_have_text("another user's row")
         expect(options.nth(1)).to_contain_text("duplicate of #1")
         options.nth(0).click()
-        expect(page.locator("#judgements")).to_contain_text("belongs to user 2, and user-1-notifications is a subscription of user 1")
+        expect(page.locator("#judgements")).to_contain_text("belongs to user 2, but user-1-notifications is a subscription of user 1")
         options.nth(1).click()
         page.get_by_role("button", name="Show #1").click()
         expect(page.locator("#when")).to_contain_text("#1,")

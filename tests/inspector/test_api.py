@@ -127,7 +127,7 @@ def test_a_request_has_these_keys(http: httpx.Client, inbox: Inbox) -> None:
         "size": 2,
         "truncated": False,
         "secret": "not applicable",
-        "secret_reason": "The body is no Sequin message, so no subscription can be told from it.",
+        "secret_reason": "The body is not a Sequin message, so it does not identify a subscription.",
         "judgements": [],
         "note": "",
     }

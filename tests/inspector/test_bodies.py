@@ -104,7 +104,7 @@ def test_names_repeated_without_end_are_said_not_to_be_judged_in_full(http: http
 def test_a_value_beside_the_messages_of_a_batch_hides_no_foreign_row(http: httpx.Client, inbox: Inbox) -> None:
     received = judged(http, inbox, f'{{"data": [1, {text_of(2)}]}}', content_type=JSON)
     assert (received.secret, kinds(received)) == ("ok", ["body", "foreign"])
-    assert received.judgements[0]["text"] == "Of the values in the body, 1 are not Sequin messages; 1 are."
+    assert received.judgements[0]["text"] == "The body mixes Sequin messages (1) and other values (1)."
 
 
 def test_a_byte_order_mark_is_named_and_hides_no_foreign_row(http: httpx.Client, inbox: Inbox) -> None:
@@ -129,7 +129,7 @@ def test_invalid_json_says_what_is_wrong_and_that_nothing_was_judged(http: httpx
     received = judged(http, inbox, f'{{"a":{bad}}}', content_type="application/problem+json")
     text = f"The Content-Type says JSON, but the body is not valid JSON: {where}."
     assert received.judgements == ({"kind": "body", "text": text},)
-    assert (received.secret, received.secret_reason) == ("not applicable", f"{text} Neither its secret nor its rows were judged.")
+    assert (received.secret, received.secret_reason) == ("not applicable", f"{text} Neither the secret nor the rows were judged.")
 
 
 def test_a_type_that_only_mentions_json_is_not_json(http: httpx.Client, inbox: Inbox) -> None:
@@ -151,7 +151,7 @@ def test_each_line_of_ndjson_is_judged(http: httpx.Client, inbox: Inbox, content
 def test_ndjson_that_is_said_to_be_json_is_named_and_judged(http: httpx.Client, inbox: Inbox) -> None:
     received = judged(http, inbox, f"{text_of(1)}\n{text_of(2, row=11)}\n", content_type=JSON)
     assert (received.secret, kinds(received)) == ("ok", ["body", "foreign"])
-    assert received.judgements[0]["text"].startswith("The body is NDJSON, a JSON value on each line")
+    assert received.judgements[0]["text"].startswith("The body is NDJSON, one JSON value per line")
 
 
 @pytest.mark.parametrize("content_type", ["application/json-seq", "application/geo+json-seq"])
@@ -186,14 +186,14 @@ def test_a_packed_body_is_judged_unpacked(http: httpx.Client, inbox: Inbox, enco
 @pytest.mark.parametrize("encoding", ["br", "zstd", "Zstd, gzip", "compress", "x-own"])
 def test_a_body_packed_otherwise_is_named_and_said_not_to_be_judged(http: httpx.Client, inbox: Inbox, encoding: str) -> None:
     received = judged(http, inbox, b"\x28\xb5\x2f\xfd\x00", content_type=JSON, content_encoding=encoding)
-    text = f"The body is compressed ({encoding.lower()}), which the inspector does not unpack."
+    text = f"The inspector does not decompress this Content-Encoding: {encoding.lower()}."
     assert received.judgements == ({"kind": "unread", "text": text},)
-    assert (received.secret, received.secret_reason) == ("not applicable", f"{text} Neither its secret nor its rows were judged.")
+    assert (received.secret, received.secret_reason) == ("not applicable", f"{text} Neither the secret nor the rows were judged.")
 
 
 def test_packed_data_without_a_word_of_it_is_named(http: httpx.Client, inbox: Inbox) -> None:
     received = judged(http, inbox, gzip.compress(text_of(1).encode()), content_type=JSON)
-    assert received.judgements[0]["text"] == "The Content-Type says JSON, but the body is gzip data, and no Content-Encoding says so."
+    assert received.judgements[0]["text"].endswith("the body is gzip data without a Content-Encoding header.")
 
 
 def test_a_body_of_many_gzip_members_is_said_not_to_be_judged(http: httpx.Client, inbox: Inbox) -> None:

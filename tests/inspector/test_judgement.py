@@ -35,16 +35,15 @@ def test_the_annotation_decides_and_not_the_row() -> None:
 
 def test_another_user_another_url_or_made_up_is_wrong() -> None:
     for headers in (bearer(2, URL), bearer(1, URL + "/"), {"authorization": "Bearer x"}, {"authorization": "Bearer é"}):
-        assert judge(message(1), headers) == (
-            "wrong",
-            "It is not the secret of user 1's subscription to this URL: another user's, another URL's, or made up.",
-        )
+        verdict = judge(message(1), headers)
+        assert verdict.secret == "wrong"
+        assert "does not match user 1's subscription to this URL" in verdict.reason
 
 
 def test_another_scheme_is_wrong() -> None:
     secret = bearer(1, URL)["authorization"].removeprefix("Bearer ")
     for value in (secret, f"Basic {secret}", f"bearer {secret}", ""):
-        assert judge(message(1), {"authorization": value}) == ("wrong", "The Authorization header does not begin with 'Bearer '.")
+        assert judge(message(1), {"authorization": value}) == ("wrong", "The Authorization header does not start with 'Bearer '.")
 
 
 def test_two_headers_are_wrong_even_when_one_is_right() -> None:
@@ -61,7 +60,8 @@ def test_no_header_is_missing() -> None:
 
 def test_messages_of_two_users_in_one_request_fit_no_secret() -> None:
     verdict = judge(batch(message(1), message(2)), bearer(1, URL))
-    assert verdict == ("wrong", "One request holds messages for the users 1 and 2; no secret fits them all.")
+    assert verdict.secret == "wrong"
+    assert "messages for users 1 and 2" in verdict.reason
 
 
 @pytest.mark.parametrize("annotated", [None, True, 1.0, "", "one", "-1", "٣", [1], {"user_id": 1}, "1" * 400])
@@ -89,7 +89,9 @@ def test_without_a_user_id_no_subscription_can_be_meant(annotated: object) -> No
     ],
 )
 def test_other_bodies_are_not_judged(body: bytes) -> None:
-    assert judge(body, bearer(1, URL)) == ("not applicable", "The body is no Sequin message, so no subscription can be told from it.")
+    verdict = judge(body, bearer(1, URL))
+    assert verdict.secret == "not applicable"
+    assert "not a Sequin message" in verdict.reason
 
 
 @pytest.mark.parametrize("metadata", [{}, {"consumer": None}, {"consumer": []}, {"consumer": {"annotations": None}}])

@@ -1,6 +1,6 @@
-"""What the API says of each received request: the request as it was kept, and the judgements on it, as JSON; no HTTP here.
+"""Turn stored requests into the API's JSON objects, with their judgements. No HTTP here.
 
-The shape of an entry is described in app.py, where people look for it.
+app.py documents the objects' fields.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from userhooks.inspector.rates import Rates
 from userhooks.inspector.request_store import Recorded, RequestStore, StoredInbox, header_pairs
 
 PAGE_BYTES = 16 << 20
-"""Bodies in one answer; a reader asks again with the last seq for the rest."""
+"""Maximum bytes of bodies in one response; clients request the rest with the last seq."""
 
 _HISTORY_ROWS = 1_000
 _SHORT_HEAD = 4_096
@@ -40,7 +40,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class RequestEntry(NamedTuple):
-    """A request as the API shows it: `json` on one line. `unanswered`: its answer is still to come."""
+    """A request as the API returns it, with `json` on one line; `unanswered` means that its response has not been sent yet."""
 
     seq: int
     unanswered: bool
@@ -48,7 +48,10 @@ class RequestEntry(NamedTuple):
 
 
 class Entries:
-    """Reads requests and judges them; for any thread, one at a time for each inbox."""
+    """Reads stored requests and judges them.
+
+    Methods may be called from any thread. Calls for the same inbox wait for each other.
+    """
 
     def __init__(self, store: RequestStore, home_key: bytes, own_bases: Sequence[str]) -> None:
         self._store = store
@@ -59,33 +62,33 @@ class Entries:
         self._inboxes: dict[int, _InboxState] = {}
 
     def read(self, inbox: StoredInbox, after: int, limit: int, body_limit: int) -> list[RequestEntry]:
-        """Up to `limit` entries with a seq above `after`, fewer when they are large; bodies cut to `body_limit` bytes."""
-        found = self._store.read(inbox, after, limit, PAGE_BYTES)
+        """Return up to `limit` entries with a seq above `after`, fewer if they are large, with bodies truncated to `body_limit` bytes."""
+        requests = self._store.read(inbox, after, limit, PAGE_BYTES)
         entries: list[RequestEntry] = []
-        if not found:
+        if not requests:
             return entries
         with self._lock_of(inbox):
-            state = self._state_of(inbox, upto=found[0].seq - 1)
+            state = self._state_of(inbox, upto=requests[0].seq - 1)
             if len(state.judged) > 2 * self._store.ring:
                 state.judged = {seq: judged for seq, judged in state.judged.items() if seq > inbox.floor}
             size = 0
-            for recorded in found:
-                entry, unpacked = self._entry(inbox, state, recorded, body_limit)
+            for recorded in requests:
+                entry, content_size = self._entry(inbox, state, recorded, body_limit)
                 entries.append(entry)
-                size += unpacked
+                size += content_size
                 if size > PAGE_BYTES:
                     break
         return entries
 
     def _entry(self, inbox: StoredInbox, state: _InboxState, recorded: Recorded, body_limit: int) -> tuple[RequestEntry, int]:
-        """One entry, and how many bytes its body holds when unpacked."""
+        """Return one entry, and the size of its decompressed body in bytes."""
         head = _head_of(recorded)
-        unpacked, packing = unpacked_body(head.encodings, recorded.body, max(body_limit, JUDGED_BYTES) + 1)
-        content = recorded.body if unpacked is None else unpacked
+        decompressed, compression_problems = unpacked_body(head.encodings, recorded.body, max(body_limit, JUDGED_BYTES) + 1)
+        content = recorded.body if decompressed is None else decompressed
         path, query = recorded.path.decode("latin-1"), recorded.query.decode("latin-1")
         judged = state.judged.get(recorded.seq)
         if judged is None:
-            messages, problems, unread = _read(head, content, packing)
+            messages, problems, unread = _read(head, content, compression_problems)
             if recorded.seq > state.history.upto:
                 state.add(recorded, messages)
             subscribers = None if messages is None else frozenset([message.subscriber for message in messages])
@@ -99,12 +102,12 @@ class Entries:
                     + judge_lateness(messages, recorded.received_at / 1e6)
                 )
             elif unread:
-                judged = _Judged(Verdict("not applicable", f"{unread} Neither its secret nor its rows were judged."), judged.judgements)
+                judged = _Judged(Verdict("not applicable", f"{unread} Neither the secret nor the rows were judged."), judged.judgements)
             if problems:
                 judged = _Judged(judged.verdict, (*judged.judgements, *problems))
             state.judged[recorded.seq] = judged
         body, encoding = _text(recorded.body, body_limit)
-        decoded, decoded_encoding = (None, None) if unpacked is None else _text(unpacked, body_limit)
+        decoded, decoded_encoding = (None, None) if decompressed is None else _text(decompressed, body_limit)
         entry = {
             "seq": recorded.seq,
             "received_at": _EPOCH + timedelta(microseconds=recorded.received_at),
@@ -118,7 +121,7 @@ class Entries:
             "truncated": len(recorded.body) > body_limit,
             "decoded": decoded,
             "decoded_encoding": decoded_encoding,
-            "decoded_truncated": unpacked is not None and len(unpacked) > body_limit,
+            "decoded_truncated": decompressed is not None and len(decompressed) > body_limit,
             "response_status": recorded.status,
             "response": recorded.response,
             "secret": judged.verdict.secret,
@@ -143,7 +146,7 @@ class Entries:
         return _Judged(verdict, ({"kind": "secret", "text": verdict.reason},) if verdict.secret in ("wrong", "missing") else ())
 
     def rates(self, inbox: StoredInbox, now: float, seconds: int) -> list[dict[str, Any]]:
-        """What the inbox received in each of the newest `seconds` up to `now` (seconds since 1970)."""
+        """Return the counts of the last `seconds` seconds up to `now` (in seconds since 1970)."""
         with self._lock_of(inbox):
             return self._state_of(inbox, upto=inbox.stored).rates.newest(now, seconds)
 
@@ -151,37 +154,37 @@ class Entries:
         return self._locks.setdefault(inbox.number, threading.Lock())
 
     def _state_of(self, inbox: StoredInbox, upto: int) -> _InboxState:
-        """What is known of the inbox, up to that seq at least."""
+        """Return the inbox's state, which includes at least the requests up to that seq."""
         state = self._inboxes.get(inbox.number)
         if state is None or state.cleared != inbox.cleared:
             state = self._inboxes[inbox.number] = _InboxState(inbox.cleared)
         history = state.history
         for seq in history.open - self._store.unanswered(inbox) if history.open else ():
-            found = self._store.read(inbox, seq - 1, 1, 1)
-            status = found[0].status if found and found[0].seq == seq else None
+            requests = self._store.read(inbox, seq - 1, 1, 1)
+            status = requests[0].status if requests and requests[0].seq == seq else None
             history.answered(seq, accepted=_accepted(status))
             state.rates.answered(seq, status)
-            state.judged.clear()  # of the later ones, some may be duplicates of this one now
+            state.judged.clear()  # later requests may now be duplicates of this one
         while history.upto < upto:
-            piece = self._store.read(inbox, history.upto, min(_HISTORY_ROWS, upto - history.upto), PAGE_BYTES)
-            for recorded in piece:
+            requests = self._store.read(inbox, history.upto, min(_HISTORY_ROWS, upto - history.upto), PAGE_BYTES)
+            for recorded in requests:
                 head = _head_of(recorded)
-                unpacked, packing = unpacked_body(head.encodings, recorded.body, JUDGED_BYTES + 1)
-                state.add(recorded, _read(head, recorded.body if unpacked is None else unpacked, packing).messages)
-            if not piece:
+                decompressed, compression_problems = unpacked_body(head.encodings, recorded.body, JUDGED_BYTES + 1)
+                state.add(recorded, _read(head, recorded.body if decompressed is None else decompressed, compression_problems).messages)
+            if not requests:
                 history.upto = upto
         return state
 
 
 class _Judged(NamedTuple):
-    """The verdict and judgements of one request, valid until an earlier request gets its answer."""
+    """The verdict and judgements of one request, valid until an earlier request is answered."""
 
     verdict: Verdict
     judgements: tuple[Judgement, ...]
 
 
 class _InboxState:
-    """What was read of one inbox since it was last cleared, as far as later answers need it."""
+    """The history, rates, and cached judgements of one inbox since it was last cleared."""
 
     def __init__(self, cleared: int) -> None:
         self.cleared = cleared
@@ -198,12 +201,12 @@ class _InboxState:
         self.rates.add(recorded.seq, received_at, recorded.status, unanswered=unanswered, latencies=latencies, rows=rows)
 
 
-def _read(head: _Head, content: bytes, packing: list[Judgement]) -> BodyReading:
-    """The messages of an unpacked body; `packing` says what is wrong with how it was packed."""
+def _read(head: _Head, content: bytes, compression_problems: list[Judgement]) -> BodyReading:
+    """Read the messages of a decompressed body; `compression_problems` are the problems found while decompressing it."""
     reading = read_messages(head.content_types, content)
-    if packing and reading.messages is None:
-        return BodyReading(None, packing, packing[0]["text"])
-    return reading._replace(problems=[*packing, *reading.problems])
+    if compression_problems and reading.messages is None:
+        return BodyReading(None, compression_problems, compression_problems[0]["text"])
+    return reading._replace(problems=[*compression_problems, *reading.problems])
 
 
 def _accepted(status: int | None) -> bool:
@@ -211,7 +214,7 @@ def _accepted(status: int | None) -> bool:
 
 
 class _Head(NamedTuple):
-    """The headers of a request: all of them as JSON, and the values of those that are judged."""
+    """The headers of a request as JSON, and the values of those that are judged."""
 
     json: orjson.Fragment
     authorizations: tuple[str, ...]
@@ -222,15 +225,15 @@ class _Head(NamedTuple):
 
 def _head(headers: bytes) -> _Head:
     pairs = header_pairs(headers)
-    found: dict[str, list[str]] = {"authorization": [], "host": [], "content-type": [], "content-encoding": []}
+    values_by_name: dict[str, list[str]] = {"authorization": [], "host": [], "content-type": [], "content-encoding": []}
     for name, value in pairs:
-        if name in found:
-            found[name].append(value)
-    return _Head(orjson.Fragment(orjson.dumps(pairs)), *(tuple(values) for values in found.values()))
+        if name in values_by_name:
+            values_by_name[name].append(value)
+    return _Head(orjson.Fragment(orjson.dumps(pairs)), *(tuple(values) for values in values_by_name.values()))
 
 
 _known_head = lru_cache(1_000)(_head)
-"""A sender's requests have the same few headers, and reading them is half of the work."""
+"""Cached `_head`: a sender repeats the same few headers, and parsing them is half of the work."""
 
 
 def _head_of(recorded: Recorded) -> _Head:
@@ -238,9 +241,12 @@ def _head_of(recorded: Recorded) -> _Head:
 
 
 def _text(body: bytes, limit: int) -> tuple[str, str]:
-    """The body, or its beginning, as text where it is UTF-8 (a character that the limit cuts is left out), else as base64."""
-    cut = body[:limit]
+    """Return the first `limit` bytes of a body and their encoding: text if they are UTF-8, otherwise base64.
+
+    A character that the limit splits is omitted.
+    """
+    beginning = body[:limit]
     try:
-        return codecs.getincrementaldecoder("utf-8")().decode(cut, final=len(cut) == len(body)), "utf-8"
+        return codecs.getincrementaldecoder("utf-8")().decode(beginning, final=len(beginning) == len(body)), "utf-8"
     except UnicodeDecodeError:
-        return base64.b64encode(cut).decode(), "base64"
+        return base64.b64encode(beginning).decode(), "base64"

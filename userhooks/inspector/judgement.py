@@ -1,7 +1,7 @@
-"""Judgements on a received request: its secret, whose rows it holds, whether it is late, a duplicate or out of order.
+"""Judge a received request: its secret, the owners of its rows, and whether it is late, a duplicate, or out of order.
 
-Pure; the secret itself is derived in webhooks/subscription_secret.py, bodies are parsed in bodies.py, and entries.py reads the requests
-that are judged.
+Pure. The secret is derived in webhooks/subscription_secret.py. Bodies are parsed in bodies.py, and entries.py reads the requests from the
+store.
 """
 
 from __future__ import annotations
@@ -20,30 +20,33 @@ _JUDGED: dict[str, Any] = {
     "changes": {"user_id": {}},
     "metadata": {"consumer": {"annotations": {"user_id": {}}}},
 }
-"""Names within a message whose values decide whose row it is and whose subscription."""
+"""Names in a message whose values identify the row's owner and the subscription's user."""
 
 _MOST_READINGS = 100
-"""Readings of one message that are judged."""
+"""Maximum number of interpretations of one message that are judged, if it repeats names."""
 
 Secret = Literal["ok", "wrong", "missing", "not applicable"]
 
 LATE_SECONDS = 5.0
-"""From commit to receipt; a message that takes longer has failed before, or waited behind one that did."""
+"""Seconds from commit to receipt after which a message is late.
+
+A late message has usually failed before, or waited behind one that did.
+"""
 
 _SHOWN = 100
-"""Characters of a key or a user id that a judgement shows."""
+"""Maximum characters of a key or a user id in a judgement."""
 
 REMEMBERED = 500_000
-"""Messages that a history remembers; older ones are forgotten, and their duplicates not seen."""
+"""Maximum number of messages that a history remembers; duplicates of older messages are not detected."""
 
 
 class MessageFacts(NamedTuple):
-    """What a judgement needs to know of one message in a body; None for what the message does not say.
+    """The facts about one message that are needed to judge it; None if the message does not state a fact.
 
-    `subscriber` is the sink's annotated user, `owners` the users that the row belongs to or belonged to before the change (as text where
-    the value is not an integer, so nobody's id), `row` its table and the values of its primary key, `place` its commit's LSN and index,
-    `committed` in seconds since 1970. `delivery` stands for sink and idempotency key, `line` for sink and row; both are hashes, of which a
-    history remembers many. `inserts` says that it tells of a new row.
+    `subscriber` is the user in the sink's annotations. `owners` are the users that the row belongs to, and belonged to before the change; a
+    value that is not an integer is kept as text, which matches no user. `row` is the table and the values of the primary key. `place` is
+    the commit's LSN and the index within it, `committed` its time in seconds since 1970. `delivery` is a hash of the sink and the
+    idempotency key, and `line` a hash of the sink and the row; hashes save memory in a history. `inserts` is true for an insert.
     """
 
     subscriber: int | None
@@ -58,7 +61,7 @@ class MessageFacts(NamedTuple):
 
 
 class BodyReading(NamedTuple):
-    """The messages of a body, None when it holds none; what is wrong with it; and why it could not be looked into, if so."""
+    """The messages of a body (None if it contains none), its problems, and the reason it could not be read, or ""."""
 
     messages: list[MessageFacts] | None
     problems: list[Judgement]
@@ -66,21 +69,21 @@ class BodyReading(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What is to be said about the secret of one request, and why."""
+    """The judgement on a request's secret, and the reason."""
 
     secret: Secret
     reason: str
 
 
 def messages_in(body: bytes) -> list[MessageFacts] | None:
-    """The messages of a JSON body, or None when it holds anything else."""
+    """Return the messages of a JSON body, or None if it contains none."""
     return read_messages((), body).messages
 
 
 def read_messages(content_types: Sequence[str], body: bytes) -> BodyReading:
     """Read the messages of a body.
 
-    Where names are repeated, a message is there once for each way to read it: a receiver may take any of the values.
+    If a message repeats names, each interpretation of it is returned as a message, because a receiver may use any of the values.
     """
     values, problems, repeated = json_values(content_types, body)
     messages: list[MessageFacts] = []
@@ -97,50 +100,57 @@ def read_messages(content_types: Sequence[str], body: bytes) -> BodyReading:
     if messages and others:
         problems = [
             *problems,
-            {"kind": "body", "text": f"Of the values in the body, {others} are not Sequin messages; {len(messages)} are."},
+            {"kind": "body", "text": f"The body mixes Sequin messages ({len(messages)}) and other values ({others})."},
         ]
     if cut:
-        problems = [*problems, {"kind": "unread", "text": "Names are repeated so often that not every reading of a message was judged."}]
+        problems = [
+            *problems,
+            {"kind": "unread", "text": "A message repeats names so often that not every interpretation was judged."},
+        ]
     return BodyReading(messages or None, problems, unread)
 
 
 def _entries(value: Any) -> list[Any]:
-    """The messages of a batch, or the one message."""
+    """Return the messages of a batch, or the single message in a list."""
     batch = value.get("data") if isinstance(value, dict) else None
     if isinstance(batch, Repeated):
-        return [entry for one in batch for entry in (one if isinstance(one, list) else [one])]
+        return [entry for option in batch for entry in (option if isinstance(option, list) else [option])]
     return batch if isinstance(batch, list) else [value]
 
 
 def _readings(value: Any, names: dict[str, Any]) -> list[Any]:
-    """Every way to read a value in which names are repeated, as far as it is judged; one more than are judged, at most."""
+    """Return every interpretation of a value that repeats names, up to one more than the number that is judged.
+
+    Only the names in `names` are expanded.
+    """
     if isinstance(value, Repeated):
-        return [reading for one in value[: _MOST_READINGS + 1] for reading in _readings(one, names)][: _MOST_READINGS + 1]
+        return [reading for option in value[: _MOST_READINGS + 1] for reading in _readings(option, names)][: _MOST_READINGS + 1]
     if not isinstance(value, dict):
         return [value]
-    found = [value]
+    readings = [value]
     for name, inner in names.items():
         if name in value:
             options = _readings(value[name], inner)
-            found = [{**reading, name: option} for reading in found for option in options][: _MOST_READINGS + 1]
-    return found
+            readings = [{**reading, name: option} for reading in readings for option in options][: _MOST_READINGS + 1]
+    return readings
 
 
 def judge_secret(
     home_key: bytes, authorizations: Sequence[str], subscribers: Collection[int | None] | None, urls: Sequence[str]
 ) -> Verdict:
-    """Judge the Authorization headers of one request with messages of these subscribers, or (None) with a body that holds no messages.
+    """Judge the Authorization headers of a request whose messages have these subscribers.
 
-    `urls` are the spellings of the request's URL that the subscription may have been made with; the secret of any of them is right.
+    `subscribers` is None if the body contains no messages. `urls` are the URLs that the subscription may have been made with; the secret
+    for any of them is accepted.
     """
     if subscribers is None:
-        return Verdict("not applicable", "The body is no Sequin message, so no subscription can be told from it.")
+        return Verdict("not applicable", "The body is not a Sequin message, so it does not identify a subscription.")
     users = {user for user in subscribers if user is not None}
     if not users:
-        return Verdict("not applicable", "The message has no metadata.consumer.annotations.user_id: its sink was not made by subscribing.")
+        return Verdict("not applicable", "The message has no metadata.consumer.annotations.user_id, so its sink is not a subscription's.")
     if len(users) > 1:
         listed = " and ".join(str(user) for user in sorted(users))
-        return Verdict("wrong", f"One request holds messages for the users {listed}; no secret fits them all.")
+        return Verdict("wrong", f"The request contains messages for users {listed}, so no secret is valid for all of them.")
     (user,) = users
     if not authorizations:
         return Verdict(
@@ -149,10 +159,11 @@ def judge_secret(
     if len(authorizations) > 1:
         return Verdict("wrong", f"The request has {len(authorizations)} Authorization headers; a subscription sends one.")
     if any(authorization_matches(authorizations[0], subscription_secret(home_key, user, url)) for url in urls):
-        return Verdict("ok", f"It is the secret of user {user}'s subscription to this URL.")
+        return Verdict("ok", f"It matches user {user}'s subscription to this URL.")
     if not authorizations[0].startswith("Bearer "):
-        return Verdict("wrong", "The Authorization header does not begin with 'Bearer '.")
-    return Verdict("wrong", f"It is not the secret of user {user}'s subscription to this URL: another user's, another URL's, or made up.")
+        return Verdict("wrong", "The Authorization header does not start with 'Bearer '.")
+    reason = f"It does not match user {user}'s subscription to this URL. It belongs to another user or another URL, or is made up."
+    return Verdict("wrong", reason)
 
 
 def urls_as_requested(hosts: Iterable[str], path: str, query: str, inbox_path: str, own_bases: Iterable[str]) -> list[str]:
@@ -169,7 +180,7 @@ def urls_as_requested(hosts: Iterable[str], path: str, query: str, inbox_path: s
 
 
 def judge_owners(messages: Sequence[MessageFacts]) -> list[Judgement]:
-    """Rows of another user than the subscription's: the worst that a sender of webhooks can do."""
+    """Report rows that belong to another user than the subscription, the worst error a sender can make."""
     foreign = [
         (message, owner)
         for message in messages
@@ -180,24 +191,25 @@ def judge_owners(messages: Sequence[MessageFacts]) -> list[Judgement]:
     if not foreign:
         return []
     message, owner = foreign[0]
-    more = f", and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+    others = f" Other foreign rows: {len(foreign) - 1}." if len(foreign) > 1 else ""
     table, *keys = message.row
     row = f"Row {_short(', '.join(keys))} of {table}"
-    text = f"{row} belongs to user {_short(str(owner))}, and {message.sink_name} is a subscription of user {message.subscriber}{more}."
+    text = f"{row} belongs to user {_short(str(owner))}, but {message.sink_name} is a subscription of user {message.subscriber}.{others}"
     return [{"kind": "foreign", "text": text}]
 
 
 def judge_lateness(messages: Sequence[MessageFacts], received_at: float) -> list[Judgement]:
     """Report a change that arrived long after its commit; `received_at` is in seconds since 1970."""
-    took = max((received_at - message.committed for message in messages if message.committed is not None), default=0.0)
-    return [{"kind": "late", "text": f"Received {_duration(took)} after its commit."}] if took > LATE_SECONDS else []
+    latency = max((received_at - message.committed for message in messages if message.committed is not None), default=0.0)
+    return [{"kind": "late", "text": f"Received {_duration(latency)} after its commit."}] if latency > LATE_SECONDS else []
 
 
 class InboxHistory:
-    """What an inbox received so far, as far as later requests are judged by it.
+    """The earlier requests of an inbox, as far as later requests are judged by them.
 
-    `add` every request once, in the order of their seqs; `answered` those that had no answer then, when they get one or never will. Only
-    accepted requests (2xx) make others duplicates or out of order.
+    Call `add` once for each request, in the order of seq. For a request that was unanswered then, call `answered` when its response is
+    sent, or when it is certain that none will be. Only an accepted request (2xx) makes later ones duplicates. Only an accepted or
+    unanswered request makes later ones out of order.
     """
 
     def __init__(self, upto: int = 0) -> None:
@@ -210,7 +222,7 @@ class InboxHistory:
         self._refused: set[int] = set()
 
     def add(self, seq: int, messages: Sequence[MessageFacts], *, accepted: bool, unanswered: bool) -> None:
-        """Take up the next request; `unanswered` when its answer is still to come."""
+        """Add the next request; `unanswered` means that its response has not been sent yet."""
         self.upto = seq
         if unanswered:
             self.open.add(seq)
@@ -224,7 +236,7 @@ class InboxHistory:
             if known is not None and known[0] > message.place:
                 self._misplaced[seq] = known[1]
             elif accepted or unanswered:
-                self._places.pop(message.line, None)  # to the end of the dict: the oldest are forgotten first
+                self._places.pop(message.line, None)  # moves it to the end of the dict, whose oldest entries are dropped first
                 self._places[message.line] = message.place, seq
         memories: tuple[dict[Any, Any], ...] = (self._firsts, self._places, self._misplaced)
         for memory in memories:
@@ -233,11 +245,11 @@ class InboxHistory:
                     del memory[oldest]
 
     def new_rows(self, messages: Sequence[MessageFacts]) -> int:
-        """How many messages tell of a new row and were not accepted before."""
+        """Return the number of inserts among the messages that have not been accepted before."""
         return sum([message.inserts and message.delivery not in self._firsts for message in messages])
 
     def answered(self, seq: int, *, accepted: bool) -> None:
-        """Say what became of a request that was folded without an answer."""
+        """Record the outcome of a request that was added as unanswered."""
         self.open.discard(seq)
         deliveries = self._open_deliveries.pop(seq)
         if not accepted:
@@ -247,18 +259,18 @@ class InboxHistory:
             self._firsts[delivery] = min(seq, self._firsts.get(delivery, seq))
 
     def judge(self, seq: int, messages: Sequence[MessageFacts]) -> list[Judgement]:
-        """Whether a folded request is a duplicate, or out of order."""
-        found: list[Judgement] = []
+        """Report whether a request that was added is a duplicate or out of order."""
+        judgements: list[Judgement] = []
         firsts = [first for message in messages if (first := self._firsts.get(message.delivery, seq)) < seq]
         if firsts:
-            which = "This message was" if len(messages) == 1 else f"{len(firsts)} of {len(messages)} messages were"
-            text = f"{which} accepted before, with #{firsts[0]}: same sink, same idempotency key."
-            found.append({"kind": "duplicate_of", "text": text, "seq": firsts[0]})
+            subject = "This message was" if len(messages) == 1 else f"{len(firsts)} of {len(messages)} messages were"
+            text = f"{subject} already accepted in #{firsts[0]} (same sink and idempotency key)."
+            judgements.append({"kind": "duplicate_of", "text": text, "seq": firsts[0]})
         other = self._misplaced.get(seq)
         if other is not None and other not in self._refused:
-            text = f"A later change of the same row was received before, with #{other}."
-            found.append({"kind": "out_of_order_with", "text": text, "seq": other})
-        return found
+            text = f"A later change to the same row arrived earlier, in #{other}."
+            judgements.append({"kind": "out_of_order_with", "text": text, "seq": other})
+        return judgements
 
 
 def _facts(message: dict[str, Any], metadata: dict[str, Any]) -> MessageFacts:
@@ -302,7 +314,7 @@ def _user_id(value: object) -> int | None:
 
 
 def _owner(value: object) -> int | str | None:
-    """Whose row it is; a value that is no integer is nobody's id, and so a foreign one."""
+    """Return the id of the row's owner; a value that is not an integer becomes text, which equals no user's id."""
     if value is None:
         return None
     user = _user_id(int(value) if type(value) is float and value.is_integer() else value)
@@ -310,7 +322,7 @@ def _owner(value: object) -> int | str | None:
 
 
 def _text(value: object) -> str:
-    """A scalar as text; what nests is not gone into, however deep it may be."""
+    """Return a scalar as text; an array or object, which may be nested deeply, becomes "…"."""
     return "…" if isinstance(value, (dict, list)) else str(value)
 
 
