@@ -201,7 +201,7 @@ def test_a_sender_that_left_is_said_in_words(browser: Browser, inbox: Inbox) -> 
             httpx.post(inbox.url, trust_env=False, timeout=0.5)
         expect(page.get_by_role("option").first).to_contain_text("none")
         page.get_by_role("option").first.click()
-        expect(page.locator("#note")).to_have_text("the sender left before the answer")
+        expect(page.locator("#note")).to_have_text("the sender disconnected before the response")
 
 
 def test_clear_empties_the_inbox_and_the_page(browser: Browser, inbox: Inbox) -> None:

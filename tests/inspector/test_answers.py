@@ -60,7 +60,7 @@ def test_a_sender_that_gives_up_is_recorded_as_not_answered(http: httpx.Client, 
     with pytest.raises(httpx.ReadTimeout):
         http.post(inbox.url, timeout=0.2)
     (received,) = eventually(lambda: [received for received in inbox.received() if received.note])
-    assert (received.response_status, received.note) == (None, "the sender left before the answer")
+    assert (received.response_status, received.note) == (None, "the sender disconnected before the response")
 
 
 def test_the_setting_and_its_count_outlive_the_process(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -196,7 +196,7 @@ def test_a_reset_connection(inspector: Program, inbox: Inbox) -> None:
             sender.recv(100)
     (received,) = inbox.received()
     assert (received.response_status, received.response) == (None, "reset, rule 1: always")
-    assert received.note == "the connection was reset without an answer"
+    assert received.note == "the connection was reset without a response"
 
 
 def test_no_answer_until_the_sender_leaves(inspector: Program, inbox: Inbox) -> None:
@@ -208,7 +208,7 @@ def test_no_answer_until_the_sender_leaves(inspector: Program, inbox: Inbox) -> 
         assert [received.unanswered for received in inbox.received()] == [True]
     (received,) = eventually(lambda: [received for received in inbox.received() if received.note])
     assert (received.response_status, received.response) == (None, "hang, rule 1: first 1")
-    assert received.note == "the sender left before the answer"
+    assert received.note == "the sender disconnected before the response"
 
 
 def test_an_answer_that_drips(inspector: Program, inbox: Inbox) -> None:

@@ -135,7 +135,8 @@ def test_a_body_of_64_mb_is_kept_and_a_larger_one_is_refused_and_shown(http: htt
     refused = http.post(inbox.url, content=iter([largest, b"y"]), timeout=60)
     kept, shown = inbox.received()
     assert zlib.crc32(kept.body) == zlib.crc32(largest)
-    assert (refused.status_code, refused.json()["error"]) == (413, "The request was not kept: the body was larger than 64 MB.")
+    assert refused.status_code == 413
+    assert "recorded without its body: the body was larger than 64 MB" in refused.json()["error"]
     assert (shown.response_status, shown.body, shown.note) == (413, b"", "the body was larger than 64 MB")
     assert http.post(inbox.url, content=b"after").status_code == 200
 
@@ -144,9 +145,7 @@ def test_an_unknown_inbox_says_what_to_do(http: httpx.Client) -> None:
     for path in ("/in/nobody", "/in/nobody/deeper", "/in/"):
         response = http.post(path, content=b"x" * 100_000)
         assert response.status_code == 404
-        assert response.json() == {
-            "error": "There is no such inbox. Copy its URL again from the inspector's page, or create one: POST /api/inboxes."
-        }
+        assert response.json()["error"].startswith("There is no inbox at this URL. Copy the URL")
 
 
 def test_a_foreign_host_or_origin_is_not_recorded(http: httpx.Client, inbox: Inbox) -> None:

@@ -1,6 +1,7 @@
-"""The receiving end: `/in/{inbox}` and below, any method; everything else goes on to the app behind (app.py).
+"""Receive webhooks: requests of any method to `/in/{inbox}` and paths below it. Other requests are passed on to app.py.
 
-A bare ASGI app, since a router in front of it costs a third of the throughput. It only reads, records and answers: no body is parsed here.
+This is a plain ASGI app, because a router in front of it would cost a third of the throughput. It reads, records, and answers requests; it
+parses no bodies.
 """
 
 from __future__ import annotations
@@ -18,23 +19,26 @@ from userhooks.inspector.response_script import DRIP_BYTES, OVERSIZED_BYTES, Scr
 from userhooks.web.host_guard import App, Receive, Scope, Send, without_our_cookies
 
 BODY_LIMIT = 64 << 20
-"""Bytes; a larger body is answered with 413, and the request is recorded without it."""
+"""Maximum bytes of a body; a request with a larger one gets 413 and is recorded without its body."""
 
 IN_FLIGHT_LIMIT = 512 << 20
-"""Bytes of bodies that may be in memory at once; beyond it a sender gets 503, which it retries."""
+"""Maximum bytes of bodies in memory at once; beyond it, senders get 503, which they retry."""
 
 BODY_SECONDS = 60.0
-"""How long a body may take to arrive; beyond it 408, and the request is recorded without it."""
+"""Seconds a body may take to arrive; a slower request gets 408 and is recorded without its body."""
 
 TOO_LARGE = "the body was larger than 64 MB"
 TOO_SLOW = "the body did not arrive within a minute"
 NOT_KEPT = (TOO_LARGE, TOO_SLOW)
-SENDER_LEFT = "the sender left before the answer"
-RESET_NOTE = "the connection was reset without an answer"
+SENDER_LEFT = "the sender disconnected before the response"
+RESET_NOTE = "the connection was reset without a response"
 
 
 class Ingest:
-    """Record each request to an inbox, then answer it as the inbox is set to. `clock` returns microseconds since 1970 (UTC)."""
+    """Record each request to an inbox, then answer it as the inbox's response script says.
+
+    `clock` returns microseconds since 1970 (UTC).
+    """
 
     def __init__(self, app: App, store: RequestStore, clock: Callable[[], int], body_seconds: float = BODY_SECONDS) -> None:
         self.app = app
@@ -50,17 +54,18 @@ class Ingest:
         inbox = self.store.by_id.get(scope["path"].split("/", 3)[2])
         if inbox is None:
             await _error(
-                send, 404, "There is no such inbox. Copy its URL again from the inspector's page, or create one: POST /api/inboxes."
+                send, 404, "There is no inbox at this URL. Copy the URL from the inbox's page, or create an inbox with POST /api/inboxes."
             )
             return
-        taken = await self._take(inbox, scope, receive, send)
-        if taken is not None:
-            await self._respond(inbox, *taken, scope, receive, send)
+        recorded = await self._receive(inbox, scope, receive, send)
+        if recorded is not None:
+            await self._respond(inbox, *recorded, scope, receive, send)
 
-    async def _take(self, inbox: StoredInbox, scope: Scope, receive: Receive, send: Send) -> tuple[int, ScriptedAnswer] | None:
-        """Receive and record one request; returns its seq and the answer to give, None when all is said already.
+    async def _receive(self, inbox: StoredInbox, scope: Scope, receive: Receive, send: Send) -> tuple[int, ScriptedAnswer] | None:
+        """Receive and record one request, and return its seq and the response to send.
 
-        Its body is not held any longer then: an answer may take minutes.
+        Return None if a response was already sent or the sender disconnected. The body is released on return, because the response may be
+        sent minutes later.
         """
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -75,17 +80,17 @@ class Ingest:
                     chunks.append(message["body"])
                     size += len(message["body"])
                     self.in_flight += len(message["body"])
-                    too_large, too_many = size > BODY_LIMIT, self.in_flight > IN_FLIGHT_LIMIT
-                    if too_large or too_many or not message["more_body"]:
+                    is_too_large, is_memory_full = size > BODY_LIMIT, self.in_flight > IN_FLIGHT_LIMIT
+                    if is_too_large or is_memory_full or not message["more_body"]:
                         break
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         return None
-            if too_large:
+            if is_too_large:
                 await self._refuse(inbox, scope, send, 413, TOO_LARGE)
                 return None
-            if too_many:
-                await _error(send, 503, "Too many large bodies are being received at once. Send it again in a moment.")
+            if is_memory_full:
+                await _error(send, 503, "Too many large bodies are being received at once. Retry in a moment.")
                 return None
             return await self._record_and_decide(inbox, scope, b"".join(chunks), send)
         except TimeoutError:
@@ -95,43 +100,45 @@ class Ingest:
             self.in_flight -= size
 
     async def _record_and_decide(self, inbox: StoredInbox, scope: Scope, body: bytes, send: Send) -> tuple[int, ScriptedAnswer] | None:
-        while inbox.changing:  # from this request on, if the disk takes it
+        while inbox.changing:  # a new script applies from this request on, once it is stored
             await asyncio.wait(inbox.changing)
         seq = inbox.next_seq()
         answer = decide(inbox.script, seq - inbox.set_at)
-        at_once = not answer.delay and answer.effect not in ("hang", "drip", "reset")
+        is_immediate = not answer.delay and answer.effect not in ("hang", "drip", "reset")
         note = RESET_NOTE if answer.effect == "reset" else ""
-        stored = await self._record(inbox, seq, scope, body, send, answer.status if at_once else None, answer.words, note)
-        return (seq, answer) if stored else None
+        is_stored = await self._record(inbox, seq, scope, body, send, answer.status if is_immediate else None, answer.words, note)
+        return (seq, answer) if is_stored else None
 
     async def _respond(self, inbox: StoredInbox, seq: int, answer: ScriptedAnswer, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a recorded request as the inbox's response script says."""
+        """Send the response that was chosen for a recorded request."""
         if answer.effect == "reset":
             scope["extensions"][RESET]()
-            await _sender_leaves(receive, within=None)
+            await _sender_disconnects(receive, within=None)
             return
         if answer.effect == "hang" or answer.delay:
-            stayed = not await _sender_leaves(receive, within=None if answer.effect == "hang" else answer.delay)
+            is_connected = not await _sender_disconnects(receive, within=None if answer.effect == "hang" else answer.delay)
         elif answer.effect == "drip":
-            stayed = await _drip(receive, send, answer)
+            is_connected = await _drip(receive, send, answer)
         else:
             await _give(send, answer, inbox)
             return
-        await self.store.answered(inbox, seq, answer.status if stayed else None, "" if stayed else SENDER_LEFT)
-        if stayed and answer.effect != "drip":
+        await self.store.answered(inbox, seq, answer.status if is_connected else None, "" if is_connected else SENDER_LEFT)
+        if is_connected and answer.effect != "drip":
             await _give(send, answer, inbox)
 
     async def _refuse(self, inbox: StoredInbox, scope: Scope, send: Send, status: int, why: str) -> None:
-        """Show in the inbox that a body was not kept; the server reads and discards the rest of it."""
+        """Record a request without its body, and answer it with an error; uvicorn reads and discards the rest of the body."""
         if await self._record(inbox, inbox.next_seq(), scope, b"", send, status, str(status), why):
-            await _error(send, status, f"The request was not kept: {why}.", [(b"connection", b"close")] if status == 408 else [])
+            await _error(
+                send, status, f"The request was recorded without its body: {why}.", [(b"connection", b"close")] if status == 408 else []
+            )
 
     async def _record(
         self, inbox: StoredInbox, seq: int, scope: Scope, body: bytes, send: Send, status: int | None, response: str, note: str
     ) -> bool:
-        """Store the request; when that fails, say so to the sender, who will send it again, and return False."""
+        """Store the request and return True. If that fails, answer with 500, so that the sender retries, and return False."""
         headers = scope["headers"]
-        if b"cookie" in dict(headers):  # a person has opened the address in a browser
+        if b"cookie" in dict(headers):  # someone opened the URL in a browser
             headers = without_our_cookies(headers)
         target = scope["raw_path"], scope["query_string"], headers
         try:
@@ -143,8 +150,8 @@ class Ingest:
         return True
 
 
-async def _sender_leaves(receive: Receive, within: float | None) -> bool:
-    """Whether the sender closes the connection within that many seconds; None waits until it does."""
+async def _sender_disconnects(receive: Receive, within: float | None) -> bool:
+    """Return whether the sender closes the connection within `within` seconds; None waits until it does."""
     try:
         async with asyncio.timeout(within):
             while (await receive())["type"] != "http.disconnect":
@@ -164,11 +171,11 @@ async def _give(send: Send, answer: ScriptedAnswer, inbox: StoredInbox) -> None:
 
 
 async def _drip(receive: Receive, send: Send, answer: ScriptedAnswer) -> bool:
-    """Answer one byte a second; False when the sender left before the last one."""
+    """Send the response one byte per second; return False if the sender disconnected before the last byte."""
     await send({"type": "http.response.start", "status": answer.status, "headers": [(b"content-length", b"%d" % DRIP_BYTES)]})
-    for left in reversed(range(DRIP_BYTES)):
-        await send({"type": "http.response.body", "body": b".", "more_body": left > 0})
-        if left and await _sender_leaves(receive, within=1):
+    for remaining in reversed(range(DRIP_BYTES)):
+        await send({"type": "http.response.body", "body": b".", "more_body": remaining > 0})
+        if remaining and await _sender_disconnects(receive, within=1):
             return False
     return True
 

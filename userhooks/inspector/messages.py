@@ -1,4 +1,4 @@
-"""Webhook bodies turned into messages: what Sequin's JSON says, typed. Pure; receiving them and judging them live elsewhere."""
+"""Parse webhook bodies into messages. Pure."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from userhooks.shared.json_text import NotJson, parse
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One change of one row, as a webhook carries it.
+    """A change to one row, as delivered by a webhook.
 
-    `action` is `insert`, `update`, `delete` or `read` (a backfill). `record` holds the row, for a delete the row that went. `changes` holds
-    the old values of the columns that an update changed, and is None for every other action. `metadata` is Sequin's own. Sources: Sequin's
-    reference, "Messages", and what a Sequin 0.14.6 was recorded to send.
+    `action` is `insert`, `update`, `delete`, or `read` (a backfill). `record` is the row, or for a delete, the deleted row. `changes` holds
+    the old values of the columns that an update changed, and is None for every other action. `metadata` is Sequin's. Sources: "Messages" in
+    Sequin's reference, and recordings of Sequin 0.14.6.
 
         message = parse_body(body)[0]
         message.action, message.record["message"]
@@ -34,12 +34,12 @@ class Message:
 
     @property
     def sink_id(self) -> str:
-        """The id of the sink that sent this."""
+        """The id of the sink that sent the message."""
         return str(self.metadata["consumer"]["id"])
 
     @property
     def sink_name(self) -> str:
-        """The name of the sink that sent this, like `user-1-notifications`."""
+        """The name of the sink that sent the message, like `user-1-notifications`."""
         return str(self.metadata["consumer"]["name"])
 
     @property
@@ -49,7 +49,10 @@ class Message:
 
     @property
     def user_id(self) -> int | None:
-        """Whose row it is; None for a row without a `user_id`, and for a delete of a table whose replica identity is not FULL."""
+        """The user that the row belongs to.
+
+        None for a row without an integer `user_id`, and for a delete from a table whose replica identity is not FULL.
+        """
         value = self.record.get("user_id")
         return value if isinstance(value, int) and not isinstance(value, bool) else None
 
@@ -61,18 +64,18 @@ class Message:
 
     @property
     def idx(self) -> int | None:
-        """The place of the change within its transaction, from 0; None for a `read`."""
+        """The index of the change within its transaction, starting at 0; None for a `read`."""
         value: int | None = self.metadata["commit_idx"]
         return value
 
     @property
     def idempotency_key(self) -> str:
-        """The same for every delivery of one message to one sink."""
+        """A key that is the same for every delivery of a message to a sink."""
         return str(self.metadata["idempotency_key"])
 
     @property
     def commit_timestamp(self) -> datetime:
-        """When the change was committed (UTC, aware); for a `read`, when Sequin read the row."""
+        """The time at which the change was committed, as an aware datetime in UTC; for a `read`, the time at which Sequin read the row."""
         return datetime.fromisoformat(self.metadata["commit_timestamp"])
 
     def __repr__(self) -> str:
@@ -81,10 +84,10 @@ class Message:
 
 
 def parse_body(body: bytes) -> list[Message]:
-    """Return the messages of a webhook's body, in their order in it.
+    """Return the messages in a webhook's body, in order.
 
-    A sink with `batch: true` sends `{"data": [message, …]}`, one with `batch: false` the bare message. Raises InvalidInput, which names
-    what is missing or malformed, for a body that is no such JSON; then none of its messages counts.
+    A sink with `batch: true` sends `{"data": [message, …]}`; a sink with `batch: false` sends a single message. Raises InvalidInput if
+    anything in the body is missing or malformed, and names it.
     """
     parsed = _parsed(body)
     if isinstance(parsed, dict) and "data" in parsed and "metadata" not in parsed:
@@ -96,7 +99,7 @@ def parse_body(body: bytes) -> list[Message]:
 
 
 def _parsed(body: bytes) -> Any:
-    """The value of a JSON text, also of one that orjson refuses: numbers beyond a float, lone surrogates."""
+    """Parse JSON, including valid JSON that orjson refuses: numbers too large for a float, and lone surrogates."""
     with suppress(orjson.JSONDecodeError):
         return orjson.loads(body)
     try:
@@ -123,15 +126,15 @@ def _message(entry: object, where: str) -> Message:
     for name in ("commit_lsn", "commit_idx"):
         _field(metadata, within, name, int, type(None))
     if not _is_time(_field(metadata, within, "commit_timestamp", str)):
-        raise InvalidInput(f"{within}.commit_timestamp", f"{within}.commit_timestamp is no time with an offset from UTC.")
+        raise InvalidInput(f"{within}.commit_timestamp", f"{within}.commit_timestamp is not a timestamp with an offset from UTC.")
     return Message(action, record, changes, metadata)
 
 
 def _field(holder: dict[str, Any], where: str, name: str, *types: type) -> Any:
     value = holder.get(name, ...)
     if type(value) not in types:
-        what = "missing" if value is ... else f"of the wrong type ({type(value).__name__})"
-        raise InvalidInput(f"{where}.{name}", f"{where}.{name} is {what}, so this is no message of Sequin's.")
+        problem = "missing" if value is ... else f"of the wrong type ({type(value).__name__})"
+        raise InvalidInput(f"{where}.{name}", f"{where}.{name} is {problem}, so this is not a Sequin message.")
     return value
 
 

@@ -1,4 +1,4 @@
-"""How much an inbox received in each second, and how long that took from the commit, for small plots. Pure."""
+"""Request counts and latencies of an inbox for each second, as shown in small plots. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 KEPT_SECONDS = 600
+"""Number of seconds for which counts are kept."""
+
 _SAMPLES = 1_000
+"""Maximum number of latencies kept for each second, for the median."""
 
 
 @dataclass(slots=True)
@@ -22,19 +25,26 @@ class _Second:
 
 
 class Rates:
-    """Counts by second of receipt. `add` every request once, `answered` those that had no answer then when they get one."""
+    """Counts and latencies by second of receipt.
+
+    Call `add` once for each request. For a request that was unanswered then, call `answered` later.
+    """
 
     def __init__(self) -> None:
         self._seconds: dict[int, _Second] = {}
         self._open: dict[int, tuple[int, int]] = {}
 
     def add(self, seq: int, received_at: float, status: int | None, *, unanswered: bool, latencies: list[float], rows: int = 0) -> None:
-        """Count a request received at `received_at` (seconds since 1970) whose messages took `latencies` seconds and tell of new `rows`."""
+        """Count a request.
+
+        `received_at` is in seconds since 1970. `latencies` are the seconds from commit to receipt of its messages. `rows` is the number of
+        new rows in it, which counts only if the request is accepted.
+        """
         at = int(received_at)
         second = self._seconds.get(at)
         if second is None:
             second = self._seconds[at] = _Second()
-            for old in [one for one in self._seconds if one <= at - KEPT_SECONDS]:
+            for old in [known for known in self._seconds if known <= at - KEPT_SECONDS]:
                 del self._seconds[old]
         second.requests += 1
         self._count(second, status, 1, rows)
@@ -46,7 +56,7 @@ class Rates:
                 second.latencies.append(latency)
 
     def answered(self, seq: int, status: int | None) -> None:
-        """Say what became of a request that was added without an answer."""
+        """Record the outcome of a request that was added as unanswered; `status` is None if no response was sent."""
         at, rows = self._open.pop(seq, (0, 0))
         second = self._seconds.get(at)
         if second is not None:
@@ -54,15 +64,18 @@ class Rates:
             self._count(second, status, 1, rows)
 
     def newest(self, now: float, seconds: int) -> list[dict[str, Any]]:
-        """The `seconds` up to `now`, oldest first; the shape is described in app.py. p50 is that of the second's first 1,000 messages."""
+        """Return the last `seconds` seconds up to `now`, oldest first, as documented in app.py.
+
+        `p50` is the median of the second's first 1,000 messages.
+        """
         empty = _Second()
-        shown = []
+        entries = []
         for at in range(int(now) - seconds + 1, int(now) + 1):
             second = self._seconds.get(at, empty)
             latency = None
             if second.latencies:
                 latency = {"p50": round(statistics.median(second.latencies) * 1000, 3), "max": round(second.slowest * 1000, 3)}
-            shown.append(
+            entries.append(
                 {
                     "second": at,
                     "requests": second.requests,
@@ -73,7 +86,7 @@ class Rates:
                     "latency_ms": latency,
                 }
             )
-        return shown
+        return entries
 
     def _count(self, second: _Second, status: int | None, step: int, rows: int) -> None:
         if status is None:

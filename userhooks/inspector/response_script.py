@@ -1,6 +1,6 @@
-"""What an inbox answers to the webhooks that it receives: the response script, and the answer to the n-th request.
+"""Response scripts: how an inbox answers the webhooks it receives.
 
-Pure; waiting and sending live in ingest.py.
+Pure. ingest.py waits and sends the responses.
 """
 
 from __future__ import annotations
@@ -13,32 +13,35 @@ from typing import Any, Literal, get_args
 from userhooks.errors import InvalidInput
 
 Effect = Literal["hang", "drip", "reset", "redirect", "oversized"]
-"""`hang`: never answer, until the sender leaves. `drip`: 200, and the body comes one byte a second. `reset`: close the connection without
-an answer (TCP RST). `redirect`: 302 to the inbox itself. `oversized`: 200 with a body of OVERSIZED_BYTES."""
+"""A response other than a plain status.
+
+`hang`: send nothing until the sender disconnects. `drip`: 200, with a body of one byte per second. `reset`: close the connection without a
+response (TCP RST). `redirect`: 302 to the inbox itself. `oversized`: 200 with a body of OVERSIZED_BYTES.
+"""
 
 DRIP_BYTES = 60
-"""The length of a dripping body; at one byte a second longer than senders wait."""
+"""Length of a `drip` body; at one byte per second, it takes longer than senders wait."""
 
 OVERSIZED_BYTES = 1 << 20
 
 LONGEST_DELAY = 300.0
-"""Seconds; longer than any sender waits."""
+"""Maximum delay of a response in seconds, longer than any sender waits."""
 
 LONGEST_RETRY_AFTER = 86_400
 MOST_RULES = 100
 _MOST = 1_000_000_000
 
-_EXAMPLE = 'Send for example {"script": [{"first": 3, "status": 500}, {"percent": 5, "seed": 7, "status": 429, "retry_after": 2}]}.'
+_EXAMPLE = 'For example: {"script": [{"first": 3, "status": 500}, {"percent": 5, "seed": 7, "status": 429, "retry_after": 2}]}.'
 _FIELDS = ("first", "every", "percent", "seed", "status", "delay", "retry_after", "effect")
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One line of a response script: a condition (at most one of `first`, `every`, `percent`; none: always) and what is done then.
+    """One rule of a response script: at most one condition, and a response.
 
-    `first`: the first so many requests since the script was set. `every`: each k-th since then. `percent`: so many of a hundred, chosen by
-    `seed` and the request's number alone, so that a repetition of the run chooses the same. `status` after `delay` seconds, with
-    `retry_after` seconds as Retry-After; or else an `effect`.
+    `first` matches the first N requests since the script was set, `every` each Nth, and `percent` that share of them. The share depends
+    only on `seed` and the request's number, so the same run selects the same requests. Without a condition, a rule matches every request.
+    The response is `status` after `delay` seconds, with `retry_after` seconds as Retry-After, or an `effect`.
     """
 
     first: int | None = None
@@ -51,7 +54,7 @@ class Rule:
     effect: Effect | None = None
 
     def holds_for(self, nth: int) -> bool:
-        """Whether the rule is for the `nth` request (1, 2, …) since the script was set."""
+        """Return whether the rule matches the `nth` request (1, 2, …) since the script was set."""
         if self.first is not None:
             return nth <= self.first
         if self.every is not None:
@@ -59,7 +62,7 @@ class Rule:
         return self.percent is None or _chance(self.seed, nth) * 100 < self.percent
 
     def condition(self) -> str:
-        """When, in words: `first 3`, `every 10`, `5 % by seed 7` or `always`."""
+        """Return the condition in words: `first 3`, `every 10`, `5 % by seed 7`, or `always`."""
         if self.first is not None:
             return f"first {self.first}"
         if self.every is not None:
@@ -67,32 +70,32 @@ class Rule:
         return "always" if self.percent is None else f"{self.percent:g} % by seed {self.seed}"
 
     def outcome(self) -> str:
-        """What is done, in words: `500`, `429 with Retry-After 2`, `200 after 0.5 s`, `reset`."""
+        """Return the response in words: `500`, `429 with Retry-After 2`, `200 after 0.5 s`, `reset`."""
         if self.effect is not None:
             return self.effect
         after = f" after {self.delay:g} s" if self.delay else ""
         return f"{self.status}{after}" + ("" if self.retry_after is None else f" with Retry-After {self.retry_after}")
 
     def as_json(self) -> dict[str, Any]:
-        """The rule as `parse_script` reads it, without what does not matter."""
-        shown: dict[str, Any] = {name: getattr(self, name) for name in ("first", "every") if getattr(self, name) is not None}
+        """Return the rule as `parse_script` reads it, without fields that have no effect."""
+        fields: dict[str, Any] = {name: getattr(self, name) for name in ("first", "every") if getattr(self, name) is not None}
         if self.percent is not None:
-            shown |= {"percent": self.percent, "seed": self.seed}
+            fields |= {"percent": self.percent, "seed": self.seed}
         if self.effect is not None:
-            return shown | {"effect": self.effect}
-        shown["status"] = self.status
+            return fields | {"effect": self.effect}
+        fields["status"] = self.status
         if self.delay:
-            shown["delay"] = self.delay
-        return shown if self.retry_after is None else shown | {"retry_after": self.retry_after}
+            fields["delay"] = self.delay
+        return fields if self.retry_after is None else fields | {"retry_after": self.retry_after}
 
 
 Script = tuple[Rule, ...]
-"""The first rule that holds for a request decides; when none does, 200 at once."""
+"""Rules in order of priority: the first that matches a request decides. If none matches, the response is 200 immediately."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScriptedAnswer:
-    """What is done with one request, and why in `words`: `500, rule 1: first 3`."""
+    """The response to one request; `words` describes it and the rule: `500, rule 1: first 3`."""
 
     words: str
     status: int = 200
@@ -105,7 +108,7 @@ NO_RULE = ScriptedAnswer("200, no rule")
 
 
 def decide(script: Script, nth: int) -> ScriptedAnswer:
-    """The answer to the `nth` request (1, 2, …) since the script was set."""
+    """Return the response to the `nth` request (1, 2, …) since the script was set."""
     for number, rule in enumerate(script, 1):
         if rule.holds_for(nth):
             words = f"{rule.outcome()}, rule {number}: {rule.condition()}"
@@ -114,38 +117,40 @@ def decide(script: Script, nth: int) -> ScriptedAnswer:
 
 
 def in_words(script: Script) -> list[str]:
-    """What the script does, one line for each rule: `first 3: 500`, `always: 200`."""
-    rules = [f"{rule.condition()}: {rule.outcome()}" for rule in script]
-    return rules if "always" in {rule.condition() for rule in script} else [*rules, f"{'else' if rules else 'always'}: 200"]
+    """Return the script in words, one line per rule: `first 3: 500`, `always: 200`."""
+    lines = [f"{rule.condition()}: {rule.outcome()}" for rule in script]
+    return lines if "always" in {rule.condition() for rule in script} else [*lines, f"{'else' if lines else 'always'}: 200"]
 
 
 def parse_script(rules: object) -> Script:
-    """Read a list of rules as JSON has them; raises InvalidInput, which names the field and the rule."""
+    """Parse a list of rules as decoded from JSON; raises InvalidInput, which names the rule and the field."""
     if not isinstance(rules, Sequence) or isinstance(rules, (str, bytes)):
-        raise InvalidInput("script", f"script is {_short(rules)}.", f"It must be a list of rules, [] for 200 at once. {_EXAMPLE}")
+        raise InvalidInput("script", f"script is {_short(rules)}.", f"It must be a list of rules; [] answers 200 immediately. {_EXAMPLE}")
     if len(rules) > MOST_RULES:
-        raise InvalidInput("script", f"script has {len(rules)} rules.", f"There may be {MOST_RULES}.")
+        raise InvalidInput("script", f"script has {len(rules)} rules.", f"It may have at most {MOST_RULES}.")
     return tuple(_rule(f"script[{number}]", rule) for number, rule in enumerate(rules))
 
 
 def _rule(where: str, rule: object) -> Rule:
     if not isinstance(rule, Mapping):
-        raise InvalidInput(where, f"{where} is {_short(rule)}.", f"Each rule is a JSON object. {_EXAMPLE}")
+        raise InvalidInput(where, f"{where} is {_short(rule)}.", f"Each rule must be a JSON object. {_EXAMPLE}")
     for key in rule:
         if key not in _FIELDS:
-            raise InvalidInput(f"{where}.{key}", f"{key!r} is no field of a rule.", f"The fields are {', '.join(_FIELDS)}.")
+            raise InvalidInput(f"{where}.{key}", f"A rule has no field {key!r}.", f"The fields are {', '.join(_FIELDS)}.")
     conditions = [name for name in ("first", "every", "percent") if name in rule]
     if len(conditions) > 1:
-        raise InvalidInput(where, f"{where} has {' and '.join(conditions)}.", "A rule has one condition; write two rules.")
+        raise InvalidInput(where, f"{where} has {' and '.join(conditions)}.", "A rule has at most one condition. Write a rule for each.")
     if "seed" in rule and "percent" not in rule:
-        raise InvalidInput(f"{where}.seed", f"{where} has a seed without percent.", "Add percent, or leave seed out.")
+        raise InvalidInput(f"{where}.seed", f"{where} has seed but not percent.", "Add percent or remove seed.")
     if "effect" in rule and (others := [name for name in ("status", "delay", "retry_after") if name in rule]):
         raise InvalidInput(
-            f"{where}.effect", f"{where} has effect and {', '.join(others)}.", "Give a status (and delay, retry_after) or an effect."
+            f"{where}.effect",
+            f"{where} has effect and {', '.join(others)}.",
+            "Use either an effect, or status with delay and retry_after.",
         )
     effect = rule.get("effect")
     if "effect" in rule and effect not in get_args(Effect):
-        raise InvalidInput(f"{where}.effect", f"{where}.effect is {_short(effect)}.", f"It is one of {', '.join(get_args(Effect))}.")
+        raise InvalidInput(f"{where}.effect", f"{where}.effect is {_short(effect)}.", f"It must be one of {', '.join(get_args(Effect))}.")
     return Rule(
         first=_whole(where, rule, "first", None, 0, _MOST),
         every=_whole(where, rule, "every", None, 1, _MOST),
@@ -178,10 +183,10 @@ def _number(where: str, rule: Mapping[str, Any], name: str, default: float | Non
 
 
 def _short(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else f"{shown[:60]}…"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def _chance(seed: int, nth: int) -> float:
-    """A number from 0 to below 1 that looks random, and is the same for the same seed and number."""
+    """Return a pseudorandom number in [0, 1) that depends only on the seed and the request's number."""
     return int.from_bytes(hashlib.blake2b(b"%d %d" % (seed, nth), digest_size=7).digest()) / (1 << 56)
