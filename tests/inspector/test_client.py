@@ -103,10 +103,10 @@ def test_waiting_says_what_came_instead(http: httpx.Client, inbox: Inbox) -> Non
     with pytest.raises(DeliveriesMissing) as caught:
         inbox.wait_for(3, match=lambda message: message.action == "insert", timeout=0.1)
     assert str(caught.value).splitlines() == [
-        f"1 of 3 messages came to the inbox {inbox.name!r} within 0.1 s.",
+        f"1 of 3 messages arrived in the inbox {inbox.name!r} within 0.1 s.",
         (
-            "Besides: 2 requests answered 500, 1 message without a match, 1 request without a Sequin message. "
-            f"The last request: POST /in/{inbox.id}/last, answered 200, secret not applicable."
+            "Also received: 2 requests answered 500, 1 message that did not match, 1 request without a Sequin message. "
+            f"Last request: POST /in/{inbox.id}/last, answered 200, secret not applicable."
         ),
     ]
 
@@ -115,8 +115,8 @@ def test_waiting_says_that_nothing_came(inbox: Inbox) -> None:
     with pytest.raises(DeliveriesMissing) as caught:
         inbox.wait_for(1, timeout=0)
     assert str(caught.value).splitlines() == [
-        f"0 of 1 message came to the inbox {inbox.name!r} within 0 s.",
-        "No request came at all: is this inbox's URL subscribed, and was a row of that user written?",
+        f"0 of 1 message arrived in the inbox {inbox.name!r} within 0 s.",
+        "No request arrived. Check that this inbox's URL is subscribed and that a row of that user was written.",
     ]
 
 
@@ -272,7 +272,7 @@ def test_another_program_in_the_inspectors_place_is_named(path: str, status: int
         threading.Thread(target=stranger.handle_request).start()
         with InspectorClient(url, TOKEN) as client, pytest.raises(NotRunning) as caught:
             client.call("GET", path)
-    assert caught.value.what == f"What answers at {url} is not the inspector (status {status})."
+    assert f"{url} is not the inspector (status {status})" in caught.value.what
     assert "USERHOOKS_INSPECTOR_PORT" in caught.value.remedy
 
 

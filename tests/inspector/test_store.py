@@ -98,7 +98,7 @@ def test_a_request_that_was_waiting_for_its_answer_says_so_after_kill_9(tmp_path
         killer.join()
         program.start()
         (received,) = inbox.received()
-        assert (received.response_status, received.note) == (None, "the inspector was stopped before the answer")
+        assert (received.response_status, received.note) == (None, "the inspector stopped before the response")
 
 
 def test_the_ring_lets_the_oldest_go_and_counts_them(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_the_file_of_an_older_inspector_is_taken_over_with_all_it_holds(tmp_path
         first, second = ada.received()
         assert (first.path, first.headers, first.body) == ("/in", (("a", "b"),), b"{}")
         assert (first.response_status, first.response, first.note) == (200, "", "")
-        assert (second.response_status, second.response, second.note) == (None, "", "the inspector was stopped before the answer")
+        assert (second.response_status, second.response, second.note) == (None, "", "the inspector stopped before the response")
         assert client.call("GET", f"/api/inboxes/{ada.id}")["response"]["words"] == ["always: 200"]
         assert client.call("GET", f"/api/inboxes/{ben.id}")["response"]["words"] == ["first 3: 500 after 0.5 s", "always: 503 after 0.5 s"]
         assert httpx.post(ada.url, trust_env=False).status_code == 200

@@ -55,8 +55,8 @@ def test_a_missing_name_inside_a_library_keeps_its_traceback(lesson: Kernel) -> 
         ('lesson.subscribe("ada", url="ada.example")', "InvalidInput: webhookUrl must begin with http://", "Give an address like https://"),
         (
             'lesson.inbox("ada").wait_for(1, timeout=0)',
-            "DeliveriesMissing: 0 of 1 message came",
-            "No request came at all: is this inbox's URL",
+            "DeliveriesMissing: 0 of 1 message arrived",
+            "No request arrived. Check that this inbox's URL",
         ),
         (
             'stack.subscriptions.backfill(lesson.subscribe("ada", url=lesson.inbox("ada").url).sink_name, user_id=lesson.user("ben"))',

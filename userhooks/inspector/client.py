@@ -1,8 +1,8 @@
-"""The inspector from Python: inboxes, what they received, and waiting for it; synchronous, as notebook cells are.
+"""A synchronous client for the inspector: read inboxes, wait for webhooks, and set responses.
 
-Nothing here listens for webhooks; that is the inspector's own program, which this asks over HTTP.
+The inspector, a separate program, receives the webhooks; this client calls its API.
 
-It is long because an inbox and its client share what is waited for.
+This module is long because an inbox and its client share the code that waits for messages.
 """
 
 from __future__ import annotations
@@ -34,20 +34,21 @@ if TYPE_CHECKING:
     import pandas as pd
 
 POLL = 0.05
-"""Seconds between two looks while waiting: short, so that a notebook's Stop button works at once."""
+"""Seconds between polls while waiting; short, so that a notebook's Stop button takes effect immediately."""
 
 _PAGE = 5_000
+"""Maximum number of requests to fetch in one call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One request that an inbox received, in full.
+    """One request that an inbox received.
 
-    `received_at` is aware (UTC). `headers` keep order and duplicates; names are in lower case. `response_status` is None when no answer was
-    sent, yet or ever; `response` says what the response script wanted: `500, rule 1: first 3`. `secret` is `ok`, `wrong`, `missing` or
-    `not applicable`, and `secret_reason` says why. `judgements` are dicts with `kind` (`secret`, `foreign`, `duplicate_of`,
-    `out_of_order_with`, `late`, `body`, `unread`), `text`, and `seq` where another request is meant.
-    `decoded` is a gzip or deflate body unpacked, None for any other.
+    `received_at` is an aware datetime in UTC. `headers` keeps the order and duplicates of the headers, with names in lower case.
+    `response_status` is None if no response was sent, or none yet. `response` describes the response that the script chose: `500, rule 1:
+    first 3`. `secret` is `ok`, `wrong`, `missing`, or `not applicable`, for the reason in `secret_reason`. `judgements` are dicts with
+    `kind` (`secret`, `foreign`, `duplicate_of`, `out_of_order_with`, `late`, `body`, `unread`), `text`, and `seq` if it refers to another
+    request. `decoded` is the decompressed body if the body is gzip or deflate data, otherwise None.
     """
 
     seq: int
@@ -67,16 +68,16 @@ class Received:
 
     @property
     def accepted(self) -> bool:
-        """Whether the sender was told that its request has arrived (2xx)."""
+        """Whether the response was 2xx, which acknowledges the request to the sender."""
         return self.response_status is not None and 200 <= self.response_status < 300
 
     @property
     def unanswered(self) -> bool:
-        """Whether the answer is still to come."""
+        """Whether the response has not been sent yet."""
         return self.response_status is None and not self.note
 
     def messages(self) -> list[Message]:
-        """The Sequin messages in the body; none when it holds something else."""
+        """Return the Sequin messages in the body, or an empty list if it contains anything else."""
         try:
             return parse_body(self.body if self.decoded is None else self.decoded)
         except InvalidInput:
@@ -88,9 +89,10 @@ class Received:
 
 
 class InspectorClient:
-    """The inspector at `url`, for example `http://127.0.0.1:3334`, with the token that `userhooks status --json` shows.
+    """A client for the inspector at `url`, for example `http://127.0.0.1:3334`.
 
-    Every call raises NotRunning when nothing answers there. In a notebook, `stack.inspector` is one.
+    `token` is the one that `userhooks status --json` shows. Every call raises NotRunning if the inspector does not answer. In a notebook,
+    use `stack.inspector`.
 
         inspector = InspectorClient("http://127.0.0.1:3334", token)
         inbox = inspector.inbox("ada")
@@ -104,16 +106,19 @@ class InspectorClient:
         self._http = httpx.Client(base_url=self.url, headers=headers, trust_env=False, timeout=httpx.Timeout(60.0, connect=5.0))
 
     def inbox(self, name: str) -> Inbox:
-        """The inbox of that name, created when there is none; raises InvalidInput when the name cannot be used."""
-        return self._known(self.call("POST", "/api/inboxes", {"name": name}))
+        """Return the inbox with that name, and create it if it does not exist; raises InvalidInput if the name is not valid."""
+        return self._inbox(self.call("POST", "/api/inboxes", {"name": name}))
 
     def inboxes(self) -> list[Inbox]:
-        """Every inbox, oldest first."""
-        listed: list[dict[str, Any]] = self.call("GET", "/api/inboxes")["inboxes"]
-        return [self._known(entry) for entry in listed]
+        """Return all inboxes, oldest first."""
+        entries: list[dict[str, Any]] = self.call("GET", "/api/inboxes")["inboxes"]
+        return [self._inbox(entry) for entry in entries]
 
     def call(self, method: str, path: str, payload: object = None) -> Any:
-        """One call of the inspector's API; returns the decoded answer, raises what its status means."""
+        """Call the inspector's API, and return the decoded response.
+
+        Raises NotFound, InvalidInput, or UserhooksError, depending on the status.
+        """
         content = self.answer(method, path, payload).content
         try:
             return orjson.loads(content) if content else None
@@ -121,7 +126,7 @@ class InspectorClient:
             raise self._not_the_inspector(200) from None
 
     def answer(self, method: str, path: str, payload: object = None) -> httpx.Response:
-        """As `call`, but returns the answer as it came."""
+        """Call the inspector's API like `call`, but return the HTTP response."""
         content = None if payload is None else orjson.dumps(payload)
         headers = {} if payload is None else {"content-type": "application/json"}
         try:
@@ -142,15 +147,15 @@ class InspectorClient:
         raise UserhooksError(f"The inspector answered {response.status_code}: {text}")
 
     def _not_the_inspector(self, status: int) -> NotRunning:
-        what = f"What answers at {self.url} is not the inspector (status {status})."
-        return NotRunning(what, "Stop the other program or set USERHOOKS_INSPECTOR_PORT to another port, then: userhooks up")
+        what = f"The program at {self.url} is not the inspector (status {status})."
+        return NotRunning(what, "Stop it or set USERHOOKS_INSPECTOR_PORT to another port, then run userhooks up.")
 
     def link(self, page: str) -> str:
-        """Return the address of one of the inspector's pages as a link that lets a browser in; it expires, and holds no token."""
+        """Return a link that gives a browser access to one of the inspector's pages; it expires and does not contain the token."""
         return page_link(page, self._token, time.time())
 
     def close(self) -> None:
-        """Close the connections; the inspector and its inboxes stay."""
+        """Close the client's connections."""
         self._http.close()
 
     def __enter__(self) -> Self:
@@ -162,14 +167,14 @@ class InspectorClient:
     def __repr__(self) -> str:
         return "InspectorClient()"
 
-    def _known(self, entry: dict[str, Any]) -> Inbox:
+    def _inbox(self, entry: dict[str, Any]) -> Inbox:
         return Inbox(self, entry["id"], entry["name"], entry["url"], entry["page"])
 
 
 class Inbox:
-    """One inbox: senders post to `url`, people open `page`. Made by `InspectorClient.inbox`.
+    """An inbox, as returned by `InspectorClient.inbox`. Senders post to `url`; people open `page`.
 
-    Iterating over an inbox yields the messages that are delivered from then on, without end; interrupt it with Stop or `break`.
+    Iterating over an inbox yields the messages that are delivered from then on and never ends; stop it with Stop or `break`.
 
         inbox.wait_for(3, match=lambda message: message.action == "insert")
         inbox.messages().groupby("action").size()
@@ -186,27 +191,27 @@ class Inbox:
 
     @property
     def page(self) -> str:
-        """A link to the inbox's page, good for an hour; the browser that opens it is let in for 30 days."""
+        """A link to the inbox's page, valid for an hour; a browser that opens it keeps access for 30 days."""
         return self._inspector.link(self._page)
 
     def leave_out_before(self, sink_id: str, lsn: int) -> None:
-        """Leave a sink's messages with a lower `commit_lsn` out of everything but `received`.
+        """Ignore a sink's messages with a lower `commit_lsn` everywhere except in `received`.
 
-        A real Sequin server may send a new sink rows that were committed before the sink was made (recorded of 0.14.6).
+        A real Sequin server may send a new sink rows that were committed before the sink was created (recorded from 0.14.6).
         """
         self._starts[sink_id] = lsn
 
     def count(self) -> int:
-        """How many requests the inbox holds, whatever they were answered."""
+        """Return the number of requests in the inbox, whatever their responses."""
         return sum(1 for _ in self._shown()) if self._starts else int(self._state()["count"])
 
     def received(self, after: int = 0) -> Iterator[Received]:
-        """The requests with a `seq` above `after`, oldest first, as far as there are any now."""
+        """Return the requests with a `seq` above `after` that have been received so far, oldest first."""
         for page in self._pages(after):
             yield from page
 
     def _shown(self, after: int = 0) -> Iterator[Received]:
-        """The requests, without those that hold nothing but messages to leave out."""
+        """Return the requests, except those with nothing but ignored messages."""
         for request in self.received(after):
             messages = request.messages() if self._starts else []
             if not messages or self._kept(messages):
@@ -214,13 +219,15 @@ class Inbox:
 
     def _kept(self, messages: list[Message]) -> list[Message]:
         starts = self._starts
-        return [one for one in messages if one.lsn is None or one.lsn >= starts.get(one.sink_id, 0)] if starts else messages
+        if not starts:
+            return messages
+        return [message for message in messages if message.lsn is None or message.lsn >= starts.get(message.sink_id, 0)]
 
     def requests(self) -> pd.DataFrame:
-        """Every request in the inbox, one row each, oldest first.
+        """Return the inbox's requests as a DataFrame with one row per request, oldest first.
 
         Columns: `seq`, `received_at` (UTC), `method`, `path`, `query`, `headers` (pairs in order), `body` (bytes), `response_status`
-        (missing when no answer was sent), `response`, `secret`, `secret_reason`, `judgements` (their kinds, as text: `late, duplicate_of`),
+        (missing if no response was sent), `response`, `secret`, `secret_reason`, `judgements` (their kinds, as text: `late, duplicate_of`),
         `note`.
         """
         columns = {
@@ -230,18 +237,20 @@ class Inbox:
         with _no_collections():
             rows = [
                 (
-                    one.seq, one.received_at, one.method, one.path, one.query, one.headers, one.body, one.response_status, one.response,
-                    one.secret, one.secret_reason, ", ".join([judgement["kind"] for judgement in one.judgements]), one.note,
+                    request.seq, request.received_at, request.method, request.path, request.query, request.headers, request.body,
+                    request.response_status, request.response, request.secret, request.secret_reason,
+                    ", ".join([judgement["kind"] for judgement in request.judgements]), request.note,
                 )
-                for one in self._shown()
+                for request in self._shown()
             ]  # fmt: skip
             return _frame(columns, rows)
 
     def messages(self) -> pd.DataFrame:
-        """Every Sequin message in the inbox, one row each, in the order of arrival; a batch gives as many rows as it has messages.
+        """Return the inbox's Sequin messages as a DataFrame with one row per message, in order of arrival.
 
-        Columns: `seq`, `received_at` (UTC), `response_status` and `secret` of the request; `action`, `table`, `user_id`, `sink_name`,
-        `record`, `changes`, `commit_timestamp` (UTC), `lsn`, `idx`, `idempotency_key` of the message; `latency_ms`, from commit to receipt.
+        Columns from the request: `seq`, `received_at` (UTC), `response_status`, `secret`. Columns from the message: `action`, `table`,
+        `user_id`, `sink_name`, `record`, `changes`, `commit_timestamp` (UTC), `lsn`, `idx`, `idempotency_key`. The last column is
+        `latency_ms`, from commit to receipt.
         """
         columns = {
             "seq": "int64", "received_at": _UTC, "response_status": "Int64", "secret": "str", "action": "str", "table": "str",
@@ -251,21 +260,23 @@ class Inbox:
         with _no_collections():
             rows = [
                 (
-                    request.seq, request.received_at, request.response_status, request.secret, one.action, one.table, one.user_id,
-                    one.sink_name, one.record, one.changes, one.commit_timestamp, one.lsn, one.idx, one.idempotency_key,
+                    request.seq, request.received_at, request.response_status, request.secret, message.action, message.table,
+                    message.user_id, message.sink_name, message.record, message.changes, message.commit_timestamp, message.lsn,
+                    message.idx, message.idempotency_key,
                 )
                 for request in self.received()
-                for one in self._kept(request.messages())
+                for message in self._kept(request.messages())
             ]  # fmt: skip
             frame = _frame(columns, rows)
         frame["latency_ms"] = (frame["received_at"] - frame["commit_timestamp"]).dt.total_seconds() * 1000
         return frame
 
     def wait_for(self, n: int, match: Callable[[Message], object] | None = None, timeout: float = 10.0) -> list[Message]:
-        """Wait until `n` messages were delivered, and return the first `n`; those that had come before the call count as well.
+        """Wait until the inbox contains `n` delivered messages, and return the first `n`.
 
-        Delivered means answered 2xx: a failed attempt and its repetition are not two. `match` picks which messages count; `timeout` is in
-        seconds. Raises DeliveriesMissing, which says what came instead.
+        A message is delivered if its request was answered 2xx, so a failed attempt and its retry count once. If `match` is given, only
+        messages for which it returns a true value count. `timeout` is in seconds. Raises DeliveriesMissing, which says what arrived
+        instead.
         """
         if not hasattr(n, "__index__") or n < 0:
             raise InvalidInput("n", f"n is {n!r}.", "Wait for 0 or more messages, like inbox.wait_for(10).")
@@ -278,32 +289,32 @@ class Inbox:
         while True:
             tally.add(self._shown(tally.settled), enough=n)
             if len(tally.wanted) >= n:
-                return [message for _, message in sorted(tally.wanted, key=lambda found: found[0])][:n]
-            left = deadline - time.monotonic()
-            if left <= 0:
+                return [message for _, message in sorted(tally.wanted, key=lambda numbered: numbered[0])][:n]
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
                 raise DeliveriesMissing(
-                    f"{len(tally.wanted)} of {_many(n, 'message')} came to the inbox {self.name!r} within {timeout:g} s.",
+                    f"{len(tally.wanted)} of {_many(n, 'message')} arrived in the inbox {self.name!r} within {timeout:g} s.",
                     tally.what_came_instead(),
                 )
-            time.sleep(min(POLL, left))
+            time.sleep(min(POLL, remaining))
 
     def wait_for_attempts(self, n: int, timeout: float = 10.0) -> list[Received]:
-        """Wait until `n` requests were answered, whatever with, or given up by their sender; return the first `n` in order of arrival.
+        """Wait until `n` requests were answered or abandoned by their sender, and return the first `n` in order of arrival.
 
-        `wait_for` counts what was delivered; this counts failed attempts as well. `timeout` is in seconds. Raises DeliveriesMissing.
+        Unlike `wait_for`, this counts failed attempts too. `timeout` is in seconds. Raises DeliveriesMissing.
         """
         deadline = time.monotonic() + timeout
         while True:
             attempts = [request for request in self._shown() if not request.unanswered]
             if len(attempts) >= n:
                 return attempts[:n]
-            left = deadline - time.monotonic()
-            if left <= 0:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
                 raise DeliveriesMissing(
-                    f"{len(attempts)} of {_many(n, 'attempt')} came to the inbox {self.name!r} within {timeout:g} s.",
-                    "Is this inbox's URL subscribed, and was a row of that user written?",
+                    f"{len(attempts)} of {_many(n, 'attempt')} arrived in the inbox {self.name!r} within {timeout:g} s.",
+                    "Check that this inbox's URL is subscribed and that a row of that user was written.",
                 )
-            time.sleep(min(POLL, left))
+            time.sleep(min(POLL, remaining))
 
     def clear(self) -> None:
         """Remove every request received so far."""
@@ -338,7 +349,7 @@ class Inbox:
         return rules
 
     def _pages(self, after: int) -> Iterator[list[Received]]:
-        """What there is now above `after`, in pieces; the next piece is fetched while the one before is worked on."""
+        """Return the requests above `after` that have been received so far, in pages; the next page is fetched in advance."""
         url = f"/api/inboxes/{self.id}/requests?after={after}&limit={_PAGE}"
         last = None
         with ThreadPoolExecutor(1, thread_name_prefix="userhooks inbox") as ahead:
@@ -360,10 +371,10 @@ class Inbox:
     def _follow(self, tally: _Tally) -> Iterator[Message]:
         while True:
             tally.add(self._shown(tally.settled))
-            found, tally.wanted = tally.wanted, []
-            for _, message in found:
+            delivered, tally.wanted = tally.wanted, []
+            for _, message in delivered:
                 yield message
-            if not found:
+            if not delivered:
                 time.sleep(POLL)
 
     def __repr__(self) -> str:
@@ -385,9 +396,9 @@ class Inbox:
 
 
 class _Tally:
-    """What came since `settled`, a seq: the wanted messages, and how many requests and messages were something else.
+    """The wanted messages above the seq `settled`, and counts of other requests and messages.
 
-    Requests whose answer is still to come are looked at again: `settled` stays below the first of them.
+    Unanswered requests are read again: `settled` stays below the first of them.
     """
 
     def __init__(self, match: Callable[[Message], object] | None, kept: Callable[[list[Message]], list[Message]], settled: int = 0) -> None:
@@ -402,7 +413,7 @@ class _Tally:
         self._last: Received | None = None
 
     def add(self, received: Iterator[Received], enough: float = math.inf) -> None:
-        """Count further requests, until there are `enough` wanted messages."""
+        """Count more requests, until there are `enough` wanted messages."""
         self._unanswered = 0
         settled = self.settled
         for request in received:
@@ -422,7 +433,7 @@ class _Tally:
 
     def _count(self, request: Received) -> None:
         if not request.accepted:
-            self._refused[f"answered {request.response_status}" if request.response_status else "given up by their sender"] += 1
+            self._refused[f"answered {request.response_status}" if request.response_status else "abandoned by the sender"] += 1
             return
         messages = request.messages()
         self._foreign += not messages
@@ -434,21 +445,21 @@ class _Tally:
 
     def what_came_instead(self) -> str:
         if self._last is None:
-            return "No request came at all: is this inbox's URL subscribed, and was a row of that user written?"
-        parts = [f"{_many(count, 'request')} {what}" for what, count in sorted(self._refused.items())]
+            return "No request arrived. Check that this inbox's URL is subscribed and that a row of that user was written."
+        parts = [f"{_many(count, 'request')} {outcome}" for outcome, count in sorted(self._refused.items())]
         parts += [f"{_many(self._unanswered, 'request')} not answered yet"] if self._unanswered else []
-        parts += [f"{_many(self._other, 'message')} without a match"] if self._other else []
+        parts += [f"{_many(self._other, 'message')} that did not match"] if self._other else []
         parts += [f"{_many(self._foreign, 'request')} without a Sequin message"] if self._foreign else []
-        return f"Besides: {', '.join(parts) or 'nothing else'}. The last request: {self._last}."
+        return f"Also received: {', '.join(parts) or 'nothing'}. Last request: {self._last}."
 
 
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 @contextmanager
 def _no_collections() -> Iterator[None]:
-    """Keep Python's garbage collector from looking through many new objects again and again, none of which is garbage."""
+    """Disable the garbage collector, which would scan many new objects repeatedly although none of them is garbage."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -462,13 +473,13 @@ _UTC = "datetime64[us, UTC]"
 
 
 def _frame(columns: dict[str, str], rows: list[tuple[Any, ...]]) -> pd.DataFrame:
-    """A DataFrame of rows, with a dtype for each column, also when there are no rows."""
+    """Return a DataFrame of rows in which each column has its dtype, even if there are no rows."""
     with lab_extra():
         import pandas as pd
 
     by_column = zip(*rows, strict=True) if rows else [()] * len(columns)
-    filled = zip(columns.items(), by_column, strict=True)
-    return pd.DataFrame({column: pd.Series(list(values), dtype=dtype) for (column, dtype), values in filled})
+    series = zip(columns.items(), by_column, strict=True)
+    return pd.DataFrame({column: pd.Series(list(values), dtype=dtype) for (column, dtype), values in series})
 
 
 def _received(entry: dict[str, Any]) -> Received:

@@ -1,16 +1,16 @@
-"""Where received requests are kept: SQLite behind one writer that stores in batches, and a ring per inbox; no HTTP here.
+"""Store received requests in SQLite, written in batches by a single writer, with a ring per inbox. No HTTP here.
 
-`RequestStore.record` returns once the request is committed to SQLite's write-ahead log, and only then does ingest.py answer. So a request
-that was answered 2xx survives `kill -9` of this process: the bound on what is lost is zero requests. (A power cut may take what was written
-since the log was last synced, because `synchronous=NORMAL`; a test bench for webhooks need not pay an fsync for each.) Waiting for the
-commit costs a fraction of a millisecond, since whatever arrives during one commit goes into the next one together.
+`RequestStore.record` returns once the request is committed to SQLite's write-ahead log, and ingest.py responds only then. So every request
+that was answered 2xx survives `kill -9` of this process. (A power failure may lose what was written since the log was last synced, because
+of `synchronous=NORMAL`; a tool for testing webhooks does not need an fsync for each.) Waiting for the commit costs a fraction of a
+millisecond, because all requests that arrive during one commit share the next one.
 
-A row's key is `inbox number << 40 | seq`: one B-tree without a second index, in which each inbox is one range in the order of arrival.
+A row's key is `inbox number << 40 | seq`. So one B-tree without a second index holds each inbox as one range, in order of arrival.
 
-Memory follows the disk: what a call changes in an `StoredInbox` takes effect when its transaction is committed, and not at all when that
-fails.
+Memory follows the disk: a call's changes to a `StoredInbox` take effect when its transaction is committed. If the commit fails, nothing
+changes.
 
-It is long because tables, writer and rings are one unit: each knows what the others hold.
+This module is long because tables, writer, and rings are one unit and depend on each other's state.
 """
 
 from __future__ import annotations
@@ -32,14 +32,16 @@ from userhooks.errors import ConfigurationError
 from userhooks.inspector.response_script import Script, parse_script
 
 RING = 200_000
-"""Requests that one inbox keeps; older ones are dropped, and counted as dropped."""
+"""Maximum number of requests in an inbox; older requests are dropped and counted as dropped."""
 
 HOME_BYTES = 1 << 30
-"""What all inboxes together may take on disk; beyond it the oldest requests of all go first."""
+"""Maximum bytes of all inboxes on disk; beyond it, the oldest requests of any inbox are dropped."""
 
 _SEQ_BITS = 40
 _SEQ_MASK = (1 << _SEQ_BITS) - 1
 _TRIM_ROWS = 500
+"""Maximum number of rows to delete in one transaction."""
+
 _PAGE_BYTES = 4096
 _CHECKPOINT_PAGES = 4_000
 
@@ -68,7 +70,10 @@ CREATE TABLE IF NOT EXISTS requests (
 CREATE INDEX IF NOT EXISTS unanswered ON requests (key) WHERE status IS NULL AND note = '';
 """
 _FORMAT = 2
-"""Of the file, in SQLite's user_version; 1 (which wrote 0 there) had `status`, `delay` and `fail_first` instead of a script."""
+"""Version of the file format, in SQLite's user_version.
+
+Format 1, which set it to 0, had the columns `status`, `delay`, and `fail_first` instead of `script`.
+"""
 
 _FROM_1 = """
 ALTER TABLE inboxes ADD COLUMN script TEXT NOT NULL DEFAULT '[]';
@@ -89,8 +94,8 @@ _SELECT = f"SELECT {_COLUMNS} FROM requests WHERE key BETWEEN ? AND ? ORDER BY k
 _ANSWERED = "UPDATE requests SET status = ?, note = ? WHERE key = ?"
 _UNANSWERED = "SELECT key FROM requests WHERE status IS NULL AND note = '' AND key BETWEEN ? AND ?"
 _ORPHANS = f"DELETE FROM requests WHERE key >= (SELECT coalesce(max(number), 0) + 1 FROM inboxes) << {_SEQ_BITS}"  # noqa: S608
-"""Older versions kept requests for an inbox that they had failed to store; the next inbox would get its number, and show them."""
-_STOPPED = "UPDATE requests SET note = 'the inspector was stopped before the answer' WHERE status IS NULL AND note = ''"
+"""Deletes requests of an inbox that an older version failed to store; otherwise they would appear in the next inbox with its number."""
+_STOPPED = "UPDATE requests SET note = 'the inspector stopped before the response' WHERE status IS NULL AND note = ''"
 _DELETE = "DELETE FROM requests WHERE key BETWEEN ? AND ?"
 _FIRST = "SELECT received_at FROM requests WHERE key BETWEEN ? AND ? ORDER BY key LIMIT 1"
 _SIZES = "SELECT key, length(headers) + length(body) + 100 FROM requests WHERE key BETWEEN ? AND ? ORDER BY key"
@@ -99,13 +104,12 @@ _ENDS = "SELECT (SELECT min(key) FROM requests WHERE key BETWEEN ?1 AND ?2), (SE
 
 
 class Recorded(NamedTuple):
-    """One received request as it is kept.
+    """A request as stored.
 
-    `received_at` is in microseconds since 1970 (UTC). `path` and `query` are as they stood in the request line, and so are `headers`, a
-    line `name:value` each in their order, names in lower case (HTTP names have no case; the server hands them over like this);
-    `header_pairs` reads them.
-    `status` is None when no answer was sent, yet or ever; `note` then says why, where that is known. `response` says in words what the
-    response script wanted (`500, rule 1: first 3`); it is empty for what an older inspector received.
+    `received_at` is in microseconds since 1970 (UTC). `path` and `query` are as received. `headers` has a line `name:value` for each
+    header, in order, with names in lower case, as uvicorn delivers them; `header_pairs` parses it. `status` is None if no response was
+    sent, or none yet; `note` then gives the reason, if it is known. `response` describes the response that the script chose (`500, rule 1:
+    first 3`); it is empty if an older inspector received the request.
     """
 
     seq: int
@@ -121,16 +125,17 @@ class Recorded(NamedTuple):
 
 
 def header_pairs(headers: bytes) -> list[tuple[str, str]]:
-    """The headers of a `Recorded`, decoded as Latin-1, which loses nothing."""
+    """Return the names and values in `Recorded.headers`, decoded as Latin-1, which preserves every byte."""
     return [(name, value) for line in headers.decode("latin-1").split("\n") for name, _, value in [line.partition(":")] if name]
 
 
 @dataclass(slots=True, eq=False)
 class StoredInbox:
-    """An inbox's state in memory; the event loop's thread alone changes it.
+    """An inbox's state in memory, changed only by the event loop's thread.
 
-    `last` is the seq handed out last, `stored` the last one committed, `cleared` the last one that a person removed, `floor` the last one
-    that is gone for whatever reason; `removed` is how far rows were really deleted. `set_at` is `last` when the response script was set.
+    `last` is the highest seq assigned, and `stored` the highest committed. `cleared` is the highest seq that a user cleared, `floor` the
+    highest that was cleared or dropped, and `removed` the highest whose row has been deleted. `set_at` is the value of `last` at the time
+    the response script was set.
     """
 
     number: int
@@ -145,7 +150,7 @@ class StoredInbox:
     removed: int = 0
     waiting: list[asyncio.Future[None]] = field(default_factory=list)
     changing: set[asyncio.Future[None]] = field(default_factory=set)
-    """Response scripts that are being stored: each decides from the next request on, so that one has to wait for them."""
+    """Response scripts that are being stored. The next request waits for them, because they apply to it."""
 
     @property
     def count(self) -> int:
@@ -153,11 +158,11 @@ class StoredInbox:
 
     @property
     def dropped(self) -> int:
-        """Requests since the inbox was last cleared that the ring let go."""
+        """Number of requests dropped since the inbox was last cleared."""
         return self.floor - self.cleared
 
     def next_seq(self) -> int:
-        """Hand out the number of a request that is recorded at once, before anything else gets to run."""
+        """Assign the number of a request, which the caller must record before the event loop runs anything else."""
         self.last += 1
         return self.last
 
@@ -166,9 +171,9 @@ class StoredInbox:
 
 
 class _Job(NamedTuple):
-    """One piece of work for the writer: a row to insert, or a statement to run in its place in the order.
+    """A job for the writer: a row to insert, or a statement to run. Jobs are run in order.
 
-    `committed` changes the memory as the statement does the disk; it is called in the same order, once the transaction is committed.
+    `committed` makes the statement's change in memory; it is called in the same order, after the transaction is committed.
     """
 
     inbox: StoredInbox
@@ -180,11 +185,11 @@ class _Job(NamedTuple):
 
 
 class RequestStore:
-    """The requests of all inboxes of one home.
+    """The inboxes of a home and their requests.
 
-    `await open()` first, `await close()` last. All methods belong to one event loop, except those that say "for any thread".
+    Await `open()` first and `close()` last. Call all methods from one event loop, except those that may be called from any thread.
 
-    It is long because its one writer has to know all that it keeps.
+    This class is long because its single writer handles every kind of change.
     """
 
     def __init__(self, path: Path, *, ring: int = RING, home_bytes: int = HOME_BYTES) -> None:
@@ -196,7 +201,7 @@ class RequestStore:
         self._creating: dict[str, asyncio.Future[None]] = {}
         self._numbers = itertools.count(1)
         self._jobs: list[_Job] = []
-        self._behind: set[StoredInbox] = set()
+        self._to_trim: set[StoredInbox] = set()
         self._wake = asyncio.Event()
         self._closing = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
@@ -204,18 +209,18 @@ class RequestStore:
         self._writer: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Open or create the file, and take up every inbox where it stood."""
+        """Open or create the file, and load every inbox."""
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._thread, prepare, self.path)
         self._connection = await loop.run_in_executor(self._thread, _connect, self.path)
         for inbox in await loop.run_in_executor(self._thread, _load, self._connection):
             self._add(inbox)
-            self._let_go(inbox)
+            self._apply_ring(inbox)
             self._numbers = itertools.count(inbox.number + 1)
         self._writer = loop.create_task(self._write_forever())
 
     async def close(self) -> None:
-        """Store what is waiting, then close the file."""
+        """Store pending requests, then close the file."""
         self._closing = True
         self._wake.set()
         if self._writer is not None:
@@ -225,7 +230,10 @@ class RequestStore:
         self._thread.shutdown()
 
     async def create(self, name: str | None) -> tuple[StoredInbox, bool]:
-        """The inbox of that name and whether it is new; without a name, a new one called `inbox-N`. Raises sqlite3.Error."""
+        """Return the inbox with that name, created if necessary, and whether it is new. Raises sqlite3.Error.
+
+        Without a name, create an inbox called `inbox-N`.
+        """
         if name is None:
             numbers = itertools.count(len(self.by_name) + 1)
             name = next(free for n in numbers if (free := f"inbox-{n}") not in self.by_name and free not in self._creating)
@@ -240,7 +248,7 @@ class RequestStore:
             creating = self._enqueue(inbox, None, insert, (inbox.number, inbox.id, name), lambda: self._add(inbox))
             creating.add_done_callback(lambda _: self._creating.pop(name))
             self._creating[name] = creating
-        await asyncio.shield(creating)  # a caller that leaves does not end it for the others
+        await asyncio.shield(creating)  # a caller that is cancelled does not cancel it for the others
         return self.by_name[name], is_first
 
     async def record(
@@ -257,16 +265,22 @@ class RequestStore:
         response: str,
         note: str = "",
     ) -> None:
-        """Keep one request; returns when it is committed. Raises sqlite3.Error when that failed: then it must not be answered 2xx."""
-        kept = b"\n".join([b":".join(header) for header in headers])
-        await self._enqueue(inbox, (inbox.key(seq), received_at, method, path, query, kept, body, status, response, note), "", ())
+        """Store one request, and return when it is committed.
+
+        Raises sqlite3.Error if it could not be stored; the request must not be answered 2xx then.
+        """
+        header_lines = b"\n".join([b":".join(header) for header in headers])
+        await self._enqueue(inbox, (inbox.key(seq), received_at, method, path, query, header_lines, body, status, response, note), "", ())
 
     async def answered(self, inbox: StoredInbox, seq: int, status: int | None, note: str = "") -> None:
-        """Add to a request that was recorded without an answer what became of it."""
+        """Store the outcome of a request that was recorded as unanswered."""
         await self._enqueue(inbox, None, _ANSWERED, (status, note, inbox.key(seq)))
 
     async def set_script(self, inbox: StoredInbox, script: Script) -> None:
-        """Answer like this from the next request on, also after a restart. Raises sqlite3.Error, and then nothing has changed."""
+        """Set the response script, which applies from the next request on, also after a restart.
+
+        Raises sqlite3.Error, in which case nothing has changed.
+        """
         set_at = inbox.last
 
         def committed() -> None:
@@ -274,13 +288,13 @@ class RequestStore:
 
         text = orjson.dumps([rule.as_json() for rule in script]).decode()
         update = "UPDATE inboxes SET script = ?, set_at = ? WHERE number = ?"
-        stored = self._enqueue(inbox, None, update, (text, set_at, inbox.number), committed)
-        inbox.changing.add(stored)
-        stored.add_done_callback(inbox.changing.discard)
-        await asyncio.shield(stored)
+        done = self._enqueue(inbox, None, update, (text, set_at, inbox.number), committed)
+        inbox.changing.add(done)
+        done.add_done_callback(inbox.changing.discard)
+        await asyncio.shield(done)
 
     async def clear(self, inbox: StoredInbox) -> None:
-        """Remove every request received so far; their numbers are not used again. Raises sqlite3.Error, and then nothing has changed."""
+        """Remove every request received so far; their numbers are not reused. Raises sqlite3.Error, in which case nothing has changed."""
         upto = inbox.last
 
         def committed() -> None:
@@ -291,27 +305,30 @@ class RequestStore:
         await self._enqueue(inbox, None, "UPDATE inboxes SET cleared = ? WHERE number = ?", (upto, inbox.number), committed)
 
     def next_change(self, inbox: StoredInbox) -> asyncio.Future[None]:
-        """A future that is done after the next change to this inbox."""
+        """Return a future that is done after the next change to the inbox."""
         future = asyncio.get_running_loop().create_future()
         inbox.waiting = [waiting for waiting in inbox.waiting if not waiting.done()]
         inbox.waiting.append(future)
         return future
 
     def read(self, inbox: StoredInbox, after: int, limit: int, max_bytes: int) -> list[Recorded]:
-        """Up to `limit` requests with a seq above `after`, fewer when their bodies exceed `max_bytes`, but one at least. For any thread."""
+        """Return up to `limit` requests with a seq above `after`, fewer if their bodies exceed `max_bytes`.
+
+        If there are any, at least one is returned. May be called from any thread.
+        """
         first = max(after, inbox.floor) + 1
-        found: list[Recorded] = []
+        requests: list[Recorded] = []
         size = 0
         with self._reading() as connection:
             for row in connection.execute(_SELECT, (inbox.key(first), inbox.key(inbox.stored))):
-                found.append(Recorded(row[0] & _SEQ_MASK, *row[1:]))
-                size += len(found[-1].body)
-                if len(found) == limit or size >= max_bytes:
+                requests.append(Recorded(row[0] & _SEQ_MASK, *row[1:]))
+                size += len(requests[-1].body)
+                if len(requests) == limit or size >= max_bytes:
                     break
-        return found
+        return requests
 
     def unanswered(self, inbox: StoredInbox) -> set[int]:
-        """The seqs of the requests whose answer is still to come. For any thread."""
+        """Return the seqs of the requests whose response has not been sent yet. May be called from any thread."""
         with self._reading() as connection:
             return {key & _SEQ_MASK for (key,) in connection.execute(_UNANSWERED, (inbox.key(0), inbox.key(_SEQ_MASK)))}
 
@@ -337,38 +354,41 @@ class RequestStore:
     async def _write_forever(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            if not self._jobs and not self._behind:
+            if not self._jobs and not self._to_trim:
                 if self._closing:
                     return
                 self._wake.clear()
                 await self._wake.wait()
                 continue
             jobs, self._jobs = self._jobs, []
-            doomed = self._next_doomed()
+            deletion = self._next_deletion()
             try:
-                used = await loop.run_in_executor(self._thread, self._write, jobs, doomed)
+                used = await loop.run_in_executor(self._thread, self._write, jobs, deletion)
             except sqlite3.Error as error:
                 for job in jobs:
                     if not job.done.done():
                         job.done.set_exception(error)
-                self._behind.clear()  # what was to be removed is met again when its inbox next receives something
+                self._to_trim.clear()  # rows to delete are found again when their inbox next receives a request
                 continue
             self._committed(jobs)
-            if doomed is not None:
-                doomed[0].removed = doomed[1]
-                self._let_go(doomed[0])
-            if used > self.home_bytes and not self._behind:
+            if deletion is not None:
+                deletion[0].removed = deletion[1]
+                self._apply_ring(deletion[0])
+            if used > self.home_bytes and not self._to_trim:
                 ranges = [(inbox, inbox.floor + 1, inbox.stored) for inbox in self.by_id.values() if inbox.count]
                 oldest = await loop.run_in_executor(self._thread, self._oldest, used - self.home_bytes, ranges)
                 if oldest is not None:
                     oldest[0].floor = max(oldest[0].floor, oldest[1])
-                    self._let_go(oldest[0])
+                    self._apply_ring(oldest[0])
 
-    def _next_doomed(self) -> tuple[StoredInbox, int] | None:
-        """Which rows are removed with the next batch: of which inbox, up to which seq; a bounded number, so that no commit takes long."""
-        if not self._behind:
+    def _next_deletion(self) -> tuple[StoredInbox, int] | None:
+        """Choose the rows to delete with the next batch: an inbox, and the highest seq.
+
+        The number of rows is limited, so that no commit takes long.
+        """
+        if not self._to_trim:
             return None
-        inbox = self._behind.pop()
+        inbox = self._to_trim.pop()
         return inbox, min(inbox.floor, inbox.removed + _TRIM_ROWS)
 
     def _committed(self, jobs: list[_Job]) -> None:
@@ -381,19 +401,19 @@ class RequestStore:
             if not job.done.done():
                 job.done.set_result(None)
         for inbox in touched:
-            self._let_go(inbox)
+            self._apply_ring(inbox)
             waiting, inbox.waiting = inbox.waiting, []
             for future in waiting:
                 if not future.done():
                     future.set_result(None)
 
-    def _let_go(self, inbox: StoredInbox) -> None:
+    def _apply_ring(self, inbox: StoredInbox) -> None:
         inbox.floor = max(inbox.floor, inbox.stored - self.ring)
         if inbox.removed < inbox.floor:
-            self._behind.add(inbox)
+            self._to_trim.add(inbox)
 
-    def _write(self, jobs: list[_Job], doomed: tuple[StoredInbox, int] | None) -> int:
-        """In the writer's thread: do the jobs in their order and remove what is doomed, in one transaction; returns the bytes in use."""
+    def _write(self, jobs: list[_Job], deletion: tuple[StoredInbox, int] | None) -> int:
+        """Run the jobs in order and delete old rows, in one transaction, and return the bytes in use. For the writer's thread."""
         connection = self._connection
         assert connection is not None  # noqa: S101
         connection.execute("BEGIN IMMEDIATE")
@@ -407,8 +427,8 @@ class RequestStore:
                 rows = []
                 connection.execute(job.statement, job.parameters)
             _insert(connection, rows)
-            if doomed is not None:
-                inbox, upto = doomed
+            if deletion is not None:
+                inbox, upto = deletion
                 connection.execute(_DELETE, (inbox.key(0), inbox.key(upto)))
                 connection.execute("UPDATE inboxes SET floor = ? WHERE number = ?", (upto, inbox.number))
             connection.execute("COMMIT")
@@ -420,14 +440,17 @@ class RequestStore:
         return pages * _PAGE_BYTES
 
     def _oldest(self, excess: int, ranges: list[tuple[StoredInbox, int, int]]) -> tuple[StoredInbox, int] | None:
-        """In the writer's thread: whose requests go when the home is full (the inbox that holds the oldest one), and up to which seq."""
+        """Choose the requests to drop if the home is full: the inbox with the oldest request, and the highest seq.
+
+        For the writer's thread.
+        """
         connection = self._connection
         assert connection is not None  # noqa: S101
         oldest: tuple[int, StoredInbox, int, int] | None = None
         for inbox, first, last in ranges:
-            found = connection.execute(_FIRST, (inbox.key(first), inbox.key(last))).fetchone()
-            if found is not None and (oldest is None or found[0] < oldest[0]):
-                oldest = (found[0], inbox, first, last)
+            row = connection.execute(_FIRST, (inbox.key(first), inbox.key(last))).fetchone()
+            if row is not None and (oldest is None or row[0] < oldest[0]):
+                oldest = (row[0], inbox, first, last)
         if oldest is None:
             return None
         _, inbox, first, last = oldest
@@ -442,7 +465,7 @@ class RequestStore:
 
 def _connect(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path.touch(mode=0o600)  # received headers hold secrets; SQLite gives its log the same mode
+    path.touch(mode=0o600)  # received headers contain secrets; SQLite gives its log the same mode
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
     connection.execute("PRAGMA journal_mode = WAL")
@@ -452,19 +475,19 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def prepare(path: Path) -> None:
-    """Make the file, or bring one that an older inspector wrote up to date; raises ConfigurationError when it cannot be used."""
-    remove = f"Move it away (its inboxes are then begun anew): mv {path} {path}.old"
+    """Create the file, or migrate one from an older inspector; raises ConfigurationError if it cannot be used."""
+    remedy = f"Move the file away (the inspector then starts without inboxes): mv {path} {path}.old"
     try:
         with contextlib.closing(_connect(path)) as connection:
-            found = connection.execute("PRAGMA user_version").fetchone()[0]
-            if found > _FORMAT:
-                raise ConfigurationError(f"The inspector's store {path} was written by a newer version of userhooks.", remove)
-            older = found == 0 and connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'inboxes'").fetchone()
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version > _FORMAT:
+                raise ConfigurationError(f"The inspector's store {path} was written by a newer version of userhooks.", remedy)
+            is_format_1 = version == 0 and connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'inboxes'").fetchone()
             connection.executescript(
-                f"BEGIN; {_FROM_1 if older else ''} {_SCHEMA} PRAGMA user_version = {_FORMAT}; {_ORPHANS}; {_STOPPED}; COMMIT"
+                f"BEGIN; {_FROM_1 if is_format_1 else ''} {_SCHEMA} PRAGMA user_version = {_FORMAT}; {_ORPHANS}; {_STOPPED}; COMMIT"
             )
     except sqlite3.Error as error:
-        raise ConfigurationError(f"The inspector's store {path} cannot be used: {error}.", remove) from None
+        raise ConfigurationError(f"The inspector's store {path} cannot be used: {error}.", remedy) from None
 
 
 def _load(connection: sqlite3.Connection) -> list[StoredInbox]:
@@ -481,9 +504,9 @@ def _load(connection: sqlite3.Connection) -> list[StoredInbox]:
 
 
 def _insert(connection: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> None:
-    """Insert rows in statements of many rows each.
+    """Insert rows with statements of many rows each.
 
-    Python's lock is given up once per statement; with one statement per row this thread would queue for it behind the event loop each time.
+    Each statement releases Python's global lock once. With one statement per row, this thread would wait for the event loop after each row.
     """
     start = 0
     for size, statement in _INSERTS:

@@ -39,8 +39,9 @@ _FIELDS = ("first", "every", "percent", "seed", "status", "delay", "retry_after"
 class Rule:
     """One rule of a response script: at most one condition, and a response.
 
-    `first` matches the first N requests since the script was set, `every` each Nth, and `percent` that share of them. The share depends
-    only on `seed` and the request's number, so the same run selects the same requests. Without a condition, a rule matches every request.
+    `first` matches the first N requests since the script was set, and `every` each Nth. `percent` matches that percentage of requests,
+    selected only by `seed` and the request's number, so that a repeated run selects the same ones. Without a condition, a rule matches
+    every request.
     The response is `status` after `delay` seconds, with `retry_after` seconds as Retry-After, or an `effect`.
     """
 
