@@ -171,10 +171,10 @@ def test_bodies_that_are_no_json_or_no_text_or_long_are_shown_as_they_are(browse
         expect(page.locator("#raw")).to_have_text("plain {text")
         expect(page.locator("#pretty")).to_be_hidden()
         options.nth(2).click()
-        expect(page.locator("#rawTitle")).to_have_text("Body, not UTF-8 text, as hexadecimal")
+        expect(page.locator("#rawTitle")).to_have_text("Body, hexadecimal (not UTF-8)")
         expect(page.locator("#raw")).to_contain_text("00000000  00 ff 20 62 69 6e 61 72 79")
         options.nth(1).click()
-        expect(page.locator("#cut")).to_have_text("The body has 2,097,152 bytes; this is its beginning.")
+        expect(page.locator("#cut")).to_have_text("The body has 2,097,152 bytes; only the first 65,536 are shown.")
         assert len(page.locator("#raw").text_content() or "") == 65536
         options.nth(0).click()
         expect(page.locator("#rawTitle")).to_have_text("Body: empty")
@@ -291,7 +291,7 @@ def test_answers_are_changed_on_the_page_and_a_retry_succeeds(browser: Browser, 
         )
         page.get_by_role("button", name="Add a rule").click()
         expect(page.locator(".rule")).to_have_count(2)
-        page.get_by_role("button", name="All is well").click()
+        page.get_by_role("button", name="Always answer 200").click()
         expect(page.locator("#answers")).to_have_text("answers always: 200")
     assert inbox._state()["response"]["script"] == []
 
@@ -317,7 +317,7 @@ def test_a_gzip_body_is_shown_unpacked_and_as_it_came(browser: Browser, inbox: I
     send(inbox, content=gzip.compress(b'{"packed":true}'), headers={"content-encoding": "gzip", "content-type": "application/json"})
     with opened(browser, inbox.page) as page:
         page.get_by_role("option").click()
-        expect(page.locator("#rawTitle")).to_have_text("Body, unpacked from gzip")
+        expect(page.locator("#rawTitle")).to_have_text("Body, decompressed")
         expect(page.locator("#raw")).to_have_text('{"packed":true}')
         assert page.locator("#pretty").text_content() == '{\n  "packed": true\n}'
         expect(page.locator("#packed")).to_contain_text("00000000  1f 8b")
@@ -346,7 +346,7 @@ def test_the_last_minute_is_drawn_and_said_in_words(browser: Browser, inbox: Inb
         for _ in range(3):
             send(inbox, json=batch(message(1)))
         expect(page.locator("#rateWords")).to_have_text(re.compile(r"3 requests in the last minute, at most \d/s, 1 refused"))
-        expect(page.locator("#latencyWords")).to_have_text(re.compile(r"Commit to receipt: median [\d.]+ (ms|s|min|h|days) of late"))
+        expect(page.locator("#latencyWords")).to_have_text(re.compile(r"Commit to receipt: latest median [\d.]+ (ms|s|min|h|days)"))
         assert str(page.locator("#rateBars").get_attribute("d")).startswith("M")
 
 
@@ -355,7 +355,7 @@ def test_the_list_of_inboxes_follows_and_creates(browser: Browser, inspector: Pr
         expect(page.get_by_role("link", name="ada")).to_be_visible()
         send(inbox)
         expect(page.get_by_role("row", name="ada").locator("td").nth(1)).to_have_text("1")
-        page.get_by_label("New inbox, name").fill("bob's")
+        page.get_by_label("Name of new inbox").fill("bob's")
         page.keyboard.press("Enter")
         expect(page.get_by_role("heading", name="Inbox bob's")).to_be_visible()
         page.get_by_role("link", name="all inboxes").click()

@@ -1,11 +1,11 @@
 "use strict";
-const KEPT = 10000;            // entries on the page; the inbox itself holds more
-const TOGETHER = 50;           // entries in one part of the list: the browser passes by the parts that are out of sight
-const WHOLE = 1 << 20;         // bytes; of a longer body only the beginning is shown
-const BEGINNING = 64 << 10;
+const MAX_ENTRIES = 10000;       // on the page; the inbox stores more
+const PART_ENTRIES = 50;         // per part of the list; the browser skips the layout of parts that are out of sight
+const FULL_BODY_BYTES = 1 << 20; // longer bodies are previewed
+const PREVIEW_BYTES = 64 << 10;
 const at = (id) => document.getElementById(id);
 
-// Every value goes into the page through `text` and `element`, never as markup.
+// Insert every value into the page with `text` or `element`, never as markup.
 function text(node, value) { node.textContent = value; return node; }
 function element(tag, value, className) {
   const node = document.createElement(tag);
@@ -13,7 +13,7 @@ function element(tag, value, className) {
   if (value !== undefined) text(node, value);
   return node;
 }
-function number(value, what) { return `${value.toLocaleString("en")} ${what}${value === 1 ? "" : "s"}`; }
+function number(value, noun) { return `${value.toLocaleString("en")} ${noun}${value === 1 ? "" : "s"}`; }
 
 async function call(method, path, payload) {
   const options = { method, headers: {} };
@@ -29,11 +29,11 @@ function showInboxes() {
   at("inboxes").hidden = false;
   const rows = new Map();
   async function refresh() {
-    let known;
-    try { known = (await call("GET", "/api/inboxes")).inboxes; text(at("state"), ""); }
+    let inboxes;
+    try { inboxes = (await call("GET", "/api/inboxes")).inboxes; text(at("state"), ""); }
     catch { text(at("state"), "the inspector does not answer"); return; }
-    at("none").hidden = known.length > 0;
-    for (const inbox of known) {
+    at("none").hidden = inboxes.length > 0;
+    for (const inbox of inboxes) {
       let row = rows.get(inbox.id);
       if (!row) {
         row = element("tr");
@@ -65,15 +65,15 @@ function showInboxes() {
 function showInbox(id) {
   const base = `/api/inboxes/${encodeURIComponent(id)}`;
   const list = at("list");
-  const entries = new Map();   // seq -> { request without its body, node }
-  let waiting = [];            // what arrived since the last frame
-  let chosen = null;
+  const entries = new Map();   // seq -> { request without its body, node, searchText }
+  let waiting = [];            // requests that arrived since the last frame
+  let selected = null;         // seq
 
   function describe(inbox) {
     document.title = `${inbox.name} – inspector`;
     text(at("title"), `Inbox ${inbox.name}`);
     text(at("url"), inbox.url);
-    text(at("counts"), number(inbox.count, "request") + (inbox.dropped ? `, ${inbox.dropped.toLocaleString("en")} older ones dropped` : ""));
+    text(at("counts"), number(inbox.count, "request") + (inbox.dropped ? `, ${inbox.dropped.toLocaleString("en")} older requests dropped` : ""));
     text(at("answers"), `answers ${inbox.response.words.join("; ")}`);
     for (const part of ["back", "address", "clear", "openEditor", "download"]) at(part).hidden = false;
     if (at("editor").hidden) editor.show(inbox.response.script);
@@ -86,25 +86,25 @@ function showInbox(id) {
     entry.node.remove();
     if (part.firstElementChild) fit(part); else part.remove();
     entries.delete(seq);
-    if (chosen === seq) { chosen = null; at("shown").hidden = true; }
+    if (selected === seq) { selected = null; at("shown").hidden = true; }
   }
 
   function hint() {
-    at("hint").hidden = chosen !== null;
-    if (entries.size) text(at("hint"), "Choose a request: click it, or use the arrow keys (or j and k). The key / goes to the filter.");
-    else text(at("hint"), `Nothing received yet. Whatever is sent to the address above appears here at once. Try it in a terminal: curl -d hello ${at("url").textContent}`);
+    at("hint").hidden = selected !== null;
+    if (entries.size) text(at("hint"), "Select a request with a click, the arrow keys, or j and k. Press / to filter.");
+    else text(at("hint"), `Nothing received yet. Requests to the URL above appear here immediately. Try it in a terminal: curl -d hello ${at("url").textContent}`);
   }
 
-  // What is out of sight is not laid out; its height is known all the same, since each entry that is not filtered out has the same.
+  // Set the height of a part, which the browser does not compute while the part is out of sight. All visible entries have the same height.
   function fit(part) {
     let shown = 0;
     for (const node of part.children) if (!node.hidden) shown++;
     part.style.containIntrinsicBlockSize = `${2 * shown}rem`;
   }
 
-  function add(node) {                                 // newest first; the map keeps the order of arrival
+  function add(node) {                                 // newest first, while the map is in order of arrival
     let part = list.firstElementChild;
-    if (!part || part.childElementCount >= TOGETHER) { part = element("div", undefined, "part"); part.setAttribute("role", "none"); list.prepend(part); }
+    if (!part || part.childElementCount >= PART_ENTRIES) { part = element("div", undefined, "part"); part.setAttribute("role", "none"); list.prepend(part); }
     part.prepend(node);
     return part;
   }
@@ -114,37 +114,37 @@ function showInbox(id) {
     for (const request of waiting) {
       const known = entries.get(request.seq);
       const node = row(request);
-      const entry = { request: { ...request, body: null, decoded: null }, node, words: words(request) };
-      node.hidden = !wanted(entry);
+      const entry = { request: { ...request, body: null, decoded: null }, node, searchText: searchText(request) };
+      node.hidden = !matches(entry);
       entries.set(request.seq, entry);
-      if (known) { known.node.replaceWith(node); changed.add(node.parentElement); if (chosen === request.seq) choose(request.seq, false); }
+      if (known) { known.node.replaceWith(node); changed.add(node.parentElement); if (selected === request.seq) select(request.seq, false); }
       else changed.add(add(node));
     }
     waiting = [];
     changed.forEach(fit);
-    while (entries.size > KEPT) { const [seq, entry] = entries.entries().next().value; forget(seq, entry); }
+    while (entries.size > MAX_ENTRIES) { const [seq, entry] = entries.entries().next().value; forget(seq, entry); }
     count();
     hint();
   }
 
-  // ---- the filter: every word has to be somewhere in the request
-  let sought = [];
-  function words(request) {
+  // ---- the filter: a request matches if it contains every word
+  let filterWords = [];
+  function searchText(request) {
     const headers = request.headers.map(([name, value]) => `${name}: ${value}`).join(" ");
-    const said = [...request.judgements.map(named), request.secret === "not applicable" ? "" : `secret ${request.secret}`, request.response, request.note];
+    const labels = [...request.judgements.map(named), request.secret === "not applicable" ? "" : `secret ${request.secret}`, request.response, request.note];
     const body = request.body_encoding === "base64" ? request.decoded ?? "" : request.body;
-    return [request.method, request.path, request.query, ...answerOf(request).slice(0, 1), summary(request), ...said, headers, body.slice(0, 2000)].join(" ").toLowerCase();
+    return [request.method, request.path, request.query, ...answerOf(request).slice(0, 1), summary(request), ...labels, headers, body.slice(0, 2000)].join(" ").toLowerCase();
   }
-  function wanted(entry) { return sought.every((word) => entry.words.includes(word)); }
+  function matches(entry) { return filterWords.every((word) => entry.searchText.includes(word)); }
   function count() {
-    if (!sought.length) { text(at("matches"), ""); return; }
+    if (!filterWords.length) { text(at("matches"), ""); return; }
     let shown = 0;
     for (const entry of entries.values()) if (!entry.node.hidden) shown++;
     text(at("matches"), `${shown.toLocaleString("en")} of ${entries.size.toLocaleString("en")}`);
   }
   at("filter").addEventListener("input", () => {
-    sought = at("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
-    for (const entry of entries.values()) entry.node.hidden = !wanted(entry);
+    filterWords = at("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
+    for (const entry of entries.values()) entry.node.hidden = !matches(entry);
     [...list.children].forEach(fit);
     count();
   });
@@ -162,7 +162,7 @@ function showInbox(id) {
     const node = element("div", undefined, "entry");
     node.id = `request-${request.seq}`;
     node.setAttribute("role", "option");
-    node.setAttribute("aria-selected", String(chosen === request.seq));
+    node.setAttribute("aria-selected", String(selected === request.seq));
     node.dataset.seq = request.seq;
     const time = new Date(request.received_at);
     const [answer, kind] = answerOf(request);
@@ -170,13 +170,13 @@ function showInbox(id) {
       element("span", request.seq, "soft"),
       element("span", `${time.toTimeString().slice(0, 8)}.${String(time.getMilliseconds()).padStart(3, "0")}`),
       element("span", answer, kind),
-      said(request),
+      summaryCell(request),
       element("span", request.secret === "not applicable" ? "–" : request.secret, { ok: "good", wrong: "bad", missing: "bad" }[request.secret] || "soft"),
     );
     return node;
   }
 
-  function said(request) {
+  function summaryCell(request) {
     const cell = element("span");
     for (const judgement of request.judgements) {
       if (judgement.kind !== "secret") cell.append(element("span", named(judgement), judgement.kind === "foreign" ? "badge bad" : "badge"), " ");
@@ -185,12 +185,12 @@ function showInbox(id) {
     return cell;
   }
 
-  function choose(seq, scroll = true) {
+  function select(seq, scroll = true) {
     const entry = entries.get(seq);
     if (!entry) return;
-    const before = entries.get(chosen);
+    const before = entries.get(selected);
     if (before) before.node.setAttribute("aria-selected", "false");
-    chosen = seq;
+    selected = seq;
     entry.node.setAttribute("aria-selected", "true");
     list.setAttribute("aria-activedescendant", entry.node.id);
     if (scroll) entry.node.scrollIntoView({ block: "nearest" });
@@ -199,59 +199,60 @@ function showInbox(id) {
   }
 
   async function detail(request) {
-    const limit = request.size > WHOLE ? BEGINNING : WHOLE;
-    let found;
-    try { found = (await call("GET", `${base}/requests?after=${request.seq - 1}&limit=1&body_limit=${limit}`)).requests[0]; }
+    const limit = request.size > FULL_BODY_BYTES ? PREVIEW_BYTES : FULL_BODY_BYTES;
+    let shown;
+    try { shown = (await call("GET", `${base}/requests?after=${request.seq - 1}&limit=1&body_limit=${limit}`)).requests[0]; }
     catch (error) { text(at("state"), error.message); return; }
-    if (chosen !== request.seq || !found || found.seq !== request.seq) return;
-    text(at("target"), `${found.method} ${found.path}${found.query ? `?${found.query}` : ""}`);
-    text(at("when"), `#${found.seq}, received ${found.received_at}, ${number(found.size, "byte")}, ${answered(found)}`);
-    text(at("note"), found.note).hidden = !found.note;
-    text(at("verdict"), `Secret ${found.secret}.`).className = { ok: "good", wrong: "bad", missing: "bad" }[found.secret] || "soft";
-    text(at("reason"), found.secret_reason);
-    at("headers").tBodies[0].replaceChildren(...found.headers.map(([name, value]) => {
+    if (selected !== request.seq || !shown || shown.seq !== request.seq) return;
+    text(at("target"), `${shown.method} ${shown.path}${shown.query ? `?${shown.query}` : ""}`);
+    text(at("when"), `#${shown.seq}, received ${shown.received_at}, ${number(shown.size, "byte")}, ${answered(shown)}`);
+    text(at("note"), shown.note).hidden = !shown.note;
+    text(at("verdict"), `Secret ${shown.secret}.`).className = { ok: "good", wrong: "bad", missing: "bad" }[shown.secret] || "soft";
+    text(at("reason"), shown.secret_reason);
+    at("headers").tBodies[0].replaceChildren(...shown.headers.map(([name, value]) => {
       const line = element("tr", undefined, "code");
       line.append(element("td", name), element("td", value));
       return line;
     }));
-    text(at("cut"), `The body has ${number(found.size, "byte")}; this is its beginning.`).hidden = !found.truncated;
-    at("judgements").replaceChildren(...found.judgements.filter((one) => one.kind !== "secret").map((one) => {
-      const line = element("li", one.text, one.kind === "foreign" ? "bad" : "odd");
-      if (one.seq !== undefined && entries.has(one.seq)) {
-        const go = element("button", `Show #${one.seq}`);
-        go.type = "button";
-        go.addEventListener("click", () => { const { node } = entries.get(one.seq); node.hidden = false; fit(node.parentElement); choose(one.seq); });
-        line.append(" ", go);
+    text(at("cut"), `The body has ${number(shown.size, "byte")}; only the first ${PREVIEW_BYTES.toLocaleString("en")} are shown.`).hidden = !shown.truncated;
+    at("judgements").replaceChildren(...shown.judgements.filter((judgement) => judgement.kind !== "secret").map((judgement) => {
+      const { kind, seq } = judgement;
+      const line = element("li", judgement.text, kind === "foreign" ? "bad" : "odd");
+      if (seq !== undefined && entries.has(seq)) {
+        const show = element("button", `Show #${seq}`);
+        show.type = "button";
+        show.addEventListener("click", () => { const { node } = entries.get(seq); node.hidden = false; fit(node.parentElement); select(seq); });
+        line.append(" ", show);
       }
       return line;
     }));
-    const packed = found.decoded !== null;
-    const [body, encoding, cut] = packed ? [found.decoded, found.decoded_encoding, found.decoded_truncated] : [found.body, found.body_encoding, found.truncated];
+    const compressed = shown.decoded !== null;
+    const [body, encoding, cut] = compressed ? [shown.decoded, shown.decoded_encoding, shown.decoded_truncated] : [shown.body, shown.body_encoding, shown.truncated];
     const binary = encoding === "base64";
     const pretty = binary || cut ? null : indented(body);
     at("prettyPart").hidden = pretty === null;
     text(at("pretty"), pretty ?? "");
-    const title = packed ? "Body, unpacked from gzip" : found.size ? "Body, raw" : "Body: empty";
-    text(at("rawTitle"), binary ? "Body, not UTF-8 text, as hexadecimal" : title);
-    text(at("raw"), binary ? hexadecimal(atob(body)) : body).hidden = !found.size;
-    at("packedPart").hidden = !packed;
-    text(at("packed"), packed ? hexadecimal(found.body_encoding === "base64" ? atob(found.body) : found.body) : "");
+    const title = compressed ? "Body, decompressed" : shown.size ? "Body, raw" : "Body: empty";
+    text(at("rawTitle"), binary ? "Body, hexadecimal (not UTF-8)" : title);
+    text(at("raw"), binary ? hexadecimal(atob(body)) : body).hidden = !shown.size;
+    at("packedPart").hidden = !compressed;
+    text(at("packed"), compressed ? hexadecimal(shown.body_encoding === "base64" ? atob(shown.body) : shown.body) : "");
     at("shown").hidden = false;
   }
 
-  function answered(found) {
-    if (found.response_status === null) return found.note ? "not answered" : "answer still to come";
-    const rule = found.response.includes(", rule ") ? ` by ${found.response.slice(found.response.indexOf(", ") + 2)}` : "";
-    return `answered ${found.response_status}${rule}`;
+  function answered(request) {
+    if (request.response_status === null) return request.note ? "not answered" : "not answered yet";
+    const rule = request.response.includes(", rule ") ? ` by ${request.response.slice(request.response.indexOf(", ") + 2)}` : "";
+    return `answered ${request.response_status}${rule}`;
   }
 
-  // ---- what can be done with the chosen request
-  async function whole() {
-    return (await call("GET", `${base}/requests?after=${chosen - 1}&limit=1`)).requests[0];
+  // ---- actions on the selected request
+  async function fullRequest() {
+    return (await call("GET", `${base}/requests?after=${selected - 1}&limit=1`)).requests[0];
   }
   at("curl").addEventListener("click", async () => {
     try {
-      const command = curlOf(await whole(), new URL(at("url").textContent).origin);
+      const command = curlOf(await fullRequest(), new URL(at("url").textContent).origin);
       await navigator.clipboard.writeText(command);
       text(at("state"), "cURL command copied");
     } catch (error) { text(at("state"), error.message); }
@@ -259,50 +260,50 @@ function showInbox(id) {
   at("again").addEventListener("click", async () => {
     const target = at("whereto");
     try {
-      const came = await call("POST", `${base}/requests/${chosen}/send`, { inbox: target.value });
-      const how = came.status === null ? "it did not answer" : `it answered ${came.status}`;
-      text(at("state"), `#${chosen} sent to ${target.selectedOptions[0].textContent}: ${how}`);
+      const result = await call("POST", `${base}/requests/${selected}/send`, { inbox: target.value });
+      const outcome = result.status === null ? "it did not answer" : `it answered ${result.status}`;
+      text(at("state"), `#${selected} sent to ${target.selectedOptions[0].textContent}: ${outcome}`);
     } catch (error) { text(at("state"), error.message); }
   });
-  async function knowInboxes() {
-    const known = (await call("GET", "/api/inboxes")).inboxes;
-    at("whereto").replaceChildren(...known.map((inbox) => {
+  async function listTargets() {
+    const inboxes = (await call("GET", "/api/inboxes")).inboxes;
+    at("whereto").replaceChildren(...inboxes.map((inbox) => {
       const option = element("option", inbox.id === id ? "this inbox" : inbox.name);
       option.value = inbox.id;
       option.selected = inbox.id === id;
       return option;
     }));
   }
-  at("whereto").addEventListener("focus", () => knowInboxes().catch(() => {}), { once: true });
+  at("whereto").addEventListener("focus", () => listTargets().catch(() => {}), { once: true });
 
-  // ---- what the inbox answers
+  // ---- the inbox's answers
   const editor = rulesEditor(async (script) => { await call("PUT", `${base}/response`, { script }); });
   at("openEditor").addEventListener("click", () => {
     at("editor").hidden = !at("editor").hidden;
     at("openEditor").setAttribute("aria-expanded", String(!at("editor").hidden));
   });
 
-  // ---- the last minute, drawn
+  // ---- plots of the last minute
   async function draw() {
     if (document.hidden) return;
     let seconds;
     try { seconds = (await call("GET", `${base}/rates?seconds=60`)).rates; } catch { return; }
-    const most = Math.max(...seconds.map((one) => one.requests));
-    bars(at("rateBars"), seconds.map((one) => one.requests), most);
-    bars(at("refusedBars"), seconds.map((one) => one.refused), most);
-    const total = seconds.reduce((sum, one) => sum + one.requests, 0), refused = seconds.reduce((sum, one) => sum + one.refused, 0);
-    text(at("rateWords"), total ? `${number(total, "request")} in the last minute, at most ${most.toLocaleString("en")}/s, ${refused.toLocaleString("en")} refused` : "No requests in the last minute");
-    const timed = seconds.filter((one) => one.latency_ms);
-    const slowest = Math.max(0, ...timed.map((one) => one.latency_ms.p50));
-    bars(at("latencyBars"), seconds.map((one) => one.latency_ms?.p50 ?? 0), slowest);
+    const peak = Math.max(...seconds.map((second) => second.requests));
+    bars(at("rateBars"), seconds.map((second) => second.requests), peak);
+    bars(at("refusedBars"), seconds.map((second) => second.refused), peak);
+    const total = seconds.reduce((sum, second) => sum + second.requests, 0), refused = seconds.reduce((sum, second) => sum + second.refused, 0);
+    text(at("rateWords"), total ? `${number(total, "request")} in the last minute, at most ${peak.toLocaleString("en")}/s, ${refused.toLocaleString("en")} refused` : "No requests in the last minute");
+    const timed = seconds.filter((second) => second.latency_ms);
+    const slowest = Math.max(0, ...timed.map((second) => second.latency_ms.p50));
+    bars(at("latencyBars"), seconds.map((second) => second.latency_ms?.p50 ?? 0), slowest);
     const last = timed.at(-1)?.latency_ms;
-    text(at("latencyWords"), last ? `Commit to receipt: median ${shortly(last.p50)} of late, at most ${shortly(Math.max(...timed.map((one) => one.latency_ms.max)))}` : "No messages in the last minute");
+    text(at("latencyWords"), last ? `Commit to receipt: latest median ${duration(last.p50)}, maximum ${duration(Math.max(...timed.map((second) => second.latency_ms.max)))}` : "No messages in the last minute");
   }
-  function bars(path, values, most) {
+  function bars(path, values, highest) {
     const step = 240 / values.length;
-    path.setAttribute("d", values.map((value, n) => value ? `M${n * step} 40v${-38 * value / most}h${step * 0.8}v${38 * value / most}z` : "").join(""));
+    path.setAttribute("d", values.map((value, n) => value ? `M${n * step} 40v${-38 * value / highest}h${step * 0.8}v${38 * value / highest}z` : "").join(""));
   }
-  function shortly(ms) {
+  function duration(ms) {
     if (ms < 1000) return `${Number(ms.toPrecision(2))} ms`;
     for (const [unit, length] of [["days", 86400e3], ["h", 3600e3], ["min", 60e3]]) if (ms >= 2 * length) return `${(ms / length).toFixed(1)} ${unit}`;
     return `${(ms / 1000).toFixed(1)} s`;
@@ -310,35 +311,35 @@ function showInbox(id) {
 
   list.addEventListener("click", (event) => {
     const node = event.target.closest(".entry");
-    if (node) choose(Number(node.dataset.seq), false);
+    if (node) select(Number(node.dataset.seq), false);
   });
   list.addEventListener("keydown", (event) => {
-    const current = entries.get(chosen)?.node;
+    const current = entries.get(selected)?.node;
     const page = Math.max(1, Math.floor(at("side").clientHeight / (list.querySelector(".entry")?.offsetHeight || 32)) - 1);
     const older = (node) => node.nextElementSibling ?? node.parentElement.nextElementSibling?.firstElementChild;
     const newer = (node) => node.previousElementSibling ?? node.parentElement.previousElementSibling?.lastElementChild;
-    const seen = (node, way) => { while (node?.hidden) node = way(node); return node; };
-    const step = (node, way, count) => {
-      for (let next; node && count > 0 && (next = seen(way(node), way)); count--) node = next;
+    const visible = (node, direction) => { while (node?.hidden) node = direction(node); return node; };
+    const step = (node, direction, count) => {
+      for (let next; node && count > 0 && (next = visible(direction(node), direction)); count--) node = next;
       return node;
     };
-    const first = seen(list.firstElementChild?.firstElementChild, older);
-    const go = { j: "ArrowDown", k: "ArrowUp" }[event.key] ?? event.key;
+    const first = visible(list.firstElementChild?.firstElementChild, older);
+    const key = { j: "ArrowDown", k: "ArrowUp" }[event.key] ?? event.key;
     const next = {
       ArrowDown: () => current ? step(current, older, 1) : first,
       ArrowUp: () => current ? step(current, newer, 1) : first,
       PageDown: () => step(current ?? first, older, page),
       PageUp: () => step(current ?? first, newer, page),
       Home: () => first ?? null,
-      End: () => seen(list.lastElementChild?.lastElementChild, newer) ?? null,
-    }[go]?.();
+      End: () => visible(list.lastElementChild?.lastElementChild, newer) ?? null,
+    }[key]?.();
     if (next === undefined) return;
     event.preventDefault();
-    if (next) choose(Number(next.dataset.seq));
+    if (next) select(Number(next.dataset.seq));
   });
   at("copy").addEventListener("click", async () => {
     await navigator.clipboard.writeText(at("url").textContent);
-    text(at("state"), "address copied");
+    text(at("state"), "URL copied");
   });
   at("clear").addEventListener("click", () => call("DELETE", `${base}/requests`).catch((error) => text(at("state"), error.message)));
 
@@ -347,14 +348,14 @@ function showInbox(id) {
     at("download").href = `${base}/requests.ndjson`;
     at("download").download = `${inbox.name}.ndjson`;
     describe(inbox);
-    knowInboxes().catch(() => {});
+    listTargets().catch(() => {});
     draw();
     setInterval(draw, 1000);
-    const events = new EventSource(`${base}/events?after=${Math.max(0, inbox.last_seq - KEPT)}`);
+    const events = new EventSource(`${base}/events?after=${Math.max(0, inbox.last_seq - MAX_ENTRIES)}`);
     events.addEventListener("open", () => text(at("state"), "live"));
     events.addEventListener("error", () => {
-      const ended = events.readyState === EventSource.CLOSED;   // it answered, but not with events
-      text(at("state"), ended ? "the inspector lets this page in no more: load it again" : "the inspector does not answer; trying again");
+      const refused = events.readyState === EventSource.CLOSED;   // the response was not an event stream
+      text(at("state"), refused ? "access has expired; reload the page" : "the inspector does not answer; retrying");
     });
     events.addEventListener("request", (event) => {
       waiting.push(JSON.parse(event.data));
@@ -364,16 +365,16 @@ function showInbox(id) {
   }).catch((error) => { at("back").hidden = false; text(at("state"), error.message).className = "bad"; });
 }
 
-// The rules of a response script as lines of controls; `set` is called with the script and may throw what is wrong with it.
+// An editor for the rules of a response script, with a line of controls for each; `set` is called with the script, and throws if it is invalid.
 function rulesEditor(set) {
-  const conditions = { always: "always", first: "the first", every: "every n-th", percent: "percent" };
-  const effects = { status: "answer", hang: "never answer", drip: "answer a byte a second", reset: "cut the connection off", redirect: "redirect to itself", oversized: "answer 1 MB" };
+  const conditions = { always: "always", first: "the first", every: "every nth", percent: "percent" };
+  const effects = { status: "answer", hang: "never answer", drip: "answer one byte per second", reset: "reset the connection", redirect: "redirect to the inbox", oversized: "answer 1 MB" };
 
   function choice(label, options, value) {
     const select = element("select");
     select.setAttribute("aria-label", label);
-    for (const [name, words] of Object.entries(options)) {
-      const option = element("option", words);
+    for (const [name, title] of Object.entries(options)) {
+      const option = element("option", title);
       option.value = name;
       select.append(option);
     }
@@ -392,13 +393,13 @@ function rulesEditor(set) {
     const node = element("div", undefined, "rule");
     const kind = ["first", "every", "percent"].find((name) => name in rule) ?? "always";
     const controls = {
-      condition: choice("for which requests", conditions, kind), many: figure("how many", rule[kind]), seed: figure("seed", rule.seed ?? 1),
-      effect: choice("what is done", effects, rule.effect ?? "status"), status: figure("status", rule.status ?? 200),
-      delay: figure("after how many seconds", rule.delay ?? 0), wait: figure("Retry-After in seconds", rule.retry_after),
+      condition: choice("condition", conditions, kind), many: figure("how many", rule[kind]), seed: figure("seed", rule.seed ?? 1),
+      effect: choice("response", effects, rule.effect ?? "status"), status: figure("status", rule.status ?? 200),
+      delay: figure("delay in seconds", rule.delay ?? 0), wait: figure("Retry-After in seconds", rule.retry_after),
     };
     const remove = element("button", "Remove");
     remove.type = "button";
-    remove.addEventListener("click", () => { node.remove(); told(); });
+    remove.addEventListener("click", () => { node.remove(); showPython(); });
     const group = (...parts) => { const span = element("span"); span.append(...parts); return span; };
     const many = group(controls.many), seed = group("seed ", controls.seed);
     const answer = group(controls.status, " after ", controls.delay, " s, Retry-After ", controls.wait, " s");
@@ -408,7 +409,7 @@ function rulesEditor(set) {
       many.hidden = controls.condition.value === "always";
       seed.hidden = controls.condition.value !== "percent";
       answer.hidden = controls.effect.value !== "status";
-      told();
+      showPython();
     };
     node.addEventListener("input", fit);
     node.fit = fit;
@@ -426,14 +427,14 @@ function rulesEditor(set) {
       return rule;
     });
   }
-  function told() {
+  function showPython() {
     const rules = script();
     text(at("python"), rules.length ? `inbox.respond(${JSON.stringify(rules)})` : "inbox.respond()");
   }
   function show(rules) {
     at("rules").replaceChildren(...rules.map(line));
     for (const node of at("rules").children) node.fit();
-    told();
+    showPython();
   }
   async function apply(rules) {
     text(at("ruleProblem"), "");
@@ -453,26 +454,26 @@ function rulesEditor(set) {
   return { show };
 }
 
-// A command that sends the request once more, for a POSIX shell: nothing in the request is ever more than a quoted word to it.
-function curlOf(found, origin) {
+// A command for a POSIX shell that sends the request again; everything from the request is quoted.
+function curlOf(request, origin) {
   const quoted = (value) => `'${value.replaceAll("'", "'\\''")}'`;
-  const own = new Set(["host", "content-length", "connection", "transfer-encoding", "expect", "keep-alive", "upgrade"]);
-  const parts = ["curl", "--globoff", "--path-as-is", "-X", quoted(found.method)];
-  const sent = found.headers.filter(([name]) => !own.has(name));
+  const connectionHeaders = new Set(["host", "content-length", "connection", "transfer-encoding", "expect", "keep-alive", "upgrade"]);
+  const parts = ["curl", "--globoff", "--path-as-is", "-X", quoted(request.method)];
+  const sent = request.headers.filter(([name]) => !connectionHeaders.has(name));
   for (const [name, value] of sent) parts.push("-H", quoted(value ? `${name}: ${value}` : `${name};`));
   for (const name of ["Accept", "User-Agent", "Content-Type"]) {
-    if (!sent.some(([one]) => one === name.toLowerCase())) parts.push("-H", quoted(`${name}:`));   // curl would send its own
+    if (!sent.some(([other]) => other === name.toLowerCase())) parts.push("-H", quoted(`${name}:`));   // curl would add its own header
   }
-  parts.push(quoted(`${origin}${found.path}${found.query ? `?${found.query}` : ""}`));
-  if (!found.size) return parts.join(" ");
-  if (found.body_encoding === "utf-8" && found.size < 65536 && !found.body.includes("\0")) return [...parts, "--data-raw", quoted(found.body)].join(" ");
-  if (found.size > WHOLE) throw new Error("The body is too large for a command line. Use Download all.");
-  const bytes = found.body_encoding === "base64" ? found.body : btoa(String.fromCharCode(...new TextEncoder().encode(found.body)));
+  parts.push(quoted(`${origin}${request.path}${request.query ? `?${request.query}` : ""}`));
+  if (!request.size) return parts.join(" ");
+  if (request.body_encoding === "utf-8" && request.size < 65536 && !request.body.includes("\0")) return [...parts, "--data-raw", quoted(request.body)].join(" ");
+  if (request.size > FULL_BODY_BYTES) throw new Error("The body is too large for a command line. Use Download all.");
+  const bytes = request.body_encoding === "base64" ? request.body : btoa(String.fromCharCode(...new TextEncoder().encode(request.body)));
   return `base64 -d <<'END' | ${[...parts, "--data-binary", "@-"].join(" ")}\n${bytes.replace(/.{76}/g, "$&\n")}\nEND`;
 }
 
 function named(judgement) {
-  const names = { foreign: "another user's row", duplicate_of: "duplicate", late: "late", out_of_order_with: "out of order", body: "not what it says", unread: "not judged", secret: "secret" };
+  const names = { foreign: "another user's row", duplicate_of: "duplicate", late: "late", out_of_order_with: "out of order", body: "body mismatch", unread: "not judged", secret: "secret" };
   return `${names[judgement.kind] ?? judgement.kind}${judgement.seq === undefined ? "" : ` of #${judgement.seq}`}`.replace("out of order of", "out of order with");
 }
 
@@ -481,7 +482,7 @@ function answerOf(request) {
   return [String(request.response_status), request.response_status < 300 ? "good" : "bad"];
 }
 
-// One line that says what a request is: the rows of Sequin messages in words, else the request line and how its body begins.
+// Describe a request in one line: the rows of its Sequin messages, or its method and the beginning of its body.
 function summary(request) {
   const plain = `${request.method} ${request.body_encoding === "base64" ? "(binary)" : request.size ? request.body.slice(0, 120) : "(empty body)"}`;
   if (request.truncated || !request.body.startsWith("{")) return plain;
@@ -495,7 +496,7 @@ function summary(request) {
   return `${first.action} ${row}${user}${messages.length > 1 ? ` and ${messages.length - 1} more` : ""} in ${first.metadata.table_name}`;
 }
 
-// Indents JSON without touching its tokens: JSON.stringify would round long numbers and reorder keys. null when it is no JSON.
+// Indent JSON without changing its tokens, or return null if it is not valid JSON. JSON.stringify would round long numbers and reorder keys.
 function indented(body) {
   try { JSON.parse(body); } catch { return null; }
   const parts = [];
@@ -513,7 +514,7 @@ function indented(body) {
 
 function hexadecimal(bytes) {
   const lines = [];
-  for (let start = 0; start < Math.min(bytes.length, BEGINNING); start += 16) {
+  for (let start = 0; start < Math.min(bytes.length, PREVIEW_BYTES); start += 16) {
     const part = bytes.slice(start, start + 16);
     const hex = [...part].map((byte) => byte.charCodeAt(0).toString(16).padStart(2, "0")).join(" ");
     lines.push(`${start.toString(16).padStart(8, "0")}  ${hex.padEnd(47)}  ${part.replace(/[^\x20-\x7e]/g, ".")}`);
@@ -521,5 +522,5 @@ function hexadecimal(bytes) {
   return lines.join("\n");
 }
 
-const chosenInbox = location.pathname.match(/^\/inboxes\/([^/]+)$/);
-if (chosenInbox) showInbox(decodeURIComponent(chosenInbox[1])); else showInboxes();
+const inboxPath = location.pathname.match(/^\/inboxes\/([^/]+)$/);
+if (inboxPath) showInbox(decodeURIComponent(inboxPath[1])); else showInboxes();
