@@ -1,1 +1,1 @@
-"""The inspector, judged over real HTTP in its own process."""
+"""Tests of the inspector, mostly over HTTP with the inspector in its own process."""

@@ -1,4 +1,4 @@
-"""Webhook bodies in the shape that a Sequin 0.14.6 was recorded to send; the senders in these tests use them."""
+"""Webhook bodies for the tests to send, with the fields recorded from Sequin 0.14.6."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from userhooks.webhooks.subscription_secret import subscription_secret
 def message(
     user_id: int = 1, row: int = 10, text: str = "hello", action: str = "insert", annotated: Any = ..., **metadata: Any
 ) -> dict[str, Any]:
-    """One message about a row of that user, with its idempotency key and LSN by `row` unless `metadata` says otherwise.
+    """Return a message about a row of that user.
 
-    `annotated` is the sink's `user_id` annotation: by default the same user, None for none.
+    Its idempotency key and LSN depend on `row`, unless `metadata` overrides them. `annotated` is the sink's `user_id` annotation: the same
+    user by default, or None for no annotation.
     """
     annotation = user_id if annotated is ... else annotated
     return {
@@ -49,10 +50,10 @@ def message(
 
 
 def batch(*messages: dict[str, Any]) -> dict[str, Any]:
-    """The body of a sink with `batch: true`."""
+    """Return a body as sent by a sink with `batch: true`."""
     return {"data": list(messages)}
 
 
 def bearer(user_id: int, url: str) -> dict[str, str]:
-    """The header that the subscription of this user to this URL sends."""
+    """Return the header that this user's subscription to this URL sends."""
     return {"authorization": f"Bearer {subscription_secret(HOME_KEY, user_id, url)}"}

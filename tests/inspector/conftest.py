@@ -1,4 +1,4 @@
-"""What the inspector's tests share: one real inspector for each module, a fresh inbox in it for each test."""
+"""Fixtures for the inspector's tests: a running inspector for each module, and a new inbox for each test."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def inspector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
 
 @pytest.fixture
 def http(inspector: Program) -> Iterator[httpx.Client]:
-    """Whoever sends webhooks and calls the API."""
+    """A client that sends webhooks and calls the API."""
     with httpx.Client(base_url=inspector.url, auth=with_token, trust_env=False) as client:
         yield client
 

@@ -1,4 +1,4 @@
-"""Starts the real inspector in its own process, for tests and benchmarks; nothing is judged here."""
+"""Run the inspector in its own process, for tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ TOKEN = "for-programs"
 
 
 def with_token(request: httpx.Request) -> httpx.Request:
-    """`auth` of a client that calls the API and sends webhooks: the latter go out as they are."""
+    """Add the token to API calls, but not to webhooks; for the `auth` of an httpx client."""
     if not request.url.path.startswith("/in/"):
         request.headers["Authorization"] = f"Bearer {TOKEN}"
     return request
 
 
 class Program:
-    """One inspector on a free port; `start` again after `kill` to see what it kept."""
+    """An inspector on a free port; it can be started again after `kill` with the same store."""
 
     def __init__(self, folder: Path, **changes: Any) -> None:
         self.port = free_port()
@@ -53,7 +53,7 @@ class Program:
         eventually(self._answers, what=f"the inspector answers; its log: {self.log.read_text()}")
 
     def stop(self) -> int:
-        """End it as the supervisor's death would: by closing its stdin."""
+        """Stop the inspector by closing its stdin, as when its supervisor dies, and return the exit code."""
         assert self.process is not None
         assert self.process.stdin is not None
         self.process.stdin.close()

@@ -1,4 +1,4 @@
-"""Who gets at the inspector's pages and API: only who has the home's token, however near or far; webhooks need none."""
+"""Access to the inspector's pages and API requires the home's token, even from this machine; webhooks do not."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def everywhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
 
 @pytest.fixture
 def stranger(everywhere: Program) -> Iterator[httpx.Client]:
-    """Somebody who comes by another address than the reader does, and says that the host is localhost."""
+    """A client that connects to another address, and claims in its Host header to be local."""
     headers = {"Host": f"localhost:{everywhere.port}"}
     with httpx.Client(base_url=f"http://127.0.0.2:{everywhere.port}", headers=headers, trust_env=False) as client:
         yield client
@@ -78,13 +78,13 @@ def test_two_authorization_headers_are_refused(everywhere: Program) -> None:
 def test_a_refusal_says_what_to_run(stranger: httpx.Client, accept: str, kind: str) -> None:
     answer = stranger.get("/", headers={"Accept": accept})
     assert (answer.status_code, answer.headers["content-type"], answer.headers["www-authenticate"]) == (401, kind, "Bearer")
-    said = html.unescape(answer.text) if kind.startswith("text/html") else answer.json()["error"]
-    for words in ("userhooks inbox", "userhooks status", "print(inbox.page)", "Authorization: Bearer"):
-        assert words in said
+    text = html.unescape(answer.text) if kind.startswith("text/html") else answer.json()["error"]
+    for phrase in ("userhooks inbox", "userhooks status", "print(inbox.page)", "Authorization: Bearer"):
+        assert phrase in text
 
 
 def browser() -> httpx.Client:
-    """Keeps cookies, follows redirects, and wants pages."""
+    """Return a client that keeps cookies, follows redirects, and accepts HTML."""
     return httpx.Client(headers={"Accept": "text/html"}, follow_redirects=True, trust_env=False)
 
 
@@ -169,4 +169,4 @@ def test_an_address_for_webhooks_opened_in_a_browser_records_other_cookies_and_n
         (ours,) = reader.cookies.jar
         for cookie in (f"{ours.name}={ours.value}", f"a=b; {ours.name}={ours.value}; c=d", "e=f"):
             httpx.get(inbox.url, headers={"Cookie": cookie}, trust_env=False)
-        assert [dict(one.headers).get("cookie") for one in inbox.received()] == [None, "a=b; c=d", "e=f"]
+        assert [dict(received.headers).get("cookie") for received in inbox.received()] == [None, "a=b; c=d", "e=f"]

@@ -1,4 +1,4 @@
-"""An inbox answers what it was told to answer, and records what it answered."""
+"""An inbox responds as its response script says, and records the responses."""
 
 from __future__ import annotations
 

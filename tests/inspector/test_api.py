@@ -1,4 +1,4 @@
-"""The inspector's API: inboxes, their requests, the stream of events, and what it refuses."""
+"""The inspector's API: inboxes, requests, events, and errors."""
 
 from __future__ import annotations
 
@@ -135,10 +135,10 @@ def test_a_request_has_these_keys(http: httpx.Client, inbox: Inbox) -> None:
 
 def test_a_long_body_can_be_asked_for_in_part_without_breaking_a_character(http: httpx.Client, inbox: Inbox) -> None:
     http.post(inbox.url, content="aé☃".encode())
-    found = [http.get(f"/api/inboxes/{inbox.id}/requests", params={"body_limit": n}).json()["requests"][0] for n in range(7)]
-    assert [request["body"] for request in found] == ["", "a", "a", "aé", "aé", "aé", "aé☃"]
-    assert [request["truncated"] for request in found] == [True] * 6 + [False]
-    assert {request["body_encoding"] for request in found} == {"utf-8"}
+    requests = [http.get(f"/api/inboxes/{inbox.id}/requests", params={"body_limit": n}).json()["requests"][0] for n in range(7)]
+    assert [request["body"] for request in requests] == ["", "a", "a", "aé", "aé", "aé", "aé☃"]
+    assert [request["truncated"] for request in requests] == [True] * 6 + [False]
+    assert {request["body_encoding"] for request in requests} == {"utf-8"}
 
 
 def test_large_bodies_come_in_several_pieces(http: httpx.Client, inbox: Inbox) -> None:
@@ -187,7 +187,7 @@ def test_clearing_removes_the_requests_and_keeps_counting(http: httpx.Client, in
 
 @contextmanager
 def listening(http: httpx.Client, inbox: Inbox, **headers: str) -> Iterator[Iterator[tuple[str, str, Any]]]:
-    """The events of an inbox as (event, id, data)."""
+    """Stream the events of an inbox as tuples (event, id, data)."""
 
     def parsed(lines: Iterator[str]) -> Iterator[tuple[str, str, Any]]:
         for filled, block in itertools.groupby(lines, key=bool):

@@ -1,4 +1,4 @@
-"""Bodies as senders really send them: whatever can be read is judged, and what cannot be is said to be unread."""
+"""Unusual bodies: those that can be read are judged, and others are reported as unread."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ JSON = "application/json"
 
 
 def text_of(user_id: int, annotated: int = 1, *, more: str = "", row: int = 10) -> str:
-    """A message for user 1's subscription about a row of that user; `more` is JSON that goes into its record."""
+    """Return a message from user 1's subscription about a row of `user_id`, as text; `more` is JSON to insert into its record."""
     text = json.dumps(message(user_id, row, annotated=annotated, commit_timestamp=datetime.now(UTC).isoformat()))
     return text.replace('"record": {', f'"record": {{{more}', 1)
 
@@ -49,11 +49,11 @@ ODD = {
 def test_valid_json_is_judged_whatever_it_holds(http: httpx.Client, inbox: Inbox, more: str, content_type: str) -> None:
     own = judged(http, inbox, text_of(1, more=more), content_type=content_type)
     assert (own.secret, kinds(own)) == ("ok", [])
-    assert [one.user_id for one in own.messages()] == [1]
+    assert [message.user_id for message in own.messages()] == [1]
     foreign = judged(http, inbox, f'{{"data": [{text_of(1, more=more)}, {text_of(2, more=more, row=11)}]}}', content_type=content_type)
     assert foreign.secret == "ok"
     assert "foreign" in kinds(foreign)
-    assert [one.user_id for one in foreign.messages()] == [1, 2]
+    assert [message.user_id for message in foreign.messages()] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -215,4 +215,5 @@ def test_foreign_rows_are_judged_the_same_after_a_restart(inspector: Program, ht
         judged(http, inbox, content, content_type=JSON)
     inspector.kill()
     inspector.start()
-    assert [("foreign" in kinds(one), "duplicate_of" in kinds(one)) for one in inbox.received()] == [(True, False), (True, True)]
+    assert ["foreign" in kinds(received) for received in inbox.received()] == [True, True]
+    assert ["duplicate_of" in kinds(received) for received in inbox.received()] == [False, True]

@@ -1,4 +1,4 @@
-"""The inspector from Python: waiting, tables, following, and the texts of what goes wrong."""
+"""The inspector's Python client: waiting, DataFrames, iterating, and error messages."""
 
 from __future__ import annotations
 

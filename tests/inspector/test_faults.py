@@ -1,4 +1,4 @@
-"""Whatever a response script does to whoever sends: what senders saw and what the inbox recorded agree, and nothing is lost."""
+"""Whatever a response script does, the responses that senders saw match those that the inbox recorded, and no request is lost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SENDERS, REQUESTS = 8, 60
 
 
 def send(program: Program, inbox: Inbox, sender: int, seen: dict[int, int | None]) -> None:
-    """Send numbered requests one after the other; note what each was answered, None when the connection ended without an answer."""
+    """Send numbered requests one after the other, and record each status in `seen`, or None if there was no response."""
     for number in range(sender, SENDERS * REQUESTS, SENDERS):
         connection = http.client.HTTPConnection("127.0.0.1", program.port, timeout=10)
         try:

@@ -1,4 +1,4 @@
-"""What is said of requests beside their secret: foreign rows, duplicates, lateness, order, and bodies that are not what they say."""
+"""Judgements other than the secret's: foreign rows, duplicates, late messages, order, and bodies that do not match their headers."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def facts(*messages: dict[str, Any]) -> list[MessageFacts]:
 
 
 def change(row: int, lsn: int, **given: Any) -> dict[str, Any]:
-    """The change of that row at that LSN."""
+    """Return a change to that row at that LSN."""
     return message(1, row, commit_lsn=lsn, idempotency_key=f"{lsn}:0", **given)
 
 
 def history_of(*requests: tuple[int, list[MessageFacts]]) -> InboxHistory:
-    """The history of requests, numbered from 1, each with the status of its answer (0: none yet)."""
+    """Return a history of requests, numbered from 1, each with the status of its response (0: none yet)."""
     history = InboxHistory()
     for seq, (status, messages) in enumerate(requests, 1):
         history.add(seq, messages, accepted=200 <= status < 300, unanswered=status == 0)
@@ -36,14 +36,14 @@ def history_of(*requests: tuple[int, list[MessageFacts]]) -> InboxHistory:
 
 
 def verdicts(history: InboxHistory, seq: int, messages: list[MessageFacts]) -> list[tuple[str, int]]:
-    return [(one["kind"], one["seq"]) for one in history.judge(seq, messages)]
+    return [(judgement["kind"], judgement["seq"]) for judgement in history.judge(seq, messages)]
 
 
 def test_a_repetition_of_an_accepted_message_is_a_duplicate_of_the_first() -> None:
-    one = facts(change(10, 100))
-    history = history_of((500, one), (200, one), (200, one), (503, one))
-    assert [verdicts(history, seq, one) for seq in (1, 2, 3, 4)] == [[], [], [("duplicate_of", 2)], [("duplicate_of", 2)]]
-    assert "already accepted in #2" in history.judge(3, one)[0]["text"]
+    repeated = facts(change(10, 100))
+    history = history_of((500, repeated), (200, repeated), (200, repeated), (503, repeated))
+    assert [verdicts(history, seq, repeated) for seq in (1, 2, 3, 4)] == [[], [], [("duplicate_of", 2)], [("duplicate_of", 2)]]
+    assert "already accepted in #2" in history.judge(3, repeated)[0]["text"]
 
 
 def test_the_same_key_from_another_sink_is_no_duplicate() -> None:
@@ -59,11 +59,11 @@ def test_a_batch_says_how_many_of_it_were_accepted_before() -> None:
 
 
 def test_an_answer_that_comes_late_decides_then() -> None:
-    one = facts(change(10, 100))
-    history = history_of((0, one), (200, one))
-    assert verdicts(history, 2, one) == []
+    repeated = facts(change(10, 100))
+    history = history_of((0, repeated), (200, repeated))
+    assert verdicts(history, 2, repeated) == []
     history.answered(1, accepted=True)
-    assert verdicts(history, 2, one) == [("duplicate_of", 1)]
+    assert verdicts(history, 2, repeated) == [("duplicate_of", 1)]
 
 
 def test_an_earlier_change_after_a_later_one_of_its_row_is_out_of_order() -> None:
@@ -82,7 +82,7 @@ def test_the_place_within_a_transaction_counts() -> None:
 def test_a_refused_batch_that_is_sent_again_in_pieces_is_in_order() -> None:
     first, second = change(10, 100), change(10, 101)
     history = history_of((500, facts(first, second)), (200, facts(first)), (200, facts(second)))
-    assert [verdicts(history, seq, facts(one)) for seq, one in ((2, first), (3, second))] == [[], []]
+    assert [verdicts(history, seq, facts(message)) for seq, message in ((2, first), (3, second))] == [[], []]
 
 
 def test_a_later_change_that_waits_for_its_answer_counts_unless_it_is_refused() -> None:
@@ -102,7 +102,7 @@ def test_a_backfill_has_no_place_in_the_order() -> None:
 def test_a_history_forgets_the_oldest_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judgement, "REMEMBERED", 100)
     messages = [facts(change(row, row)) for row in range(300)]
-    history = history_of(*((200, one) for one in messages), (200, messages[0]), (200, messages[299]))
+    history = history_of(*((200, message) for message in messages), (200, messages[0]), (200, messages[299]))
     assert verdicts(history, 301, messages[0]) == []
     assert verdicts(history, 302, messages[299]) == [("duplicate_of", 300)]
 
@@ -118,16 +118,16 @@ def test_a_row_of_another_user_is_foreign_by_its_record_or_by_what_changed() -> 
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(5, None), (7.25, "7.2 s"), (119, "119.0 s"), (120, "2.0 min"), (9_000, "2.5 h"), (241_867, "2.8 days")]
+    ("seconds", "duration"), [(5, None), (7.25, "7.2 s"), (119, "119.0 s"), (120, "2.0 min"), (9_000, "2.5 h"), (241_867, "2.8 days")]
 )
-def test_a_late_message_says_how_late_in_the_unit_that_people_use(seconds: float, said: str | None) -> None:
+def test_a_late_message_says_how_late_in_the_unit_that_people_use(seconds: float, duration: str | None) -> None:
     messages = facts(message(1, commit_timestamp="2026-11-23T00:00:00Z"))
-    found = judge_lateness(messages, datetime(2026, 11, 23, tzinfo=UTC).timestamp() + seconds)
-    assert found == ([{"kind": "late", "text": f"Received {said} after its commit."}] if said else [])
+    judgements = judge_lateness(messages, datetime(2026, 11, 23, tzinfo=UTC).timestamp() + seconds)
+    assert judgements == ([{"kind": "late", "text": f"Received {duration} after its commit."}] if duration else [])
 
 
 def kinds(inbox: Inbox) -> list[list[str]]:
-    return [[one["kind"] for one in received.judgements] for received in inbox.received()]
+    return [[judgement["kind"] for judgement in received.judgements] for received in inbox.received()]
 
 
 def test_an_inbox_judges_each_request(http: httpx.Client, inbox: Inbox) -> None:
@@ -152,7 +152,7 @@ def test_a_page_from_the_middle_knows_what_came_before(http: httpx.Client, inbox
     for _ in range(3):
         http.post(inbox.url, json=message(1, 10, commit_timestamp=datetime.now(UTC).isoformat()), headers=bearer(1, inbox.url))
     (third,) = inbox.received(after=2)
-    assert [(one["kind"], one["seq"]) for one in third.judgements] == [("duplicate_of", 1)]
+    assert [(judgement["kind"], judgement["seq"]) for judgement in third.judgements] == [("duplicate_of", 1)]
     inbox.clear()
     http.post(inbox.url, json=message(1, 10, commit_timestamp=datetime.now(UTC).isoformat()), headers=bearer(1, inbox.url))
     assert kinds(inbox) == [[]]

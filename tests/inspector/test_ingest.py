@@ -1,4 +1,4 @@
-"""Whatever is sent to an inbox is kept as it was sent, and answered."""
+"""Every request to an inbox is stored as it was sent, and answered."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def only(inbox: Inbox) -> Received:
 
 
 def raw(inspector: Program, request: bytes) -> bytes:
-    """Send bytes as they are and read until the inspector closes."""
+    """Send bytes, and return everything until the inspector closes the connection."""
     with socket.create_connection(("127.0.0.1", inspector.port), timeout=10) as connection:
         connection.sendall(request)
         parts = []
@@ -164,8 +164,8 @@ def test_the_public_address_is_let_in_and_begins_the_urls(tmp_path: Path) -> Non
 
 
 def test_pipelined_requests_are_answered_and_kept_in_order(inspector: Program, inbox: Inbox) -> None:
-    one = b"POST /in/%b HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Length: 1\r\n%b\r\n%d"
-    requests = [one % (inbox.id.encode(), inspector.port, b"Connection: close\r\n" if n == 4 else b"", n) for n in range(5)]
+    template = b"POST /in/%b HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Length: 1\r\n%b\r\n%d"
+    requests = [template % (inbox.id.encode(), inspector.port, b"Connection: close\r\n" if n == 4 else b"", n) for n in range(5)]
     assert raw(inspector, b"".join(requests)).count(b"HTTP/1.1 200") == 5
     assert [received.body for received in inbox.received()] == [b"0", b"1", b"2", b"3", b"4"]
 
@@ -290,7 +290,7 @@ def test_what_is_no_http_is_answered_with_400(inspector: Program, http: httpx.Cl
 
 
 def test_a_large_body_is_not_held_while_its_answer_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")  # what is freed goes back at once; else glibc keeps some, now more and now less
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")  # return freed memory immediately; otherwise glibc keeps varying amounts
     with running(tmp_path) as program, InspectorClient(program.url, TOKEN) as client:
         inbox = client.inbox("ada")
         inbox.respond([{"effect": "hang"}])

@@ -1,4 +1,4 @@
-"""The verdict on a request's secret, and its reason."""
+"""The judgement on a request's secret, and its reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def judge(body: object, headers: dict[str, str] | list[tuple[str, str]], urls: t
     pairs = list(headers.items()) if isinstance(headers, dict) else headers
     authorizations = [value for name, value in pairs if name == "authorization"]
     messages = messages_in(body if isinstance(body, bytes) else orjson.dumps(body))
-    return judge_secret(HOME_KEY, authorizations, None if messages is None else [one.subscriber for one in messages], urls)
+    return judge_secret(HOME_KEY, authorizations, None if messages is None else [message.subscriber for message in messages], urls)
 
 
 def test_the_subscription_secret_is_ok_in_batches_and_single_messages() -> None:

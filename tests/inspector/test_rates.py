@@ -1,4 +1,4 @@
-"""Counts and latencies by second: of the pure counter, and of a real inbox."""
+"""Counts and latencies by second, from `Rates` and from a running inspector."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def test_an_inbox_tells_its_rates(http: httpx.Client, inbox: Inbox) -> None:
         http.post(inbox.url, json=message(1, row, commit_timestamp=datetime.now(UTC).isoformat()))
     rates = http.get(f"/api/inboxes/{inbox.id}/rates", params={"seconds": 30}).json()["rates"]
     assert len(rates) == 30
-    assert [one["second"] for one in rates] == list(range(rates[0]["second"], rates[0]["second"] + 30))
-    found = [one for one in rates if one["requests"]]
-    assert (sum(one["requests"] for one in found), sum(one["accepted"] for one in found), sum(one["refused"] for one in found)) == (6, 4, 2)
-    assert began <= found[0]["second"] <= time.time()
-    assert all(0 < one["latency_ms"]["p50"] <= one["latency_ms"]["max"] < 60_000 for one in found)
+    assert [second["second"] for second in rates] == list(range(rates[0]["second"], rates[0]["second"] + 30))
+    busy = [second for second in rates if second["requests"]]
+    assert [sum(second[count] for second in busy) for count in ("requests", "accepted", "refused")] == [6, 4, 2]
+    assert began <= busy[0]["second"] <= time.time()
+    assert all(0 < second["latency_ms"]["p50"] <= second["latency_ms"]["max"] < 60_000 for second in busy)
 
 
 def test_new_rows_count_once_and_only_when_they_were_accepted(http: httpx.Client, inbox: Inbox) -> None:
@@ -64,7 +64,7 @@ def test_new_rows_count_once_and_only_when_they_were_accepted(http: httpx.Client
     for body in (message(1, 1), message(1, 1), message(1, 1), batch(message(1, 2), message(1, 3)), update, read):
         http.post(inbox.url, json=body)
     rates = http.get(f"/api/inboxes/{inbox.id}/rates", params={"seconds": 30}).json()["rates"]
-    assert sum(one["rows"] for one in rates) == 3
+    assert sum(second["rows"] for second in rates) == 3
 
 
 def test_rates_of_too_many_seconds_are_refused(http: httpx.Client, inbox: Inbox) -> None:

@@ -1,4 +1,4 @@
-"""What is stored stays: over `kill -9`, within the ring, and within what a home may take on disk."""
+"""Stored requests survive `kill -9`, and stay within the limits of the ring and of the home's size."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EVERYTHING = 1 << 40
 
 
 def in_store(path: Path, work: Callable[[RequestStore], Awaitable[None]], **limits: int) -> None:
-    """Open the store, do the work, close it."""
+    """Open the store, run `work`, and close the store."""
 
     async def run() -> None:
         store = RequestStore(path, **limits)
@@ -122,12 +122,12 @@ def test_what_the_ring_dropped_is_remembered_and_removed_from_disk(tmp_path: Pat
         inbox = (await store.create("ada"))[0]
         await asyncio.gather(*(receive(store, inbox) for _ in range(5_000)))
 
-    async def look(store: RequestStore) -> None:
+    async def check(store: RequestStore) -> None:
         (inbox,) = store.by_id.values()
         assert (inbox.last, inbox.count, inbox.dropped) == (5_000, 10, 4_990)
 
     in_store(tmp_path / "i.db", fill, ring=10)
-    in_store(tmp_path / "i.db", look, ring=10)
+    in_store(tmp_path / "i.db", check, ring=10)
     with contextlib.closing(sqlite3.connect(tmp_path / "i.db")) as connection:
         assert connection.execute("SELECT count(*) FROM requests").fetchone() == (10,)
 
@@ -139,12 +139,12 @@ def test_a_cleared_inbox_stays_cleared_and_its_numbers_are_not_used_again(tmp_pa
             await receive(store, inbox)
         await store.clear(inbox)
 
-    async def look(store: RequestStore) -> None:
+    async def check(store: RequestStore) -> None:
         (inbox,) = store.by_id.values()
         assert (inbox.last, inbox.count, inbox.dropped, seqs(store, inbox)) == (3, 0, 0, [])
 
     in_store(tmp_path / "i.db", fill)
-    in_store(tmp_path / "i.db", look)
+    in_store(tmp_path / "i.db", check)
 
 
 def test_clearing_takes_what_is_being_stored_with_it(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ INSERT INTO inboxes VALUES (1, 'plain', 'ada', 0, 0, 200, 0, 0, 0), (2, 'set', '
 INSERT INTO requests VALUES (1 << 40 | 1, 1767225600000000, 'POST', X'2F696E', X'', X'613A62', X'7B7D', 200, '');
 INSERT INTO requests VALUES (1 << 40 | 2, 1767225600000001, 'POST', X'2F696E', X'', X'', X'7B7D', NULL, '');
 """
-"""What the inspector wrote before there were response scripts."""
+"""A file in format 1, from before response scripts."""
 
 
 def test_the_file_of_an_older_inspector_is_taken_over_with_all_it_holds(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_the_file_of_an_older_inspector_is_taken_over_with_all_it_holds(tmp_path
         assert httpx.post(ada.url, trust_env=False).status_code == 200
         program.kill()
         program.start()
-        assert [one.seq for one in ada.received()] == [1, 2, 3]
+        assert [received.seq for received in ada.received()] == [1, 2, 3]
 
 
 def newer(path: Path) -> None:
@@ -255,14 +255,14 @@ def no_database(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"), [(newer, "was written by a newer version"), (no_database, "cannot be used: file is not a database")]
+    ("spoil", "problem"), [(newer, "was written by a newer version"), (no_database, "cannot be used: file is not a database")]
 )
-def test_a_file_that_cannot_be_used_is_named_and_left_as_it_is(tmp_path: Path, spoil: Callable[[Path], None], said: str) -> None:
+def test_a_file_that_cannot_be_used_is_named_and_left_as_it_is(tmp_path: Path, spoil: Callable[[Path], None], problem: str) -> None:
     path = tmp_path / "inspector.db"
     spoil(path)
     before = path.read_bytes()
     program = Program(tmp_path)
-    with pytest.raises(AssertionError, match=said):
+    with pytest.raises(AssertionError, match=problem):
         program.start()
     (line,) = program.log.read_text().splitlines()
     assert f"mv {path} {path}.old" in line
@@ -274,7 +274,7 @@ def test_a_file_that_cannot_be_used_is_named_and_left_as_it_is(tmp_path: Path, s
 
 @contextlib.contextmanager
 def without_table(path: Path, table: str) -> Iterator[None]:
-    """Let every statement on the table fail, as on a full disk, but at once."""
+    """Make every statement on the table fail, as on a full disk."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute(f"ALTER TABLE {table} RENAME TO elsewhere")
         try:
@@ -296,7 +296,7 @@ def test_an_inbox_that_could_not_be_stored_is_not_there_and_no_later_one_shows_i
         program.start()
         ben = http.post("/api/inboxes", json={"name": "ben"}).json()
         assert (ben["count"], http.get(f"/api/inboxes/{ben['id']}/requests").json()["requests"]) == (0, [])
-        assert [one["body"] for one in http.get(f"/api/inboxes/{ada}/requests").json()["requests"]] == ["for ada"]
+        assert [request["body"] for request in http.get(f"/api/inboxes/{ada}/requests").json()["requests"]] == ["for ada"]
 
 
 def test_requests_whose_inbox_an_older_version_failed_to_store_are_shown_in_no_other_inbox(tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_requests_whose_inbox_an_older_version_failed_to_store_are_shown_in_no_o
         for name in ("ada", "ben"):
             await receive(store, (await store.create(name))[0])
 
-    async def look(store: RequestStore) -> None:
+    async def check(store: RequestStore) -> None:
         assert list(store.by_name) == ["ada"]
         cy = (await store.create("cy"))[0]
         await receive(store, cy, b"for cy")
@@ -314,7 +314,7 @@ def test_requests_whose_inbox_an_older_version_failed_to_store_are_shown_in_no_o
     in_store(tmp_path / "i.db", fill)
     with contextlib.closing(sqlite3.connect(tmp_path / "i.db")) as connection, connection:
         connection.execute("DELETE FROM inboxes WHERE name = 'ben'")
-    in_store(tmp_path / "i.db", look)
+    in_store(tmp_path / "i.db", check)
 
 
 def test_an_answer_and_a_clearing_that_could_not_be_stored_change_nothing(tmp_path: Path) -> None:
@@ -329,34 +329,37 @@ def test_an_answer_and_a_clearing_that_could_not_be_stored_change_nothing(tmp_pa
             assert http.delete(f"/api/inboxes/{inbox}/requests").status_code == 500
         assert http.get(f"/api/inboxes/{inbox}").json() == before
         assert http.post(f"/in/{inbox}").status_code == 418
-        assert [one["body"] for one in http.get(f"/api/inboxes/{inbox}/requests").json()["requests"]] == ["kept", ""]
+        assert [request["body"] for request in http.get(f"/api/inboxes/{inbox}/requests").json()["requests"]] == ["kept", ""]
 
 
 def test_after_any_work_on_a_failing_disk_memory_shows_what_a_restart_would(tmp_path: Path) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
-    luck = random.Random(seed)
+    rng = random.Random(seed)
     path = tmp_path / "i.db"
 
     def shown(store: RequestStore) -> dict[str, Any]:
-        return {one.id: (one.name, one.script, one.stored, one.count, one.dropped, seqs(store, one)) for one in store.by_id.values()}
+        return {
+            inbox.id: (inbox.name, inbox.script, inbox.stored, inbox.count, inbox.dropped, seqs(store, inbox))
+            for inbox in store.by_id.values()
+        }
 
     async def attempt(store: RequestStore) -> None:
         known = list(store.by_id.values())
-        match luck.choice(["create", "record", "record", "script", "clear"]) if known else "create":
+        match rng.choice(["create", "record", "record", "script", "clear"]) if known else "create":
             case "create":
-                await store.create(luck.choice(["ada", "ben", "cy", "dee", None]))
+                await store.create(rng.choice(["ada", "ben", "cy", "dee", None]))
             case "record":
-                await receive(store, luck.choice(known))
+                await receive(store, rng.choice(known))
             case "script":
-                await store.set_script(luck.choice(known), parse_script([{"first": luck.randrange(1, 9), "status": 500}]))
+                await store.set_script(rng.choice(known), parse_script([{"first": rng.randrange(1, 9), "status": 500}]))
             case "clear":
-                await store.clear(luck.choice(known))
+                await store.clear(rng.choice(known))
 
     async def work(store: RequestStore) -> None:
         for _ in range(12):
-            with without_table(path, luck.choice(["inboxes", "requests"])) if luck.random() < 0.6 else contextlib.nullcontext():
-                await asyncio.gather(*(attempt(store) for _ in range(luck.randrange(1, 4))), return_exceptions=True)
+            with without_table(path, rng.choice(["inboxes", "requests"])) if rng.random() < 0.6 else contextlib.nullcontext():
+                await asyncio.gather(*(attempt(store) for _ in range(rng.randrange(1, 4))), return_exceptions=True)
             restarted = RequestStore(path, ring=10)
             await restarted.open()
             assert shown(restarted) == shown(store)
