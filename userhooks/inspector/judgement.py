@@ -87,22 +87,22 @@ def read_messages(content_types: Sequence[str], body: bytes) -> BodyReading:
     """
     values, problems, repeated = json_values(content_types, body)
     messages: list[MessageFacts] = []
-    others = cut = 0
+    other_values = truncated = 0
     for message in (message for value in values for message in _entries(value)):
         readings = _readings(message, _JUDGED) if repeated else [message]
-        cut += len(readings) > _MOST_READINGS
+        truncated += len(readings) > _MOST_READINGS
         for reading in readings[:_MOST_READINGS]:
             if isinstance(reading, dict) and isinstance(reading.get("metadata"), dict):
                 messages.append(_facts(reading, reading["metadata"]))
             else:
-                others += 1
+                other_values += 1
     unread = problems[0]["text"] if problems and not values else ""
-    if messages and others:
+    if messages and other_values:
         problems = [
             *problems,
-            {"kind": "body", "text": f"The body mixes Sequin messages ({len(messages)}) and other values ({others})."},
+            {"kind": "body", "text": f"The body mixes Sequin messages ({len(messages)}) and other values ({other_values})."},
         ]
-    if cut:
+    if truncated:
         problems = [
             *problems,
             {"kind": "unread", "text": "A message repeats names so often that not every interpretation was judged."},
@@ -191,10 +191,10 @@ def judge_owners(messages: Sequence[MessageFacts]) -> list[Judgement]:
     if not foreign:
         return []
     message, owner = foreign[0]
-    others = f" Other foreign rows: {len(foreign) - 1}." if len(foreign) > 1 else ""
+    suffix = f" Other foreign rows: {len(foreign) - 1}." if len(foreign) > 1 else ""
     table, *keys = message.row
     row = f"Row {_short(', '.join(keys))} of {table}"
-    text = f"{row} belongs to user {_short(str(owner))}, but {message.sink_name} is a subscription of user {message.subscriber}.{others}"
+    text = f"{row} belongs to user {_short(str(owner))}, but {message.sink_name} is a subscription of user {message.subscriber}.{suffix}"
     return [{"kind": "foreign", "text": text}]
 
 
