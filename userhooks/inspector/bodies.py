@@ -44,9 +44,9 @@ class Values(NamedTuple):
 
 
 def unpacked_body(encodings: Sequence[str], body: bytes, limit: int) -> tuple[bytes | None, list[Judgement]]:
-    """Decompress a gzip or deflate body to at most `limit` bytes.
+    """Decompress a gzip or deflate body to at most `limit` bytes, and return it with its problems.
 
-    Return None as the body if it is not compressed or cannot be decompressed, and its problems.
+    The body is None if it is not compressed or cannot be decompressed.
     """
     names = [name for value in encodings for name in value.lower().replace(" ", "").split(",") if name not in ("", "identity")]
     if not names or not body:
