@@ -33,7 +33,7 @@ def send_history_again(reader: Reader) -> None:
     before = reader.inbox("ben").count()
     reader.choose("Backfill", "Ben")
     reader.press("Backfill")
-    reader.sees("is completed: Ben's rows were sent once more.")
+    reader.sees("is completed: Ben's rows were sent again.")
     assert reader.inbox("ben").count() > before
 
 

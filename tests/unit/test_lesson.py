@@ -516,17 +516,17 @@ def test_panels_of_a_stopped_stack_say_so_and_start_it_with_what_they_had(stack:
         subscribe.button.click()
         assert "Not done: " in subscribe.state.value
         assert "is not available" in subscribe.state.value
-        eventually(lambda: "Cannot look: The inspector does not answer" in inbox.state.value)
-        eventually(lambda: "Cannot look: The database" in dial.figures.value)
+        eventually(lambda: "Cannot update: The inspector does not answer" in inbox.state.value)
+        eventually(lambda: "Cannot update the plot: The database" in dial.figures.value)
         dial.button.click()
         eventually(lambda: {panel.start.layout.display for panel in (subscribe, inbox, dial)} == {None}, what="the offers to start it")
         subscribe.start.click()
-        assert "The stack runs again." in subscribe.state.value
+        assert "The stack is running again." in subscribe.state.value
         subscribe.button.click()
         assert "Ada was subscribed already" in subscribe.state.value
         lesson.insert("ada", "after the start")
         eventually(lambda: "after the start" in inbox.table.value)
-        eventually(lambda: "Cannot look" not in dial.figures.value)
+        eventually(lambda: "Cannot update" not in dial.figures.value)
         eventually(lambda: {panel.start.layout.display for panel in (subscribe, inbox, dial)} == {"none"}, what="the offers to be gone")
         dial.button.click()
         assert "Ada: all is well." in dial.state.value
@@ -539,7 +539,7 @@ def test_panels_of_a_stopped_stack_say_so_and_start_it_with_what_they_had(stack:
 def test_a_fault_dial_says_what_cannot_be_done(lesson: Lesson) -> None:
     first, dial = FaultDial(lesson), FaultDial(lesson)
     try:
-        assert "A newer fault dial follows this lesson" in first.state.value
+        assert "A newer fault dial shows this lesson" in first.state.value
         dial.press("Pause the sink")
         assert "Not done: Ada has no sink.<br>Run lesson.subscribe(&quot;ada&quot;" in dial.state.value
         dial.fails.value = dial.busy.value = 60

@@ -236,7 +236,7 @@ def test_a_look_shows_the_newest_webhooks_first_with_every_value_escaped(lesson:
     panel.button.click()
     assert panel.table.value.count("<tr>") == 1 + panels.NEWEST
     assert "12:00:12.123" in panel.table.value.split("<tr>")[2]
-    assert "no Sequin message" in panel.table.value.split("<tr>")[2]
+    assert "not a Sequin message" in panel.table.value.split("<tr>")[2]
     assert "Hello &amp; &lt;b&gt;welcome&lt;/b&gt;" in panel.table.value
     assert "<script" not in panel.table.value
     assert "12 in the inbox of Ada; the newest 10 are shown." in panel.state.value
@@ -256,7 +256,7 @@ def test_a_dead_inspector_is_said_and_its_return_too(lesson: RecordingLesson, mo
     monkeypatch.setattr(panels, "FOLLOW_SECONDS", 0.01)
     panel = InboxPanel(real(lesson))
     lesson.fault = NotRunning("The inspector does not answer.", "Start it with: userhooks up")
-    eventually(lambda: "Cannot look: The inspector does not answer.<br>Start it with: userhooks up" in panel.state.value)
+    eventually(lambda: "Cannot update: The inspector does not answer.<br>Start it with: userhooks up" in panel.state.value)
     eventually(lambda: panel.start.layout.display is None)
     lesson.fault = None
     eventually(lambda: "0 in the inbox of Ada" in panel.state.value)
@@ -310,7 +310,7 @@ def test_a_stack_that_is_stopped_can_be_started_from_the_panel(
     lesson.fault = None
     panel.start.click()
     assert lesson.calls[-1] == ("start",)
-    assert "The stack runs again." in panel.state.value
+    assert "The stack is running again." in panel.state.value
     assert panel.start.layout.display == "none"
 
 

@@ -1,4 +1,4 @@
-"""Pictures: of a ledger's figures (`ledger_plots.py`), and diagrams that explain (`diagrams.py`)."""
+"""Plots of measurements (`ledger_plots.py`) and explanatory diagrams (`diagrams.py`)."""
 
 from userhooks.plots import diagrams
 from userhooks.plots.ledger_plots import (

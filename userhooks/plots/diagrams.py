@@ -1,8 +1,8 @@
-"""Pictures that explain: the path of a row, a slot in the log, the mark of a backfill's page, the order within a group.
+"""Explanatory diagrams: the path of a row, a slot in the WAL, the watermark of a backfill page, and the order within a group.
 
-Pictures of figures are in `ledger_plots.py`. Each function draws into the Axes that it is given and returns it; a figure of 8 by 3 inches
-fits. What is said stands in cards of their own colour or in a grey of middle lightness, so that a picture reads well on a light and on a
-dark page, and without colour.
+Plots of measurements are in `ledger_plots.py`. Each function draws into the given Axes and returns it; use a figure of 8 by 3 inches.
+Text is on cards with their own background or in a medium gray, so that a diagram is readable on a light page, on a dark page, and without
+color.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _PAPER, _TEXT, _PALE = "#f4f6f8", "#1f2933", "#9aa5b1"
 
 
 def path_of_a_row(ax: Axes, user: str = "Ada", other: str = "Ben") -> Axes:
-    """Draw the way of one row of `user`: table, log, one filter for each sink, one inbox; `other`'s filter lets it not pass."""
+    """Draw the path of one row of `user` through table, WAL, filters, and inbox; `other`'s filter rejects it."""
     _stage(ax, f"A row of {user}'s on its way: one filter lets it pass", 100, 36)
     _card(ax, 9, 18, 17, 12, f"your app\nINSERT\nfor {user}", INK)
     _card(ax, 35, 18, 20, 20, "Postgres\n\ntable\nnotifications\n↓\nlog (WAL)", GENERATED)
@@ -34,7 +34,7 @@ def path_of_a_row(ax: Axes, user: str = "Ada", other: str = "Ben") -> Axes:
 
 
 def slot(ax: Axes) -> Axes:
-    """Draw the log with a slot as the bookmark in it: what Sequin is done with, what Postgres keeps for it, where it writes next."""
+    """Draw a slot as a bookmark in the WAL: what Sequin has processed, what Postgres keeps for it, and where Postgres writes next."""
     _stage(ax, "A slot is a bookmark in the log: what lies ahead of it is kept", 100, 36)
     _arrow(ax, (0, 18), (99, 18), INK)
     for x, text in ((8, "insert 7"), (22, "update 3"), (36, "delete 5"), (57, "insert 8"), (71, "update 7"), (85, "insert 9")):
@@ -49,7 +49,7 @@ def slot(ax: Axes) -> Axes:
 
 
 def watermark(ax: Axes) -> Axes:
-    """Draw how a page of history meets the log: it is sent where its mark comes by, without the row that has changed since."""
+    """Draw how a backfill page is merged into the WAL: it is sent at its watermark, without the row that has changed since."""
     _stage(ax, "A page of history is sent where its mark comes by in the log", 100, 36)
     for y, name in ((30, "read from\nthe table"), (18, "the log"), (6, "sent")):
         ax.text(0, y, name, ha="left", va="center", color=INK, fontsize=9.5)
@@ -76,7 +76,7 @@ def watermark(ax: Axes) -> Axes:
 
 
 def group_order(ax: Axes) -> Axes:
-    """Draw how a failing message holds back the later ones of its row, and nobody else's."""
+    """Draw how a failing message holds back later messages of its own row, but of no other row."""
     _stage(ax, "A failing webhook holds back its own row, and no other", 100, 36)
     for y, name in ((27, "row 1"), (10, "row 2")):
         ax.text(0, y, name, ha="left", va="center", color=INK, fontsize=10)
@@ -107,7 +107,7 @@ def _stage(ax: Axes, title: str, width: float, height: float) -> None:
 
 
 def _card(ax: Axes, x: float, y: float, width: float, height: float, text: str, edge: str) -> None:
-    """A card around (x, y), with dark text on its own light ground."""
+    """Draw a card centered on (x, y), with dark text on a light background."""
     from matplotlib.patches import FancyBboxPatch
 
     ax.add_patch(

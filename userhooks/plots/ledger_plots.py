@@ -1,9 +1,9 @@
-"""Pictures of a ledger: each function draws into the Axes that it is given and returns it. Numbers come from `Ledger.frame()`.
+"""Plots of a ledger: each function draws into the given Axes and returns it. The data comes from `Ledger.frame()`.
 
-Nothing here touches pyplot or rcParams. Backgrounds are transparent and colours of middle lightness, so that a figure reads well on a light
-and on a dark page; lines also differ in style, so that it does without colour.
+Nothing here uses pyplot or rcParams. Backgrounds are transparent and colors have a medium lightness, so that a figure is readable on a
+light and on a dark page. Lines also differ in style, so that a figure is readable without color.
 
-It is long because each picture is one function.
+It is long because each plot is one function.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK = "#777777"
-"""Text and frame: a contrast above 4 with white and with JupyterLab's dark page."""
+"""Color of text and axes; its contrast is above 4 on white and on JupyterLab's dark background."""
 GENERATED, DELIVERED, MARK = "#0072b2", "#d55e00", "#009e73"
-"""Told apart with the common kinds of colour blindness (Okabe and Ito's palette)."""
+"""Colors that people with common kinds of color blindness can tell apart (the palette of Okabe and Ito)."""
 
 _STYLES = (("-", GENERATED), ("--", DELIVERED), (":", MARK))
 
 ONE_SECOND = pd.Timedelta(seconds=1)
 
 _SLOWNESS = ListedColormap(colormaps["cividis_r"](np.linspace(0, 0.8, 256)))
-"""Without its darkest part, which could not be told from a dark page."""
+"""Color map without its darkest part, which would not be visible on a dark page."""
 
 _BANDS, _NAMED, _NAMED_MARKS = 200, 20, 6
 _AS_GENERATED = 1.0
-"""Seconds: who has every row by then sees the same rate as the generator."""
+"""Latency in seconds below which deliveries count as being as fast as the generator."""
 
 
 def delivery_rate(frame: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw the rows delivered in each second against those generated in it; rows that nobody was owed are left out.
+    """Draw the number of rows generated and delivered in each second. Rows that no user was due to receive are left out.
 
     `frame` is `Ledger.frame()`. x: seconds since the first row was committed; y: rows per second.
 
@@ -65,13 +65,13 @@ def delivery_rate(frame: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def latency_over_time(frame: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw each row's way from commit to receipt over the time of its commit, with the median and the 99th percentile.
+    """Draw the latency of each row, from commit to receipt, over the time of its commit, with the median and the 99th percentile.
 
-    `frame` is `Ledger.frame()`. x: seconds since the first row was committed; y: milliseconds, logarithmic when they spread widely.
+    `frame` is `Ledger.frame()`. x: seconds since the first row was committed; y: milliseconds, on a logarithmic scale if they vary widely.
     """
-    came = _timed(frame)
-    latencies = came["latency_ms"].to_numpy()
-    ax.plot(_seconds(came, "committed_at"), latencies, ".", color=DELIVERED, markersize=4, alpha=0.6, label="one row", rasterized=True)
+    received = _timed(frame)
+    latencies = received["latency_ms"].to_numpy()
+    ax.plot(_seconds(received, "committed_at"), latencies, ".", color=DELIVERED, markersize=4, alpha=0.6, label="one row", rasterized=True)
     if len(latencies):
         for percent, style in ((50, "-"), (99, "--")):
             value = _percentile(latencies, percent)
@@ -85,9 +85,9 @@ def latency_over_time(frame: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def latency_distribution(frame: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw the share of rows that arrived within a time, with the median and the 99th percentile marked.
+    """Draw the cumulative distribution of latencies, with the median and the 99th percentile marked.
 
-    `frame` is `Ledger.frame()`. x: milliseconds from commit to receipt, logarithmic; y: percent of the rows that came.
+    `frame` is `Ledger.frame()`. x: milliseconds from commit to receipt, logarithmic; y: percent of the rows that arrived.
     """
     latencies = np.sort(_timed(frame)["latency_ms"].to_numpy())
     if len(latencies):
@@ -106,7 +106,7 @@ def latency_distribution(frame: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def backlog(frame: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw how many rows were committed and not yet delivered, at every moment.
+    """Draw the number of rows that were committed but not yet delivered, over time.
 
     `frame` is `Ledger.frame()`. x: seconds since the first row was committed; y: rows waiting.
     """
@@ -133,7 +133,7 @@ def backlog(frame: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def arrivals(messages: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw how many messages had arrived by each moment, history (`read`) and live changes apart.
+    """Draw the number of messages received so far over time, separately for backfilled rows (`read`) and live changes.
 
     `messages` is `Inbox.messages()`. x: seconds since the first message; y: messages so far.
     """
@@ -148,9 +148,9 @@ def arrivals(messages: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def answer_times(answers: Mapping[str, pd.DataFrame], ax: Axes) -> Axes:
-    """Draw how long a sender waited for each answer of a receiver; several receivers, by name, in one picture.
+    """Draw how long a sender waited for each response of one or more receivers.
 
-    `answers` are those of `ReceiverServer.answers()`. x: requests in the order of their answers; y: milliseconds.
+    `answers` maps a name to a frame from `ReceiverServer.answers()`. x: requests in the order of their responses; y: milliseconds.
     """
     styles = ((DELIVERED, "-", "o"), (GENERATED, "--", "s"), (MARK, ":", "^"))
     longest = {}
@@ -167,9 +167,10 @@ def answer_times(answers: Mapping[str, pd.DataFrame], ax: Axes) -> Axes:
 
 
 def rates(frame: pd.DataFrame, marks: Sequence[tuple[datetime, str]], ax: Axes) -> Axes:
-    """Draw what was written, delivered and refused in each second, all users together; `marks` are moments (aware) and what happened then.
+    """Draw the rows written, delivered, and refused in each second, summed over all users.
 
-    `frame` is that of `pulse.pulse`. x: seconds since its first, each drawn at its middle; y: rows, or requests, per second.
+    `frame` is from `pulse`, and `marks` are pairs of an aware time and a description of the event. x: seconds since the first one, each
+    drawn at its middle; y: rows or requests per second.
     """
     together = frame.groupby("second")[["generated", "delivered", "refused"]].sum()
     x = _since_first(together.index.to_series(), frame) + 0.5
@@ -187,20 +188,20 @@ def rates(frame: pd.DataFrame, marks: Sequence[tuple[datetime, str]], ax: Axes) 
 
 
 def waiting(frame: pd.DataFrame, marks: Sequence[tuple[datetime, str]], ax: Axes) -> Axes:
-    """Draw how many rows of each user wait at the end of each second; `marks` as in `rates`.
+    """Draw the number of each user's waiting rows at the end of each second; `marks` are as in `rates`.
 
-    `frame` is that of `pulse.pulse`. x: seconds since its first, each drawn at its end; y: rows.
+    `frame` is from `pulse`. x: seconds since the first one, each drawn at its end; y: rows.
     """
     styles = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "d"))
-    for number, (user, mine) in enumerate(frame.groupby("user", sort=False)):
+    for number, (user, rows) in enumerate(frame.groupby("user", sort=False)):
         style, marker = styles[number % len(styles)]
         colour = (DELIVERED, GENERATED, MARK)[number % 3]
-        x = _since_first(mine["second"], frame) + 1
-        ax.plot(x, mine["waiting"], style, marker=marker, markersize=3, markevery=_sparse(x), color=colour, clip_on=False, label=str(user))
+        x = _since_first(rows["second"], frame) + 1
+        ax.plot(x, rows["waiting"], style, marker=marker, markersize=3, markevery=_sparse(x), color=colour, clip_on=False, label=str(user))
     ax.set_ylim(bottom=0)
     _marked(marks, frame, ax, named=0)
     last = frame[frame["second"] == frame["second"].max()] if len(frame) else frame
-    late = {str(line.user): int(line.waiting) for line in last.itertuples() if line.waiting}
+    late = {str(row.user): int(row.waiting) for row in last.itertuples() if row.waiting}
     title = "; ".join(f"{_rows(count)} of {user} wait" for user, count in late.items())
     if len(late) > _NAMED:
         title = f"Rows of {len(late)} users wait"
@@ -208,17 +209,17 @@ def waiting(frame: pd.DataFrame, marks: Sequence[tuple[datetime, str]], ax: Axes
 
 
 def pulse_picture(frame: pd.DataFrame, marks: Sequence[tuple[datetime, str]]) -> bytes:
-    """Return `rates` for each user, side by side, above `waiting` of all, as a PNG; quickly, since it is drawn every second."""
+    """Return a PNG with `rates` of each user side by side, above `waiting` of all users. It is fast, because it runs every second."""
     users = [str(user) for user in frame["user"].unique()] or ["nobody"]
     figure = Figure(figsize=(10, 6))
     figure.patch.set_alpha(0)
-    # Places are fixed: to reckon them anew for each picture would take as long as drawing it.
+    # Fixed positions, because computing a layout would take as long as drawing.
     grid = figure.add_gridspec(1, len(users), left=0.07, right=0.985, top=0.9, bottom=0.62, wspace=0.08)
     axes = list(grid.subplots(sharex=True, sharey=True, squeeze=False)[0])
     for user, ax in zip(users, axes, strict=True):
-        mine = frame[frame["user"] == user]
-        rates(mine, marks, ax)
-        written, delivered, refused = (int(mine[column].sum()) for column in ("generated", "delivered", "refused"))
+        own = frame[frame["user"] == user]
+        rates(own, marks, ax)
+        written, delivered, refused = (int(own[column].sum()) for column in ("generated", "delivered", "refused"))
         ax.set_title(f"{user}: {written:,} written,\n{delivered:,} delivered, {refused:,} refused", color=INK, fontsize="medium")
         ax.set_xlabel("seconds", color=INK)
         ax.get_legend().remove()
@@ -233,9 +234,9 @@ def pulse_picture(frame: pd.DataFrame, marks: Sequence[tuple[datetime, str]]) ->
 
 
 def watched(samples: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw a gauge that was looked at again and again: a line for each column, like how many messages wait for each user.
+    """Draw samples of a gauge, with a line for each column, for example the messages waiting for each user.
 
-    `samples` has one row for each look; its index is the time of the look in seconds. x: seconds since the first; y: messages waiting.
+    `samples` has one row per sample; its index is the time of the sample in seconds. x: seconds since the first one; y: messages waiting.
     """
     for number, name in enumerate(samples):
         style, colour = _STYLES[number % len(_STYLES)]
@@ -250,7 +251,7 @@ def watched(samples: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def retries(messages: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw when each message that was refused was tried again, beside the schedule of 1, 2, 4, … seconds.
+    """Draw when each refused message was retried, next to the schedule of 1, 2, 4, … seconds.
 
     `messages` is `Inbox.messages()`. x: the attempt; y: seconds since the message's first attempt.
     """
@@ -271,22 +272,22 @@ def retries(messages: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def by_user(frame: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw the median way from commit to receipt for each user and second as a heat map: darker is slower, blank is nothing received.
+    """Draw a heat map of the median latency from commit to receipt for each user and second: darker is slower, blank means nothing arrived.
 
-    `frame` is `Ledger.frame()`; hundreds of users and more share lines. x: seconds since the first row was committed; y: users by id.
+    `frame` is `Ledger.frame()`. More than 200 users share lines. x: seconds since the first row was committed; y: users by id.
     """
-    came = _timed(frame)
-    users = np.sort(came["user_id"].unique().astype("int64"))
+    received = _timed(frame)
+    users = np.sort(received["user_id"].unique().astype("int64"))
     title = "No row arrived"
     if len(users):
         bands = min(len(users), _BANDS)
-        band = np.searchsorted(users, came["user_id"].to_numpy("int64")) * bands // len(users)
-        second = _seconds(came, "committed_at").astype(int)
-        medians = came["latency_ms"].groupby([band, second]).median()
+        band = np.searchsorted(users, received["user_id"].to_numpy("int64")) * bands // len(users)
+        second = _seconds(received, "committed_at").astype(int)
+        medians = received["latency_ms"].groupby([band, second]).median()
         grid = np.full((bands, int(second.max()) + 1), np.nan)
         for (line, at), value in medians.items():
             grid[line, at] = max(value, 0.01)
-        whole = came.groupby("user_id")["latency_ms"].median()
+        whole = received.groupby("user_id")["latency_ms"].median()
         title = f"{_count(len(users), 'user')}: medians {_ms(float(whole.min()))} to {_ms(float(whole.max()))}"
         title += f", slowest second {_ms(float(medians.max()))}"
         extent = (0, grid.shape[1], 0, len(users))
@@ -304,9 +305,10 @@ def by_user(frame: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def cost_per_change(points: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw what one change costs the engine by the number of subscribed users: a filter for each would be a rising line, an index is flat.
+    """Draw the engine's CPU time per change over the number of subscribed users.
 
-    `points` is `capacity.frame(…)`. x: users, logarithmic; y: microseconds of CPU time, or without an engine of ours per webhook delivered.
+    With one filter per user, the line would rise; with an index, it is flat. `points` is `capacity.frame(…)`. x: users, on a logarithmic
+    scale; y: microseconds of CPU time, or of time per delivered webhook if the engine is not ours.
     """
     measured = points["engine_us"].notna().all()
     cost = points["engine_us"] if measured else 1e6 / points["webhooks_per_second"]
@@ -328,12 +330,12 @@ def _since_first(times: pd.Series, frame: pd.DataFrame) -> np.ndarray:
 
 
 def _sparse(x: np.ndarray) -> int:
-    """Each how many-th point has a marker, so that many points do not become a bar."""
+    """Return the step between points with a marker, so that many markers do not merge into a bar."""
     return max(1, len(x) // 40)
 
 
 def _marked(marks: Sequence[tuple[datetime, str]], frame: pd.DataFrame, ax: Axes, *, named: int = _NAMED_MARKS) -> None:
-    """A line and a number wherever something was changed; the legend of `rates` says what it was, of the newest ones."""
+    """Draw a numbered line for each mark. The legend of `rates` describes the newest ones."""
     for number, (moment, text) in enumerate(marks, 1):
         at = (pd.Timestamp(moment) - frame["second"].min()).total_seconds() if len(frame) else 0.0
         label = f"{number}: {text}" if number > len(marks) - named else None
@@ -350,12 +352,12 @@ def _timed(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _seconds(frame: pd.DataFrame, column: str) -> np.ndarray:
-    """The times of a column that are there, as seconds since the first row of the frame was committed."""
+    """Return the times in a column, without missing ones, as seconds since the first commit in the frame."""
     return np.asarray((frame[column].dropna() - frame["committed_at"].min()).dt.total_seconds(), dtype=float)
 
 
 def _waiting(owed: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """(seconds, rows waiting from then on): a step up at each commit, a step down at each receipt."""
+    """Return the times of all steps in seconds, and the rows waiting after each: one more per commit, one fewer per receipt."""
     up, down = _seconds(owed, "committed_at"), _seconds(owed, "received_at")
     times = np.concatenate([up, down])
     steps = np.concatenate([np.ones(len(up), dtype=int), -np.ones(len(down), dtype=int)])
@@ -364,7 +366,7 @@ def _waiting(owed: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _percentile(latencies: np.ndarray, percent: float) -> float:
-    """By nearest rank, as the ledger's verdict has it."""
+    """Return a percentile by nearest rank, like the ledger's verdict."""
     return float(np.percentile(latencies, percent, method="inverted_cdf"))
 
 
@@ -413,6 +415,6 @@ def _dressed(ax: Axes, title: str, x: str, y: str) -> Axes:
     if ax.figure is not None:
         ax.figure.patch.set_alpha(0)
     if ax.get_legend_handles_labels()[0]:
-        # Below the axes, where it never lies on a line.
+        # Below the axes, so that it never covers a line.
         ax.legend(frameon=False, labelcolor=INK, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=3, borderaxespad=0)
     return ax

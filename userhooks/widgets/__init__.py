@@ -1,5 +1,5 @@
-"""Panels for notebooks: `panels.py` holds those that make one call each, `response_panel.py` the one that chooses an inbox's answers,
-`fault_dial.py` the one that makes things go wrong."""
+"""Panels for notebooks: `panels.py` has the panels that make one call each, `response_panel.py` edits an inbox's responses, and
+`fault_dial.py` injects faults."""
 
 from userhooks.shared.extras import lab_extra
 

@@ -1,6 +1,6 @@
-"""The fault dial: what goes wrong at a user's receiver, in the engine or in Postgres, and a picture of what comes of it as it happens.
+"""The fault dial: inject faults into a user's receiver, the engine, or Postgres, and plot the effect live.
 
-What a fault is, is in lessons/faults.py; the figures are read by lessons/traffic_rates.py and drawn by plots/ledger_plots.py.
+`lessons/faults.py` defines the faults, `lessons/traffic_rates.py` reads the rates, and `plots/ledger_plots.py` draws them.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     from userhooks.lessons.lesson import Lesson
 
 FOLLOW_SECONDS = 1.0
-"""How often the picture is drawn anew, unless that takes so long that what else the kernel does would be slower for it."""
+"""Seconds between two updates of the plot; more if drawing is slow, so that it does not slow down the rest of the kernel."""
 
 _WIDE = {"width": "26em"}
 
 
 class FaultDial(Panel):
-    """Choose what goes wrong, and watch: sliders for one user's receiver, buttons for the sink, the engine and Postgres.
+    """A panel that injects faults and shows their effect: sliders for one user's receiver, buttons for the sink, the engine, and Postgres.
 
-    `Apply` makes the call that is shown below it, and each button tells its call when it is pressed. The picture shows what is written,
-    delivered, refused and waiting in each second, with a mark wherever something was changed; it follows once a second until the dial is
-    closed or its cell is run again.
+    `Apply` makes the call that is shown below it. Each button shows its call when it is pressed. The plot has the rows written, delivered,
+    refused, and waiting per second, with a mark for each change. It is updated once a second until the dial is closed or its cell is run
+    again.
 
         dial = FaultDial(lesson)
         dial.user.value, dial.fails.value = "ada", 20
@@ -85,38 +85,38 @@ class FaultDial(Panel):
 
     @property
     def faults(self) -> Faults:
-        """What the sliders say; raises InvalidInput for more than 100 %."""
+        """The faults that the sliders are set to. Raises InvalidInput if they add up to more than 100%."""
         return Faults(self.fails.value, self.busy.value, self.hangs.value, self.resets.value, self.delay.value, self.seed.value)
 
     def act(self) -> str:
-        """Set the chosen user's receiver."""
+        """Apply the faults to the selected user's receiver."""
         faults = self.faults
         self.lesson.inbox(self.user.value).respond(faults.script())
         return self._mark(f"{name_of(self.user.value)}: {faults.words()}")
 
     def press(self, button: str) -> None:
-        """Do what the button of this label does; raises InvalidInput when there is none."""
+        """Press the button with this label. Raises InvalidInput if there is no such button."""
         if button not in self._presses:
             raise InvalidInput("button", f"The fault dial has no button {button!r}.", f"Its buttons are {', '.join(self._presses)}.")
         self._do(self._presses[button][1])
 
     def look(self) -> pd.DataFrame:
-        """Draw the picture now; returns its figures, as `pulse.pulse` has them."""
+        """Update the plot now, and return a DataFrame of its rates; its columns are those of `pulse`."""
         frame = pulse(self.lesson, self.began)
         self.picture.value = plots.pulse_picture(frame, self.marks)
-        newest = frame[frame["second"] == frame["second"].max() - plots.ONE_SECOND]  # the last one is not over
-        said = [_figures(str(line.user), line) for line in newest.itertuples()]
-        self.figures.value = f'<div style="font-variant-numeric: tabular-nums">{"<br>".join(html.escape(line) for line in said)}</div>'
+        newest = frame[frame["second"] == frame["second"].max() - plots.ONE_SECOND]  # the last second is not over yet
+        lines = [_rates(str(row.user), row) for row in newest.itertuples()]
+        self.figures.value = f'<div style="font-variant-numeric: tabular-nums">{"<br>".join(html.escape(line) for line in lines)}</div>'
         return frame
 
     def leave_off(self) -> None:
-        """Draw no more: a newer dial does."""
+        """Stop updating the plot, because a newer dial does."""
         self._ended.set()
         self._follower.join()
-        self._say("A newer fault dial follows this lesson; the buttons of this one still work.")
+        self._say("A newer fault dial shows this lesson. The buttons of this one still work.")
 
     def close(self) -> None:
-        """Stop looking, and close the widget."""
+        """Stop updating the plot, and close the widget."""
         self._ended.set()
         super().close()
 
@@ -128,18 +128,18 @@ class FaultDial(Panel):
 
     def _set_sink(self, what: str) -> str:
         user = self.user.value
-        found = self.lesson.clients.subscriptions.list(self.lesson.user(user))
-        if not found:
+        subscriptions = self.lesson.clients.subscriptions.list(self.lesson.user(user))
+        if not subscriptions:
             raise NotFound(f"{name_of(user)} has no sink.", f'Run lesson.subscribe("{user}", url=lesson.inbox("{user}").url) first.')
-        self._show("; ".join(f'stack.subscriptions.{what}("{one.sink_name}")' for one in found))
-        for one in found:
-            getattr(self.lesson.clients.subscriptions, what)(one.sink_name)
+        self._show("; ".join(f'stack.subscriptions.{what}("{subscription.sink_name}")' for subscription in subscriptions))
+        for subscription in subscriptions:
+            getattr(self.lesson.clients.subscriptions, what)(subscription.sink_name)
         return self._mark(f"{name_of(user)}: sink {what}d")
 
-    def _part(self, what: str, part: str, words: str) -> str:
+    def _part(self, what: str, part: str, text: str) -> str:
         self._show(f'stack.{what}("{part}")')
         getattr(self.lesson.clients, what)(part)
-        return self._mark(words)
+        return self._mark(text)
 
     def _mark(self, text: str) -> str:
         self.marks.append((datetime.now(UTC), text))
@@ -156,19 +156,19 @@ class FaultDial(Panel):
         self.call.value = f"<p>The same in a cell: <code>{html.escape(call)}</code></p>"
 
     def _follow(self) -> None:
-        blind = False
+        failed = False
         pause = FOLLOW_SECONDS
         while not self._ended.wait(pause):
             began = time.monotonic()
             try:
                 self.look()
             except UserhooksError as error:
-                blind = True
-                self.figures.value = f"<div>{html.escape(f'Cannot look: {error.what} {error.remedy}')}</div>"
+                failed = True
+                self.figures.value = f"<div>{html.escape(f'Cannot update the plot: {error.what} {error.remedy}')}</div>"
                 self.offer_start(isinstance(error, STOPPED))
             else:
-                if blind:
-                    blind = False
+                if failed:
+                    failed = False
                     self.offer_start(False)
             pause = max(FOLLOW_SECONDS, 3 * (time.monotonic() - began))
 
@@ -177,6 +177,6 @@ def _share(label: str) -> ipywidgets.FloatSlider:
     return ipywidgets.FloatSlider(0, min=0, max=100, step=5, description=label, readout_format=".0f", style=LABELLED, layout=_WIDE)
 
 
-def _figures(user: str, line: Any) -> str:
-    last = f"{line.generated} written, {line.delivered} delivered, {line.refused} refused in the last second"
-    return f"{name_of(user)}: {last}; {line.waiting} waiting"
+def _rates(user: str, row: Any) -> str:
+    last = f"{row.generated} written, {row.delivered} delivered, {row.refused} refused in the last second"
+    return f"{name_of(user)}: {last}; {row.waiting} waiting"

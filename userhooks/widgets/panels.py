@@ -1,7 +1,7 @@
-"""Panels for notebooks: each button makes one call that a cell could make as well. What the calls do is in lessons/lesson.py.
+"""Panels for notebooks: each button makes one call that a cell could also make. The calls are methods of `lessons/lesson.py`.
 
-Everything here works in a kernel without a front end: `panel.button.click()` returns when the call has ended. Nothing prints; what happens
-in the background changes traits of widgets.
+Panels also work in a kernel without a front end: `panel.button.click()` returns when the call is done. Panels print nothing; results appear
+in their widgets.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
     from userhooks.webhooks.subscriptions import BackfillHandle
 
 STOPPED = (NotRunning, DatabaseUnavailable, SequinUnreachable)
-"""What a call raises when a part of the stack is not there."""
+"""Errors that mean that part of the stack is not running."""
 
 LABELLED = {"description_width": "initial"}
 _CELL = "padding: 2px 12px 2px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--jp-border-color2)"
 
 NEWEST = 10
-"""How many webhooks the inbox panel shows."""
+"""Number of webhooks that the inbox panel shows."""
 
 FOLLOW_SECONDS = 0.5
-"""How often the inbox panel looks for new ones."""
+"""Seconds between two updates of the inbox panel."""
 
 
 class Panel(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is untyped
-    """What all panels share: a user to choose, a button, and a line of words about what happened.
+    """Base class of the panels: controls, a button, and a line of text that reports the result.
 
-    When the stack is stopped, or a part of it, the words say so and another button appears, `start`, which starts what is down.
+    If the stack or a part of it is not running, the text says so, and a second button, `start`, appears, which starts it.
     """
 
     def __init__(
@@ -53,7 +53,9 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is untyped
         self.button = ipywidgets.Button(description=button, tooltip=tooltip, button_style="primary")
         self.button.on_click(lambda _: self._clicked())
         self.state = ipywidgets.HTML(_status(["Nothing done yet."]))
-        self.start = ipywidgets.Button(description="Start the stack", tooltip="Start what is down", layout={"display": "none"})
+        self.start = ipywidgets.Button(
+            description="Start the stack", tooltip="Start the parts that are not running", layout={"display": "none"}
+        )
         self.start.on_click(lambda _: self._do(self._start_stack))
         above = ipywidgets.HBox([*controls, self.button], layout={"flex_flow": "row wrap"})
         super().__init__([above, self.state, self.start, *below])
@@ -62,7 +64,7 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is untyped
         return f"{type(self).__name__}(lesson {self.lesson.name})"
 
     def act(self) -> str:
-        """Make the panel's one call and return what came of it, in words."""
+        """Make the panel's call, and return its result as text."""
         raise NotImplementedError
 
     def _clicked(self) -> None:
@@ -89,15 +91,15 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is untyped
         self.button.disabled = False
 
     def offer_start(self, offered: bool) -> None:
-        """Show the button that starts the stack, or hide it."""
+        """Show or hide the button that starts the stack."""
         self.start.layout.display = None if offered else "none"
 
     def _start_stack(self) -> str:
         self.lesson.clients.start()
-        return "The stack runs again."
+        return "The stack is running again."
 
     def _complain(self, what: str, error: UserhooksError) -> None:
-        """Say what was not possible, and offer to start the stack when that is why."""
+        """Show an error, and offer to start the stack if that would fix it."""
         self._say(f"{what}: {error.what}", error.remedy, start=isinstance(error, STOPPED))
 
     def _say(self, *lines: str, start: bool = False) -> None:
@@ -106,7 +108,7 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is untyped
 
 
 class SubscribePanel(Panel):
-    """Subscribe a user to webhooks at a URL, the user's own inbox unless another one is typed: `lesson.subscribe(user, url=…)`.
+    """A panel that subscribes a user: `lesson.subscribe(user, url=…)`. The URL is by default that of the user's inbox.
 
     panel = SubscribePanel(lesson)
     panel.user.value = "ben"
@@ -120,7 +122,7 @@ class SubscribePanel(Panel):
         super().__init__(lesson, "Subscribe", "Send this user's rows to this URL", [self.user, self.url])
 
     def act(self) -> str:
-        """Subscribe."""
+        """Subscribe the selected user."""
         subscription = self.lesson.subscribe(self.user.value, url=self.url.value)
         done = "is subscribed" if subscription.created else "was subscribed already"
         return f"{name_of(self.user.value)} {done}: the sink {subscription.sink_name} sends to {subscription.url}"
@@ -130,7 +132,7 @@ class SubscribePanel(Panel):
 
 
 class GeneratePanel(Panel):
-    """Write rows for the lesson's users at a steady rate: `lesson.generate(rate=…, seconds=…)`. Shows how far it is.
+    """A panel that writes rows for the lesson's users at a steady rate, with a progress bar: `lesson.generate(rate=…, seconds=…)`.
 
     panel = GeneratePanel(lesson)
     panel.rate.value, panel.seconds.value = 100, 5
@@ -155,7 +157,7 @@ class GeneratePanel(Panel):
 
 
 class BackfillPanel(Panel):
-    """Send a user's rows once more, and wait for the end: `lesson.backfill(user).wait()`. Shows how far it is.
+    """A panel that sends a user's existing rows again, with a progress bar: `lesson.backfill(user).wait()`.
 
     panel = BackfillPanel(lesson)
     panel.user.value = "ada"
@@ -165,13 +167,13 @@ class BackfillPanel(Panel):
     def __init__(self, lesson: Lesson) -> None:
         self.user = user_choice(lesson)
         self.progress = ipywidgets.IntProgress(0, min=0, max=1, description="Rows done", style=LABELLED)
-        super().__init__(lesson, "Backfill", "Send all rows of this user that are there once more", [self.user], [self.progress])
+        super().__init__(lesson, "Backfill", "Send all existing rows of this user again", [self.user], [self.progress])
 
     def act(self) -> str:
-        """Backfill."""
+        """Run the backfill."""
         self.progress.value = 0
         handle = self.lesson.backfill(self.user.value).wait(progress=self._show)
-        return f"The backfill of {handle.sink_name} is {handle.state}: {name_of(self.user.value)}'s rows were sent once more."
+        return f"The backfill of {handle.sink_name} is {handle.state}: {name_of(self.user.value)}'s rows were sent again."
 
     def _show(self, handle: BackfillHandle) -> None:
         self.progress.max = handle.rows_initial_count or 1
@@ -179,9 +181,9 @@ class BackfillPanel(Panel):
 
 
 class InboxPanel(Panel):
-    """Show the newest webhooks in a user's inbox as they arrive: `lesson.inbox(user).requests()`, the last ones of it.
+    """A panel that shows the newest webhooks in a user's inbox as they arrive: the last rows of `lesson.inbox(user).requests()`.
 
-    The button looks at once; besides, the panel looks by itself twice a second, until it is closed or its cell is run again.
+    The panel updates itself twice a second until it is closed or its cell is run again. The button updates it at once.
 
         panel = InboxPanel(lesson, user="ada")
         lesson.insert("ada", "Hello, Ada")
@@ -193,14 +195,14 @@ class InboxPanel(Panel):
         self.table = ipywidgets.HTML()
         self._ended = threading.Event()
         super().__init__(lesson, "Look now", "Show the newest webhooks in this inbox", [self.user], [self.table])
-        self._say("Webhooks show here as they arrive.")
+        self._say("Webhooks appear here as they arrive.")
         self.user.observe(lambda _: self._clicked(), "value")
         take_over(self, (lesson.name, user))
         self._follower = threading.Thread(target=self._follow, name="userhooks inbox panel", daemon=True)
         self._follower.start()
 
     def act(self) -> str:
-        """Look into the inbox."""
+        """Update the table."""
         inbox = self.lesson.inbox(self.user.value)
         state = self.lesson.clients.inspector.call("GET", f"/api/inboxes/{inbox.id}")
         newest = list(inbox.received(after=max(0, state["last_seq"] - NEWEST)))[-NEWEST:]
@@ -208,13 +210,13 @@ class InboxPanel(Panel):
         return f"{state['count']:,} in the inbox of {name_of(self.user.value)}; the newest {len(newest)} are shown."
 
     def leave_off(self) -> None:
-        """Look only when the button is clicked, from now on."""
+        """Stop updating by itself; the button still works."""
         self._ended.set()
         self._follower.join()
-        self._say("A newer panel shows this inbox; this one looks only when its button is clicked.")
+        self._say("A newer panel shows this inbox. This one is updated only when its button is clicked.")
 
     def close(self) -> None:
-        """Stop looking, and close the widget."""
+        """Stop updating, and close the widget."""
         self._ended.set()
         super().close()
 
@@ -223,21 +225,21 @@ class InboxPanel(Panel):
             try:
                 self._say(self.act())
             except UserhooksError as error:
-                self._complain("Cannot look", error)
+                self._complain("Cannot update", error)
 
 
 class Follower(Protocol):
-    """A panel that looks by itself."""
+    """A panel that updates itself."""
 
     def leave_off(self) -> None:
-        """Look only when asked, from now on."""
+        """Stop updating by itself."""
 
 
 _following: dict[tuple[str, str], Follower] = {}
 
 
 def take_over(panel: Follower, place: tuple[str, str]) -> None:
-    """Let the panel be the one that looks by itself for this lesson and purpose: a cell that is run again follows in its own place."""
+    """Make this the one panel of its lesson and kind that updates itself: it replaces the panel of an earlier run of its cell."""
     replaced = _following.pop(place, None)
     if replaced is not None:
         replaced.leave_off()
@@ -245,18 +247,20 @@ def take_over(panel: Follower, place: tuple[str, str]) -> None:
 
 
 def user_choice(lesson: Lesson, user: str | None = None) -> ipywidgets.Dropdown:
-    """Return a control that chooses one of the lesson's users."""
+    """Return a control that selects one of the lesson's users."""
     names = list(lesson.users)
-    return ipywidgets.Dropdown(options=[(name_of(one), one) for one in names], value=user or names[0], description="User", style=LABELLED)
+    return ipywidgets.Dropdown(
+        options=[(name_of(name), name) for name in names], value=user or names[0], description="User", style=LABELLED
+    )
 
 
 def name_of(user: str) -> str:
-    """Return the user's name as people write it."""
+    """Return the user's name with a capital letter."""
     return user.capitalize()
 
 
 def _status(lines: Sequence[str]) -> str:
-    # Words that screen readers announce when they change.
+    # Screen readers announce this text when it changes.
     return f'<div role="status" aria-live="polite">{"<br>".join(html.escape(line) for line in lines if line)}</div>'
 
 
@@ -275,11 +279,11 @@ def _table(received: Sequence[Received]) -> str:
 def _cells(request: Received) -> list[str]:
     messages = request.messages()
     first = messages[0] if messages else None
-    more = f" and {len(messages) - 1} more" if len(messages) > 1 else ""
+    others = f" and {len(messages) - 1} more" if len(messages) > 1 else ""
     values = (
         request.received_at.strftime("%H:%M:%S.%f")[:-3],
         request.note or request.response_status or "not yet",
-        first.action + more if first else "no Sequin message",
+        first.action + others if first else "not a Sequin message",
         first.record.get("id") if first else "",
         first.record.get("message") if first else "",
         request.secret,
@@ -293,7 +297,7 @@ def _short(value: object) -> str:
 
 
 def _seldom(show: Callable[[int], None], every: float = 0.1) -> Callable[[int], None]:
-    """Call `show` at most once in `every` seconds: a front end need not draw each tick."""
+    """Wrap `show` so that it is called at most once in `every` seconds, because a front end need not draw every step."""
     last = float("-inf")
 
     def maybe(rows: int) -> None:

@@ -1,4 +1,4 @@
-"""The response panel: an inbox's response script, put together rule by rule. What a rule means is in inspector/response_script.py."""
+"""The response panel: builds an inbox's response script rule by rule. `inspector/response_script.py` defines the rules."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from userhooks.widgets.panels import LABELLED, Panel, name_of, user_choice
 if TYPE_CHECKING:
     from userhooks.lessons.lesson import Lesson
 
-CONDITIONS = (("always", "always"), ("the first", "first"), ("every n-th", "every"), ("percent", "percent"))
+CONDITIONS = (("always", "always"), ("the first", "first"), ("every nth", "every"), ("percent", "percent"))
 EFFECTS = (
     ("answer with the status", "status"),
     ("never answer", "hang"),
-    ("answer a byte a second", "drip"),
-    ("cut the connection off", "reset"),
-    ("redirect to itself", "redirect"),
+    ("answer one byte per second", "drip"),
+    ("reset the connection", "reset"),
+    ("redirect to the inbox itself", "redirect"),
     ("answer 1 MB", "oversized"),
 )
 
 
 class ResponsePanel(Panel):
-    """Choose how a user's inbox answers, as `lesson.inbox(user).respond(rules)` does; the first rule that matches a request decides.
+    """A panel that sets how a user's inbox responds: `lesson.inbox(user).respond(rules)`. The first rule that matches a request applies.
 
-    It starts with the inbox's current rules. `Add the rule` appends a rule from the controls; the button applies all rules.
+    It starts with the inbox's current rules. `Add the rule` appends a rule from the controls. The main button applies all rules.
 
         panel = ResponsePanel(lesson)
         panel.condition.value, panel.many.value, panel.status.value = "first", 3, 500
@@ -66,7 +66,7 @@ class ResponsePanel(Panel):
 
     @property
     def rule(self) -> dict[str, Any]:
-        """What the controls say, as one rule of a response script."""
+        """The rule of a response script that the controls are set to."""
         kind, rule = self.condition.value, {}
         if kind == "percent":
             rule = {"percent": self.many.value, "seed": self.seed.value}
@@ -80,7 +80,7 @@ class ResponsePanel(Panel):
         return {**rule, "retry_after": self.retry_after.value} if self.retry_after.value else rule
 
     def act(self) -> str:
-        """Set the rules."""
+        """Apply the rules."""
         self.lesson.inbox(self.user.value).respond(self.rules)
         return f"{name_of(self.user.value)}'s inbox answers {self._words()}."
 
@@ -105,7 +105,7 @@ class ResponsePanel(Panel):
         self.call.value = f"<ol>{lines}</ol><p>The same in a cell: <code>{call}</code></p>"
 
     def _fit(self) -> None:
-        """Controls that do not matter for what is chosen cannot be used."""
+        """Disable the controls that the selected condition or effect does not use."""
         self.many.disabled = self.condition.value == "always"
         self.seed.disabled = self.condition.value != "percent"
         for control in (self.status, self.delay, self.retry_after):

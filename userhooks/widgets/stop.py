@@ -1,6 +1,7 @@
-"""Where a panel's call runs: in the kernel's main thread, the only one that the notebook's Stop button interrupts.
+"""Runs a panel's call in the kernel's main thread, the only one that the notebook's Stop button interrupts.
 
-A front end may deliver a click to another thread (a subshell of the kernel), which no signal reaches. What the call does is in the panels.
+A front end may deliver a click to another thread (a subshell of the kernel), and no signal reaches that thread. The calls are
+in the panels.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from types import FrameType
 from typing import Any
 
 _stops = 0
-"""How often Stop has ended a cell or a panel's call: a click that waited meanwhile is dropped."""
+"""Number of times that Stop has ended a cell or a panel's call. A click that was waiting then is dropped."""
 
 
 def run_stoppable(call: Callable[[], None], stopped: Callable[[], None]) -> None:
-    """Make the call in the main thread, and call `stopped` when Stop ends it; returns when it has been made.
+    """Make the call in the main thread, and call `stopped` if Stop ends it. Return when the call is done.
 
-    In another thread of a kernel, returns at once: the call is made when the main thread is free. Stop ends what occupies the main thread
-    and every call that waits for it.
+    In another thread of a kernel, return at once; the call is made when the main thread is free. Stop ends whatever runs in the main
+    thread, and every call that is waiting for it.
     """
     shell = _shell()
     if threading.current_thread() is threading.main_thread():
@@ -41,7 +42,7 @@ def _take_turn(call: Callable[[], None], stopped: Callable[[], None], stops: int
 
 
 def _run(call: Callable[[], None], stopped: Callable[[], None]) -> None:
-    # Between cells the kernel ignores the signal, and during a cell with `await` it only ends the cell.
+    # The kernel ignores the signal between cells, and uses it only to cancel the cell during one with `await`.
     before = signal.signal(signal.SIGINT, _interrupt)
     try:
         try:
@@ -57,7 +58,7 @@ def _call(call: Callable[[], None]) -> None:
 
 
 def _interrupt(_number: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt within the call only: outside of it nobody would catch it, and the kernel would end."""
+    """Raise KeyboardInterrupt only within the call. Outside it, nothing would catch the exception, and the kernel would exit."""
     global _stops
     while frame is not None:
         if frame.f_code is _call.__code__:
@@ -67,14 +68,14 @@ def _interrupt(_number: int, frame: FrameType | None) -> None:
 
 
 def _after_cell(result: Any) -> None:
-    """Note that Stop ended a cell; one with `await` is cancelled and may have no result."""
+    """Count a cell that Stop has ended. A cell with `await` is cancelled and may have no result."""
     global _stops
     if result is None or isinstance(result.error_in_exec, KeyboardInterrupt | asyncio.CancelledError):
         _stops += 1
 
 
 def _shell() -> Any:
-    """IPython's shell in a kernel; None elsewhere."""
+    """Return IPython's shell in a kernel, or None elsewhere."""
     ipython = sys.modules.get("IPython")
     shell = ipython and ipython.get_ipython()
     return shell if getattr(shell, "kernel", None) is not None else None
