@@ -15,7 +15,18 @@ import yaml
 
 from userhooks.errors import SequinError, SequinFailed, SequinInvalid, SequinMismatch
 from userhooks.webhooks.sequin_http import SequinHttp, api_path
-from userhooks.webhooks.sequin_resources import ACTIONS, Backfill, Endpoint, Function, FunctionState, Health, NewEndpoint, NewSink, Sink
+from userhooks.webhooks.sequin_resources import (
+    ACTIONS,
+    Backfill,
+    BackfillState,
+    Endpoint,
+    Function,
+    FunctionState,
+    Health,
+    NewEndpoint,
+    NewSink,
+    Sink,
+)
 
 _LIVE_POLL_S, _LIVE_POLLS = 0.1, 300
 _SETTLE_S = 0.5  # a sink's health is written by another job than the one that makes it live
@@ -262,8 +273,11 @@ class SequinClient:
         """Send the table's rows once more as `read` messages; `table` can be left out when the sink has one table."""
         return self._http.one(Backfill.of, "POST", api_path("sinks", sink, "backfills"), {"table": table} if table else {})
 
-    def update_backfill(self, sink: str, backfill_id: str, state: str) -> Backfill:
-        """Pause, resume (`active`) or cancel (`cancelled`) a backfill."""
+    def update_backfill(self, sink: str, backfill_id: str, state: BackfillState) -> Backfill:
+        """Change a backfill's state: `paused`, `active` to resume it, or `cancelled`.
+
+        Raises SequinInvalid if its current state does not allow the change.
+        """
         return self._http.one(Backfill.of, "PATCH", api_path("sinks", sink, "backfills", backfill_id), {"state": state})
 
     # --- functions -----------------------------------------------------------------------------------------------------
