@@ -11,6 +11,7 @@ import pytest
 
 import userhooks
 from userhooks import Ledger, Subscription, UserhooksError, errors
+from userhooks.ledger.live import WalLedger
 from userhooks.lessons.generator import Generated
 from userhooks.webhooks.sequin_resources import Backfill
 from userhooks.webhooks.subscriptions import BackfillHandle
@@ -39,6 +40,19 @@ def test_the_example_uses_every_public_name() -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = userhooks.Nothing
+
+
+def test_a_cell_shows_a_recording_ledger_without_judging_and_a_closed_one_by_its_final_result() -> None:
+    class Recording:
+        def close(self) -> None: ...
+
+    final = Ledger(0, (), (), (), (), (), filter_problem=HOSTILE)
+    judged = []
+    ledger = WalLedger(Recording(), lambda recording: judged.append(recording) or final)
+    assert "still recording" in ledger._repr_html_()
+    assert judged == []
+    ledger.close()
+    assert ledger._repr_html_() == final._repr_html_()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A ledger that goes on while things happen; how it judges is given to it, and `recording.py` tells it what committed."""
+"""A ledger that follows the WAL while changes are committed; `recording.py` records the changes, and a function passed in judges them."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING, Self
 
 from userhooks.ledger.recording import Recording
 from userhooks.ledger.report import Ledger
+from userhooks.shared.html_table import html_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 class WalLedger:
-    """Every change from now on, as the WAL has it, held against what the inboxes receive; made by `Lesson.ledger(wal=True)`.
+    """A comparison of every change recorded from the WAL with what the inboxes receive; created by `Lesson.ledger(wal=True)`.
 
         with lesson.ledger(wal=True) as ledger:
             lesson.generate(rate=100, seconds=5, mix={"insert": 8, "update": 1, "delete": 1})
         ledger.verdict()
 
-    Each call gives what is owed and has not come the ledger's `wait` seconds more, then calls it lost. `close`, or the end of the `with`,
-    looks for the last time and ends the recording; afterwards every call tells what was found then.
+    Each call waits up to the ledger's `wait` seconds for expected messages that have not arrived, then counts them as lost. `close`, or
+    the end of the `with` block, judges once more and stops the recording. From then on, every call returns that final result.
     """
 
     def __init__(self, recording: Recording, judge: Callable[[Recording], Ledger]) -> None:
@@ -30,44 +31,44 @@ class WalLedger:
         self._final: Ledger | None = None
 
     def look(self) -> Ledger:
-        """Return the ledger as of now, or the final one once there is one."""
+        """Return the ledger as of now, or the final one after `close`."""
         return self._judge(self._recording) if self._final is None else self._final
 
     @property
     def ok(self) -> bool:
-        """As `Ledger.ok`."""
+        """Whether `Ledger.ok` is true as of now."""
         return self.look().ok
 
     def verdict(self) -> str:
-        """As `Ledger.verdict`."""
+        """Return the line of `Ledger.verdict` as of now."""
         return self.look().verdict()
 
     def problems(self, limit: int = 10) -> list[str]:
-        """As `Ledger.problems`."""
+        """Return the lines of `Ledger.problems` as of now."""
         return self.look().problems(limit)
 
     def frame(self) -> pd.DataFrame:
-        """As `Ledger.frame`: a line for each change and sink."""
+        """Return every entry as a DataFrame, one row per change and sink; see `Ledger.frame`."""
         return self.look().frame()
 
     def lost(self) -> pd.DataFrame:
-        """As `Ledger.lost`."""
+        """Return the lost entries as a DataFrame; see `Ledger.lost`."""
         return self.look().lost()
 
     def slowest(self, count: int = 10) -> pd.DataFrame:
-        """As `Ledger.slowest`."""
+        """Return the `count` entries with the highest latency as a DataFrame; see `Ledger.slowest`."""
         return self.look().slowest(count)
 
     def duplicated(self) -> pd.DataFrame:
-        """As `Ledger.duplicated`."""
+        """Return the repeated deliveries as a DataFrame; see `Ledger.duplicated`."""
         return self.look().duplicated()
 
     def foreign(self) -> pd.DataFrame:
-        """As `Ledger.foreign`."""
+        """Return the messages that reached another user's inbox as a DataFrame; see `Ledger.foreign`."""
         return self.look().foreign()
 
     def close(self) -> None:
-        """Look for the last time, and record no more."""
+        """Judge one last time, and stop the recording."""
         try:
             self._final = self.look()
         finally:
@@ -80,7 +81,13 @@ class WalLedger:
         if error is None:
             self.close()
         else:
-            self._recording.close()  # Stop was pressed, or a cell failed: nobody waits for a verdict
+            self._recording.close()  # Stop was pressed, or a cell failed, so nobody needs a verdict.
 
     def __repr__(self) -> str:
         return "WalLedger(recording)" if self._final is None else f"WalLedger({self._final.verdict()})"
+
+    def _repr_html_(self) -> str:
+        # Judging may wait for messages, and showing an object should not: while recording, the table says only that.
+        if self._final is None:
+            return html_table("Ledger", {"verdict": "still recording; verdict() returns the result so far"})
+        return self._final._repr_html_()

@@ -1,4 +1,4 @@
-"""What a ledger found, and how it is told: entries, verdict, problems, tables. Pure; how it is found is in `rows.py` and `changes.py`."""
+"""The result of a ledger: entries, verdict, problems, and DataFrames. Pure; `rows.py` and `changes.py` compute it."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _OWED: tuple[State, ...] = ("received", "lost", "not yet arrived")
 
 
 class Entry(NamedTuple):
-    """One committed change and one sink: what was owed and what came.
+    """One committed change and one sink: whether a message was expected, and whether it arrived.
 
-    `backfill` is True for history, False for a live change. `state` is one of
+    `backfill` is True for a row sent by a backfill, and False for a live change. `state` is one of
 
-    - `received`: an inbox answered it 2xx,
-    - `lost`: it was owed, and did not come within the ledger's `wait` seconds,
-    - `not yet arrived`: it was owed and did not come, but has not had `wait` seconds, or `wait` was 0,
-    - `withheld`: no sink may have it; `reason` says why,
-    - `not checked`: it is owed to a receiver that is not an inbox,
-    - `not owed`: nobody subscribed to the row's user (`sink_name` is None), or only later.
+    - `received`: an inbox answered the message with 2xx,
+    - `lost`: the message was expected, and did not arrive within the ledger's `wait` seconds,
+    - `not yet arrived`: the message was expected and has not arrived, but `wait` seconds have not passed, or `wait` was 0,
+    - `withheld`: no sink may receive the change; `reason` says why,
+    - `not checked`: the message was expected by a receiver that is not an inbox,
+    - `not owed`: nobody had subscribed to the row's user (`sink_name` is None), or only later.
 
-    `user_id` is None when the change does not tell it.
-    `received_at` and `latency_ms` belong to the first delivery that was answered 2xx, and `times` counts those; a backfill's line has no
-    latency, as a `read` does not tell when its row was committed. `in_order` is False for what came after a later change of its row.
+    `user_id` is None if the change does not contain it. `received_at` and `latency_ms` refer to the first delivery answered with 2xx, and
+    `times` counts these deliveries. A backfill's entry has no latency, because a `read` does not say when its row was committed.
+    `in_order` is False if the message arrived after a later change of the same row.
     """
 
     row: int
@@ -54,13 +54,13 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Ledger:
-    """What a run committed, who was owed it and what came; `rows.reconcile` and `changes.reconcile` make it.
+    """A comparison of what was committed with what was received; `rows.reconcile` and `changes.reconcile` create it.
 
         ledger = lesson.ledger()
         ledger.verdict()
         ledger.lost(), ledger.slowest()
 
-    The DataFrames' times are UTC.
+    Times in the DataFrames are UTC.
     """
 
     committed: int
@@ -70,22 +70,22 @@ class Ledger:
     out_of_order: Sequence[Receipt]
     unknown: Sequence[Receipt]
     unseen: int = 0
-    """Subscriptions whose receiver is not an inbox."""
+    """Number of subscriptions whose receiver is not an inbox."""
     filter_problem: str = ""
-    """What is wrong with the filter function in Sequin, and what to do; empty when it is the one that userhooks made."""
+    """What is wrong with the filter function in Sequin and how to fix it; empty if it is unchanged."""
 
     @property
     def ok(self) -> bool:
-        """Whether everything owed came, once, in order, and nothing else did, and the filter function in Sequin is ours."""
+        """Whether every expected message arrived once and in order, nothing else arrived, and the filter function is unchanged."""
         return self.complete and not (self.repeats or self.foreigners or self.out_of_order or self.unknown or self.filter_problem)
 
     @property
     def complete(self) -> bool:
-        """Whether everything owed came; what else may be wrong is left aside."""
+        """Whether every expected message arrived, regardless of other problems."""
         return not any(entry.state in ("lost", "not yet arrived") for entry in self.entries)
 
     def awaiting(self, after: datetime) -> Ledger:
-        """Return this ledger with what is lost of the changes committed later than `after` (aware) as `not yet arrived`."""
+        """Return a copy in which lost changes committed after `after` (timezone-aware) are `not yet arrived`."""
         entries = [
             entry._replace(state="not yet arrived") if entry.state == "lost" and entry.committed_at > after else entry
             for entry in self.entries
@@ -93,15 +93,20 @@ class Ledger:
         return replace(self, entries=entries)
 
     def verdict(self) -> str:
-        """One line: `500 committed, 167 expected, 167 received, 0 lost, 0 duplicated, 0 foreign, order kept, p99 3 ms`.
+        """Return one line: `500 committed, 167 expected, 167 received, 0 lost, 0 duplicated, 0 foreign, order kept, p99 3 ms`.
 
-        committed: rows, or changes where the ledger reads the WAL. expected: (row or change, sink) pairs that were owed. received: of
-        these, how many came. lost: how many did not, in the time they were given. duplicated: the same sink and idempotency key, or the
-        same row's insert, answered 2xx once more. foreign: `record.user_id`, or a `user_id` in `changes`, is another user's than the
-        inbox's or the sink's. Order is that of the changes of one row at one sink. p99 is of commit to receipt; absent when nothing came.
-        Only when there are any: `not yet arrived` counts pairs that are still waited for, `withheld` counts (change, sink) pairs, `unknown`
-        counts messages of what was never committed, a backfill adds what it owed, and `not checked` counts the subscriptions whose receiver
-        is not an inbox, with the pairs that they were owed. The last words say when the filter function in Sequin was changed.
+        - committed: rows, or changes if the ledger reads the WAL.
+        - expected: pairs of a row or change and a sink that should receive it.
+        - received, lost: expected pairs that did or did not arrive in time.
+        - duplicated: messages with a sink and idempotency key that were already answered with 2xx, or a second insert of the same row.
+        - foreign: messages whose `record.user_id`, or a `user_id` in `changes`, is not the user of the inbox and the sink.
+        - order: the order of the changes of one row at one sink.
+        - p99: time from commit to receipt; left out if nothing arrived.
+
+        The following appear only if there are any. `not yet arrived` counts pairs that may still arrive, `withheld` counts (change, sink)
+        pairs, and `unknown` counts messages about changes that were never committed. `backfill` repeats the counts for backfills.
+        `not checked` counts subscriptions whose receiver is not an inbox, and the pairs expected there. The line ends with
+        `filter function changed` if somebody changed the function in Sequin.
         """
         counts = Counter((entry.backfill, entry.state) for entry in self.entries)
         parts = [
@@ -128,15 +133,15 @@ class Ledger:
         return f"{text}; filter function changed" if self.filter_problem else text
 
     def percentile(self, percent: float) -> float | None:
-        """The latency in ms that `percent` % of the live inserts did not exceed (nearest rank); None when none came."""
+        """Return the nearest-rank percentile of the latencies of live changes in ms, or None if none arrived."""
         latencies = sorted(entry.latency_ms for entry in self.entries if entry.latency_ms is not None)
         return nearest_rank(latencies, percent) if latencies else None
 
     def problems(self, limit: int = 10) -> list[str]:
-        """What is wrong, a line each, naming the rows; at most `limit` lines of a kind, then how many more."""
+        """Return one line per problem, naming the row; at most `limit` lines per kind, then the number of further ones."""
         lost = [f"lost: {_change_of(e)} never reached {e.sink_name}" for e in self.entries if e.state == "lost"]
         waiting = [f"not yet arrived: {_change_of(e)} has not reached {e.sink_name}" for e in self.entries if e.state == "not yet arrived"]
-        duplicated = [f"duplicated: {_named(receipt)} came once more to {receipt.message.sink_name}" for receipt in self.repeats]
+        duplicated = [f"duplicated: {_named(receipt)} arrived again at {receipt.message.sink_name}" for receipt in self.repeats]
         foreign = [
             f"foreign: {_named(receipt)} reached the inbox of user {receipt.owner} through {receipt.message.sink_name}"
             for receipt in self.foreigners
@@ -152,7 +157,7 @@ class Ledger:
         return lines
 
     def frame(self) -> pd.DataFrame:
-        """Every committed row or change with every sink that it concerns: the fields of `Entry`, a line each.
+        """Return every entry as a DataFrame, one row per committed row or change and sink, with the fields of `Entry` as columns.
 
         Types: `row`, `times` int64; `user_id` Int64; `committed_at`, `received_at` datetime64[us, UTC]; `latency_ms` float64; `backfill`,
         `in_order` bool; the others str.
@@ -160,20 +165,20 @@ class Ledger:
         return _frame(self.entries)
 
     def lost(self) -> pd.DataFrame:
-        """The lines of `frame()` that were owed and did not come in the time they were given."""
+        """Return the lost entries as a DataFrame, with the columns of `frame()`."""
         return _frame([entry for entry in self.entries if entry.state == "lost"])
 
     def slowest(self, count: int = 10) -> pd.DataFrame:
-        """The `count` lines of `frame()` with the longest way from commit to receipt, longest first."""
+        """Return the `count` entries with the highest latency as a DataFrame, slowest first, with the columns of `frame()`."""
         timed = [entry for entry in self.entries if entry.latency_ms is not None]
         return _frame(sorted(timed, key=lambda entry: -(entry.latency_ms or 0.0))[:count])
 
     def duplicated(self) -> pd.DataFrame:
-        """Every delivery that came once more: inbox, request, sink, action, row and key."""
+        """Return the repeated deliveries as a DataFrame: inbox, request, time, sink, action, row, user, and key."""
         return _receipts_frame(self.repeats)
 
     def foreign(self) -> pd.DataFrame:
-        """Every message that reached somebody else's inbox: `inbox_user_id` is who got it, `user_id` whose row it is."""
+        """Return the messages that reached another user's inbox as a DataFrame: `inbox_user_id` received it, `user_id` owns the row."""
         return _receipts_frame(self.foreigners)
 
     def __repr__(self) -> str:
@@ -190,7 +195,7 @@ def _came(counts: Counter[tuple[bool, State]], *, backfill: bool) -> str:
 
 
 def _change_of(entry: Entry) -> str:
-    """The change in words; an insert, of which there is only one, is called by its row."""
+    """Describe a change; an insert is named by its row alone, since a row has only one."""
     row = f"row {entry.row} of user {entry.user_id}"
     return row if entry.action == "insert" else f"the {entry.action} of {row}"
 

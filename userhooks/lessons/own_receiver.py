@@ -78,7 +78,7 @@ class ReceiverServer:
         self._thread.start()
 
     def answers(self) -> pd.DataFrame:
-        """Return the answers so far, one row per request, in order.
+        """Return the answers so far as a DataFrame with one row per request, in order.
 
         Columns: `received_at` (UTC), `status` (missing if the handler raised an exception), `seconds` from request to answer, and `error`.
         """

@@ -22,7 +22,7 @@ SELECT user_id, floor(extract(epoch FROM created_at))::bigint, count(*)
 
 
 def pulse(lesson: Lesson, since: datetime) -> pd.DataFrame:
-    """Count rows written and received in each second from `since` (aware) on, for at most the last ten minutes.
+    """Return the rows written and received in each second since `since` (aware) as a DataFrame, for at most the last ten minutes.
 
     The frame has one row per user and second, with these columns. Updates, deletes, repeats, and backfills do not count as `waiting`.
 

@@ -32,7 +32,7 @@ _RULE = re.compile(r"(.+)(==|!=|>=|<=|>|<)\s*([-+.\w]+)\s*", re.ASCII)
 
 
 def parse(text: str) -> pd.DataFrame:
-    """Parse a metrics page into one row per sample.
+    """Return the samples of a metrics page as a DataFrame with one row per sample.
 
     Columns: `metric` (str), `value` (float64), and one per label (str, missing if a sample does not have that label). The labels
     `consumer_name`, `entity_name`, and `status` name a sink and its health. They always have a column, so that programs can select by them
@@ -53,7 +53,7 @@ def parse(text: str) -> pd.DataFrame:
 
 
 def firing(expression: str, page: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of a parsed page that match an expression like `sequin_messages_buffered{consumer_name="a"} > 100`.
+    """Return as a DataFrame the rows of a parsed page that match an expression like `sequin_messages_buffered{consumer_name="a"} > 100`.
 
     Raises InvalidInput if the expression is not a metric, optional labels with `=`, and a comparison with a number.
     """

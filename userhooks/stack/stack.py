@@ -181,7 +181,9 @@ class Stack:
         )
 
     def metrics(self) -> pd.DataFrame:
-        """Read Sequin's Prometheus metrics: one row per sample, with the columns `metric` and `value` and a column for each label.
+        """Return Sequin's Prometheus metrics as a DataFrame with one row per sample.
+
+        The columns are `metric`, `value`, and one for each label.
 
         Raises ConfigurationError if the metrics URL of a separate server is not set, and SequinUnreachable or SequinFailed if the page
         cannot be read.

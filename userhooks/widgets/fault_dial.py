@@ -101,7 +101,7 @@ class FaultDial(Panel):
         self._do(self._presses[button][1])
 
     def look(self) -> pd.DataFrame:
-        """Update the plot now, and return a DataFrame of its rates; its columns are those of `pulse`."""
+        """Return the DataFrame of `pulse` that the plot now shows, after updating it."""
         frame = pulse(self.lesson, self.began)
         self.picture.value = plots.pulse_picture(frame, self.marks)
         newest = frame[frame["second"] == frame["second"].max() - plots.ONE_SECOND]  # the last second is not over yet
