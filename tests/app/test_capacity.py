@@ -29,18 +29,18 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def test_a_crowd_is_measured_and_leaves_nothing_behind(stack: Stack) -> None:
     users = stack.database.users()
     told: list[int] = []
-    with capacity.LoadUsers(stack) as crowd:
-        crowd.grow(30, told.append)
+    with capacity.LoadUsers(stack) as load_users:
+        load_users.grow(30, told.append)
         assert len(stack.subscriptions.list()) == 30
-        one = capacity.throughput(crowd, 300)
+        one = capacity.throughput(load_users, 300)
         assert (one.messages, one.requests) == (300, 300)
-        many = capacity.throughput(crowd, 3000, batch_size=100)
+        many = capacity.throughput(load_users, 3000, batch_size=100)
         assert many.messages == 3000
         assert many.requests < 1000
-        delay = capacity.latency(crowd, rate=100, seconds=0.5)
+        delay = capacity.latency(load_users, rate=100, seconds=0.5)
         assert delay.count == 50
         assert 0 < delay.p50_ms <= delay.p99_ms <= delay.max_ms
-        receiver = psutil.Process(crowd.counter.pid)
+        receiver = psutil.Process(load_users.counter.pid)
     assert told == [30]
     assert stack.database.users() == users
     assert stack.subscriptions.list() == []
@@ -53,8 +53,8 @@ def test_what_a_crowd_that_was_killed_has_left_is_removed_by_the_next(stack: Sta
     killed = capacity.LoadUsers(stack)
     killed.grow(3)
     killed.counter.close()
-    with capacity.LoadUsers(stack) as crowd:
-        assert crowd.users == []
+    with capacity.LoadUsers(stack) as load_users:
+        assert load_users.users == []
         assert stack.subscriptions.list() == []
 
 
@@ -62,23 +62,23 @@ def test_growing_can_be_stopped_and_goes_on_where_it_was(stack: Stack) -> None:
     def stop(_: int) -> None:
         raise KeyboardInterrupt
 
-    with capacity.LoadUsers(stack) as crowd:
+    with capacity.LoadUsers(stack) as load_users:
         with pytest.raises(KeyboardInterrupt):
-            crowd.grow(260, stop)
-        assert len(crowd.users) == 250
-        crowd.grow(260)
+            load_users.grow(260, stop)
+        assert len(load_users.users) == 250
+        load_users.grow(260)
         assert len(stack.subscriptions.list()) == 260
 
 
 def test_a_crowd_is_as_large_as_who_delivers_stands(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    with capacity.LoadUsers(stack) as crowd:
-        assert crowd.sizes() == [10, 100, 1_000, 10_000]
+    with capacity.LoadUsers(stack) as load_users:
+        assert load_users.sizes() == [10, 100, 1_000, 10_000]
         monkeypatch.setattr(capacity.LoadUsers, "engine_pid", None)  # what it is with a Sequin that is not ours
-        assert crowd.sizes() == [10]
+        assert load_users.sizes() == [10]
         with pytest.raises(InvalidInput, match="11 filtered sinks would bring this Sequin server down"):
-            crowd.grow(11)
+            load_users.grow(11)
         assert stack.subscriptions.list() == []
-        crowd.grow(10, lambda _: None)
+        load_users.grow(10, lambda _: None)
         assert len(stack.subscriptions.list()) == 10
 
 
@@ -90,9 +90,9 @@ def test_without_an_engine_of_ours_its_figures_are_missing_numbers() -> None:
 
 
 def test_points_and_card_show_themselves(stack: Stack) -> None:
-    with capacity.LoadUsers(stack) as crowd:
-        points = list(capacity.scale(crowd, [2, 5], rows=3_000, rate=100, seconds=0.2))
-        card = capacity.capacity_card(crowd, rows=100, seconds=0.2)
+    with capacity.LoadUsers(stack) as load_users:
+        points = list(capacity.scale(load_users, [2, 5], rows=3_000, rate=100, seconds=0.2))
+        card = capacity.capacity_card(load_users, rows=100, seconds=0.2)
     frame = capacity.frame(points)
     assert list(frame["users"]) == [2, 5]
     assert frame["engine_us"].gt(0).all()
@@ -103,10 +103,10 @@ def test_points_and_card_show_themselves(stack: Stack) -> None:
 
 
 def test_webhooks_that_do_not_come_are_said_to_be_missing(stack: Stack) -> None:
-    with capacity.LoadUsers(stack) as crowd:
-        crowd.grow(1)
+    with capacity.LoadUsers(stack) as load_users:
+        load_users.grow(1)
         stack.subscriptions.pause(stack.subscriptions.list()[0].sink_name)
         with stack.database.connect() as connection:
-            insert(connection, crowd.users, 0, 1)
+            insert(connection, load_users.users, 0, 1)
         with pytest.raises(DeliveriesMissing, match="0 of 1 messages have arrived"):
-            crowd.counter.wait_for(1, 0.2)
+            load_users.counter.wait_for(1, 0.2)

@@ -32,9 +32,9 @@ def test_the_nearest_rank_is_the_least_value_that_the_share_does_not_exceed(valu
 @pytest.mark.parametrize(("runs", "p99"), [(1, 3.0), (2, 3.0), (4, 3.0), (6, 3.0), (10, 4.0)])
 def test_the_p99_of_several_runs_is_not_that_of_the_best(monkeypatch: pytest.MonkeyPatch, runs: int, p99: float) -> None:
     measured = iter([3.0, 1.0, 9.0, 5.0, 4.0])
-    crowd: Any = SimpleNamespace(grow=lambda _: None, engine_pid=None)
+    load_users: Any = SimpleNamespace(grow=lambda _: None, engine_pid=None)
     monkeypatch.setattr(measure, "settle", lambda _: None)
     monkeypatch.setattr(measure, "throughput", lambda *_: Throughput(1, 1, 1.0, None, None, None))
     monkeypatch.setattr(measure, "latency", lambda *_: Latency(1, 100, 1.0, next(measured), 9.0))
-    (point,) = measure.scale(crowd, [10], runs=runs)
+    (point,) = measure.scale(load_users, [10], runs=runs)
     assert point.p99_ms == p99

@@ -685,9 +685,9 @@ def test_a_lesson_on_a_sequin_elsewhere_takes_away_the_subscriptions_of_others(s
 def test_a_lesson_on_a_sequin_elsewhere_takes_away_the_sinks_that_killed_lessons_left(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    crowd = capacity.LoadUsers(stack)
-    crowd.grow(3, lambda _: None)
-    crowd.counter.close()
+    load_users = capacity.LoadUsers(stack)
+    load_users.grow(3, lambda _: None)
+    load_users.counter.close()
     orders = stack.lesson("orders")
     sink_on_orders(orders, "ada")
     app_user = stack.database.create_user("a user of the app")
