@@ -1,1 +1,1 @@
-"""What an app needs: its database, a client of Sequin, subscriptions, and the HTTP server. Nothing here knows notebooks or the engine."""
+"""The parts that an app needs: its database, a Sequin client, subscriptions, and the HTTP server. Independent of notebooks and engine."""

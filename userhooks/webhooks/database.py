@@ -1,7 +1,7 @@
-"""The app's database: its fitness for logical replication, its set-up from the files in `sql/`, users, notifications, subscription rows.
+"""The app's database: checks for logical replication, setup from the files in `sql/`, users, notifications, and subscription rows.
 
-Every method opens a connection of its own and closes it. What a subscription means beyond its row lives in `subscriptions.py`; starting
-the embedded server lives in `stack/embedded_postgres.py`; the replication slot belongs to Sequin, or to the engine.
+Every method opens and closes its own connection. `subscriptions.py` manages whole subscriptions, and `stack/embedded_postgres.py` starts
+the embedded server. The replication slot belongs to Sequin or to the engine.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _LOCK_TIMEOUT_MS = 60_000
 
 _LIBPQ_ASKS = " Is the server running on that host and accepting TCP/IP connections?"
 _CONNECTION = frozenset({"08", "28", "3D", "53300", "57P01", "57P02", "57P03", "57P05"})
-"""SQLSTATEs, or classes of them, with which Postgres refuses or ends a connection."""
+"""SQLSTATEs and SQLSTATE classes with which Postgres refuses or closes a connection."""
 _OUR_TABLES = re.compile(r"[^\w.](?:public\.)?(?:users|notifications|webhook_subscriptions)\W")
-_NOT_IN_FROM = "errorMissingRTE"  # what in Postgres refuses a column of a table that the statement does not name
+_NOT_IN_FROM = "errorMissingRTE"  # The Postgres function that reports a table missing from the FROM clause.
 _USER_KEYS = ("notifications_user_id_fkey", "webhook_subscriptions_user_id_fkey")
 
-# On managed services the right to replicate is a role to be a member of, not the attribute of the user.
+# On managed services, membership in a role grants the right to replicate, not the user's REPLICATION attribute.
 _MAY_REPLICATE = """
 select rolsuper or rolreplication or exists (
          select from pg_roles r
@@ -66,7 +66,7 @@ _SUBSCRIPTIONS = "select user_id, endpoint, sequin_sink_id from public.webhook_s
 
 @dataclass(frozen=True)
 class SubscriptionRow:
-    """A row of webhook_subscriptions: whose, the webhook's URL, and the sink's id in Sequin."""
+    """A row of webhook_subscriptions: the user, the webhook's URL, and the sink's id in Sequin."""
 
     user_id: int
     url: str
@@ -74,14 +74,14 @@ class SubscriptionRow:
 
 
 class LockedUser:
-    """An open transaction that holds the lock on one user's subscriptions: reads and writes their rows."""
+    """An open transaction that holds the lock on one user's subscriptions and can read and change their rows."""
 
     def __init__(self, connection: psycopg.Connection[Any], user_id: int) -> None:
         self._connection = connection
         self._user_id = user_id
 
     def require(self) -> None:
-        """Raise NotFound for an unknown user; a known one cannot be deleted before the transaction ends."""
+        """Raise NotFound if the user does not exist, and prevent its deletion until the transaction ends."""
         query = "select from public.users where id = %s for key share"
         if self._connection.execute(query, [self._user_id]).fetchone() is None:
             raise NotFound(f"There is no user {self._user_id}.", _ADD_USER)
@@ -92,7 +92,7 @@ class LockedUser:
         return [SubscriptionRow(user_id, url, str(sink_id)) for user_id, url, sink_id in rows]
 
     def add(self, url: str, sink_id: str) -> None:
-        """Add the row of a new subscription, dated now: the transaction began before the sink was there."""
+        """Add the row of a new subscription, dated now, since the transaction started before the sink existed."""
         self._connection.execute(_INSERT_SUBSCRIPTION, [self._user_id, url, UUID(sink_id)])
 
     def remove(self, sink_id: str) -> None:
@@ -101,19 +101,19 @@ class LockedUser:
         self._connection.execute(delete, [self._user_id, UUID(sink_id)])
 
     def commit(self) -> None:
-        """Make the changes last, and let go of the lock."""
+        """Commit the changes and release the lock."""
         self._connection.commit()
 
 
 class LockedUsers:
-    """An open transaction that holds the locks on many users' subscriptions: reads and writes their rows."""
+    """An open transaction that holds the locks on many users' subscriptions and can read and change their rows."""
 
     def __init__(self, connection: psycopg.Connection[Any], user_ids: Sequence[int]) -> None:
         self._connection = connection
         self._user_ids = user_ids
 
     def require_new(self) -> None:
-        """Raise NotFound for an unknown user, InvalidInput for one with a subscription; none can be deleted before the transaction ends."""
+        """Raise NotFound for an unknown user and InvalidInput for a subscribed one; prevent deletions until the transaction ends."""
         query = "select id from public.users where id = any(%s) order by id for key share"
         known = {user_id for (user_id,) in self._connection.execute(query, [self._user_ids])}
         unknown = [user_id for user_id in self._user_ids if user_id not in known]
@@ -128,7 +128,7 @@ class LockedUsers:
         return [SubscriptionRow(user_id, url, str(sink_id)) for user_id, url, sink_id in rows]
 
     def add(self, subscriptions: Sequence[tuple[int, str, str]]) -> None:
-        """Add rows of new subscriptions: user, URL, the sink's id."""
+        """Add the rows of new subscriptions, each given as user id, URL, and sink id."""
         with self._connection.cursor() as cursor:
             cursor.executemany(_INSERT_SUBSCRIPTION, [(user_id, url, UUID(sink_id)) for user_id, url, sink_id in subscriptions])
 
@@ -137,15 +137,15 @@ class LockedUsers:
         self._connection.execute("delete from public.webhook_subscriptions where user_id = any(%s)", [self._user_ids])
 
     def commit(self) -> None:
-        """Make the changes last, and let go of the locks."""
+        """Commit the changes and release the locks."""
         self._connection.commit()
 
 
 class Database:
-    """The database at `url`, a libpq connection string; raises ConfigurationError when it is none.
+    """The database at `url`, a libpq connection string; raises ConfigurationError if the string is not valid.
 
-    All methods raise DatabaseUnavailable when Postgres does not answer or breaks off, and DatabaseUnsuitable when something that they
-    need is missing in it or it refuses a statement, in its own words. No message holds the password.
+    All methods raise DatabaseUnavailable if Postgres does not answer or drops the connection. They raise DatabaseUnsuitable, with Postgres'
+    own message, if it refuses a statement or lacks something they need. No message contains the password.
     """
 
     def __init__(self, url: str) -> None:
@@ -153,9 +153,9 @@ class Database:
         self._url = url
 
     def check(self, slot: str | None = None) -> None:
-        """Raise what is missing for logical replication: version, wal_level, rights and, for the engine's own `slot`, room for it.
+        """Raise DatabaseUnsuitable if logical replication is not possible: version, wal_level, privileges, and room for `slot`.
 
-        Without `slot` the role's right to replicate and the slots are not looked at: a Sequin server elsewhere has its own of both.
+        Without `slot`, the right to replicate and the free slots are not checked, because a separate Sequin server uses its own.
         """
         with self.connect() as connection:
             if connection.info.server_version < _MIN_VERSION * 10_000:
@@ -193,7 +193,7 @@ class Database:
             return connection.execute(found, [slot]).fetchone() is not None
 
     def slot_progress(self, slot: str) -> tuple[int, int] | None:
-        """Return the LSN up to which the reader of a slot has confirmed, and where the WAL ends; None without the slot."""
+        """Return the LSN a slot has confirmed and the end of the WAL, or None if the slot does not exist."""
         with self.connect() as connection:
             query = (
                 "select coalesce(confirmed_flush_lsn, restart_lsn) - '0/0'::pg_lsn, pg_current_wal_insert_lsn() - '0/0'::pg_lsn"
@@ -203,10 +203,10 @@ class Database:
         return None if row is None else (int(row[0]), int(row[1]))
 
     def set_up(self, publication: str | None) -> None:
-        """Apply the files in `sql/`: tables, replica identity, the publication unless it is None, and test users when there are no users.
+        """Apply the files in `sql/`: tables, replica identity, publication (unless None), and test users if there are no users.
 
-        All or nothing, and safe to call from several processes at once. Raises DatabaseUnsuitable, before anything is written, when an
-        object of one of these names exists that we did not make.
+        Everything happens in one transaction, and several processes may call it at once. Raises DatabaseUnsuitable, before anything is
+        written, if an object with one of these names exists that userhooks did not create.
         """
         files = ["tables.sql", "replica_identity.sql", *(["publication.sql"] if publication else []), "test_users.sql"]
         scripts = [_read_sql(name) for name in files]
@@ -229,12 +229,12 @@ class Database:
             return int(_one(connection, "insert into public.users (name) values (%s) returning id", [name]))
 
     def users(self) -> list[tuple[int, str]]:
-        """Return (id, name) of all users, by id."""
+        """Return (id, name) of all users, ordered by id."""
         with self.connect() as connection:
             return connection.execute("select id, name from public.users order by id").fetchall()
 
     def user_exists(self, user_id: int) -> bool:
-        """Say whether there is a user with this id."""
+        """Return whether a user with this id exists."""
         with self.connect() as connection:
             return bool(_one(connection, "select exists (select from public.users where id = %s)", [user_id]))
 
@@ -250,9 +250,9 @@ class Database:
             return [row_id for (row_id,) in found]
 
     def create_schema(self, name: str) -> None:
-        """Make a schema for tables of a lesson's own, marked as ours; one that we made before stays as it is.
+        """Create a schema for a lesson's own tables, marked as created by userhooks, if it does not exist yet.
 
-        Raises DatabaseUnsuitable when a schema of this name exists that we did not make.
+        Raises DatabaseUnsuitable if a schema with this name exists that userhooks did not create.
         """
         with self.connect() as connection:
             connection.execute(_LOCK, ["userhooks set-up"])
@@ -265,27 +265,27 @@ class Database:
                 raise DatabaseUnsuitable(what, "Use an empty database: CREATE DATABASE userhooks; then end DATABASE_URL with /userhooks.")
 
     def has_schema(self, name: str) -> bool:
-        """Say whether there is a schema of this name that we made."""
+        """Return whether a schema with this name exists that userhooks created."""
         with self.connect() as connection:
             return bool(_one(connection, _SCHEMA_MARK, [name]) == "userhooks")
 
     def drop_schema(self, name: str) -> None:
-        """Drop a schema with all that is in it; one that we did not make is left alone."""
+        """Drop a schema and everything in it, unless userhooks did not create it."""
         if self.has_schema(name):
             with self.connect() as connection:
                 connection.execute(sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(name)))
 
     def subscriptions(self) -> list[SubscriptionRow]:
-        """Return the rows of all subscriptions, by user."""
+        """Return the rows of all subscriptions, ordered by user."""
         with self.connect() as connection:
             rows = connection.execute(f"{_SUBSCRIPTIONS} where user_id is not null order by user_id, id").fetchall()
         return [SubscriptionRow(user_id, url, str(sink_id)) for user_id, url, sink_id in rows]
 
     @contextmanager
     def locked_user(self, user_id: int) -> Iterator[LockedUser]:
-        """Hold the lock on one user's subscriptions, which all processes heed, in a transaction that is committed at the end.
+        """Hold the lock on one user's subscriptions, across processes, in a transaction that is committed at the end.
 
-        It does not ask whether the user exists: what is left of a deleted one can be taken away under the same lock.
+        The user need not exist, so that the remains of a deleted user can be removed under the same lock.
         """
         with self.connect() as connection:
             connection.execute(f"set local lock_timeout = {_LOCK_TIMEOUT_MS}")
@@ -295,7 +295,7 @@ class Database:
 
     @contextmanager
     def locked_users(self, user_ids: Iterable[int]) -> Iterator[LockedUsers]:
-        """Hold the locks of `locked_user` on many users, taken in the order of their ids, so that two calls never wait for each other."""
+        """Hold the locks of many users, acquired in the order of their ids so that two calls cannot deadlock."""
         ids = sorted(user_ids)
         with self.connect() as connection:
             connection.execute(f"set local lock_timeout = {_LOCK_TIMEOUT_MS}")
@@ -305,7 +305,7 @@ class Database:
 
     @contextmanager
     def connect(self) -> Iterator[psycopg.Connection[Any]]:
-        """Open a connection for one transaction, committed at the end and rolled back by an exception; errors become ours."""
+        """Open a connection for one transaction, committed at the end or rolled back on an exception; translates psycopg's errors."""
         try:
             with postgres_connections.connect(self._url) as connection:
                 yield connection
@@ -313,7 +313,7 @@ class Database:
             self._translate(error)
 
     def _translate(self, error: psycopg.Error) -> NoReturn:
-        """Raise our error for one of psycopg's; without `from`, since libpq's text may quote the connection string."""
+        """Raise the UserhooksError for an error of psycopg, without its cause: libpq's text may quote the connection string."""
         words = self._without_password(_words(error))
         hint = error.diag.message_hint or ""
         code = error.sqlstate
@@ -347,7 +347,7 @@ class Database:
 
 
 def _words(error: psycopg.Error) -> str:
-    """Postgres' own words for what it refused: its message, where in the statement, and its detail."""
+    """Return Postgres' message, the position in the statement, and the detail as one text."""
     primary = " ".join((error.diag.message_primary or str(error)).split()).removesuffix(".")
     place = f", at character {error.diag.statement_position}" if error.diag.statement_position else ""
     detail = " ".join((error.diag.message_detail or "").split())
@@ -371,6 +371,6 @@ def _read_sql(name: str) -> str:
 
 
 def _one(connection: psycopg.Connection[Any], query: LiteralString, params: Sequence[object] = ()) -> Any:
-    """The first column of the query's one row."""
+    """Return the first column of the query's single row."""
     row = connection.execute(query, params or None).fetchone()
     return row[0] if row else None

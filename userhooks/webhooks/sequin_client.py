@@ -1,6 +1,6 @@
-"""A client of Sequin's Management API, the same for a real server and the local engine.
+"""A client for Sequin's Management API, for a real server and for the local engine.
 
-Its values are in `sequin_resources.py`, HTTP and errors in `sequin_http.py`, what a subscription needs in `subscriptions.py`.
+`sequin_resources.py` defines the resources, `sequin_http.py` makes the HTTP calls, and `subscriptions.py` builds subscriptions on both.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from userhooks.webhooks.sequin_resources import (
 )
 
 _LIVE_POLL_S, _LIVE_POLLS = 0.1, 300
-_SETTLE_S = 0.5  # a sink's health is written by another job than the one that makes it live
+_SETTLE_S = 0.5  # One job reports the sink's health, and another makes it live.
 
-# A server with thousands of sinks exports megabytes, which the loader in C reads ten times as fast.
+# A server with thousands of sinks exports megabytes, and the C loader is ten times as fast.
 _YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class SequinClient:
-    """Sequin's Management API at `url`; `database` is the database's name inside Sequin. Usable from several threads.
+    """A thread-safe client for the Management API at `url`; `database` is the name of the database in Sequin.
 
-    Every method raises SequinUnreachable, SequinUnauthorized, SequinInvalid or SequinFailed; those that name something also
-    SequinNotFound. GET and DELETE are tried three times when the connection breaks or a proxy answers 502, 503 or 504.
+    Every method may raise SequinUnreachable, SequinUnauthorized, SequinInvalid, or SequinFailed. Methods that name a resource may also
+    raise SequinNotFound. GET and DELETE are tried three times if the connection breaks or a proxy answers 502, 503, or 504.
 
     It is long because each call of the API is one method.
     """
@@ -71,7 +71,7 @@ class SequinClient:
     # --- the server and its database -----------------------------------------------------------------------------------
 
     def health(self) -> Health:
-        """Ask whether the server is up; the state of replication is not part of it."""
+        """Return whether the server is up, and its version; replication is not checked."""
         return self._http.one(Health.of, "GET", "/health")
 
     def version(self) -> str:
@@ -93,14 +93,14 @@ class SequinClient:
         return self._http.one(read, "GET", api_path("postgres_databases", self.database))
 
     def refresh_tables(self) -> None:
-        """Make Sequin look at the database's tables anew: a table younger than Sequin's last look cannot be named by a sink."""
+        """Make Sequin reload the list of tables; until then, a sink cannot use a table that was created since."""
         self._http.call("POST", api_path("postgres_databases", self.database, "refresh_tables"), {})
 
     def test_connection(self) -> None:
-        """Make Sequin connect to the database; raises SequinInvalid with the reason when that fails or the replication slot is missing.
+        """Make Sequin connect to the database; raises SequinInvalid with the reason if that fails or the replication slot is missing.
 
-        Without the slot a server answers every other call, and its sinks look healthy. Sequin 0.14.6 creates a slot only together with the
-        database's entry: when just that fails, applying its configuration again does not help.
+        Without the slot, a server answers every other call, and its sinks look healthy. Sequin 0.14.6 creates a slot only together with
+        the database's entry, so if only the slot failed, applying the configuration again does not help.
         """
         try:
             self._http.call("POST", api_path("postgres_databases", self.database, "test_connection"), {})
@@ -123,16 +123,16 @@ class SequinClient:
         return self._http.one(Endpoint.of, "GET", api_path("destinations", "http_endpoints", name))
 
     def create_endpoint(self, name: str, url: str, *, encrypted_headers: Mapping[str, str] | None = None) -> Endpoint:
-        """Create an endpoint; `encrypted_headers` go with every webhook and are never shown again."""
+        """Create an endpoint; `encrypted_headers` are sent with every webhook and never shown again."""
         body = {"name": name, "url": url, "encrypted_headers": dict(encrypted_headers or {})}
         return self._http.one(Endpoint.of, "POST", api_path("destinations", "http_endpoints"), body)
 
     def update_endpoint(self, name: str, **fields: Any) -> Endpoint:
-        """Change these fields (`url`, `headers`, `encrypted_headers`, `name`) of an endpoint; headers are replaced as a whole."""
+        """Change fields of an endpoint (`url`, `headers`, `encrypted_headers`, `name`); headers are replaced as a whole."""
         return self._http.one(Endpoint.of, "PATCH", api_path("destinations", "http_endpoints", name), fields)
 
     def delete_endpoint(self, name: str) -> bool:
-        """Delete an endpoint; False when there is none. SequinInvalid when a sink uses it."""
+        """Delete an endpoint and return whether it existed; raises SequinInvalid if a sink uses it."""
         return self._http.delete(api_path("destinations", "http_endpoints", name))
 
     # --- sinks ---------------------------------------------------------------------------------------------------------
@@ -157,10 +157,10 @@ class SequinClient:
         batch: bool = True,
         batch_size: int = 1,
     ) -> Sink:
-        """Create a webhook sink that sends the rows its filter function lets through; `filter_function` "none" sends all rows.
+        """Create a webhook sink that sends the rows its filter function accepts; with `filter_function` "none", it sends all rows.
 
-        Raises SequinMismatch, with the sink deleted, when the answer shows another filter, source or annotation than was asked for:
-        a filter that got lost sends one user's rows to another.
+        If the created sink differs in filter, source, or annotations, it is deleted and SequinMismatch is raised: without its filter, a
+        sink would send one user's rows to another.
         """
         body = self._new_sink(
             NewSink(name, endpoint, tuple(include_tables), filter_function, annotations or {}, tuple(actions), batch, batch_size)
@@ -168,14 +168,14 @@ class SequinClient:
         return self.require_sink(self._http.one(Sink.of, "POST", api_path("sinks"), body), body)
 
     def wait_until_live(self, names: Sequence[str]) -> None:
-        """Wait until these new sinks get every row that is committed from now on; raises SequinFailed when that takes over 30 s.
+        """Wait until these new sinks receive every row committed from now on; raises SequinFailed after 30 s.
 
-        Sequin 0.14.6 answers a create call before replication knows the sink, and the sink misses what is committed until then: for 50 ms
-        on a quiet server, for seconds while replication restarts (recorded). Meanwhile the sink's health is `initializing`; the local
-        engine's never is.
+        Sequin 0.14.6 answers a create call before replication knows the sink, and the sink misses rows committed in between. The gap is
+        50 ms on a quiet server and seconds while replication restarts (recorded). During it, the sink's health is `initializing`. A sink
+        of the local engine is live at once.
         """
         for polls in range(_LIVE_POLLS + 1):
-            looked_at = names if polls else names[-1:]  # one answer tells whether the server takes its time: there may be thousands
+            looked_at = names if polls else names[-1:]  # There may be thousands of sinks, so check one of them first.
             starting = [sink.name for sink in self._named(looked_at) if sink.is_initializing]
             if not starting:
                 if polls:
@@ -192,10 +192,10 @@ class SequinClient:
         return [sink for sink in self.sinks() if sink.name in wanted]
 
     def create_sinks(self, endpoints: Iterable[NewEndpoint], sinks: Iterable[NewSink]) -> list[Sink]:
-        """Create endpoints and the sinks that use them with one call, for hundreds at once; those of these names that exist are changed.
+        """Create endpoints and the sinks that use them with one call; existing ones with these names are updated.
 
-        Returns the sinks in order. Raises SequinMismatch like `create_sink`, also for one that is missing afterwards; then those that
-        were right are still there.
+        Returns the sinks in order. Raises SequinMismatch like `create_sink`, and also if a sink is missing afterwards. In both cases, the
+        other sinks stay.
         """
         bodies = [self._new_sink(sink) for sink in sinks]
 
@@ -203,7 +203,7 @@ class SequinClient:
             return {entry["name"]: Sink.of(entry) for entry in data["resources"] if "destination" in entry}
 
         found = self._http.one(read, "POST", "/api/config/apply", _yaml_of(endpoints, bodies))
-        if any(body["name"] not in found for body in bodies):  # a real server answers its sinks without destination, filter and source
+        if any(body["name"] not in found for body in bodies):  # A real server's answer leaves out destination, filter, and source.
             found = {sink.name: sink for sink in self.sinks()}
         missing = [body["name"] for body in bodies if body["name"] not in found]
         if missing:
@@ -211,7 +211,7 @@ class SequinClient:
         return [self.require_sink(found[body["name"]], body) for body in bodies]
 
     def taken_names(self, endpoints: Iterable[NewEndpoint], sinks: Iterable[NewSink]) -> set[str]:
-        """Return the names among these endpoints and sinks that something else in Sequin has, so that `create_sinks` would change it."""
+        """Return the names of these endpoints and sinks that already exist in Sequin, and that `create_sinks` would overwrite."""
         endpoints, sinks = list(endpoints), list(sinks)
         wanted = {("http_endpoint", one.name) for one in endpoints} | {("sink", one.name) for one in sinks}
 
@@ -235,18 +235,18 @@ class SequinClient:
         }
 
     def update_sink(self, name: str, **fields: Any) -> Sink:
-        """Change these fields of a sink (as in Sequin's API); raises SequinMismatch like `create_sink`."""
+        """Change fields of a sink, named as in Sequin's API; raises SequinMismatch like `create_sink`."""
         body = {**fields, "database": self.database} if "source" in fields else fields
         return self.require_sink(self._http.one(Sink.of, "PATCH", api_path("sinks", name), body), body)
 
     def delete_sink(self, name: str) -> bool:
-        """Delete a sink, its waiting messages and its backfills, but not its endpoint; False when there is none."""
+        """Delete a sink, its pending messages, and its backfills, but not its endpoint; return whether it existed."""
         return self._http.delete(api_path("sinks", name))
 
     def require_sink(self, sink: Sink, wanted: Mapping[str, Any]) -> Sink:
-        """Return the sink when its filter, source and annotations are those `wanted`, as in a request's body; keys left out do not count.
+        """Return the sink if its filter, source, and annotations match `wanted`, a request body; missing keys match anything.
 
-        Otherwise the sink is deleted and SequinMismatch raised.
+        Otherwise, the sink is deleted and SequinMismatch is raised.
         """
         wrong = _differences(sink, wanted)
         if not wrong:
@@ -270,7 +270,7 @@ class SequinClient:
         return self._http.one(Backfill.of, "GET", api_path("sinks", sink, "backfills", backfill_id))
 
     def create_backfill(self, sink: str, table: str | None = None) -> Backfill:
-        """Send the table's rows once more as `read` messages; `table` can be left out when the sink has one table."""
+        """Start sending the table's rows as `read` messages; `table` may be omitted if the sink has only one."""
         return self._http.one(Backfill.of, "POST", api_path("sinks", sink, "backfills"), {"table": table} if table else {})
 
     def update_backfill(self, sink: str, backfill_id: str, state: BackfillState) -> Backfill:
@@ -283,10 +283,10 @@ class SequinClient:
     # --- functions -----------------------------------------------------------------------------------------------------
 
     def functions(self) -> dict[str, Function]:
-        """Return all functions by name, from `config/export`, since Sequin has no resource for them."""
+        """Return all functions by name, read from `config/export` because the API has no resource for them."""
 
         def read(data: Mapping[str, Any]) -> dict[str, Function]:
-            # The loader in use builds plain values only, like yaml.safe_load.
+            # Like yaml.safe_load, this loader builds plain values only.
             config = yaml.load(data["yaml"], Loader=_YAML_LOADER) or {}  # noqa: S506
             found = [Function.of(entry) for entry in config.get("functions") or ()]
             return {function.name: function for function in found}
@@ -294,10 +294,10 @@ class SequinClient:
         return self._http.one(read, "GET", "/api/config/export")
 
     def ensure_function(self, name: str, function_type: str, code: str) -> bool:
-        """Create or replace a function and return True; when it is there with this code do nothing and return False.
+        """Create or replace a function and return True, or return False if it already has this code.
 
-        Nothing is applied in vain, since even an unchanged function restarts replication on a real server. Raises SequinMismatch when
-        the function has another code afterwards.
+        An unchanged function is not applied, since even that restarts replication on a real server. Raises SequinMismatch if the function
+        does not have this code afterwards.
         """
         if self.function_state(name, function_type, code) == "same":
             return False
@@ -307,7 +307,7 @@ class SequinClient:
         return True
 
     def function_state(self, name: str, function_type: str, code: str) -> FunctionState:
-        """Compare a function with this code, by `config/plan`, which changes nothing: an export would list every sink as well."""
+        """Compare a function with this code through `config/plan`, which changes nothing and, unlike an export, skips the sinks."""
 
         def read(data: Mapping[str, Any]) -> FunctionState:
             for change in data["changes"]:
@@ -322,7 +322,7 @@ class SequinClient:
 
 
 def _yaml_of(endpoints: Iterable[NewEndpoint], sinks: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Return the body of `config/apply` and `config/plan`; the text is JSON, which is YAML as well."""
+    """Return a body for `config/apply` and `config/plan`, whose YAML is written as JSON."""
     listed = [{"name": one.name, "url": one.url, "encrypted_headers": dict(one.encrypted_headers)} for one in endpoints]
     return {"yaml": json.dumps({"http_endpoints": listed, "sinks": list(sinks)})}
 
@@ -332,7 +332,7 @@ def _function_yaml(name: str, function_type: str, code: str) -> str:
 
 
 def _differences(sink: Sink, wanted: Mapping[str, Any]) -> list[str]:
-    """What of filter, source and annotations is not as wanted, in words."""
+    """Describe each difference in filter, source, and annotations."""
     wrong = []
     if "filter" in wanted and sink.filter != wanted["filter"]:
         wrong.append(f"its filter is {sink.filter}, not {wanted['filter']}")

@@ -1,6 +1,6 @@
-"""HTTP calls of Sequin's Management API: the token, new attempts, and errors in words. Which calls there are is in `sequin_client.py`.
+"""HTTP calls to Sequin's Management API: token, retries, and error messages. `sequin_client.py` has the calls themselves.
 
-Tokens, encrypted headers and what `config/apply` answers (database passwords are in it) are neither logged nor put into errors.
+Tokens, encrypted headers, and the answers of `config/apply`, which contain database passwords, are neither logged nor shown in errors.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from userhooks.errors import START, ConfigurationError, SequinFailed, SequinInva
 T = TypeVar("T")
 
 _EXTENSIONS = {"timeout": httpx.Timeout(15.0, connect=5.0).as_dict()}
-_PAUSES_S = (0.1, 0.4)  # before the second and the third try of a GET or DELETE; a POST is never repeated: it may have worked
+_PAUSES_S = (0.1, 0.4)  # Before the second and third try of a GET or DELETE. A POST is never repeated, since it may have worked.
 _WORTH_ANOTHER_TRY = frozenset({502, 503, 504})
 
 
 class SequinHttp:
-    """Calls to the server at `url` with an API token. GET and DELETE are tried three times when the connection breaks or a proxy answers
-    502, 503 or 504.
+    """An HTTP client for the server at `url`, with an API token.
+
+    GET and DELETE are tried three times if the connection breaks or a proxy answers 502, 503, or 504.
     """
 
     def __init__(
@@ -35,8 +36,8 @@ class SequinHttp:
         self.url = url
         self._sleep = sleep
         self._headers = {"Accept": "application/json", "Content-Type": "application/json", "Authorization": f"Bearer {token}"}
-        # The proxies of the environment are not asked: the token is for Sequin alone. A whole httpx.Client, with its cookies, redirects and
-        # hooks, takes twice as long for a call, and a crowd of users is removed with 20,000 of them.
+        # The environment's proxies are ignored, because only Sequin may see the token. A full httpx.Client, with cookies, redirects, and
+        # hooks, takes twice as long per call, and removing the load users takes 20,000 calls.
         self._transport = transport or httpx.HTTPTransport(trust_env=False)
 
     def close(self) -> None:
@@ -44,7 +45,7 @@ class SequinHttp:
         self._transport.close()
 
     def one(self, read: Callable[[Mapping[str, Any]], T], method: str, path: str, body: Any = None, *, accept: str | None = None) -> T:
-        """Make a call and read its answer; an answer that `read` cannot take raises SequinFailed."""
+        """Make a call and return its parsed answer; raises SequinFailed if `read` cannot parse it."""
         data = self.call(method, path, body, accept=accept)
         try:
             return read(data)
@@ -52,11 +53,11 @@ class SequinHttp:
             raise _not_sequin(method, path) from None
 
     def all(self, read: Callable[[Mapping[str, Any]], T], path: str) -> list[T]:
-        """Read a list of resources."""
+        """Return a list of resources."""
         return self.one(lambda data: [read(entry) for entry in data["data"]], "GET", path)
 
     def delete(self, path: str) -> bool:
-        """Delete a resource; False when there is none."""
+        """Delete a resource and return whether it existed."""
         try:
             self.call("DELETE", path)
         except SequinNotFound:
@@ -64,7 +65,7 @@ class SequinHttp:
         return True
 
     def call(self, method: str, path: str, body: Any = None, *, accept: str | None = None) -> dict[str, Any]:
-        """Make a call and return the JSON object of its answer; the body of a POST or PATCH is `body`."""
+        """Make a call and return the JSON object in its answer; `body` is sent as JSON."""
         pauses = (*_PAUSES_S, None) if method in ("GET", "DELETE") else (None,)
         headers = {**self._headers, "Accept": accept} if accept else self._headers
         for pause in pauses:
@@ -88,7 +89,7 @@ class SequinHttp:
 
 
 class _LastAnswer(httpx.SyncByteStream):
-    """The body of a connection's last answer: its end is never read, so the connection cannot be used again and is closed."""
+    """A response body whose end is never read, so that its connection is closed rather than reused."""
 
     def __init__(self, body: httpx.SyncByteStream, length: int) -> None:
         self._body = body
@@ -107,19 +108,19 @@ class _LastAnswer(httpx.SyncByteStream):
 
 
 def _hang_up_after_an_error(response: httpx.Response) -> None:
-    """Sequin 0.14.6 sometimes writes a second answer after an error, which the next call on the connection would take for its own."""
+    """Close the connection after an error: Sequin 0.14.6 sometimes sends a second answer, which the next call would read."""
     length = response.headers.get("content-length")  # in every recorded answer
     if response.is_error and length is not None and isinstance(response.stream, httpx.SyncByteStream):
         response.stream = _LastAnswer(response.stream, int(length))
 
 
 def api_path(*parts: str) -> str:
-    """Return the path of a resource, each part quoted."""
+    """Return the path of a resource, with each part quoted."""
     return "/api/" + "/".join(quote(part, safe="") for part in parts)
 
 
 def _read(response: httpx.Response, method: str, path: str) -> dict[str, Any]:
-    """Return the JSON object of a good answer, or raise the error of a bad one."""
+    """Return the JSON object of a successful answer, or raise the error of a failed one."""
     status = response.status_code
     try:
         data = response.json()
@@ -144,7 +145,7 @@ def _read(response: httpx.Response, method: str, path: str) -> dict[str, Any]:
 
 
 def _explanation(data: Any) -> tuple[str, dict[str, Any]]:
-    """The text of an error body, its validation errors flattened into it, and these errors as they came."""
+    """Return the text of an error body, including its flattened validation errors, and the validation errors themselves."""
     if not isinstance(data, dict):
         return "", {}
     detail = data.get("errors")
@@ -155,7 +156,7 @@ def _explanation(data: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _flatten(errors: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """`{"sink": {"path": ["is bad"]}}` as `["sink.path is bad"]`."""
+    """Turn `{"sink": {"path": ["is bad"]}}` into `["sink.path is bad"]`."""
     lines: list[str] = []
     for key, value in errors.items():
         if isinstance(value, dict):

@@ -1,6 +1,6 @@
-"""What Sequin's Management API speaks of, as values: endpoints, sinks, backfills, functions. Pure; the calls are in `sequin_client.py`.
+"""The resources of Sequin's Management API: endpoints, sinks, backfills, and functions. Pure; `sequin_client.py` makes the calls.
 
-Shapes, statuses and texts are those of Sequin 0.14.6.
+Fields and states are those of Sequin 0.14.6.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ SinkStatus = Literal["active", "paused", "disabled"]
 BackfillState = Literal["active", "paused", "completed", "cancelled", "failed"]
 
 BACKFILL_STARTS_WITHIN_S = 20.0
-"""Seconds within which a Sequin server under no load reads a backfill's first row (2.6 to 20 s recorded)."""
+"""Maximum seconds until an idle Sequin server reads a backfill's first row (2.6 to 20 s recorded)."""
 UNREADABLE_VALUE = (
     "If the sink is active, Sequin probably cannot read a value of the table: a date of -infinity or a time of 24:00 stops it without an "
     "error. Cancel the backfill (update_backfill(sink, id, 'cancelled') of the Sequin client), correct the row, and start it again."
 )
-"""What to do about an active backfill that has read nothing for longer."""
+"""Advice for an active backfill that has read nothing for longer than that."""
 
 ACTIONS = ("insert", "update", "delete")
 
 
 @dataclass(frozen=True)
 class Health:
-    """What `/health` says of the server itself, and its version like `v0.14.6`."""
+    """The answer of `/health`: whether the server is up, and its version, such as `v0.14.6`."""
 
     ok: bool
     version: str
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Self:
-        """Read an answer."""
+        """Parse an answer."""
         return cls(data["ok"] is True, str(data["rev"]))
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An HTTP endpoint: where a sink sends to. Its encrypted headers, which come back starred out, are left aside."""
+    """An HTTP endpoint, which sinks send to; its encrypted headers are left out, since the API masks them."""
 
     id: str
     name: str
@@ -51,7 +51,7 @@ class Endpoint:
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Self:
-        """Read an answer; the endpoint of a CLI tunnel has no URL."""
+        """Parse an answer; the endpoint of a CLI tunnel has no URL."""
         return cls(str(data["id"]), str(data["name"]), str(data.get("url") or ""), data["headers"])
 
 
@@ -59,7 +59,7 @@ class Endpoint:
 class Sink:
     """A webhook sink. `filter` is a function's name or "none".
 
-    `health`, `error`, `is_initializing` and `active_backfills` are known from reads, not from create and update.
+    `health`, `error`, `is_initializing`, and `active_backfills` are set only if the sink was read, not created or updated.
     """
 
     id: str
@@ -81,9 +81,9 @@ class Sink:
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Self:
-        """Read an answer; servers before 0.10 give neither `source` nor `filter`, and a sink without them is what it looks like."""
+        """Parse an answer; servers before 0.10 send neither `source` nor `filter`, so the sink appears to have none."""
         health = data.get("health") or {}
-        # Two checks may have one cause: a filter that fails keeps messages from being delivered.
+        # Two checks may report the same error: a failing filter also blocks delivery.
         errors = dict.fromkeys(str(check["error"]) for check in health.get("checks", ()) if check.get("error"))
         return cls(
             id=str(data["id"]),
@@ -101,13 +101,13 @@ class Sink:
             health=health.get("status"),
             error="; ".join(dict.fromkeys(errors)) or None,
             is_initializing=any(check.get("status") == "initializing" for check in health.get("checks", ())),
-            active_backfills=tuple(Backfill.of(one) for one in data.get("active_backfills") or ()),
+            active_backfills=tuple(Backfill.of(backfill) for backfill in data.get("active_backfills") or ()),
         )
 
 
 @dataclass(frozen=True)
 class NewEndpoint:
-    """An HTTP endpoint that is to be; `encrypted_headers` go with every webhook and are never shown again."""
+    """An HTTP endpoint to create; `encrypted_headers` are sent with every webhook and never shown again."""
 
     name: str
     url: str
@@ -116,7 +116,7 @@ class NewEndpoint:
 
 @dataclass(frozen=True)
 class NewSink:
-    """A webhook sink that is to be; fields as in `SequinClient.create_sink`."""
+    """A webhook sink to create, with the fields of `SequinClient.create_sink`."""
 
     name: str
     endpoint: str
@@ -130,9 +130,9 @@ class NewSink:
 
 @dataclass(frozen=True)
 class Backfill:
-    """A backfill. The counters count the whole table's rows; `rows_initial_count` is None until Sequin has counted.
+    """A backfill. The counters include all rows of the table; `rows_initial_count` is None until Sequin has counted them.
 
-    `error` says what keeps it from reading, where Sequin tells.
+    `error` says why the backfill cannot read, if Sequin reports it.
     """
 
     id: str
@@ -147,12 +147,12 @@ class Backfill:
 
     @property
     def has_read_nothing(self) -> bool:
-        """Whether it is active and has not read a row."""
+        """Whether the backfill is active and has not read a row yet."""
         return self.state == "active" and self.rows_processed_count == 0 and self.rows_ingested_count == 0
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Self:
-        """Read an answer."""
+        """Parse an answer."""
         return cls(
             id=str(data["id"]),
             sink_name=str(data["sink_consumer"]),
@@ -174,7 +174,7 @@ class Backfill:
 
 @dataclass(frozen=True)
 class Function:
-    """A function as `config/export` lists it: `type` is filter, transform, routing, path or enrichment."""
+    """A function as `config/export` lists it: `type` is filter, transform, routing, path, or enrichment."""
 
     name: str
     type: str
@@ -182,6 +182,6 @@ class Function:
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Self:
-        """Read an entry of the YAML, flat or nested."""
+        """Parse a YAML entry, flat or nested."""
         inner = data.get("function") or data
         return cls(str(data["name"]), str(inner["type"]), str(inner.get("code") or ""))
