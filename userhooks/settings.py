@@ -65,7 +65,7 @@ class Settings:
             )
         if sequin_url and not sequin_url.startswith(("http://", "https://")):
             raise ConfigurationError(
-                f"SEQUIN_URL is {sequin_url!r}, which is no http:// or https:// address.",
+                f"SEQUIN_URL is {sequin_url!r}, which is not an http:// or https:// address.",
                 "Set it like SEQUIN_URL=http://127.0.0.1:7376",
             )
         home = Path(env["USERHOOKS_HOME"]) if env.get("USERHOOKS_HOME") else _default_home(cwd or Path.cwd())
@@ -96,7 +96,7 @@ def _port(env: Mapping[str, str], variable: str, default: int) -> int:
     text = env.get(variable) or str(default)
     if not text.isascii() or not text.isdigit() or int(text) > 65535:
         raise ConfigurationError(
-            f"{variable} is {text!r}, which is no port.",
+            f"{variable} is {text!r}, which is not a valid port number.",
             f"Set it to a number from 1 to 65535, or to 0 for a free port, like {variable}=0",
         )
     return int(text)

@@ -1,7 +1,7 @@
-"""The ledger: what was committed, held against what was received.
+"""The ledger, which compares what was committed with what was received.
 
-`rows.py` judges by the rows of the table, `changes.py` by the WAL; `arrivals.py` sorts what was received, `report.py` tells what was found.
-`wal.py` reads what `recorder.py`, a program of its own, wrote down of the WAL; `recording.py` starts and asks that program.
+`rows.py` compares by the rows of the table, and `changes.py` by the WAL. `arrivals.py` sorts the received messages, and `report.py` shows
+the result. `recorder.py`, a separate program, records the WAL; `recording.py` starts and queries it, and `wal.py` decodes its output.
 """
 
 from userhooks.ledger.arrivals import Receipt

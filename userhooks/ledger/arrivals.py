@@ -42,11 +42,11 @@ class Arrivals:
     out_of_order: list[Receipt]
 
     def how_often(self, receipt: Receipt | None) -> int:
-        """How often the receipt's message was accepted."""
+        """Return how often the receipt's message was accepted."""
         return 0 if receipt is None else self.times[receipt.message.sink_id, receipt.message.idempotency_key]
 
     def in_order(self, receipt: Receipt) -> bool:
-        """Whether no later change of the row had come before the receipt."""
+        """Return whether no later change of the row had arrived before the receipt."""
         message = receipt.message
         return (message.sink_id, message.lsn or 0, message.idx or 0) not in self.late
 
@@ -62,7 +62,7 @@ def sort_receipts(received: Iterable[Receipt], users: Mapping[str, int], *, one_
     for receipt in received:
         message, sink = receipt.message, receipt.message.sink_id
         if _is_foreign(message, {receipt.owner, users.get(sink, receipt.owner)}):
-            # A leak is one whatever the inbox answered, and however often it was tried.
+            # Count a foreign message once, regardless of retries and of the inbox's answers.
             if (leak := (receipt.owner, sink, message.idempotency_key)) not in leaks:
                 leaks.add(leak)
                 arrivals.foreigners.append(receipt)

@@ -29,7 +29,7 @@ def reconcile(
     users: Collection[int] | None = None,
     since_lsn: int = 0,
 ) -> Ledger:
-    """Hold every change that was committed from `since_lsn` on against what was received.
+    """Compare every change committed at or after `since_lsn` with the received messages.
 
     `changes` come in the order of their commits; with `users`, only those of their rows count. `received`, `owed` and `backfills` are those
     of `rows.reconcile`, and `rows` is the table as it is now, for the replays. A change from before a sink's `since` is owed if it came.
@@ -88,7 +88,7 @@ def reconcile(
 def _entry(change: WalChange, subscription: OwedSubscription, arrivals: Arrivals, reason: str) -> Entry:
     receipt = arrivals.changes.get((subscription.sink_id, change.lsn, change.idx))
     if receipt is not None and (receipt.message.action, receipt.message.record.get("id")) != (change.action, change.row):
-        receipt = None  # something else under this change's name
+        receipt = None  # The message has this change's position but describes another change.
     if receipt is not None:
         latency = (receipt.received_at - change.committed_at).total_seconds() * 1000
         state: State = "received"

@@ -1,5 +1,6 @@
-"""Rows as the table has them, held against what was received. Pure; lessons/lesson.py reads both. Changes of rows are judged in
-`changes.py`.
+"""A comparison of the table's rows with the received messages. Pure; `lessons/lesson.py` reads both.
+
+`changes.py` compares the changes in the WAL instead.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class BackfillRead(NamedTuple):
 def reconcile(
     committed: Iterable[Row], received: Iterable[Receipt], owed: Iterable[OwedSubscription], backfills: Iterable[BackfillRead] = ()
 ) -> Ledger:
-    """Hold what was committed against what was received.
+    """Compare committed rows with received messages.
 
     `committed` holds the rows as the database has them now, `received` the messages of each inbox in the order of their arrival, `owed`
     the subscriptions and `backfills` their backfills. Judges live inserts and backfills of rows that are still there; updates and deletes
@@ -107,7 +108,7 @@ def _live_entry(row: Row, subscription: OwedSubscription, receipt: Receipt | Non
 
 
 def history_entry(row: Row, subscription: OwedSubscription, backfill: BackfillRead, arrivals: Arrivals) -> Entry:
-    """What a backfill owed of one row, and what came: its `read`, or a live message of the row that made that unnecessary."""
+    """Return the entry of a row in a backfill: its `read` arrived, or a live message made the `read` unnecessary."""
     receipt = arrivals.reads.get((subscription.sink_id, row.id, backfill.backfill_id))
     if receipt is None:
         live = arrivals.latest.get((subscription.sink_id, row.id))

@@ -1,7 +1,7 @@
-"""The HTTP server on port 3333, through which the app's users subscribe: paths, fields and statuses; what they do is in `subscriptions.py`.
+"""The HTTP server on port 3333, where the app's users subscribe: paths, fields, and statuses. `subscriptions.py` does the work.
 
-**In a real app, take the user from the login session, never from the request body.** `userId` in the body is this tutorial's
-simplification, so that one curl command shows the whole way; as it stands, anybody may subscribe to anybody's rows.
+**In a real app, take the user from the login session, never from the request body.** This tutorial accepts `userId` in the body so that
+a single curl command is enough. As a result, anybody can subscribe to anybody's rows.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _STATUSES: tuple[tuple[type[UserhooksError], int], ...] = (
     (DatabaseUnsuitable, 503),
 )
 
-# Any value is let through to subscriptions.py, which judges it: the words of an error are the same there for curl, command and widget.
+# subscriptions.py validates the values, so that the server, the commands, and the widgets report the same errors.
 _Integer = Annotated[Any, WithJsonSchema({"type": "integer", "minimum": 1})]
 _String = Annotated[Any, WithJsonSchema({"type": "string"})]
 
@@ -62,13 +62,13 @@ _EXAMPLES = {
 
 
 def build_app(subscriptions: Subscriptions, origin: str) -> App:
-    """Return the ASGI app; `origin` is the address that it is served at, like `http://127.0.0.1:3333`."""
+    """Return the ASGI app; `origin` is the address it is served at, such as `http://127.0.0.1:3333`."""
     api = FastAPI(title="userhooks", description=__doc__ or "", docs_url=None, redoc_url=None, responses={"default": {"model": _Error}})
     _add_error_handlers(api)
 
     @api.post("/subscribe")
     def subscribe(body: _Subscribe) -> dict[str, Any]:
-        """Send the user's rows to the URL from now on. The secret, sent with each webhook as a Bearer token, is shown once."""
+        """Send the user's rows to the URL from now on. The secret, a Bearer token sent with each webhook, is shown only once."""
         made = subscriptions.subscribe(body.userId, body.webhookUrl)
         message = "Webhook subscription created" if made.created else "Webhook subscription exists already"
         secret = {"secret": made.secret} if made.created else {}
@@ -83,14 +83,14 @@ def build_app(subscriptions: Subscriptions, origin: str) -> App:
 
     @api.post("/backfill")
     def backfill(body: _Backfill) -> dict[str, Any]:
-        """Send all rows of the sink's user once more. With `userId`, only when the sink is that user's."""
+        """Send all existing rows of the sink's user. With `userId`, refuse unless the sink belongs to that user."""
         started = subscriptions.backfill(body.sinkName, body.userId)
         return {"message": "Backfill started", "backfillId": started.id, "state": started.state}
 
     @api.get("/subscriptions")
     def list_subscriptions(userId: _Integer = None) -> list[dict[str, Any]]:  # noqa: N803
         """List all subscriptions, or one user's."""
-        return [_subscription(found) for found in subscriptions.list(_number(userId))]
+        return [_subscription(subscription) for subscription in subscriptions.list(_number(userId))]
 
     @api.get("/subscriptions/{sink_name}")
     def get_subscription(sink_name: str) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def build_app(subscriptions: Subscriptions, origin: str) -> App:
 
     @api.patch("/subscriptions/{sink_name}")
     def change_subscription(sink_name: str, body: _Change) -> dict[str, Any]:
-        """Pause a subscription, or resume it."""
+        """Pause or resume a subscription."""
         if body.status == "paused":
             return _subscription(subscriptions.pause(sink_name))
         if body.status == "active":
@@ -108,13 +108,13 @@ def build_app(subscriptions: Subscriptions, origin: str) -> App:
 
     @api.delete("/subscriptions/{sink_name}")
     def unsubscribe(sink_name: str) -> dict[str, Any]:
-        """Remove a subscription with its sink and its HTTP endpoint."""
+        """Remove a subscription, its sink, and its HTTP endpoint."""
         subscriptions.unsubscribe(sink_name)
         return {"message": "Webhook subscription removed", "sinkName": sink_name}
 
     @api.get("/backfills/{sink_name}/{backfill_id}")
     def get_backfill(sink_name: str, backfill_id: str) -> dict[str, Any]:
-        """Show state and counters of a backfill; the counters count the table's rows of all users."""
+        """Show a backfill's state and counters; the counters include all users' rows."""
         return _backfill(subscriptions.find_backfill(sink_name, backfill_id))
 
     @api.get("/health")
@@ -124,33 +124,33 @@ def build_app(subscriptions: Subscriptions, origin: str) -> App:
 
     for path in api.openapi()["paths"].values():
         for operation in path.values():
-            operation["responses"].pop("422", None)  # FastAPI's own; here it is a 400, and every error has the same shape
+            operation["responses"].pop("422", None)  # FastAPI's default; this server answers 400, and all errors have the same shape.
     return HostGuard(api, [origin], json_paths=("/",))
 
 
-def _subscription(found: Subscription) -> dict[str, Any]:
+def _subscription(subscription: Subscription) -> dict[str, Any]:
     return {
-        "sinkId": found.sink_id,
-        "sinkName": found.sink_name,
-        "userId": found.user_id,
-        "webhookUrl": found.url,
-        "status": found.status,
+        "sinkId": subscription.sink_id,
+        "sinkName": subscription.sink_name,
+        "userId": subscription.user_id,
+        "webhookUrl": subscription.url,
+        "status": subscription.status,
     }
 
 
-def _backfill(found: BackfillHandle) -> dict[str, Any]:
+def _backfill(handle: BackfillHandle) -> dict[str, Any]:
     return {
-        "backfillId": found.id,
-        "sinkName": found.sink_name,
-        "state": found.state,
-        "rowsInitialCount": found.rows_initial_count,
-        "rowsProcessedCount": found.rows_processed_count,
-        "rowsIngestedCount": found.rows_ingested_count,
+        "backfillId": handle.id,
+        "sinkName": handle.sink_name,
+        "state": handle.state,
+        "rowsInitialCount": handle.rows_initial_count,
+        "rowsProcessedCount": handle.rows_processed_count,
+        "rowsIngestedCount": handle.rows_ingested_count,
     }
 
 
 def _number(text: str | None) -> Any:
-    """A query's number; what is none is passed on for subscriptions.py to refuse."""
+    """Parse a number in a query; return anything else unchanged, for subscriptions.py to refuse."""
     return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 20 else text
 
 
@@ -185,7 +185,7 @@ def _what_is_wrong(problem: dict[str, Any]) -> str:
     field = problem["loc"][-1]
     match problem["type"]:
         case "json_invalid":
-            return "The body is no JSON."
+            return "The body is not valid JSON."
         case "missing" if field == "body":
             return "The body is empty."
         case "missing":

@@ -1,4 +1,4 @@
-"""The secret of a subscription: how it is derived and compared; nothing stores it."""
+"""The secret of a subscription: derivation and comparison. It is never stored."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import hmac
 
 
 def subscription_secret(home_key: bytes, user_id: int, url: str) -> str:
-    """Return the secret that the webhooks of this user to this URL carry as `Authorization: Bearer …`.
+    """Return the secret that this user's webhooks to this URL send as `Authorization: Bearer …`.
 
-    It is base64url (without padding) of HMAC-SHA256 over the user id, a line feed and the URL, so that every program of one home derives
-    the same.
+    It is the unpadded base64url of HMAC-SHA256 over the user id, a line feed, and the URL, so every program that has the home key derives
+    the same secret.
     """
     digest = hmac.new(home_key, f"{user_id}\n{url}".encode(), hashlib.sha256).digest()
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 def authorization_matches(header: str | None, secret: str) -> bool:
-    """Compare a received Authorization header with the secret, in constant time."""
+    """Return whether a received Authorization header contains the secret, compared in constant time."""
     return header is not None and hmac.compare_digest(header.encode(), f"Bearer {secret}".encode())

@@ -1,10 +1,10 @@
-"""Subscribe a user to webhooks and take it back: the one place that server, commands and widgets call, so that their words are the same.
+"""Subscribe and unsubscribe users. The server, the commands, and the widgets all call this module, so their messages are the same.
 
-A subscription is three things in two systems: an HTTP endpoint and a sink in Sequin, and a row in webhook_subscriptions. Each call works
-under a lock on the user, undoes what it made when it fails, and repairs what a crash of an earlier call left. How Sequin is spoken to
-lives in `sequin_client.py`, the row and the lock in `database.py`.
+A subscription consists of an HTTP endpoint and a sink in Sequin, and a row in webhook_subscriptions. Each call holds a lock on the user,
+undoes its steps if it fails, and repairs what a crashed call left behind. `sequin_client.py` calls Sequin, and `database.py` has the row
+and the lock.
 
-It is long because each step of a subscription stands beside what undoes it.
+It is long because each step of a subscription is next to the code that undoes it.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ log = logging.getLogger(__name__)
 
 TABLE = "public.notifications"
 FUNCTION_NAME = "userhooks-rows-of-user"
-# One function for all users; which user's rows pass stands in the sink's annotations. Without that annotation nothing passes. Nor does an
-# update that moves a row to another user, since its `changes` hold the old owner's values (design: neither user gets it).
+# All sinks share one function, and the sink's annotation says whose rows pass. Without it, nothing passes. An update that moves
+# a row to another user reaches neither of them, because its `changes` contain the previous owner's values.
 FUNCTION_CODE = """\
 def filter(_action, record, changes, metadata) do
   wanted = metadata.consumer.annotations["user_id"]
@@ -63,7 +63,7 @@ end
 """
 
 MISSING: Final = "missing"
-"""The status of a subscription whose sink is gone from Sequin."""
+"""The status of a subscription whose sink no longer exists in Sequin."""
 
 _SINK_NAME = re.compile(r"user-([1-9][0-9]{0,17})-notifications(-[0-9a-f]{8})?", re.ASCII)
 _RUNNING = ("active", "paused")
@@ -73,7 +73,7 @@ _CALLS_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Subscription:
-    """A user's webhooks to one URL. `status` is the sink's (active, paused, disabled) or MISSING; the `secret` is there when `created`."""
+    """A user's webhooks to one URL; `status` is that of the sink or MISSING, and `secret` is set only if just `created`."""
 
     user_id: int
     sink_id: str
@@ -95,11 +95,10 @@ class _Names(NamedTuple):
 class Subscriptions:
     """The subscriptions of the app's users.
 
-    Besides the errors named at each method, all raise DatabaseUnavailable, DatabaseUnsuitable, and the SequinErrors of `SequinClient`;
-    SequinMismatch when a sink would send other rows than the user's own, which is deleted then. `allow_private` lets webhook URLs lead to
-    loopback and private networks.
+    All methods may raise DatabaseUnavailable, DatabaseUnsuitable, and the SequinErrors of `SequinClient`. They delete a sink that would
+    send other users' rows, and raise SequinMismatch. `allow_private` permits webhook URLs in loopback and private networks.
 
-    It is long because each step stands beside what undoes it.
+    It is long because each step is next to the code that undoes it.
     """
 
     def __init__(
@@ -123,9 +122,9 @@ class Subscriptions:
     # --- subscribe and unsubscribe -------------------------------------------------------------------------------------
 
     def subscribe(self, user_id: int, url: str) -> Subscription:
-        """Send the user's rows to `url` from now on; the same call again returns the same subscription.
+        """Send the user's rows to `url` from now on; repeating the call returns the existing subscription.
 
-        Raises InvalidInput for a user id or URL that is none, NotFound for an unknown user. A call that fails leaves nothing behind.
+        Raises InvalidInput for an invalid user id or URL, and NotFound for an unknown user. A failed call leaves nothing behind.
         """
         check_user_id(user_id)
         check_webhook_url(url, allow_private=self._allow_private)
@@ -137,15 +136,16 @@ class Subscriptions:
                 sink = self._sink(row.sink_id)
                 if sink is not None:
                     return self._reuse(sink, row)
-                user.remove(row.sink_id)  # somebody deleted its sink
+                user.remove(row.sink_id)  # Somebody deleted its sink.
             names = self._free_names(user_id, url, {row.sink_id for row in rows})
             return self._create(user, user_id, url, names)
 
     def subscribe_all(self, urls: Mapping[int, str]) -> Sequence[Subscription]:
-        """Subscribe new users, each to its URL, with one call to Sequin: hundreds take as long as a few one by one.
+        """Subscribe new users, each to a URL, with one call to Sequin.
 
-        All of them or none. Raises InvalidInput for a user id or URL that is none and for a user who has a subscription, NotFound for an
-        unknown user, SequinInvalid when a sink of another database or app has one of the names.
+        Subscribes all of them or none, and takes as long for hundreds as a few calls of `subscribe`. Raises InvalidInput for an invalid
+        user id or URL and for a user who already has a subscription, NotFound for an unknown user, and SequinInvalid if a sink of another
+        database or app has one of the names.
         """
         for user_id, url in urls.items():
             check_user_id(user_id)
@@ -162,7 +162,7 @@ class Subscriptions:
             for user_id, name in names.items():
                 if not taken.isdisjoint(name):
                     self._free_names(user_id, urls[user_id], set())
-                    self._sequin.delete_endpoint(name.endpoint)  # refused while another sink uses it
+                    self._sequin.delete_endpoint(name.endpoint)  # Sequin refuses this while another sink uses it.
             try:
                 made = self._sequin.create_sinks(endpoints, sinks_to_make)
                 self._sequin.wait_until_live([sink.name for sink in made])
@@ -181,9 +181,9 @@ class Subscriptions:
         ]
 
     def unsubscribe_all(self, user_ids: Sequence[int]) -> None:
-        """Remove these users' subscriptions and what a crash left of them; users who are unknown or have none are ignored.
+        """Remove these users' subscriptions, even incomplete ones left by a crash; ignore users who are unknown or have none.
 
-        Sequin removes one object per call, so several calls run at once.
+        Sequin deletes one resource per call, so several calls run at once.
         """
         with self._looking_at_tables_after_refusals(), self._database.locked_users(user_ids) as users:
             rows: dict[int, list[SubscriptionRow]] = {user_id: [] for user_id in user_ids}
@@ -194,12 +194,12 @@ class Subscriptions:
                 for _ in pool.map(self._remove_from_sequin, rows.keys(), rows.values()):
                     pass
             finally:
-                pool.shutdown(cancel_futures=True)  # after Stop or an error, what has not begun is left
+                pool.shutdown(cancel_futures=True)  # After Stop or an error, do not start the rest.
             users.remove()
         log.info("Removed the subscriptions of %d users", len(user_ids))
 
     def _remove_from_sequin(self, user_id: int, rows: Sequence[SubscriptionRow]) -> None:
-        """Remove the sinks of these rows, or without rows the one that a crash may have left, and the endpoints: two calls as a rule."""
+        """Delete the endpoints and the sinks of these rows, or without rows, the sink a crash may have left; usually two calls."""
         first = _names(user_id, "")[0]
         left = None if rows else self._find_sink(first.sink)
         if left is not None and self._was_made_for(user_id, left):
@@ -211,7 +211,7 @@ class Subscriptions:
                 self._delete_endpoint(_names(user_id, row.url)[1].endpoint)
 
     def unsubscribe(self, sink_name: str) -> None:
-        """Remove sink, endpoint and row, or what a crash left of them; raises NotFound when there is nothing of that name."""
+        """Remove a subscription's sink, endpoint, and row, as far as they exist; raises NotFound if nothing has that name."""
         user_id = _owner(sink_name)
         with self._looking_at_tables_after_refusals(), self._database.locked_user(user_id) as user:
             sink = self._sink(sink_name)
@@ -226,7 +226,7 @@ class Subscriptions:
             log.info("Removed sink %s", sink_name)
 
     def _reuse(self, sink: Sink, row: SubscriptionRow) -> Subscription:
-        """Return the subscription that is there, after a look whether it still sends this user's rows to this URL."""
+        """Return an existing subscription, after checking its rows and correcting its endpoint's URL if necessary."""
         self._require_rows_of(row.user_id, sink)
         endpoint = self._sequin.endpoint(sink.endpoint)
         if not _same_url(endpoint.url, row.url):
@@ -235,7 +235,7 @@ class Subscriptions:
         return Subscription(row.user_id, sink.id, sink.name, row.url, sink.status)
 
     def _free_names(self, user_id: int, url: str, sinks_with_row: set[str]) -> _Names:
-        """The first of the two possible names that no other URL of the user has; a sink without a row, left by a crash, makes room."""
+        """Return the first of the two names that no other URL of the user has; delete a sink without a row, left by a crash."""
         for names in _names(user_id, url):
             sink = self._find_sink(names.sink)
             if sink is None:
@@ -251,8 +251,8 @@ class Subscriptions:
         raise InvalidInput("webhookUrl", "webhookUrl leads to a sink name that another URL of this user has.", "Change the URL a little.")
 
     def _create(self, user: LockedUser, user_id: int, url: str, names: _Names) -> Subscription:
-        # What is to be undone goes by name until its id is known, since an answer can be lost on the way; from then on by id, since the
-        # lock is lost with the database's connection, and the names may be somebody else's by then.
+        # Until a resource's id is known, undo it by name, because the answer with the id can be lost. From then on, undo it by id: the lock
+        # is lost if the database connection breaks, and another call may then use the names.
         sink_ref = endpoint_ref = ""
         try:
             endpoint_ref = names.endpoint
@@ -284,15 +284,15 @@ class Subscriptions:
         except SequinInvalid as error:
             if "name" not in error.validation_errors:
                 raise
-        self._sequin.delete_endpoint(name)  # taken by what a crash left: its sink is gone, or it would have been found before
+        self._sequin.delete_endpoint(name)  # A crash left it behind; had its sink still existed, it would have been found before.
         return self._sequin.create_endpoint(name, url, encrypted_headers=headers)
 
     def _was_made_for(self, user_id: int, sink: Sink) -> bool:
-        """Whether a sink of this user's names can be what a crash left: those of another database or app are left alone."""
+        """Return whether a sink with this user's name is one of ours, rather than one of another database or app."""
         return sink.database == self._sequin.database and sink.annotations.get("user_id") == str(user_id)
 
     def _undo_all(self, names: Mapping[int, _Names]) -> None:
-        """Remove what a failed `subscribe_all` made; by name, since an answer can be lost on the way."""
+        """Delete what a failed `subscribe_all` created, by name, because the answer with the ids can be lost."""
         users = {name.sink: user_id for user_id, name in names.items()}
         try:
             for sink in self._sequin.sinks():
@@ -312,10 +312,10 @@ class Subscriptions:
             log.warning("Could not undo a failed subscribe (%s); the next one of this user will.", error.what)
 
     def _delete_endpoint(self, name: str) -> bool:
-        """Whether it was there and is gone."""
+        """Delete an endpoint, unless a sink uses it, and return whether it was deleted."""
         try:
             return self._sequin.delete_endpoint(name)
-        except SequinInvalid as error:  # another sink uses it
+        except SequinInvalid as error:  # Another sink uses it.
             log.warning("Kept HTTP endpoint %s: %s", name, error.what)
             return False
 
@@ -323,15 +323,15 @@ class Subscriptions:
         return {"Authorization": f"Bearer {self.secret(user_id, url)}"}
 
     def secret(self, user_id: int, url: str) -> str:
-        """Return what the webhooks of this user to this URL carry as `Authorization: Bearer …`; it is for the URL's owner alone."""
+        """Return the secret that this user's webhooks to this URL send as `Authorization: Bearer …`; show it to the URL's owner only."""
         return subscription_secret(self._home_key, user_id, url)
 
-    # --- look, pause, resume -------------------------------------------------------------------------------------------
+    # --- list, pause, resume -------------------------------------------------------------------------------------------
 
     def list(self, user_id: int | None = None) -> list[Subscription]:
-        """Return all subscriptions, or one user's; raises InvalidInput or NotFound for a user id that is none or unknown.
+        """Return all subscriptions, or one user's; raises InvalidInput for an invalid user id and NotFound for an unknown one.
 
-        One whose sink is gone has the status MISSING and is named after its URL; subscribing again makes it anew.
+        A subscription whose sink no longer exists has the status MISSING and a name derived from its URL. Subscribing again recreates it.
         """
         if user_id is None:
             rows = self._database.subscriptions()
@@ -353,11 +353,11 @@ class Subscriptions:
         return _subscription(row, sink)
 
     def pause(self, sink_name: str) -> Subscription:
-        """Collect the user's rows, and send none until `resume`; raises InvalidInput or NotFound."""
+        """Hold the user's rows back until `resume`; raises InvalidInput or NotFound."""
         return self._set_status(sink_name, "paused")
 
     def resume(self, sink_name: str) -> Subscription:
-        """Send again, beginning with what was collected; raises InvalidInput or NotFound."""
+        """Resume delivery, starting with the rows held back; raises InvalidInput or NotFound."""
         return self._set_status(sink_name, "active")
 
     def _set_status(self, sink_name: str, status: SinkStatus) -> Subscription:
@@ -374,10 +374,10 @@ class Subscriptions:
     # --- backfills -----------------------------------------------------------------------------------------------------
 
     def backfill(self, sink_name: str, user_id: int | None = None) -> BackfillHandle:
-        """Send all the user's rows that are there once more, as `read` messages.
+        """Start sending all existing rows of the sink's user as `read` messages.
 
-        Raises InvalidInput, NotFound, Forbidden when `user_id` is given and the sink is another user's, and SequinInvalid when a backfill
-        of this sink is running already.
+        Raises InvalidInput, NotFound, Forbidden if `user_id` is given and the sink belongs to another user, and SequinInvalid if a backfill
+        of this sink is already running.
         """
         owner = _owner(sink_name)
         if user_id is not None:
@@ -401,7 +401,7 @@ class Subscriptions:
         return BackfillHandle(self._sequin, backfill, clock=self._clock, sleep=self._sleep)
 
     def find_backfill(self, sink_name: str, backfill_id: str) -> BackfillHandle:
-        """Return a backfill that was asked for before; raises InvalidInput or NotFound."""
+        """Return a backfill started earlier; raises InvalidInput or NotFound."""
         _owner(sink_name)
         unknown = NotFound(f"The sink {sink_name} has no backfill {backfill_id}.", "Use the id that the call to backfill returned.")
         try:
@@ -411,12 +411,12 @@ class Subscriptions:
             raise unknown from None
         return BackfillHandle(self._sequin, backfill, clock=self._clock, sleep=self._sleep)
 
-    # --- what all of them need -----------------------------------------------------------------------------------------
+    # --- shared steps ---------------------------------------------------------------------------------------------------
 
     def _ensure_function(self) -> None:
-        """See that Sequin has the filter function, and knows the table; raises SequinMismatch when somebody has changed the function.
+        """Make sure Sequin has the filter function and knows the table; raises SequinMismatch if somebody changed the function.
 
-        The code is compared each time: a sink made while it lets everything through would send everybody's rows to its user.
+        The code is compared every time: a sink created while the function accepts everything would send all users' rows to one user.
         """
         if not self._table_is_known:
             self._sequin.refresh_tables()
@@ -425,7 +425,7 @@ class Subscriptions:
             self.restore_function()
 
     def check_function(self) -> FunctionState:
-        """Return `same` or `missing` for the filter function in Sequin; raises SequinMismatch when somebody has changed its code."""
+        """Return whether Sequin's filter function is `same` or `missing`; raises SequinMismatch if somebody changed its code."""
         state = self.function_state()
         if state == "different":
             what = f"The function {FUNCTION_NAME} in Sequin is not the one that userhooks made: it may send one user's rows to another."
@@ -433,15 +433,16 @@ class Subscriptions:
         return state
 
     def function_state(self) -> FunctionState:
-        """Compare the filter function in Sequin with ours: `same`, `missing` or `different`."""
+        """Return whether Sequin's filter function is `same`, `missing`, or `different`."""
         return self._sequin.function_state(FUNCTION_NAME, "filter", FUNCTION_CODE)
 
     def restore_function(self) -> bool:
-        """Put the filter function back in force; True when it was not there or another one."""
+        """Restore the filter function, and return whether it was missing or different."""
         return self._sequin.ensure_function(FUNCTION_NAME, "filter", FUNCTION_CODE)
 
     @contextmanager
     def _looking_at_tables_after_refusals(self) -> Iterator[None]:
+        """Reload Sequin's tables before the next call if Sequin refuses this one."""
         try:
             yield
         except SequinError as error:
@@ -460,12 +461,12 @@ class Subscriptions:
             return None
 
     def _sink(self, name_or_id: str) -> Sink | None:
-        """The sink, if there is one and it reads our database: another one's with this name is no business of ours."""
+        """Return the sink if it exists and reads our database."""
         sink = self._find_sink(name_or_id)
         return sink if sink is not None and sink.database == self._sequin.database else None
 
     def _row(self, user: LockedUser, sink_name: str, sink: Sink | None) -> SubscriptionRow | None:
-        """The row of this sink; for a sink that is gone, a row without a sink that may have had this name."""
+        """Return the row of this sink; without a sink, a row whose sink no longer exists and may have had this name."""
         rows = user.subscriptions()
         if sink is not None:
             return next((row for row in rows if row.sink_id == sink.id), None)
@@ -474,7 +475,7 @@ class Subscriptions:
 
 
 class BackfillHandle:
-    """A backfill that runs in Sequin: `state` and the row counters are those of the last look."""
+    """A backfill in Sequin; its `state` and row counters are those of the last `refresh`."""
 
     def __init__(
         self,
@@ -496,38 +497,39 @@ class BackfillHandle:
 
     @property
     def sink_name(self) -> str:
-        """The name of the sink whose rows are sent once more."""
+        """The name of the backfill's sink."""
         return self._backfill.sink_name
 
     @property
     def state(self) -> BackfillState:
-        """One of active, paused, completed, cancelled, failed."""
+        """One of active, paused, completed, cancelled, and failed."""
         return self._backfill.state
 
     @property
     def rows_initial_count(self) -> int | None:
-        """How many rows the table had at the start, all users'; None until Sequin has counted."""
+        """Number of rows in the table at the start, for all users; None until Sequin has counted them."""
         return self._backfill.rows_initial_count
 
     @property
     def rows_processed_count(self) -> int:
-        """How many of the table's rows are done."""
+        """Number of the table's rows processed so far."""
         return self._backfill.rows_processed_count
 
     @property
     def rows_ingested_count(self) -> int:
-        """How many of the table's rows were taken in."""
+        """Number of the table's rows ingested so far."""
         return self._backfill.rows_ingested_count
 
     def refresh(self) -> BackfillHandle:
-        """Ask Sequin for the state and the counters, and return this handle."""
+        """Update the state and the counters from Sequin, and return this handle."""
         self._backfill = self._sequin.backfill(self.sink_name, self.id)
         return self
 
     def wait(self, timeout: float = 60.0, progress: Callable[[BackfillHandle], None] = lambda handle: None) -> BackfillHandle:
-        """Return when the backfill is completed; raises DeliveriesMissing, saying what is missing, after `timeout` s or another end.
+        """Wait until the backfill is completed, and return this handle.
 
-        `progress` is called with this handle after each look. A real Sequin server takes up to 20 s before the first row.
+        Raises DeliveriesMissing after `timeout` seconds, or if the backfill ends in another state. `progress` is called with this handle
+        after each refresh. A real Sequin server takes up to 20 s to read the first row.
         """
         deadline = self._clock() + timeout
         while self.refresh().state in _RUNNING:
@@ -546,7 +548,7 @@ class BackfillHandle:
         return self
 
     def cancel(self) -> BackfillHandle:
-        """Stop it; raises SequinInvalid when it has ended."""
+        """Cancel the backfill; raises SequinInvalid if it has already ended."""
         self._backfill = self._sequin.update_backfill(self.sink_name, self.id, "cancelled")
         return self
 
@@ -562,14 +564,14 @@ class BackfillHandle:
 
 
 def check_user_id(user_id: object) -> int:
-    """Return `user_id` when it can be one, else raise InvalidInput for the field `userId`."""
+    """Return `user_id` if it is a positive integer; otherwise, raise InvalidInput for the field `userId`."""
     if not isinstance(user_id, int) or isinstance(user_id, bool) or user_id < 1:
         raise InvalidInput("userId", "userId must be a whole number from 1 on.", "Give the id of a row in users, like 1.")
     return user_id
 
 
 def _owner(sink_name: object) -> int:
-    """The user whose subscription this sink name can only be."""
+    """Return the user id contained in a subscription's sink name."""
     if not isinstance(sink_name, str) or not sink_name:
         raise InvalidInput("sinkName", "sinkName must be the name of a sink.", "Give one like user-1-notifications.")
     match = _SINK_NAME.fullmatch(sink_name)
@@ -584,7 +586,7 @@ def _unknown_sink(sink_name: str) -> NotFound:
 
 
 def _names(user_id: int, url: str) -> tuple[_Names, _Names]:
-    """The names for the first URL of a user, and those for further ones."""
+    """Return the names for a user's first URL, and the names for any further URL."""
     suffix = hashlib.sha256(url.encode()).hexdigest()[:8]
     plain = _Names(f"user-{user_id}-notifications", f"user-{user_id}-endpoint")
     return plain, _Names(f"{plain.sink}-{suffix}", f"{plain.endpoint}-{suffix}")
@@ -596,12 +598,12 @@ def _subscription(row: SubscriptionRow, sink: Sink | None) -> Subscription:
     return Subscription(row.user_id, sink.id, sink.name, row.url, sink.status)
 
 
-def _same_url(one: str, other: str) -> bool:
-    """Compare as Sequin writes URLs: scheme and host in lower case, the scheme's default port left out."""
+def _same_url(url_a: str, url_b: str) -> bool:
+    """Compare URLs as Sequin normalizes them: lowercase scheme and host, without the scheme's default port."""
 
     def normal(url: str) -> tuple[object, ...]:
         parts = urlsplit(url)
         port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
         return parts.scheme, parts.hostname, port, parts.path or "/", parts.query, parts.fragment
 
-    return normal(one) == normal(other)
+    return normal(url_a) == normal(url_b)
