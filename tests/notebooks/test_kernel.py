@@ -52,7 +52,7 @@ def test_a_missing_name_inside_a_library_keeps_its_traceback(lesson: Kernel) -> 
     [
         ('lesson.insert("dee", "x")', "NotFound: This lesson has no user 'dee'.", "Its users are ada, ben, cy."),
         ('lesson.backfill("ada")', "NotFound: ada has no subscription to backfill.", 'Run lesson.subscribe("ada", url='),
-        ('lesson.subscribe("ada", url="ada.example")', "InvalidInput: webhookUrl must begin with http://", "Give an address like https://"),
+        ('lesson.subscribe("ada", url="ada.example")', "InvalidInput: webhookUrl must begin with http://", "Use a URL like https://"),
         (
             'lesson.inbox("ada").wait_for(1, timeout=0)',
             "DeliveriesMissing: 0 of 1 message arrived",

@@ -28,7 +28,7 @@ def test_a_forbidden_address_is_refused_by_server_command_and_notebook(strict: I
     assert "loopback and private addresses are refused (USERHOOKS_PRIVATE_ADDRESSES=forbid)" in strict.succeed("status")
     assert strict.status()["private_addresses"] == "forbid"
     url = "http://127.0.0.1:9/hook"
-    assert "webhookUrl leads to a forbidden address" in strict.fail("subscribe", "1", url)
+    assert "webhookUrl points to a forbidden address" in strict.fail("subscribe", "1", url)
     answer = httpx.post(f"{strict.status()['server']['url']}/subscribe", json={"userId": 1, "webhookUrl": url})
     assert answer.status_code == 400
     assert "forbidden address" in answer.json()["error"]

@@ -173,7 +173,7 @@ def test_without_the_lab_extra_only_modules_that_draw_cannot_be_imported_and_say
     assert {what for _, what, _ in failures} <= {
         f"{library} is not installed." for library in ("ipywidgets", "matplotlib", "numpy", "pandas")
     }
-    assert {remedy for *_, remedy in failures} == {"Install what the notebooks need with: pip install 'userhooks[lab]'"}
+    assert {remedy for *_, remedy in failures} == {"Install the libraries for the notebooks with: pip install 'userhooks[lab]'"}
 
 
 def test_without_the_lab_extra_the_lab_command_says_what_to_install(outside: Outside) -> None:
@@ -186,7 +186,7 @@ def test_without_the_lab_extra_the_lab_command_says_what_to_install(outside: Out
 def test_without_the_lab_extra_a_table_says_what_to_install(outside: Outside) -> None:
     code = "from userhooks import Stack; print(Stack.attach().inspector.inbox('ada').requests())"
     done = outside.run("python", "-c", code)
-    assert done.stderr.endswith("pandas is not installed.\nInstall what the notebooks need with: pip install 'userhooks[lab]'\n")
+    assert done.stderr.endswith("pandas is not installed.\nInstall the libraries for the notebooks with: pip install 'userhooks[lab]'\n")
 
 
 def test_the_demo_runs_from_a_wheel_and_opens_no_file_of_the_checkout(outside: Outside) -> None:

@@ -139,7 +139,7 @@ def test_several_hosts_are_tried_in_order(postgres_server: PostgresServer, tmp_p
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("postgresql://ada:s3cret@127.0.0.1/app?schema=public", "sets schema, which Postgres' own programs do not know"),
+        ("postgresql://ada:s3cret@127.0.0.1/app?schema=public", "sets schema, which is not a parameter of Postgres"),
         ("host=127.0.0.1 password=s3cret pool_size=3", "sets pool_size, which"),
         ("postgresql+asyncpg://ada:s3cret@127.0.0.1/app", "does not begin with postgresql://"),
         ('"postgresql://ada:s3cret@127.0.0.1/app"', "does not begin with postgresql://"),

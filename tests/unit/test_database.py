@@ -408,7 +408,7 @@ def test_a_schema_of_our_own_is_made_once_and_goes_with_what_is_in_it(database: 
 
 def test_a_schema_of_somebody_else_is_neither_used_nor_dropped(database: Database, database_url: str) -> None:
     ask(database_url, "create schema lesson_10")
-    with pytest.raises(DatabaseUnsuitable, match="a schema lesson_10 that userhooks did not make"):
+    with pytest.raises(DatabaseUnsuitable, match="a schema lesson_10 that userhooks did not create"):
         database.create_schema("lesson_10")
     assert not database.has_schema("lesson_10")
     database.drop_schema("lesson_10")

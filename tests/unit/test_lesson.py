@@ -706,7 +706,7 @@ def test_a_schema_that_is_somebody_elses_is_not_a_lessons(stack: Stack, lesson: 
     with stack.database.connect() as connection:
         connection.execute("CREATE SCHEMA lesson_01")
     try:
-        with pytest.raises(DatabaseUnsuitable, match="did not make"):
+        with pytest.raises(DatabaseUnsuitable, match="did not create"):
             lesson.schema()
         stack.lesson("01").close()
         with stack.database.connect() as connection:

@@ -58,7 +58,7 @@ def test_one_user_who_is_unknown_or_has_a_subscription_stops_it_for_all(
     with pytest.raises(NotFound, match="There is no user 99"):
         subscriptions.subscribe_all({**URLS, 99: "http://127.0.0.1:9/in/99"})
     subscriptions.subscribe(3, "http://127.0.0.1:9/mine")
-    with pytest.raises(InvalidInput, match="User 3 has a subscription already"):
+    with pytest.raises(InvalidInput, match="User 3 already has a subscription"):
         subscriptions.subscribe_all(URLS)
     assert len(fake.sinks) == 1
     assert_in_step(fake, database)

@@ -1,3 +1,3 @@
-"""What several of the programs need: connecting to Postgres, being a child process, JSON, waiting, percentiles. No HTTP pages, no
-decisions.
+"""Code that several programs share: connecting to Postgres, running as a child process, JSON, waiting, and percentiles. It has no pages and
+makes no decisions.
 """

@@ -1,8 +1,7 @@
-"""What every program that the supervisor starts has in common: its configuration on stdin, its port, and when it must end.
+"""Common code of the programs that the supervisor starts: configuration on stdin, the port, and shutdown.
 
-A program gets ONE line of JSON on stdin. Stdin then stays open as the sign of life of the supervisor: EOF means that the supervisor is
-gone, however it died, and the program ends by itself. Which programs there are, and in which order they start, lives in
-`stack/supervisor.py`.
+A program reads one line of JSON from stdin. Stdin then stays open as long as the supervisor is alive. EOF means that the supervisor is
+gone, for whatever reason, and the program exits. `stack/supervisor.py` lists the programs and starts them in order.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ if TYPE_CHECKING:
     from userhooks.shared.http1_protocol import Http1Protocol
 
 PORT_IN_USE = 2
-"""Exit code of a program whose port another program holds."""
+"""Exit code of a program whose port is in use."""
 
 
 def read_config() -> dict[str, Any]:
-    """Read the one line of JSON from stdin byte by byte, so that what may follow stays in the pipe."""
+    """Read one line of JSON from stdin, byte by byte, so that anything after it stays in the pipe."""
     line = bytearray()
     while byte := os.read(0, 1):
         if byte == b"\n":
@@ -38,7 +37,7 @@ def read_config() -> dict[str, Any]:
 
 
 def stop_with_parent(stop: Callable[[], object]) -> None:
-    """Call `stop` from the running loop when stdin ends, or on SIGTERM or SIGINT; it may be called more than once."""
+    """Call `stop` from the running loop when stdin is closed, or on SIGTERM or SIGINT. It may be called more than once."""
     loop = asyncio.get_running_loop()
 
     def on_stdin() -> None:
@@ -52,7 +51,7 @@ def stop_with_parent(stop: Callable[[], object]) -> None:
 
 
 def listen(host: str, port: int, variable: str) -> socket.socket:
-    """Bind and listen; when the port is taken, one line on stderr that names `port` and the environment `variable`, and exit code 2."""
+    """Bind and listen. If the port is in use, print a line that names it and the environment `variable` to stderr, and exit with code 2."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -72,7 +71,7 @@ def listen(host: str, port: int, variable: str) -> socket.socket:
 
 
 def own_address(bind: str) -> str:
-    """Return the address at which this machine reaches what listens on `bind`, an IPv6 address in its shortest form."""
+    """Return the address at which this machine reaches a server bound to `bind`, with an IPv6 address in its shortest form."""
     try:
         address = ip_address(bind)
     except ValueError:
@@ -81,13 +80,13 @@ def own_address(bind: str) -> str:
 
 
 def own_url(bind: str, port: int) -> str:
-    """Return the URL at which this machine reaches what listens on `bind`, as a browser writes it in `Host`: `http://[fd00::1]:3334`."""
+    """Return the URL at which this machine reaches a server bound to `bind`, with the host as browsers send it: `http://[fd00::1]:3334`."""
     address = own_address(bind)
     return f"http://{f'[{address}]' if ':' in address else address}:{port}"
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run a program's coroutine on uvloop, with its log lines (time, logger, message) on stderr, which is the part's log file."""
+    """Run a program's coroutine on uvloop. Log lines (time, logger, message) go to stderr, which is the part's log file."""
     import uvloop
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
@@ -97,10 +96,11 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 
 
 async def serve_until_stopped(served: Sequence[tuple[Any, socket.socket]], http: type[Http1Protocol] | None = None) -> None:
-    """Serve ASGI apps with uvicorn, each on its socket, until the supervisor says or is gone; their lifespans end before this returns.
+    """Serve ASGI apps with uvicorn, each on its socket, until the supervisor stops them or is gone. Return after their lifespans have
+    ended.
 
-    `http` is the protocol, by default Http1Protocol. Requests are not logged; requests still open one second after the stop (event streams)
-    are cut.
+    `http` is the protocol class, by default Http1Protocol. Requests are not logged. Requests that are still open one second after the stop,
+    such as event streams, are aborted.
     """
     import uvicorn
 
@@ -138,12 +138,12 @@ async def serve_until_stopped(served: Sequence[tuple[Any, socket.socket]], http:
 
 
 def serve(app: Any, host: str, port: int, *, variable: str, http: type[Http1Protocol] | None = None) -> None:
-    """Be a program that is one ASGI app: listen, serve until stopped."""
+    """Run a program that consists of one ASGI app: listen, and serve until stopped."""
     listener = listen(host, port, variable)
     run(serve_until_stopped([(app, listener)], http))
 
 
 def fail(message: str) -> NoReturn:
-    """End the program with one line on stderr and exit code 1."""
+    """Print one line to stderr and exit with code 1."""
     print(message, file=sys.stderr, flush=True)
     raise SystemExit(1)

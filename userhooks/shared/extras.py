@@ -1,4 +1,4 @@
-"""What to say when a library of the `lab` extra is not installed; the modules that use one import it under `lab_extra()`."""
+"""Errors for missing libraries of the `lab` extra. Modules that use one import it under `lab_extra()`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from userhooks.errors import ConfigurationError
 
 @contextmanager
 def lab_extra() -> Iterator[None]:
-    """Import libraries of the `lab` extra in this block; a missing one raises ConfigurationError, which names the extra."""
+    """Context in which to import libraries of the `lab` extra. Raises ConfigurationError, which names the extra, if one is missing."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -19,4 +19,4 @@ def lab_extra() -> Iterator[None]:
 
 def not_installed(library: str) -> ConfigurationError:
     """Return the error for a missing library of the `lab` extra."""
-    return ConfigurationError(f"{library} is not installed.", "Install what the notebooks need with: pip install 'userhooks[lab]'")
+    return ConfigurationError(f"{library} is not installed.", "Install the libraries for the notebooks with: pip install 'userhooks[lab]'")

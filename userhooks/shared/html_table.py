@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 
 def html_table(caption: str, values: Mapping[str, object]) -> str:
-    """Return a table with one row for each name and value; caption, names and values are escaped."""
+    """Return an HTML table with one row per name and value. Caption, names, and values are escaped."""
     rows = "".join(
         f'<tr><th style="text-align: left">{html.escape(name)}</th><td style="text-align: left">{html.escape(str(value))}</td></tr>'
         for name, value in values.items()

@@ -1,6 +1,6 @@
-"""uvicorn's HTTP protocol for ports that speak only HTTP/1.1: it never takes up an offered upgrade.
+"""uvicorn's HTTP protocol for ports that speak only HTTP/1.1: it ignores offers to upgrade.
 
-Limits on what may arrive live in `inspector/protocol.py`; bodies and answers belong to the applications.
+`inspector/protocol.py` adds limits. Bodies and responses belong to the applications.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
 class Http1Protocol(HttpToolsProtocol):
-    """Read a request that offers an upgrade (`h2c`, `websocket`) as plain HTTP/1.1, as RFC 9110 section 7.8 asks of such a server.
+    """Protocol that reads a request offering an upgrade (`h2c`, `websocket`) as plain HTTP/1.1, as RFC 9110 section 7.8 permits.
 
-    The parser ends a request where it offers an upgrade, and leaves its body to the other protocol. A new parser therefore gets the same
-    head without the offer, then the remaining bytes. The application sees the headers as they were sent.
+    The parser stops after the head of a request that offers an upgrade, and leaves the body to the other protocol. A new parser therefore
+    gets the same head without the offer, then the remaining bytes. The application sees the original headers.
     """
 
     _offered: list[tuple[bytes, bytes]] | None = None
-    """The headers of a request that offers an upgrade, from the first reading of its head to the second."""
+    """Headers of a request that offers an upgrade, between the first and second parse of its head."""
 
     def data_received(self, data: bytes) -> None:
-        """Replace uvicorn's method, which discards the bytes behind the head."""
+        """Replace uvicorn's method, which discards the bytes after the head."""
         self._unset_keepalive_if_required()
         try:
             while data:

@@ -1,7 +1,7 @@
-"""A JSON parser that takes every text of RFC 8259's grammar, for bodies that orjson refuses or whose repeated names it would drop. Pure.
+"""A JSON parser that accepts every text of RFC 8259's grammar, for bodies that orjson rejects or whose repeated names it would drop. Pure.
 
-It has no limit of depth or magnitude: integers of any length, exponents beyond a float, lone surrogates in escapes. What the values mean is
-judged by those who parse.
+It has no limits on depth or magnitude: it accepts integers of any length, exponents beyond a float, and lone surrogates in escapes. Callers
+interpret the values.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ _BLANK = re.compile(_SPACE)
 _WORDS = {"true": True, "false": False, "null": None}
 
 _INTEGER_DIGITS = 4_000
-"""Longer integers stay text: Python refuses to convert them (`sys.set_int_max_str_digits`)."""
+"""Maximum number of digits of an integer. Longer ones stay text, because Python does not convert them (`sys.set_int_max_str_digits`)."""
 
 
 class NotJson(ValueError):
-    """Says what is wrong with a text, and where."""
+    """The text is not valid JSON; the message says what is wrong, and where."""
 
 
 class Repeated(list[Any]):
-    """All values of a name that occurs more than once in its object."""
+    """The values of a name that occurs more than once in its object."""
 
 
 class Parsed(NamedTuple):
-    """A parsed value, and a name that is repeated within one of its objects, if any."""
+    """A parsed value, and a name that occurs more than once in one of its objects, if any."""
 
     value: Any
     repeated: str | None

@@ -1,4 +1,4 @@
-"""Percentiles by nearest rank, as the ledger's verdict and the measurements give them. Pure."""
+"""Percentiles by nearest rank, for the ledger's verdict and the measurements. Pure."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from collections.abc import Sequence
 
 
 def nearest_rank(ordered: Sequence[float], percent: float) -> float:
-    """Return the least value of an ascending, non-empty sequence that `percent` % of the values do not exceed."""
+    """Return the smallest value of an ascending, non-empty sequence that `percent`% of the values do not exceed."""
     return ordered[max(0, math.ceil(percent * len(ordered) / 100) - 1)]

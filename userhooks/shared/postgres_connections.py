@@ -1,8 +1,9 @@
-"""How every program here connects to Postgres: the address, the session's settings, and which `PG*` variables count for which of them.
+"""Connecting to Postgres: the connection string, the settings of sessions, and the `PG*` variables that apply.
 
-libpq fills what an address leaves out from the environment, and sends some variables (`PGTZ`, `PGOPTIONS`) as settings of the session,
-where they win over anything else. So the environment is read once, with `DATABASE_URL` (`complete`), and only for where, who and trust.
-From then on an address is complete: while libpq connects, it sees no `PG*` variable. What is asked over a connection lives elsewhere.
+libpq takes missing parts of a connection string from the environment. It also sends some variables (`PGTZ`, `PGOPTIONS`) as session
+settings, which override all others. The environment is therefore read once, together with `DATABASE_URL` (`complete`), and only for the
+server, the identity, and TLS. After that a connection string is complete, and libpq sees no `PG*` variable when it connects. Queries are
+elsewhere.
 """
 
 from __future__ import annotations
@@ -40,18 +41,18 @@ SETTINGS: Mapping[str, str] = {
     "idle_in_transaction_session_timeout": "0",
     "client_min_messages": "notice",
 }
-"""Settings of every session, against what the role, the database or the server sets. Postgres takes them with the connection."""
+"""Settings of every session, which override those of the role, the database, and the server. They are sent with the connection."""
 
 _RESET = """
 select set_config(name, value, false)
   from (values ('idle_session_timeout', '0'), ('transaction_timeout', '0'), ('session_replication_role', 'origin')) reset (name, value)
  where current_setting(name, true) <> value
 """
-"""Settings that not every version knows (14 and 17 on), or not every role may set: changed only where they differ"""
+"""Settings that only newer versions know (from 14 and 17), or that not every role may set; changed only if they differ."""
 
 _SEARCH_PATH = '"$user", public'
 _EXTEND_SEARCH_PATH = "select set_config('search_path', 'pg_catalog, ' || current_setting('search_path') || ', public', false)"
-"""The engine reads people's own types, whose operators are where the role's path says; but no table of theirs may pass for a catalog"""
+"""Extend the search path: the engine needs the role's path for user-defined types, but no user table may shadow a system catalog."""
 
 _NETWORK: Mapping[str, int] = {
     "connect_timeout": 5,
@@ -60,7 +61,7 @@ _NETWORK: Mapping[str, int] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
-"""How soon a server that is gone is noticed (seconds; the last in ms), unless the address says otherwise"""
+"""Defaults that detect a dead server quickly, in seconds except the last, which is in milliseconds."""
 
 _WHERE = ("host", "hostaddr", "port", "target_session_attrs", "load_balance_hosts")
 _WHO = ("user", "dbname", "password", "passfile")
@@ -73,9 +74,9 @@ _VARIABLES = {
     "dbname": "PGDATABASE",
     **{key: "PG" + key.upper().replace("_", "") for key in (*_WHERE, *_WHO, *_TRUST) if key != "dbname"},
 }
-"""Part of an address -> libpq's variable for it; those that are not here never count"""
+"""Parts of a connection string and libpq's variables for them; all other variables are ignored."""
 _SERVICE_FILES = ("PGSERVICEFILE", "PGSYSCONFDIR")
-"""Variables that say where an address with `service=` is looked up, and nothing else"""
+"""Variables that only say where `service=` is looked up."""
 
 _SCHEMES = ("postgresql://", "postgres://")
 _EXAMPLE = "Set it like DATABASE_URL=postgresql://user:password@127.0.0.1:5432/userhooks"
@@ -87,7 +88,7 @@ _UNKNOWN_PART = re.compile(r'invalid (?:URI query parameter|connection option)[:
 
 
 def parse(url: str) -> dict[str, Any]:
-    """Return the parts of an address by libpq's names; raises ConfigurationError, which never holds a password."""
+    """Return the parts of a connection string by libpq's names. Raises ConfigurationError, which never contains a password."""
     try:
         parts = conninfo_to_dict(url)
     except psycopg.Error as error:
@@ -105,9 +106,9 @@ def parse(url: str) -> dict[str, Any]:
 
 
 def complete(url: str, environ: Mapping[str, str]) -> str:
-    """Return `DATABASE_URL` with what it leaves out of where, who and trust taken from libpq's variables; raises ConfigurationError.
+    """Return `DATABASE_URL` with missing parts for server, identity, and TLS from libpq's variables. Raises ConfigurationError.
 
-    An address that names a host or a service is complete in that: `PGHOSTADDR` does not lead it elsewhere.
+    A URL that names a host or a service takes no other part of the server from a variable, so `PGHOSTADDR` cannot redirect it.
     """
     url = url.strip()
     given = parse(url)
@@ -121,7 +122,7 @@ def complete(url: str, environ: Mapping[str, str]) -> str:
 
 
 def servers(parts: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """Return (host, port) of each server that an address names, in order."""
+    """Return the host and port of each server in a connection string, in order."""
     hosts = str(parts.get("host") or parts.get("hostaddr") or "localhost").split(",")
     ports = str(parts.get("port") or 5432).split(",")
     return [
@@ -130,11 +131,11 @@ def servers(parts: Mapping[str, Any]) -> list[tuple[str, int]]:
 
 
 def _not_understood(reason: str, url: str) -> ConfigurationError:
-    """Report what libpq could not parse, without its quotes, which may be a password; the name of an unknown parameter is safe."""
+    """Return the error for a string that libpq cannot parse, without its quotations, which may contain a password."""
     unknown = _UNKNOWN_PART.search(reason)
     if unknown is not None:
         name = unknown.group(1)
-        what = f"DATABASE_URL sets {name}, which Postgres' own programs do not know."
+        what = f"DATABASE_URL sets {name}, which is not a parameter of Postgres."
         return ConfigurationError(what, f"Remove {name}=… from it: it belongs to another library.")
     if not url.startswith(_SCHEMES):
         return ConfigurationError("DATABASE_URL is not a Postgres address: it does not begin with postgresql://.", _EXAMPLE)
@@ -143,14 +144,14 @@ def _not_understood(reason: str, url: str) -> ConfigurationError:
 
 
 def conninfo(url: str, *, application_name: str, settings: Mapping[str, str], replication: bool = False) -> str:
-    """Return the whole connection string: the address, then `settings`, which win over the address' own options."""
+    """Return the connection string with `settings`, which override its own options."""
     given = parse(url)
     options = [given["options"]] if given.get("options") else []
     options += [f"-c {name}={_escaped(value)}" for name, value in settings.items()]
-    more: dict[str, Any] = {name: value for name, value in _NETWORK.items() if name not in given}
+    defaults: dict[str, Any] = {name: value for name, value in _NETWORK.items() if name not in given}
     if replication:
-        more["replication"] = "database"
-    return make_conninfo(url, application_name=application_name, client_encoding="UTF8", options=" ".join(options), **more)
+        defaults["replication"] = "database"
+    return make_conninfo(url, application_name=application_name, client_encoding="UTF8", options=" ".join(options), **defaults)
 
 
 def _escaped(value: str) -> str:
@@ -161,7 +162,7 @@ def _escaped(value: str) -> str:
 
 
 def connect(url: str, *, application_name: str = "userhooks", autocommit: bool = False) -> psycopg.Connection[Any]:
-    """Connect with the settings of every session, in a path where our tables are found; raises psycopg's errors."""
+    """Connect with the settings of every session and a search path that finds our tables. Raises psycopg's errors."""
     whole = conninfo(url, application_name=application_name, settings={**SETTINGS, "search_path": _SEARCH_PATH})
     with _no_variables():
         connection = psycopg.connect(whole, autocommit=True)
@@ -177,7 +178,7 @@ def connect(url: str, *, application_name: str = "userhooks", autocommit: bool =
 async def connect_async(
     url: str, *, application_name: str, settings: Mapping[str, str] | None = None, replication: bool = False
 ) -> psycopg.AsyncConnection[Any]:
-    """Connect with autocommit, the settings of every session and these; raises psycopg's errors."""
+    """Connect with autocommit, the settings of every session, and these. Raises psycopg's errors."""
     whole = conninfo(url, application_name=application_name, settings={**SETTINGS, **(settings or {})}, replication=replication)
     with _no_variables():
         connection = await psycopg.AsyncConnection.connect(whole, autocommit=True)
@@ -197,14 +198,14 @@ _taken: dict[str, str] = {}
 
 @contextmanager
 def _no_variables() -> Iterator[None]:
-    """Keep libpq from seeing any `PG*` variable meanwhile.
+    """Hide all `PG*` variables from libpq in this context.
 
-    For some of them (`PGTZ`, `PGDATESTYLE`, `PGGEQO`, `PGSERVICE`) nothing in an address can stand in their place.
+    A connection string cannot override some of them (`PGTZ`, `PGDATESTYLE`, `PGGEQO`, `PGSERVICE`).
     """
     global _connecting
     with _lock:
         _connecting += 1
-        for name in [one for one in os.environ if one.startswith("PG") and one not in _SERVICE_FILES]:
+        for name in [name for name in os.environ if name.startswith("PG") and name not in _SERVICE_FILES]:
             _taken[name] = os.environ.pop(name)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Waiting until a call returns what is wanted; each client's own waits, which say what came instead, are with the client."""
+"""Waiting until a call returns an expected value. Waits with more specific errors are methods of the clients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from userhooks.errors import DeliveriesMissing
 T = TypeVar("T")
 
 POLL = 0.1
-"""Seconds between two looks: short, so that a notebook's Stop button works at once."""
+"""Seconds between two calls; short, so that a notebook's Stop button works at once."""
 
 
 def until(
@@ -22,14 +22,14 @@ def until(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> T:
-    """Call `look` until it returns `wanted`, and return that; raises DeliveriesMissing with the last value after `timeout` seconds.
+    """Call a function until it returns `wanted`, and return that. Raises DeliveriesMissing with the last value after `timeout` seconds.
 
     until(lambda: len(stack.subscriptions.list()), 3)
     """
     deadline = clock() + timeout
-    while (found := look()) != wanted:
+    while (value := look()) != wanted:
         if clock() >= deadline:
-            what = f"After {timeout:g} s there is {found!r} and not {wanted!r}."
+            what = f"After {timeout:g} s the value is {value!r}, not {wanted!r}."
             raise DeliveriesMissing(what, "Is something slow, paused or down? Run userhooks doctor, or give it a longer timeout.")
         sleep(POLL)
-    return found
+    return value

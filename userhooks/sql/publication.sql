@@ -1,8 +1,8 @@
--- Name the table whose changes may leave through logical replication.
+-- Create the publication, which names the table whose changes logical replication sends.
 --
--- The publication is called userhooks_pub, unless the setting userhooks.publication names another one:
+-- It is called userhooks_pub, unless the setting userhooks.publication has another name:
 --   psql "$DATABASE_URL" -1 -v ON_ERROR_STOP=1 -c "SET userhooks.publication = 'my_pub'" -f sql/publication.sql
--- A publication of that name without the comment 'userhooks' is an error, raised before anything is written.
+-- If a publication with that name exists without the comment 'userhooks', this raises an error before anything is written.
 
 DO $$
 DECLARE
@@ -16,7 +16,7 @@ BEGIN
   ELSIF mark <> 'userhooks' THEN
     RAISE EXCEPTION USING
       ERRCODE = 'UH001',
-      MESSAGE = format('The database %I already has a publication %I that userhooks did not make; nothing was written.', current_database(), pub),
+      MESSAGE = format('The database %I already has a publication %I that userhooks did not create. Nothing was written.', current_database(), pub),
       HINT = 'Use an empty database: CREATE DATABASE userhooks; then end DATABASE_URL with /userhooks.';
   END IF;
   IF NOT EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid

@@ -1,11 +1,11 @@
--- Put the whole old row into the WAL for every update and delete of notifications.
+-- Write the whole old row to the WAL for every update and delete of notifications.
 --
--- By default Postgres logs only the primary key of the old row. A delete would then reach Sequin without its user_id, so no sink that is
--- filtered by user would ever see it; and an update could not say what changed, so `changes` would be empty.
--- The price: updates and deletes write more WAL, and an update that moves a row to another user carries the old owner's values in
--- `changes` (the filter function therefore lets such an update through to neither of the two).
+-- By default, Postgres logs only the primary key of the old row. A delete would then reach Sequin without its user_id, so no sink with a
+-- filter by user would receive it. Nor could an update say what changed, so `changes` would be empty.
+-- The cost: updates and deletes write more WAL, and an update that moves a row to another user has the previous user's values in
+-- `changes`. The filter function therefore rejects such an update for both users.
 --
--- It takes an exclusive lock, hence only when it is needed.
+-- The ALTER TABLE takes an exclusive lock, so it runs only if it is needed.
 
 DO $$
 BEGIN

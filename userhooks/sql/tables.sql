@@ -1,26 +1,26 @@
--- The three tables of the example app: users, their notifications, and who gets webhooks where.
+-- Create the three tables of the example app: users, their notifications, and their webhook subscriptions.
 --
--- Run this file and its neighbours in one transaction; running them again changes nothing:
+-- Run this file and the others in one transaction. Running them again changes nothing:
 --   psql "$DATABASE_URL" -1 -v ON_ERROR_STOP=1 -f sql/tables.sql -f sql/replica_identity.sql -f sql/publication.sql -f sql/test_users.sql
 --
--- Each object made here carries the comment 'userhooks'. Only objects with that comment are ever written to or dropped, so a table of
--- your own with one of these names is an error, raised before anything is written.
+-- Each object created here has the comment 'userhooks'. Only objects with that comment are ever changed or dropped. If your database
+-- already has another table with one of these names, this raises an error before anything is written.
 
 DO $$
 DECLARE
-  stranger text;
+  foreign_table text;
 BEGIN
-  SELECT c.relname INTO stranger
+  SELECT c.relname INTO foreign_table
     FROM pg_class c
    WHERE c.relnamespace = 'public'::regnamespace
      AND c.relname IN ('users', 'notifications', 'webhook_subscriptions')
      AND obj_description(c.oid, 'pg_class') IS DISTINCT FROM 'userhooks'
    ORDER BY c.relname
    LIMIT 1;
-  IF stranger IS NOT NULL THEN
+  IF foreign_table IS NOT NULL THEN
     RAISE EXCEPTION USING
       ERRCODE = 'UH001',
-      MESSAGE = format('The database %I already has a public.%I that userhooks did not make; nothing was written.', current_database(), stranger),
+      MESSAGE = format('The database %I already has a public.%I that userhooks did not create. Nothing was written.', current_database(), foreign_table),
       HINT = 'Use an empty database: CREATE DATABASE userhooks; then end DATABASE_URL with /userhooks.';
   END IF;
 END
@@ -46,8 +46,9 @@ CREATE TABLE IF NOT EXISTS public.webhook_subscriptions (
   created_at TIMESTAMPTZ DEFAULT now()
 );
 
--- A foreign key has no index of its own: without these, deleting a user looks through all rows of all users. With `id` in it, the first one
--- also lets a backfill read one user's rows in order. Made only when missing, since even CREATE INDEX IF NOT EXISTS waits for all writers.
+-- Postgres does not index foreign keys. Without these indexes, deleting a user would scan the rows of all users. Because the first index
+-- includes `id`, a backfill can also read one user's rows in order. They are created only if missing, because even CREATE INDEX IF NOT
+-- EXISTS waits for all writers.
 DO $$
 BEGIN
   IF to_regclass('public.notifications_user_id_id_idx') IS NULL THEN

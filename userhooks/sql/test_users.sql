@@ -1,4 +1,4 @@
--- Three users to try things with; only when there are none.
+-- Create three test users if there are no users.
 
 INSERT INTO public.users (name)
 SELECT name

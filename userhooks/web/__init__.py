@@ -1,4 +1,4 @@
-"""Shared parts of every HTTP port: which addresses may be called, who is let in, and how HTTP/1.1 is spoken.
+"""Shared parts of every HTTP port: which addresses webhooks may be sent to, and which requests are admitted.
 
 What the ports serve is defined elsewhere.
 """

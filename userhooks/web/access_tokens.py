@@ -1,8 +1,9 @@
-"""Who may see the pages and APIs of a home: its tokens, and the links and cookies made from them. Pure; `host_guard.py` asks here per
-request.
+"""Access to the pages and APIs of a home: its tokens, and the links and cookies derived from them. Pure; `host_guard.py` applies it to
+each request.
 
-A program sends the token itself as `Authorization: Bearer …`. A browser gets in by a link and then has a cookie. Neither holds the token:
-both are signatures that expire, since links end up in terminals, saved notebooks and histories, and cookies go to every port of a host.
+A program sends the token itself as `Authorization: Bearer …`. A browser opens a link and receives a cookie. Neither contains the token.
+Both are signatures that expire, because links end up in terminals, saved notebooks, and histories, and cookies are sent to every port of a
+host.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 LINK_SECONDS = 3600
-"""Lifetime of a link: long enough to read a lesson before clicking, short enough for the link to be stored with the notebook."""
+"""Lifetime of a link. It is long enough to read a lesson before clicking, and short enough to store the link in a notebook."""
 
 COOKIE_SECONDS = 30 * 86400
 
@@ -24,28 +25,28 @@ _SCHEMES = ("bearer", "token")
 
 
 def inspector_token(home_key: bytes) -> str:
-    """Return the token of the inspector's pages and API; like subscription secrets, it is derived from the home's key and never stored."""
+    """Return the token of the inspector's pages and API. Like subscription secrets, it is derived from the home's key and never stored."""
     return _base64(hmac.digest(home_key, b"the inspector's pages and API", "sha256"))
 
 
 def key_of(token: str) -> bytes:
-    """Return what a server needs to know of a token: its SHA-256 digest."""
+    """Return the SHA-256 digest of a token, which is all that a server needs to check it."""
     return hashlib.sha256(token.encode()).digest()
 
 
 def page_link(url: str, token: str, now: float) -> str:
-    """Return the address of a page as a link that lets a browser in for `LINK_SECONDS` from `now` (seconds since 1970)."""
+    """Return a link to a page that gives a browser access for `LINK_SECONDS` from `now` (seconds since 1970)."""
     return f"{url}?{_FIELD}{_signature(key_of(token), 'link', int(now) + LINK_SECONDS)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """The request may go on."""
+    """The request is admitted."""
 
 
 @dataclass(frozen=True, slots=True)
 class SentOn:
-    """The browser is to load the page again with this `query`, which has no token any more, and to keep the `cookie` (if not None)."""
+    """The browser is redirected to the page with this `query`, without a token, and receives the `cookie` if it is not None."""
 
     query: str
     cookie: str | None
@@ -53,7 +54,7 @@ class SentOn:
 
 @dataclass(frozen=True, slots=True)
 class AccessRefused:
-    """The request is refused, for a `reason` in one sentence."""
+    """The request is refused; `reason` is one sentence."""
 
     reason: str
 
@@ -61,10 +62,10 @@ class AccessRefused:
 def decide(
     keys: Collection[bytes], *, query: str, authorizations: Sequence[str], cookies: Sequence[str], reads: bool, now: float
 ) -> Admitted | SentOn | AccessRefused:
-    """Judge one request by the tokens' `keys`.
+    """Decide whether a request has access; `keys` are the digests of the valid tokens.
 
-    `authorizations` are its Authorization headers and `cookies` the values of our cookie in it, both decoded as Latin-1. `reads` says
-    whether it is a GET or HEAD; a token in the query counts only for those.
+    `authorizations` are its Authorization headers, and `cookies` the values of our cookie, both decoded as Latin-1. `reads` is true for GET
+    and HEAD; a token in the query is valid only for those.
     """
     if authorizations:
         scheme, _, given = authorizations[0].partition(" ")

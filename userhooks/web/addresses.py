@@ -1,8 +1,7 @@
-"""Where a webhook may go, decided without any I/O: the verdict on one resolved IP address, and on the URL that a user typed.
+"""Which addresses webhooks may be sent to, decided without I/O: checks of one resolved IP address, and of a URL that a user entered.
 
-Resolving names and connecting live in `engine/delivery/http_client.py`, which asks here for every address before each connection. A typed
-URL is refused early when no name server is needed to know where it leads; that it is accepted says nothing about the address of its host
-name.
+`engine/delivery/http_client.py` resolves names and checks every address here before it connects. An entered URL is refused early if its
+address is known without a name server. An accepted URL may still have a host name that resolves to a forbidden address.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from userhooks.errors import InvalidInput
 MAX_URL_LENGTH = 2000
 
 _NUMBER = re.compile(r"0x[0-9a-f]+|0[0-7]*|[1-9][0-9]*")
-_EXAMPLE = "Give an address like https://example.com/hooks/1"
+_EXAMPLE = "Use a URL like https://example.com/hooks/1"
 
 
 def _networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
@@ -25,11 +24,11 @@ def _networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
 
 _LOOPBACK_AND_PRIVATE = _networks("127.0.0.0/8 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 ::1/128 fc00::/7")
 
-# Where clouds answer with credentials, inside fc00::/7: AWS, Google, Oracle, Scaleway. Their IPv4 addresses are in no private network.
+# Cloud metadata services, which return credentials, inside fc00::/7: AWS, Google, Oracle, Scaleway. Their IPv4 addresses are not private.
 _METADATA = _networks("fd00:ec2::254/128 fd20:ce::254/128 fd00:c1::a9fe:a9fe/128 fd00:42::42/128")
 
 # The IANA special-purpose registries, plus 168.63.129.16 (Azure's host), 2002::/16 and fec0::/10. `ipaddress.is_global` and `is_private`
-# each let a good third of these through, hence an own list.
+# each miss more than a third of these, so this is a separate list.
 _FORBIDDEN = _networks(
     "0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 168.63.129.16/32 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.2.0/24 "
     "192.31.196.0/24 192.52.193.0/24 192.88.99.0/24 192.168.0.0/16 192.175.48.0/24 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 "
@@ -42,10 +41,10 @@ _IPV4_INSIDE = _networks("::ffff:0:0/96 64:ff9b::/96")
 
 
 def forbidden(address: str, *, allow_private: bool) -> bool:
-    """Say whether webhooks must not be sent to this IP address, as the resolver wrote it (`203.0.113.7`, `fe80::1%eth0`).
+    """Return whether webhooks must not be sent to this IP address, given as the resolver writes it (`203.0.113.7`, `fe80::1%eth0`).
 
-    `allow_private` lets loopback and private networks (RFC 1918, RFC 4193) through, and nothing else: a cloud's metadata address stays
-    forbidden. An IPv4 address inside an IPv6 one (mapped, NAT64) gets its own verdict; what is no IP address is forbidden.
+    `allow_private` permits loopback and private networks (RFC 1918, RFC 4193) and nothing else; a cloud's metadata address stays forbidden.
+    An IPv4 address inside an IPv6 one (mapped, NAT64) is checked as IPv4. Text that is not an IP address is forbidden.
     """
     try:
         ip = ip_address(address)
@@ -63,14 +62,15 @@ def _ipv4_inside(ip: IPv6Address) -> IPv4Address | IPv6Address:
 
 
 def _is_in(ip: IPv4Address | IPv6Address, networks: tuple[IPv4Network | IPv6Network, ...]) -> bool:
-    # The numbers are compared, since `fe80::1%eth0 in network` is false whatever the network is.
+    # Compare numbers, because `fe80::1%eth0 in network` is false for every network.
     return any(net.version == ip.version and int(net.network_address) <= int(ip) <= int(net.broadcast_address) for net in networks)
 
 
 def known_address(host: str) -> str | None:
-    """Return the IP address of a host that needs no name server: a number in any form that resolvers take, `localhost` and names below it.
+    """Return the IP address of a host that needs no name server: a number in any form that resolvers accept, or `localhost`.
 
-    `127.1`, `0x7f000001`, `2130706433` and `0177.0.0.1` are all 127.0.0.1 (inet_aton(3)). None for every other name.
+    `127.1`, `0x7f000001`, `2130706433` and `0177.0.0.1` are all 127.0.0.1 (inet_aton(3)), and so is every name below `localhost`. Return
+    None for every other name.
     """
     name = host.lower().removesuffix(".")
     if name == "localhost" or name.endswith(".localhost"):
@@ -85,19 +85,19 @@ def known_address(host: str) -> str | None:
 
 
 def check_webhook_url(url: object, *, allow_private: bool) -> str:
-    """Return `url` unchanged when it can be the target of webhooks, else raise InvalidInput for the field `webhookUrl`.
+    """Return `url` unchanged if webhooks can be sent to it. Raises InvalidInput for the field `webhookUrl` otherwise.
 
-    The rules are Sequin's (scheme, host and port of an HTTP endpoint), made stricter where Sequin drops or mistakes a part in silence:
-    user and password, spaces, characters outside ASCII. A host whose address is known without a name server must not be `forbidden`; the
-    addresses of other names are judged at each connection.
+    The rules are Sequin's for the scheme, host, and port of an HTTP endpoint. They are stricter where Sequin silently drops or misreads a
+    part: user and password, spaces, and characters outside ASCII. A host whose address is known without a name server must not be
+    `forbidden`. The addresses of other names are checked at each connection.
     """
     if not isinstance(url, str) or not url:
-        raise InvalidInput("webhookUrl", "webhookUrl must be a URL in a string.", _EXAMPLE)
+        raise InvalidInput("webhookUrl", "webhookUrl must be a string containing a URL.", _EXAMPLE)
     if len(url) > MAX_URL_LENGTH:
-        raise InvalidInput("webhookUrl", f"webhookUrl is longer than {MAX_URL_LENGTH} characters.", "Give a shorter address.")
+        raise InvalidInput("webhookUrl", f"webhookUrl is longer than {MAX_URL_LENGTH} characters.", "Use a shorter URL.")
     if not re.fullmatch(r"[!-~]+", url):
-        remedy = "Percent-encode them; a host name outside ASCII needs its xn-- form."
-        raise InvalidInput("webhookUrl", "webhookUrl holds spaces, control characters or characters outside ASCII.", remedy)
+        remedy = "Percent-encode them, or use the xn-- form of a host name outside ASCII."
+        raise InvalidInput("webhookUrl", "webhookUrl contains spaces, control characters, or characters outside ASCII.", remedy)
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -106,19 +106,19 @@ def check_webhook_url(url: object, *, allow_private: bool) -> str:
     if parts.scheme not in ("http", "https"):
         raise InvalidInput("webhookUrl", "webhookUrl must begin with http:// or https://.", _EXAMPLE)
     if parts.username is not None or parts.password is not None:
-        remedy = "Leave them out: each webhook carries the subscription's secret in its Authorization header."
-        raise InvalidInput("webhookUrl", "webhookUrl holds a user name or password, which would not be sent.", remedy)
+        remedy = "Leave them out: each webhook has the subscription's secret in its Authorization header."
+        raise InvalidInput("webhookUrl", "webhookUrl contains a user name or password, which would not be sent.", remedy)
     if not parts.hostname:
         raise InvalidInput("webhookUrl", "webhookUrl has no host.", _EXAMPLE)
     if not re.fullmatch(r"[a-zA-Z0-9.-]+", parts.hostname):
-        remedy = "Sequin takes letters, digits, dots and hyphens only: no underscore, and no IPv6 address."
-        raise InvalidInput("webhookUrl", f"webhookUrl has a host that is no valid host name: {parts.hostname}.", remedy)
+        remedy = "Sequin accepts only letters, digits, dots, and hyphens: no underscores and no IPv6 addresses."
+        raise InvalidInput("webhookUrl", f"webhookUrl has an invalid host name: {parts.hostname}.", remedy)
     if port == 0:
-        raise InvalidInput("webhookUrl", "webhookUrl has port 0.", "Give a port from 1 to 65535, or none.")
+        raise InvalidInput("webhookUrl", "webhookUrl has port 0.", "Use a port from 1 to 65535, or leave it out.")
     address = known_address(parts.hostname)
     if address is not None and forbidden(address, allow_private=allow_private):
-        remedy = "Give the address of a server on the internet."
+        remedy = "Use the address of a server on the internet."
         if not forbidden(address, allow_private=True):
             remedy += " Loopback and private addresses are refused because USERHOOKS_PRIVATE_ADDRESSES is forbid."
-        raise InvalidInput("webhookUrl", "webhookUrl leads to a forbidden address.", remedy)
+        raise InvalidInput("webhookUrl", "webhookUrl points to a forbidden address.", remedy)
     return url

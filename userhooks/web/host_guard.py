@@ -1,8 +1,8 @@
-"""The ASGI middleware in front of this project's ports: which `Host`, `Origin` and content type are let in, and who sees pages and APIs.
+"""ASGI middleware for this project's ports: checks of `Host`, `Origin`, and content type, and of access to pages and APIs.
 
-A web page must not read an inbox or create a sink through DNS rebinding or a cross-site form, so a request is refused unless it names a
-host that we serve and, where a browser says where it comes from, an origin that we serve. `Host` proves nothing about who asks, though:
-any program can send `Host: localhost`. So pages and APIs also ask for a token; what counts as one is decided in `access_tokens.py`.
+A web page must not read an inbox or create a sink through DNS rebinding or a cross-site form. A request is therefore refused unless its
+`Host`, and its `Origin` if it has one, are served here. Because any program can send `Host: localhost`, pages and APIs also require a
+token, which `access_tokens.py` checks.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class HostGuard:
-    """Refuse requests whose `Host` or `Origin` is not one of `origins` (403), and API posts that are not JSON (415).
+    """Middleware that refuses requests whose `Host` or `Origin` is not in `origins` (403), and API writes that are not JSON (415).
 
-    `origins` are URLs like `http://127.0.0.1:3334`; for a loopback one, `localhost` and `[::1]` at the same port are let in as well.
-    Paths that begin with one of `open_to_origins` are asked for a known `Host` only (webhooks come without an Origin anyway).
-    `json_paths`: a POST, PUT or PATCH below them must say `Content-Type: application/json`.
+    `origins` are URLs like `http://127.0.0.1:3334`. For a loopback address, `localhost` and `[::1]` at the same port are admitted too.
+    Paths that start with one of `open_to_origins` need only a known `Host`; webhooks have no Origin anyway. A POST, PUT, or PATCH below one
+    of `json_paths` must have `Content-Type: application/json`.
     """
 
     def __init__(
@@ -113,11 +113,10 @@ def _headers(scope: Scope, *names: bytes) -> dict[bytes, list[str]]:
 
 
 class TokenGuard:
-    """Let in who has one of the tokens: programs with `Authorization`, browsers with a link that is exchanged for a cookie
-    (`access_tokens.py`).
+    """Middleware that admits requests with a token: from programs in `Authorization`, from browsers by a link that sets a cookie.
 
-    `keys` returns those of the tokens that count now. `port` goes into the cookie's name, since a browser keeps one jar for all ports of a
-    host. `advice` ends every refusal: it says what to run for a link, and where programs find the token.
+    `keys` returns the digests of the tokens that are valid now (`access_tokens.py`). `port` is part of the cookie's name, because browsers
+    share cookies between all ports of a host. `advice` ends every refusal: how to get a link, and where programs find the token.
     """
 
     def __init__(self, app: App, *, keys: Callable[[], Collection[bytes]], port: int, advice: str) -> None:
@@ -144,7 +143,7 @@ class TokenGuard:
             case access_tokens.Admitted():
                 await self.app(scope, receive, send)
             case access_tokens.SentOn(query, cookie):
-                # One slash: a path like //host would lead the browser away.
+                # Exactly one slash, because a path like //host would send the browser to another host.
                 path = b"/" + scope["raw_path"].lstrip(b"/\\")
                 headers = [(b"location", path + b"?" * bool(query) + query.encode("latin-1")), *_NO_TRACE]
                 if cookie is not None:
@@ -159,19 +158,19 @@ class TokenGuard:
 
 
 def without_our_cookies(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Return a request's headers without the cookies that `TokenGuard` gave a browser: they must not be recorded or passed on."""
+    """Return a request's headers without the cookies of `TokenGuard`, which must not be recorded or forwarded."""
     kept = []
     for name, value in headers:
         if name != b"cookie":
             kept.append((name, value))
-        elif others := [one for one in value.split(b";") if not one.strip().startswith(_COOKIE_PREFIX.encode())]:
+        elif others := [cookie for cookie in value.split(b";") if not cookie.strip().startswith(_COOKIE_PREFIX.encode())]:
             kept.append((name, b";".join(others).strip()))
     return kept
 
 
 _COOKIE_PREFIX = "userhooks-"
 _COOKIE = f"Max-Age={access_tokens.COOKIE_SECONDS}; Path=/; HttpOnly; SameSite=Lax"
-"""Lax: a link from JupyterLab at `localhost` to a page at `127.0.0.1` comes from another site, and `Strict` would leave the cookie out."""
+"""Attributes of the cookie. A link from JupyterLab at `localhost` to `127.0.0.1` is cross-site, so `Strict` would drop the cookie."""
 
 _STYLE = "body { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; max-width: 42rem; margin: 3rem auto; padding: 0 1rem }"
 _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
@@ -188,8 +187,8 @@ _NO_TRACE = [
 
 
 def _page(text: str) -> bytes:
-    words = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
-    return _PAGE.format(style=_STYLE, text=words).encode()
+    marked_up = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
+    return _PAGE.format(style=_STYLE, text=marked_up).encode()
 
 
 _PAGE = """<!doctype html>

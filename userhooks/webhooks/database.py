@@ -96,7 +96,7 @@ class LockedUser:
         self._connection.execute(_INSERT_SUBSCRIPTION, [self._user_id, url, UUID(sink_id)])
 
     def remove(self, sink_id: str) -> None:
-        """Remove the row of the subscription with this sink."""
+        """Delete the row of the subscription with this sink."""
         delete = "delete from public.webhook_subscriptions where user_id = %s and sequin_sink_id = %s"
         self._connection.execute(delete, [self._user_id, UUID(sink_id)])
 
@@ -120,7 +120,7 @@ class LockedUsers:
         if unknown:
             raise NotFound(f"There is no user {unknown[0]}.", _ADD_USER)
         for row in self.subscriptions():
-            raise InvalidInput("userId", f"User {row.user_id} has a subscription already.", "Subscribe this user alone.")
+            raise InvalidInput("userId", f"User {row.user_id} already has a subscription.", "Subscribe this user alone.")
 
     def subscriptions(self) -> list[SubscriptionRow]:
         """Return these users' subscriptions."""
@@ -133,7 +133,7 @@ class LockedUsers:
             cursor.executemany(_INSERT_SUBSCRIPTION, [(user_id, url, UUID(sink_id)) for user_id, url, sink_id in subscriptions])
 
     def remove(self) -> None:
-        """Remove the rows of all subscriptions of these users."""
+        """Delete the rows of all subscriptions of these users."""
         self._connection.execute("delete from public.webhook_subscriptions where user_id = any(%s)", [self._user_ids])
 
     def commit(self) -> None:
@@ -159,13 +159,13 @@ class Database:
         """
         with self.connect() as connection:
             if connection.info.server_version < _MIN_VERSION * 10_000:
-                found = connection.info.parameter_status("server_version")
-                what = f"Postgres {found} is too old: version {_MIN_VERSION} or newer is needed."
+                version = connection.info.parameter_status("server_version")
+                what = f"Postgres {version} is too old: version {_MIN_VERSION} or newer is required."
                 raise DatabaseUnsuitable(what, "Upgrade the server, or unset DATABASE_URL to use the embedded one.")
             wal_level = _one(connection, "show wal_level")
             if wal_level != "logical":
                 remedy = "Run ALTER SYSTEM SET wal_level = 'logical'; and restart Postgres (managed services have a parameter for it)."
-                raise DatabaseUnsuitable(f"wal_level is {wal_level}, and logical replication needs logical.", remedy)
+                raise DatabaseUnsuitable(f"wal_level is {wal_level}, but logical replication requires logical.", remedy)
             if not _one(connection, _MAY_CREATE) and not _one(connection, _IS_SET_UP):
                 remedy = f"Run GRANT CREATE ON DATABASE {self._name()} TO {self._user()}; GRANT CREATE ON SCHEMA public TO {self._user()};"
                 raise DatabaseUnsuitable(f"The role {self._user()} may not create tables and publications in {self._name()}.", remedy)
@@ -189,8 +189,8 @@ class Database:
     def has_slot(self, slot: str) -> bool:
         """Return whether this database, not just its server, has the replication slot."""
         with self.connect() as connection:
-            found = "select from pg_replication_slots where slot_name = %s and database = current_database()"
-            return connection.execute(found, [slot]).fetchone() is not None
+            query = "select from pg_replication_slots where slot_name = %s and database = current_database()"
+            return connection.execute(query, [slot]).fetchone() is not None
 
     def slot_progress(self, slot: str) -> tuple[int, int] | None:
         """Return the LSN a slot has confirmed and the end of the WAL, or None if the slot does not exist."""
@@ -217,14 +217,14 @@ class Database:
                 connection.execute(script)
 
     def tear_down(self) -> None:
-        """Apply `teardown.sql`: drop the marked tables and publications."""
+        """Apply `teardown.sql`, which drops the tables and publications that userhooks created."""
         script = _read_sql("teardown.sql")
         with self.connect() as connection:
             connection.execute(_LOCK, ["userhooks set-up"])
             connection.execute(script)
 
     def create_user(self, name: str) -> int:
-        """Add a user and return the new id."""
+        """Create a user and return its id."""
         with self.connect() as connection:
             return int(_one(connection, "insert into public.users (name) values (%s) returning id", [name]))
 
@@ -239,15 +239,15 @@ class Database:
             return bool(_one(connection, "select exists (select from public.users where id = %s)", [user_id]))
 
     def wal_position(self) -> int:
-        """Return the WAL's insert position: every change committed from now on has a commit LSN at or above it."""
+        """Return the WAL's insert position. Every change committed from now on has a commit LSN at or above it."""
         with self.connect() as connection:
             return int(_one(connection, "SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn"))
 
     def insert_notifications(self, rows: Sequence[tuple[int, str]]) -> list[int]:
-        """Insert (user id, message) rows with one statement and return their ids in order; raises NotFound for an unknown user."""
+        """Insert rows of user id and message with one statement; return their ids in order. Raises NotFound if a user does not exist."""
         with self.connect() as connection:
-            found = connection.execute(_INSERT_NOTIFICATIONS, [[user for user, _ in rows], [message for _, message in rows]])
-            return [row_id for (row_id,) in found]
+            ids = connection.execute(_INSERT_NOTIFICATIONS, [[user for user, _ in rows], [message for _, message in rows]])
+            return [row_id for (row_id,) in ids]
 
     def create_schema(self, name: str) -> None:
         """Create a schema for a lesson's own tables, marked as created by userhooks, if it does not exist yet.
@@ -261,7 +261,7 @@ class Database:
                 connection.execute(sql.SQL("create schema {}").format(sql.Identifier(name)))
                 connection.execute(sql.SQL("comment on schema {} is 'userhooks'").format(sql.Identifier(name)))
             elif mark[0] != "userhooks":
-                what = f"The database {self._name()} already has a schema {name} that userhooks did not make; nothing was written."
+                what = f"The database {self._name()} already has a schema {name} that userhooks did not create. Nothing was written."
                 raise DatabaseUnsuitable(what, "Use an empty database: CREATE DATABASE userhooks; then end DATABASE_URL with /userhooks.")
 
     def has_schema(self, name: str) -> bool:
@@ -314,23 +314,23 @@ class Database:
 
     def _translate(self, error: psycopg.Error) -> NoReturn:
         """Raise the UserhooksError for an error of psycopg, without its cause: libpq's text may quote the connection string."""
-        words = self._without_password(_words(error))
+        message = self._without_password(_message(error))
         hint = error.diag.message_hint or ""
         code = error.sqlstate
         if isinstance(error, psycopg.OperationalError) and (code is None or code[:2] in _CONNECTION or code in _CONNECTION):
-            reason = words.removesuffix(".").rpartition(" failed: ")[2].removesuffix(_LIBPQ_ASKS)
+            reason = message.removesuffix(".").rpartition(" failed: ")[2].removesuffix(_LIBPQ_ASKS)
             what = f"The database at {self._place()} is not available: {reason}."
             raise DatabaseUnavailable(what, f"{START}; or correct DATABASE_URL.") from None
         match error:
-            case psycopg.errors.UndefinedTable() if _OUR_TABLES.search(words) and error.diag.source_function != _NOT_IN_FROM:
-                raise DatabaseUnsuitable(f"{words} The database is not set up.", "Run userhooks up, which applies sql/.") from None
-            case psycopg.errors.InsufficientPrivilege() if _OUR_TABLES.search(words):
-                raise DatabaseUnsuitable(words, "Use a role that owns these tables in DATABASE_URL.") from None
+            case psycopg.errors.UndefinedTable() if _OUR_TABLES.search(message) and error.diag.source_function != _NOT_IN_FROM:
+                raise DatabaseUnsuitable(f"{message} The database is not set up.", "Run userhooks up, which applies sql/.") from None
+            case psycopg.errors.InsufficientPrivilege() if _OUR_TABLES.search(message):
+                raise DatabaseUnsuitable(message, "Use a role that owns these tables in DATABASE_URL.") from None
             case psycopg.errors.ForeignKeyViolation() if error.diag.schema_name == "public" and error.diag.constraint_name in _USER_KEYS:
-                raise NotFound(f"There is no such user: {error.diag.message_detail or words}", _ADD_USER) from None
+                raise NotFound(f"There is no such user: {error.diag.message_detail or message}", _ADD_USER) from None
             case psycopg.DataError():
-                raise InvalidInput("value", words, hint) from None
-        raise DatabaseUnsuitable(words, hint) from None
+                raise InvalidInput("value", message, hint) from None
+        raise DatabaseUnsuitable(message, hint) from None
 
     def _without_password(self, text: str) -> str:
         password = self._parts.get("password")
@@ -346,7 +346,7 @@ class Database:
         return str(self._parts.get("user") or "postgres")
 
 
-def _words(error: psycopg.Error) -> str:
+def _message(error: psycopg.Error) -> str:
     """Return Postgres' message, the position in the statement, and the detail as one text."""
     primary = " ".join((error.diag.message_primary or str(error)).split()).removesuffix(".")
     place = f", at character {error.diag.statement_position}" if error.diag.statement_position else ""

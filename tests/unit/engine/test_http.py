@@ -555,7 +555,7 @@ def test_a_closed_port_is_a_failure_for_everything_that_waits() -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_a_private_address_is_refused_after_name_resolution_without_naming_it(host: str) -> None:
     [(status, error, _)] = asyncio.run(outcomes(answering(OK), host=host, allow_private=False))
-    assert (status, error) == (None, "the webhook URL leads to a forbidden address")
+    assert (status, error) == (None, "the webhook URL points to a forbidden address")
 
 
 def test_senders_on_probation_share_a_quarter_of_all_connections() -> None:

@@ -571,7 +571,7 @@ class HttpClient:
             async with asyncio.timeout(CONNECT_SECONDS):
                 addresses = await self._lookups.addresses(host)
                 if any(forbidden(address, allow_private=self._allow_private) for address in addresses):
-                    raise ConnectError("the webhook URL leads to a forbidden address")
+                    raise ConnectError("the webhook URL points to a forbidden address")
                 return await self._connect_any(addresses, port, origin, host if scheme == "https" else None)
         except TimeoutError:
             raise ConnectError("no connection could be made within the time limit") from None
