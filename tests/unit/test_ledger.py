@@ -156,7 +156,7 @@ def test_changes_of_one_row_that_come_in_the_wrong_order_are_counted_and_named()
     assert "order kept" in verdict([*ADAS, first, second, third])
     assert "0 foreign, 2 out of order, p99" in verdict([*ADAS, third, first, second])
     ledger = reconcile(ROWS, [*ADAS, third, first, second], [owed(ADA)])
-    assert ledger.problems() == ["out of order: update of row 3 of user 1 came after a later change of its row"] * 2
+    assert ledger.problems() == ["out of order: update of row 3 of user 1 arrived after a later change of its row"] * 2
 
 
 def test_different_rows_may_come_in_any_order() -> None:

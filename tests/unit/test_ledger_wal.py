@@ -55,7 +55,7 @@ def test_inserts_updates_and_deletes_are_owed_and_a_row_that_changes_hands_is_wi
     )
     assert ledger(ADAS).ok
     held = ledger(ADAS).frame().query("state == 'withheld'")
-    assert held["reason"].to_list() == ["the row moved from user 1 to user 2: its old values are the one's, its new ones the other's"]
+    assert held["reason"].to_list() == ["the row moved from user 1 to user 2: its old values belong to user 1, its new values to user 2"]
 
 
 def test_both_owners_of_a_row_that_changed_hands_have_a_line() -> None:
@@ -94,7 +94,7 @@ def test_a_change_of_hands_that_was_sent_is_foreign() -> None:
 
 def test_a_later_change_that_came_first_is_named_and_marked() -> None:
     found = ledger([ADAS[1], ADAS[0], ADAS[2]])
-    assert found.problems() == ["out of order: insert of row 1 of user 1 came after a later change of its row"]
+    assert found.problems() == ["out of order: insert of row 1 of user 1 arrived after a later change of its row"]
     assert found.frame().query("not in_order")["action"].to_list() == ["insert"]
 
 
@@ -244,5 +244,5 @@ def test_changes_are_read_with_their_place_in_the_commit() -> None:
 
 @pytest.mark.parametrize("payload", [b"B", b"I\0\0\0\x09N", b"R\0\0\0\1public"])
 def test_what_is_no_payload_is_an_error(payload: bytes) -> None:
-    with pytest.raises(ValueError, match=r"not a payload of pgoutput|not enough values"):
+    with pytest.raises(ValueError, match=r"Not a valid pgoutput payload|not enough values"):
         list(PayloadReader().read(payload))

@@ -415,9 +415,9 @@ def test_a_recorder_that_is_gone_is_said_and_not_taken_for_silence(lesson: Lesso
     with lesson.clients.database.connect() as connection:
         connection.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'userhooks ledger'")
     for _ in range(2):
-        with pytest.raises(UserhooksError, match=r"recorder has ended|cannot read the WAL"):
+        with pytest.raises(UserhooksError, match=r"recorder has stopped|cannot read the WAL"):
             ledger.verdict()
-    with pytest.raises(UserhooksError, match=r"recorder has ended"):
+    with pytest.raises(UserhooksError, match=r"recorder has stopped"):
         ledger.close()
 
 

@@ -1,7 +1,8 @@
-"""The ledger, which compares what was committed with what was received.
+"""The ledger: compares committed changes with received webhooks.
 
-`rows.py` compares by the rows of the table, and `changes.py` by the WAL. `arrivals.py` sorts the received messages, and `report.py` shows
-the result. `recorder.py`, a separate program, records the WAL; `recording.py` starts and queries it, and `wal.py` decodes its output.
+`rows.py` compares the rows of the table, and `changes.py` the changes in the WAL, with the messages that `arrivals.py` sorts. `report.py`
+presents the result. `recorder.py` is a separate program that writes WAL changes to a file; `recording.py` runs it, and `wal.py` decodes
+the file.
 """
 
 from userhooks.ledger.arrivals import Receipt

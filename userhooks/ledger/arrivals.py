@@ -1,4 +1,7 @@
-"""Messages that inboxes received, sorted: what came, once more, to the wrong user, out of order. Pure; what was owed is not judged here."""
+"""Messages that inboxes received, sorted into first deliveries, duplicates, foreign messages, and messages out of order. Pure.
+
+This module does not know which messages were expected.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ from userhooks.inspector.messages import Message
 
 
 class Receipt(NamedTuple):
-    """One message in an inbox: whose inbox (`owner`, a user id), which request of it (`seq`), when, and whether it was answered 2xx."""
+    """One message in an inbox.
+
+    `owner` is the user id of the inbox, `seq` the number of the request in it, and `accepted` whether the inbox answered 2xx.
+    """
 
     owner: int
     seq: int
@@ -24,10 +30,12 @@ class Receipt(NamedTuple):
 
 @dataclass(frozen=True)
 class Arrivals:
-    """Receipts by what they are, the accepted ones, each message once.
+    """Receipts sorted by kind.
 
-    `inserts`, `latest` and `deleted` by (sink id, row id); `reads` by these and the backfill's id; `changes` by (sink id, commit LSN, index
-    in the commit), and so is what is in `late`. `times` counts by (sink id, idempotency key) how often a message was accepted.
+    `inserts`, `reads`, `changes`, and `latest` hold the first accepted delivery of each message. The keys of `inserts`, `latest`, and
+    `deleted` are (sink id, row id), those of `reads` (sink id, row id, backfill id), and those of `changes` and `late` (sink id, commit
+    LSN, index in the commit). `times` counts how often the message with a (sink id, idempotency key) was accepted. `foreigners` includes
+    deliveries that were not accepted.
     """
 
     inserts: dict[tuple[str, Any], Receipt]
@@ -42,65 +50,73 @@ class Arrivals:
     out_of_order: list[Receipt]
 
     def how_often(self, receipt: Receipt | None) -> int:
-        """Return how often the receipt's message was accepted."""
+        """Return how many times the receipt's message was accepted."""
         return 0 if receipt is None else self.times[receipt.message.sink_id, receipt.message.idempotency_key]
 
     def in_order(self, receipt: Receipt) -> bool:
-        """Return whether no later change of the row had arrived before the receipt."""
+        """Return whether no later change of the row arrived before the receipt."""
         message = receipt.message
         return (message.sink_id, message.lsn or 0, message.idx or 0) not in self.late
 
 
 def sort_receipts(received: Iterable[Receipt], users: Mapping[str, int], *, one_insert: bool) -> Arrivals:
-    """Sort the receipts of each inbox, in the order of their arrival; `users` says by sink id whose rows it may send.
+    """Sort the receipts of all inboxes, given in order of arrival within each inbox.
 
-    `one_insert`: a second insert of a row id is a repetition, whatever its key; else it is a row that was deleted and inserted again.
+    `users` maps a sink id to the user whose rows the sink may send. With `one_insert`, a second insert of a row id is a duplicate even if
+    its idempotency key differs; otherwise, it is taken for a row that was deleted and inserted again.
     """
     arrivals = Arrivals({}, {}, {}, {}, set(), set(), Counter(), [], [], [])
-    leaks: set[tuple[int, str, str]] = set()
-    position: dict[tuple[str, Any], tuple[int, int]] = {}
+    foreign: set[tuple[int, str, str]] = set()
+    positions: dict[tuple[str, Any], tuple[int, int]] = {}
     for receipt in received:
         message, sink = receipt.message, receipt.message.sink_id
         if _is_foreign(message, {receipt.owner, users.get(sink, receipt.owner)}):
-            # Count a foreign message once, regardless of retries and of the inbox's answers.
-            if (leak := (receipt.owner, sink, message.idempotency_key)) not in leaks:
-                leaks.add(leak)
+            # A foreign message counts once, whatever the inbox answered and however often it was retried.
+            if (delivery := (receipt.owner, sink, message.idempotency_key)) not in foreign:
+                foreign.add(delivery)
                 arrivals.foreigners.append(receipt)
             continue
         if not receipt.accepted:
             continue
-        key, place = (sink, message.idempotency_key), (sink, message.record.get("id"))
-        at = (sink, message.lsn or 0, message.idx or 0)
+        key, row = (sink, message.idempotency_key), (sink, message.record.get("id"))
+        change = (sink, message.lsn or 0, message.idx or 0)
         arrivals.times[key] += 1
-        if arrivals.times[key] > 1 or at in arrivals.changes or (one_insert and message.action == "insert" and place in arrivals.inserts):
+        if arrivals.times[key] > 1 or change in arrivals.changes or (one_insert and message.action == "insert" and row in arrivals.inserts):
             arrivals.repeats.append(receipt)
             continue
         if message.action == "read":
-            arrivals.reads[(*place, _backfill_id(message.idempotency_key))] = receipt
+            arrivals.reads[(*row, _backfill_id(message.idempotency_key))] = receipt
             continue
-        arrivals.changes[at] = receipt
-        arrivals.latest[place] = receipt
+        arrivals.changes[change] = receipt
+        arrivals.latest[row] = receipt
         if message.action == "insert":
-            arrivals.inserts[place] = receipt
+            arrivals.inserts[row] = receipt
         elif message.action == "delete":
-            arrivals.deleted.add(place)
-        now = at[1:]
-        if now < position.setdefault(place, now):
-            arrivals.late.add(at)
+            arrivals.deleted.add(row)
+        position = change[1:]
+        if position < positions.setdefault(row, position):
+            arrivals.late.add(change)
             arrivals.out_of_order.append(receipt)
         else:
-            position[place] = now
+            positions[row] = position
     return arrivals
 
 
 def _is_foreign(message: Message, owners: set[int]) -> bool:
-    """Whether a user id in the message is not the owners'; one of another type than an integer is nobody's, so foreign as well."""
-    named = [holder["user_id"] for holder in (message.record, message.changes or {}) if holder.get("user_id") is not None]
-    return any(type(user) is not int or owners != {user} for user in named)
+    """Return whether the message contains a user id other than the owner's.
+
+    A user id that is not an integer belongs to nobody and is foreign too. If the inbox and the sink have different owners, any user id is
+    foreign.
+    """
+    user_ids = [values["user_id"] for values in (message.record, message.changes or {}) if values.get("user_id") is not None]
+    return any(type(user) is not int or owners != {user} for user in user_ids)
 
 
 def _backfill_id(idempotency_key: str) -> str | None:
-    """The backfill that a `read` belongs to: its key is base64 of `backfill id:primary key` (as recorded of Sequin 0.14.6)."""
+    """Return the id of the backfill that a `read` belongs to, or None if its key does not contain one.
+
+    The key of a `read` is the base64 encoding of `backfill id:primary key`, as recorded from Sequin 0.14.6.
+    """
     try:
         return base64.b64decode(idempotency_key).decode().partition(":")[0]
     except ValueError:

@@ -1,7 +1,7 @@
-"""Changes as the WAL has them, held against what was received. Pure; `wal.py` reads them, rows without their changes are `rows.py`'s.
+"""Compares the changes in the WAL with received messages. Pure; `wal.py` reads the changes, and `rows.py` compares rows instead.
 
-Who is owed what is reckoned here once more and by itself, from the rules that the subscriptions' filter follows: a user's sink gets the
-changes of the user's rows, but no update that moved a row from one user to another, since it shows both what is the other's.
+This module works out which changes each sink must get without calling the subscriptions' filter. The rules are the same: a sink gets the
+changes of its user's rows, except an update that moved a row from one user to another, which would show each user the other's data.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from userhooks.ledger.report import Entry, Ledger, State
 from userhooks.ledger.rows import BackfillRead, OwedSubscription, Row, history_entry
 from userhooks.ledger.wal import WalChange
 
-_MOVED = "the row moved from user {} to user {}: its old values are the one's, its new ones the other's"
-_NAMELESS = "the WAL does not say whose row it was: the table's replica identity is not FULL"
+_MOVED = "the row moved from user {0} to user {1}: its old values belong to user {0}, its new values to user {1}"
+_NAMELESS = "the WAL does not contain the row's user: the table's replica identity is not FULL"
 
 
 def reconcile(
@@ -29,10 +29,11 @@ def reconcile(
     users: Collection[int] | None = None,
     since_lsn: int = 0,
 ) -> Ledger:
-    """Compare every change committed at or after `since_lsn` with the received messages.
+    """Compare committed changes with the received messages.
 
-    `changes` come in the order of their commits; with `users`, only those of their rows count. `received`, `owed` and `backfills` are those
-    of `rows.reconcile`, and `rows` is the table as it is now, for the replays. A change from before a sink's `since` is owed if it came.
+    `changes` must be in commit order; with `users`, only changes of these users' rows count. `received`, `owed`, and `backfills` are as in
+    `rows.reconcile`, and `rows` is the current table, which backfills are compared with. A change committed before a sink's `since` counts
+    as expected only if it was received. Messages of changes committed before `since_lsn`, where `changes` starts, are ignored.
     """
     subscriptions = list(owed)
     arrivals = sort_receipts(received, {subscription.sink_id: subscription.user_id for subscription in subscriptions}, one_insert=False)
@@ -40,7 +41,7 @@ def reconcile(
     for subscription in subscriptions:
         sinks[subscription.user_id].append(subscription)
     owners: dict[int, int] = {}
-    unsteady: dict[int, datetime] = {}
+    inserted_or_moved_at: dict[int, datetime] = {}
     known: set[tuple[int, int, str, int]] = set()
     entries: list[Entry] = []
     committed = 0
@@ -51,15 +52,15 @@ def reconcile(
         if change.user_id is not None:
             owners[change.row] = change.user_id
         if change.action == "insert" or has_moved:
-            unsteady[change.row] = change.committed_at
-        concerned = [user for user in ((owner, change.former_user_id) if has_moved else (owner,)) if users is None or user in users]
-        if not concerned:
+            inserted_or_moved_at[change.row] = change.committed_at
+        affected = [user for user in ((owner, change.former_user_id) if has_moved else (owner,)) if users is None or user in users]
+        if not affected:
             continue
         committed += 1
         reason = _MOVED.format(change.former_user_id, owner) if has_moved else _NAMELESS if change.user_id is None else ""
-        lines = [_entry(change, subscription, arrivals, reason) for user in concerned if user is not None for subscription in sinks[user]]
+        sinks_of_owners = [subscription for user in affected if user is not None for subscription in sinks[user]]
         unowed = Entry(change.row, owner, None, False, "not owed", change.committed_at, None, None, change.action, reason=reason)
-        entries += lines or [unowed]
+        entries += [_entry(change, subscription, arrivals, reason) for subscription in sinks_of_owners] or [unowed]
     by_sink = {subscription.sink_id: subscription for subscription in subscriptions}
     table = list(rows)
     for backfill in backfills:
@@ -67,8 +68,8 @@ def reconcile(
         for row in table:
             if row.user_id == subscription.user_id and row.committed_at < backfill.started_at:
                 entry = history_entry(row, subscription, backfill, arrivals)
-                # What came into being or moved after the start was read or not, by the place that the reading had reached.
-                if entry.state == "received" or unsteady.get(row.id, row.committed_at) < backfill.started_at:
+                # A row inserted or moved after the backfill started may or may not have been read, so it is not expected.
+                if entry.state == "received" or inserted_or_moved_at.get(row.id, row.committed_at) < backfill.started_at:
                     entries.append(entry)
     return Ledger(
         committed=committed,
@@ -88,7 +89,7 @@ def reconcile(
 def _entry(change: WalChange, subscription: OwedSubscription, arrivals: Arrivals, reason: str) -> Entry:
     receipt = arrivals.changes.get((subscription.sink_id, change.lsn, change.idx))
     if receipt is not None and (receipt.message.action, receipt.message.record.get("id")) != (change.action, change.row):
-        receipt = None  # The message has this change's position but describes another change.
+        receipt = None  # another change with this change's LSN and index
     if receipt is not None:
         latency = (receipt.received_at - change.committed_at).total_seconds() * 1000
         state: State = "received"

@@ -1,7 +1,8 @@
-"""A program that writes down the WAL's changes for as long as its parent lives: output plugin payloads from a slot of its own to a file.
+"""A program that copies WAL changes, as output plugin payloads, from a separate slot to a file for as long as its parent runs.
 
-It is a process because the kernel is busy while a notebook generates, and a slot that nobody reads holds WAL. The slot is temporary:
-Postgres drops it with the connection, however this program ends. What is written is read by `wal.py`; `recording.py` is the parent's side.
+It is a separate process because the kernel is busy while a notebook generates traffic, and a slot that nobody reads retains WAL. The slot
+is temporary: Postgres drops it with the connection, however this program ends. `recording.py` is the parent's side, and `wal.py` decodes
+the file.
 """
 
 from __future__ import annotations
@@ -31,8 +32,11 @@ _QUOTED = "select quote_ident(%s)"
 
 
 def main() -> None:
-    """Make the slot, say so, then note changes at every line of stdin, and now and then without one; each line is answered when done."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Stop in a notebook means its cell
+    """Create the slot, report its LSN on stdout, then copy changes to the file until stdin is closed.
+
+    Changes are copied every `POLL_SECONDS`, and at once for every line on stdin, which is answered with `{}` when the slot is drained.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Stop in a notebook is meant for its cell
     config = read_config()
     slot = SLOT.format(os.getpid())
     try:
@@ -42,25 +46,25 @@ def main() -> None:
             connection.execute(f"set statement_timeout = {_START_MS}")
             lsn = connection.execute(_CREATE, [slot]).fetchone()
             connection.execute("set statement_timeout = 0")
-            _say({"lsn": int(lsn[0]) if lsn else 0})
-            _note(connection, slot, publication, config["file"])
+            _reply({"lsn": int(lsn[0]) if lsn else 0})
+            _copy(connection, slot, publication, config["file"])
     except psycopg.Error as error:
-        _say({"error": str(error).partition("\n")[0], "sqlstate": error.sqlstate})
+        _reply({"error": str(error).partition("\n")[0], "sqlstate": error.sqlstate})
 
 
-def _note(connection: psycopg.Connection[Any], slot: str, publication: str, file: int) -> None:
+def _copy(connection: psycopg.Connection[Any], slot: str, publication: str, file: int) -> None:
     while True:
-        asked, _, _ = select.select([0], [], [], POLL_SECONDS)
-        if asked and not os.read(0, 4096):
+        requests, _, _ = select.select([0], [], [], POLL_SECONDS)
+        if requests and not os.read(0, 4096):
             return
         while _drain(connection, slot, publication, file):
             pass
-        if asked:
-            _say({})
+        if requests:
+            _reply({})
 
 
 def _drain(connection: psycopg.Connection[Any], slot: str, publication: str, file: int) -> int:
-    """Write what the slot has, each payload behind its length, and return how many those were."""
+    """Write the slot's pending payloads, each after its length in four bytes, and return their number."""
     count = 0
     with connection.cursor(binary=True) as cursor:
         for (payload,) in cursor.stream(_CHANGES, [slot, publication], size=1000):
@@ -69,7 +73,7 @@ def _drain(connection: psycopg.Connection[Any], slot: str, publication: str, fil
     return count
 
 
-def _say(answer: dict[str, Any]) -> None:
+def _reply(answer: dict[str, Any]) -> None:
     print(json.dumps(answer), file=sys.stdout, flush=True)
 
 

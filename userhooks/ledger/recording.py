@@ -1,4 +1,4 @@
-"""Record the WAL's changes from now on: start the recorder, query it, and read what it wrote. The program itself is `recorder.py`."""
+"""Records WAL changes: starts the recorder, queries it, and reads its file. The program itself is `recorder.py`."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ from userhooks.errors import DatabaseUnavailable, DatabaseUnsuitable, UserhooksE
 from userhooks.ledger.wal import PayloadReader, WalChange
 from userhooks.shared import python_command
 
-_PIECE = 1 << 20
+_CHUNK = 1 << 20
+"""Bytes to read from the file at a time."""
 
 _UNSUITABLE = {
     "55000": ("Postgres runs without wal_level = logical.", "Set wal_level = logical in its configuration and restart it."),
     "53400": (
         "Postgres has no replication slot left for the ledger.",
-        "Raise max_replication_slots, or drop one that nobody uses: SELECT slot_name, active FROM pg_replication_slots;",
+        "Raise max_replication_slots, or drop an unused one: SELECT slot_name, active FROM pg_replication_slots;",
     ),
     "42501": ("The database's role may not replicate.", "Run as a superuser: ALTER ROLE … REPLICATION;"),
     "57014": (
-        "Postgres could not begin a slot within 10 s: a transaction stays open.",
+        "Postgres could not create a slot within 10 s because a transaction is still open.",
         "End it: SELECT pid, state, query FROM pg_stat_activity WHERE backend_xid IS NOT NULL; -- SELECT pg_terminate_backend(pid);",
     ),
 }
 
 
 class Recording:
-    """Every change of `notifications` that commits after this was made. `close` ends it; so does the end of this process.
+    """A recording of every change of `notifications` that commits from its creation until `close` or the end of this process.
 
-    Changes are kept in a file without a name, so nothing of them stays behind. Raises DatabaseUnavailable, or DatabaseUnsuitable when
-    Postgres cannot have another slot.
+    Changes are stored in an unnamed temporary file, so nothing is left behind. Raises DatabaseUnsuitable if Postgres cannot create a slot,
+    and DatabaseUnavailable for its other errors.
     """
 
     def __init__(self, database_url: str, publication: str) -> None:
@@ -60,9 +61,9 @@ class Recording:
             raise
 
     def changes(self) -> list[WalChange]:
-        """Every change that has committed by now, in the order of the commits; after `close`, those up to then.
+        """Return every change committed so far, in commit order; after `close`, those read by the last call before it.
 
-        Raises UserhooksError when the recorder has ended by itself: what committed since is not known.
+        Raises UserhooksError if the recorder has stopped by itself, since later changes are then unknown.
         """
         if not self._closed:
             self._ask("")
@@ -70,13 +71,13 @@ class Recording:
         return self._changes
 
     def close(self) -> None:
-        """End the recorder, and with it its slot."""
+        """Stop the recorder, which drops its slot."""
         if self._closed:
             return
         self._closed = True
         for stream in (self._program.stdin, self._program.stdout):
             if stream is not None:
-                with suppress(BrokenPipeError):  # a question that a recorder which is gone has not read
+                with suppress(BrokenPipeError):  # the recorder has already exited
                     stream.close()
         try:
             self._program.wait(5)
@@ -91,26 +92,26 @@ class Recording:
         try:
             self._program.stdin.write(line.encode() + b"\n")
             self._program.stdin.flush()
-            said = self._program.stdout.readline()
+            reply = self._program.stdout.readline()
         except BrokenPipeError:
-            said = b""
-        answer: dict[str, Any] = json.loads(said or b"{}")
+            reply = b""
+        answer: dict[str, Any] = json.loads(reply or b"{}")
         if "error" in answer:
             what, remedy = _UNSUITABLE.get(answer["sqlstate"] or "", (f"The ledger cannot read the WAL: {answer['error']}.", ""))
-            raise (DatabaseUnsuitable if remedy else DatabaseUnavailable)(what, remedy or "See what is wrong: userhooks doctor")
-        if not said:
-            what = "The ledger's recorder has ended, so what has committed since is not known."
-            raise UserhooksError(what, "Begin a new one: ledger = lesson.ledger(wal=True)")
+            raise (DatabaseUnsuitable if remedy else DatabaseUnavailable)(what, remedy or "Run userhooks doctor to find out why.")
+        if not reply:
+            what = "The ledger's recorder has stopped, so later changes are unknown."
+            raise UserhooksError(what, "Start a new one: ledger = lesson.ledger(wal=True)")
         return answer
 
     def _take(self) -> None:
-        """Read the whole payloads that the file has more."""
-        left = b""
-        while piece := os.pread(self._file.fileno(), _PIECE, self._read + len(left)):
-            left += piece
-            at = 0
-            while len(left) - at >= 4 and len(left) - at - 4 >= (size := struct.unpack_from(">I", left, at)[0]):
-                self._changes.extend(self._reader.read(left[at + 4 : at + 4 + size]))
-                at += 4 + size
-            self._read += at
-            left = left[at:]
+        """Decode the complete payloads that were added to the file since the last call."""
+        unread = b""
+        while chunk := os.pread(self._file.fileno(), _CHUNK, self._read + len(unread)):
+            unread += chunk
+            offset = 0
+            while len(unread) - offset >= 4 and len(unread) - offset - 4 >= (size := struct.unpack_from(">I", unread, offset)[0]):
+                self._changes.extend(self._reader.read(unread[offset + 4 : offset + 4 + size]))
+                offset += 4 + size
+            self._read += offset
+            unread = unread[offset:]

@@ -146,7 +146,7 @@ class Ledger:
             f"foreign: {_named(receipt)} reached the inbox of user {receipt.owner} through {receipt.message.sink_name}"
             for receipt in self.foreigners
         ]
-        order = [f"out of order: {_named(receipt)} came after a later change of its row" for receipt in self.out_of_order]
+        order = [f"out of order: {_named(receipt)} arrived after a later change of its row" for receipt in self.out_of_order]
         unknown = [f"unknown: {_named(receipt)} was never committed" for receipt in self.unknown]
         changed = [f"filter function changed: {self.filter_problem}"] if self.filter_problem else []
         lines: list[str] = []

@@ -1,6 +1,6 @@
-"""A comparison of the table's rows with the received messages. Pure; `lessons/lesson.py` reads both.
+"""Compares the rows of the table with received messages. Pure; `lessons/lesson.py` reads both.
 
-`changes.py` compares the changes in the WAL instead.
+`changes.py` compares every change, with updates and deletes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from userhooks.ledger.report import Entry, Ledger, State
 
 
 class Row(NamedTuple):
-    """A committed row of `notifications`; `committed_at` is its `created_at`, the start of its transaction (aware)."""
+    """A committed row of `notifications`.
+
+    `committed_at` (aware) is its `created_at`, the start of its transaction.
+    """
 
     id: int
     user_id: int
@@ -23,9 +26,9 @@ class Row(NamedTuple):
 
 
 class OwedSubscription(NamedTuple):
-    """A sink that owes its receiver every row of the user that is committed at or after `since` (aware).
+    """A sink that must deliver every row of the user committed at or after `since` (aware).
 
-    `is_seen` is False when the receiver is not an inbox, so that nothing is known of what it received.
+    `is_seen` is False when the receiver is not an inbox, so that its deliveries cannot be checked.
     """
 
     user_id: int
@@ -35,14 +38,14 @@ class OwedSubscription(NamedTuple):
     is_seen: bool = True
 
     def missing(self, committed_at: datetime) -> State:
-        """Return the state of a live change of this user that no inbox has received."""
+        """Return the state of a live change of this user that has not been received."""
         if committed_at < self.since:
             return "not owed"
         return "lost" if self.is_seen else "not checked"
 
 
 class BackfillRead(NamedTuple):
-    """A backfill of a sink: it owes, as `read`, every row of the sink's user that was committed before `started_at` (aware)."""
+    """A backfill, which must deliver as `read` every row of the sink's user committed before `started_at` (aware)."""
 
     sink_id: str
     backfill_id: str
@@ -52,12 +55,13 @@ class BackfillRead(NamedTuple):
 def reconcile(
     committed: Iterable[Row], received: Iterable[Receipt], owed: Iterable[OwedSubscription], backfills: Iterable[BackfillRead] = ()
 ) -> Ledger:
-    """Compare committed rows with received messages.
+    """Compare committed rows with the received messages.
 
-    `committed` holds the rows as the database has them now, `received` the messages of each inbox in the order of their arrival, `owed`
-    the subscriptions and `backfills` their backfills. Judges live inserts and backfills of rows that are still there; updates and deletes
-    are checked for duplicates, order and owner. An insert from before a sink's `since` is owed only if it came. A backfill leaves out a row
-    that the sink sends live in the meantime, so a live message of the row received after its start does as well.
+    `committed` holds the rows currently in the database, `received` the messages of each inbox in order of arrival, `owed` the
+    subscriptions, and `backfills` their backfills. Live inserts and backfills are checked for loss as long as the row exists;
+    updates and deletes are checked only for duplicates, order, and owner. An insert committed before a sink's `since` counts as expected
+    only if it was received. A backfill skips a row that the sink delivers live in the meantime, so a live message received after the
+    backfill's start counts too.
     """
     rows, subscriptions = list(committed), list(owed)
     arrivals = sort_receipts(received, {subscription.sink_id: subscription.user_id for subscription in subscriptions}, one_insert=True)
@@ -81,7 +85,7 @@ def reconcile(
             for row in by_user[subscription.user_id]
             if row.committed_at < backfill.started_at
         ]
-    there = {row.id for row in rows}
+    existing = {row.id for row in rows}
     return Ledger(
         committed=len(rows),
         entries=entries,
@@ -91,7 +95,7 @@ def reconcile(
         unknown=[
             receipt
             for (sink, row, *_), receipt in [*arrivals.inserts.items(), *arrivals.reads.items()]
-            if row not in there and (sink, row) not in arrivals.deleted
+            if row not in existing and (sink, row) not in arrivals.deleted
         ],
         unseen=sum(not subscription.is_seen for subscription in subscriptions),
     )
@@ -108,7 +112,7 @@ def _live_entry(row: Row, subscription: OwedSubscription, receipt: Receipt | Non
 
 
 def history_entry(row: Row, subscription: OwedSubscription, backfill: BackfillRead, arrivals: Arrivals) -> Entry:
-    """Return the entry of a row in a backfill: its `read` arrived, or a live message made the `read` unnecessary."""
+    """Return the entry of one row in a backfill: received as a `read`, or as a live message that made the `read` unnecessary."""
     receipt = arrivals.reads.get((subscription.sink_id, row.id, backfill.backfill_id))
     if receipt is None:
         live = arrivals.latest.get((subscription.sink_id, row.id))

@@ -1,7 +1,7 @@
-"""Changes of `notifications`, decoded from the payloads of Postgres' output plugin. Pure; `recorder.py` fetches them.
+"""Decodes changes of `notifications` from the payloads of Postgres' output plugin. Pure; `recorder.py` fetches the payloads.
 
-The ledger checks the engine, so it does not share the engine's decoder: a bug there would hide itself. Only what the checks need is decoded
-here. Format: Postgres' documentation, "Logical Replication Message Formats", protocol version 1.
+The ledger checks the engine, so it does not share the engine's decoder: a bug there would hide itself. This module decodes only what the
+checks need. Format: Postgres' documentation, "Logical Replication Message Formats", protocol version 1.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from typing import NamedTuple
 
 TABLE = ("public", "notifications")
 
-_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # Postgres counts from there
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # the zero of Postgres' timestamps
 _TRANSACTIONAL = 1
 
 
 class WalChange(NamedTuple):
-    """One committed change of a row, with its commit's LSN and its index in the commit, as messages name them.
+    """One committed change of a row, identified as in messages by its commit's LSN and its index in the commit.
 
-    `action` is `insert`, `update` or `delete`. `row` is the row's id after the change, or before a delete. `user_id` is the row's user at
-    that point, and `former_user_id` its user before an update. A user is None when the WAL does not say, as without REPLICA IDENTITY FULL.
+    `action` is `insert`, `update`, or `delete`. `row` is the row's id after the change, or before a delete. `user_id` is the row's user at
+    that point, and `former_user_id` its user before an update. Either is None if the WAL does not contain it, for example without REPLICA
+    IDENTITY FULL.
     """
 
     lsn: int
@@ -34,7 +35,7 @@ class WalChange(NamedTuple):
 
 
 class PayloadReader:
-    """Takes payloads in their order; `read` yields the changes of `notifications` in them."""
+    """A decoder of payloads, which must be read in order."""
 
     def __init__(self) -> None:
         self._columns: dict[int, tuple[int, int] | None] = {}
@@ -42,9 +43,9 @@ class PayloadReader:
         self._committed_at = _EPOCH
 
     def read(self, payload: bytes) -> Iterator[WalChange]:
-        """Read one payload; raises ValueError for what is none.
+        """Decode one payload and yield the change of `notifications` in it, if any; raises ValueError for an invalid payload.
 
-        The index counts the changes of every published table, truncations and messages, as Sequin's does (recorded).
+        The index counts the changes of every published table, truncations, and logical messages, as recorded from Sequin.
         """
         kind = payload[:1]
         try:
@@ -62,7 +63,7 @@ class PayloadReader:
             elif kind == b"T" or (kind == b"M" and payload[1] & _TRANSACTIONAL):
                 self._index += 1
         except (struct.error, IndexError, KeyError, UnicodeDecodeError) as error:
-            raise ValueError(f"not a payload of pgoutput: {payload[:40]!r}") from error
+            raise ValueError(f"Not a valid pgoutput payload: {payload[:40]!r}") from error
 
     def _relation(self, payload: bytes) -> None:
         (oid,) = struct.unpack_from(">I", payload, 1)
@@ -78,37 +79,40 @@ class PayloadReader:
         self._columns[oid] = (names.index("id"), names.index("user_id")) if ours else None
 
     def _change(self, payload: bytes, index: int, columns: tuple[int, int]) -> WalChange:
-        kind, part, at = payload[:1], payload[5:6], 6
+        kind, part, offset = payload[:1], payload[5:6], 6
         old: list[bytes | None] = []
         if part in (b"O", b"K"):
-            old, at = _tuple(payload, at)
+            old, offset = _tuple(payload, offset)
             if part == b"K":
                 old = [value if n == columns[0] else None for n, value in enumerate(old)]
-            part, at = payload[at : at + 1], at + 1
-        new = _tuple(payload, at)[0] if part == b"N" else old
+            part, offset = payload[offset : offset + 1], offset + 1
+        new = _tuple(payload, offset)[0] if part == b"N" else old
         action = {b"I": "insert", b"U": "update", b"D": "delete"}[kind]
         row, user = (_integer(new[column]) for column in columns)
         former = _integer(old[columns[1]]) if old and kind == b"U" else None
         if row is None:
-            raise ValueError(f"a change of {'.'.join(TABLE)} without an id")
+            raise ValueError(f"A change of {'.'.join(TABLE)} has no id.")
         return WalChange(self._lsn, index, self._committed_at, action, row, user, former)
 
 
-def _tuple(payload: bytes, at: int) -> tuple[list[bytes | None], int]:
-    """The column values of a row as text, and where it ends; None for null, and for a value that the WAL does not carry."""
-    (count,) = struct.unpack_from(">H", payload, at)
-    at += 2
+def _tuple(payload: bytes, offset: int) -> tuple[list[bytes | None], int]:
+    """Return the column values of a row as text, and the offset of its end.
+
+    A value is None if it is null or not contained in the WAL.
+    """
+    (count,) = struct.unpack_from(">H", payload, offset)
+    offset += 2
     values: list[bytes | None] = []
     for _ in range(count):
-        kind = payload[at]
-        at += 1
-        if kind == 0x74:  # t: text follows; n and u are null and an unchanged value kept elsewhere
-            (size,) = struct.unpack_from(">I", payload, at)
-            at += 4 + size
-            values.append(payload[at - size : at])
+        kind = payload[offset]
+        offset += 1
+        if kind == 0x74:  # t: text follows; n: null; u: an unchanged TOASTed value, not included
+            (size,) = struct.unpack_from(">I", payload, offset)
+            offset += 4 + size
+            values.append(payload[offset - size : offset])
         else:
             values.append(None)
-    return values, at
+    return values, offset
 
 
 def _integer(value: bytes | None) -> int | None:
