@@ -1,4 +1,4 @@
-"""`userhooks demo`: the main job in one command, and that it notices when rows reach the wrong user."""
+"""`userhooks demo` does the main job in one command, and detects rows that reach the wrong user."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from userhooks.webhooks.database import Database
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """A home of its own on free ports; nothing of it is left afterwards."""
+    """Yield environment variables for a separate home on free ports, and remove the home afterwards."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("USERHOOKS_", "SEQUIN_", "DATABASE_URL"))}
     folder = tmp_path / "home"
     yield {**clean, **{variable: str(free_port()) for variable in PORT_VARIABLES.values()}, "USERHOOKS_HOME": str(folder)}

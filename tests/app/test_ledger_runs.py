@@ -1,8 +1,8 @@
-"""Random runs on a real stack with faults on the way: the ledger's verdict is the one that plain counting comes to.
+"""Random runs on a real stack with injected faults: the ledger's verdict agrees with an independent count.
 
-What committed is counted by a trigger in Postgres. What comes is what Sequin really sent: each run takes it out of the inboxes and sends
-it to them once more, in batches, with messages lost, refused, doubled, sent to somebody else and put out of order. No code of the ledger
-counts.
+A trigger in Postgres counts the committed changes. The messages are those that Sequin sent: each run takes them out of the inboxes and
+sends them again in batches, with some lost, refused, duplicated, sent to another user, or out of order. The count uses none of the
+ledger's code.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @dataclass(frozen=True)
 class Sent:
-    """A message on its way to a user's inbox, and whether that takes it."""
+    """A message sent to a user's inbox, and whether the inbox accepts it."""
 
     to: str
     accepted: bool
@@ -72,94 +72,94 @@ class Sent:
 
 @pytest.mark.parametrize("seed", range(25))
 def test_the_verdict_is_what_counting_comes_to(stack: Stack, seed: int) -> None:
-    luck = random.Random(seed)
+    rng = random.Random(seed)
     with stack.lesson("runs") as lesson:
-        history = write_history(lesson, luck)
-        sinks = subscribe(lesson, luck)
+        history = write_history(lesson, rng)
+        sinks = subscribe(lesson, rng)
         ledger = lesson.ledger(wal=True, wait=0.01)
-        filled = luck.choice([None, *sinks])
+        filled = rng.choice([None, *sinks])
         if filled:
             lesson.backfill(filled).wait()
-        change_rows(stack, lesson, luck)
+        change_rows(stack, lesson, rng)
         changes = audited(stack)
         eventually(lambda: ledger.look().complete, within=30, every=0.2, what="all that is owed")
-        wire = with_faults(taken_out(lesson), luck)
-        send(lesson, wire, luck)
+        wire = with_faults(taken_out(lesson), rng)
+        send(lesson, wire, rng)
         figures = counted(changes, {lesson.user(user): count for user, count in sinks.items()}, wire)
-        said = in_words(figures)
+        expected_verdict = in_words(figures)
         unread = 0
         if filled and (owed := history[filled]):
-            came = len({one.delivery for one in reads(wire) if one.accepted and one.to == one.belongs_to})
-            unread = owed - came
-            said += f"; backfill: {owed} expected, {came} received, {unread} lost"
-        found = ledger.look()
-        assert without_p99(found.verdict()) == said, f"seed {seed}"
-        assert len(found.lost()) == figures["lost"] + unread, f"seed {seed}"
-        assert len(found.duplicated()) == figures["duplicated"], f"seed {seed}"
-        assert len(found.foreign()) == figures["foreign"], f"seed {seed}"
+            arrived = len({one.delivery for one in reads(wire) if one.accepted and one.to == one.belongs_to})
+            unread = owed - arrived
+            expected_verdict += f"; backfill: {owed} expected, {arrived} received, {unread} lost"
+        result = ledger.look()
+        assert without_p99(result.verdict()) == expected_verdict, f"seed {seed}"
+        assert len(result.lost()) == figures["lost"] + unread, f"seed {seed}"
+        assert len(result.duplicated()) == figures["duplicated"], f"seed {seed}"
+        assert len(result.foreign()) == figures["foreign"], f"seed {seed}"
         wrong = figures["lost"] + figures["duplicated"] + figures["foreign"] + figures["out of order"] + unread
-        assert found.ok is (wrong == 0), f"seed {seed}"
+        assert result.ok is (wrong == 0), f"seed {seed}"
 
 
-def write_history(lesson: Lesson, luck: random.Random) -> dict[str, int]:
-    """Rows from before the subscriptions, which nobody touches later; how many each user has."""
-    history = {user: luck.randint(0, 5) for user in USERS}
+def write_history(lesson: Lesson, rng: random.Random) -> dict[str, int]:
+    """Insert rows that precede the subscriptions and never change; return their number for each user."""
+    history = {user: rng.randint(0, 5) for user in USERS}
     lesson.clients.database.insert_notifications(
         [(lesson.user(user), f"history {n}") for user, count in history.items() for n in range(count)]
     )
     return history
 
 
-def subscribe(lesson: Lesson, luck: random.Random) -> dict[str, int]:
-    """One sink or two for each user, or none for one of them; how many each subscribed user has."""
-    sinks = {user: luck.choice([1, 1, 2]) for user in USERS}
-    if luck.random() < 0.3:
-        del sinks[luck.choice(USERS)]
+def subscribe(lesson: Lesson, rng: random.Random) -> dict[str, int]:
+    """Create one or two sinks per user, sometimes none for one user; return their number for each subscribed user."""
+    sinks = {user: rng.choice([1, 1, 2]) for user in USERS}
+    if rng.random() < 0.3:
+        del sinks[rng.choice(USERS)]
     for user, count in sinks.items():
         for n in range(count):
             lesson.subscribe(user, url=lesson.inbox(user).url + ("/second" if n else ""))
     return sinks
 
 
-def change_rows(stack: Stack, lesson: Lesson, luck: random.Random) -> None:
-    """Transactions of a few changes each: inserts, updates, deletes, other owners, other keys; one that is rolled back."""
+def change_rows(stack: Stack, lesson: Lesson, rng: random.Random) -> None:
+    """Run transactions of a few inserts, updates, deletes, owner changes, and key changes each; roll some of them back."""
     users = list(lesson.users.values())
     rows: list[int] = []
     with psycopg.connect(stack.database_url) as connection:
         connection.execute("TRUNCATE audit")
         connection.commit()
-        for _ in range(luck.randint(5, 15)):
+        for _ in range(rng.randint(5, 15)):
             before = list(rows)
-            for _ in range(luck.randint(1, 4)):
-                doing = luck.choice(["insert", "insert", "update", "update", "move", "key", "delete"]) if rows else "insert"
-                row = luck.choice(rows) if rows else 0
-                if doing == "insert":
+            for _ in range(rng.randint(1, 4)):
+                action = rng.choice(["insert", "insert", "update", "update", "move", "key", "delete"]) if rows else "insert"
+                row = rng.choice(rows) if rows else 0
+                if action == "insert":
                     insert = "INSERT INTO notifications (user_id, message) VALUES (%s, 'x') RETURNING id"
-                    rows += connection.execute(insert, [luck.choice(users)]).fetchone() or ()
-                elif doing == "update":
+                    rows += connection.execute(insert, [rng.choice(users)]).fetchone() or ()
+                elif action == "update":
                     connection.execute("UPDATE notifications SET message = message || 'y' WHERE id = %s", [row])
-                elif doing == "move":
-                    connection.execute("UPDATE notifications SET user_id = %s WHERE id = %s", [luck.choice(users), row])
-                elif doing == "key":
+                elif action == "move":
+                    connection.execute("UPDATE notifications SET user_id = %s WHERE id = %s", [rng.choice(users), row])
+                elif action == "key":
                     connection.execute("UPDATE notifications SET id = id + 1000000 WHERE id = %s", [row])
                     rows[rows.index(row)] = row + 1_000_000
                 else:
                     connection.execute("DELETE FROM notifications WHERE id = %s", [row])
                     rows.remove(row)
-            if luck.random() < 0.1:
+            if rng.random() < 0.1:
                 connection.rollback()
                 rows = before
             connection.commit()
 
 
 def audited(stack: Stack) -> list[tuple[int | None, int | None]]:
-    """The owner before and after, of each change that committed."""
+    """Return the owner before and after each committed change."""
     with stack.database.connect() as connection:
         return connection.execute("SELECT old_user, new_user FROM audit ORDER BY number").fetchall()
 
 
 def taken_out(lesson: Lesson) -> list[Sent]:
-    """Everything that Sequin sent; the inboxes are empty afterwards."""
+    """Return every message that Sequin sent, and clear the inboxes."""
     sent = [
         Sent(user, True, message, user)
         for user in USERS
@@ -171,29 +171,29 @@ def taken_out(lesson: Lesson) -> list[Sent]:
     return sent
 
 
-def with_faults(sent: Sequence[Sent], luck: random.Random) -> list[Sent]:
-    """What becomes of it on the way."""
-    silent = luck.choice([None, None, None, *USERS])
-    quiet = luck.random() < 0.2
+def with_faults(sent: Sequence[Sent], rng: random.Random) -> list[Sent]:
+    """Return the messages after random faults: lost, refused, retried, duplicated, sent to another user, or reordered."""
+    silent = rng.choice([None, None, None, *USERS])
+    quiet = rng.random() < 0.2
     wire: list[Sent] = []
     for one in sent:
         refused = Sent(one.to, False, one.message, one.belongs_to)
-        leaked = Sent(luck.choice([user for user in USERS if user != one.to]), luck.random() < 0.5, one.message, one.belongs_to)
+        leaked = Sent(rng.choice([user for user in USERS if user != one.to]), rng.random() < 0.5, one.message, one.belongs_to)
         fates = {"sent": [one], "lost": [], "refused": [refused], "retried": [refused, one], "doubled": [one, one], "leaked": [one, leaked]}
-        fate = "lost" if one.to == silent else "sent" if quiet else luck.choice(["sent"] * 15 + list(fates))
+        fate = "lost" if one.to == silent else "sent" if quiet else rng.choice(["sent"] * 15 + list(fates))
         wire += fates[fate]
-    if wire and luck.random() < 0.4:
-        a, b = sorted(luck.choices(range(len(wire)), k=2))
+    if wire and rng.random() < 0.4:
+        a, b = sorted(rng.choices(range(len(wire)), k=2))
         wire[a : b + 1] = reversed(wire[a : b + 1])
     return wire
 
 
-def send(lesson: Lesson, wire: Sequence[Sent], luck: random.Random) -> None:
-    """Send it in that order, now and then several neighbours of one inbox in one request."""
+def send(lesson: Lesson, wire: Sequence[Sent], rng: random.Random) -> None:
+    """Send the messages in order; sometimes put consecutive messages of one inbox into one request."""
     batches: list[list[Sent]] = []
     for one in wire:
         last = batches[-1][-1] if batches else None
-        if last is not None and (last.to, last.accepted) == (one.to, one.accepted) and luck.random() < 0.5:
+        if last is not None and (last.to, last.accepted) == (one.to, one.accepted) and rng.random() < 0.5:
             batches[-1].append(one)
         else:
             batches.append([one])
@@ -212,7 +212,10 @@ def reads(wire: Sequence[Sent]) -> list[Sent]:
 
 
 def counted(changes: Sequence[tuple[int | None, int | None]], sinks: dict[int, int], wire: Sequence[Sent]) -> dict[str, int]:
-    """What the verdict's figures should be, for changes (owner before, owner after), sinks by user, and what was sent."""
+    """Return the expected figures of the verdict.
+
+    `changes` are (owner before, owner after) pairs, `sinks` the number of sinks of each user, and `wire` the messages sent.
+    """
     steady = [new or old or 0 for old, new in changes if old is None or new is None or old == new]
     moved = [(old or 0, new or 0) for old, new in changes if old is not None and new is not None and old != new]
     own = [one for one in wire if one.accepted and one.to == one.belongs_to]

@@ -1,4 +1,4 @@
-"""A lesson against a Sequin server that is not the stack's: ledger and fault dial work the same, and say what they cannot do."""
+"""A lesson with a separate Sequin server: the ledger and the fault dial work as usual, and report what they cannot do."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ PUBLICATION = "app_pub"
 
 
 class Receiver:
-    """A plain HTTP server: what came where, with which Authorization header."""
+    """An HTTP server that records the path, the Authorization header, and the body of each request."""
 
     def __init__(self) -> None:
         self.got: list[tuple[str, str | None, dict[str, Any]]] = []
@@ -61,7 +61,7 @@ class Receiver:
         self._server.server_close()
 
     def at(self, path: str) -> list[tuple[str, str]]:
-        """(action, message text) of what came to this path, in order of arrival."""
+        """Return the (action, message text) pairs received at this path, in order of arrival."""
         return [(message["action"], message["record"]["message"]) for where, _, message in list(self.got) if where == path]
 
 

@@ -1,4 +1,4 @@
-"""Tokens, links and cookies: what lets in, until when, and where it leads."""
+"""Tokens, links, and cookies: which grant access, how long they are valid, and where a link redirects to."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_rest_of_the_query_stays_as_it_was(fields: list[str]) -> None:
 
 @given(st.text(st.characters(max_codepoint=255), max_size=80), st.integers(0, 2))
 def test_nothing_else_lets_in(text: str, place: int) -> None:
-    """Links, cookies and tokens in each other's place among them."""
+    """The guesses include links, cookies, and tokens used in place of one another."""
     for guess in (text, cookie(), query_of_a_link().removeprefix("token="), KEYS[1].hex()):
         authorizations = [f"Bearer {guess}"] if place == 0 else []
         query = f"token={guess}" if place == 1 and guess != query_of_a_link().removeprefix("token=") and "&" not in guess else ""

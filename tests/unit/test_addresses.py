@@ -1,4 +1,4 @@
-"""The verdict on addresses, and the form of webhook URLs. Addresses are judged here, never dialled."""
+"""Which addresses are allowed, and which webhook URLs are valid. No test connects to an address."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may import what: pure modules no I/O, nobody but the stack the engine, the face nothing heavy."""
+"""Which modules may import which: pure modules do no I/O, only the stack imports the engine, and `import userhooks` stays light."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ IMPURE |= {"uvicorn", "starlette", "fastapi", "ipywidgets", "matplotlib"}
 
 
 def imports(path: Path, *, at_run_time: bool = True) -> set[str]:
-    """The modules that a file imports, as dotted names; what stands under `if TYPE_CHECKING` only when asked for."""
+    """Return the dotted names of the modules that a file imports; those under `if TYPE_CHECKING` only on request."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     skipped = {
         id(inner)
@@ -107,7 +107,7 @@ def test_a_pure_module_imports_only_pure_ones_of_the_package(name: str) -> None:
 
 
 def test_nothing_but_the_engine_imports_the_engine() -> None:
-    """The supervisor starts it as a program of its own, by name."""
+    """The supervisor starts the engine by name, as a separate program."""
     for path in PACKAGE.rglob("*.py"):
         if "engine" not in path.relative_to(PACKAGE).parts:
             assert not {one for one in imports(path, at_run_time=False) if one.startswith("userhooks.engine")}, path
@@ -115,14 +115,14 @@ def test_nothing_but_the_engine_imports_the_engine() -> None:
 
 @pytest.mark.parametrize(("library", "only"), [("matplotlib", {"plots"}), ("ipywidgets", {"widgets"})])
 def test_a_heavy_library_has_one_importer(library: str, only: set[str]) -> None:
-    """One file or folder of the package."""
+    """Only one file or folder of the package imports it."""
     paths = [path for path in PACKAGE.rglob("*.py") if library in {one.partition(".")[0] for one in imports(path)}]
     assert {path.relative_to(PACKAGE).parts[0] for path in paths} <= only
 
 
 @pytest.mark.parametrize("folder", ["", "engine"])
 def test_no_package_imports_one_that_imports_it(folder: str) -> None:
-    """The packages right below, and single modules there."""
+    """The check covers the packages and the single modules directly inside the folder."""
     root = PACKAGE / folder
     prefix = ".".join(["userhooks", *root.relative_to(PACKAGE).parts]) + "."
     uses: dict[str, set[str]] = {}
@@ -131,7 +131,7 @@ def test_no_package_imports_one_that_imports_it(folder: str) -> None:
         own = path.relative_to(root).parts[0].removesuffix(".py")
         uses.setdefault(own, set()).update(room for room in rooms if (root / room).is_dir() or (root / f"{room}.py").is_file())
     order = TopologicalSorter({room: used - {room} for room, used in uses.items() if room not in ("__init__", "__main__")})
-    order.prepare()  # raises CycleError, which names the circle
+    order.prepare()  # raises CycleError, which names the cycle
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

@@ -1,4 +1,4 @@
-"""What lesson 08 says of several latencies, and of several runs."""
+"""The figures that lesson 08 shows for several latencies and several runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""compose.yaml, sequin.yaml and the texts that lead to them, held to each other and to Sequin's contract; no container is started."""
+"""compose.yaml, sequin.yaml, and the texts about them agree with each other and with Sequin; no container is started."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SEQUIN: dict[str, Any] = yaml.safe_load((ROOT / "sequin.yaml").read_text(encodin
 DATABASE: dict[str, Any] = SEQUIN["databases"][0]
 [LESSON] = (ROOT / "notebooks").glob("10_*.ipynb")
 
-# What Sequin 0.14.6 reads: its environment, and the keys of its configuration file (docs/reference/configuration and sequin-yaml).
+# The environment variables and configuration keys that Sequin 0.14.6 reads (docs/reference/configuration and sequin-yaml).
 ENVIRONMENT = {
     "PG_HOSTNAME", "PG_DATABASE", "PG_PORT", "PG_USERNAME", "PG_PASSWORD", "PG_POOL_SIZE", "REDIS_URL", "CONFIG_FILE_PATH",
     "SECRET_KEY_BASE", "VAULT_KEY", "SEQUIN_TELEMETRY_DISABLED", "CRASH_REPORTING_DISABLED",
@@ -45,12 +45,12 @@ KEYS = {
 
 
 def comment() -> list[str]:
-    """The commands of the comment in compose.yaml, without what is said beside them."""
+    """Return the commands in the comment of compose.yaml, without the explanations next to them."""
     return [line[4:].split("  #")[0].strip() for line in TEXT.partition("services:")[0].splitlines() if line.startswith("#   ")]
 
 
 def console(text: str) -> list[str]:
-    """The commands of a text's console blocks."""
+    """Return the commands in the console blocks of a text."""
     blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
     return [line[2:].split("  #")[0].strip() for block in blocks for line in block.splitlines() if line.startswith("$ ")]
 
@@ -60,13 +60,13 @@ def lesson() -> list[str]:
 
 
 def variables(commands: list[str]) -> dict[str, str]:
-    """What the commands export."""
+    """Return the variables that the commands export."""
     exports = [shlex.split(line)[1:] for line in commands if line.startswith("export ")]
     return dict(one.split("=", 1) for words in exports for one in words)
 
 
 def published(service: str) -> dict[int, int]:
-    """Port in the container -> port on this machine."""
+    """Return a mapping of container ports to ports on this machine."""
     ports = [one.split(":") for one in SERVICES[service].get("ports", [])]
     return {int(inside): int(outside) for _, outside, inside in ports}
 
@@ -133,11 +133,11 @@ def test_the_database_in_it_is_the_service_as_the_container_sees_it() -> None:
     assert DATABASE["hostname"] in SERVICES
     assert DATABASE["port"] in published(DATABASE["hostname"])
     assert DATABASE["password"] == SERVICES[DATABASE["hostname"]]["environment"]["POSTGRES_PASSWORD"]
-    assert DATABASE["username"] == "postgres"  # the image's own; a superuser, which a publication of a whole schema needs
+    assert DATABASE["username"] == "postgres"  # the image's default role; a superuser, which a publication of a whole schema requires
 
 
 def test_the_configuration_says_what_a_real_server_was_started_with() -> None:
-    """A real 0.14.6 took the file as it is; what it then relied on is not changed in passing."""
+    """A real 0.14.6 accepted this file; this test fails if a setting that it relied on changes."""
     assert DATABASE["name"] == Settings(Path()).sequin_database
     assert DATABASE["slot"] == {"name": "sequin_slot", "create_if_not_exists": True}
     assert DATABASE["publication"] == {
@@ -146,8 +146,8 @@ def test_the_configuration_says_what_a_real_server_was_started_with() -> None:
         "init_sql": "CREATE PUBLICATION sequin_pub FOR TABLES IN SCHEMA public WITH (publish_via_partition_root = true)",
     }
     assert SEQUIN["api_tokens"] == [{"name": "tutorial", "token": "tutorial-token"}]
-    assert SEQUIN["account"] == {"name": "tutorial"}  # users and tokens belong to it: a file with one account names none of them
-    assert "functions" not in SEQUIN  # userhooks applies its own
+    assert SEQUIN["account"] == {"name": "tutorial"}  # users and tokens belong to the account; with a single account, they do not name it
+    assert "functions" not in SEQUIN  # userhooks applies its own filter function
     assert published("sequin").keys() == {7376, 8376}
 
 
@@ -173,7 +173,7 @@ def test_the_publication_takes_tables_that_are_made_later(database_url: str) -> 
         assert found.fetchall() == [("elsewhere", "orders"), ("public", "notifications")]
 
 
-# --- the commands and variables that people are told ---------------------------------------------------------------------
+# --- documented commands and variables ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("commands", [comment(), lesson()], ids=["compose.yaml", "lesson 10"])
@@ -181,7 +181,7 @@ def test_the_variables_are_settings_and_fit_the_files(commands: list[str], tmp_p
     given = variables(commands)
     settings, default = Settings.from_env(given, tmp_path), Settings.from_env({}, tmp_path)
     changed = {one.name for one in fields(Settings) if getattr(settings, one.name) != getattr(default, one.name)}
-    assert len(changed) == len(given)  # each of them is read by Settings, and does something
+    assert len(changed) == len(given)  # Settings reads each variable, and each has an effect
     assert settings.sequin_api_token in [token["token"] for token in SEQUIN["api_tokens"]]
     assert settings.sequin_database == DATABASE["name"]
     assert settings.sequin_url == f"http://localhost:{published('sequin')[7376]}"
@@ -198,7 +198,7 @@ def test_the_variables_are_settings_and_fit_the_files(commands: list[str], tmp_p
     public = urlsplit(settings.inspector_public_url or "")
     assert f"{public.hostname}:host-gateway" in SERVICES["sequin"]["extra_hosts"]
     assert public.port == settings.ports["inspector"]
-    assert "_" not in (public.hostname or "_")  # Sequin takes no host name with an underscore
+    assert "_" not in (public.hostname or "_")  # Sequin refuses host names with an underscore
 
 
 @pytest.mark.parametrize("commands", [comment(), lesson()], ids=["compose.yaml", "lesson 10"])

@@ -1,4 +1,4 @@
-"""Connections are the same whatever the environment, the role and the database say; DATABASE_URL in all of libpq's forms."""
+"""Connections do not depend on settings of the environment, the role, or the database; DATABASE_URL takes all of libpq's forms."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def settings_of(url: str) -> dict[str, str]:
 
 @pytest.fixture
 def hostile_url(database_url: str) -> Iterator[str]:
-    """A database in which everything is set that a session needs otherwise, by the database and again by a role."""
+    """Yield the URL of a database that overrides every setting a session needs, for the database and for a role."""
     with psycopg.connect(database_url, autocommit=True) as admin:
         admin.execute("create role hostile superuser login password 'hostile'")
         for name, value in SETTINGS.items():

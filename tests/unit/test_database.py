@@ -1,4 +1,4 @@
-"""The app's database, on a real server: set-up and teardown from sql/, the checks and their remedies, users and rows."""
+"""The app's database on a real server: setup and teardown from sql/, checks and their remedies, users, and rows."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def relations(url: str) -> set[object]:
     return {name for (name,) in ask(url, "select relname from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r'")}
 
 
-# --- set-up and teardown ---------------------------------------------------------------------------------------------------
+# --- setup and teardown ----------------------------------------------------------------------------------------------------
 
 
 def test_set_up_makes_the_three_tables_marked_and_ready_for_replication(database: Database, database_url: str) -> None:
@@ -228,7 +228,7 @@ def test_wal_level_must_be_logical(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def plain_role_url(database_url: str) -> Iterator[str]:
-    """The same database, for a role that may log in and nothing else."""
+    """Yield the URL of the same database for a role that may only log in."""
     ask(database_url, "create role plain login password 'plain'")
     yield psycopg.conninfo.make_conninfo(database_url, user="plain", password="plain")
     ask(database_url, "drop owned by plain")
@@ -391,7 +391,7 @@ def test_a_connection_that_breaks_off_is_database_unavailable(database: Database
         lose_the_connection()
 
 
-# --- a lesson's own schema ---------------------------------------------------------------------------------------------
+# --- the schema of a lesson --------------------------------------------------------------------------------------------
 
 
 def test_a_schema_of_our_own_is_made_once_and_goes_with_what_is_in_it(database: Database, database_url: str) -> None:

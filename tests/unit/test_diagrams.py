@@ -1,4 +1,4 @@
-"""The diagrams: nothing is cut off, no text leaves its card, and every colour shows on a light and on a dark page."""
+"""Diagrams: nothing is cut off, text fits its box, and every color is visible on light and dark pages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def drawn(request: pytest.FixtureRequest) -> Axes:
 
 
 def contrast(one: str, other: str) -> float:
-    """The contrast of WCAG 2, from 1 to 21."""
+    """Return the WCAG 2 contrast ratio, from 1 to 21."""
 
     def luminance(colour: str) -> float:
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]

@@ -31,7 +31,7 @@ def test_what_is_wrong_with_several_sinks_for_one_reason_is_said_once() -> None:
 
 
 class SlotClock:
-    """A clock that stands still but for sleeps, and a slot whose confirmed LSN is `confirms(seconds)`."""
+    """A clock that moves only during sleeps, with a slot whose confirmed LSN is `confirms(seconds)`."""
 
     def __init__(self, confirms: dict[float, int], *, active: bool = True) -> None:
         self.now = 0.0

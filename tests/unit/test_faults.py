@@ -1,4 +1,4 @@
-"""Faults as percentages: the script that they make does what they say, to the same requests each time."""
+"""Faults as percentages: the resulting script applies them at these rates, to the same requests each time."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_what_is_said_and_what_a_cell_would_call() -> None:
     called: dict[str, object] = {}
     inbox = type("Inbox", (), {"respond": lambda _, script: called.update(script=script)})()
     lesson = type("Lesson", (), {"inbox": lambda _, user: called.update(user=user) or inbox})()
-    eval(faults.call("ben"), {"lesson": lesson})  # noqa: S307  # it is shown to be pasted into a cell
+    eval(faults.call("ben"), {"lesson": lesson})  # noqa: S307  # it is displayed to be pasted into a cell
     assert called == {"user": "ben", "script": faults.script()}
 
 

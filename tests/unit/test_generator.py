@@ -1,4 +1,4 @@
-"""The generator: its schedule under any clock, and what it leaves in a real database."""
+"""The generator: its schedule under any clock, and the rows it writes to a real database."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from userhooks.webhooks.database import Database
 
 
 class FakeTime:
-    """A clock that moves only by sleeping, and by as much again as `late` says."""
+    """A clock that moves only by sleeping, each time by `late()` seconds more than requested."""
 
     def __init__(self, late: Callable[[], float] = lambda: 0.0) -> None:
         self.now = 1000.0

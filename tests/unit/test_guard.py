@@ -1,4 +1,4 @@
-"""Which hosts are let in when the inspector listens on an address of the reader's choice."""
+"""Which hosts are allowed when the inspector listens on an address chosen by the user."""
 
 from __future__ import annotations
 

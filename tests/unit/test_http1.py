@@ -1,4 +1,4 @@
-"""A request that offers an upgrade reaches the application whole, however its bytes arrive."""
+"""A request that offers an upgrade reaches the application complete, however its bytes are split."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PLAIN = b"POST /next HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nnext"
 
 
 class Wire(asyncio.Transport):
-    """A connection whose bytes stay here."""
+    """A transport that keeps the written bytes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ Seen = tuple[str, str, list[tuple[bytes, bytes]], bytes]
 
 
 async def read(pieces: list[bytes]) -> tuple[list[Seen], bytes]:
-    """What an application is given when these pieces arrive one after the other, and what is answered."""
+    """Feed these chunks to the protocol in turn; return what the application receives and what is sent back."""
     seen: list[Seen] = []
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
@@ -71,7 +71,7 @@ async def read(pieces: list[bytes]) -> tuple[list[Seen], bytes]:
     async with asyncio.timeout(10):
         while state.tasks:
             await asyncio.gather(*state.tasks)
-            await asyncio.sleep(0)  # uvicorn's callbacks remove what is done; in Python 3.14 gather does not wait for tasks that are
+            await asyncio.sleep(0)  # uvicorn removes finished tasks in callbacks; in Python 3.14, gather does not yield for finished tasks
     if not wire.closed:
         protocol.connection_lost(None)
     return seen, wire.sent

@@ -1,4 +1,4 @@
-"""Every text of RFC 8259's grammar is read, and no other."""
+"""The parser accepts exactly the texts of RFC 8259's grammar."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_what_other_parsers_refuse_is_read(text: str, value: object) -> None:
     assert found.value == value
     assert found.repeated == ("a" if '"a"' in text else None)
     if '"' in text:
-        orjson.dumps(found.value)  # no string of it is one that cannot be sent on
+        orjson.dumps(found.value)  # every string in it can be encoded again
 
 
 def test_depth_has_no_limit() -> None:

@@ -1,4 +1,4 @@
-"""The ledger: it agrees with a count made another way, and it fails when something is wrong."""
+"""The ledger agrees with an independent count, and reports every kind of problem."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def test_a_row_that_one_backfill_reads_twice_is_duplicated() -> None:
     assert "1 duplicated" in backfilled([*HISTORY, HISTORY[7]]).verdict()
 
 
-# --- what is still waited for ----------------------------------------------------------------------------------------------
+# --- messages not yet arrived ----------------------------------------------------------------------------------------------
 
 
 def test_what_was_committed_too_late_to_be_waited_for_has_not_yet_arrived_and_is_not_lost() -> None:
@@ -311,7 +311,7 @@ def test_empty_tables_have_the_same_columns() -> None:
     assert repr(ledger) == f"Ledger({ledger.verdict()})"
 
 
-# --- against a count made another way --------------------------------------------------------------------------------------
+# --- compared with an independent count-------------------------------------------------------------------------------------
 
 
 @given(seed=st.integers())

@@ -1,4 +1,4 @@
-"""The ledger by the WAL: its reader of payloads, and a judgement that agrees with a count made another way."""
+"""The WAL ledger: its payload decoder, and a verdict that agrees with an independent count."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ USERS = [ADA, BEN, CY]
 
 
 def change(n: int, action: str, row: int, user: int | None, former: int | None = None) -> WalChange:
-    """The n-th change of a history, committed at second n."""
+    """Return the n-th change of a history, committed at second n."""
     return WalChange(n * 10, 0, at(n), action, row, user, former)
 
 
 def sent(one: WalChange, sink_id: str, owner: int, **fields: Any) -> Receipt:
-    """What a sink sends of a change, as it would come."""
+    """Return the receipt of a change that a sink sends."""
     changes = None
     if one.action == "update":
         changes = {"message": "y"} if one.former_user_id == one.user_id else {"user_id": one.former_user_id}
@@ -54,22 +54,24 @@ def test_inserts_updates_and_deletes_are_owed_and_a_row_that_changes_hands_is_wi
         ledger(ADAS).verdict() == "6 committed, 3 expected, 3 received, 0 lost, 0 duplicated, 0 foreign, order kept, 1 withheld, p99 3 ms"
     )
     assert ledger(ADAS).ok
-    held = ledger(ADAS).frame().query("state == 'withheld'")
-    assert held["reason"].to_list() == ["the row moved from user 1 to user 2: its old values belong to user 1, its new values to user 2"]
+    withheld = ledger(ADAS).frame().query("state == 'withheld'")
+    assert withheld["reason"].to_list() == [
+        "the row moved from user 1 to user 2: its old values belong to user 1, its new values to user 2"
+    ]
 
 
 def test_both_owners_of_a_row_that_changed_hands_have_a_line() -> None:
     both = [*ADAS, *(sent(HISTORY[n], sink(BEN), BEN) for n in (1, 4))]
-    found = ledger(both, [owed(ADA), owed(BEN)])
-    assert found.verdict().startswith("6 committed, 5 expected, 5 received, 0 lost, 0 duplicated, 0 foreign, order kept, 2 withheld")
-    assert found.ok
+    result = ledger(both, [owed(ADA), owed(BEN)])
+    assert result.verdict().startswith("6 committed, 5 expected, 5 received, 0 lost, 0 duplicated, 0 foreign, order kept, 2 withheld")
+    assert result.ok
 
 
 def test_changes_owed_to_a_receiver_that_is_not_an_inbox_are_not_checked() -> None:
-    found = ledger(ADAS, [owed(ADA), owed(BEN)._replace(is_seen=False)])
-    assert found.verdict().endswith("; not checked: 1 subscription whose receiver is not an inbox, 2 expected")
-    assert "3 expected, 3 received, 0 lost" in found.verdict()
-    assert found.ok
+    result = ledger(ADAS, [owed(ADA), owed(BEN)._replace(is_seen=False)])
+    assert result.verdict().endswith("; not checked: 1 subscription whose receiver is not an inbox, 2 expected")
+    assert "3 expected, 3 received, 0 lost" in result.verdict()
+    assert result.ok
 
 
 def test_a_lost_update_is_named_by_user_row_and_sink() -> None:
@@ -77,9 +79,9 @@ def test_a_lost_update_is_named_by_user_row_and_sink() -> None:
 
 
 def test_a_delivery_that_came_twice_is_counted_in_its_line() -> None:
-    found = ledger([*ADAS, ADAS[1]])
-    assert "1 duplicated" in found.verdict()
-    assert found.frame().query("action == 'update' and state == 'received'")["times"].to_list() == [2]
+    result = ledger([*ADAS, ADAS[1]])
+    assert "1 duplicated" in result.verdict()
+    assert result.frame().query("action == 'update' and state == 'received'")["times"].to_list() == [2]
 
 
 def test_an_id_that_is_used_again_after_a_delete_is_no_duplicate() -> None:
@@ -87,22 +89,22 @@ def test_an_id_that_is_used_again_after_a_delete_is_no_duplicate() -> None:
 
 
 def test_a_change_of_hands_that_was_sent_is_foreign() -> None:
-    found = ledger([*ADAS, sent(HISTORY[3], sink(ADA), ADA)])
-    assert "1 foreign" in found.verdict()
-    assert found.problems() == ["foreign: update of row 1 of user 2 reached the inbox of user 1 through user-1-1"]
+    result = ledger([*ADAS, sent(HISTORY[3], sink(ADA), ADA)])
+    assert "1 foreign" in result.verdict()
+    assert result.problems() == ["foreign: update of row 1 of user 2 reached the inbox of user 1 through user-1-1"]
 
 
 def test_a_later_change_that_came_first_is_named_and_marked() -> None:
-    found = ledger([ADAS[1], ADAS[0], ADAS[2]])
-    assert found.problems() == ["out of order: insert of row 1 of user 1 arrived after a later change of its row"]
-    assert found.frame().query("not in_order")["action"].to_list() == ["insert"]
+    result = ledger([ADAS[1], ADAS[0], ADAS[2]])
+    assert result.problems() == ["out of order: insert of row 1 of user 1 arrived after a later change of its row"]
+    assert result.frame().query("not in_order")["action"].to_list() == ["insert"]
 
 
 def test_a_message_of_a_change_that_was_never_committed_is_unknown() -> None:
     made_up = sent(change(3, "update", 7, ADA, ADA), sink(ADA), ADA)
-    found = ledger([ADAS[0], made_up, ADAS[2]])
-    assert "2 received, 1 lost" in found.verdict()
-    assert "unknown: update of row 7 of user 1 was never committed" in found.problems()
+    result = ledger([ADAS[0], made_up, ADAS[2]])
+    assert "2 received, 1 lost" in result.verdict()
+    assert "unknown: update of row 7 of user 1 was never committed" in result.problems()
 
 
 def test_what_was_sent_of_changes_before_the_recording_is_left_aside() -> None:
@@ -116,9 +118,9 @@ def test_only_the_users_that_are_asked_for_count() -> None:
 
 def test_a_delete_that_does_not_say_whose_row_it_was_is_withheld_from_its_owner() -> None:
     history = [change(1, "insert", 1, ADA), change(2, "delete", 1, None)]
-    found = reconcile(history, [sent(history[0], sink(ADA), ADA)], [owed(ADA)])
-    assert found.ok
-    line = found.frame().iloc[1]
+    result = reconcile(history, [sent(history[0], sink(ADA), ADA)], [owed(ADA)])
+    assert result.ok
+    line = result.frame().iloc[1]
     assert (line["state"], line["user_id"]) == ("withheld", ADA)
     assert "replica identity is not FULL" in line["reason"]
 
@@ -127,27 +129,27 @@ def test_a_backfill_owes_what_was_there_and_not_what_moved_meanwhile() -> None:
     table = [Row(3, ADA, at(-9)), Row(4, ADA, at(-8)), Row(5, ADA, at(-7))]
     history = [change(9, "update", 4, ADA, BEN)]
     backfill = BackfillRead(sink(ADA), "b1", at(5))
-    found = reconcile(history, [read(3, ADA)], [owed(ADA)], [backfill], table)
-    assert found.verdict().endswith("1 withheld; backfill: 2 expected, 1 received, 1 lost")
-    assert found.lost()["row"].to_list() == [5]
+    result = reconcile(history, [read(3, ADA)], [owed(ADA)], [backfill], table)
+    assert result.verdict().endswith("1 withheld; backfill: 2 expected, 1 received, 1 lost")
+    assert result.lost()["row"].to_list() == [5]
 
 
-# --- against a count made another way --------------------------------------------------------------------------------------
+# --- compared with an independent count-------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(50))
 def test_the_verdict_agrees_with_an_independent_count_of_a_random_run_with_faults(seed: int) -> None:
-    luck = random.Random(seed)
-    subscriptions = [owed(user, number, luck.choice([0, 0, 30])) for user in USERS for number in range(luck.randint(0, 2))]
+    rng = random.Random(seed)
+    subscriptions = [owed(user, number, rng.choice([0, 0, 30])) for user in USERS for number in range(rng.randint(0, 2))]
     rows: dict[int, int] = {}
     history: list[WalChange] = []
     wire: list[Receipt] = []
     tally: Counter[str] = Counter()
-    for n in range(1, luck.randint(2, 120)):
-        doing = luck.choice(["insert", "insert", "update", "update", "move", "delete"]) if rows else "insert"
-        row = luck.choice(list(rows)) if doing != "insert" else luck.choice([k for k in range(1, 400) if k not in rows])
+    for n in range(1, rng.randint(2, 120)):
+        doing = rng.choice(["insert", "insert", "update", "update", "move", "delete"]) if rows else "insert"
+        row = rng.choice(list(rows)) if doing != "insert" else rng.choice([k for k in range(1, 400) if k not in rows])
         former = rows.get(row)
-        user = luck.choice(USERS) if doing in ("insert", "move") else former
+        user = rng.choice(USERS) if doing in ("insert", "move") else former
         one = change(n, "update" if doing == "move" else doing, row, user, former if doing in ("update", "move") else None)
         history.append(one)
         rows[row] = user or 0
@@ -160,7 +162,7 @@ def test_the_verdict_agrees_with_an_independent_count_of_a_random_run_with_fault
             if moved:
                 tally["withheld"] += 1
                 continue
-            fate = luck.choice(["sent"] * 12 + ["lost", "refused", "retried", "doubled", "trebled", "leaked"])
+            fate = rng.choice(["sent"] * 12 + ["lost", "refused", "retried", "doubled", "trebled", "leaked"])
             came = fate not in ("lost", "refused")
             is_owed = one.committed_at >= subscription.since
             tally["expected"] += came or is_owed
@@ -171,9 +173,9 @@ def test_the_verdict_agrees_with_an_independent_count_of_a_random_run_with_fault
             wire += [arrival] * {"doubled": 2, "trebled": 3}.get(fate, int(came))
             if fate == "leaked":
                 tally["foreign"] += 1
-                wire.append(arrival._replace(owner=luck.choice([other for other in USERS if other != subscription.user_id])))
-    if luck.random() < 0.4 and wire:
-        a, b = sorted(luck.choices(range(len(wire)), k=2))
+                wire.append(arrival._replace(owner=rng.choice([other for other in USERS if other != subscription.user_id])))
+    if rng.random() < 0.4 and wire:
+        a, b = sorted(rng.choices(range(len(wire)), k=2))
         wire[a : b + 1] = reversed(wire[a : b + 1])
     late = _late(wire)
     words = f"{late} out of order" if late else "order kept"
@@ -182,13 +184,13 @@ def test_the_verdict_agrees_with_an_independent_count_of_a_random_run_with_fault
         f"{tally['duplicated']} duplicated, {tally['foreign']} foreign, {words}"
     )
     counted += f", {tally['withheld']} withheld" if tally["withheld"] else ""
-    found = reconcile(history, wire, subscriptions)
-    assert found.verdict().startswith(counted), f"seed {seed}"
-    assert found.ok is not (late or tally["lost"] or tally["duplicated"] or tally["foreign"]), f"seed {seed}"
+    result = reconcile(history, wire, subscriptions)
+    assert result.verdict().startswith(counted), f"seed {seed}"
+    assert result.ok is not (late or tally["lost"] or tally["duplicated"] or tally["foreign"]), f"seed {seed}"
 
 
 def _late(wire: Sequence[Receipt]) -> int:
-    """Count by comparing each pair: a message that was accepted for the first time after a later change of its row."""
+    """Return the number of first deliveries that follow a later change of their row, by comparing each pair."""
     firsts: list[Receipt] = []
     for one in wire:
         own = f"sink-{one.owner}-"

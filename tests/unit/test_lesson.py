@@ -1,4 +1,4 @@
-"""A lesson on a real stack: what it makes, what its ledger says, what it leaves behind; and the demo, which is one lesson."""
+"""A lesson on a real stack: what it creates, what its ledger reports, and what it removes; and the demo, which is one lesson."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def reached(url: str) -> bool:
         return False
 
 
-# --- the way of a lesson ---------------------------------------------------------------------------------------------------
+# --- the steps of a lesson --------------------------------------------------------------------------------------------------
 
 
 def test_a_subscriber_gets_all_of_their_rows_and_the_ledger_says_so(lesson: Lesson) -> None:
@@ -178,7 +178,7 @@ def test_the_panels_do_what_the_calls_do(lesson: Lesson) -> None:
     assert "ben has no subscription to backfill.<br>Run lesson.subscribe(" in backfill.state.value
 
 
-# --- when something is wrong -----------------------------------------------------------------------------------------------
+# --- problems -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_receiver_that_refuses_everything_shows_as_lost(lesson: Lesson) -> None:
@@ -253,7 +253,7 @@ def test_a_name_that_no_lesson_can_have_is_refused(stack: Stack, name: str) -> N
         stack.lesson(name)
 
 
-# --- broken on purpose -----------------------------------------------------------------------------------------------------
+# --- deliberate faults ------------------------------------------------------------------------------------------------------
 
 
 def test_a_sink_without_a_filter_shows_in_the_ledger_as_foreign_rows_until_it_is_removed(lesson: Lesson) -> None:
@@ -291,7 +291,7 @@ def test_an_unfiltered_sink_that_was_left_behind_is_gone_when_any_lesson_begins_
     assert unfiltered(stack) == []
 
 
-# --- what it leaves behind -------------------------------------------------------------------------------------------------
+# --- cleaning up -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_lesson_that_is_closed_leaves_empty_inboxes_and_nothing_else(stack: Stack) -> None:
@@ -332,7 +332,7 @@ def test_a_lesson_begins_empty_after_an_interrupted_run_and_touches_no_other(sta
         assert after == before
 
 
-# --- the ledger by the WAL ------------------------------------------------------------------------------------------------
+# --- the WAL ledger -------------------------------------------------------------------------------------------------------
 
 LEDGER_SLOTS = "select count(*) from pg_replication_slots where slot_name like 'userhooks_ledger_%'"
 
@@ -404,7 +404,8 @@ def test_a_database_without_a_slot_to_spare_says_so(stack: Stack) -> None:
     with stack.database.connect() as connection:
         free = "select current_setting('max_replication_slots')::int - count(*) from pg_replication_slots"
         for n in range(connection.execute(free).fetchall()[0][0]):
-            connection.execute("select pg_create_physical_replication_slot(%s, false, true)", [f"taken_{n}"])  # they go with the connection
+            # The slots are temporary, so they are dropped with the connection.
+            connection.execute("select pg_create_physical_replication_slot(%s, false, true)", [f"taken_{n}"])
         with pytest.raises(DatabaseUnsuitable, match="no replication slot left"):
             Recording(stack.database_url, stack.sequin.publication())
     assert slots(stack) == 0
@@ -423,7 +424,7 @@ def test_a_recorder_that_is_gone_is_said_and_not_taken_for_silence(lesson: Lesso
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_ledger_by_the_wal_agrees_with_an_independent_count_of_a_real_run_with_faults(lesson: Lesson, seed: int) -> None:
-    """Counted from the inboxes' requests and from what the generator says that it wrote, without the WAL."""
+    """Compare the verdict with a count from the inboxes' requests and the generator's result, without the WAL."""
     subscribe_all(lesson)
     lesson.inbox("ada").respond([{"percent": 20, "seed": seed, "status": 500}])
     lesson.inbox("ben").respond([{"effect": "reset"}])
@@ -431,7 +432,7 @@ def test_the_ledger_by_the_wal_agrees_with_an_independent_count_of_a_real_run_wi
         generated = lesson.generate(rate=300, count=60, mix={"insert": 3, "update": 1, "delete": 1}, seed=seed)
         eventually(lambda: most_refusals(lesson, "ben") > 1, within=30, what="an attempt that is repeated in vain")
         for user in USERS:
-            lesson.inbox(user).respond()  # or a row that has no luck is waited for longer than any test should
+            lesson.inbox(user).respond()  # otherwise, an unlucky row is retried for longer than a test should take
     assert most_refusals(lesson, "ada") > 0
     accepted = [
         (user, message.sink_id, message.idempotency_key)
@@ -447,7 +448,7 @@ def test_the_ledger_by_the_wal_agrees_with_an_independent_count_of_a_real_run_wi
 
 
 def most_refusals(lesson: Lesson, user: str) -> int:
-    """How often the inbox refused the message that it refused most often."""
+    """Return the highest number of times that the inbox refused any single message."""
     refused = [request for request in lesson.inbox(user).received() if not request.accepted]
     times = Counter((message.sink_id, message.idempotency_key) for request in refused for message in request.messages())
     return max(times.values(), default=0)
@@ -588,7 +589,7 @@ def test_the_demo_ends_with_a_good_verdict_and_removes_what_it_made(stack: Stack
 
 
 class Leaky(Lesson):
-    """A lesson in which one of Ada's rows is sent to Ben as well."""
+    """A lesson in which one of Ada's rows is also sent to Ben."""
 
     def generate(self, *args: Any, **options: Any) -> Generated:
         generated = super().generate(*args, **options)
@@ -613,7 +614,7 @@ def test_a_demo_that_leaks_fails_and_names_the_row(stack: Stack, capsys: pytest.
 
 
 def sink_on_orders(lesson: Lesson, user: str) -> str:
-    """A table of the lesson's own with one sink on it, made with the plain calls; returns the sink's name."""
+    """Create a separate table for the lesson and a sink for it, using the API directly; return the sink's name."""
     stack, table = lesson.clients, f"{lesson.schema()}.orders"
     with stack.database.connect() as connection:
         connection.execute(f"CREATE TABLE IF NOT EXISTS {table} (id serial PRIMARY KEY, customer_id int NOT NULL)".encode())
@@ -633,7 +634,7 @@ def test_a_table_of_a_lesson_goes_with_it_and_its_sinks_before_it(stack: Stack) 
         with stack.lesson("orders") as lesson:
             lesson.subscribe("ada", url=lesson.inbox("ada").url)
             sink_on_orders(lesson, "ada")
-            stack.sequin.create_endpoint("without-a-sink", lesson.inbox("ben").url)  # as a kill between the two calls leaves it
+            stack.sequin.create_endpoint("without-a-sink", lesson.inbox("ben").url)  # the state after a kill between the two calls
             with stack.database.connect() as connection:
                 connection.execute("INSERT INTO lesson_orders.orders (customer_id) VALUES (1)")
             [message] = lesson.inbox("ada").wait_for(1)

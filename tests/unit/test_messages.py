@@ -1,4 +1,4 @@
-"""Bodies that a Sequin 0.14.6 was recorded to send, and bodies that nobody should take for a message."""
+"""Bodies recorded from Sequin 0.14.6, and bodies that must not be parsed as messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A metrics page read into a DataFrame, expressions held against it, and the rules of notebooks/alerts.yaml."""
+"""Parsing a metrics page into a DataFrame, evaluating expressions on it, and the rules of notebooks/alerts.yaml."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_page_has_one_row_for_each_sample_and_a_column_for_each_label() -> Non
 
 
 def test_a_recorded_page_is_read_as_the_reference_parser_reads_it() -> None:
-    text = RECORDED.replace(" counter\n", " untyped\n")  # that parser adds _total to the names of counters
+    text = RECORDED.replace(" counter\n", " untyped\n")  # this parser adds _total to the names of counters
     expected = [(s.name, s.value, s.labels) for family in text_string_to_metric_families(text) for s in family.samples]
     assert len(expected) > 100
     by_name = lambda sample: (sample[0], sorted(sample[2].items()))  # noqa: E731

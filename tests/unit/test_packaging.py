@@ -24,12 +24,12 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
 def dependencies() -> list[str]:
-    """Return every requirement in pyproject.toml, those of the extras included."""
+    """Return every requirement in pyproject.toml, including those of extras."""
     return [*PROJECT["dependencies"], *(line for extra in PROJECT["optional-dependencies"].values() for line in extra)]
 
 
 def wanted() -> dict[str, tuple[int, ...]]:
-    """Package -> lower bound, extras and markers left out."""
+    """Return the lower bound of each package, without extras and markers."""
     lines = dependencies()
     found = [re.match(r"([A-Za-z0-9_.-]+)(?:\[.*?\])?>=([0-9.]+)", line) for line in lines]
     assert all(found), lines
@@ -37,7 +37,7 @@ def wanted() -> dict[str, tuple[int, ...]]:
 
 
 def locked() -> dict[str, list[tuple[int, ...]]]:
-    """Package -> the versions that are pinned for one platform or another."""
+    """Return the versions of each package that are pinned for any platform."""
     pins: dict[str, list[tuple[int, ...]]] = {}
     for name, version in re.findall(r"^([a-z0-9.-]+)(?:\[.*?\])?==([0-9.]+)", LOCK, re.MULTILINE):
         pins.setdefault(name, []).append(numbers(version))
@@ -100,7 +100,7 @@ def test_codespaces_use_the_same_python_the_same_install_and_the_usual_ports() -
     assert container["remoteEnv"]["PATH"].startswith("${containerWorkspaceFolder}/.venv/bin:")
 
 
-# --- what a stranger reads first -------------------------------------------------------------------------------------------
+# --- the first texts people read -------------------------------------------------------------------------------------------
 
 
 def test_the_metadata_and_the_user_agent_have_the_version_of_the_package() -> None:
@@ -148,7 +148,7 @@ def targets() -> set[str]:
 
 
 def claimed() -> list[str]:
-    """The minor versions that the classifiers name."""
+    """Return the minor versions that the classifiers name."""
     found = [re.fullmatch(r"Programming Language :: Python :: (3\.\d+)", line) for line in PROJECT["classifiers"]]
     return [version.group(1) for version in found if version]
 

@@ -1,4 +1,4 @@
-"""The plots: what they show, what they say, and that they leave nothing behind."""
+"""Plots: their content, their text, and that they leave nothing behind."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_without_rows_each_plot_says_so_and_stands() -> None:
 
 
 def every_plot() -> dict[str, Axes]:
-    """Each plot, with what it is drawn from."""
+    """Return the axes of each plot, by the name of its function."""
     axes = {plot.__name__: drawn(plot, STEADY) for plot in PLOTS}
     arrived = messages(("a", 0), ("b", 0.5), ("a", 1)).assign(action=["read", "insert", "insert"])
     more: dict[str, Callable[[Axes], Axes]] = {
@@ -260,7 +260,7 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize(("colour", "contrast"), [(plots.INK, 4.0), (plots.GENERATED, 3.0), (plots.DELIVERED, 3.0), (plots.MARK, 3.0)])
 def test_colours_stand_out_on_a_light_and_on_a_dark_page(colour: str, contrast: float) -> None:
-    """WCAG 2.2's contrast ratio, against white and the dark page of JupyterLab (#111111)."""
+    """The contrast ratio is that of WCAG 2.2, on white and on JupyterLab's dark page (#111111)."""
     light, dark = 1.05 / (luminance(colour) + 0.05), (luminance(colour) + 0.05) / (luminance("#111111") + 0.05)
     assert min(light, dark) >= contrast
 

@@ -1,4 +1,4 @@
-"""The package's public names: each can be imported, each is in the example, and what a cell shows escapes its values."""
+"""The package's public names can be imported and appear in the example; values displayed in a cell are escaped."""
 
 from __future__ import annotations
 

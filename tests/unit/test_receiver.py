@@ -1,4 +1,4 @@
-"""A reader's receiver in a thread of the notebook: it answers, keeps quiet, is replaced in its place, and says what went wrong."""
+"""A receiver in a thread of the notebook: it answers, prints nothing, is replaced on the same port, and reports errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PLACE = "a lesson"
 
 
 class Echo(BaseHTTPRequestHandler):
-    """Answers the status that the body names; raises for a body that is no number."""
+    """Answer the status in the body; raise if the body is not a number."""
 
     def do_POST(self) -> None:
         self.send_response(int(self.rfile.read(int(self.headers["Content-Length"]))))
@@ -59,7 +59,7 @@ def test_it_answers_what_the_handler_says_and_remembers_it(server: ReceiverServe
     assert server.wait_for(1, status=401) == 1
 
 
-@pytest.mark.parametrize("bind", ["127.0.0.1", "0.0.0.0"])  # noqa: S104 - for the moment of the test
+@pytest.mark.parametrize("bind", ["127.0.0.1", "0.0.0.0"])  # noqa: S104 - only during this test
 def test_this_machine_reaches_it_whatever_name_the_sender_knows_it_by(bind: str) -> None:
     with ReceiverServer(Echo, bind=bind, host="only-the-sender-knows.invalid") as server:
         assert server.url == f"http://only-the-sender-knows.invalid:{server.port}/"
@@ -83,11 +83,11 @@ def test_a_handler_that_raises_sends_no_answer_and_says_why(server: ReceiverServ
 
 def test_nothing_is_printed(server: ReceiverServer, capfd: pytest.CaptureFixture[str]) -> None:
     post(server, "200")
-    httpx.get(server.url, trust_env=False)  # there is no do_GET
+    httpx.get(server.url, trust_env=False)  # the handler has no do_GET
     with pytest.raises(httpx.RemoteProtocolError):
         post(server, "")
     with socket.create_connection(("127.0.0.1", server.port)) as sender:
-        sender.sendall(b"POST / HTTP/1.1\r\ncontent-length: 100\r\n\r\n20")  # and is gone before its body ends
+        sender.sendall(b"POST / HTTP/1.1\r\ncontent-length: 100\r\n\r\n20")  # and disconnects before the body ends
     server.close()
     assert capfd.readouterr() == ("", "")
 
@@ -108,7 +108,7 @@ def test_many_at_once_are_all_answered(server: ReceiverServer) -> None:
 
 def test_a_closed_one_answers_nothing_and_can_be_closed_again() -> None:
     server = ReceiverServer(Echo)
-    with httpx.Client(trust_env=False) as sender:  # keeps its connections
+    with httpx.Client(trust_env=False) as sender:  # keeps connections alive
         assert sender.post(server.url, content="200").status_code == 200
         server.close()
         server.close()
@@ -119,7 +119,7 @@ def test_a_closed_one_answers_nothing_and_can_be_closed_again() -> None:
 def test_a_connection_that_a_sender_opened_ahead_is_ended_with_its_server() -> None:
     server = ReceiverServer(Echo)
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as ahead:
-        post(server, "200")  # accepted later, so the one before is accepted, too
+        post(server, "200")  # accepted later, so the earlier connection is accepted too
         server.close()
         assert ahead.recv(1) == b""
 

@@ -1,4 +1,4 @@
-"""The client of the Management API: typed results, one error per kind of failure, secrets kept, and sinks that are not as asked for."""
+"""The Management API client: typed results, one error per kind of failure, hidden secrets, and sinks that differ from the request."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_the_recorded_export_is_read(client: SequinClient, fake: FakeSequin) -> 
     assert client.functions()["only-user-1"].code == CODE.rstrip()
 
 
-# --- sinks that are not what was asked for ---------------------------------------------------------------------------------
+# --- sinks that differ from the request ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -387,7 +387,7 @@ def test_no_secret_is_logged_or_shown(client: SequinClient, fake: FakeSequin, ca
 
 
 def test_a_second_answer_after_an_error_is_not_taken_for_the_next_calls() -> None:
-    """A real server answered some errors twice on the kept-alive connection."""
+    """A real server sent two responses to some failed requests on a keep-alive connection."""
     listener = socket.create_server(("127.0.0.1", 0))
     stray = _answer(500, {"errors": {"detail": "Internal Server Error"}})
     answers = [_answer(400, {"summary": "no"}), _answer(200, {"ok": True, "rev": "v0.14.6"})]

@@ -1,4 +1,4 @@
-"""The server on port 3333: the seed's calls as they stand there, every field and status, and the program that serves it."""
+"""The server on port 3333: the original API with every field and status, and the program that serves it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def database(database_url: str) -> Database:
 
 @contextmanager
 def app(database: Database, fake: FakeSequin, token: str = TOKEN) -> Iterator[httpx.Client]:
-    """Serve the app on a free port, from a thread, and yield a client of it."""
+    """Serve the app on a free port in a thread, and yield a client."""
     with (
         SequinClient("http://sequin.example", token, transport=fake.transport, sleep=lambda _: None) as sequin,
         socket.create_server(("127.0.0.1", 0)) as listener,
@@ -72,7 +72,7 @@ def server(database: Database, fake: FakeSequin) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def lonely_server(fake: FakeSequin) -> Iterator[httpx.Client]:
-    """A server whose database is not there: what it answers, it answers by itself."""
+    """Yield a client of a server whose database is down, so that every response is the server's own."""
     with app(Database("postgresql://postgres@127.0.0.1:1/postgres"), fake) as client:
         yield client
 
@@ -285,7 +285,7 @@ def test_a_fault_of_our_own_is_500_and_says_nothing_of_its_inside(server: httpx.
     assert "hunter2" not in error_of(server.post("/subscribe", json={"userId": 1, "webhookUrl": URL}), 500)
 
 
-# --- who is let in ---------------------------------------------------------------------------------------------------------
+# --- access control --------------------------------------------------------------------------------------------------------
 
 
 def test_web_pages_of_other_origins_are_kept_out(lonely_server: httpx.Client, fake: FakeSequin) -> None:

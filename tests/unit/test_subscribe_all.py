@@ -1,4 +1,4 @@
-"""Subscribing many users with one call: one endpoint, one sink and one row for each, or nothing, and all of it taken back again."""
+"""Subscribing many users with one call creates an endpoint, a sink, and a row for each, or nothing; unsubscribing removes them all."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_each_user_gets_what_subscribe_makes_with_one_call_for_all(
     ]
     assert [sink["annotations"] for sink in fake.sinks.values()] == [{"user_id": "1"}, {"user_id": "2"}, {"user_id": "3"}]
     assert {sink["filter"] for sink in fake.sinks.values()} == {FUNCTION_NAME}
-    assert fake.calls.count("POST /api/config/apply") == 2  # the function, and all of them
+    assert fake.calls.count("POST /api/config/apply") == 2  # the function, then all sinks
     assert subscriptions.subscribe(2, URLS[2]) == subscriptions.list(2)[0]
     assert fake.secrets["user-2-endpoint"] == {"Authorization": f"Bearer {made[1].secret}"}
     assert_in_step(fake, database)
@@ -69,7 +69,7 @@ def test_a_call_that_breaks_leaves_nothing_behind(
     subscriptions: Subscriptions, fake: FakeSequin, database: Database, happened: bool
 ) -> None:
     subscriptions.subscribe(1, URLS[1])
-    subscriptions.unsubscribe("user-1-notifications")  # the function is there
+    subscriptions.unsubscribe("user-1-notifications")  # the function already exists
 
     def break_off(request: httpx.Request, answer: Answer) -> httpx.Response:
         if request.url.path == "/api/config/apply":
@@ -102,7 +102,7 @@ def test_a_filter_that_got_lost_on_the_way_takes_all_of_them_back(
 
 
 def foreign_sink(subscriptions: Subscriptions, fake: FakeSequin, app: Database, **changed: Any) -> None:
-    """Put what somebody else made under the names of user 2, and nothing else, into Sequin."""
+    """Leave only a sink and an endpoint with the names of user 2 in Sequin, as another client would have created them."""
     subscriptions.subscribe(2, URLS[2])
     with app.locked_users([2]) as users:
         users.remove()
@@ -190,7 +190,7 @@ def test_they_go_with_one_call_and_so_does_what_a_crash_left_of_them(
     subscriptions.subscribe_all(URLS)
     subscriptions.subscribe(1, "http://127.0.0.1:9/second")
     with database.locked_users([2]) as users:
-        users.remove()  # as if the process had been killed before it wrote the rows
+        users.remove()  # as if the process was killed before it wrote the rows
     subscriptions.unsubscribe_all([1, 2, 99])
     assert list(fake.sinks) == ["user-3-notifications"]
     assert list(fake.endpoints) == ["user-3-endpoint"]

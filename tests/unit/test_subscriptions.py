@@ -1,4 +1,4 @@
-"""Subscribing: one endpoint, one sink and one row, or nothing, whatever fails at whichever step, and whoever calls at the same time."""
+"""Subscribing creates an endpoint, a sink, and a row, or nothing, whichever step fails and whatever runs concurrently."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Answer = Callable[[], httpx.Response]
 
 
 class Clock:
-    """A clock that moves only when somebody sleeps."""
+    """A clock that moves only during sleeps."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -76,7 +76,7 @@ def database(database_url: str) -> Database:
 
 @pytest.fixture
 def connect(fake: FakeSequin, database: Database, clock: Clock) -> Iterator[Callable[[], Subscriptions]]:
-    """Make clients as different programs would have them."""
+    """Yield a function that creates subscriptions with a separate client, as separate programs would."""
     opened: list[SequinClient] = []
 
     def make() -> Subscriptions:
@@ -104,7 +104,7 @@ def assert_nothing_is_left(fake: FakeSequin, database: Database) -> None:
 
 
 def assert_in_step(fake: FakeSequin, database: Database) -> None:
-    """Each row has its sink, each sink its row and its own endpoint, with the row's URL."""
+    """Check that rows and sinks match one to one, and that each sink has a separate endpoint with the row's URL."""
     rows = {row.sink_id: row for row in database.subscriptions()}
     assert set(rows) == {sink["id"] for sink in fake.sinks.values()}
     for sink in fake.sinks.values():
@@ -333,7 +333,7 @@ def interrupted(_request: httpx.Request, answer: Answer) -> httpx.Response:
 def test_a_failure_at_any_step_leaves_nothing_and_the_next_call_works(
     subscriptions: Subscriptions, fake: FakeSequin, database: Database, step: int, fault: Callable[..., httpx.Response]
 ) -> None:
-    # Reads are tried again: what fails there fails for good, what writes fails once.
+    # Reads are retried, so a failing read must fail every time; a write fails once.
     failing = steps_of_a_first_subscribe()[step]
 
     def at_the_step(request: httpx.Request, answer: Answer) -> httpx.Response:

@@ -1,4 +1,4 @@
-"""Waiting for a value, with a clock that moves only when somebody sleeps."""
+"""Waiting for a value, with a clock that moves only during sleeps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The panels in a kernel without a front end: a click makes one call, and words say what came of it."""
+"""Widgets in a kernel without a front end: a click makes one call, and a message reports the outcome."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class RecordingInbox:
 
 
 class RecordingLesson:
-    """Answers as a lesson does and notes each call; `fault` is raised instead."""
+    """A fake lesson that records each call; raises `fault` if it is set."""
 
     name = "01"
     users: Mapping[str, int] = NAMES
@@ -281,7 +281,7 @@ def test_a_closed_panel_stops_looking(lesson: RecordingLesson, monkeypatch: pyte
     eventually(lambda: not panel._follower.is_alive())
 
 
-# --- what all of them have in common ---------------------------------------------------------------------------------------
+# --- properties of all widgets ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", PANELS)
