@@ -44,11 +44,11 @@ def parse(text: str) -> Parsed:
     containers: list[Any] = []
     names: list[str] = []
     while True:
-        found = _VALUE.match(text, place)
-        if found is None:
+        match = _VALUE.match(text, place)
+        if match is None:
             raise _wrong(text, place, "a value")
-        place = found.end()
-        kind, part = found.lastgroup, found[found.lastgroup or 0]
+        place = match.end()
+        kind, part = match.lastgroup, match[match.lastgroup or 0]
         value: Any
         if kind == "open":
             value = {} if part == "{" else []
@@ -109,10 +109,10 @@ def _string(token: str) -> str:
 
 
 def _name(text: str, place: int) -> tuple[str, int]:
-    found = _NAME.match(text, place)
-    if found is None:
+    match = _NAME.match(text, place)
+    if match is None:
         raise _wrong(text, place, "a name in double quotes and ':'")
-    return _string(found[1]), found.end()
+    return _string(match[1]), match.end()
 
 
 def _wrong(text: str, place: int, expected: str) -> NotJson:

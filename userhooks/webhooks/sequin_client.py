@@ -202,18 +202,18 @@ class SequinClient:
         def read(data: Mapping[str, Any]) -> dict[str, Sink]:
             return {entry["name"]: Sink.of(entry) for entry in data["resources"] if "destination" in entry}
 
-        found = self._http.one(read, "POST", "/api/config/apply", _yaml_of(endpoints, bodies))
-        if any(body["name"] not in found for body in bodies):  # A real server's answer leaves out destination, filter, and source.
-            found = {sink.name: sink for sink in self.sinks()}
-        missing = [body["name"] for body in bodies if body["name"] not in found]
+        created = self._http.one(read, "POST", "/api/config/apply", _yaml_of(endpoints, bodies))
+        if any(body["name"] not in created for body in bodies):  # A real server's answer leaves out destination, filter, and source.
+            created = {sink.name: sink for sink in self.sinks()}
+        missing = [body["name"] for body in bodies if body["name"] not in created]
         if missing:
             raise SequinMismatch(f"Sequin did not create the sink {missing[0]}.", "Look at its sinks in Sequin's console.")
-        return [self.require_sink(found[body["name"]], body) for body in bodies]
+        return [self.require_sink(created[body["name"]], body) for body in bodies]
 
     def taken_names(self, endpoints: Iterable[NewEndpoint], sinks: Iterable[NewSink]) -> set[str]:
         """Return the names of these endpoints and sinks that already exist in Sequin, and that `create_sinks` would overwrite."""
         endpoints, sinks = list(endpoints), list(sinks)
-        wanted = {("http_endpoint", one.name) for one in endpoints} | {("sink", one.name) for one in sinks}
+        wanted = {("http_endpoint", endpoint.name) for endpoint in endpoints} | {("sink", sink.name) for sink in sinks}
 
         def read(data: Mapping[str, Any]) -> set[str]:
             existing = [(change["resource_type"], change["old"].get("name")) for change in data["changes"] if change["old"] is not None]
@@ -288,8 +288,8 @@ class SequinClient:
         def read(data: Mapping[str, Any]) -> dict[str, Function]:
             # Like yaml.safe_load, this loader builds plain values only.
             config = yaml.load(data["yaml"], Loader=_YAML_LOADER) or {}  # noqa: S506
-            found = [Function.of(entry) for entry in config.get("functions") or ()]
-            return {function.name: function for function in found}
+            functions = [Function.of(entry) for entry in config.get("functions") or ()]
+            return {function.name: function for function in functions}
 
         return self._http.one(read, "GET", "/api/config/export")
 
@@ -323,8 +323,8 @@ class SequinClient:
 
 def _yaml_of(endpoints: Iterable[NewEndpoint], sinks: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """Return a body for `config/apply` and `config/plan`, whose YAML is written as JSON."""
-    listed = [{"name": one.name, "url": one.url, "encrypted_headers": dict(one.encrypted_headers)} for one in endpoints]
-    return {"yaml": json.dumps({"http_endpoints": listed, "sinks": list(sinks)})}
+    http_endpoints = [{"name": e.name, "url": e.url, "encrypted_headers": dict(e.encrypted_headers)} for e in endpoints]
+    return {"yaml": json.dumps({"http_endpoints": http_endpoints, "sinks": list(sinks)})}
 
 
 def _function_yaml(name: str, function_type: str, code: str) -> str:
@@ -339,7 +339,7 @@ def _differences(sink: Sink, wanted: Mapping[str, Any]) -> list[str]:
     if "source" in wanted and sorted(sink.include_tables) != sorted(wanted["source"]["include_tables"]):
         wrong.append(f"its tables are {', '.join(sink.include_tables) or 'all'}, not {', '.join(wanted['source']['include_tables'])}")
     for key, value in wanted.get("annotations", {}).items():
-        found = sink.annotations.get(key)
-        if type(found) is not type(value) or found != value:
-            wrong.append(f"its annotation {key} is {found!r}, not {value!r}")
+        actual = sink.annotations.get(key)
+        if type(actual) is not type(value) or actual != value:
+            wrong.append(f"its annotation {key} is {actual!r}, not {value!r}")
     return wrong

@@ -243,7 +243,7 @@ class Subscriptions:
             if sink.id in sinks_with_row:
                 continue
             if not self._was_made_for(user_id, sink):
-                what = f"Sequin has a sink {sink.name} already, for its database {sink.database}, which userhooks did not make."
+                what = f"Sequin has a sink {sink.name} already, for its database {sink.database}, which userhooks did not create."
                 raise SequinInvalid(what, "Rename or delete that sink, or use another account of this Sequin server.")
             self._sequin.delete_sink(sink.id)
             log.info("Removed sink %s (id %s), which belonged to no subscription", sink.name, sink.id)
@@ -428,7 +428,7 @@ class Subscriptions:
         """Return whether Sequin's filter function is `same` or `missing`; raises SequinMismatch if somebody changed its code."""
         state = self.function_state()
         if state == "different":
-            what = f"The function {FUNCTION_NAME} in Sequin is not the one that userhooks made: it may send one user's rows to another."
+            what = f"The function {FUNCTION_NAME} in Sequin is not the one that userhooks created. It may send one user's rows to another."
             raise SequinMismatch(what, "Run userhooks up, which puts it back, and find out who changed it.")
         return state
 
@@ -536,7 +536,7 @@ class BackfillHandle:
             progress(self)
             if self._clock() >= deadline:
                 what = f"The backfill of {self.sink_name} is {self.state} and has not ended within {timeout:g} s: {self._progress()}."
-                remedy = "Is the sink paused, or its receiver failing? Look with userhooks subscriptions, or wait longer."
+                remedy = "Check with userhooks subscriptions whether the sink is paused or its receiver fails, or wait longer."
                 if self._backfill.has_read_nothing:
                     remedy = f"Sequin may take {BACKFILL_STARTS_WITHIN_S:g} s before the first row. {UNREADABLE_VALUE}"
                 raise DeliveriesMissing(what, self._backfill.error or remedy)
