@@ -134,7 +134,7 @@ def test_a_bad_url_gets_one_clear_error_that_names_the_field(url: object, says: 
     assert "hunter2" not in str(caught.value)
 
 
-# --- URLs whose address is known without a name server -------------------------------------------------------------------
+# --- URLs whose address is known without a name server ---------------------------------------------------------------------
 
 LOOPBACK_HOSTS = [
     "127.0.0.1",

@@ -127,10 +127,12 @@ def test_no_package_imports_one_that_imports_it(folder: str) -> None:
     prefix = ".".join(["userhooks", *root.relative_to(PACKAGE).parts]) + "."
     uses: dict[str, set[str]] = {}
     for path in root.rglob("*.py"):
-        rooms = [module.removeprefix(prefix).partition(".")[0] for module in imports(path, at_run_time=False) if module.startswith(prefix)]
+        members = [
+            module.removeprefix(prefix).partition(".")[0] for module in imports(path, at_run_time=False) if module.startswith(prefix)
+        ]
         own = path.relative_to(root).parts[0].removesuffix(".py")
-        uses.setdefault(own, set()).update(room for room in rooms if (root / room).is_dir() or (root / f"{room}.py").is_file())
-    order = TopologicalSorter({room: used - {room} for room, used in uses.items() if room not in ("__init__", "__main__")})
+        uses.setdefault(own, set()).update(member for member in members if (root / member).is_dir() or (root / f"{member}.py").is_file())
+    order = TopologicalSorter({member: used - {member} for member, used in uses.items() if member not in ("__init__", "__main__")})
     order.prepare()  # raises CycleError, which names the cycle
 
 

@@ -83,25 +83,25 @@ def test_the_images_are_those_that_this_project_knows() -> None:
 
 
 def test_sequin_finds_what_it_is_told_to_use() -> None:
-    sequin, told = SERVICES["sequin"], SERVICES["sequin"]["environment"]
-    assert told.keys() == ENVIRONMENT
+    sequin, environment = SERVICES["sequin"], SERVICES["sequin"]["environment"]
+    assert environment.keys() == ENVIRONMENT
     assert sequin["depends_on"].keys() == SERVICES.keys() - {"sequin"}
     for service, on in sequin["depends_on"].items():
         assert on["condition"] == ("service_healthy" if "healthcheck" in SERVICES[service] else "service_started")
-    assert told["PG_HOSTNAME"] in SERVICES
-    assert urlsplit(told["REDIS_URL"]).hostname in SERVICES
-    assert f"./sequin.yaml:{told['CONFIG_FILE_PATH']}:ro" in sequin["volumes"]
-    assert len(told["SECRET_KEY_BASE"]) >= 64
-    assert len(base64.b64decode(told["VAULT_KEY"], validate=True)) >= 32
+    assert environment["PG_HOSTNAME"] in SERVICES
+    assert urlsplit(environment["REDIS_URL"]).hostname in SERVICES
+    assert f"./sequin.yaml:{environment['CONFIG_FILE_PATH']}:ro" in sequin["volumes"]
+    assert len(environment["SECRET_KEY_BASE"]) >= 64
+    assert len(base64.b64decode(environment["VAULT_KEY"], validate=True)) >= 32
 
 
 def test_the_one_postgres_makes_both_databases_and_what_sequin_may_fail_to_make() -> None:
-    told, database = SERVICES["sequin"]["environment"], SERVICES["app-db"]
-    [made] = [COMPOSE["configs"][one["source"]]["content"] for one in database["configs"]]
+    environment, database = SERVICES["sequin"]["environment"], SERVICES["app-db"]
+    [script] = [COMPOSE["configs"][one["source"]]["content"] for one in database["configs"]]
     slot = f"SELECT pg_create_logical_replication_slot('{DATABASE['slot']['name']}', 'pgoutput')"
-    assert made.split(";\n") == [f"CREATE DATABASE {told['PG_DATABASE']}", DATABASE["publication"]["init_sql"], slot, ""]
+    assert script.split(";\n") == [f"CREATE DATABASE {environment['PG_DATABASE']}", DATABASE["publication"]["init_sql"], slot, ""]
     assert [one["target"].rpartition("/")[0] for one in database["configs"]] == ["/docker-entrypoint-initdb.d"]
-    assert database["environment"] == {"POSTGRES_PASSWORD": told["PG_PASSWORD"], "POSTGRES_DB": DATABASE["database"]}
+    assert database["environment"] == {"POSTGRES_PASSWORD": environment["PG_PASSWORD"], "POSTGRES_DB": DATABASE["database"]}
     assert database["command"] == ["postgres", "-c", "wal_level=logical"]
     assert DATABASE["database"] in database["healthcheck"]["test"][1]
 

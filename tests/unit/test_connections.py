@@ -94,7 +94,7 @@ def test_options_in_the_address_count_where_they_are_not_ours_to_decide(postgres
     assert row == ("5MB", "off", "UTC")
 
 
-# --- DATABASE_URL ------------------------------------------------------------------------------------------------------
+# --- DATABASE_URL ----------------------------------------------------------------------------------------------------------
 
 
 def url_of(folder: Path, **environment: str) -> str:

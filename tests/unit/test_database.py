@@ -391,7 +391,7 @@ def test_a_connection_that_breaks_off_is_database_unavailable(database: Database
         lose_the_connection()
 
 
-# --- the schema of a lesson --------------------------------------------------------------------------------------------
+# --- the schema of a lesson ------------------------------------------------------------------------------------------------
 
 
 def test_a_schema_of_our_own_is_made_once_and_goes_with_what_is_in_it(database: Database, database_url: str) -> None:

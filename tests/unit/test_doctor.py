@@ -46,9 +46,9 @@ class SlotClock:
         return self._active, confirmed, 5_000 + int(self.now)
 
     def look(self) -> SlotLook:
-        found = watch_slot(self.read, lambda: self.now, self.sleep)
-        assert found is not None
-        return found
+        result = watch_slot(self.read, lambda: self.now, self.sleep)
+        assert result is not None
+        return result
 
 
 def test_a_slot_that_has_nothing_to_confirm_or_confirms_late_is_fine_and_watched_no_longer() -> None:
@@ -61,11 +61,11 @@ def test_a_slot_that_has_nothing_to_confirm_or_confirms_late_is_fine_and_watched
 
 def test_a_slot_of_which_nothing_is_confirmed_is_stuck_and_the_way_out_says_what_it_costs() -> None:
     clock = SlotClock({0: 100})
-    found = judge_replication("slot", clock.look())
+    result = judge_replication("slot", clock.look())
     assert SLOT_LOOK_SECONDS <= clock.now < SLOT_LOOK_SECONDS + 1
-    assert not found.fine
+    assert not result.fine
     for words in ("int[]", "pg_replication_slot_advance('slot', pg_current_wal_lsn())", "ledger", "userhooks backfill", "deletes"):
-        assert words in found.remedy
+        assert words in result.remedy
     unread = judge_replication("slot", SlotClock({0: 100}, active=False).look())
     assert "nobody reads it" in unread.text
     assert watch_slot(lambda: None, lambda: 0.0, clock.sleep) is None
@@ -75,11 +75,11 @@ def test_a_backfill_that_has_read_nothing_for_long_is_named_with_the_values_that
     now = datetime(2026, 11, 28, tzinfo=UTC)
     made = now - timedelta(seconds=STALLED_BACKFILL_SECONDS)
     backfill = Backfill("b", "sink", "public.notifications", "active", 0, 0, 0, made)
-    found = judge_backfill("sink", backfill, now)
-    assert found is not None
-    assert not found.fine
-    assert "-infinity" in found.remedy
-    assert "24:00" in found.remedy
+    result = judge_backfill("sink", backfill, now)
+    assert result is not None
+    assert not result.fine
+    assert "-infinity" in result.remedy
+    assert "24:00" in result.remedy
     for fine in (
         replace(backfill, rows_processed_count=1),
         replace(backfill, inserted_at=made + timedelta(seconds=1)),

@@ -54,11 +54,11 @@ def test_a_text_is_taken_exactly_when_the_reference_parser_takes_it(text: str) -
     ids=range(9),
 )
 def test_what_other_parsers_refuse_is_read(text: str, value: object) -> None:
-    found = parse(text)
-    assert found.value == value
-    assert found.repeated == ("a" if '"a"' in text else None)
+    result = parse(text)
+    assert result.value == value
+    assert result.repeated == ("a" if '"a"' in text else None)
     if '"' in text:
-        orjson.dumps(found.value)  # every string in it can be encoded again
+        orjson.dumps(result.value)  # every string in it can be encoded again
 
 
 def test_depth_has_no_limit() -> None:

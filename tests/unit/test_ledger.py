@@ -67,8 +67,8 @@ ADAS = [arrival for arrival in ALL if arrival.owner == ADA]
 
 def verdict(received: Sequence[Receipt], rows: Sequence[Row] = ROWS, subscriptions: Sequence[OwedSubscription] = (owed(ADA),)) -> str:
     ledger = reconcile(rows, received, subscriptions)
-    words = ledger.verdict().split(", ")
-    good = " ".join(words[3:6]) == "0 lost 0 duplicated 0 foreign" and words[6] == "order kept" and "unknown" not in ledger.verdict()
+    parts = ledger.verdict().split(", ")
+    good = " ".join(parts[3:6]) == "0 lost 0 duplicated 0 foreign" and parts[6] == "order kept" and "unknown" not in ledger.verdict()
     assert ledger.ok is good
     assert bool(ledger.problems()) is not good
     return ledger.verdict()
@@ -147,8 +147,8 @@ def test_a_foreign_row_is_counted_and_named(arrival: Receipt, why: str) -> None:
 
 
 def test_a_leak_that_is_tried_again_is_one_leak() -> None:
-    leak = receipt(message("insert", 1, BEN, sink(ADA)), ADA)
-    assert "1 foreign" in verdict([leak._replace(accepted=False), leak._replace(accepted=False), leak, *ADAS])
+    foreign = receipt(message("insert", 1, BEN, sink(ADA)), ADA)
+    assert "1 foreign" in verdict([foreign._replace(accepted=False), foreign._replace(accepted=False), foreign, *ADAS])
 
 
 def test_changes_of_one_row_that_come_in_the_wrong_order_are_counted_and_named() -> None:
@@ -311,7 +311,7 @@ def test_empty_tables_have_the_same_columns() -> None:
     assert repr(ledger) == f"Ledger({ledger.verdict()})"
 
 
-# --- compared with an independent count-------------------------------------------------------------------------------------
+# --- compared with an independent count ------------------------------------------------------------------------------------
 
 
 @given(seed=st.integers())
@@ -353,5 +353,5 @@ def test_out_of_order_counts_every_change_that_comes_after_a_later_one_of_its_ro
     late = sum(1 for n, (row, lsn) in enumerate(changes) if any(r == row and before > lsn for r, before in changes[:n]))
     received = [inserted(row.id, ADA) for row in rows]
     received += [receipt(message("update", row, ADA, sink(ADA), lsn=lsn), ADA) for row, lsn in changes]
-    words = f"{late} out of order" if late else "order kept"
-    assert words in verdict(received, rows), f"seed {seed}"
+    order = f"{late} out of order" if late else "order kept"
+    assert order in verdict(received, rows), f"seed {seed}"

@@ -24,13 +24,13 @@ def change(n: int, action: str, row: int, user: int | None, former: int | None =
     return WalChange(n * 10, 0, at(n), action, row, user, former)
 
 
-def sent(one: WalChange, sink_id: str, owner: int, **fields: Any) -> Receipt:
+def sent(committed: WalChange, sink_id: str, owner: int, **fields: Any) -> Receipt:
     """Return the receipt of a change that a sink sends."""
     changes = None
-    if one.action == "update":
-        changes = {"message": "y"} if one.former_user_id == one.user_id else {"user_id": one.former_user_id}
-    made = message(one.action, one.row, one.user_id, sink_id, lsn=one.lsn, changes=changes)
-    made = type(made)(made.action, made.record, made.changes, {**made.metadata, "commit_timestamp": one.committed_at.isoformat()})
+    if committed.action == "update":
+        changes = {"message": "y"} if committed.former_user_id == committed.user_id else {"user_id": committed.former_user_id}
+    made = message(committed.action, committed.row, committed.user_id, sink_id, lsn=committed.lsn, changes=changes)
+    made = type(made)(made.action, made.record, made.changes, {**made.metadata, "commit_timestamp": committed.committed_at.isoformat()})
     return receipt(made, owner, **fields)
 
 
@@ -45,8 +45,8 @@ HISTORY = [
 ADAS = [sent(HISTORY[n], sink(ADA), ADA) for n in (0, 2, 5)]
 
 
-def ledger(received: Sequence[Receipt], subscriptions: Sequence[OwedSubscription] = (owed(ADA),), **more: Any) -> Ledger:
-    return reconcile(HISTORY, received, subscriptions, **more)
+def ledger(received: Sequence[Receipt], subscriptions: Sequence[OwedSubscription] = (owed(ADA),), **options: Any) -> Ledger:
+    return reconcile(HISTORY, received, subscriptions, **options)
 
 
 def test_inserts_updates_and_deletes_are_owed_and_a_row_that_changes_hands_is_withheld() -> None:
@@ -134,7 +134,7 @@ def test_a_backfill_owes_what_was_there_and_not_what_moved_meanwhile() -> None:
     assert result.lost()["row"].to_list() == [5]
 
 
-# --- compared with an independent count-------------------------------------------------------------------------------------
+# --- compared with an independent count ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -146,16 +146,18 @@ def test_the_verdict_agrees_with_an_independent_count_of_a_random_run_with_fault
     wire: list[Receipt] = []
     tally: Counter[str] = Counter()
     for n in range(1, rng.randint(2, 120)):
-        doing = rng.choice(["insert", "insert", "update", "update", "move", "delete"]) if rows else "insert"
-        row = rng.choice(list(rows)) if doing != "insert" else rng.choice([k for k in range(1, 400) if k not in rows])
+        operation = rng.choice(["insert", "insert", "update", "update", "move", "delete"]) if rows else "insert"
+        row = rng.choice(list(rows)) if operation != "insert" else rng.choice([k for k in range(1, 400) if k not in rows])
         former = rows.get(row)
-        user = rng.choice(USERS) if doing in ("insert", "move") else former
-        one = change(n, "update" if doing == "move" else doing, row, user, former if doing in ("update", "move") else None)
-        history.append(one)
+        user = rng.choice(USERS) if operation in ("insert", "move") else former
+        committed = change(
+            n, "update" if operation == "move" else operation, row, user, former if operation in ("update", "move") else None
+        )
+        history.append(committed)
         rows[row] = user or 0
-        if doing == "delete":
+        if operation == "delete":
             del rows[row]
-        moved = doing == "move" and former != user
+        moved = operation == "move" and former != user
         for subscription in subscriptions:
             if subscription.user_id not in ((former, user) if moved else (user,)):
                 continue
@@ -163,14 +165,14 @@ def test_the_verdict_agrees_with_an_independent_count_of_a_random_run_with_fault
                 tally["withheld"] += 1
                 continue
             fate = rng.choice(["sent"] * 12 + ["lost", "refused", "retried", "doubled", "trebled", "leaked"])
-            came = fate not in ("lost", "refused")
-            is_owed = one.committed_at >= subscription.since
-            tally["expected"] += came or is_owed
-            tally["lost"] += is_owed and not came
+            arrived = fate not in ("lost", "refused")
+            is_owed = committed.committed_at >= subscription.since
+            tally["expected"] += arrived or is_owed
+            tally["lost"] += is_owed and not arrived
             tally["duplicated"] += {"doubled": 1, "trebled": 2}.get(fate, 0)
-            arrival = sent(one, subscription.sink_id, subscription.user_id)
+            arrival = sent(committed, subscription.sink_id, subscription.user_id)
             wire += [arrival._replace(accepted=False)] * (fate in ("refused", "retried"))
-            wire += [arrival] * {"doubled": 2, "trebled": 3}.get(fate, int(came))
+            wire += [arrival] * {"doubled": 2, "trebled": 3}.get(fate, int(arrived))
             if fate == "leaked":
                 tally["foreign"] += 1
                 wire.append(arrival._replace(owner=rng.choice([other for other in USERS if other != subscription.user_id])))
@@ -178,10 +180,10 @@ def test_the_verdict_agrees_with_an_independent_count_of_a_random_run_with_fault
         a, b = sorted(rng.choices(range(len(wire)), k=2))
         wire[a : b + 1] = reversed(wire[a : b + 1])
     late = _late(wire)
-    words = f"{late} out of order" if late else "order kept"
+    order = f"{late} out of order" if late else "order kept"
     counted = (
         f"{len(history)} committed, {tally['expected']} expected, {tally['expected'] - tally['lost']} received, {tally['lost']} lost, "
-        f"{tally['duplicated']} duplicated, {tally['foreign']} foreign, {words}"
+        f"{tally['duplicated']} duplicated, {tally['foreign']} foreign, {order}"
     )
     counted += f", {tally['withheld']} withheld" if tally["withheld"] else ""
     result = reconcile(history, wire, subscriptions)
@@ -192,19 +194,19 @@ def test_the_verdict_agrees_with_an_independent_count_of_a_random_run_with_fault
 def _late(wire: Sequence[Receipt]) -> int:
     """Return the number of first deliveries that follow a later change of their row, by comparing each pair."""
     firsts: list[Receipt] = []
-    for one in wire:
-        own = f"sink-{one.owner}-"
-        is_first = all((f.message.lsn, f.message.sink_id) != (one.message.lsn, one.message.sink_id) for f in firsts)
-        if one.accepted and one.message.sink_id.startswith(own) and is_first:
-            firsts.append(one)
+    for arrival in wire:
+        own_sinks = f"sink-{arrival.owner}-"
+        is_first = all((first.message.lsn, first.message.sink_id) != (arrival.message.lsn, arrival.message.sink_id) for first in firsts)
+        if arrival.accepted and arrival.message.sink_id.startswith(own_sinks) and is_first:
+            firsts.append(arrival)
     return sum(
         any(
-            e.message.sink_id == one.message.sink_id
-            and e.message.record["id"] == one.message.record["id"]
-            and (e.message.lsn or 0) > (one.message.lsn or 0)
-            for e in firsts[:n]
+            earlier.message.sink_id == arrival.message.sink_id
+            and earlier.message.record["id"] == arrival.message.record["id"]
+            and (earlier.message.lsn or 0) > (arrival.message.lsn or 0)
+            for earlier in firsts[:n]
         )
-        for n, one in enumerate(firsts)
+        for n, arrival in enumerate(firsts)
     )
 
 
@@ -236,7 +238,7 @@ def test_changes_are_read_with_their_place_in_the_commit() -> None:
         b"D" + struct.pack(">I", 1) + b"K" + row("11", None, None),
     ]
     moment = datetime(2000, 1, 1, tzinfo=UTC) + timedelta(seconds=1)
-    assert [one for payload in payloads for one in reader.read(payload)] == [
+    assert [decoded for payload in payloads for decoded in reader.read(payload)] == [
         WalChange(500, 1, moment, "insert", 10, 3, None),
         WalChange(500, 3, moment, "update", 11, 4, 3),
         WalChange(500, 4, moment, "update", 11, 4, None),

@@ -81,7 +81,7 @@ def reached(url: str) -> bool:
         return False
 
 
-# --- the steps of a lesson --------------------------------------------------------------------------------------------------
+# --- the steps of a lesson -------------------------------------------------------------------------------------------------
 
 
 def test_a_subscriber_gets_all_of_their_rows_and_the_ledger_says_so(lesson: Lesson) -> None:
@@ -178,7 +178,7 @@ def test_the_panels_do_what_the_calls_do(lesson: Lesson) -> None:
     assert "ben has no subscription to backfill.<br>Run lesson.subscribe(" in backfill.state.value
 
 
-# --- problems -------------------------------------------------------------------------------------------------------------
+# --- problems --------------------------------------------------------------------------------------------------------------
 
 
 def test_a_receiver_that_refuses_everything_shows_as_lost(lesson: Lesson) -> None:
@@ -253,7 +253,7 @@ def test_a_name_that_no_lesson_can_have_is_refused(stack: Stack, name: str) -> N
         stack.lesson(name)
 
 
-# --- deliberate faults ------------------------------------------------------------------------------------------------------
+# --- deliberate faults -----------------------------------------------------------------------------------------------------
 
 
 def test_a_sink_without_a_filter_shows_in_the_ledger_as_foreign_rows_until_it_is_removed(lesson: Lesson) -> None:
@@ -332,7 +332,7 @@ def test_a_lesson_begins_empty_after_an_interrupted_run_and_touches_no_other(sta
         assert after == before
 
 
-# --- the WAL ledger -------------------------------------------------------------------------------------------------------
+# --- the WAL ledger --------------------------------------------------------------------------------------------------------
 
 LEDGER_SLOTS = "select count(*) from pg_replication_slots where slot_name like 'userhooks_ledger_%'"
 
@@ -454,7 +454,7 @@ def most_refusals(lesson: Lesson, user: str) -> int:
     return max(times.values(), default=0)
 
 
-# --- the fault dial ---------------------------------------------------------------------------------------------------------
+# --- the fault dial --------------------------------------------------------------------------------------------------------
 
 
 def test_the_fault_dial_sets_a_receiver_shows_the_call_and_heals_again(lesson: Lesson) -> None:

@@ -117,7 +117,7 @@ def test_an_expression_that_says_more_is_refused(expression: str) -> None:
         firing(expression, parse(PAGE))
 
 
-# --- notebooks/alerts.yaml ---------------------------------------------------------------------------------------------
+# --- notebooks/alerts.yaml -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
