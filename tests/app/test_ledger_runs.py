@@ -89,7 +89,7 @@ def test_the_verdict_is_what_counting_comes_to(stack: Stack, seed: int) -> None:
         expected_verdict = in_words(figures)
         unread = 0
         if filled and (owed := history[filled]):
-            arrived = len({one.delivery for one in reads(wire) if one.accepted and one.to == one.belongs_to})
+            arrived = len({attempt.delivery for attempt in reads(wire) if attempt.accepted and attempt.to == attempt.belongs_to})
             unread = owed - arrived
             expected_verdict += f"; backfill: {owed} expected, {arrived} received, {unread} lost"
         result = ledger.look()
@@ -176,11 +176,18 @@ def with_faults(sent: Sequence[Sent], rng: random.Random) -> list[Sent]:
     silent = rng.choice([None, None, None, *USERS])
     quiet = rng.random() < 0.2
     wire: list[Sent] = []
-    for one in sent:
-        refused = Sent(one.to, False, one.message, one.belongs_to)
-        leaked = Sent(rng.choice([user for user in USERS if user != one.to]), rng.random() < 0.5, one.message, one.belongs_to)
-        fates = {"sent": [one], "lost": [], "refused": [refused], "retried": [refused, one], "doubled": [one, one], "leaked": [one, leaked]}
-        fate = "lost" if one.to == silent else "sent" if quiet else rng.choice(["sent"] * 15 + list(fates))
+    for attempt in sent:
+        refused = Sent(attempt.to, False, attempt.message, attempt.belongs_to)
+        leaked = Sent(rng.choice([user for user in USERS if user != attempt.to]), rng.random() < 0.5, attempt.message, attempt.belongs_to)
+        fates = {
+            "sent": [attempt],
+            "lost": [],
+            "refused": [refused],
+            "retried": [refused, attempt],
+            "doubled": [attempt, attempt],
+            "leaked": [attempt, leaked],
+        }
+        fate = "lost" if attempt.to == silent else "sent" if quiet else rng.choice(["sent"] * 15 + list(fates))
         wire += fates[fate]
     if wire and rng.random() < 0.4:
         a, b = sorted(rng.choices(range(len(wire)), k=2))
@@ -191,12 +198,12 @@ def with_faults(sent: Sequence[Sent], rng: random.Random) -> list[Sent]:
 def send(lesson: Lesson, wire: Sequence[Sent], rng: random.Random) -> None:
     """Send the messages in order; sometimes put consecutive messages of one inbox into one request."""
     batches: list[list[Sent]] = []
-    for one in wire:
+    for attempt in wire:
         last = batches[-1][-1] if batches else None
-        if last is not None and (last.to, last.accepted) == (one.to, one.accepted) and rng.random() < 0.5:
-            batches[-1].append(one)
+        if last is not None and (last.to, last.accepted) == (attempt.to, attempt.accepted) and rng.random() < 0.5:
+            batches[-1].append(attempt)
         else:
-            batches.append([one])
+            batches.append([attempt])
     answers = dict.fromkeys(USERS, True)
     with httpx.Client(trust_env=False) as sender:
         for batch in batches:
@@ -204,11 +211,11 @@ def send(lesson: Lesson, wire: Sequence[Sent], rng: random.Random) -> None:
             if answers[batch[0].to] is not batch[0].accepted:
                 answers[batch[0].to] = batch[0].accepted
                 inbox.respond(status=200 if batch[0].accepted else 503)
-            sender.post(inbox.url, content=orjson.dumps({"data": [one.message for one in batch]}))
+            sender.post(inbox.url, content=orjson.dumps({"data": [attempt.message for attempt in batch]}))
 
 
 def reads(wire: Sequence[Sent]) -> list[Sent]:
-    return [one for one in wire if one.message["action"] == "read"]
+    return [attempt for attempt in wire if attempt.message["action"] == "read"]
 
 
 def counted(changes: Sequence[tuple[int | None, int | None]], sinks: dict[int, int], wire: Sequence[Sent]) -> dict[str, int]:
@@ -218,11 +225,11 @@ def counted(changes: Sequence[tuple[int | None, int | None]], sinks: dict[int, i
     """
     steady = [new or old or 0 for old, new in changes if old is None or new is None or old == new]
     moved = [(old or 0, new or 0) for old, new in changes if old is not None and new is not None and old != new]
-    own = [one for one in wire if one.accepted and one.to == one.belongs_to]
+    own = [attempt for attempt in wire if attempt.accepted and attempt.to == attempt.belongs_to]
     firsts: dict[tuple[str, str], Sent] = {}
-    for one in own:
-        if one.message["action"] != "read":
-            firsts.setdefault(one.delivery, one)
+    for attempt in own:
+        if attempt.message["action"] != "read":
+            firsts.setdefault(attempt.delivery, attempt)
     order = list(firsts.values())
     expected = sum(sinks.get(user, 0) for user in steady)
     return {
@@ -230,9 +237,11 @@ def counted(changes: Sequence[tuple[int | None, int | None]], sinks: dict[int, i
         "expected": expected,
         "received": len(firsts),
         "lost": expected - len(firsts),
-        "duplicated": len(own) - len({one.delivery for one in own}),
-        "foreign": len({(one.to, one.delivery) for one in wire if one.to != one.belongs_to}),
-        "out of order": sum(any(e.row == one.row and e.place > one.place for e in order[:n]) for n, one in enumerate(order)),
+        "duplicated": len(own) - len({attempt.delivery for attempt in own}),
+        "foreign": len({(attempt.to, attempt.delivery) for attempt in wire if attempt.to != attempt.belongs_to}),
+        "out of order": sum(
+            any(earlier.row == attempt.row and earlier.place > attempt.place for earlier in order[:n]) for n, attempt in enumerate(order)
+        ),
         "withheld": sum(sinks.get(old, 0) + sinks.get(new, 0) for old, new in moved),
     }
 
