@@ -22,7 +22,7 @@ class WalLedger:
         ledger.verdict()
 
     Each call waits up to the ledger's `wait` seconds for expected messages that have not arrived, then counts them as lost. `close`, or
-    the end of the `with` block, judges once more and stops the recording. From then on, every call returns that final result.
+    the end of the `with` block, compares one last time and stops the recording. From then on, every call returns that final result.
     """
 
     def __init__(self, recording: Recording, judge: Callable[[Recording], Ledger]) -> None:
@@ -68,7 +68,7 @@ class WalLedger:
         return self.look().foreign()
 
     def close(self) -> None:
-        """Judge one last time, and stop the recording."""
+        """Compare one last time, and stop the recording."""
         try:
             self._final = self.look()
         finally:

@@ -111,7 +111,7 @@ class Ledger:
         counts = Counter((entry.backfill, entry.state) for entry in self.entries)
         parts = [
             f"{self.committed} committed",
-            _came(counts, backfill=False),
+            _counts(counts, backfill=False),
             f"{len(self.repeats)} duplicated",
             f"{len(self.foreigners)} foreign",
             f"{len(self.out_of_order)} out of order" if self.out_of_order else "order kept",
@@ -125,7 +125,7 @@ class Ledger:
             parts.append(f"p99 {latency:.0f} ms")
         text = ", ".join(parts)
         if any(backfill for backfill, _ in counts):
-            text += f"; backfill: {_came(counts, backfill=True)}"
+            text += f"; backfill: {_counts(counts, backfill=True)}"
         if self.unseen:
             many = self.unseen > 1
             whose = "subscriptions whose receivers are not inboxes" if many else "subscription whose receiver is not an inbox"
@@ -188,7 +188,7 @@ class Ledger:
         return html_table("Ledger", {"verdict": self.verdict(), **{f"problem {n}": line for n, line in enumerate(self.problems(), 1)}})
 
 
-def _came(counts: Counter[tuple[bool, State]], *, backfill: bool) -> str:
+def _counts(counts: Counter[tuple[bool, State]], *, backfill: bool) -> str:
     received, lost, waiting = (counts[backfill, state] for state in _OWED)
     text = f"{received + lost + waiting} expected, {received} received, {lost} lost"
     return f"{text}, {waiting} not yet arrived" if waiting else text
