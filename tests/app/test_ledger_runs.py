@@ -82,17 +82,17 @@ def test_the_verdict_is_what_counting_comes_to(stack: Stack, seed: int) -> None:
             lesson.backfill(filled).wait()
         change_rows(stack, lesson, rng)
         changes = audited(stack)
-        eventually(lambda: ledger.look().complete, within=30, every=0.2, what="all that is owed")
+        eventually(lambda: ledger.result().complete, within=30, every=0.2, what="all that is owed")
         wire = with_faults(taken_out(lesson), rng)
         send(lesson, wire, rng)
         figures = counted(changes, {lesson.user(user): count for user, count in sinks.items()}, wire)
-        expected_verdict = in_words(figures)
+        expected_verdict = expected_verdict_of(figures)
         unread = 0
         if filled and (owed := history[filled]):
             arrived = len({attempt.delivery for attempt in reads(wire) if attempt.accepted and attempt.to == attempt.belongs_to})
             unread = owed - arrived
             expected_verdict += f"; backfill: {owed} expected, {arrived} received, {unread} lost"
-        result = ledger.look()
+        result = ledger.result()
         assert without_p99(result.verdict()) == expected_verdict, f"seed {seed}"
         assert len(result.lost()) == figures["lost"] + unread, f"seed {seed}"
         assert len(result.duplicated()) == figures["duplicated"], f"seed {seed}"
@@ -246,7 +246,7 @@ def counted(changes: Sequence[tuple[int | None, int | None]], sinks: dict[int, i
     }
 
 
-def in_words(figures: dict[str, int]) -> str:
+def expected_verdict_of(figures: dict[str, int]) -> str:
     always = [f"{figures[name]} {name}" for name in ("committed", "expected", "received", "lost", "duplicated", "foreign")]
     order = f"{figures['out of order']} out of order" if figures["out of order"] else "order kept"
     return ", ".join([*always, order, *([f"{figures['withheld']} withheld"] if figures["withheld"] else [])])

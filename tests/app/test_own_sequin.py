@@ -59,9 +59,9 @@ def test_the_fault_dial_pauses_a_sink_there_and_says_whose_business_the_rest_is(
         assert not dial.marks
         dial.press("Pause the sink")
         lesson.insert("ada", "waits")
-        eventually(lambda: dial.look()["waiting"].max() == 1)
+        eventually(lambda: dial.refresh()["waiting"].max() == 1)
         dial.press("Resume the sink")
         lesson.inbox("ada").wait_for(1)
-        eventually(lambda: dial.look().query("user == 'ada'")["waiting"].iloc[-1] == 0)
+        eventually(lambda: dial.refresh().query("user == 'ada'")["waiting"].iloc[-1] == 0)
     finally:
         dial.close()

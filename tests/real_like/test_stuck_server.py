@@ -17,7 +17,7 @@ from userhooks.stack.stack import Stack
 def test_doctor_and_a_wait_report_stuck_replication_and_a_stuck_backfill_with_a_remedy(
     database_url: str, tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "SLOT_LOOK_SECONDS", 1.0)
+    monkeypatch.setattr(doctor, "OBSERVATION_SECONDS", 1.0)
     monkeypatch.setattr(doctor, "STALLED_BACKFILL_SECONDS", 0.0)
     with (
         real_like_server(database_url, tmp_path, pace=0.01) as server,

@@ -21,9 +21,9 @@ from userhooks.stack.doctor import (
     Finding,
     judge_disk,
     judge_error,
+    judge_path,
     judge_reach,
     judge_slot,
-    judge_way,
 )
 from userhooks.webhooks.database import Database
 from userhooks.webhooks.subscriptions import FUNCTION_CODE, FUNCTION_NAME
@@ -283,8 +283,8 @@ def test_the_folder_that_keeps_nobody_from_the_database_is_named(tmp_path: Path)
     below = tmp_path / "closed" / "below"
     below.mkdir(parents=True)
     below.parent.chmod(0o700)
-    assert not judge_way(below).fine
-    assert judge_way(Path("/")).fine
+    assert not judge_path(below).fine
+    assert judge_path(Path("/")).fine
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])

@@ -98,9 +98,9 @@ def test_a_good_url_comes_back_unchanged(url: str) -> None:
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        (None, "must be a URL"),
-        (7, "must be a URL"),
-        ("", "must be a URL"),
+        (None, "must be a string containing a URL"),
+        (7, "must be a string containing a URL"),
+        ("", "must be a string containing a URL"),
         ("http://example.com/" + "a" * 1982, "longer than 2000"),
         ("http://example.com/a b", "spaces"),
         ("http://example.com/\n", "spaces"),

@@ -6,10 +6,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from userhooks.stack.doctor import (
-    SLOT_LOOK_SECONDS,
+    OBSERVATION_SECONDS,
     STALLED_BACKFILL_SECONDS,
     Finding,
-    SlotLook,
+    SlotObservation,
     each_thing_once,
     judge_backfill,
     judge_replication,
@@ -45,7 +45,7 @@ class SlotClock:
         confirmed = next(lsn for since, lsn in sorted(self._confirms.items(), reverse=True) if self.now >= since)
         return self._active, confirmed, 5_000 + int(self.now)
 
-    def look(self) -> SlotLook:
+    def look(self) -> SlotObservation:
         result = watch_slot(self.read, lambda: self.now, self.sleep)
         assert result is not None
         return result
@@ -62,7 +62,7 @@ def test_a_slot_that_has_nothing_to_confirm_or_confirms_late_is_fine_and_watched
 def test_a_slot_of_which_nothing_is_confirmed_is_stuck_and_the_way_out_says_what_it_costs() -> None:
     clock = SlotClock({0: 100})
     result = judge_replication("slot", clock.look())
-    assert SLOT_LOOK_SECONDS <= clock.now < SLOT_LOOK_SECONDS + 1
+    assert OBSERVATION_SECONDS <= clock.now < OBSERVATION_SECONDS + 1
     assert not result.fine
     for words in ("int[]", "pg_replication_slot_advance('slot', pg_current_wal_lsn())", "ledger", "userhooks backfill", "deletes"):
         assert words in result.remedy

@@ -466,12 +466,12 @@ def test_the_fault_dial_sets_a_receiver_shows_the_call_and_heals_again(lesson: L
         dial.button.click()
         assert "Ben: 100 % answered 500." in dial.state.value
         lesson.insert("ben", "refused at first")
-        eventually(lambda: dial.look().query("user == 'ben'")["refused"].sum() >= 1)
-        assert dial.look()["waiting"].max() == 1
+        eventually(lambda: dial.refresh().query("user == 'ben'")["refused"].sum() >= 1)
+        assert dial.refresh()["waiting"].max() == 1
         dial.press("All is well again")
         assert dial.fails.value == 0
         lesson.inbox("ben").wait_for(1)
-        eventually(lambda: dial.look().query("user == 'ben'")["waiting"].iloc[-1] == 0)
+        eventually(lambda: dial.refresh().query("user == 'ben'")["waiting"].iloc[-1] == 0)
         assert [text for _, text in dial.marks] == ["Ben: 100 % answered 500", "Ben: all is well"]
         assert bytes(dial.picture.value).startswith(b"\x89PNG")
     finally:

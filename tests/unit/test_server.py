@@ -175,7 +175,7 @@ def test_health_and_openapi_and_no_page_that_loads_assets(lonely_server: httpx.C
     ("body", "names"),
     [
         ("", "body is empty"),
-        ("{", "no JSON"),
+        ("{", "not valid JSON"),
         ("[]", "JSON object"),
         ("null", "JSON object"),
         ('"x"', "JSON object"),
@@ -188,11 +188,11 @@ def test_health_and_openapi_and_no_page_that_loads_assets(lonely_server: httpx.C
         ('{"userId": null, "webhookUrl": "http://x/"}', "userId must be a whole number"),
         ('{"userId": {}, "webhookUrl": "http://x/"}', "userId must be a whole number"),
         ('{"userId": 0, "webhookUrl": "http://x/"}', "userId must be a whole number"),
-        ('{"userId": 1, "webhookUrl": null}', "webhookUrl must be a URL"),
-        ('{"userId": 1, "webhookUrl": ["http://x/"]}', "webhookUrl must be a URL"),
+        ('{"userId": 1, "webhookUrl": null}', "webhookUrl must be a string containing a URL"),
+        ('{"userId": 1, "webhookUrl": ["http://x/"]}', "webhookUrl must be a string containing a URL"),
         ('{"userId": 1, "webhookUrl": "not-a-url"}', "webhookUrl must begin with http:// or https://"),
-        ('{"userId": 1, "webhookUrl": "http://x/\\u0000"}', "webhookUrl holds"),
-        ('{"userId": 1, "webhookUrl": "http://\\ud800/"}', "webhookUrl holds"),
+        ('{"userId": 1, "webhookUrl": "http://x/\\u0000"}', "webhookUrl contains"),
+        ('{"userId": 1, "webhookUrl": "http://\\ud800/"}', "webhookUrl contains"),
     ],
 )
 def test_a_bad_subscribe_is_400_names_the_field_and_makes_nothing(

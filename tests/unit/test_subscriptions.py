@@ -554,7 +554,7 @@ def test_a_function_that_somebody_changed_stops_everything_that_would_send(
         "pause": lambda: subscriptions.resume(name),
         "backfill": lambda: subscriptions.backfill(name),
     }
-    with pytest.raises(SequinMismatch, match="is not the one that userhooks made") as caught:
+    with pytest.raises(SequinMismatch, match="is not the one that userhooks created") as caught:
         calls[call]()
     assert "userhooks up" in caught.value.remedy
     assert [row.user_id for row in database.subscriptions()] == [1]

@@ -29,7 +29,7 @@ def test_it_returns_as_soon_as_the_value_is_there() -> None:
 
 def test_it_says_what_there_was_instead() -> None:
     clock, values = Clock(), chain([1], repeat({"ada": 2}))
-    with pytest.raises(DeliveriesMissing, match=r"After 5 s there is \{'ada': 2\} and not \{'ada': 3\}\.\nIs something slow"):
+    with pytest.raises(DeliveriesMissing, match=r"After 5 s the value is \{'ada': 2\}, not \{'ada': 3\}\.\nIs something slow"):
         until(lambda: next(values), {"ada": 3}, 5, clock=clock, sleep=clock.sleep)
     assert clock.now == pytest.approx(5, abs=2 * POLL)
 

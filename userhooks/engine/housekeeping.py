@@ -37,6 +37,6 @@ async def keep_house(
                 delivery.notice_slowness()
             if now - last_status > STATUS_SECONDS:
                 last_status = now
-                reader.look_at_slot()
+                reader.check_slot()
         except Exception:
             log.exception("a round of housekeeping failed")

@@ -61,7 +61,7 @@ from userhooks.inspector.entries import Entries
 from userhooks.inspector.ingest import BODY_LIMIT, NOT_KEPT, Ingest
 from userhooks.inspector.rates import KEPT_SECONDS
 from userhooks.inspector.request_store import RequestStore, StoredInbox
-from userhooks.inspector.response_script import in_words, parse_script
+from userhooks.inspector.response_script import describe_script, parse_script
 from userhooks.inspector.send_again import send_again
 from userhooks.web.access_tokens import key_of
 from userhooks.web.host_guard import App, HostGuard, TokenGuard
@@ -295,7 +295,7 @@ class _Api:
             "dropped": inbox.dropped,
             "response": {
                 "script": [rule.as_json() for rule in inbox.script],
-                "words": in_words(inbox.script),
+                "words": describe_script(inbox.script),
                 "requests": inbox.last - inbox.set_at,
             },
         }

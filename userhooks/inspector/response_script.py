@@ -117,7 +117,7 @@ def decide(script: Script, nth: int) -> ScriptedAnswer:
     return NO_RULE
 
 
-def in_words(script: Script) -> list[str]:
+def describe_script(script: Script) -> list[str]:
     """Return the script in words, one line per rule: `first 3: 500`, `always: 200`."""
     lines = [f"{rule.condition()}: {rule.outcome()}" for rule in script]
     return lines if "always" in {rule.condition() for rule in script} else [*lines, f"{'else' if lines else 'always'}: 200"]

@@ -30,47 +30,47 @@ class WalLedger:
         self._judge = judge
         self._final: Ledger | None = None
 
-    def look(self) -> Ledger:
+    def result(self) -> Ledger:
         """Return the ledger as of now, or the final one after `close`."""
         return self._judge(self._recording) if self._final is None else self._final
 
     @property
     def ok(self) -> bool:
         """Whether `Ledger.ok` is true as of now."""
-        return self.look().ok
+        return self.result().ok
 
     def verdict(self) -> str:
         """Return the line of `Ledger.verdict` as of now."""
-        return self.look().verdict()
+        return self.result().verdict()
 
     def problems(self, limit: int = 10) -> list[str]:
         """Return the lines of `Ledger.problems` as of now."""
-        return self.look().problems(limit)
+        return self.result().problems(limit)
 
     def frame(self) -> pd.DataFrame:
         """Return every entry as a DataFrame, one row per change and sink; see `Ledger.frame`."""
-        return self.look().frame()
+        return self.result().frame()
 
     def lost(self) -> pd.DataFrame:
         """Return the lost entries as a DataFrame; see `Ledger.lost`."""
-        return self.look().lost()
+        return self.result().lost()
 
     def slowest(self, count: int = 10) -> pd.DataFrame:
         """Return the `count` entries with the highest latency as a DataFrame; see `Ledger.slowest`."""
-        return self.look().slowest(count)
+        return self.result().slowest(count)
 
     def duplicated(self) -> pd.DataFrame:
         """Return the repeated deliveries as a DataFrame; see `Ledger.duplicated`."""
-        return self.look().duplicated()
+        return self.result().duplicated()
 
     def foreign(self) -> pd.DataFrame:
         """Return the messages that reached another user's inbox as a DataFrame; see `Ledger.foreign`."""
-        return self.look().foreign()
+        return self.result().foreign()
 
     def close(self) -> None:
         """Compare one last time, and stop the recording."""
         try:
-            self._final = self.look()
+            self._final = self.result()
         finally:
             self._recording.close()
 

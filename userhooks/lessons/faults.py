@@ -52,7 +52,7 @@ class Faults:
                 rules.append({"percent": cumulative, "seed": self.seed, **effect})
         return [*rules, {"status": 200, **late}] if late else rules
 
-    def words(self) -> str:
+    def describe(self) -> str:
         """Return a description like `20 % answered 500, 5 % never answered`, or `all is well` without faults."""
         kinds = (
             (self.fails, "answered 500"),

@@ -15,7 +15,7 @@ POLL = 0.1
 
 
 def until(
-    look: Callable[[], T],
+    call: Callable[[], T],
     wanted: T,
     timeout: float = 20.0,
     *,
@@ -27,7 +27,7 @@ def until(
     until(lambda: len(stack.subscriptions.list()), 3)
     """
     deadline = clock() + timeout
-    while (value := look()) != wanted:
+    while (value := call()) != wanted:
         if clock() >= deadline:
             what = f"After {timeout:g} s the value is {value!r}, not {wanted!r}."
             raise DeliveriesMissing(what, "Is something slow, paused or down? Run userhooks doctor, or give it a longer timeout.")

@@ -46,7 +46,7 @@ DISK_NEEDED = 1 << 30
 WAL_ALLOWED = 64 << 20
 """Bytes of WAL that a slot may retain without being reported: four segments."""
 CONNECT_SECONDS = 3.0
-SLOT_LOOK_SECONDS = 40.0
+OBSERVATION_SECONDS = 40.0
 """Seconds to watch a separate Sequin server's slot with unconfirmed WAL. A healthy server confirms within 30 (its heartbeat is 15 s)."""
 SLOT_POLL_SECONDS = 0.2
 STALLED_BACKFILL_SECONDS = 60.0
@@ -140,7 +140,7 @@ def _machine(home: Home, *, our_postgres: bool) -> Iterator[Finding]:
         return
     cluster = cluster_folder(home.path)
     if runs_as_root():
-        yield judge_way(_existing(cluster.parent))
+        yield judge_path(_existing(cluster.parent))
     else:
         has_name = _has_name(os.geteuid())
         text = f"this user (uid {os.geteuid()}) has {'an' if has_name else 'no'} entry in the password file"
@@ -163,7 +163,7 @@ def judge_disk(path: Path, free: int) -> Finding:
     )
 
 
-def judge_way(folder: Path) -> Finding:
+def judge_path(folder: Path) -> Finding:
     """Check that `nobody`, which runs Postgres if we are root, can reach a folder."""
     closed = [str(parent) for parent in (folder, *folder.parents) if not parent.stat().st_mode & stat.S_IXOTH]
     if closed:
@@ -282,7 +282,7 @@ def _sequin(
 
 
 @dataclass(frozen=True)
-class SlotLook:
+class SlotObservation:
     """The result of watching a slot for `seconds`.
 
     `waiting` is how much of the WAL that existed at the start is unconfirmed at the end, in bytes. `confirmed` is whether any was confirmed
@@ -297,8 +297,8 @@ class SlotLook:
 
 def watch_slot(
     read: Callable[[], tuple[bool, int, int] | None], clock: Callable[[], float], sleep: Callable[[float], None]
-) -> SlotLook | None:
-    """Watch a slot until something is confirmed, nothing is waiting, or SLOT_LOOK_SECONDS are over. Return None if there is no slot.
+) -> SlotObservation | None:
+    """Watch a slot until something is confirmed, nothing is waiting, or OBSERVATION_SECONDS are over. Return None if there is no slot.
 
     `read` returns (active, confirmed LSN, end of the WAL).
     """
@@ -307,8 +307,8 @@ def watch_slot(
     while first is not None and latest is not None:
         active |= latest[0]
         seconds, waiting, confirmed = clock() - start, max(0, int(first[2] - latest[1])), latest[1] > first[1]
-        if not waiting or confirmed or seconds >= SLOT_LOOK_SECONDS:
-            return SlotLook(seconds, waiting, confirmed, active)
+        if not waiting or confirmed or seconds >= OBSERVATION_SECONDS:
+            return SlotObservation(seconds, waiting, confirmed, active)
         sleep(SLOT_POLL_SECONDS)
         latest = read()
     return None
@@ -321,7 +321,7 @@ def _replication(database: Database, slot: str) -> Iterator[Finding]:
         yield judge_replication(slot, result)
 
 
-def judge_replication(slot: str, observed: SlotLook) -> Finding:
+def judge_replication(slot: str, observed: SlotObservation) -> Finding:
     """Check that a separate Sequin server confirms the WAL of its slot."""
     if observed.confirmed or not observed.waiting:
         return Finding("replication", True, f"Sequin confirms what it reads from {slot}")

@@ -92,7 +92,7 @@ class FaultDial(Panel):
         """Apply the faults to the selected user's receiver."""
         faults = self.faults
         self.lesson.inbox(self.user.value).respond(faults.script())
-        return self._mark(f"{name_of(self.user.value)}: {faults.words()}")
+        return self._mark(f"{name_of(self.user.value)}: {faults.describe()}")
 
     def press(self, button: str) -> None:
         """Press the button with this label. Raises InvalidInput if there is no such button."""
@@ -100,7 +100,7 @@ class FaultDial(Panel):
             raise InvalidInput("button", f"The fault dial has no button {button!r}.", f"Its buttons are {', '.join(self._presses)}.")
         self._do(self._presses[button][1])
 
-    def look(self) -> pd.DataFrame:
+    def refresh(self) -> pd.DataFrame:
         """Return the DataFrame of `pulse` that the plot now shows, after updating it."""
         frame = pulse(self.lesson, self.began)
         self.picture.value = plots.pulse_picture(frame, self.marks)
@@ -161,7 +161,7 @@ class FaultDial(Panel):
         while not self._ended.wait(pause):
             began = time.monotonic()
             try:
-                self.look()
+                self.refresh()
             except UserhooksError as error:
                 failed = True
                 self.figures.value = f"<div>{html.escape(f'Cannot update the plot: {error.what} {error.remedy}')}</div>"

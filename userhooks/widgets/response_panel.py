@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets
 
 from userhooks.errors import UserhooksError
-from userhooks.inspector.response_script import LONGEST_DELAY, LONGEST_RETRY_AFTER, in_words, parse_script
+from userhooks.inspector.response_script import LONGEST_DELAY, LONGEST_RETRY_AFTER, describe_script, parse_script
 from userhooks.widgets.panels import LABELLED, Panel, name_of, user_choice
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class ResponsePanel(Panel):
         return f"{name_of(self.user.value)}'s inbox answers {self._words()}."
 
     def _words(self) -> str:
-        return "; ".join(in_words(parse_script(self.rules)))
+        return "; ".join(describe_script(parse_script(self.rules)))
 
     def _change(self, rules: list[dict[str, Any]]) -> None:
         try:
@@ -100,7 +100,7 @@ class ResponsePanel(Panel):
         self.rules = rules
         self.remove.disabled = not rules
         self._say("Not set yet: the button above sets these answers.")
-        lines = "".join(f"<li>{html.escape(line)}</li>" for line in in_words(parse_script(rules)))
+        lines = "".join(f"<li>{html.escape(line)}</li>" for line in describe_script(parse_script(rules)))
         call = html.escape(f'lesson.inbox("{self.user.value}").respond({rules or ""})')
         self.call.value = f"<ol>{lines}</ol><p>The same in a cell: <code>{call}</code></p>"
 

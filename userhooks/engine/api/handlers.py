@@ -419,7 +419,7 @@ class Api:
             await self.tables.refresh()
         wanted = yaml_config.wanted(document, self.catalog, _new_id)
         for sink, backfill in wanted.backfills:
-            obstacle = await self.backfills.hindrance(backfill)
+            obstacle = await self.backfills.find_obstacle(backfill)
             if obstacle is not None:
                 raise refused(f"sink '{sink.name}': initial_backfill of {'.'.join(backfill.table)}: {obstacle}")
         return wanted

@@ -70,7 +70,7 @@ class Backfills:
         self._catalog.backfills[backfill.id] = backfill
         self._cursors[backfill.id] = cursor
 
-    async def hindrance(self, backfill_range: BackfillRange) -> str | None:
+    async def find_obstacle(self, backfill_range: BackfillRange) -> str | None:
         """Return Postgres' error message if it cannot read these rows, else None; raises DatabaseUnavailable."""
         table, sort_column, start = backfill_range
         query = PageQuery(self._catalog.tables[table], sort_column, start).page(None, None, 0)

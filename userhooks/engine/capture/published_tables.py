@@ -84,7 +84,7 @@ class PublishedTables:
         if self.published is None:
             raise Unavailable(diagnosis.publication_missing(self._admin.names))
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Read which tables are published, and why tables that sinks name are not; raises CONNECTION_ERRORS."""
         await self._admin.ask_plainly(self._read_publication)
 

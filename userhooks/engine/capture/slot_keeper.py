@@ -41,7 +41,7 @@ class SlotKeeper:
         self._renewed: str | None = None
         """The reason for creating a new slot, kept until the slot exists."""
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Update `state` from Postgres; raises CONNECTION_ERRORS."""
         self.state = await self._read()
 

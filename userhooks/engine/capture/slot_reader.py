@@ -124,7 +124,7 @@ class SlotReader:
         self._health.is_reading()
         log.info("reading slot %s from LSN %s", config.slot, show_lsn(self.stream.progress.read))
         self._throttle()
-        self.look_at_slot()
+        self.check_slot()
         if self._tables.are_known:
             self._on_connected()
 
@@ -225,7 +225,7 @@ class SlotReader:
 
     # --- checking the slot ---------------------------------------------------------------------------------------------
 
-    def look_at_slot(self) -> None:
+    def check_slot(self) -> None:
         """Send Postgres a status update, and start a check of the slot and the publication."""
         if self._slot_stream is not None:
             self._slot_stream.send_status()
@@ -235,8 +235,8 @@ class SlotReader:
     async def _check(self) -> None:
         slot_stream = self._slot_stream
         try:
-            await self._slot.look()
-            await self._tables.look()
+            await self._slot.check()
+            await self._tables.check()
         except CONNECTION_ERRORS as exc:
             self._slot.state = None
             # A shutting-down Postgres waits for confirmation of all WAL, which failing receivers delay. Disconnect; the changes are read
