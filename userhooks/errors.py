@@ -75,7 +75,7 @@ class DatabaseUnsuitable(UserhooksError):
 
 
 class DeliveriesMissing(UserhooksError):
-    """A wait ended before everything that was waited for had come."""
+    """A wait ended before all expected deliveries had arrived."""
 
 
 class SequinError(UserhooksError):

@@ -79,7 +79,10 @@ class Router:
         return {sink_id: route.start_lsn for sink_id, route in self._routes.items()}
 
     def for_table(self, shape: TableShape) -> TableRoutes:
-        """Return the routes of a table. They are kept up to date until the table's shape changes."""
+        """Return the routes of a table, to which later changes of sinks are applied.
+
+        When the table's shape changes, its routes must be asked for again.
+        """
         routes = self._tables.get(shape)
         if routes is None:
             for former in [known for known in self._tables if known.table == shape.table]:

@@ -149,7 +149,7 @@ class TableShape:
         return b",".join([encode(raw) if isinstance(raw := row[at], bytes) else b'""' for at, encode in forms])
 
     def encode(self, position: int, raw: Value, timestamp_format: TimestampFormat) -> bytes:
-        """Return the JSON of one value, as in `record`."""
+        """Return one value as JSON, encoded as in `record`."""
         if raw is None:
             return b"null"
         if raw is UNCHANGED:

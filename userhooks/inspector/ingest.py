@@ -19,7 +19,7 @@ from userhooks.inspector.response_script import DRIP_BYTES, OVERSIZED_BYTES, Scr
 from userhooks.web.host_guard import App, Receive, Scope, Send, without_our_cookies
 
 BODY_LIMIT = 64 << 20
-"""Maximum bytes of a body; a request with a larger one gets 413 and is recorded without its body."""
+"""Maximum size of a request body in bytes. A request with a larger body gets 413 and is recorded without it."""
 
 IN_FLIGHT_LIMIT = 512 << 20
 """Maximum bytes of bodies in memory at once; beyond it, senders get 503, which they retry."""

@@ -27,7 +27,7 @@ class _Second:
 class Rates:
     """Counts and latencies by second of receipt.
 
-    Call `add` once for each request. For a request that was unanswered then, call `answered` later.
+    Call `add` once for each request, and `answered` once it is answered, if that is later.
     """
 
     def __init__(self) -> None:

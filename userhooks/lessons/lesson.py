@@ -299,7 +299,7 @@ class Lesson:
     def _remove_sinks_of_other_lessons(self) -> None:
         """Remove the sinks that other lessons left behind.
 
-        These are the subscriptions of their users and of load users, and the sinks on tables of their schemas. A separate Sequin server
+        These are the sinks of their users and of load users, and the sinks on tables in their schemas. A separate Sequin server
         runs every sink's filter for every row, and twenty sinks can bring it down.
         """
         database, sequin = self.clients.database, self.clients.sequin

@@ -37,7 +37,7 @@ def read_config() -> dict[str, Any]:
 
 
 def stop_with_parent(stop: Callable[[], object]) -> None:
-    """Call `stop` from the running loop when stdin is closed, or on SIGTERM or SIGINT. It may be called more than once."""
+    """Call `stop` from the running loop when stdin is closed, or on SIGTERM or SIGINT. `stop` may be called several times."""
     loop = asyncio.get_running_loop()
 
     def on_stdin() -> None:

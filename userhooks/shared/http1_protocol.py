@@ -1,6 +1,6 @@
 """uvicorn's HTTP protocol for ports that speak only HTTP/1.1: it ignores offers to upgrade.
 
-`inspector/protocol.py` adds limits. Bodies and responses belong to the applications.
+`inspector/protocol.py` adds limits. The applications handle bodies and responses.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ OBSERVATION_SECONDS = 40.0
 """Seconds to watch a separate Sequin server's slot with unconfirmed WAL. A healthy server confirms within 30 (its heartbeat is 15 s)."""
 SLOT_POLL_SECONDS = 0.2
 STALLED_BACKFILL_SECONDS = 60.0
-"""Seconds after which an active backfill that has not read any row is reported."""
+"""Seconds after which an active backfill is reported if it has not read any rows yet."""
 NAMED = 5
 """Maximum number of sinks that a finding names; the rest are counted."""
 

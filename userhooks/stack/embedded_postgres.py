@@ -126,8 +126,8 @@ class PostgresServer:
     def start(self, *, timeout: float = 60.0) -> None:
         """Create the cluster if there is none, start the server, and wait until it accepts connections.
 
-        Processes that an earlier server on this cluster left behind are stopped first. Nothing happens if the server is running already.
-        Raises ConfigurationError with the last error in the log.
+        Does nothing if the server is running. Otherwise, first stops processes that an earlier server on this cluster left behind. Raises
+        ConfigurationError, with the last error in the log, if the server does not start.
         """
         if self.pid is not None:
             self.watch()
@@ -215,7 +215,7 @@ class PostgresServer:
 
     @property
     def _pointer(self) -> Path:
-        """The file in the home that names a cluster outside it."""
+        """The file in the home that contains the path of a cluster kept outside the home."""
         return self._home / "postgres.path"
 
     def _check_location(self) -> None:

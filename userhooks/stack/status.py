@@ -82,7 +82,7 @@ class InspectorStatus:
 
 @dataclass(frozen=True)
 class StackStatus:
-    """What runs where. `ready` means that every part of this stack is running; `mode` is `sequin` with a separate Sequin server.
+    """What runs where. `ready` means that every part of this stack is running; `mode` is `sequin` if a separate Sequin server is used.
 
     Passwords and tokens are in the fields but not in the repr.
 

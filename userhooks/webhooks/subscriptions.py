@@ -288,7 +288,7 @@ class Subscriptions:
         return self._sequin.create_endpoint(name, url, encrypted_headers=headers)
 
     def _was_made_for(self, user_id: int, sink: Sink) -> bool:
-        """Return whether a sink with this user's name is one of ours, rather than one of another database or app."""
+        """Return whether a sink with this user's name is ours, and not another database's or app's."""
         return sink.database == self._sequin.database and sink.annotations.get("user_id") == str(user_id)
 
     def _undo_all(self, names: Mapping[int, _Names]) -> None:

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 _stops = 0
-"""Number of times that Stop has ended a cell or a panel's call. A click that was waiting then is dropped."""
+"""Number of times that Stop has ended a cell or a panel's call. A click is dropped if the number changes while it waits."""
 
 
 def run_stoppable(call: Callable[[], None], stopped: Callable[[], None]) -> None:

@@ -130,7 +130,7 @@ class Api:
         ]
 
     def handlers(self) -> dict[str, dict[str, Handler]]:
-        """Return the handlers by path below /api and by method. PUT is the same as PATCH (recorded)."""
+        """Return the handlers by path below /api and then by method. PUT behaves like PATCH, as recorded from Sequin."""
         endpoint, sink, backfill = "/destinations/http_endpoints", "/sinks", "/sinks/{sink}/backfills"
         database, keys = "/postgres_databases", "/api_keys"
         return {
@@ -204,7 +204,7 @@ class Api:
         return Response(orjson.dumps({"ok": True, "rev": VERSION}))
 
     async def version(self, _: Request) -> Response:
-        """Return the version of Sequin whose API this is."""
+        """Return the version of Sequin whose API this engine implements."""
         return _json({"version": VERSION})
 
     # --- HTTP endpoints ------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ Resource = FunctionResource | HttpEndpoint | SinkResource
 _KINDS: Mapping[type[Resource], str] = {FunctionResource: "function", HttpEndpoint: "http_endpoint", SinkResource: "sink"}
 
 _MAX_SIZE = 10_000_000
-"""Maximum size of a document with its aliases expanded, in bytes, approximately."""
+"""Approximate maximum size in bytes of a document with its aliases expanded."""
 _KEYS = ("functions", "transforms", "http_endpoints", "sinks")
 
 
@@ -301,7 +301,7 @@ _Dumper.add_representer(str, _text)
 
 
 def export(catalog: Catalog) -> str:
-    """Return all resources except API keys as YAML, with obscured secrets."""
+    """Return all resources except API keys as YAML, with secrets masked."""
     database = catalog.database
     document = {
         "databases": [

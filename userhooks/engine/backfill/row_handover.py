@@ -80,7 +80,7 @@ class RowHandover:
 
     @property
     def only(self) -> Only | None:
-        """The column values to which queries can be limited under the sink's current filter; None for no limit."""
+        """The column values to which the sink's current filter lets queries be restricted, or None if it does not."""
         assert self.layout is not None  # noqa: S101  # Set before the first turn.
         return only_rows(self.layout.shape, self._bound())
 

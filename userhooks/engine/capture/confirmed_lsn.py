@@ -15,9 +15,9 @@ from collections.abc import Iterator
 class Transaction:
     """One transaction: the number of its pending messages (`owed`), and the deliveries that were acknowledged.
 
-    `acknowledged` holds (index in the transaction, sink number) pairs. After a restart they keep messages above the confirmed LSN from
-    being sent again. The flusher removes the pairs that it has written to the store. `before` is the LSN that may be confirmed until this
-    transaction is settled.
+    `acknowledged` holds (index in the transaction, sink number) pairs. Once stored, they prevent acknowledged messages above the
+    confirmed LSN from being sent again after a restart. The flusher removes the pairs that it has stored. `before` is the highest LSN that
+    may be confirmed while this transaction is pending.
     """
 
     __slots__ = ("acknowledged", "before", "commit_lsn", "owed", "xid")

@@ -58,8 +58,8 @@ class Slot:
 class Overview:
     """The values on the first page.
 
-    `sinks` are the first of the `matching` sinks whose names contain `find`; `total` counts all sinks. `backfills` are pairs of a sink's
-    name and its backfill.
+    `sinks` are the first sinks whose names contain `find`; `matching` counts all of those, and `total` counts all sinks. `backfills` are
+    pairs of a sink's name and its backfill.
     """
 
     problem: str | None

@@ -44,10 +44,10 @@ class _StoredSource:
     """The source of messages read back from the store, which need no acknowledgement beyond deleting their rows."""
 
     def acknowledge(self, index: int, sink_number: int) -> None:
-        """Do nothing."""
+        """Do nothing, because the queue deletes the message's row."""
 
     def release(self) -> None:
-        """Do nothing."""
+        """Do nothing, because the queue deletes the message's row."""
 
 
 _STORED_SOURCE = _StoredSource()
@@ -110,7 +110,7 @@ class Backlog:
         self._attempts[row] = attempts
 
     def discard(self, delivery: SinkDelivery, message: PendingMessage, error: str) -> None:
-        """Move a message to the discarded messages with the next flush."""
+        """Move a message to the discarded messages during the next flush."""
         self._discarded.append((delivery, message, error))
 
     def load(self, rows: Sequence[int], room: int, queue: PendingQueue, take: Callable[[list[PendingMessage], list[int]], None]) -> None:

@@ -301,8 +301,8 @@ class PendingQueue:
     def to_store(self, position: int) -> Iterator[PendingMessage]:
         """Yield the messages that should be stored, in order within each group.
 
-        While the spill is in use, these are all messages not yielded before. Otherwise they are those in backoff, those waiting for them,
-        and those committed up to `position` (0: none).
+        While the spill is in use, this is every message not yielded before. Otherwise it is the messages in backoff, the messages waiting
+        behind them, and, if `position` is not 0, the messages committed at or before it.
         """
         self._flush_requested = False
         if self.spill.in_use and self.spill.is_swept:

@@ -67,7 +67,7 @@ def _undefined(line: int, message: str) -> FunctionError:
 
 
 class _Compiler:
-    """Compiler of one function.
+    """Compiles one function.
 
     This class is long because each form of the language has its own method.
     """

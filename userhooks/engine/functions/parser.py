@@ -63,7 +63,7 @@ def _first_error(root: tree_sitter.Node) -> tree_sitter.Node:
 
 
 class _Reader:
-    """Converter of one syntax tree to the quoted form."""
+    """Converts one syntax tree to the quoted form."""
 
     def __init__(self) -> None:
         self._depth = 0

@@ -99,6 +99,6 @@ class _Pause:
         self.length = 0
 
     def lengthen(self) -> None:
-        """Start the next pause; successive pauses last 0, 1, 2, 4, …, and at most 64 changes."""
+        """Start the next pause. The function skips 0 changes in the first one, then 1, 2, 4, and so on, up to 64."""
         self.left = self.length
         self.length = min(2 * self.length or 1, self._LONGEST)

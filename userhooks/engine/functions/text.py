@@ -14,7 +14,7 @@ _WITHOUT_TEXT = {tuple: "Tuple", Closure: "Function", Opaque: "PID"}
 def to_string(meter: Meter, value: Any) -> Any:
     """Convert a value to a string, as Elixir's `to_string` does; raises Raised for a value without a text form, like a map.
 
-    nil is the empty string, and a list consists of characters and strings.
+    nil becomes the empty string. A list may contain only characters and strings.
     """
     kind = type(value)
     if kind is str or kind is bytes:

@@ -162,7 +162,7 @@ def _compile_template(operands: Sequence[Expr], write: Compile[bytes]) -> Write:
 
 
 def compile_members(expr: Expr, metadata: Mapping[Atom, Any], timestamp_format: TimestampFormat) -> Members:
-    """Compile an expression for which `_is_plain_map` holds to a function that returns its members."""
+    """Compile a map expression to a function that returns the map's members. `_is_plain_map` must be true of the expression."""
     members = partial(compile_members, metadata=metadata, timestamp_format=timestamp_format)
     write = partial(compile_writer, metadata=metadata, timestamp_format=timestamp_format)
     evaluate = partial(compile_expression, metadata=metadata, timestamp_format=timestamp_format)

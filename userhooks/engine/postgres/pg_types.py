@@ -287,7 +287,7 @@ class TypeCatalog:
         return not (encoder in (_document, _vector, _interval) or isinstance(encoder, partial))
 
     def is_text(self, type_oid: int) -> bool:
-        """Return whether the type's JSON is its text form as a string."""
+        """Return whether values of the type are encoded in JSON as a string with their text form."""
         return self.json_encoder(type_oid) in (text, _plain)
 
     def decoder(self, type_oid: int) -> Decoder:
