@@ -22,6 +22,7 @@ from userhooks.errors import START, DeliveriesMissing, InvalidInput, NotFound, N
 from userhooks.inspector import client as client_module
 from userhooks.inspector.client import Inbox, InspectorClient
 from userhooks.inspector.messages import Message
+from userhooks.shared.html_table import html_table
 
 
 def rows(messages: list[Message]) -> list[int]:
@@ -228,10 +229,9 @@ def test_reprs_are_stable_and_escaped(inspector: Program, http: httpx.Client) ->
         http.post(inbox.url)
         inbox.respond(status=503, delay=0.5, fail_first=2)
         shown = inbox._repr_html_()
-        assert shown == (
-            "<table><caption>Inbox &lt;script&gt;alert(&#x27;ada&#x27;)&lt;/script&gt;</caption><tr><th>requests</th><td>1</td></tr>"
-            "<tr><th>dropped</th><td>0</td></tr><tr><th>answers</th><td>first 2: 500 after 0.5 s; always: 503 after 0.5 s</td></tr></table>"
-        )
+        values = {"requests": 1, "dropped": 0, "answers": "first 2: 500 after 0.5 s; always: 503 after 0.5 s"}
+        assert shown == html_table("Inbox <script>alert('ada')</script>", values)
+        assert "<script>" not in shown
 
 
 def test_the_same_name_is_the_same_inbox(inspector: Program) -> None:
@@ -252,7 +252,10 @@ def test_an_inspector_that_is_not_there_is_one_clear_error() -> None:
             first, second = str(caught.value).splitlines()
             assert first.startswith(f"The inspector does not answer at {url}")
             assert second == f"{START}."
-        assert "does not answer" in Inbox(client, "x", "ada", "", "")._repr_html_()
+        shown = Inbox(client, "x", "ada", "", "")._repr_html_()
+        assert shown.startswith("<table><caption>Inbox ada</caption>")
+        assert "problem</th>" in shown
+        assert "does not answer" in shown
 
 
 class Stranger(BaseHTTPRequestHandler):

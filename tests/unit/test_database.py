@@ -100,7 +100,7 @@ def test_a_table_of_the_readers_own_is_an_error_and_nothing_is_written(database_
     with pytest.raises(DatabaseUnsuitable) as caught:
         Database(database_url).set_up("my_pub")
     assert f"public.{table}" in caught.value.what
-    assert "nothing was written" in caught.value.what
+    assert "Nothing was written" in caught.value.what
     assert "CREATE DATABASE" in caught.value.remedy
     assert relations(database_url) == {table}
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from userhooks.shared.extras import lab_extra
+from userhooks.shared.html_table import html_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,11 +55,7 @@ class Card:
         return f"Card({'; '.join(f'{name} {value}' for name, value in self._lines())})"
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f'<tr><th style="text-align: left">{html.escape(name)}</th><td style="text-align: left">{html.escape(value)}</td></tr>'
-            for name, value in self._lines()
-        )
-        return f"<table><caption>Capacity of this machine</caption>{rows}</table>"
+        return html_table("Capacity of this machine", dict(self._lines()))
 
     def _lines(self) -> list[tuple[str, str]]:
         lines = [

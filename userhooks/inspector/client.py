@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import gc
-import html
 import math
 import time
 from collections import Counter
@@ -28,6 +27,7 @@ from userhooks.errors import START, DeliveriesMissing, InvalidInput, NotFound, N
 from userhooks.inspector.messages import Message, parse_body
 from userhooks.inspector.response_script import parse_script
 from userhooks.shared.extras import lab_extra
+from userhooks.shared.html_table import html_table
 from userhooks.web.access_tokens import page_link
 
 if TYPE_CHECKING:
@@ -381,14 +381,13 @@ class Inbox:
         return f"Inbox({self.name!r})"
 
     def _repr_html_(self) -> str:
+        caption = f"Inbox {self.name}"
         try:
             state = self._state()
         except UserhooksError as error:
-            return f"<table><caption>Inbox {html.escape(self.name)}</caption><tr><td>{html.escape(error.what)}</td></tr></table>"
-        answer = "; ".join(state["response"]["words"])
-        rows = [("requests", str(state["count"])), ("dropped", str(state["dropped"])), ("answers", answer)]
-        cells = "".join(f"<tr><th>{html.escape(label)}</th><td>{html.escape(value)}</td></tr>" for label, value in rows)
-        return f"<table><caption>Inbox {html.escape(self.name)}</caption>{cells}</table>"
+            return html_table(caption, {"problem": error.what})
+        answers = "; ".join(state["response"]["words"])
+        return html_table(caption, {"requests": state["count"], "dropped": state["dropped"], "answers": answers})
 
     def _state(self) -> dict[str, Any]:
         state: dict[str, Any] = self._inspector.call("GET", f"/api/inboxes/{self.id}")
