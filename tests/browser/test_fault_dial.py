@@ -106,7 +106,7 @@ def test_a_reader_chooses_answers_by_keyboard_and_starts_a_stack_that_was_stoppe
     lab.stack.stop()
     panel.get_by_role("button", name="Set these answers").press("Enter")
     expect(panel.get_by_text("Not done: The inspector does not answer")).to_be_visible()
-    expect(panel.get_by_text("Cannot update the plot: The inspector does not answer")).to_be_visible()
+    expect(panel.get_by_text("Cannot update: The inspector does not answer")).to_be_visible()
     expect(start.last).to_be_visible()
     if SCREENSHOTS:
         page.screenshot(path=Path(SCREENSHOTS) / "stopped.png")
