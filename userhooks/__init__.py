@@ -1,6 +1,6 @@
-"""Give every user of an app webhooks for their own rows in Postgres, with Sequin.
+"""Webhooks for every user of an app, about their own rows in Postgres, with Sequin.
 
-These are the names that a notebook uses. Each is imported on first access, so that `import userhooks` loads nothing heavy.
+The package exports the names that notebooks use. Each is imported on first access, to keep `import userhooks` fast.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if sys.platform == "win32":
     raise ImportError("userhooks runs on Linux and macOS; on Windows use it inside WSL 2 (wsl --install).")
 
 __version__ = "0.1.0"
-"""The release; the package's metadata and the `user-agent` of webhooks take it from here."""
+"""The version, used in the package's metadata and in the `user-agent` header of webhooks."""
 
 __all__ = [
     "ConfigurationError",
@@ -86,7 +86,7 @@ _MODULES = {
     "Subscription": "userhooks.webhooks.subscriptions",
     "diagrams": "userhooks.plots",
 }
-"""Where each name of `__all__` is defined; the others are errors."""
+"""Module of each name in `__all__`; names that are not listed are in `userhooks.errors`."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The clients of one running stack as one value, for the layers below `stack/`; making them, and the stack's processes, live there."""
+"""The clients of a running stack as one value, for the layers below `stack/`, which creates them and runs the processes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Clients:
-    """Hold what a lesson needs of a running stack. Made by `Stack.clients`.
+    """The clients and settings that a lesson needs from a running stack, created by `Stack.clients`.
 
-    `database_url` includes the password, and every subscription's secret is derived from `home_key`. `start` starts what is down;
-    `kill` and `restart` take the name of one part, as the methods of `Stack` do.
+    `database_url` includes the password, and every subscription's secret is derived from `home_key`. `start` starts the
+    parts that are not running. `kill` and `restart` take the name of one part, like the methods of `Stack`.
     """
 
     settings: Settings

@@ -1,21 +1,21 @@
-"""The errors that this package raises for people to read; how each layer detects them lives elsewhere.
+"""The errors that this package raises for users to read.
 
-UserhooksError                    everything below; two lines in a notebook: what happened, what to do
-├── ConfigurationError            an environment variable, a port or the home folder is not usable as it is
-├── NotRunning                    a part of the stack is needed and is not there
-├── InvalidInput                  what the caller passed is malformed; carries the name of the field
-├── NotFound                      an unknown user, subscription, sink, backfill or inbox
-├── Forbidden                     the thing exists and belongs to another user
+UserhooksError                    base of the others; a notebook shows two lines: what happened, and what to do
+├── ConfigurationError            an environment variable, a port, or the home folder cannot be used
+├── NotRunning                    a required part of the stack is not running
+├── InvalidInput                  a value from the caller is invalid; has the name of its field
+├── NotFound                      a user, subscription, sink, backfill, or inbox does not exist
+├── Forbidden                     the resource belongs to another user
 ├── DatabaseUnavailable           Postgres does not answer
-├── DatabaseUnsuitable            Postgres answers, and refuses a statement or lacks something that is needed
-├── DeliveriesMissing             a wait ended before everything that was waited for had come
+├── DatabaseUnsuitable            Postgres refuses a statement or lacks a requirement
+├── DeliveriesMissing             a wait ended before all expected deliveries arrived
 └── SequinError                   Sequin's Management API
-    ├── SequinUnreachable         nothing answers at that address
+    ├── SequinUnreachable         nothing answers at its address
     ├── SequinUnauthorized        the API token was refused (401)
-    ├── SequinNotFound            404
-    ├── SequinInvalid             the request was refused (400, 422); carries `validation_errors`
-    ├── SequinFailed              Sequin's own fault (5xx)
-    └── SequinMismatch            the answer is not what was asked for, so the resource was removed again
+    ├── SequinNotFound            the resource does not exist (404)
+    ├── SequinInvalid             the request was refused (another 4xx); has `validation_errors`
+    ├── SequinFailed              Sequin failed (5xx), timed out, or gave an unusable answer
+    └── SequinMismatch            a resource in Sequin is not as requested
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from __future__ import annotations
 from typing import Any
 
 START = "Start it with Stack.start() in a notebook, with userhooks up --detach in a terminal"
-"""What to do when something of the stack does not run; each error says how it goes on."""
+"""Advice for a part of the stack that is not running; each error completes the sentence."""
 
 
 class UserhooksError(Exception):
-    """Base of all errors of this package: `what` happened, and the `remedy`, which says what to do or run."""
+    """Base of all errors in this package: `what` says what happened, and `remedy` says what to do."""
 
     def __init__(self, what: str, remedy: str = "") -> None:
         super().__init__(what, remedy)
@@ -38,20 +38,20 @@ class UserhooksError(Exception):
         return f"{self.what}\n{self.remedy}" if self.remedy else self.what
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython shows instead of a traceback: a learner needs the remedy, not our call stack."""
+        """Return the lines that IPython shows instead of a traceback, because a learner needs the remedy, not our call stack."""
         return [f"{type(self).__name__}: {self.what}", *([self.remedy] if self.remedy else [])]
 
 
 class ConfigurationError(UserhooksError):
-    """An environment variable, a port or the home folder is not usable as it is."""
+    """An environment variable, a port, or the home folder cannot be used."""
 
 
 class NotRunning(UserhooksError):
-    """A part of the stack is needed and is not running."""
+    """A required part of the stack is not running."""
 
 
 class InvalidInput(UserhooksError):
-    """The caller passed a malformed value; `field` names it as the caller spelled it."""
+    """A value from the caller is invalid; `field` is its name, as the caller spells it."""
 
     def __init__(self, field: str, what: str, remedy: str = "") -> None:
         super().__init__(what, remedy)
@@ -59,11 +59,11 @@ class InvalidInput(UserhooksError):
 
 
 class NotFound(UserhooksError):
-    """An unknown user, subscription, sink, backfill or inbox."""
+    """A user, subscription, sink, backfill, or inbox does not exist."""
 
 
 class Forbidden(UserhooksError):
-    """The thing exists and belongs to another user."""
+    """The resource belongs to another user."""
 
 
 class DatabaseUnavailable(UserhooksError):
@@ -71,7 +71,7 @@ class DatabaseUnavailable(UserhooksError):
 
 
 class DatabaseUnsuitable(UserhooksError):
-    """Postgres answers, and refuses a statement or lacks something that is needed."""
+    """Postgres answers but refuses a statement or lacks a requirement."""
 
 
 class DeliveriesMissing(UserhooksError):
@@ -79,7 +79,7 @@ class DeliveriesMissing(UserhooksError):
 
 
 class SequinError(UserhooksError):
-    """Sequin's Management API refused, failed or did not answer; `status` is the HTTP status, or None."""
+    """Sequin's Management API refused the request, failed, or did not answer; `status` is the HTTP status, or None."""
 
     def __init__(self, what: str, remedy: str = "", *, status: int | None = None, validation_errors: dict[str, Any] | None = None) -> None:
         super().__init__(what, remedy)
@@ -92,20 +92,20 @@ class SequinUnreachable(SequinError):
 
 
 class SequinUnauthorized(SequinError):
-    """Sequin refused the API token."""
+    """Sequin refused the API token (401)."""
 
 
 class SequinNotFound(SequinError):
-    """Sequin knows no such resource."""
+    """The resource does not exist in Sequin (404)."""
 
 
 class SequinInvalid(SequinError):
-    """Sequin refused the request as malformed (400 or 422)."""
+    """Sequin refused the request (a 4xx status other than 401 and 404); see `validation_errors`."""
 
 
 class SequinFailed(SequinError):
-    """Sequin failed by its own fault (5xx)."""
+    """Sequin failed (5xx), did not finish in time, or gave an answer that cannot be used."""
 
 
 class SequinMismatch(SequinError):
-    """Sequin's answer is not what was asked for; the resource was removed again."""
+    """A sink or function in Sequin is not as requested; the remedy says what became of it or how to repair it."""

@@ -1,4 +1,4 @@
-"""The environment variables, read once into a frozen object; other modules decide what follows from them."""
+"""The settings that environment variables control, read once into a frozen object. Other modules decide how to use them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _PORTS = {
 }
 
 PORT_VARIABLES: Mapping[str, str] = {part: variable for part, (variable, _) in _PORTS.items()}
-"""Part -> the environment variable that sets its port; error messages name it."""
+"""Environment variable that sets each part's port; error messages name it."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the environment says, defaults filled in.
+    """Settings read from environment variables, with defaults for those that are not set.
 
-    `ports` maps `server`, `sequin`, `metrics`, `inspector` and `postgres` to a port; 0 means "a free one, chosen once and kept in the
-    home". Tokens, and URLs that may hold a password, stay out of the repr.
+    `ports` maps `server`, `sequin`, `metrics`, `inspector` and `postgres` to a port. 0 means any free port, chosen once and
+    stored in the home folder. Tokens, and URLs that may contain a password, are left out of the repr.
     """
 
     home: Path
@@ -39,16 +39,16 @@ class Settings:
     inspector_bind: str = "127.0.0.1"
     inspector_public_url: str | None = None
     private_addresses: str = "allow"
-    """`allow` or `forbid`: whether webhooks may go to loopback and private networks"""
+    """Either `allow` or `forbid`: whether webhooks may be sent to loopback and private networks."""
 
     @property
     def allow_private(self) -> bool:
-        """Whether webhooks may go to loopback and private networks."""
+        """Whether webhooks may be sent to loopback and private networks."""
         return self.private_addresses == "allow"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> Settings:
-        """Read the variables of the README's table; raises ConfigurationError naming the variable that is wrong."""
+        """Read the settings from environment variables; raises ConfigurationError, which names the invalid variable."""
         env = os.environ if environ is None else environ
         sequin_url = env.get("SEQUIN_URL") or None
         database_url = _database_url(env)
@@ -113,9 +113,9 @@ def _private_addresses(env: Mapping[str, str]) -> str:
 
 
 def _default_home(cwd: Path) -> Path:
-    """`.userhooks` beside the nearest parent pyproject.toml of this project, else in the working directory.
+    """Return `.userhooks` in the nearest folder with this project's pyproject.toml, or else in `cwd`.
 
-    Notebooks run in `notebooks/`, commands anywhere in the checkout: both must find the same home.
+    Notebooks run in `notebooks/` and commands anywhere in the checkout, and both must find the same home.
     """
     for folder in (cwd, *cwd.parents):
         project = folder / "pyproject.toml"
