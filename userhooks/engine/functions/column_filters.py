@@ -24,14 +24,14 @@ from userhooks.engine.postgres.pg_types import BOOLEAN, DATES, EXACT_TEXTS, INTE
 from userhooks.engine.resources import ColumnFilter
 
 _INDEXABLE = {int: INTEGERS, float: INTEGERS, bool: frozenset({BOOLEAN}), str: EXACT_TEXTS}
-"""Column types in which an index lookup finds exactly the values equal to the filter's, by the type of the filter's value."""
+"""Types of the columns that can be indexed, by the type of the filter's value: an index lookup finds exactly the values equal to it."""
 
 
 def bind_column_filters(filters: Sequence[ColumnFilter]) -> Bound:
     """Combine column filters into one filter, which accepts a change if all of them hold (Sequin contract, 3.5).
 
     A column that the row does not have matches nothing. The filter raises FunctionRaised only for a JSON value that cannot be parsed.
-    A change is matched by the column types it was committed with, even if the table's types have changed since.
+    The column types are those at the time of the change, even if the table has been altered since.
     """
     accepts = partial(_all_hold, tuple(filters))
     for i, comparison in sorted(
@@ -104,7 +104,10 @@ _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def _moment(value: Any) -> float | None:
-    """Return ISO 8601 text as microseconds since 1970: a date as its midnight, a time without zone as UTC. None for any other text."""
+    """Convert ISO 8601 text to microseconds since 1970; None for any other text.
+
+    A date means its midnight, and a time without a zone is in UTC. `infinity` and `-infinity` are accepted too.
+    """
     if value in ("infinity", "-infinity"):
         return math.inf if value == "infinity" else -math.inf
     try:

@@ -1,6 +1,6 @@
 """Column values as functions see them: numerics, dates, and times are structs, everything else is its JSON value. Pure.
 
-Sequin casts the text that Postgres sends in the same way, element by element in arrays. Text that cannot be cast stays text.
+As in Sequin, the text that Postgres sends is cast to these types; in an array, each element is. Text that cannot be cast stays text.
 """
 
 from __future__ import annotations

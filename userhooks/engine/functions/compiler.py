@@ -371,7 +371,7 @@ class _Compiler:
         return Case(value, (clause, Clause((Anything(),), None, Const(False))), node.line)
 
     def at_path(self, node: Node, scope: Scope) -> Expr:
-        """Compile `put_in(a["b"].c, value)` and the like, whose path is code; with a list of keys, they are ordinary functions."""
+        """Compile `put_in(a["b"].c, value)` and similar calls with a path written as code. Calls with a list of keys are ordinary calls."""
         name, arguments = str(node.name), node.arguments or ()
         if len(arguments) != (1 if name == "pop_in" else 2):
             return self._apply(name, arguments, scope, node.line)
@@ -395,7 +395,7 @@ class _Compiler:
     # --- patterns --------------------------------------------------------------------------------------------------------
 
     def _pattern(self, quoted: Quoted, scope: Scope, bound: set[str], line: int) -> Pattern:
-        """Compile a pattern and add its variables to the scope; `bound` names the variables of the pattern so far."""
+        """Compile a pattern and add its variables to the scope; `bound` contains the names of the variables that it has bound so far."""
         self._size += 1
         if isinstance(quoted, (list, tuple)):
             return self._sequence(quoted, scope, bound, line)

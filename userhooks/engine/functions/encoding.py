@@ -1,4 +1,4 @@
-"""JSON encoding of values, as Sequin's encoder writes it. Pure.
+"""Encode values as JSON in the same way as Sequin. Pure.
 
 Keys are in Elixir's term order: atoms before strings. A json column that is passed through keeps its own key order.
 """

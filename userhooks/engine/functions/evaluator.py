@@ -1,7 +1,7 @@
 """Compile expressions to Python functions that evaluate them for one change. Pure.
 
-Each of these takes a frame, which holds the change, the variables, and the meter that limits the work. The library's functions are in
-`stdlib/`.
+A compiled function takes a `Frame`: the change, the variables, and the meter that limits the work. The functions that code may call are
+in `stdlib/`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 
 class Frame:
-    """State of one evaluation: `variables` by number, and in `seen` the parts of the change read so far."""
+    """State of one evaluation: the change, the variables by number, the meter, and in `seen` the parts of the change read so far."""
 
     __slots__ = ("change", "meter", "seen", "variables")
 
@@ -60,7 +60,10 @@ Compile: TypeAlias = Callable[[Expr], Make[T]]
 
 
 def compile_expression(expr: Expr, metadata: Mapping[Atom, Any], timestamp_format: TimestampFormat = "iso8601") -> Evaluate:
-    """Compile an expression; evaluating it raises Raised, and ValueError or RecursionError for a value that cannot be decoded."""
+    """Compile an expression to a function of a frame.
+
+    The function raises Raised for an Elixir exception, and ValueError or RecursionError for a column that cannot be decoded.
+    """
     inner = partial(compile_expression, metadata=metadata, timestamp_format=timestamp_format)
     see = seeing(timestamp_format)
     match expr:
@@ -106,7 +109,7 @@ def _name(expr: Expr) -> str:
 
 
 def _once(expr: Expr, read: Callable[[Change], Any]) -> Evaluate:
-    """Read a part of the change at most once per evaluation, because a json value may be large."""
+    """Return a function that reads a part of the change at most once per evaluation, because a json value may be large."""
     name = _name(expr)
 
     def evaluate(frame: Frame) -> Any:
@@ -120,7 +123,10 @@ def _once(expr: Expr, read: Callable[[Change], Any]) -> Evaluate:
 
 
 def compile_branches(expr: Expr, evaluate: Compile[Any], branch: Compile[T]) -> Make[T] | None:
-    """Compile an expression whose value is that of a branch, using `branch` for the branches; None for any other expression."""
+    """Compile an expression whose value is that of one of its branches, such as `if` or `case`; returns None for any other expression.
+
+    `branch` compiles the branches, and `evaluate` compiles everything else.
+    """
     match expr:
         case Choice((condition, result, otherwise)):
             return choose(evaluate(condition), branch(result), branch(otherwise))
@@ -147,7 +153,10 @@ def _no_clause(expr: Apply) -> Raised:
 _LIGHT = frozenset(
     "== != === !== < > <= >= in not is_nil field Access.get Map.get to_string <> list map tuple is_integer is_binary is_list is_map".split()
 )
-"""Library functions that spend their own steps, or whose steps are bounded by the size of the code."""
+"""Library functions that are called without weighing arguments and result.
+
+They spend steps themselves, or their work is bounded by the size of the code.
+"""
 
 
 def _compile_apply(expr: Apply, inner: Compile[Any]) -> Evaluate:

@@ -43,7 +43,7 @@ class MetadataOf:
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """A variable, identified by number; each binding in the code has its own."""
+    """A variable, identified by a number; each binding in the code has a different one."""
 
     number: int
 
@@ -87,7 +87,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """Patterns, one per value, an optional guard, and the body to evaluate if they match."""
+    """One pattern per value, an optional guard, and the body to evaluate if the patterns match and the guard is true."""
 
     patterns: tuple[Pattern, ...]
     guard: Expr | None
@@ -160,7 +160,7 @@ Expr: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Anything:
-    """`_`, or a variable to bind; with `again`, the variable is already bound and its value must match."""
+    """`_`, or a variable to bind; if `again` is true, the pattern has already bound the variable, and the values must be identical."""
 
     number: int | None = None
     again: bool = False

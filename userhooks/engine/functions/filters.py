@@ -1,4 +1,4 @@
-"""Filter functions: whether a change passes, and the column value that a filter is indexed by. Pure.
+"""Filter functions: decide whether a change passes, and find the column value that a filter can be indexed by. Pure.
 
 A filter function is parsed once (`parse`), bound to a sink's constants (`Filter.bind`), and called for each change (`Bound.accepts`).
 `engine/routing.py` matches a change against many sinks at once.
@@ -26,10 +26,10 @@ Judge: TypeAlias = Callable[[Change], bool]
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A filter bound to one sink; `accepts` raises FunctionRaised.
+    """A filter bound to one sink; `accepts` decides for any change, and raises FunctionRaised if the function fails.
 
-    If `equality` holds, an update must also pass `rest`, and any other change `rest_of_others`; None means that nothing else is required.
-    If `never` is set, no change can pass.
+    If `equality` is set, only changes that meet it can pass. In addition, an update must pass `rest`, and any other change must pass
+    `rest_of_others`; if either is None, the equality is enough. If `never` is set, no change can pass.
     """
 
     accepts: Judge
@@ -66,7 +66,7 @@ class Filter:
         return Bound(accepts, equality, judge, None if is_decided else judge)
 
     def _judge(self, steps: list[Expr], result: Expr, metadata: Mapping[Atom, Any]) -> Judge:
-        """Compile to a function that returns a boolean or raises FunctionRaised."""
+        """Compile the filter to a function that returns a boolean or raises FunctionRaised."""
         return run_steps(steps, _boolean(compile_expression(result, metadata)), self.program.variables, metadata, "iso8601")
 
 

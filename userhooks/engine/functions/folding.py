@@ -1,4 +1,4 @@
-"""Constant folding, and the search for the column value that a filter can be indexed by. Pure."""
+"""Fold constants, and find the column value that a filter can be indexed by. Pure."""
 
 from __future__ import annotations
 
@@ -35,10 +35,11 @@ _CONSTANT_STEPS = 1_000
 
 
 class Equality(NamedTuple):
-    """A condition for a filter to accept: `record[column] == value`, or if `as_text`, `to_string(record[column]) == value`.
+    """A condition that a change must meet to pass a filter: `record[column] == value`.
 
-    If it does not hold, the filter is false and cannot raise, provided that the columns in `scalars` hold no lists or maps. If `types`
-    (OIDs) is set, the column's type must also be one of them.
+    If `as_text` is true, the condition is `to_string(record[column]) == value`. If `types` is set, the OID of the column's type must also
+    be one of them. If the condition is not met, the filter returns false and cannot raise, unless a column in `scalars` contains a list
+    or a map.
     """
 
     column: str
@@ -65,7 +66,7 @@ def fold_steps(steps: Iterable[Expr], metadata: Mapping[Atom, Any]) -> tuple[lis
 
 
 def _fold_step(step: Expr, known: dict[int, Expr]) -> Expr | None:
-    """Record the value of the step's variable if known; returns the step, or None if it no longer has an effect."""
+    """Record the value of the variable that the step binds, if the value is known; returns the step, or None if it can be omitted."""
     value = step.value if isinstance(step, Bind) and isinstance(step.pattern, Anything) else step
     cheap = isinstance(value, (Const, Argument, ColumnOf, MetadataOf, Local))
     if isinstance(step, Bind) and isinstance(step.pattern, Anything) and step.pattern.number is not None and not step.pattern.again:
@@ -121,12 +122,12 @@ def _fold_apply(expr: Apply, metadata: Mapping[Atom, Any]) -> Expr:
             values = [operand.value for operand in expr.operands if isinstance(operand, Const)]
             return Const(expr.function.run(Meter(_CONSTANT_STEPS), *values))
         except (Raised, RecursionError, *UNFIT):
-            return expr  # raises for every change instead
+            return expr  # it is evaluated for each change instead, and may raise then
     return expr
 
 
 def _fold_logic(expr: Logic, operands: list[Expr]) -> Expr:
-    """Drop operands that cannot affect the result, and those after an operand that decides it."""
+    """Drop operands that cannot affect the result, and all operands after one that decides it."""
     neutral = expr.operator == "and"
     kept: list[Expr] = []
     for i, operand in enumerate(operands):
@@ -160,7 +161,7 @@ def is_text_of_column(expr: Expr) -> bool:
 
 
 def _is_total(expr: Expr) -> frozenset[str] | None:
-    """Return the columns that must not hold lists and maps for the expression never to raise; None when it may raise anyway."""
+    """Return the columns that must not contain lists or maps so that the expression cannot raise; None if it can raise anyway."""
     operands: tuple[Expr, ...]
     match expr:
         case Const() | Argument() | ColumnOf() | MetadataOf() | Local():

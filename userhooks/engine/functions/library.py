@@ -34,7 +34,7 @@ UNFIT = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
 
 @dataclass(frozen=True, slots=True)
 class LibraryFunction:
-    """A library function, which takes `least` to `most` arguments after the meter; `most` is None without a limit."""
+    """A library function, which takes the meter and `least` to `most` arguments; `most` is None if their number is not limited."""
 
     name: str
     run: Run

@@ -18,7 +18,7 @@ METADATA_TERMS: Mapping[str, Callable[[Change], Any]] = {
 
 
 def constant_metadata(constants: Mapping[str, Any]) -> dict[Atom, Any]:
-    """Convert a sink's constant metadata to Elixir's maps, with atoms as keys except in `annotations`, which are JSON."""
+    """Convert a sink's constant metadata to Elixir's maps; keys become atoms, except within `annotations`, which stay plain JSON."""
 
     def to_term(value: Any) -> Any:
         if isinstance(value, Mapping):

@@ -1,7 +1,7 @@
-"""The limit on the work of one evaluation: its steps, and the size of the values it builds. Pure.
+"""Limit the work of one evaluation: its steps, and the size of the values that it builds. Pure.
 
-The engine evaluates functions between its other work, so no function may take long. A function that reaches the limit fails like one
-that raises.
+The engine evaluates functions between its other work, so no function may take long. A function that reaches the limit fails as
+if it had raised.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MAX_STEPS = 50_000
 MAX_LENGTH = 4_000_000
 """Maximum length of a string that a function may build, in characters."""
 MAX_BITS = 13_000
-"""Maximum size of an integer in bits, below the 4,300 digits that Python converts to text."""
+"""Maximum size of an integer in bits, which keeps it below the 4,300 digits that Python converts to text."""
 _CHARACTERS_PER_STEP = 64
 
 
@@ -50,7 +50,7 @@ class Meter:
         self.spend(bits // 1024)
 
     def digits(self, bits: int) -> None:
-        """Spend the steps for converting an integer of this size to or from text, which grow with the square of its digits."""
+        """Spend the steps for converting an integer of this size to or from text. The work grows with the square of its length."""
         self.bits(bits)
         self.spend(bits * bits // 1_000_000)
 

@@ -1,4 +1,4 @@
-"""Parse code into Elixir's quoted form: tree-sitter parses the text, and this module converts its tree to `syntax.py`'s. Pure.
+"""Parse code into Elixir's quoted form: tree-sitter parses the text, and this module converts the result. Pure.
 
 `validator.py` rejects valid Elixir that Sequin does not allow.
 """
@@ -19,7 +19,7 @@ from userhooks.engine.functions.terms import atom
 MAX_CODE_BYTES = 10_000
 _MAX_DEPTH = 100
 _MAX_DIGITS = 400
-"""More digits than any float has before the decimal point."""
+"""Maximum length of a number in digits: more than any float has before the decimal point."""
 _PARSER = tree_sitter.Parser(tree_sitter.Language(tree_sitter_elixir.language()))
 
 
@@ -316,7 +316,10 @@ def _operator(node: tree_sitter.Node) -> str:
 
 
 def _chain(node: tree_sitter.Node, name: str) -> Iterator[tree_sitter.Node]:
-    """Yield the operands of `a and b and c`, which parses as `(a and b) and c`, so that a long chain does not count as deep nesting."""
+    """Yield the operands of `a and b and c`, which parses as `(a and b) and c`.
+
+    This keeps a long chain of operators from being rejected as nested too deeply.
+    """
     operands = []
     while node.type == "binary_operator" and _operator(node) == name:
         node, right = _children(node)

@@ -38,12 +38,12 @@ class _State:
 
 _Next: TypeAlias = Callable[[int], int | None]
 _Matcher: TypeAlias = Callable[[_State, int, _Next], int | None]
-"""Function that matches at a position and calls the continuation; it returns the end of the whole match, or None without one."""
+"""Function that matches at a position and calls the continuation; it returns the end of the whole match, or None if there is no match."""
 _Test: TypeAlias = Callable[[str], bool]
 
 
 class Found(NamedTuple):
-    """A match: the text, and the start and end of each group; group 0 is the whole match."""
+    """A match: the searched text, and the start and end of each group; group 0 is the whole match."""
 
     text: str
     spans: list[tuple[int, int] | None]
@@ -66,7 +66,7 @@ class Regex:
     first_line: bool
 
     def search(self, meter: Meter, text: str, start: int = 0) -> Found | None:
-        """Return the first match at or after `start`; None without one."""
+        """Return the first match at or after `start`; None if there is no match."""
         state = _State(text, self.groups, meter)
         last = len(text)
         if self.first_line and "\n" in text:
@@ -170,7 +170,7 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "f": "\f", "a": "\a", "e": "\x1b"}
 
 
 class _Parser:
-    """Parser of one pattern, which builds its matchers.
+    """Parses one pattern and builds its matchers.
 
     This class is long because each construct has its own method.
     """

@@ -46,7 +46,7 @@ def run_program(
     timestamp_format: TimestampFormat,
     compile_result: Callable[[Expr], Make[T]],
 ) -> Callable[[Change], T]:
-    """Return a callable that evaluates the program for a change and raises FunctionRaised."""
+    """Return a callable that evaluates the program for a change; the callable raises FunctionRaised if the function fails."""
     steps, result = fold_steps(program.steps, metadata)
     return run_steps(steps, compile_result(result), program.variables, metadata, timestamp_format)
 
@@ -58,7 +58,7 @@ def run_steps(
     metadata: Mapping[Atom, Any],
     timestamp_format: TimestampFormat,
 ) -> Callable[[Change], T]:
-    """Return a callable that evaluates the steps and then the result, and raises FunctionRaised."""
+    """Return a callable that evaluates the steps and then the result; the callable raises FunctionRaised if the function fails."""
     evaluate = partial(compile_expression, metadata=metadata, timestamp_format=timestamp_format)
     compiled = [evaluate(step) for step in steps]
     meter = Meter()
@@ -89,7 +89,7 @@ def run_steps(
 
 
 class _Pause:
-    """Number of changes for which a function is not run after it reached the limit, so that it costs little. It doubles each time."""
+    """Number of changes to skip after a function has reached the limit, so that a slow function costs little. It doubles each time."""
 
     __slots__ = ("left", "length")
     _LONGEST = 64
@@ -99,6 +99,6 @@ class _Pause:
         self.length = 0
 
     def lengthen(self) -> None:
-        """Start the next pause. The function skips 0 changes in the first one, then 1, 2, 4, and so on, up to 64."""
+        """Start the next pause: the first one skips 0 changes, and later ones skip 1, 2, 4, and so on, up to 64."""
         self.left = self.length
         self.length = min(2 * self.length or 1, self._LONGEST)

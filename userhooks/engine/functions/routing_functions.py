@@ -1,7 +1,7 @@
 """Routing functions, which choose the method, path, and headers of a message's request. Pure.
 
-They return a map with the optional keys `method`, `endpoint_path`, and `headers`. `delivery/request_head.py` builds the request head
-from it.
+A routing function returns a map with the optional keys `method`, `endpoint_path`, and `headers`. `delivery/request_head.py` builds the
+request head from this map.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ class RouteFunction:
     program: Program
 
     def bind(self, constants: Mapping[str, Any], timestamp_format: TimestampFormat = "iso8601") -> RouteOf:
-        """Return a callable that routes a sink's messages and raises FunctionRaised; `constants` is as for filters."""
+        """Return a callable that routes a message of the sink.
+
+        The callable raises FunctionRaised if the function fails. `constants` is the same as in `Filter.bind`.
+        """
         metadata = constant_metadata(constants)
         evaluate = partial(compile_expression, metadata=metadata, timestamp_format=timestamp_format)
         return run_program(self.program, metadata, timestamp_format, lambda result: _routed(evaluate(result)))

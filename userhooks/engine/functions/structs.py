@@ -1,4 +1,4 @@
-"""Elixir's structs: constructing, reading, and formatting those that functions use. Pure.
+"""Construct, read, and format the Elixir structs that functions use. Pure.
 
 A struct is a map whose `STRUCT` key names its module, as in Elixir. The functions that work on structs are in `stdlib/`.
 """
@@ -87,7 +87,7 @@ def _xsd(text: str, exponent: int) -> str:
 
 
 class Moment(NamedTuple):
-    """A date, a time, or both: microseconds since 1970 in local time, and the number of digits shown after the second."""
+    """A date, a time, or both: microseconds since 1970 in local time, and the number of fractional digits of the second."""
 
     microseconds: int
     precision: int = 0
@@ -261,7 +261,7 @@ def parse_time(text: str) -> tuple[int, int] | Atom:
 def parse_moment(text: str) -> tuple[Moment, int | None] | Atom:
     """Parse an ISO 8601 date and time.
 
-    Returns the moment and its offset in seconds (None without one), or an atom with the reason why it is invalid.
+    Returns the moment and its offset in seconds, which is None if the text has no offset, or an atom with the reason why it is invalid.
     """
     match = _BOTH(text)
     if match is None or not text.isascii():
@@ -295,7 +295,7 @@ def text_of(value: dict[Any, Any]) -> str | None:
 
 
 def iso_text(value: dict[Any, Any], between: str = "T") -> str | None:
-    """Format the struct of a date or time as ISO 8601; None for any other map."""
+    """Format a date or time struct as ISO 8601; returns None for any other map."""
     name = struct_name(value)
     if name == "Date":
         return date_text(moment_of(value, name))
@@ -316,7 +316,7 @@ _SIGILS = {"Date": "D", "Time": "T", "NaiveDateTime": "N", "DateTime": "U"}
 
 
 def inspected(value: dict[Any, Any]) -> str | None:
-    """Return a struct as `inspect` writes it; None for one that it writes with its fields."""
+    """Return a struct in the form that `inspect` writes; None if `inspect` lists the struct's fields."""
     name = struct_name(value)
     try:
         if name == "Decimal":

@@ -15,7 +15,7 @@ Quoted: TypeAlias = Any
 class FunctionError(Exception):
     """Code that cannot be used as a function.
 
-    With `as_sequin`, the text is exactly the message, in Sequin's wording; otherwise the line comes first. `line` counts from 1.
+    The text consists of the line, counted from 1, and the message. If `as_sequin` is true, it is only the message, in Sequin's wording.
     """
 
     def __init__(self, line: int, message: str, *, as_sequin: bool = False) -> None:
@@ -40,7 +40,7 @@ class Node:
     line: int
     arguments: tuple[Quoted, ...] | None
     braces: bool = False
-    """Whether a call without arguments has parentheses, or a block is in parentheses."""
+    """Whether the code has parentheses around the block, or after the name of a call without arguments."""
 
     @property
     def is_variable(self) -> bool:

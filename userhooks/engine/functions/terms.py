@@ -10,7 +10,7 @@
 | map, struct | dict with keys from `as_key`; a struct has the key `STRUCT` |
 | function; process or reference | `Closure`; `Opaque` |
 
-Values are immutable. Functions that traverse a whole value take a meter, because a value can contain another many times.
+Values are immutable. Functions that traverse a whole value take a meter, because a value can contain the same part many times.
 Sources: the Erlang reference manual, 9.14 "Term Comparisons"; Elixir's documentation of Kernel, Access, and String.Chars.
 """
 
@@ -36,7 +36,7 @@ class Raised(Exception):
 
 
 class Atom:
-    """An atom other than true, false, and nil; there is one object per name as long as it is in use."""
+    """An atom other than true, false, and nil; there is only one object per name, so atoms can be compared with `is`."""
 
     __slots__ = ("__weakref__", "name")
     name: str
@@ -79,7 +79,7 @@ def _count(arguments: int) -> str:
 
 
 class Key:
-    """A map key for which Python's equality differs from Elixir's, where neither 1.0 nor true is the key 1."""
+    """A map key that Python would compare differently from Elixir, where 1, 1.0, and true are three different keys."""
 
     __slots__ = ("_token", "term")
 
@@ -205,7 +205,7 @@ _METADATA_FIELDS = (
     "transaction_annotations record_pks enrichment database_name"
 )
 _METADATA_ORDER = {name: i for i, name in enumerate(_METADATA_FIELDS.split())}
-"""Positions of the fields of `metadata`, as recorded: Elixir lists the atoms of a map in the order in which Sequin first saw them."""
+"""Positions of the fields of `metadata`, as recorded from Sequin: Elixir lists a map's atoms in the order in which they were created."""
 
 
 def sorted_keys(meter: Meter, mapping: dict[Any, Any]) -> list[Any]:

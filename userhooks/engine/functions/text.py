@@ -74,7 +74,7 @@ def joined(meter: Meter, value: Any) -> str:
 def float_text(value: float) -> str:
     """Return the shortest digits that parse back to the float, as Erlang/OTP 25 writes them.
 
-    The form with an exponent is used if it is shorter, or if the number is above 2^53.
+    Scientific notation is used if it is shorter, or if the absolute value is at least 2^53.
     """
     mantissa, _, exponent = f"{value!r}e0".partition("e")
     sign = "-" * mantissa.startswith("-")
@@ -108,7 +108,7 @@ def inspect(value: Any) -> str:
 
 
 class _Inspection:
-    """Formatter of one value, which stops once the text is long enough."""
+    """Formats one value, stopping once the text is long enough."""
 
     def __init__(self) -> None:
         self._left = _MAX_SHOWN

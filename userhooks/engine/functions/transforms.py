@@ -1,4 +1,4 @@
-"""Transforms, which turn a change into the JSON of an expression's value. Pure.
+"""Transforms: evaluate an expression for a change and write its value as JSON. Pure.
 
 Columns and whole records are converted from Postgres's text to JSON directly. `evaluator.py` evaluates everything that has to be computed.
 """
@@ -30,7 +30,7 @@ _CONSTANT_STEPS = 10_000
 
 Write: TypeAlias = Make[bytes]
 Members: TypeAlias = Make[dict[Any, bytes]]
-"""Function that returns the members of a map: keys, each with the JSON of its value."""
+"""Function that returns the members of a map: the JSON of each value, by key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,10 @@ class TransformFunction:
     program: Program
 
     def bind(self, constants: Mapping[str, Any], timestamp_format: TimestampFormat = "iso8601") -> Transform:
-        """Return a callable that produces the JSON of a sink's messages and raises FunctionRaised; `constants` is as for filters."""
+        """Return a callable that writes the JSON of a message of the sink.
+
+        The callable raises FunctionRaised if the function fails. `constants` is the same as in `Filter.bind`.
+        """
         metadata = constant_metadata(constants)
         writer = partial(compile_writer, metadata=metadata, timestamp_format=timestamp_format)
         return run_program(self.program, metadata, timestamp_format, writer)
@@ -131,7 +134,7 @@ def _is_plain_map(expr: Expr) -> bool:
 
 
 def _known(value: Any) -> bytes | None:
-    """Return the JSON of a constant; None for one without a JSON form, which will raise for every change."""
+    """Return the JSON of a constant; None if it cannot be encoded ahead of time, and encoding it for each change may raise."""
     try:
         return to_json(Meter(_CONSTANT_STEPS), value)
     except (Raised, RecursionError):

@@ -1,7 +1,7 @@
-"""Trial of a new function: parse its code and run it on a sample message, as Sequin does. Pure.
+"""Try out a new function: parse its code and run it on a sample message, as Sequin does. Pure.
 
 The result of the run is ignored, and so is an exception, since the function may work for the user's rows. A function that does not
-terminate is rejected.
+finish within the step limit is rejected.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reject the code that Sequin rejects, in its wording: only some forms, operators, and modules are allowed. Pure.
+"""Reject the code that Sequin rejects, with the same messages: only some forms, operators, and modules are allowed. Pure.
 
 `compiler.py` rejects code that is allowed here but meaningless, such as an undefined variable.
 """
@@ -78,7 +78,7 @@ def check(quoted: Quoted, line: int = 1) -> None:
 
 
 class _Check:
-    """Validation of one node."""
+    """Validates one node."""
 
     def __init__(self, node: Node) -> None:
         self._node = node

@@ -73,7 +73,7 @@ def microseconds(amount: Any, unit: Any) -> int:
 
 
 def precision_of(unit: Any, present: int) -> int:
-    """Return the precision of a moment after adding an amount in this unit."""
+    """Return the precision of a moment after an amount in this unit has been added; `present` is the precision before."""
     if isinstance(unit, Atom):
         return max(present, _PRECISIONS.get(unit.name, 0))
     return present
@@ -97,7 +97,7 @@ def truncated(moment: Moment, unit: Any) -> Moment:
 
 
 def shifted_months(days: int, months: int) -> int:
-    """Return the same day a number of months later, or the last day of that month if it is shorter."""
+    """Move a date, in days since 1970, by a number of months. If that month is too short, return its last day."""
     if abs(months) > 240_000:
         raise Raised("the duration is too long")
     date = structs.date(days)

@@ -1,6 +1,7 @@
 """Elixir's `DateTime`, in UTC and with fixed offsets. Pure.
 
-There is no clock: results depend only on the change, so a message is the same in every attempt.
+Functions that read the clock, like `utc_now`, are not available: a result depends only on the change, so that every attempt sends the
+same message.
 """
 
 from __future__ import annotations

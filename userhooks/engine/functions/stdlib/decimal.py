@@ -17,7 +17,7 @@ from userhooks.engine.functions.terms import ERROR, OK, Atom, Raised, struct_nam
 from userhooks.engine.functions.text import float_text, inspect
 
 _MAX_EXPONENT = 10_000
-"""Maximum exponent, positive or negative, which limits the zeros to write."""
+"""Maximum absolute value of an exponent, which limits the number of zeros in a decimal's text."""
 _CONTEXT = decimal.Context(
     prec=28,
     rounding=decimal.ROUND_HALF_UP,

@@ -19,7 +19,7 @@ EMPTY = "empty error"
 
 
 def items_of(meter: Meter, enumerable: Any) -> list[Any]:
-    """Return the items that are enumerated: those of a list, or the pairs of a map. Raises Raised for anything else."""
+    """Return the items of a list, or the pairs of a map; raises Raised for anything else."""
     if type(enumerable) is list:
         return enumerable
     if type(enumerable) is dict and struct_name(enumerable) is None:
@@ -120,7 +120,8 @@ def _best(meter: Meter, enumerable: Any, by: Callable[[Any], Any], better: Calla
 def _sorter(meter: Meter, sorter: Any, default: str) -> Callable[[Any, Any], bool]:
     """Return a function that tells whether the first of two values may come before the second.
 
-    The sorter is `:asc`, `:desc`, a module with `compare`, a tuple of both, or a function. None is the default direction.
+    The sorter is `:asc`, `:desc`, a module with `compare`, a tuple of direction and module, or a function. If it is None, the
+    default direction is used.
     """
     if isinstance(sorter, Closure):
         return lambda a, b: is_truthy(sorter(a, b))
@@ -155,7 +156,7 @@ def min_(meter: Meter, enumerable: Any, sorter: Any = None, if_empty: Any = None
 
 
 def _two(sorter: Any, if_empty: Any) -> tuple[Any, Any]:
-    """Return the sorter and the function for an empty list, which may be passed without a sorter."""
+    """Return the sorter and the function for an empty list. If the sorter was omitted, that function is passed in its place."""
     return (None, sorter) if isinstance(sorter, Closure) and sorter.arity == 0 else (sorter, if_empty)
 
 
@@ -171,7 +172,7 @@ def max_by(meter: Meter, enumerable: Any, function: Any, sorter: Any = None, if_
 
 
 def _swapped(before: Callable[[Any, Any], bool], sorter: Any) -> Callable[[Any, Any], bool]:
-    """Return the order for a maximum. A function already expects the larger value first; the order of a module is reversed."""
+    """Return the order for a maximum. A sorter function already puts the larger value first; any other order is reversed."""
     return before if isinstance(sorter, Closure) else lambda a, b: before(b, a)
 
 

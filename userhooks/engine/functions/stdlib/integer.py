@@ -106,4 +106,4 @@ FUNCTIONS = {
     "gcd": lambda meter, a, b: math.gcd(as_integer(a), as_integer(b)),
     "extended_gcd": extended_gcd,
 }
-"""Without `is_even` and `is_odd`: these are macros, and a function cannot `require` a module."""
+"""`is_even` and `is_odd` are missing, because they are macros, and code cannot `require` a module."""

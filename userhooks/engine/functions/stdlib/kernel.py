@@ -183,7 +183,7 @@ def is_member(meter: Meter, item: Any, container: Any) -> bool:
 
 
 def kind_of(value: Any) -> str:
-    """Return the name of a value's type in the messages of protocols."""
+    """Return the name of a value's type as it appears in Elixir's errors about protocols."""
     name = terms.struct_name(value)
     if name is not None:
         return f"{name} (a struct)"
@@ -396,4 +396,4 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "is_function": is_function,
 }
 ACCESS = {"get": get}
-"""Functions of `Access`, which `container[key]` calls."""
+"""Functions of `Access`; `container[key]` calls `get`."""

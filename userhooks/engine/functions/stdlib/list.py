@@ -55,7 +55,10 @@ def delete(meter: Meter, items: Any, value: Any) -> List:
 
 
 def _index(items: List, index: Any, offset: int = 0) -> int:
-    """Return an index counted from the start, which may be outside the list; a negative `index` counts from the end plus `offset`."""
+    """Return an index counted from the start, which may be outside the list.
+
+    A negative `index` counts from the end, and `offset` is then added to the result.
+    """
     at = as_integer(index)
     return at + len(items) + offset if at < 0 else at
 

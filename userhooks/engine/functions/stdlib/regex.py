@@ -24,12 +24,12 @@ def make(source: str, flags: str) -> dict[Any, Any]:
 
 
 def is_regex(value: Any) -> bool:
-    """Whether the value is the struct of a regular expression."""
+    """Whether the value is a Regex struct."""
     return struct_name(value) == "Regex"
 
 
 def regex_of(value: Any) -> Regex:
-    """Return the compiled regular expression of a struct; raises Raised for any other value."""
+    """Return the compiled regular expression of a Regex struct; raises Raised for any other value."""
     if not is_regex(value) or not isinstance(value.get(_SOURCE), str) or not isinstance(value.get(_OPTIONS), str):
         raise Raised(f"no function clause matching: expected a regular expression, got:\n\n    {inspect(value)}\n")
     try:
