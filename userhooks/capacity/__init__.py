@@ -1,7 +1,7 @@
 """Delivery capacity of this machine, and the cost of many users: the measurements behind lesson 08 and `make bench`.
 
-`LoadUsers` creates thousands of users, subscribed to one receiver that only counts, and removes them again. `measure` holds the
-measurements and `card` displays them. The engine is measured as it normally runs, with nothing switched off.
+`LoadUsers` creates thousands of users, subscribes them to one receiver that only counts requests, and removes them again. `measure`
+takes the measurements, and `card` displays them. The engine is measured as it normally runs, with nothing switched off.
 """
 
 from userhooks.capacity.card import Card, Point, frame

@@ -1,4 +1,4 @@
-"""Results of the measurements, with representations for notebooks: a point per number of users, and a machine's capacity card. Pure."""
+"""Results of the measurements, as notebooks display them: a point per number of users, and a machine's capacity card. Pure."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Point:
-    """Cost of a number of subscribed users.
+    """Measured cost of serving a number of subscribed users.
 
     `create_seconds` is the time to subscribe the users added since the previous point. `webhooks_per_second` is measured with rows for all
     users in turn and one message per request. `engine_us` is the engine's CPU time per change in microseconds, and `engine_mb` its memory;
-    both are None with a real Sequin server. `p50_ms` and `p99_ms` are latencies from commit to receipt at `rate` rows per second.
+    both are None if a real Sequin server is used. `p50_ms` and `p99_ms` are latencies from commit to receipt at `rate` rows per second.
     """
 
     users: int
@@ -36,8 +36,8 @@ class Point:
 class Card:
     """Capacity of a machine.
 
-    Latencies are from commit to receipt at `rate` rows per second, memory is in MB. `batched_per_second` is None if batches were not
-    measured: changing the sinks takes too long with many users, and a real Sequin server would resend.
+    Latencies are from commit to receipt at `rate` rows per second, and memory is in MB. `batched_per_second` is None if batches were not
+    measured. With many users, changing every sink takes too long; a real Sequin server would resend messages after the change.
     """
 
     machine: str

@@ -1,10 +1,11 @@
-"""A minimal receiver, run as a separate program: it answers 200 and counts, so that measurements are of the sender.
+"""A minimal receiver, run as a separate program. It only answers 200 and counts, so that the sender is what limits a measurement.
 
-It listens on as many free ports as its argument says, prints them as JSON, and answers one-line commands on stdin with one line of JSON:
+Its argument is the number of ports. It listens on that many free ports, prints them as JSON, and answers each command, a line on stdin,
+with a line of JSON:
 
 - `count`: the number of requests and messages, the times of the first and the last, and the current and maximum number of connections.
-- `latencies`: the seconds from commit to receipt since the last such command, with the number at the end of each request's path.
-- `reset`: start counting from 0; `reset latencies` also records latencies from now on.
+- `latencies`: for each request since the last such command, the seconds from commit to receipt and the number at the end of its path.
+- `reset`: restart counting from 0, without recording latencies; `reset latencies` also records them.
 
 It exits when stdin is closed. `counting_receiver.py` starts it and sends the commands.
 """

@@ -1,4 +1,4 @@
-"""Client of the counting receiver: its process, its URLs, and its counts. The program itself is `counting_program.py`."""
+"""Starts the counting receiver and reads its counts. The program that it runs is `counting_program.py`."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class CountingReceiver:
         return self._process.pid
 
     def url(self, number: int) -> str:
-        """Return the URL for webhooks with this number, which ends the path and selects the port."""
+        """Return a URL whose path ends with this number, such as a user ID. The number also selects the port."""
         return f"http://127.0.0.1:{self.ports[number % len(self.ports)]}/in/{number}"
 
     def count(self) -> Count:
@@ -63,7 +63,7 @@ class CountingReceiver:
         return Count(**self._ask("count"))
 
     def reset(self, *, latencies: bool = False) -> None:
-        """Restart counting from 0; with `latencies`, also record the latency of each request."""
+        """Restart counting from 0; if `latencies` is true, also record the latency of each request."""
         self._ask("reset latencies" if latencies else "reset")
 
     def latencies(self) -> list[tuple[int, float]]:

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHUNK = 250
-"""Users created with one call."""
+"""Maximum number of users to create or remove in one call."""
 SIZES = (10, 100, 1_000, 10_000)
 MOST_ON_SEQUIN = 10
-"""Maximum number of users on a real Sequin server, which evaluates every sink's filter for every row.
+"""Maximum number of users on a real Sequin server, because it evaluates every sink's filter for every row.
 
 Sequin 0.14.6 delivered a fifth as fast with 60 sinks as with one, and nothing with 100.
 """
@@ -35,9 +35,9 @@ _REMOVE = "DELETE FROM public.users WHERE id = ANY(%s)"
 class LoadUsers:
     """Users for load measurements, each subscribed to its own path at `counter`.
 
-    `grow` creates users, and `close` removes them, as does leaving the context manager. A new instance first removes what an earlier run
-    left behind: users named `crowd`, with their rows and subscriptions, and nothing else. If `grow` is interrupted, the users created so
-    far stay.
+    `grow` creates users. `close`, or leaving the context manager, removes them. A new instance first removes what an earlier run left
+    behind: the users named `crowd` with their rows and subscriptions, and nothing else. If `grow` is interrupted, the users created so far
+    are kept.
 
         with LoadUsers(stack) as load_users:
             load_users.grow(1000)
@@ -59,8 +59,8 @@ class LoadUsers:
     def grow(self, users: int, progress: Callable[[int], object] | None = None) -> None:
         """Create users until there are `users` of them.
 
-        `progress` is called with the number created so far; without it, a notebook shows a progress bar. Raises InvalidInput for more users
-        than a real Sequin server can handle.
+        `progress` is called with the number created so far; if it is None, a notebook shows a progress bar. Raises InvalidInput for more
+        users than a real Sequin server can handle.
         """
         if users > MOST_ON_SEQUIN and self.engine_pid is None:
             problem = f"{users:,} filtered sinks would bring this Sequin server down: it evaluates every filter for every row."
@@ -86,12 +86,12 @@ class LoadUsers:
 
     @property
     def engine_pid(self) -> int | None:
-        """Process ID of the local engine; None with a real Sequin server."""
+        """Process ID of the local engine; None if a real Sequin server is used."""
         return self.stack.status().sequin.pid
 
     @property
     def postgres_pid(self) -> int | None:
-        """Process ID of the embedded Postgres server; None with an external database."""
+        """Process ID of the embedded Postgres server; None if an external database is used."""
         return self.stack.status().postgres.pid
 
     def close(self, progress: Callable[[int], object] | None = None) -> None:

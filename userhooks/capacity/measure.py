@@ -1,7 +1,7 @@
 """Measurements with load users: webhooks per second, messages in batches, latency at a steady rate, and the cost of N users.
 
-Rates are measured from the first commit to the last receipt. CPU times are those of whole processes, as reported by the operating system.
-Every measurement can be interrupted; its rows stay until the load users are closed.
+Rates are measured from the start of the first insert to the last receipt. CPU times are those of whole processes, as reported by the
+operating system. Every measurement can be interrupted; its rows are kept until `LoadUsers.close` removes them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PER_TRANSACTION = 1000
 PATIENCE = 30.0
 """Seconds without a message after which a measurement is abandoned."""
 MANY = 100
-"""Number of users above which batches are not measured, because that changes every sink."""
+"""Number of users above which batches are not measured, because setting the batch size changes every sink."""
 _TICKS = 100
 """Maximum transactions per second at a steady rate."""
 _SETTLED_SECONDS = 0.3
@@ -40,7 +40,7 @@ _INSERT = """
 
 @dataclass(frozen=True)
 class Throughput:
-    """Rate at which `messages` were delivered, and the CPU time per message of each program in microseconds; None for an external one."""
+    """Rate at which `messages` were delivered, and each program's CPU time per message in microseconds, None for an external program."""
 
     messages: int
     requests: int
@@ -80,7 +80,7 @@ class Latency:
 
 
 def throughput(load_users: LoadUsers, rows: int, *, batch_size: int = 1, users: list[int] | None = None) -> Throughput:
-    """Insert rows as fast as Postgres accepts them, and time their webhooks, with up to `batch_size` messages per request.
+    """Insert rows as fast as Postgres accepts them, and measure how fast they are delivered, up to `batch_size` messages per request.
 
     The rows are for `users` in turn, or for all load users by default. Raises DeliveriesMissing after 30 seconds without a message.
     """
@@ -101,7 +101,7 @@ def throughput(load_users: LoadUsers, rows: int, *, batch_size: int = 1, users: 
 def latency(load_users: LoadUsers, rate: float = 100, seconds: float = 5, *, progress: Callable[[int], object] | None = None) -> Latency:
     """Insert rows for the load users in turn at a steady rate, and time each from commit to receipt.
 
-    Up to 100 rows per second, each row is a separate transaction; above that, each transaction holds the rows of a hundredth of a second.
+    Up to 100 rows per second, each row is a separate transaction; above that, each transaction contains the rows of 10 ms.
     """
     load_users.batch(1)
     load_users.counter.reset(latencies=True)
@@ -133,10 +133,11 @@ def write_steadily(
 def scale(
     load_users: LoadUsers, users: Iterable[int], *, rows: int = 20_000, rate: float = 1000, seconds: float = 5, runs: int = 2
 ) -> Iterator[Point]:
-    """Grow to each of these numbers of users, and yield the cost of each as soon as it is measured.
+    """Create users up to each of these numbers in turn, and yield the cost of each number as soon as it is measured.
 
-    Throughput is that of the fastest of `runs`, since other work on the machine can only slow a run down. Latency is measured in half as
-    many runs, at least one, and is that of the run with the median p99. For an even number of runs, that is the slower of the middle two.
+    Throughput is that of the fastest of `runs` runs, since other work on the machine can only slow a run down. Latency is measured in half
+    as many runs, but at least one, and is that of the run with the median p99. If the number of runs is even, the median is the slower of
+    the middle two.
     """
     for number in users:
         began = time.monotonic()
@@ -155,7 +156,7 @@ def capacity_card(load_users: LoadUsers, *, rows: int = 20_000, rate: float = 10
     """Measure the capacity of this machine with the current load users; takes a little longer than `seconds`."""
     settle(load_users)
     single = throughput(load_users, rows)
-    # Not on a real Sequin server: changing its sinks after a burst makes it read the burst again.
+    # A real Sequin server is excluded, because changing its sinks after a burst makes it read the burst again.
     in_batches = load_users.engine_pid is not None and len(load_users.users) <= MANY
     batched = throughput(load_users, 2 * rows, batch_size=100) if in_batches else None
     delay = latency(load_users, rate, seconds)
@@ -192,7 +193,7 @@ def insert(connection: psycopg.Connection[object], users: list[int], first: int,
 
 
 def cpu_seconds(pid: int | None) -> float | None:
-    """Return the CPU seconds of a process and its children, including those that have exited; None without a process."""
+    """Return the CPU seconds of a process and its children, including those that have exited; None if there is no process."""
     import psutil
 
     if pid is None:
@@ -208,7 +209,7 @@ def cpu_seconds(pid: int | None) -> float | None:
 
 
 def memory_mb(pid: int | None) -> float | None:
-    """Return the memory of a process in MB (resident set size); None without a process."""
+    """Return the memory of a process in MB (resident set size); None if there is no process."""
     import psutil
 
     return None if pid is None else psutil.Process(pid).memory_info().rss / 1e6

@@ -1,7 +1,7 @@
 """Explanatory diagrams: the path of a row, a slot in the WAL, the watermark of a backfill page, and the order within a group.
 
 Plots of measurements are in `ledger_plots.py`. Each function draws into the given Axes and returns it; use a figure of 8 by 3 inches.
-Text is on cards with their own background or in a medium gray, so that a diagram is readable on a light page, on a dark page, and without
+Text is either on a card with its own background or in medium gray, so that a diagram is readable on light and dark pages, and without
 color.
 """
 
@@ -49,7 +49,7 @@ def slot(ax: Axes) -> Axes:
 
 
 def watermark(ax: Axes) -> Axes:
-    """Draw how a backfill page is merged into the WAL: it is sent at its watermark, without the row that has changed since."""
+    """Draw how a backfill page is merged with the WAL: the page is sent at its watermark, without the row that has since changed."""
     _stage(ax, "A page of history is sent where its mark comes by in the log", 100, 36)
     for y, name in ((30, "read from\nthe table"), (18, "the log"), (6, "sent")):
         ax.text(0, y, name, ha="left", va="center", color=INK, fontsize=9.5)

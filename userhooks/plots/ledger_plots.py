@@ -1,9 +1,9 @@
 """Plots of a ledger: each function draws into the given Axes and returns it. The data comes from `Ledger.frame()`.
 
-Nothing here uses pyplot or rcParams. Backgrounds are transparent and colors have a medium lightness, so that a figure is readable on a
-light and on a dark page. Lines also differ in style, so that a figure is readable without color.
+Nothing here uses pyplot or rcParams. Backgrounds are transparent and colors have a medium lightness, so that a figure is readable on
+light and dark pages. Lines also differ in style, so that a figure is readable without color.
 
-It is long because each plot is one function.
+This module is long because each plot is one function.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK = "#777777"
-"""Color of text and axes; its contrast is above 4 on white and on JupyterLab's dark background."""
+"""Color of text and axes; its contrast ratio is above 4 on white and on JupyterLab's dark background."""
 GENERATED, DELIVERED, MARK = "#0072b2", "#d55e00", "#009e73"
 """Colors that people with common kinds of color blindness can tell apart (the palette of Okabe and Ito)."""
 
@@ -40,13 +40,14 @@ _SLOWNESS = ListedColormap(colormaps["cividis_r"](np.linspace(0, 0.8, 256)))
 
 _BANDS, _NAMED, _NAMED_MARKS = 200, 20, 6
 _AS_GENERATED = 1.0
-"""Latency in seconds below which deliveries count as being as fast as the generator."""
+"""Latency in seconds up to which a title says that the deliveries kept up with the generator."""
 
 
 def delivery_rate(frame: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw the number of rows generated and delivered in each second. Rows that no user was due to receive are left out.
+    """Draw the number of rows generated and delivered in each second.
 
-    `frame` is `Ledger.frame()`. x: seconds since the first row was committed; y: rows per second.
+    Backfilled rows, and rows that no sink was expected to send, are left out. `frame` is `Ledger.frame()`. x: seconds
+    since the first row was committed; y: rows per second.
 
         figure, ax = plt.subplots()
         plots.delivery_rate(lesson.ledger().frame(), ax)
@@ -148,7 +149,7 @@ def arrivals(messages: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def answer_times(answers: Mapping[str, pd.DataFrame], ax: Axes) -> Axes:
-    """Draw how long a sender waited for each response of one or more receivers.
+    """Draw how long senders waited for each response from one or more receivers.
 
     `answers` maps a name to a frame from `ReceiverServer.answers()`. x: requests in the order of their responses; y: milliseconds.
     """
@@ -169,8 +170,8 @@ def answer_times(answers: Mapping[str, pd.DataFrame], ax: Axes) -> Axes:
 def rates(frame: pd.DataFrame, marks: Sequence[tuple[datetime, str]], ax: Axes) -> Axes:
     """Draw the rows written, delivered, and refused in each second, summed over all users.
 
-    `frame` is from `pulse`, and `marks` are pairs of an aware time and a description of the event. x: seconds since the first one, each
-    drawn at its middle; y: rows or requests per second.
+    `frame` is from `pulse`, and `marks` are pairs of an aware time and a description of the event. x: seconds since the frame's first
+    second, with a point in the middle of each second; y: rows or requests per second.
     """
     together = frame.groupby("second")[["generated", "delivered", "refused"]].sum()
     x = _since_first(together.index.to_series(), frame) + 0.5
@@ -190,7 +191,7 @@ def rates(frame: pd.DataFrame, marks: Sequence[tuple[datetime, str]], ax: Axes) 
 def waiting(frame: pd.DataFrame, marks: Sequence[tuple[datetime, str]], ax: Axes) -> Axes:
     """Draw the number of each user's waiting rows at the end of each second; `marks` are as in `rates`.
 
-    `frame` is from `pulse`. x: seconds since the first one, each drawn at its end; y: rows.
+    `frame` is from `pulse`. x: seconds since the frame's first second, with a point at the end of each second; y: rows.
     """
     styles = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "d"))
     for number, (user, rows) in enumerate(frame.groupby("user", sort=False)):
@@ -209,7 +210,10 @@ def waiting(frame: pd.DataFrame, marks: Sequence[tuple[datetime, str]], ax: Axes
 
 
 def pulse_picture(frame: pd.DataFrame, marks: Sequence[tuple[datetime, str]]) -> bytes:
-    """Return a PNG with `rates` of each user side by side, above `waiting` of all users. It is fast, because it runs every second."""
+    """Return a PNG with the `rates` of each user side by side, above `waiting` for all users.
+
+    The fault dial calls this every second, so it must be fast.
+    """
     users = [str(user) for user in frame["user"].unique()] or ["nobody"]
     figure = Figure(figsize=(10, 6))
     figure.patch.set_alpha(0)
@@ -236,7 +240,8 @@ def pulse_picture(frame: pd.DataFrame, marks: Sequence[tuple[datetime, str]]) ->
 def watched(samples: pd.DataFrame, ax: Axes) -> Axes:
     """Draw samples of a gauge, with a line for each column, for example the messages waiting for each user.
 
-    `samples` has one row per sample; its index is the time of the sample in seconds. x: seconds since the first one; y: messages waiting.
+    `samples` has one row per sample; its index is the time of the sample in seconds. x: seconds since the first sample; y: messages
+    waiting.
     """
     for number, name in enumerate(samples):
         style, colour = _STYLES[number % len(_STYLES)]
@@ -272,9 +277,10 @@ def retries(messages: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def by_user(frame: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw a heat map of the median latency from commit to receipt for each user and second: darker is slower, blank means nothing arrived.
+    """Draw a heat map of the median latency from commit to receipt for each user and second.
 
-    `frame` is `Ledger.frame()`. More than 200 users share lines. x: seconds since the first row was committed; y: users by id.
+    Darker is slower, and blank means that nothing arrived. If there are more than 200 users, several share a line. `frame` is
+    `Ledger.frame()`. x: seconds since the first row was committed; y: users by id.
     """
     received = _timed(frame)
     users = np.sort(received["user_id"].unique().astype("int64"))
@@ -307,8 +313,9 @@ def by_user(frame: pd.DataFrame, ax: Axes) -> Axes:
 def cost_per_change(points: pd.DataFrame, ax: Axes) -> Axes:
     """Draw the engine's CPU time per change over the number of subscribed users.
 
-    With one filter per user, the line would rise; with an index, it is flat. `points` is `capacity.frame(…)`. x: users, on a logarithmic
-    scale; y: microseconds of CPU time, or of time per delivered webhook if the engine is not ours.
+    The line would rise if each user's filter were evaluated for every change. It is flat, because the engine looks filters up in an index.
+    `points` is `capacity.frame(…)`. x: users, on a logarithmic scale; y: microseconds of CPU time, or of elapsed time per delivered webhook
+    if a real Sequin server was measured.
     """
     measured = points["engine_us"].notna().all()
     cost = points["engine_us"] if measured else 1e6 / points["webhooks_per_second"]
@@ -335,7 +342,7 @@ def _sparse(x: np.ndarray) -> int:
 
 
 def _marked(marks: Sequence[tuple[datetime, str]], frame: pd.DataFrame, ax: Axes, *, named: int = _NAMED_MARKS) -> None:
-    """Draw a numbered line for each mark. The legend of `rates` describes the newest ones."""
+    """Draw a numbered line for each mark. The legend describes the `named` newest marks."""
     for number, (moment, text) in enumerate(marks, 1):
         at = (pd.Timestamp(moment) - frame["second"].min()).total_seconds() if len(frame) else 0.0
         label = f"{number}: {text}" if number > len(marks) - named else None
@@ -357,7 +364,7 @@ def _seconds(frame: pd.DataFrame, column: str) -> np.ndarray:
 
 
 def _waiting(owed: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Return the times of all steps in seconds, and the rows waiting after each: one more per commit, one fewer per receipt."""
+    """Return the times of all commits and receipts in seconds, and the number of rows waiting after each of them."""
     up, down = _seconds(owed, "committed_at"), _seconds(owed, "received_at")
     times = np.concatenate([up, down])
     steps = np.concatenate([np.ones(len(up), dtype=int), -np.ones(len(down), dtype=int)])
@@ -366,7 +373,7 @@ def _waiting(owed: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _percentile(latencies: np.ndarray, percent: float) -> float:
-    """Return a percentile by nearest rank, like the ledger's verdict."""
+    """Return a percentile by nearest rank, as in the ledger's verdict."""
     return float(np.percentile(latencies, percent, method="inverted_cdf"))
 
 

@@ -1,5 +1,7 @@
-"""Panels for notebooks: `panels.py` has the panels that make one call each, `response_panel.py` edits an inbox's responses, and
-`fault_dial.py` injects faults."""
+"""Panels for notebooks.
+
+`panels.py` contains the panels that make one call each, `response_panel.py` edits an inbox's responses, and `fault_dial.py` injects faults.
+"""
 
 from userhooks.shared.extras import lab_extra
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from userhooks.lessons.lesson import Lesson
 
 FOLLOW_SECONDS = 1.0
-"""Seconds between two updates of the plot; more if drawing is slow, so that it does not slow down the rest of the kernel."""
+"""Minimum seconds between updates of the plot. If drawing is slow, the time is longer, so that the rest of the kernel stays responsive."""
 
 _WIDE = {"width": "26em"}
 
@@ -34,9 +34,9 @@ _WIDE = {"width": "26em"}
 class FaultDial(Panel):
     """A panel that injects faults and shows their effect: sliders for one user's receiver, buttons for the sink, the engine, and Postgres.
 
-    `Apply` makes the call that is shown below it. Each button shows its call when it is pressed. The plot has the rows written, delivered,
-    refused, and waiting per second, with a mark for each change. It is updated once a second until the dial is closed or its cell is run
-    again.
+    `Apply` makes the call that is shown below it. Every other button shows its call when it is pressed. The plot has the rows written,
+    delivered, and refused in each second, the rows waiting, and a mark for each button pressed. It is updated once a second until the dial
+    is closed or its cell is run again.
 
         dial = FaultDial(lesson)
         dial.user.value, dial.fails.value = "ada", 20
@@ -101,7 +101,7 @@ class FaultDial(Panel):
         self._do(self._presses[button][1])
 
     def refresh(self) -> pd.DataFrame:
-        """Return the DataFrame of `pulse` that the plot now shows, after updating it."""
+        """Update the plot; returns the DataFrame from `pulse` that it now shows."""
         frame = pulse(self.lesson, self.began)
         self.picture.value = plots.pulse_picture(frame, self.marks)
         newest = frame[frame["second"] == frame["second"].max() - plots.ONE_SECOND]  # the last second is not over yet
@@ -110,7 +110,7 @@ class FaultDial(Panel):
         return frame
 
     def leave_off(self) -> None:
-        """Stop updating the plot, because a newer dial does."""
+        """Stop updating the plot, because a newer dial has taken over."""
         self._ended.set()
         self._follower.join()
         self._say("A newer fault dial shows this lesson. The buttons of this one still work.")

@@ -38,7 +38,7 @@ FOLLOW_SECONDS = 0.5
 class Panel(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is untyped
     """Base class of the panels: controls, a button, and a line of text that reports the result.
 
-    If the stack or a part of it is not running, the text says so, and a second button, `start`, appears, which starts it.
+    If any part of the stack is not running, the text says so, and a second button, `start`, appears, which starts the stack.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is untyped
 
 
 class SubscribePanel(Panel):
-    """A panel that subscribes a user: `lesson.subscribe(user, url=…)`. The URL is by default that of the user's inbox.
+    """A panel that subscribes a user: `lesson.subscribe(user, url=…)`. By default, the URL is that of the user's inbox.
 
     panel = SubscribePanel(lesson)
     panel.user.value = "ben"
@@ -239,7 +239,7 @@ _following: dict[tuple[str, str], Follower] = {}
 
 
 def take_over(panel: Follower, place: tuple[str, str]) -> None:
-    """Make this the one panel of its lesson and kind that updates itself: it replaces the panel of an earlier run of its cell."""
+    """Make `panel` the only one for `place`, its lesson and kind, that updates itself; the one from an earlier run of its cell stops."""
     replaced = _following.pop(place, None)
     if replaced is not None:
         replaced.leave_off()
@@ -297,7 +297,7 @@ def _short(value: object) -> str:
 
 
 def _seldom(show: Callable[[int], None], every: float = 0.1) -> Callable[[int], None]:
-    """Wrap `show` so that it is called at most once in `every` seconds, because a front end need not draw every step."""
+    """Wrap `show` so that it is called at most once per `every` seconds, because a front end need not draw every step."""
     last = float("-inf")
 
     def maybe(rows: int) -> None:

@@ -29,7 +29,8 @@ EFFECTS = (
 class ResponsePanel(Panel):
     """A panel that sets how a user's inbox responds: `lesson.inbox(user).respond(rules)`. The first rule that matches a request applies.
 
-    It starts with the inbox's current rules. `Add the rule` appends a rule from the controls. The main button applies all rules.
+    The panel starts with the inbox's current rules. `Add the rule` appends the rule that the controls are set to. The main button applies
+    all rules.
 
         panel = ResponsePanel(lesson)
         panel.condition.value, panel.many.value, panel.status.value = "first", 3, 500

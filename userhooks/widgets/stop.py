@@ -1,7 +1,7 @@
-"""Runs a panel's call in the kernel's main thread, the only one that the notebook's Stop button interrupts.
+"""Run a panel's call in the kernel's main thread, the only thread that the notebook's Stop button interrupts.
 
-A front end may deliver a click to another thread (a subshell of the kernel), and no signal reaches that thread. The calls are
-in the panels.
+A front end may deliver a click to another thread (a subshell of the kernel), and no signal reaches that thread. The
+calls are defined by the panels.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from types import FrameType
 from typing import Any
 
 _stops = 0
-"""Number of times that Stop has ended a cell or a panel's call. A click is dropped if the number changes while it waits."""
+"""Number of times that Stop has ended a cell or a panel's call. A click is dropped if the number changes while the click waits."""
 
 
 def run_stoppable(call: Callable[[], None], stopped: Callable[[], None]) -> None:
     """Make the call in the main thread, and call `stopped` if Stop ends it. Return when the call is done.
 
-    In another thread of a kernel, return at once; the call is made when the main thread is free. Stop ends whatever runs in the main
-    thread, and every call that is waiting for it.
+    If this is called in another thread of a kernel, it returns at once, and the call is made when the main thread is free. Stop ends
+    whatever runs in the main thread and drops every call that is waiting for that thread.
     """
     shell = _shell()
     if threading.current_thread() is threading.main_thread():
@@ -42,7 +42,7 @@ def _take_turn(call: Callable[[], None], stopped: Callable[[], None], stops: int
 
 
 def _run(call: Callable[[], None], stopped: Callable[[], None]) -> None:
-    # The kernel ignores the signal between cells, and uses it only to cancel the cell during one with `await`.
+    # Between cells, the kernel ignores the signal. During a cell with `await`, the signal only cancels that cell.
     before = signal.signal(signal.SIGINT, _interrupt)
     try:
         try:
@@ -75,7 +75,7 @@ def _after_cell(result: Any) -> None:
 
 
 def _shell() -> Any:
-    """Return IPython's shell in a kernel, or None elsewhere."""
+    """Return IPython's shell, or None outside a kernel."""
     ipython = sys.modules.get("IPython")
     shell = ipython and ipython.get_ipython()
     return shell if getattr(shell, "kernel", None) is not None else None
