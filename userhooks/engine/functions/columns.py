@@ -1,6 +1,7 @@
 """Column values as functions see them: numerics, dates, and times are structs, everything else is its JSON value. Pure.
 
-As in Sequin, the text that Postgres sends is cast to these types; in an array, each element is. Text that cannot be cast stays text.
+As in Sequin, the text that Postgres sends is cast to these types, and arrays are cast element by element. Text that cannot be cast stays
+text.
 """
 
 from __future__ import annotations

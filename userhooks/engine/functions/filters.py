@@ -29,7 +29,7 @@ class Bound:
     """A filter bound to one sink; `accepts` decides for any change, and raises FunctionRaised if the function fails.
 
     If `equality` is set, only changes that meet it can pass. In addition, an update must pass `rest`, and any other change must pass
-    `rest_of_others`; if either is None, the equality is enough. If `never` is set, no change can pass.
+    `rest_of_others`; None means that the equality is enough. If `never` is set, no change can pass.
     """
 
     accepts: Judge

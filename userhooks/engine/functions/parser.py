@@ -318,7 +318,7 @@ def _operator(node: tree_sitter.Node) -> str:
 def _chain(node: tree_sitter.Node, name: str) -> Iterator[tree_sitter.Node]:
     """Yield the operands of `a and b and c`, which parses as `(a and b) and c`.
 
-    This keeps a long chain of operators from being rejected as nested too deeply.
+    Reading them as one list keeps a long chain of operators from being rejected as nested too deeply.
     """
     operands = []
     while node.type == "binary_operator" and _operator(node) == name:

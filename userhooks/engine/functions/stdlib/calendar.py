@@ -97,7 +97,7 @@ def truncated(moment: Moment, unit: Any) -> Moment:
 
 
 def shifted_months(days: int, months: int) -> int:
-    """Move a date, in days since 1970, by a number of months. If that month is too short, return its last day."""
+    """Move a date, in days since 1970, by a number of months. If the resulting month has no such day, return its last day."""
     if abs(months) > 240_000:
         raise Raised("the duration is too long")
     date = structs.date(days)
