@@ -1,7 +1,7 @@
 """Compile expressions to Python functions that evaluate them for one change. Pure.
 
 A compiled function takes a `Frame`: the change, the variables, and the meter that limits the work. The functions that code may call are
-in `stdlib/`.
+in `stdlib/`. It is long because each kind of expression has its own function.
 """
 
 from __future__ import annotations
