@@ -101,7 +101,7 @@ class FaultDial(Panel):
         self._do(self._presses[button][1])
 
     def refresh(self) -> pd.DataFrame:
-        """Update the plot; returns the DataFrame from `pulse` that it now shows."""
+        """Return the rates of `pulse` as a DataFrame, after updating the plot with them."""
         frame = pulse(self.lesson, self.began)
         self.picture.value = plots.pulse_picture(frame, self.marks)
         newest = frame[frame["second"] == frame["second"].max() - plots.ONE_SECOND]  # the last second is not over yet
