@@ -1,3 +1,1 @@
-"""Code that several programs share: connecting to Postgres, running as a child process, JSON, waiting, and percentiles. It has no pages and
-makes no decisions.
-"""
+"""Code that several programs share: connecting to Postgres, running as a child process, JSON, waiting, and percentiles."""

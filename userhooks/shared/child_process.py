@@ -1,7 +1,7 @@
-"""Common code of the programs that the supervisor starts: configuration on stdin, the port, and shutdown.
+"""Common code of the programs that the supervisor starts: reading the configuration, listening on the port, and shutting down.
 
-A program reads one line of JSON from stdin. Stdin then stays open as long as the supervisor is alive. EOF means that the supervisor is
-gone, for whatever reason, and the program exits. `stack/supervisor.py` lists the programs and starts them in order.
+A program reads one line of JSON from stdin. Stdin then stays open as long as the supervisor is alive. At end of file, the supervisor
+has exited, for whatever reason, and the program exits too. `stack/supervisor.py` lists the programs and starts them in order.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def stop_with_parent(stop: Callable[[], object]) -> None:
 
 
 def listen(host: str, port: int, variable: str) -> socket.socket:
-    """Bind and listen. If the port is in use, print a line that names it and the environment `variable` to stderr, and exit with code 2."""
+    """Bind a socket and listen. If that fails, print the reason and the port's environment `variable` to stderr, and exit with code 2."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -86,21 +86,20 @@ def own_url(bind: str, port: int) -> str:
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run a program's coroutine on uvloop. Log lines (time, logger, message) go to stderr, which is the part's log file."""
+    """Run a program's coroutine on uvloop. Log lines (time, logger, message) go to stderr, which is redirected to a log file."""
     import uvloop
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # seven lines about a start and a stop tell nobody anything
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # it logs seven uninformative lines per start and stop
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main)
 
 
 async def serve_until_stopped(served: Sequence[tuple[Any, socket.socket]], http: type[Http1Protocol] | None = None) -> None:
-    """Serve ASGI apps with uvicorn, each on its socket, until the supervisor stops them or is gone. Return after their lifespans have
-    ended.
+    """Serve ASGI apps with uvicorn, each on its socket, until the supervisor stops them or exits.
 
-    `http` is the protocol class, by default Http1Protocol. Requests are not logged. Requests that are still open one second after the stop,
-    such as event streams, are aborted.
+    Returns after the apps have shut down. `http` is the protocol class, by default Http1Protocol. Requests are not logged. Requests that
+    are still open one second after the stop, such as event streams, are aborted.
     """
     import uvicorn
 
@@ -109,7 +108,7 @@ async def serve_until_stopped(served: Sequence[tuple[Any, socket.socket]], http:
     class Server(uvicorn.Server):
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
-            yield  # stop_with_parent has them: uvicorn's own would kill the process before its clean-up
+            yield  # stop_with_parent handles signals; uvicorn's handlers would kill the process before it has cleaned up
 
     servers = [
         Server(

@@ -1,4 +1,4 @@
-"""Errors for missing libraries of the `lab` extra. Modules that use one import it under `lab_extra()`."""
+"""Errors for missing libraries of the `lab` extra. Modules import these libraries within `lab_extra()`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from userhooks.errors import ConfigurationError
 
 @contextmanager
 def lab_extra() -> Iterator[None]:
-    """Context in which to import libraries of the `lab` extra. Raises ConfigurationError, which names the extra, if one is missing."""
+    """Import libraries of the `lab` extra in this context. If one is missing, it raises ConfigurationError, which names the extra."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -1,7 +1,8 @@
-"""A JSON parser that accepts every text of RFC 8259's grammar, for bodies that orjson rejects or whose repeated names it would drop. Pure.
+"""A JSON parser that accepts every text of RFC 8259's grammar, for bodies that orjson rejects or in which it would drop repeated
+names. Pure.
 
-It has no limits on depth or magnitude: it accepts integers of any length, exponents beyond a float, and lone surrogates in escapes. Callers
-interpret the values.
+It has no limits on depth or magnitude: it accepts integers of any length, exponents out of a float's range, and lone surrogates in escapes.
+Callers interpret the values.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ _BLANK = re.compile(_SPACE)
 _WORDS = {"true": True, "false": False, "null": None}
 
 _INTEGER_DIGITS = 4_000
-"""Maximum number of digits of an integer. Longer ones stay text, because Python does not convert them (`sys.set_int_max_str_digits`)."""
+"""Maximum number of digits of an integer. Longer integers are returned as text.
+
+Python refuses to convert very long ones (`sys.set_int_max_str_digits`).
+"""
 
 
 class NotJson(ValueError):
@@ -28,7 +32,7 @@ class NotJson(ValueError):
 
 
 class Repeated(list[Any]):
-    """The values of a name that occurs more than once in its object."""
+    """All values of a name that occurs more than once in an object."""
 
 
 class Parsed(NamedTuple):

@@ -1,9 +1,8 @@
 """Connecting to Postgres: the connection string, the settings of sessions, and the `PG*` variables that apply.
 
 libpq takes missing parts of a connection string from the environment. It also sends some variables (`PGTZ`, `PGOPTIONS`) as session
-settings, which override all others. The environment is therefore read once, together with `DATABASE_URL` (`complete`), and only for the
-server, the identity, and TLS. After that a connection string is complete, and libpq sees no `PG*` variable when it connects. Queries are
-elsewhere.
+settings, which override all others. So `complete` reads the environment once, when it reads `DATABASE_URL`, and only for the server, the
+identity, and TLS. From then on, the connection string is complete, and `PG*` variables are hidden from libpq when it connects.
 """
 
 from __future__ import annotations
@@ -21,21 +20,21 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from userhooks.errors import ConfigurationError
 
 SETTINGS: Mapping[str, str] = {
-    # the text form of values, as the engine's encoders and psycopg expect it
+    # Values have the text form that the engine's encoders and psycopg expect.
     "TimeZone": "UTC",
     "DateStyle": "ISO",
     "IntervalStyle": "postgres",
     "extra_float_digits": "1",
     "bytea_output": "hex",
     "xmlbinary": "base64",
-    # how statements are read
+    # Statements are parsed and run the same way on every server.
     "standard_conforming_strings": "on",
     "array_nulls": "on",
     "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "off",
     "default_transaction_deferrable": "off",
-    "row_security": "off",  # a query that a policy would filter is an error: fewer rows than there are is never right here
-    # nothing of ours ends because it waits; those who want a limit set it themselves
+    "row_security": "off",  # raise an error if a policy would hide rows, because all rows are always needed
+    # Nothing times out by default; callers that need a limit set one.
     "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
@@ -48,11 +47,17 @@ select set_config(name, value, false)
   from (values ('idle_session_timeout', '0'), ('transaction_timeout', '0'), ('session_replication_role', 'origin')) reset (name, value)
  where current_setting(name, true) <> value
 """
-"""Settings that only newer versions know (from 14 and 17), or that not every role may set; changed only if they differ."""
+"""Statement that sets the remaining settings, if their values differ.
+
+They cannot be sent with the connection: two exist only since Postgres 14 and 17, and not every role may set the third.
+"""
 
 _SEARCH_PATH = '"$user", public'
 _EXTEND_SEARCH_PATH = "select set_config('search_path', 'pg_catalog, ' || current_setting('search_path') || ', public', false)"
-"""Extend the search path: the engine needs the role's path for user-defined types, but no user table may shadow a system catalog."""
+"""Statement that extends the search path.
+
+The engine needs the role's path to find user-defined types, but no user table may shadow a system catalog.
+"""
 
 _NETWORK: Mapping[str, int] = {
     "connect_timeout": 5,
@@ -61,7 +66,10 @@ _NETWORK: Mapping[str, int] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
-"""Defaults that detect a dead server quickly, in seconds except the last, which is in milliseconds."""
+"""Defaults that detect a dead server quickly.
+
+They are in seconds, except `keepalives_count` and `tcp_user_timeout`, which is in milliseconds.
+"""
 
 _WHERE = ("host", "hostaddr", "port", "target_session_attrs", "load_balance_hosts")
 _WHO = ("user", "dbname", "password", "passfile")
@@ -74,9 +82,9 @@ _VARIABLES = {
     "dbname": "PGDATABASE",
     **{key: "PG" + key.upper().replace("_", "") for key in (*_WHERE, *_WHO, *_TRUST) if key != "dbname"},
 }
-"""Parts of a connection string and libpq's variables for them; all other variables are ignored."""
+"""Environment variable for each part of a connection string; libpq's other variables are ignored."""
 _SERVICE_FILES = ("PGSERVICEFILE", "PGSYSCONFDIR")
-"""Variables that only say where `service=` is looked up."""
+"""Variables that only say where a `service=` is looked up. They stay visible to libpq."""
 
 _SCHEMES = ("postgresql://", "postgres://")
 _EXAMPLE = "Set it like DATABASE_URL=postgresql://user:password@127.0.0.1:5432/userhooks"
@@ -106,9 +114,10 @@ def parse(url: str) -> dict[str, Any]:
 
 
 def complete(url: str, environ: Mapping[str, str]) -> str:
-    """Return `DATABASE_URL` with missing parts for server, identity, and TLS from libpq's variables. Raises ConfigurationError.
+    """Return `DATABASE_URL` with missing parts for server, identity, and TLS taken from libpq's variables. Raises ConfigurationError.
 
-    A URL that names a host or a service takes no other part of the server from a variable, so `PGHOSTADDR` cannot redirect it.
+    If the URL contains a host, the server's other parts are not taken from variables, so that `PGHOSTADDR` cannot redirect the connection.
+    If it contains a service, nothing is.
     """
     url = url.strip()
     given = parse(url)
@@ -131,7 +140,7 @@ def servers(parts: Mapping[str, Any]) -> list[tuple[str, int]]:
 
 
 def _not_understood(reason: str, url: str) -> ConfigurationError:
-    """Return the error for a string that libpq cannot parse, without its quotations, which may contain a password."""
+    """Return the error for a string that libpq cannot parse. It leaves out what libpq quotes, which may contain a password."""
     unknown = _UNKNOWN_PART.search(reason)
     if unknown is not None:
         name = unknown.group(1)
@@ -144,7 +153,7 @@ def _not_understood(reason: str, url: str) -> ConfigurationError:
 
 
 def conninfo(url: str, *, application_name: str, settings: Mapping[str, str], replication: bool = False) -> str:
-    """Return the connection string with `settings`, which override its own options."""
+    """Return the connection string with these `settings` added, which override any options it already has."""
     given = parse(url)
     options = [given["options"]] if given.get("options") else []
     options += [f"-c {name}={_escaped(value)}" for name, value in settings.items()]
@@ -162,7 +171,7 @@ def _escaped(value: str) -> str:
 
 
 def connect(url: str, *, application_name: str = "userhooks", autocommit: bool = False) -> psycopg.Connection[Any]:
-    """Connect with the settings of every session and a search path that finds our tables. Raises psycopg's errors."""
+    """Connect with the settings of every session and a search path that includes our tables. Raises psycopg's errors."""
     whole = conninfo(url, application_name=application_name, settings={**SETTINGS, "search_path": _SEARCH_PATH})
     with _no_variables():
         connection = psycopg.connect(whole, autocommit=True)
@@ -178,7 +187,7 @@ def connect(url: str, *, application_name: str = "userhooks", autocommit: bool =
 async def connect_async(
     url: str, *, application_name: str, settings: Mapping[str, str] | None = None, replication: bool = False
 ) -> psycopg.AsyncConnection[Any]:
-    """Connect with autocommit, the settings of every session, and these. Raises psycopg's errors."""
+    """Connect with autocommit, the settings of every session, and additional `settings`. Raises psycopg's errors."""
     whole = conninfo(url, application_name=application_name, settings={**SETTINGS, **(settings or {})}, replication=replication)
     with _no_variables():
         connection = await psycopg.AsyncConnection.connect(whole, autocommit=True)
@@ -200,7 +209,7 @@ _taken: dict[str, str] = {}
 def _no_variables() -> Iterator[None]:
     """Hide all `PG*` variables from libpq in this context.
 
-    A connection string cannot override some of them (`PGTZ`, `PGDATESTYLE`, `PGGEQO`, `PGSERVICE`).
+    This is necessary because a connection string cannot override some of them (`PGTZ`, `PGDATESTYLE`, `PGGEQO`, `PGSERVICE`).
     """
     global _connecting
     with _lock:

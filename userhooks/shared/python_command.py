@@ -1,6 +1,6 @@
-"""How this package starts Python programs: none of them imports a file that happens to lie in the working directory.
+"""Start Python programs in a way that they cannot import files from the working directory by accident.
 
-`stack/supervisor.py`, `stack/control.py`, and the classes that own a program start them.
+`stack/supervisor.py`, `stack/control.py`, and other modules that start a program use this.
 """
 
 from __future__ import annotations
@@ -16,6 +16,6 @@ def command(module: str, *arguments: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Return this process's environment, with only the absolute entries of `PYTHONPATH`; an empty one means the working directory."""
+    """Return this process's environment, with only the absolute entries of `PYTHONPATH`, since others depend on the working directory."""
     entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if Path(entry).is_absolute()]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(entries)}

@@ -11,7 +11,7 @@ from userhooks.errors import DeliveriesMissing
 T = TypeVar("T")
 
 POLL = 0.1
-"""Seconds between two calls; short, so that a notebook's Stop button works at once."""
+"""Seconds between calls; short, so that a notebook's Stop button takes effect at once."""
 
 
 def until(

@@ -1,6 +1,6 @@
--- Create the publication, which names the table whose changes logical replication sends.
+-- Create the publication, which lists the table whose changes logical replication sends.
 --
--- It is called userhooks_pub, unless the setting userhooks.publication has another name:
+-- Its name is userhooks_pub, unless the setting userhooks.publication contains another name:
 --   psql "$DATABASE_URL" -1 -v ON_ERROR_STOP=1 -c "SET userhooks.publication = 'my_pub'" -f sql/publication.sql
 -- If a publication with that name exists without the comment 'userhooks', this raises an error before anything is written.
 

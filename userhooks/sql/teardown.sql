@@ -1,4 +1,4 @@
--- Drop what the other files created: only objects that have the comment 'userhooks'.
+-- Drop what the other files created, which are the objects that have the comment 'userhooks'.
 --   psql "$DATABASE_URL" -1 -v ON_ERROR_STOP=1 -f sql/teardown.sql
 --
 -- Replication slots are not dropped. Postgres keeps WAL for every slot, so drop the ones that are no longer needed:

@@ -1,4 +1,1 @@
-"""Shared parts of every HTTP port: which addresses webhooks may be sent to, and which requests are admitted.
-
-What the ports serve is defined elsewhere.
-"""
+"""Shared parts of every HTTP port: which addresses webhooks may be sent to, and which requests are admitted."""

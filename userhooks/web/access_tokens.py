@@ -1,9 +1,10 @@
-"""Access to the pages and APIs of a home: its tokens, and the links and cookies derived from them. Pure; `host_guard.py` applies it to
-each request.
+"""Access to the pages and APIs of a home: its tokens, and the links and cookies derived from them. Pure.
 
-A program sends the token itself as `Authorization: Bearer …`. A browser opens a link and receives a cookie. Neither contains the token.
-Both are signatures that expire, because links end up in terminals, saved notebooks, and histories, and cookies are sent to every port of a
-host.
+`host_guard.py` calls this module for each request.
+
+A program sends the token itself as `Authorization: Bearer …`. A browser opens a link and receives a cookie. Link and
+cookie do not contain the token but a signature that expires, because links end up in terminals, saved notebooks, and histories, and cookies
+are sent to every port of a host.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 LINK_SECONDS = 3600
-"""Lifetime of a link. It is long enough to read a lesson before clicking, and short enough to store the link in a notebook."""
+"""Lifetime of a link. It is long enough to read a lesson before clicking, and short enough for a link to be saved in a notebook."""
 
 COOKIE_SECONDS = 30 * 86400
 
@@ -64,8 +65,8 @@ def decide(
 ) -> Admitted | SentOn | AccessRefused:
     """Decide whether a request has access; `keys` are the digests of the valid tokens.
 
-    `authorizations` are its Authorization headers, and `cookies` the values of our cookie, both decoded as Latin-1. `reads` is true for GET
-    and HEAD; a token in the query is valid only for those.
+    `authorizations` are the request's Authorization headers, and `cookies` the values of our cookie, all decoded as Latin-1. `reads` is
+    true if the method is GET or HEAD; a token in the query is valid only then.
     """
     if authorizations:
         scheme, _, given = authorizations[0].partition(" ")

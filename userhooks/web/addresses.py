@@ -24,11 +24,12 @@ def _networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
 
 _LOOPBACK_AND_PRIVATE = _networks("127.0.0.0/8 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 ::1/128 fc00::/7")
 
-# Cloud metadata services, which return credentials, inside fc00::/7: AWS, Google, Oracle, Scaleway. Their IPv4 addresses are not private.
+# Metadata services of AWS, Google, Oracle, and Scaleway, which return credentials. These addresses are in the private network fc00::/7; the
+# services' IPv4 addresses are not in a private network.
 _METADATA = _networks("fd00:ec2::254/128 fd20:ce::254/128 fd00:c1::a9fe:a9fe/128 fd00:42::42/128")
 
 # The IANA special-purpose registries, plus 168.63.129.16 (Azure's host), 2002::/16 and fec0::/10. `ipaddress.is_global` and `is_private`
-# each miss more than a third of these, so this is a separate list.
+# each miss more than a third of these networks, so they are listed here.
 _FORBIDDEN = _networks(
     "0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 168.63.129.16/32 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.2.0/24 "
     "192.31.196.0/24 192.52.193.0/24 192.88.99.0/24 192.168.0.0/16 192.175.48.0/24 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 "
@@ -43,7 +44,7 @@ _IPV4_INSIDE = _networks("::ffff:0:0/96 64:ff9b::/96")
 def forbidden(address: str, *, allow_private: bool) -> bool:
     """Return whether webhooks must not be sent to this IP address, given as the resolver writes it (`203.0.113.7`, `fe80::1%eth0`).
 
-    `allow_private` permits loopback and private networks (RFC 1918, RFC 4193) and nothing else; a cloud's metadata address stays forbidden.
+    `allow_private` permits loopback and private networks (RFC 1918, RFC 4193), except for the metadata addresses of cloud providers.
     An IPv4 address inside an IPv6 one (mapped, NAT64) is checked as IPv4. Text that is not an IP address is forbidden.
     """
     try:
@@ -67,10 +68,10 @@ def _is_in(ip: IPv4Address | IPv6Address, networks: tuple[IPv4Network | IPv6Netw
 
 
 def known_address(host: str) -> str | None:
-    """Return the IP address of a host that needs no name server: a number in any form that resolvers accept, or `localhost`.
+    """Return the IPv4 address of a host that can be resolved without a name server, or None for any other host.
 
-    `127.1`, `0x7f000001`, `2130706433` and `0177.0.0.1` are all 127.0.0.1 (inet_aton(3)), and so is every name below `localhost`. Return
-    None for every other name.
+    Such a host is an IPv4 address in any form that resolvers accept, `localhost`, or a name below it. For example, `127.1`, `0x7f000001`,
+    `2130706433`, `0177.0.0.1` (see inet_aton(3)), and `app.localhost` are all 127.0.0.1.
     """
     name = host.lower().removesuffix(".")
     if name == "localhost" or name.endswith(".localhost"):
@@ -85,7 +86,7 @@ def known_address(host: str) -> str | None:
 
 
 def check_webhook_url(url: object, *, allow_private: bool) -> str:
-    """Return `url` unchanged if webhooks can be sent to it. Raises InvalidInput for the field `webhookUrl` otherwise.
+    """Return `url` unchanged if webhooks can be sent to it; otherwise, raise InvalidInput for the field `webhookUrl`.
 
     The rules are Sequin's for the scheme, host, and port of an HTTP endpoint. They are stricter where Sequin silently drops or misreads a
     part: user and password, spaces, and characters outside ASCII. A host whose address is known without a name server must not be

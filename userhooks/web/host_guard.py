@@ -1,7 +1,7 @@
 """ASGI middleware for this project's ports: checks of `Host`, `Origin`, and content type, and of access to pages and APIs.
 
 A web page must not read an inbox or create a sink through DNS rebinding or a cross-site form. A request is therefore refused unless its
-`Host`, and its `Origin` if it has one, are served here. Because any program can send `Host: localhost`, pages and APIs also require a
+`Host` is served here and, if it has an `Origin`, that is too. Because any program can send `Host: localhost`, pages and APIs also require a
 token, which `access_tokens.py` checks.
 """
 
@@ -30,8 +30,8 @@ class HostGuard:
     """Middleware that refuses requests whose `Host` or `Origin` is not in `origins` (403), and API writes that are not JSON (415).
 
     `origins` are URLs like `http://127.0.0.1:3334`. For a loopback address, `localhost` and `[::1]` at the same port are admitted too.
-    Paths that start with one of `open_to_origins` need only a known `Host`; webhooks have no Origin anyway. A POST, PUT, or PATCH below one
-    of `json_paths` must have `Content-Type: application/json`.
+    Paths that start with one of `open_to_origins` need only a known `Host`, since webhooks have no `Origin`. A POST, PUT, or PATCH below
+    one of `json_paths` must have `Content-Type: application/json`.
     """
 
     def __init__(
@@ -116,7 +116,8 @@ class TokenGuard:
     """Middleware that admits requests with a token: from programs in `Authorization`, from browsers by a link that sets a cookie.
 
     `keys` returns the digests of the tokens that are valid now (`access_tokens.py`). `port` is part of the cookie's name, because browsers
-    share cookies between all ports of a host. `advice` ends every refusal: how to get a link, and where programs find the token.
+    share cookies between all ports of a host. `advice` is the end of every refusal; it says how to get a link, and where programs find the
+    token.
     """
 
     def __init__(self, app: App, *, keys: Callable[[], Collection[bytes]], port: int, advice: str) -> None:

@@ -1,1 +1,3 @@
-"""The parts that an app needs: its database, a Sequin client, subscriptions, and the HTTP server. Independent of notebooks and engine."""
+"""The parts that an app needs: its database, a Sequin client, subscriptions, and the HTTP server. It does not depend on the notebooks or
+the engine.
+"""

@@ -27,12 +27,12 @@ _LOCK_TIMEOUT_MS = 60_000
 
 _LIBPQ_ASKS = " Is the server running on that host and accepting TCP/IP connections?"
 _CONNECTION = frozenset({"08", "28", "3D", "53300", "57P01", "57P02", "57P03", "57P05"})
-"""SQLSTATEs and SQLSTATE classes with which Postgres refuses or closes a connection."""
+"""SQLSTATEs and SQLSTATE classes that mean Postgres refused or closed the connection."""
 _OUR_TABLES = re.compile(r"[^\w.](?:public\.)?(?:users|notifications|webhook_subscriptions)\W")
 _NOT_IN_FROM = "errorMissingRTE"  # The Postgres function that reports a table missing from the FROM clause.
 _USER_KEYS = ("notifications_user_id_fkey", "webhook_subscriptions_user_id_fkey")
 
-# On managed services, membership in a role grants the right to replicate, not the user's REPLICATION attribute.
+# On managed services, a user may replicate as a member of a certain role rather than through the REPLICATION attribute.
 _MAY_REPLICATE = """
 select rolsuper or rolreplication or exists (
          select from pg_roles r
@@ -92,7 +92,7 @@ class LockedUser:
         return [SubscriptionRow(user_id, url, str(sink_id)) for user_id, url, sink_id in rows]
 
     def add(self, url: str, sink_id: str) -> None:
-        """Add the row of a new subscription, dated now, since the transaction started before the sink existed."""
+        """Add the row of a new subscription. Its date is the current time, because the transaction started before the sink existed."""
         self._connection.execute(_INSERT_SUBSCRIPTION, [self._user_id, url, UUID(sink_id)])
 
     def remove(self, sink_id: str) -> None:
@@ -113,7 +113,10 @@ class LockedUsers:
         self._user_ids = user_ids
 
     def require_new(self) -> None:
-        """Raise NotFound for an unknown user and InvalidInput for a subscribed one; prevent deletions until the transaction ends."""
+        """Raise NotFound if a user does not exist, and InvalidInput if one already has a subscription.
+
+        The users cannot be deleted until the transaction ends.
+        """
         query = "select id from public.users where id = any(%s) order by id for key share"
         known = {user_id for (user_id,) in self._connection.execute(query, [self._user_ids])}
         unknown = [user_id for user_id in self._user_ids if user_id not in known]
@@ -142,7 +145,7 @@ class LockedUsers:
 
 
 class Database:
-    """The database at `url`, a libpq connection string; raises ConfigurationError if the string is not valid.
+    """The app's database at `url`, a libpq connection string; raises ConfigurationError if the string is not valid.
 
     All methods raise DatabaseUnavailable if Postgres does not answer or drops the connection. They raise DatabaseUnsuitable, with Postgres'
     own message, if it refuses a statement or lacks something they need. No message contains the password.
@@ -153,9 +156,10 @@ class Database:
         self._url = url
 
     def check(self, slot: str | None = None) -> None:
-        """Raise DatabaseUnsuitable if logical replication is not possible: version, wal_level, privileges, and room for `slot`.
+        """Raise DatabaseUnsuitable unless the version, wal_level, privileges, and free slots allow logical replication through `slot`.
 
-        Without `slot`, the right to replicate and the free slots are not checked, because a separate Sequin server uses its own.
+        If `slot` is None, the right to replicate and the free slots are not checked. This is for a separate Sequin server, which connects
+        on its own and has its own slot.
         """
         with self.connect() as connection:
             if connection.info.server_version < _MIN_VERSION * 10_000:
@@ -244,7 +248,10 @@ class Database:
             return int(_one(connection, "SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn"))
 
     def insert_notifications(self, rows: Sequence[tuple[int, str]]) -> list[int]:
-        """Insert rows of user id and message with one statement; return their ids in order. Raises NotFound if a user does not exist."""
+        """Insert rows, each given as user id and message, in one statement, and return their ids in order.
+
+        Raises NotFound if a user does not exist.
+        """
         with self.connect() as connection:
             ids = connection.execute(_INSERT_NOTIFICATIONS, [[user for user, _ in rows], [message for _, message in rows]])
             return [row_id for (row_id,) in ids]
@@ -313,7 +320,10 @@ class Database:
             self._translate(error)
 
     def _translate(self, error: psycopg.Error) -> NoReturn:
-        """Raise the UserhooksError for an error of psycopg, without its cause: libpq's text may quote the connection string."""
+        """Raise the UserhooksError that corresponds to a psycopg error.
+
+        The original error is not attached as its cause, because libpq's text may quote the connection string.
+        """
         message = self._without_password(_message(error))
         hint = error.diag.message_hint or ""
         code = error.sqlstate

@@ -1,6 +1,7 @@
 """A client for Sequin's Management API, for a real server and for the local engine.
 
-`sequin_resources.py` defines the resources, `sequin_http.py` makes the HTTP calls, and `subscriptions.py` builds subscriptions on both.
+`sequin_resources.py` defines the resources, `sequin_http.py` makes the HTTP calls, and `subscriptions.py` uses this client
+to manage subscriptions.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ from userhooks.webhooks.sequin_resources import (
 )
 
 _LIVE_POLL_S, _LIVE_POLLS = 0.1, 300
-_SETTLE_S = 0.5  # One job reports the sink's health, and another makes it live.
+# Sequin may report a sink as healthy slightly before it is live, because separate jobs are responsible for the two.
+_SETTLE_S = 0.5
 
-# A server with thousands of sinks exports megabytes, and the C loader is ten times as fast.
+# The export of a server with thousands of sinks is megabytes long, and the C loader is ten times as fast.
 _YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -93,14 +95,14 @@ class SequinClient:
         return self._http.one(read, "GET", api_path("postgres_databases", self.database))
 
     def refresh_tables(self) -> None:
-        """Make Sequin reload the list of tables; until then, a sink cannot use a table that was created since."""
+        """Make Sequin reload its list of tables; a sink cannot use a table that was created since the last reload."""
         self._http.call("POST", api_path("postgres_databases", self.database, "refresh_tables"), {})
 
     def test_connection(self) -> None:
         """Make Sequin connect to the database; raises SequinInvalid with the reason if that fails or the replication slot is missing.
 
-        Without the slot, a server answers every other call, and its sinks look healthy. Sequin 0.14.6 creates a slot only together with
-        the database's entry, so if only the slot failed, applying the configuration again does not help.
+        A server whose slot is missing still answers every other call, and its sinks look healthy. Sequin 0.14.6 creates the slot only when
+        it adds the database, so applying the configuration again does not create a missing slot.
         """
         try:
             self._http.call("POST", api_path("postgres_databases", self.database, "test_connection"), {})
@@ -170,9 +172,9 @@ class SequinClient:
     def wait_until_live(self, names: Sequence[str]) -> None:
         """Wait until these new sinks receive every row committed from now on; raises SequinFailed after 30 s.
 
-        Sequin 0.14.6 answers a create call before replication knows the sink, and the sink misses rows committed in between. The gap is
-        50 ms on a quiet server and seconds while replication restarts (recorded). During it, the sink's health is `initializing`. A sink
-        of the local engine is live at once.
+        Sequin 0.14.6 answers the call that creates a sink before replication includes the sink, and the sink misses rows committed in
+        between. In recordings, this took 50 ms on a quiet server, and seconds while replication restarted. Until then, the sink's health is
+        `initializing`. A sink of the local engine is live at once.
         """
         for polls in range(_LIVE_POLLS + 1):
             looked_at = names if polls else names[-1:]  # There may be thousands of sinks, so check one of them first.
@@ -192,10 +194,10 @@ class SequinClient:
         return [sink for sink in self.sinks() if sink.name in wanted]
 
     def create_sinks(self, endpoints: Iterable[NewEndpoint], sinks: Iterable[NewSink]) -> list[Sink]:
-        """Create endpoints and the sinks that use them with one call; existing ones with these names are updated.
+        """Create endpoints and the sinks that use them in one call, or update those that already exist.
 
         Returns the sinks in order. Raises SequinMismatch like `create_sink`, and also if a sink is missing afterwards. In both cases, the
-        other sinks stay.
+        other sinks are kept.
         """
         bodies = [self._new_sink(sink) for sink in sinks]
 
@@ -211,7 +213,7 @@ class SequinClient:
         return [self.require_sink(created[body["name"]], body) for body in bodies]
 
     def taken_names(self, endpoints: Iterable[NewEndpoint], sinks: Iterable[NewSink]) -> set[str]:
-        """Return the names of these endpoints and sinks that already exist in Sequin, and that `create_sinks` would overwrite."""
+        """Return the names that endpoints or sinks in Sequin already have, and that `create_sinks` would therefore overwrite."""
         endpoints, sinks = list(endpoints), list(sinks)
         wanted = {("http_endpoint", endpoint.name) for endpoint in endpoints} | {("sink", sink.name) for sink in sinks}
 
@@ -244,9 +246,9 @@ class SequinClient:
         return self._http.delete(api_path("sinks", name))
 
     def require_sink(self, sink: Sink, wanted: Mapping[str, Any]) -> Sink:
-        """Return the sink if its filter, source, and annotations match `wanted`, a request body; missing keys match anything.
+        """Return the sink if its filter, source, and annotations match the request body `wanted`.
 
-        Otherwise, the sink is deleted and SequinMismatch is raised.
+        A key that is missing from `wanted` matches anything. If the sink does not match, it is deleted and SequinMismatch is raised.
         """
         wrong = _differences(sink, wanted)
         if not wrong:
@@ -307,7 +309,10 @@ class SequinClient:
         return True
 
     def function_state(self, name: str, function_type: str, code: str) -> FunctionState:
-        """Compare a function with this code through `config/plan`, which changes nothing and, unlike an export, skips the sinks."""
+        """Return whether Sequin's function has this type and code.
+
+        This calls `config/plan`, which changes nothing and, unlike an export, does not include the sinks.
+        """
 
         def read(data: Mapping[str, Any]) -> FunctionState:
             for change in data["changes"]:
@@ -322,7 +327,7 @@ class SequinClient:
 
 
 def _yaml_of(endpoints: Iterable[NewEndpoint], sinks: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Return a body for `config/apply` and `config/plan`, whose YAML is written as JSON."""
+    """Return a body for `config/apply` or `config/plan`. Its YAML is written as JSON, which is valid YAML."""
     http_endpoints = [{"name": e.name, "url": e.url, "encrypted_headers": dict(e.encrypted_headers)} for e in endpoints]
     return {"yaml": json.dumps({"http_endpoints": http_endpoints, "sinks": list(sinks)})}
 
@@ -332,7 +337,7 @@ def _function_yaml(name: str, function_type: str, code: str) -> str:
 
 
 def _differences(sink: Sink, wanted: Mapping[str, Any]) -> list[str]:
-    """Describe each difference in filter, source, and annotations."""
+    """Describe each difference between the sink's filter, source, and annotations and those in `wanted`."""
     wrong = []
     if "filter" in wanted and sink.filter != wanted["filter"]:
         wrong.append(f"its filter is {sink.filter}, not {wanted['filter']}")

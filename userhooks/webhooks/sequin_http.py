@@ -18,7 +18,7 @@ from userhooks.errors import START, ConfigurationError, SequinFailed, SequinInva
 T = TypeVar("T")
 
 _EXTENSIONS = {"timeout": httpx.Timeout(15.0, connect=5.0).as_dict()}
-_PAUSES_S = (0.1, 0.4)  # Before the second and third try of a GET or DELETE. A POST is never repeated, since it may have worked.
+_PAUSES_S = (0.1, 0.4)  # Before the second and third try of a GET or DELETE. A POST is never retried, because it may have succeeded.
 _WORTH_ANOTHER_TRY = frozenset({502, 503, 504})
 
 
@@ -36,8 +36,8 @@ class SequinHttp:
         self.url = url
         self._sleep = sleep
         self._headers = {"Accept": "application/json", "Content-Type": "application/json", "Authorization": f"Bearer {token}"}
-        # The environment's proxies are ignored, because only Sequin may see the token. A full httpx.Client, with cookies, redirects, and
-        # hooks, takes twice as long per call, and removing the load users takes 20,000 calls.
+        # Proxies set in the environment are ignored, because only Sequin may see the token. An httpx.Client, with cookies, redirects, and
+        # hooks, would take twice as long per call as a transport, and removing the load users takes 20,000 calls.
         self._transport = transport or httpx.HTTPTransport(trust_env=False)
 
     def close(self) -> None:
@@ -89,7 +89,7 @@ class SequinHttp:
 
 
 class _LastAnswer(httpx.SyncByteStream):
-    """A response body whose end is never read, so that its connection is closed rather than reused."""
+    """A response body of a known length. Reading stops there, before its end is seen, so the connection is closed rather than reused."""
 
     def __init__(self, body: httpx.SyncByteStream, length: int) -> None:
         self._body = body
@@ -109,7 +109,7 @@ class _LastAnswer(httpx.SyncByteStream):
 
 def _hang_up_after_an_error(response: httpx.Response) -> None:
     """Close the connection after an error: Sequin 0.14.6 sometimes sends a second answer, which the next call would read."""
-    length = response.headers.get("content-length")  # in every recorded answer
+    length = response.headers.get("content-length")  # every recorded answer has it
     if response.is_error and length is not None and isinstance(response.stream, httpx.SyncByteStream):
         response.stream = _LastAnswer(response.stream, int(length))
 

@@ -17,12 +17,12 @@ SinkStatus = Literal["active", "paused", "disabled"]
 BackfillState = Literal["active", "paused", "completed", "cancelled", "failed"]
 
 BACKFILL_STARTS_WITHIN_S = 20.0
-"""Maximum seconds until an idle Sequin server reads a backfill's first row (2.6 to 20 s recorded)."""
+"""Maximum seconds until an idle Sequin server reads a backfill's first row; recordings show 2.6 to 20 s."""
 UNREADABLE_VALUE = (
     "If the sink is active, Sequin probably cannot read a value of the table: a date of -infinity or a time of 24:00 stops it without an "
     "error. Cancel the backfill (update_backfill(sink, id, 'cancelled') of the Sequin client), correct the row, and start it again."
 )
-"""Advice for an active backfill that has read nothing for longer than that."""
+"""Advice for an active backfill that has read nothing after `BACKFILL_STARTS_WITHIN_S`."""
 
 ACTIONS = ("insert", "update", "delete")
 
@@ -59,7 +59,7 @@ class Endpoint:
 class Sink:
     """A webhook sink. `filter` is a function's name or "none".
 
-    `health`, `error`, `is_initializing`, and `active_backfills` are set only if the sink was read, not created or updated.
+    `health`, `error`, `is_initializing`, and `active_backfills` are set only when a sink is read, not when it is created or updated.
     """
 
     id: str
@@ -130,7 +130,7 @@ class NewSink:
 
 @dataclass(frozen=True)
 class Backfill:
-    """A backfill. The counters include all rows of the table; `rows_initial_count` is None until Sequin has counted them.
+    """A backfill. Its counters include the rows of all users; `rows_initial_count` is None until Sequin has counted the table's rows.
 
     `error` says why the backfill cannot read, if Sequin reports it.
     """

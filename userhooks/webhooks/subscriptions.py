@@ -1,8 +1,8 @@
 """Subscribe and unsubscribe users. The server, the commands, and the widgets all call this module, so their messages are the same.
 
 A subscription consists of an HTTP endpoint and a sink in Sequin, and a row in webhook_subscriptions. Each call holds a lock on the user,
-undoes its steps if it fails, and repairs what a crashed call left behind. `sequin_client.py` calls Sequin, and `database.py` has the row
-and the lock.
+undoes its steps if it fails, and repairs what a crashed call left behind. `sequin_client.py` calls Sequin, and `database.py`
+manages the rows and locks.
 
 It is long because each step of a subscription is next to the code that undoes it.
 """
@@ -53,8 +53,8 @@ log = logging.getLogger(__name__)
 
 TABLE = "public.notifications"
 FUNCTION_NAME = "userhooks-rows-of-user"
-# All sinks share one function, and the sink's annotation says whose rows pass. Without it, nothing passes. An update that moves
-# a row to another user reaches neither of them, because its `changes` contain the previous owner's values.
+# All sinks share one function, and each sink's annotation says whose rows it accepts. A sink without the annotation accepts nothing. An
+# update that moves a row to another user is rejected for both users, because its `changes` contain the previous owner's values.
 FUNCTION_CODE = """\
 def filter(_action, record, changes, metadata) do
   wanted = metadata.consumer.annotations["user_id"]
@@ -73,7 +73,11 @@ _CALLS_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Subscription:
-    """A user's webhooks to one URL; `status` is that of the sink or MISSING, and `secret` is set only if just `created`."""
+    """A user's webhooks to one URL.
+
+    `status` is that of the sink, or MISSING. `created` is whether the call that returned it created the subscription; `secret` is set only
+    in that case.
+    """
 
     user_id: int
     sink_id: str
@@ -95,8 +99,8 @@ class _Names(NamedTuple):
 class Subscriptions:
     """The subscriptions of the app's users.
 
-    All methods may raise DatabaseUnavailable, DatabaseUnsuitable, and the SequinErrors of `SequinClient`. They delete a sink that would
-    send other users' rows, and raise SequinMismatch. `allow_private` permits webhook URLs in loopback and private networks.
+    All methods may raise DatabaseUnavailable, DatabaseUnsuitable, and the SequinErrors of `SequinClient`. If a sink would
+    send other users' rows, they delete it and raise SequinMismatch. `allow_private` permits webhook URLs in loopback and private networks.
 
     It is long because each step is next to the code that undoes it.
     """
@@ -143,9 +147,9 @@ class Subscriptions:
     def subscribe_all(self, urls: Mapping[int, str]) -> Sequence[Subscription]:
         """Subscribe new users, each to a URL, with one call to Sequin.
 
-        Subscribes all of them or none, and takes as long for hundreds as a few calls of `subscribe`. Raises InvalidInput for an invalid
-        user id or URL and for a user who already has a subscription, NotFound for an unknown user, and SequinInvalid if a sink of another
-        database or app has one of the names.
+        Subscribes all users or none. Hundreds of users take as long as a few calls of `subscribe`. Raises InvalidInput if a user id or URL
+        is not valid or a user already has a subscription, and NotFound if a user does not exist. Raises SequinInvalid if a sink of another
+        database or app already has one of the names.
         """
         for user_id, url in urls.items():
             check_user_id(user_id)
@@ -181,9 +185,9 @@ class Subscriptions:
         ]
 
     def unsubscribe_all(self, user_ids: Sequence[int]) -> None:
-        """Remove these users' subscriptions, even incomplete ones left by a crash; ignore users who are unknown or have none.
+        """Remove these users' subscriptions, including incomplete ones left by a crash. Users who do not exist or have none are ignored.
 
-        Sequin deletes one resource per call, so several calls run at once.
+        Sequin deletes one resource per call, so several calls run concurrently.
         """
         with self._looking_at_tables_after_refusals(), self._database.locked_users(user_ids) as users:
             rows: dict[int, list[SubscriptionRow]] = {user_id: [] for user_id in user_ids}
@@ -194,12 +198,15 @@ class Subscriptions:
                 for _ in pool.map(self._remove_from_sequin, rows.keys(), rows.values()):
                     pass
             finally:
-                pool.shutdown(cancel_futures=True)  # After Stop or an error, do not start the rest.
+                pool.shutdown(cancel_futures=True)  # After Stop or an error, do not make the remaining calls.
             users.remove()
         log.info("Removed the subscriptions of %d users", len(user_ids))
 
     def _remove_from_sequin(self, user_id: int, rows: Sequence[SubscriptionRow]) -> None:
-        """Delete the endpoints and the sinks of these rows, or without rows, the sink a crash may have left; usually two calls."""
+        """Delete a user's sinks and endpoints from Sequin, usually in two calls.
+
+        `rows` are the user's subscriptions. If there are none, delete what a crash may have left behind.
+        """
         first = _names(user_id, "")[0]
         left = None if rows else self._find_sink(first.sink)
         if left is not None and self._was_made_for(user_id, left):
@@ -211,7 +218,7 @@ class Subscriptions:
                 self._delete_endpoint(_names(user_id, row.url)[1].endpoint)
 
     def unsubscribe(self, sink_name: str) -> None:
-        """Remove a subscription's sink, endpoint, and row, as far as they exist; raises NotFound if nothing has that name."""
+        """Remove a subscription's sink, endpoint, and row, or those that still exist; raises NotFound if there is no such subscription."""
         user_id = _owner(sink_name)
         with self._looking_at_tables_after_refusals(), self._database.locked_user(user_id) as user:
             sink = self._sink(sink_name)
@@ -226,7 +233,7 @@ class Subscriptions:
             log.info("Removed sink %s", sink_name)
 
     def _reuse(self, sink: Sink, row: SubscriptionRow) -> Subscription:
-        """Return an existing subscription, after checking its rows and correcting its endpoint's URL if necessary."""
+        """Return an existing subscription, after checking that its sink sends only the user's rows, and correcting its endpoint's URL."""
         self._require_rows_of(row.user_id, sink)
         endpoint = self._sequin.endpoint(sink.endpoint)
         if not _same_url(endpoint.url, row.url):
@@ -235,7 +242,10 @@ class Subscriptions:
         return Subscription(row.user_id, sink.id, sink.name, row.url, sink.status)
 
     def _free_names(self, user_id: int, url: str, sinks_with_row: set[str]) -> _Names:
-        """Return the first of the two names that no other URL of the user has; delete a sink without a row, left by a crash."""
+        """Return the first of the two pairs of names that no other subscription of the user has.
+
+        If a crash left a sink with these names but without a row, it is deleted.
+        """
         for names in _names(user_id, url):
             sink = self._find_sink(names.sink)
             if sink is None:
@@ -251,8 +261,8 @@ class Subscriptions:
         raise InvalidInput("webhookUrl", "webhookUrl leads to a sink name that another URL of this user has.", "Change the URL a little.")
 
     def _create(self, user: LockedUser, user_id: int, url: str, names: _Names) -> Subscription:
-        # Until a resource's id is known, undo it by name, because the answer with the id can be lost. From then on, undo it by id: the lock
-        # is lost if the database connection breaks, and another call may then use the names.
+        # Delete a resource by name until its id is known, because the answer with the id can be lost. From then on, delete it by id: if the
+        # database connection breaks, the lock is lost, and another call may use the same names.
         sink_ref = endpoint_ref = ""
         try:
             endpoint_ref = names.endpoint
@@ -284,15 +294,15 @@ class Subscriptions:
         except SequinInvalid as error:
             if "name" not in error.validation_errors:
                 raise
-        self._sequin.delete_endpoint(name)  # A crash left it behind; had its sink still existed, it would have been found before.
+        self._sequin.delete_endpoint(name)  # A crash left it behind. No sink uses it, or `_free_names` would have found the sink.
         return self._sequin.create_endpoint(name, url, encrypted_headers=headers)
 
     def _was_made_for(self, user_id: int, sink: Sink) -> bool:
-        """Return whether a sink with this user's name is ours, and not another database's or app's."""
+        """Return whether a sink was created for this user of our database, rather than for another database or app."""
         return sink.database == self._sequin.database and sink.annotations.get("user_id") == str(user_id)
 
     def _undo_all(self, names: Mapping[int, _Names]) -> None:
-        """Delete what a failed `subscribe_all` created, by name, because the answer with the ids can be lost."""
+        """Delete the sinks and endpoints that a failed `subscribe_all` created. They are found by name, since the ids may be unknown."""
         users = {name.sink: user_id for user_id, name in names.items()}
         try:
             for sink in self._sequin.sinks():
@@ -353,11 +363,11 @@ class Subscriptions:
         return _subscription(row, sink)
 
     def pause(self, sink_name: str) -> Subscription:
-        """Hold the user's rows back until `resume`; raises InvalidInput or NotFound."""
+        """Pause delivery of the user's rows until `resume`; raises InvalidInput or NotFound."""
         return self._set_status(sink_name, "paused")
 
     def resume(self, sink_name: str) -> Subscription:
-        """Resume delivery, starting with the rows held back; raises InvalidInput or NotFound."""
+        """Resume delivery, starting with the rows of the pause; raises InvalidInput or NotFound."""
         return self._set_status(sink_name, "active")
 
     def _set_status(self, sink_name: str, status: SinkStatus) -> Subscription:
@@ -376,8 +386,8 @@ class Subscriptions:
     def backfill(self, sink_name: str, user_id: int | None = None) -> BackfillHandle:
         """Start sending all existing rows of the sink's user as `read` messages.
 
-        Raises InvalidInput, NotFound, Forbidden if `user_id` is given and the sink belongs to another user, and SequinInvalid if a backfill
-        of this sink is already running.
+        Raises InvalidInput or NotFound. Raises Forbidden if `user_id` is given and the sink belongs to another user, and SequinInvalid if
+        a backfill of this sink is already running.
         """
         owner = _owner(sink_name)
         if user_id is not None:
@@ -416,7 +426,8 @@ class Subscriptions:
     def _ensure_function(self) -> None:
         """Make sure Sequin has the filter function and knows the table; raises SequinMismatch if somebody changed the function.
 
-        The code is compared every time: a sink created while the function accepts everything would send all users' rows to one user.
+        The code is compared every time, because a sink that is created while the function accepts everything would send all users' rows to
+        one user.
         """
         if not self._table_is_known:
             self._sequin.refresh_tables()
@@ -442,7 +453,7 @@ class Subscriptions:
 
     @contextmanager
     def _looking_at_tables_after_refusals(self) -> Iterator[None]:
-        """Reload Sequin's tables before the next call if Sequin refuses this one."""
+        """If Sequin refuses a call in this block, reload its tables before the next call."""
         try:
             yield
         except SequinError as error:
@@ -466,7 +477,7 @@ class Subscriptions:
         return sink if sink is not None and sink.database == self._sequin.database else None
 
     def _row(self, user: LockedUser, sink_name: str, sink: Sink | None) -> SubscriptionRow | None:
-        """Return the row of this sink; without a sink, a row whose sink no longer exists and may have had this name."""
+        """Return the row of this sink. If `sink` is None, return a row whose sink no longer exists and may have had this name."""
         rows = user.subscriptions()
         if sink is not None:
             return next((row for row in rows if row.sink_id == sink.id), None)
