@@ -1,4 +1,4 @@
-"""Webhooks for every user of an app, about their own rows in Postgres, with Sequin.
+"""Webhooks with Sequin that tell each user of an app about changes to the user's own rows in Postgres.
 
 The package exports the names that notebooks use. Each is imported on first access, to keep `import userhooks` fast.
 """

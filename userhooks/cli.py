@@ -1,7 +1,7 @@
 """The command line: the arguments and output of each subcommand. Handlers import the modules that do the work when they run.
 
-Exit codes: 0 is success, 2 an invalid command line, and 130 Ctrl-C. 1 is an error, with one or two lines on stderr: what happened and what
-to run. It is also a bad verdict of the ledger or the demo, a failed check of the doctor, or a status that is not ready.
+Exit codes: 0 is success, 2 an invalid command line, and 130 Ctrl-C. 1 is an error, with one or two lines on stderr that say what happened
+and what to run. 1 is also a bad verdict of the ledger or the demo, a failed check of the doctor, or a stack that is not ready.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Handler = Callable[[argparse.Namespace], int]
 _NOTEBOOKS = "userhooks-notebooks"
-"""Folder that an installation without a checkout copies the notebooks to."""
+"""Folder to which the notebooks are copied if there is no checkout."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -173,8 +173,8 @@ def _up(arguments: argparse.Namespace) -> int:
 def _restore_filter(stack: Stack) -> None:
     """Restore the filter function if somebody changed it. A missing one is created by the first subscription.
 
-    An engine that this command has just started is not checked, because that would take a third of the startup time. Users who are told to
-    run `userhooks up` to restore the function have a running stack.
+    If this command has just started the engine, the function is not checked, because that would take a third of the startup time. An error
+    that advises `userhooks up` to restore the function is always about a running stack.
     """
     if stack.started and stack.settings.sequin_url is None:
         return
@@ -242,7 +242,7 @@ def _lab(arguments: argparse.Namespace) -> int:
         options = ["--allow-root"] if os.geteuid() == 0 else []
         if arguments.no_browser or not _has_display():
             options.append("--no-browser")
-        # Kernels must use the same home, whatever their working directory. The config folder disables JupyterLab's question about news.
+        # Kernels must use the same home, whatever their working directory. The config folder keeps JupyterLab from asking about news.
         paths = [str(package / "jupyter"), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
         environment = {**os.environ, "USERHOOKS_HOME": str(stack.settings.home), "JUPYTER_CONFIG_PATH": os.pathsep.join(paths)}
         command = [*python_command.command("jupyterlab"), f"--ServerApp.root_dir={notebooks}", *options, *arguments.jupyter]

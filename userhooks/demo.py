@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 _WAIT_SECONDS = 60.0
 _SLOWEST_SEQUIN = 500
-"""Messages per second that even a busy Sequin server delivers, which determines how long to wait in large runs."""
+"""Messages per second that even a busy Sequin server delivers. A large run waits longer accordingly."""
 
 
 def run(stack: Stack, rate: float = 100, seconds: float = 10) -> bool:

@@ -13,7 +13,7 @@ A request, in `GET …/requests` and in the `request` events:
     {"seq": 7, "received_at": "2026-01-01T00:00:00.000000Z", "method", "path", "query", "headers": [["k", "v"], …],
      "body", "body_encoding": "utf-8" | "base64", "size": 123, "truncated": false,     if truncated, "body" has `body_limit` bytes
      "decoded": null | text, "decoded_encoding", "decoded_truncated": false,           a gzip or deflate body, decompressed
-     "response_status": 500 | null,              null if no response was sent, or none yet (then `note` is "")
+     "response_status": 500 | null,              null if no response was sent, or not yet (then `note` is "")
      "response": "500, rule 1: first 3",         chosen by the script; "200, no rule"; "" if an older inspector received it
      "secret": "ok" | "wrong" | "missing" | "not applicable", "secret_reason": "…",
      "judgements": [{"kind", "text", "seq"?}],   empty if nothing is wrong; kinds: secret (wrong or missing), foreign,
@@ -72,13 +72,13 @@ CALL_BYTES = 1 << 20
 EXPORT_ROWS = 500
 EVENT_ROWS = 200
 EVENT_BODY = 64 << 10
-"""Maximum bytes of a body in an event; longer bodies are truncated there, and complete in `GET …/requests`."""
+"""Maximum bytes of a body in an event. Longer bodies are truncated in events, but complete in `GET …/requests`."""
 
 EVENT_PAUSE = 0.05
 """Seconds between reads of a busy inbox, so that an open page does not slow down receiving."""
 
 HEARTBEAT = 15.0
-"""Seconds without events after which a comment keeps the stream alive."""
+"""Seconds without events after which a comment is sent to keep the stream alive."""
 
 _ADVICE = (
     "Open the link that `userhooks inbox NAME` or `userhooks status` prints in a terminal, or `print(inbox.page)` in a notebook. "
@@ -94,7 +94,7 @@ class Addresses:
     public: str
 
     def own_bases(self) -> list[str]:
-        """Return every base URL with which an inbox may have been subscribed."""
+        """Return every base URL that the URL of a subscribed inbox may start with."""
         return list(dict.fromkeys([self.public, self.local, f"http://127.0.0.1:{self.port}", f"http://localhost:{self.port}"]))
 
     @property
@@ -237,7 +237,7 @@ class _Api:
     async def events(self, request: Request) -> Response:
         """Stream server-sent events: `request` (an object as in `GET …/requests`, id = seq) and `inbox` (an inbox object).
 
-        A request that was streamed before its response was sent is streamed again afterwards, without an id. A client starts at
+        A request that was streamed before its response was sent is streamed again after that, without an id. A client starts at
         `?after=SEQ`, and resumes with Last-Event-ID, which browsers send automatically.
         """
         inbox = self._inbox_of(request)
@@ -358,7 +358,10 @@ def _failed(request: Request, error: Exception) -> Response:
 
 
 def _page_headers(page: str) -> dict[str, str]:
-    """Return headers that allow only the page's own script and style, by hash, and requests to this server, whatever a payload contains."""
+    """Return headers that allow only the page's own script and style, identified by hash, and requests to this server.
+
+    They protect the page whatever a payload contains.
+    """
     allowed = {tag: re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL) for tag in ("script", "style")}
     hashes = {
         tag: " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in texts)

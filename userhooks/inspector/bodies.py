@@ -44,9 +44,9 @@ class Values(NamedTuple):
 
 
 def unpacked_body(encodings: Sequence[str], body: bytes, limit: int) -> tuple[bytes | None, list[Judgement]]:
-    """Decompress a gzip or deflate body to at most `limit` bytes, and return it with its problems.
+    """Decompress a gzip or deflate body to at most `limit` bytes, and return the result and the body's problems.
 
-    The body is None if it is not compressed or cannot be decompressed.
+    The result is None if the body is not compressed or cannot be decompressed.
     """
     names = [name for value in encodings for name in value.lower().replace(" ", "").split(",") if name not in ("", "identity")]
     if not names or not body:
@@ -60,7 +60,7 @@ def unpacked_body(encodings: Sequence[str], body: bytes, limit: int) -> tuple[by
     content, rest, members = b"", body, 0
     while rest and len(content) < limit:
         members += 1
-        if members > _MOST_MEMBERS:  # each member costs a copy of the remaining bytes
+        if members > _MOST_MEMBERS:  # every member requires a copy of the remaining bytes
             return content, [
                 {
                     "kind": "unread",
@@ -140,7 +140,7 @@ def _several(form: _Form, texts: Sequence[bytes]) -> Values:
 def _parsed(text: bytes) -> tuple[Any, str | None]:
     try:
         value = orjson.loads(text)
-        if orjson.dumps(value) == text:  # so no name is repeated and no number was rounded
+        if orjson.dumps(value) == text:  # then no name was repeated and no number rounded
             return value, None
     except (ValueError, TypeError):
         pass

@@ -45,8 +45,8 @@ class Received:
     """One request that an inbox received.
 
     `received_at` is an aware datetime in UTC. `headers` keeps the order and duplicates of the headers, with names in lower case.
-    `response_status` is None if no response was sent, or none yet. `response` describes the response that the script chose: `500, rule 1:
-    first 3`. `secret` is `ok`, `wrong`, `missing`, or `not applicable`, for the reason in `secret_reason`. `judgements` are dicts with
+    `response_status` is None if no response was sent, or not yet. `response` describes the response that the script chose: `500, rule 1:
+    first 3`. `secret` is `ok`, `wrong`, `missing`, or `not applicable`, and `secret_reason` says why. `judgements` are dicts with
     `kind` (`secret`, `foreign`, `duplicate_of`, `out_of_order_with`, `late`, `body`, `unread`), `text`, and `seq` if it refers to another
     request. `decoded` is the decompressed body if the body is gzip or deflate data, otherwise None.
     """
@@ -197,7 +197,7 @@ class Inbox:
     def leave_out_before(self, sink_id: str, lsn: int) -> None:
         """Ignore a sink's messages with a lower `commit_lsn` everywhere except in `received`.
 
-        A real Sequin server may send a new sink rows that were committed before the sink was created (recorded from 0.14.6).
+        A real Sequin server may send rows to a new sink that were committed before the sink was created, as recorded from 0.14.6.
         """
         self._starts[sink_id] = lsn
 
@@ -275,8 +275,8 @@ class Inbox:
         """Wait until the inbox contains `n` delivered messages, and return the first `n`.
 
         A message is delivered if its request was answered 2xx, so a failed attempt and its retry count once. If `match` is given, only
-        messages for which it returns a true value count. `timeout` is in seconds. Raises DeliveriesMissing, which says what arrived
-        instead.
+        messages for which it returns a true value count. `timeout` is in seconds. Raises DeliveriesMissing, which says what
+        arrived instead.
         """
         if not hasattr(n, "__index__") or n < 0:
             raise InvalidInput("n", f"n is {n!r}.", "Wait for 0 or more messages, like inbox.wait_for(10).")
@@ -323,7 +323,9 @@ class Inbox:
     def respond(
         self, script: Sequence[Mapping[str, Any]] | None = None, *, status: int = 200, delay: float = 0.0, fail_first: int = 0
     ) -> None:
-        """Answer with this response script from the next request on; without arguments, 200 immediately. Raises InvalidInput.
+        """Answer as this response script says, starting with the next request. Raises InvalidInput.
+
+        Without arguments, the answer is 200 immediately.
 
         A script is a list of rules. The first rule that matches a request decides; when none matches, the answer is 200. A rule has at most
         one condition: `first` (the first N requests), `every` (every Nth request), or `percent` with `seed`. It sets `status`, `delay`
@@ -349,7 +351,7 @@ class Inbox:
         return rules
 
     def _pages(self, after: int) -> Iterator[list[Received]]:
-        """Return the requests above `after` that have been received so far, in pages; the next page is fetched in advance."""
+        """Return the requests with a `seq` above `after` that have been received so far, in pages. The next page is fetched in advance."""
         url = f"/api/inboxes/{self.id}/requests?after={after}&limit={_PAGE}"
         last = None
         with ThreadPoolExecutor(1, thread_name_prefix="userhooks inbox") as ahead:
@@ -395,9 +397,9 @@ class Inbox:
 
 
 class _Tally:
-    """The wanted messages above the seq `settled`, and counts of other requests and messages.
+    """The wanted messages received so far, and counts of other requests and messages.
 
-    Unanswered requests are read again: `settled` stays below the first of them.
+    `settled` is the `seq` after which to read next. It stays below the first unanswered request, so that this request is read again.
     """
 
     def __init__(self, match: Callable[[Message], object] | None, kept: Callable[[list[Message]], list[Message]], settled: int = 0) -> None:
@@ -412,7 +414,7 @@ class _Tally:
         self._last: Received | None = None
 
     def add(self, received: Iterator[Received], enough: float = math.inf) -> None:
-        """Count more requests, until there are `enough` wanted messages."""
+        """Count more requests until `enough` wanted messages have been found."""
         self._unanswered = 0
         settled = self.settled
         for request in received:
@@ -458,7 +460,7 @@ def _many(count: int, noun: str) -> str:
 
 @contextmanager
 def _no_collections() -> Iterator[None]:
-    """Disable the garbage collector, which would scan many new objects repeatedly although none of them is garbage."""
+    """Disable the garbage collector, which would scan many new objects again and again, although none of them is garbage."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -472,7 +474,7 @@ _UTC = "datetime64[us, UTC]"
 
 
 def _frame(columns: dict[str, str], rows: list[tuple[Any, ...]]) -> pd.DataFrame:
-    """Return a DataFrame of rows in which each column has its dtype, even if there are no rows."""
+    """Return a DataFrame of these rows. Each column has the dtype in `columns`, even if there are no rows."""
     with lab_extra():
         import pandas as pd
 

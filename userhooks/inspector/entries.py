@@ -31,7 +31,7 @@ from userhooks.inspector.rates import Rates
 from userhooks.inspector.request_store import Recorded, RequestStore, StoredInbox, header_pairs
 
 PAGE_BYTES = 16 << 20
-"""Maximum bytes of bodies in one response; clients request the rest with the last seq."""
+"""Maximum bytes of bodies in one response; clients pass the last seq to request the rest."""
 
 _HISTORY_ROWS = 1_000
 _SHORT_HEAD = 4_096
@@ -40,7 +40,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class RequestEntry(NamedTuple):
-    """A request as the API returns it, with `json` on one line; `unanswered` means that its response has not been sent yet."""
+    """A request as the API returns it. `json` is one line, and `unanswered` is whether the response has not been sent yet."""
 
     seq: int
     unanswered: bool
@@ -154,7 +154,7 @@ class Entries:
         return self._locks.setdefault(inbox.number, threading.Lock())
 
     def _state_of(self, inbox: StoredInbox, upto: int) -> _InboxState:
-        """Return the inbox's state, which includes at least the requests up to that seq."""
+        """Return the inbox's state, after updating it with the requests up to that seq."""
         state = self._inboxes.get(inbox.number)
         if state is None or state.cleared != inbox.cleared:
             state = self._inboxes[inbox.number] = _InboxState(inbox.cleared)
@@ -177,7 +177,7 @@ class Entries:
 
 
 class _Judged(NamedTuple):
-    """The verdict and judgements of one request, valid until an earlier request is answered."""
+    """The verdict and judgements of one request. They may change when an earlier request is answered."""
 
     verdict: Verdict
     judgements: tuple[Judgement, ...]
@@ -214,7 +214,7 @@ def _accepted(status: int | None) -> bool:
 
 
 class _Head(NamedTuple):
-    """The headers of a request as JSON, and the values of those that are judged."""
+    """The headers of a request as JSON, and the values of the headers that are judged."""
 
     json: orjson.Fragment
     authorizations: tuple[str, ...]
@@ -233,7 +233,7 @@ def _head(headers: bytes) -> _Head:
 
 
 _known_head = lru_cache(1_000)(_head)
-"""Cached `_head`: a sender repeats the same few headers, and parsing them is half of the work."""
+"""Cached version of `_head`, because a sender repeats the same few headers, and parsing them is half of the work."""
 
 
 def _head_of(recorded: Recorded) -> _Head:

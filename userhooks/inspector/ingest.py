@@ -1,7 +1,7 @@
 """Receive webhooks: requests of any method to `/in/{inbox}` and paths below it. Other requests are passed on to app.py.
 
-This is a plain ASGI app, because a router in front of it would cost a third of the throughput. It reads, records, and answers requests; it
-parses no bodies.
+This is a plain ASGI app, because a router in front of it would cost a third of the throughput. It reads, records, and answers requests, but
+does not parse their bodies.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class Ingest:
     async def _receive(self, inbox: StoredInbox, scope: Scope, receive: Receive, send: Send) -> tuple[int, ScriptedAnswer] | None:
         """Receive and record one request, and return its seq and the response to send.
 
-        Return None if a response was already sent or the sender disconnected. The body is released on return, because the response may be
-        sent minutes later.
+        Return None if a response was already sent or the sender disconnected. The body is not kept in memory after the return, because the
+        response may be sent minutes later.
         """
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -100,7 +100,7 @@ class Ingest:
             self.in_flight -= size
 
     async def _record_and_decide(self, inbox: StoredInbox, scope: Scope, body: bytes, send: Send) -> tuple[int, ScriptedAnswer] | None:
-        while inbox.changing:  # a new script applies from this request on, once it is stored
+        while inbox.changing:  # a script that is being stored applies to this request
             await asyncio.wait(inbox.changing)
         seq = inbox.next_seq()
         answer = decide(inbox.script, seq - inbox.set_at)
@@ -151,7 +151,7 @@ class Ingest:
 
 
 async def _sender_disconnects(receive: Receive, within: float | None) -> bool:
-    """Return whether the sender closes the connection within `within` seconds; None waits until it does."""
+    """Return whether the sender closes the connection within `within` seconds. If that is None, wait until it does."""
     try:
         async with asyncio.timeout(within):
             while (await receive())["type"] != "http.disconnect":

@@ -23,14 +23,14 @@ _JUDGED: dict[str, Any] = {
 """Names in a message whose values identify the row's owner and the subscription's user."""
 
 _MOST_READINGS = 100
-"""Maximum number of interpretations of one message that are judged, if it repeats names."""
+"""Maximum number of interpretations to judge of a message that repeats names."""
 
 Secret = Literal["ok", "wrong", "missing", "not applicable"]
 
 LATE_SECONDS = 5.0
 """Seconds from commit to receipt after which a message is late.
 
-A late message has usually failed before, or waited behind one that did.
+A late message has usually been retried, or has waited for another message that was.
 """
 
 _SHOWN = 100
@@ -41,12 +41,12 @@ REMEMBERED = 500_000
 
 
 class MessageFacts(NamedTuple):
-    """The facts about one message that are needed to judge it; None if the message does not state a fact.
+    """The facts about one message that are needed to judge it. A fact that the message does not contain is None.
 
-    `subscriber` is the user in the sink's annotations. `owners` are the users that the row belongs to, and belonged to before the change; a
-    value that is not an integer is kept as text, which matches no user. `row` is the table and the values of the primary key. `place` is
-    the commit's LSN and the index within it, `committed` its time in seconds since 1970. `delivery` is a hash of the sink and the
-    idempotency key, and `line` a hash of the sink and the row; hashes save memory in a history. `inserts` is true for an insert.
+    `subscriber` is the user in the sink's annotations. `owners` are the user that the row belongs to and, if it differs, the user before
+    the change; a value that is not an integer is kept as text, which matches no user. `row` is the table and the values of the primary key.
+    `place` is the commit's LSN and the index within it, `committed` its time in seconds since 1970. `delivery` is a hash of the sink and
+    the idempotency key, and `line` a hash of the sink and the row; hashes save memory in a history. `inserts` is true for an insert.
     """
 
     subscriber: int | None
@@ -119,9 +119,9 @@ def _entries(value: Any) -> list[Any]:
 
 
 def _readings(value: Any, names: dict[str, Any]) -> list[Any]:
-    """Return every interpretation of a value that repeats names, up to one more than the number that is judged.
+    """Return the interpretations of a value that repeats names, but at most one more than are judged.
 
-    Only the names in `names` are expanded.
+    Only repetitions of the names in `names` are taken into account.
     """
     if isinstance(value, Repeated):
         return [reading for option in value[: _MOST_READINGS + 1] for reading in _readings(option, names)][: _MOST_READINGS + 1]
@@ -140,8 +140,8 @@ def judge_secret(
 ) -> Verdict:
     """Judge the Authorization headers of a request whose messages have these subscribers.
 
-    `subscribers` is None if the body contains no messages. `urls` are the URLs that the subscription may have been made with; the secret
-    for any of them is accepted.
+    `subscribers` is None if the body contains no messages. `urls` are the URLs that the subscription may have been created with; the
+    secret for any of them is accepted.
     """
     if subscribers is None:
         return Verdict("not applicable", "The body is not a Sequin message, so it does not identify a subscription.")
@@ -167,10 +167,10 @@ def judge_secret(
 
 
 def urls_as_requested(hosts: Iterable[str], path: str, query: str, inbox_path: str, own_bases: Iterable[str]) -> list[str]:
-    """Return the URLs that the sender may have been given to make this request, likeliest first.
+    """Return the URLs that a request's subscription may have been created with, likeliest first.
 
-    They are the URL as requested (scheme, `Host`, path, query), then the same path below each of `own_bases`. The inbox's own URL comes
-    last, for a sink that adds a path to the URL of its endpoint.
+    They are the URL as requested (scheme, `Host`, path, and query), then the same path and query below each of `own_bases`. The inbox's own
+    URL comes last, because a sink may add a path to the URL of its endpoint.
     """
     bases = [f"http://{host}" for host in hosts]
     bases += [base for base in own_bases if base not in bases]
@@ -180,7 +180,7 @@ def urls_as_requested(hosts: Iterable[str], path: str, query: str, inbox_path: s
 
 
 def judge_owners(messages: Sequence[MessageFacts]) -> list[Judgement]:
-    """Report rows that belong to another user than the subscription, the worst error a sender can make."""
+    """Report rows that do not belong to the subscription's user, which is the worst error that a sender can make."""
     foreign = [
         (message, owner)
         for message in messages
@@ -205,10 +205,10 @@ def judge_lateness(messages: Sequence[MessageFacts], received_at: float) -> list
 
 
 class InboxHistory:
-    """The earlier requests of an inbox, as far as later requests are judged by them.
+    """What must be remembered about the earlier requests of an inbox to judge later ones.
 
-    Call `add` once for each request, in the order of seq. For a request that was unanswered then, call `answered` when its response is
-    sent, or when it is certain that none will be. Only an accepted request (2xx) makes later ones duplicates. Only an accepted or
+    Call `add` once for each request, in the order of seq. If a request is added as unanswered, call `answered` when its response is sent,
+    or when it is certain that none will be. Only an accepted request (2xx) makes later ones duplicates. Only an accepted or
     unanswered request makes later ones out of order.
     """
 
@@ -245,7 +245,7 @@ class InboxHistory:
                     del memory[oldest]
 
     def new_rows(self, messages: Sequence[MessageFacts]) -> int:
-        """Return the number of inserts among the messages that have not been accepted before."""
+        """Return the number of inserts among the messages, without those that have already been accepted."""
         return sum([message.inserts and message.delivery not in self._firsts for message in messages])
 
     def answered(self, seq: int, *, accepted: bool) -> None:
@@ -259,7 +259,7 @@ class InboxHistory:
             self._firsts[delivery] = min(seq, self._firsts.get(delivery, seq))
 
     def judge(self, seq: int, messages: Sequence[MessageFacts]) -> list[Judgement]:
-        """Report whether a request that was added is a duplicate or out of order."""
+        """Report whether a request is a duplicate or out of order. The request must have been added."""
         judgements: list[Judgement] = []
         firsts = [first for message in messages if (first := self._firsts.get(message.delivery, seq)) < seq]
         if firsts:

@@ -18,9 +18,9 @@ from userhooks.shared.json_text import NotJson, parse
 class Message:
     """A change to one row, as delivered by a webhook.
 
-    `action` is `insert`, `update`, `delete`, or `read` (a backfill). `record` is the row, or for a delete, the deleted row. `changes` holds
-    the old values of the columns that an update changed, and is None for every other action. `metadata` is Sequin's. Sources: "Messages" in
-    Sequin's reference, and recordings of Sequin 0.14.6.
+    `action` is `insert`, `update`, `delete`, or `read` (a backfill). `record` is the row, or for a delete, the deleted row. `changes`
+    contains the old values of the columns that an update changed, and is None for every other action. `metadata` is what Sequin adds. The
+    format is that of "Messages" in Sequin's reference, and of recordings of Sequin 0.14.6.
 
         message = parse_body(body)[0]
         message.action, message.record["message"]
@@ -86,8 +86,8 @@ class Message:
 def parse_body(body: bytes) -> list[Message]:
     """Return the messages in a webhook's body, in order.
 
-    A sink with `batch: true` sends `{"data": [message, …]}`; a sink with `batch: false` sends a single message. Raises InvalidInput if
-    anything in the body is missing or malformed, and names it.
+    A sink with `batch: true` sends `{"data": [message, …]}`; a sink with `batch: false` sends a single message. Raises InvalidInput, which
+    says what is missing or malformed.
     """
     parsed = _parsed(body)
     if isinstance(parsed, dict) and "data" in parsed and "metadata" not in parsed:
@@ -99,7 +99,7 @@ def parse_body(body: bytes) -> list[Message]:
 
 
 def _parsed(body: bytes) -> Any:
-    """Parse JSON, including valid JSON that orjson refuses: numbers too large for a float, and lone surrogates."""
+    """Parse JSON, including what orjson refuses although it is valid: numbers too large for a float, and lone surrogates."""
     with suppress(orjson.JSONDecodeError):
         return orjson.loads(body)
     try:

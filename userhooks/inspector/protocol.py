@@ -22,12 +22,12 @@ HEAD_BYTES = 1 << 20
 HEAD_SECONDS = 30.0
 """Seconds a client may take to send a request head; after that, it gets 408.
 
-The time starts when the connection opens, and again with each later request. A new connection that has sent nothing by then is closed
-without a response.
+The time is measured from the opening of the connection, or from the beginning of a later request. A new connection on which nothing was
+sent is closed without a response.
 """
 
 RESET = "userhooks.reset"
-"""Key in a request's `scope["extensions"]` of a function that resets the connection without a response.
+"""Key in a request's `scope["extensions"]`; its value is a function that resets the connection without a response.
 
 The function sets the socket's linger time to 0, so that closing it sends a TCP RST, and the sender gets "connection reset".
 """
@@ -63,7 +63,7 @@ class BoundedProtocol(Http1Protocol):
         self.scope["extensions"] = {RESET: self._reset}  # type: ignore[dict-item]  # not one of uvicorn's extensions
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # otherwise it is a trailer of a chunked body, which uvicorn would add to the headers without a limit
+        if self._in_head:  # ignore the trailers of a chunked body, which uvicorn would add to the headers without a limit
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:

@@ -10,7 +10,7 @@ KEPT_SECONDS = 600
 """Number of seconds for which counts are kept."""
 
 _SAMPLES = 1_000
-"""Maximum number of latencies kept for each second, for the median."""
+"""Maximum number of latencies kept for each second to calculate the median."""
 
 
 @dataclass(slots=True)
@@ -37,8 +37,8 @@ class Rates:
     def add(self, seq: int, received_at: float, status: int | None, *, unanswered: bool, latencies: list[float], rows: int = 0) -> None:
         """Count a request.
 
-        `received_at` is in seconds since 1970. `latencies` are the seconds from commit to receipt of its messages. `rows` is the number of
-        new rows in it, which counts only if the request is accepted.
+        `received_at` is in seconds since 1970. `latencies` are the times from commit to receipt of its messages, in seconds. `rows` is the
+        number of new rows in the request, which are counted only if it is accepted.
         """
         at = int(received_at)
         second = self._seconds.get(at)

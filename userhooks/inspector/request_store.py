@@ -1,16 +1,16 @@
-"""Store received requests in SQLite, written in batches by a single writer, with a ring per inbox. No HTTP here.
+"""Store received requests in SQLite. A single writer writes them in batches, and each inbox keeps its latest requests. No HTTP here.
 
 `RequestStore.record` returns once the request is committed to SQLite's write-ahead log, and ingest.py responds only then. So every request
-that was answered 2xx survives `kill -9` of this process. (A power failure may lose what was written since the log was last synced, because
-of `synchronous=NORMAL`; a tool for testing webhooks does not need an fsync for each.) Waiting for the commit costs a fraction of a
-millisecond, because all requests that arrive during one commit share the next one.
+that was answered 2xx survives `kill -9` of this process. A power failure may lose what was written since the log was last synced,
+because of `synchronous=NORMAL`, but a tool for testing webhooks does not need an fsync for each request. Waiting for the commit costs a
+fraction of a millisecond, because all requests that arrive during one commit share the next one.
 
-A row's key is `inbox number << 40 | seq`. So one B-tree without a second index holds each inbox as one range, in order of arrival.
+A row's key is `inbox number << 40 | seq`. So each inbox is one range of a single B-tree, in order of arrival, and no second index is
+needed.
 
-Memory follows the disk: a call's changes to a `StoredInbox` take effect when its transaction is committed. If the commit fails, nothing
-changes.
+A call changes a `StoredInbox` in memory only when its transaction has been committed. If the commit fails, nothing changes.
 
-This module is long because tables, writer, and rings are one unit and depend on each other's state.
+This module is long because the tables, the writer, and the limits of inboxes depend on each other's state.
 """
 
 from __future__ import annotations
@@ -94,7 +94,10 @@ _SELECT = f"SELECT {_COLUMNS} FROM requests WHERE key BETWEEN ? AND ? ORDER BY k
 _ANSWERED = "UPDATE requests SET status = ?, note = ? WHERE key = ?"
 _UNANSWERED = "SELECT key FROM requests WHERE status IS NULL AND note = '' AND key BETWEEN ? AND ?"
 _ORPHANS = f"DELETE FROM requests WHERE key >= (SELECT coalesce(max(number), 0) + 1 FROM inboxes) << {_SEQ_BITS}"  # noqa: S608
-"""Deletes requests of an inbox that an older version failed to store; otherwise they would appear in the next inbox with its number."""
+"""Statement that deletes requests without an inbox, which an older version may have left if it failed to store the inbox.
+
+Otherwise, they would appear in the next inbox with that number.
+"""
 _STOPPED = "UPDATE requests SET note = 'the inspector stopped before the response' WHERE status IS NULL AND note = ''"
 _DELETE = "DELETE FROM requests WHERE key BETWEEN ? AND ?"
 _FIRST = "SELECT received_at FROM requests WHERE key BETWEEN ? AND ? ORDER BY key LIMIT 1"
@@ -108,7 +111,7 @@ class Recorded(NamedTuple):
 
     `received_at` is in microseconds since 1970 (UTC). `path` and `query` are as received. `headers` has a line `name:value` for each
     header, in order, with names in lower case, as uvicorn delivers them; `header_pairs` parses it. `status` is None if no response was
-    sent, or none yet; `note` then gives the reason, if it is known. `response` describes the response that the script chose (`500, rule 1:
+    sent, or not yet; `note` then gives the reason, if it is known. `response` describes the response that the script chose (`500, rule 1:
     first 3`); it is empty if an older inspector received the request.
     """
 
@@ -150,7 +153,7 @@ class StoredInbox:
     removed: int = 0
     waiting: list[asyncio.Future[None]] = field(default_factory=list)
     changing: set[asyncio.Future[None]] = field(default_factory=set)
-    """Response scripts that are being stored. The next request waits for them, because they apply to it."""
+    """A future for each response script that is being stored. The next request waits for them, because the scripts apply to it."""
 
     @property
     def count(self) -> int:
@@ -162,7 +165,7 @@ class StoredInbox:
         return self.floor - self.cleared
 
     def next_seq(self) -> int:
-        """Assign the number of a request, which the caller must record before the event loop runs anything else."""
+        """Return the number of a new request. The caller must call `record` before the event loop runs anything else."""
         self.last += 1
         return self.last
 
@@ -173,7 +176,7 @@ class StoredInbox:
 class _Job(NamedTuple):
     """A job for the writer: a row to insert, or a statement to run. Jobs are run in order.
 
-    `committed` makes the statement's change in memory; it is called in the same order, after the transaction is committed.
+    `committed` makes the statement's change in memory. It is called after the commit, also in the order of the jobs.
     """
 
     inbox: StoredInbox
@@ -248,7 +251,7 @@ class RequestStore:
             creating = self._enqueue(inbox, None, insert, (inbox.number, inbox.id, name), lambda: self._add(inbox))
             creating.add_done_callback(lambda _: self._creating.pop(name))
             self._creating[name] = creating
-        await asyncio.shield(creating)  # a caller that is cancelled does not cancel it for the others
+        await asyncio.shield(creating)  # if one caller is cancelled, the others must still get the inbox
         return self.by_name[name], is_first
 
     async def record(
@@ -267,7 +270,7 @@ class RequestStore:
     ) -> None:
         """Store one request, and return when it is committed.
 
-        Raises sqlite3.Error if it could not be stored; the request must not be answered 2xx then.
+        Raises sqlite3.Error if the request could not be stored. It must then not be answered 2xx.
         """
         header_lines = b"\n".join([b":".join(header) for header in headers])
         await self._enqueue(inbox, (inbox.key(seq), received_at, method, path, query, header_lines, body, status, response, note), "", ())
@@ -277,7 +280,7 @@ class RequestStore:
         await self._enqueue(inbox, None, _ANSWERED, (status, note, inbox.key(seq)))
 
     async def set_script(self, inbox: StoredInbox, script: Script) -> None:
-        """Set the response script, which applies from the next request on, also after a restart.
+        """Set the response script. It applies to all later requests, even after a restart.
 
         Raises sqlite3.Error, in which case nothing has changed.
         """
@@ -314,7 +317,7 @@ class RequestStore:
     def read(self, inbox: StoredInbox, after: int, limit: int, max_bytes: int) -> list[Recorded]:
         """Return up to `limit` requests with a seq above `after`, fewer if their bodies exceed `max_bytes`.
 
-        If there are any, at least one is returned. May be called from any thread.
+        If there are such requests, at least one is returned. May be called from any thread.
         """
         first = max(after, inbox.floor) + 1
         requests: list[Recorded] = []
@@ -368,7 +371,7 @@ class RequestStore:
                 for job in jobs:
                     if not job.done.done():
                         job.done.set_exception(error)
-                self._to_trim.clear()  # rows to delete are found again when their inbox next receives a request
+                self._to_trim.clear()  # an inbox is added again when it next receives a request
                 continue
             self._committed(jobs)
             if deletion is not None:
@@ -382,7 +385,7 @@ class RequestStore:
                     self._apply_ring(oldest[0])
 
     def _next_deletion(self) -> tuple[StoredInbox, int] | None:
-        """Choose the rows to delete with the next batch: an inbox, and the highest seq.
+        """Choose the rows to delete in the next transaction: an inbox, and the highest seq to delete.
 
         The number of rows is limited, so that no commit takes long.
         """
@@ -413,7 +416,10 @@ class RequestStore:
             self._to_trim.add(inbox)
 
     def _write(self, jobs: list[_Job], deletion: tuple[StoredInbox, int] | None) -> int:
-        """Run the jobs in order and delete old rows, in one transaction, and return the bytes in use. For the writer's thread."""
+        """Run the jobs in order and delete old rows, in one transaction, and return the bytes in use.
+
+        Runs in the writer's thread.
+        """
         connection = self._connection
         assert connection is not None  # noqa: S101
         connection.execute("BEGIN IMMEDIATE")
@@ -440,9 +446,9 @@ class RequestStore:
         return pages * _PAGE_BYTES
 
     def _oldest(self, excess: int, ranges: list[tuple[StoredInbox, int, int]]) -> tuple[StoredInbox, int] | None:
-        """Choose the requests to drop if the home is full: the inbox with the oldest request, and the highest seq.
+        """Choose the requests to drop if the inboxes exceed their limit: the inbox with the oldest request, and the highest seq to drop.
 
-        For the writer's thread.
+        Runs in the writer's thread.
         """
         connection = self._connection
         assert connection is not None  # noqa: S101
@@ -506,7 +512,8 @@ def _load(connection: sqlite3.Connection) -> list[StoredInbox]:
 def _insert(connection: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> None:
     """Insert rows with statements of many rows each.
 
-    Each statement releases Python's global lock once. With one statement per row, this thread would wait for the event loop after each row.
+    Each statement releases Python's global interpreter lock once. With one statement per row, this thread would have to wait for the event
+    loop after every row.
     """
     start = 0
     for size, statement in _INSERTS:

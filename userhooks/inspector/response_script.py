@@ -20,7 +20,7 @@ response (TCP RST). `redirect`: 302 to the inbox itself. `oversized`: 200 with a
 """
 
 DRIP_BYTES = 60
-"""Length of a `drip` body; at one byte per second, it takes longer than senders wait."""
+"""Length of a `drip` body. At one byte per second, the response takes longer than senders wait."""
 
 OVERSIZED_BYTES = 1 << 20
 
@@ -39,9 +39,10 @@ _FIELDS = ("first", "every", "percent", "seed", "status", "delay", "retry_after"
 class Rule:
     """One rule of a response script: at most one condition, and a response.
 
-    `first` matches the first N requests since the script was set, and `every` each Nth. `percent` matches that percentage of requests,
-    selected only by `seed` and the request's number, so that a repeated run selects the same ones. Without a condition, a rule matches
-    every request.
+    `first` matches the first N requests since the script was set, and `every` each Nth. `percent` matches that percentage of requests.
+    They are selected by `seed` and the request's number alone, so that a repeated run selects the same ones. A rule without a condition
+    matches every request.
+
     The response is `status` after `delay` seconds, with `retry_after` seconds as Retry-After, or an `effect`.
     """
 

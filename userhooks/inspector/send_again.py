@@ -12,13 +12,13 @@ SECONDS = 10.0
 """Seconds to wait for a response, since an inbox may be set to hang."""
 
 _ABOUT_THE_CONNECTION = ("connection", "content-length", "expect", "host", "keep-alive", "transfer-encoding", "upgrade")
-"""Headers that belong to the original connection and are not sent again."""
+"""Headers that are about the original connection, so they are not sent again."""
 
 
 async def send_again(recorded: Recorded, target: str, inspector: str) -> int | None:
     """Send a recorded request to the inbox `target`, and return the response's status, or None if there is no response.
 
-    The method, the path below the inbox, the query, the headers, and the body are as received, except for headers about the connection.
+    The method, the path below the inbox, the query, the headers, and the body are as received. Headers about the connection are left out.
     `inspector` is a URL like `http://127.0.0.1:3334`; this function connects only to it.
     """
     address = urlsplit(inspector)

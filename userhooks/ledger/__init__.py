@@ -1,8 +1,8 @@
 """The ledger: compares committed changes with received webhooks.
 
-`rows.py` compares the rows of the table, and `changes.py` the changes in the WAL, with the messages that `arrivals.py` sorts. `report.py`
-presents the result. `recorder.py` is a separate program that writes WAL changes to a file; `recording.py` runs it, and `wal.py` decodes
-the file.
+`arrivals.py` sorts the received messages. `rows.py` compares them with the rows of the table, and `changes.py` with the changes in the WAL.
+`report.py` presents the result. `recorder.py` is a separate program that writes WAL changes to a file; `recording.py` runs it, and `wal.py`
+decodes the file.
 """
 
 from userhooks.ledger.arrivals import Receipt

@@ -1,4 +1,4 @@
-"""Messages that inboxes received, sorted into first deliveries, duplicates, foreign messages, and messages out of order. Pure.
+"""Sorts received messages into first deliveries, duplicates, foreign messages, and messages out of order. Pure.
 
 This module does not know which messages were expected.
 """
@@ -32,10 +32,15 @@ class Receipt(NamedTuple):
 class Arrivals:
     """Receipts sorted by kind.
 
-    `inserts`, `reads`, `changes`, and `latest` hold the first accepted delivery of each message. The keys of `inserts`, `latest`, and
-    `deleted` are (sink id, row id), those of `reads` (sink id, row id, backfill id), and those of `changes` and `late` (sink id, commit
-    LSN, index in the commit). `times` counts how often the message with a (sink id, idempotency key) was accepted. `foreigners` includes
-    deliveries that were not accepted.
+    `inserts`, `reads`, `changes`, and `latest` map a key to the first accepted delivery of a message. `deleted` and `late` are sets of
+    keys: rows that a sink reported as deleted, and changes that arrived out of order. The keys are
+
+    - (sink id, row id) in `inserts`, `latest`, and `deleted`,
+    - (sink id, row id, backfill id) in `reads`,
+    - (sink id, commit LSN, index in the commit) in `changes` and `late`,
+    - (sink id, idempotency key) in `times`, which counts how often a message was accepted.
+
+    `foreigners` includes deliveries that were not accepted.
     """
 
     inserts: dict[tuple[str, Any], Receipt]
@@ -54,7 +59,7 @@ class Arrivals:
         return 0 if receipt is None else self.times[receipt.message.sink_id, receipt.message.idempotency_key]
 
     def in_order(self, receipt: Receipt) -> bool:
-        """Return whether no later change of the row arrived before the receipt."""
+        """Return whether the receipt's message arrived before all later changes of its row."""
         message = receipt.message
         return (message.sink_id, message.lsn or 0, message.idx or 0) not in self.late
 
@@ -62,8 +67,8 @@ class Arrivals:
 def sort_receipts(received: Iterable[Receipt], users: Mapping[str, int], *, one_insert: bool) -> Arrivals:
     """Sort the receipts of all inboxes, given in order of arrival within each inbox.
 
-    `users` maps a sink id to the user whose rows the sink may send. With `one_insert`, a second insert of a row id is a duplicate even if
-    its idempotency key differs; otherwise, it is taken for a row that was deleted and inserted again.
+    `users` maps a sink id to the user whose rows the sink may send. If `one_insert` is true, a second insert of a row id is a duplicate
+    even if its idempotency key differs; otherwise, the row is assumed to have been deleted and inserted again.
     """
     arrivals = Arrivals({}, {}, {}, {}, set(), set(), Counter(), [], [], [])
     foreign: set[tuple[int, str, str]] = set()
@@ -105,8 +110,8 @@ def sort_receipts(received: Iterable[Receipt], users: Mapping[str, int], *, one_
 def _is_foreign(message: Message, owners: set[int]) -> bool:
     """Return whether the message contains a user id other than the owner's.
 
-    A user id that is not an integer belongs to nobody and is foreign too. If the inbox and the sink have different owners, any user id is
-    foreign.
+    `owners` are the owners of the inbox and the sink; if they differ, any user id is foreign. A user id that is not an integer belongs to
+    nobody, so it is foreign too.
     """
     user_ids = [values["user_id"] for values in (message.record, message.changes or {}) if values.get("user_id") is not None]
     return any(type(user) is not int or owners != {user} for user in user_ids)

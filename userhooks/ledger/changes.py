@@ -1,7 +1,7 @@
 """Compares the changes in the WAL with received messages. Pure; `wal.py` reads the changes, and `rows.py` compares rows instead.
 
-This module works out which changes each sink must get without calling the subscriptions' filter. The rules are the same: a sink gets the
-changes of its user's rows, except an update that moved a row from one user to another, which would show each user the other's data.
+This module determines which changes each sink must send. It does not call the filter function of subscriptions, but it has the same rules:
+a sink sends the changes of its user's rows, except an update that moves a row to another user, which would show each user the other's data.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ def reconcile(
 ) -> Ledger:
     """Compare committed changes with the received messages.
 
-    `changes` must be in commit order; with `users`, only changes of these users' rows count. `received`, `owed`, and `backfills` are as in
-    `rows.reconcile`, and `rows` is the current table, which backfills are compared with. A change committed before a sink's `since` counts
-    as expected only if it was received. Messages of changes committed before `since_lsn`, where `changes` starts, are ignored.
+    `changes` must be in commit order. If `users` is given, only changes of these users' rows count. `received`, `owed`, and `backfills` are
+    as in `rows.reconcile`. `rows` are the rows currently in the table, which backfills are compared with. A change committed before a
+    sink's `since` is expected only if it was received. `since_lsn` is the LSN at which `changes` starts; messages about earlier changes are
+    ignored.
     """
     subscriptions = list(owed)
     arrivals = sort_receipts(received, {subscription.sink_id: subscription.user_id for subscription in subscriptions}, one_insert=False)
@@ -89,7 +90,7 @@ def reconcile(
 def _entry(change: WalChange, subscription: OwedSubscription, arrivals: Arrivals, reason: str) -> Entry:
     receipt = arrivals.changes.get((subscription.sink_id, change.lsn, change.idx))
     if receipt is not None and (receipt.message.action, receipt.message.record.get("id")) != (change.action, change.row):
-        receipt = None  # another change with this change's LSN and index
+        receipt = None  # its message is about another change with the same LSN and index
     if receipt is not None:
         latency = (receipt.received_at - change.committed_at).total_seconds() * 1000
         state: State = "received"

@@ -1,4 +1,7 @@
-"""A ledger that follows the WAL while changes are committed; `recording.py` records the changes, and a function passed in judges them."""
+"""A ledger that follows the WAL while changes are committed.
+
+`recording.py` records the changes, and a function that the caller provides judges them.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,9 @@ class WalLedger:
             lesson.generate(rate=100, seconds=5, mix={"insert": 8, "update": 1, "delete": 1})
         ledger.verdict()
 
-    Each call waits up to the ledger's `wait` seconds for expected messages that have not arrived, then counts them as lost. `close`, or
-    the end of the `with` block, compares one last time and stops the recording. From then on, every call returns that final result.
+    Each method that returns a result waits up to the ledger's `wait` seconds for expected messages, then counts those that have not arrived
+    as lost. `close`, or the end of the `with` block, compares one last time and stops the recording. From then on, every method returns
+    that final result.
     """
 
     def __init__(self, recording: Recording, judge: Callable[[Recording], Ledger]) -> None:
@@ -87,7 +91,7 @@ class WalLedger:
         return "WalLedger(recording)" if self._final is None else f"WalLedger({self._final.verdict()})"
 
     def _repr_html_(self) -> str:
-        # Judging may wait for messages, and showing an object should not: while recording, the table says only that.
+        # A result may have to wait for messages, but displaying an object must not wait. So there is no result while recording.
         if self._final is None:
             return html_table("Ledger", {"verdict": "still recording; verdict() returns the result so far"})
         return self._final._repr_html_()

@@ -1,8 +1,8 @@
 """A program that copies WAL changes, as output plugin payloads, from a separate slot to a file for as long as its parent runs.
 
-It is a separate process because the kernel is busy while a notebook generates traffic, and a slot that nobody reads retains WAL. The slot
-is temporary: Postgres drops it with the connection, however this program ends. `recording.py` is the parent's side, and `wal.py` decodes
-the file.
+It is a separate process because a kernel that generates traffic has no time to read the slot, which would then retain more and more WAL.
+The slot is temporary, so Postgres drops it when the connection closes, however this program ends. `recording.py` starts and queries this
+program, and `wal.py` decodes the file.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ _QUOTED = "select quote_ident(%s)"
 def main() -> None:
     """Create the slot, report its LSN on stdout, then copy changes to the file until stdin is closed.
 
-    Changes are copied every `POLL_SECONDS`, and at once for every line on stdin, which is answered with `{}` when the slot is drained.
+    Changes are copied every `POLL_SECONDS`, and immediately after each line on stdin. The answer to such a line is `{}`, and means that all
+    changes so far have been copied.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Stop in a notebook is meant for its cell
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a notebook's Stop button is meant for its cell, not for this program
     config = read_config()
     slot = SLOT.format(os.getpid())
     try:
@@ -64,7 +65,7 @@ def _copy(connection: psycopg.Connection[Any], slot: str, publication: str, file
 
 
 def _drain(connection: psycopg.Connection[Any], slot: str, publication: str, file: int) -> int:
-    """Write the slot's pending payloads, each after its length in four bytes, and return their number."""
+    """Write the slot's pending payloads to the file, each preceded by its length in four bytes, and return their number."""
     count = 0
     with connection.cursor(binary=True) as cursor:
         for (payload,) in cursor.stream(_CHANGES, [slot, publication], size=1000):

@@ -34,8 +34,8 @@ _UNSUITABLE = {
 class Recording:
     """A recording of every change of `notifications` that commits from its creation until `close` or the end of this process.
 
-    Changes are stored in an unnamed temporary file, so nothing is left behind. Raises DatabaseUnsuitable if Postgres cannot create a slot,
-    and DatabaseUnavailable for its other errors.
+    Changes are stored in an unnamed temporary file, which the system deletes in any case. Raises DatabaseUnsuitable if Postgres cannot
+    create a slot, and DatabaseUnavailable for its other errors.
     """
 
     def __init__(self, database_url: str, publication: str) -> None:
@@ -61,9 +61,10 @@ class Recording:
             raise
 
     def changes(self) -> list[WalChange]:
-        """Return every change committed so far, in commit order; after `close`, those read by the last call before it.
+        """Return every change committed so far, in commit order.
 
-        Raises UserhooksError if the recorder has stopped by itself, since later changes are then unknown.
+        After `close`, it returns what the last call before `close` returned. Raises UserhooksError if the recorder has stopped
+        unexpectedly, because later changes are then unknown.
         """
         if not self._closed:
             self._ask("")

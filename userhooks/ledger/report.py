@@ -30,12 +30,12 @@ class Entry(NamedTuple):
     - `lost`: the message was expected, and did not arrive within the ledger's `wait` seconds,
     - `not yet arrived`: the message was expected and has not arrived, but `wait` seconds have not passed, or `wait` was 0,
     - `withheld`: no sink may receive the change; `reason` says why,
-    - `not checked`: the message was expected by a receiver that is not an inbox,
-    - `not owed`: nobody had subscribed to the row's user (`sink_name` is None), or only later.
+    - `not checked`: the message was expected at a receiver that is not an inbox,
+    - `not owed`: the row's user had no subscription (`sink_name` is None), or subscribed only after the commit.
 
-    `user_id` is None if the change does not contain it. `received_at` and `latency_ms` refer to the first delivery answered with 2xx, and
-    `times` counts these deliveries. A backfill's entry has no latency, because a `read` does not say when its row was committed.
-    `in_order` is False if the message arrived after a later change of the same row.
+    `user_id` is None if the change does not contain it. `received_at` and `latency_ms` refer to the first delivery that was answered with
+    2xx, and `times` counts all such deliveries. A backfill's entry has no latency, because a `read` does not say when its row was
+    committed. `in_order` is False if the message arrived after a later change of the same row.
     """
 
     row: int
@@ -103,10 +103,10 @@ class Ledger:
         - order: the order of the changes of one row at one sink.
         - p99: time from commit to receipt; left out if nothing arrived.
 
-        The following appear only if there are any. `not yet arrived` counts pairs that may still arrive, `withheld` counts (change, sink)
-        pairs, and `unknown` counts messages about changes that were never committed. `backfill` repeats the counts for backfills.
-        `not checked` counts subscriptions whose receiver is not an inbox, and the pairs expected there. The line ends with
-        `filter function changed` if somebody changed the function in Sequin.
+        The following counts are left out if they are zero. `not yet arrived` counts expected pairs that may still arrive, `withheld` pairs
+        of a change and a sink that must not receive it, and `unknown` messages about changes that were never committed. `backfill` has the
+        expected, received, and lost rows of backfills. `not checked` counts subscriptions whose receiver is not an inbox, and the pairs
+        expected there. The line ends with `filter function changed` if somebody changed the function in Sequin.
         """
         counts = Counter((entry.backfill, entry.state) for entry in self.entries)
         parts = [
@@ -138,7 +138,7 @@ class Ledger:
         return nearest_rank(latencies, percent) if latencies else None
 
     def problems(self, limit: int = 10) -> list[str]:
-        """Return one line per problem, naming the row; at most `limit` lines per kind, then the number of further ones."""
+        """Return one line per problem, which names the row. After `limit` lines of one kind, one line says how many more there are."""
         lost = [f"lost: {_change_of(e)} never reached {e.sink_name}" for e in self.entries if e.state == "lost"]
         waiting = [f"not yet arrived: {_change_of(e)} has not reached {e.sink_name}" for e in self.entries if e.state == "not yet arrived"]
         duplicated = [f"duplicated: {_named(receipt)} arrived again at {receipt.message.sink_name}" for receipt in self.repeats]
@@ -195,7 +195,7 @@ def _counts(counts: Counter[tuple[bool, State]], *, backfill: bool) -> str:
 
 
 def _change_of(entry: Entry) -> str:
-    """Describe a change; an insert is named by its row alone, since a row has only one."""
+    """Describe a change. An insert is described by its row alone, since a row is inserted only once."""
     row = f"row {entry.row} of user {entry.user_id}"
     return row if entry.action == "insert" else f"the {entry.action} of {row}"
 

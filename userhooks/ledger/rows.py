@@ -17,7 +17,7 @@ from userhooks.ledger.report import Entry, Ledger, State
 class Row(NamedTuple):
     """A committed row of `notifications`.
 
-    `committed_at` (aware) is its `created_at`, the start of its transaction.
+    `committed_at` (timezone-aware) is the row's `created_at`, the time at which its transaction started.
     """
 
     id: int
@@ -26,9 +26,9 @@ class Row(NamedTuple):
 
 
 class OwedSubscription(NamedTuple):
-    """A sink that must deliver every row of the user committed at or after `since` (aware).
+    """A sink that must deliver every row of the user that was committed at or after `since` (timezone-aware).
 
-    `is_seen` is False when the receiver is not an inbox, so that its deliveries cannot be checked.
+    `is_seen` is False if the receiver is not an inbox, so that its deliveries cannot be checked.
     """
 
     user_id: int
@@ -45,7 +45,7 @@ class OwedSubscription(NamedTuple):
 
 
 class BackfillRead(NamedTuple):
-    """A backfill, which must deliver as `read` every row of the sink's user committed before `started_at` (aware)."""
+    """A backfill, which must deliver a `read` of every row of the sink's user committed before `started_at` (timezone-aware)."""
 
     sink_id: str
     backfill_id: str
@@ -57,11 +57,10 @@ def reconcile(
 ) -> Ledger:
     """Compare committed rows with the received messages.
 
-    `committed` holds the rows currently in the database, `received` the messages of each inbox in order of arrival, `owed` the
-    subscriptions, and `backfills` their backfills. Live inserts and backfills are checked for loss as long as the row exists;
-    updates and deletes are checked only for duplicates, order, and owner. An insert committed before a sink's `since` counts as expected
-    only if it was received. A backfill skips a row that the sink delivers live in the meantime, so a live message received after the
-    backfill's start counts too.
+    `committed` are the rows currently in the table, `received` the messages of each inbox in order of arrival, `owed` the subscriptions,
+    and `backfills` their backfills. Inserts and backfills are checked for lost messages if the row still exists. Updates and deletes are
+    checked only for duplicates, order, and owner. An insert committed before a sink's `since` is expected only if it was received. A
+    backfill skips a row if the sink sends a live message about it in the meantime, so such a message counts like a `read`.
     """
     rows, subscriptions = list(committed), list(owed)
     arrivals = sort_receipts(received, {subscription.sink_id: subscription.user_id for subscription in subscriptions}, one_insert=True)

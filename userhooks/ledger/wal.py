@@ -1,7 +1,7 @@
 """Decodes changes of `notifications` from the payloads of Postgres' output plugin. Pure; `recorder.py` fetches the payloads.
 
-The ledger checks the engine, so it does not share the engine's decoder: a bug there would hide itself. This module decodes only what the
-checks need. Format: Postgres' documentation, "Logical Replication Message Formats", protocol version 1.
+The ledger checks the engine, so it does not share the engine's decoder, whose bugs it would then fail to notice. This module decodes only
+what the checks need. The format is specified in Postgres' documentation, "Logical Replication Message Formats", protocol version 1.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _TRANSACTIONAL = 1
 
 
 class WalChange(NamedTuple):
-    """One committed change of a row, identified as in messages by its commit's LSN and its index in the commit.
+    """One committed change of a row. Like a message, it is identified by its commit's LSN and its index in the commit.
 
-    `action` is `insert`, `update`, or `delete`. `row` is the row's id after the change, or before a delete. `user_id` is the row's user at
-    that point, and `former_user_id` its user before an update. Either is None if the WAL does not contain it, for example without REPLICA
-    IDENTITY FULL.
+    `action` is `insert`, `update`, or `delete`. `row` and `user_id` are the row's id and user after the change or, for a delete, before it.
+    `former_user_id` is the row's user before an update. Either user is None if the WAL does not contain it, for example if the table's
+    replica identity is not FULL.
     """
 
     lsn: int
@@ -35,7 +35,7 @@ class WalChange(NamedTuple):
 
 
 class PayloadReader:
-    """A decoder of payloads, which must be read in order."""
+    """Decodes payloads, which must be given in order."""
 
     def __init__(self) -> None:
         self._columns: dict[int, tuple[int, int] | None] = {}
