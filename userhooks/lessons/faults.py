@@ -1,4 +1,4 @@
-"""Receiver faults as percentages, converted to an inbox's response script, a description, and a line of code for a cell. Pure."""
+"""Faults of a receiver as percentages. They are converted to a response script, a description, and a line of code for a cell. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RETRY_AFTER = 2
 class Faults:
     """Percentages of requests that go wrong: answered 500 (`fails`) or 429 (`busy`), never answered (`hangs`), or reset (`resets`).
 
-    All other requests are answered 200. Answers are delayed by `delay` seconds. The same `seed` selects the same requests. Raises
+    All other requests are answered 200. Answers are delayed by `delay` seconds. The same `seed` always selects the same requests. Raises
     InvalidInput if the percentages add up to more than 100.
 
         lesson.inbox("ada").respond(Faults(fails=20, hangs=5).script())
@@ -37,7 +37,10 @@ class Faults:
             )
 
     def script(self) -> list[dict[str, Any]]:
-        """Return the response script. Its rules share a seed and have cumulative percentages, so that each request matches at most one."""
+        """Return the response script.
+
+        Its rules share a seed and have cumulative percentages, so that each fault affects its share of the requests.
+        """
         late = {"delay": self.delay} if self.delay else {}
         kinds: list[tuple[float, dict[str, Any]]] = [
             (self.fails, {"status": 500, **late}),

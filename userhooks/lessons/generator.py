@@ -1,4 +1,4 @@
-"""Traffic for a lesson: rows written to `notifications` at a steady rate. A pure schedule, and a thin runner that writes the rows due.
+"""Traffic for a lesson: rows written to `notifications` at a steady rate. A pure schedule says when, and a thin runner writes them.
 
 The ledger checks whether the rows arrive.
 """
@@ -54,13 +54,16 @@ _OLD_ROWS = "SELECT id FROM public.notifications WHERE user_id = ANY(%s) ORDER B
 
 @dataclass(frozen=True)
 class Schedule:
-    """The times at which rows are due: row k (from 0) at k / `rate` seconds. `total` rows, or unlimited rows if it is None. Pure."""
+    """The times at which to write rows: row k, starting at 0, after k / `rate` seconds. Pure.
+
+    There are `total` rows; None means no limit.
+    """
 
     rate: float
     total: int | None = None
 
     def due(self, elapsed: float) -> int:
-        """Return how many rows should have been written by now. It depends on the elapsed time alone, so that errors do not accumulate."""
+        """Return how many rows should have been written by now. This depends only on the elapsed time, so that errors do not accumulate."""
         rows = math.floor(elapsed * self.rate + 1e-9) + 1
         return rows if self.total is None else min(rows, self.total)
 
@@ -76,9 +79,9 @@ class Generated:
     """The changes that a run committed.
 
     `inserted`, `updated`, and `deleted` count rows; `per_user` counts inserted rows by user id. `asked` is the number of changes requested,
-    or None for no limit, and `rate` the requested changes per second. The run took `seconds` from `started_at` (aware, UTC). `first_id` and
-    `last_id` are the first and last id inserted, or None. `timeline` has pairs (seconds since the start, changes committed by then), about
-    ten per second.
+    or None for no limit, and `rate` the requested changes per second. The run took `seconds` from `started_at` (timezone-aware, UTC).
+    `first_id` and `last_id` are the first and last id inserted, or None. `timeline` has pairs (seconds since the start, changes committed
+    by then), about ten per second.
     """
 
     inserted: int
@@ -160,14 +163,15 @@ def generate(
 ) -> Generated:
     """Write notifications for random existing users at `rate` rows per second, for `seconds`, or until `count` rows or Ctrl-C.
 
-    Each tick is a transaction with one multi-row INSERT. After a delay, the run catches up. A run of `seconds` may take 10 % longer for
-    that, or 5 s if that is more. Its summary says how many rows are missing. `mix` has weights for `insert`, `update`, and `delete`;
-    the latter two change rows of the same users, and become inserts while there are none. `users` limits the run to these user ids. `seed`
-    makes the choices repeatable. `progress` is called with the number of rows so far after every tick; without it, a progress bar is shown
-    in a terminal or notebook.
+    Each tick is a transaction with one multi-row INSERT. After a delay, the run catches up. If `seconds` is given, the run may take 10 % or
+    5 s longer for that, whichever is more, and its summary says how many rows are missing. `mix` has weights for `insert`, `update`, and
+    `delete`; updates and deletes change rows of the same users, and are replaced by inserts while there are no such rows. `users` limits
+    the run to these user ids. `seed` makes the random choices repeatable. `progress` is called with the number of rows so far after every
+    tick; without it, a progress bar is shown in a terminal or notebook.
 
     Raises InvalidInput, and NotFound if there are no users or one was deleted during the run. Raises DatabaseUnsuitable if userhooks did
-    not create the tables or Postgres refuses a statement, and DatabaseUnavailable. These two say how many rows had been committed.
+    not create the tables or Postgres refuses a statement, and DatabaseUnavailable if Postgres does not answer. The last two say
+    how many rows had been committed.
 
         generated = generate(url, rate=100, seconds=5)
         print(generated.summary())
@@ -201,7 +205,7 @@ def _run(
 ) -> Generated:
     started_at, start = datetime.now(UTC), clock()
     timeline: list[tuple[float, int]] = []
-    # Each row counts for one interval, and the row that is due at 0 for the interval before it.
+    # Each row stands for the interval before it. So the first interval, of the row at 0 s, starts before 0 s.
     logged_at, logged_rows, elapsed, interrupted = -1 / schedule.rate, 0, 0.0, False
     try:
         while schedule.total is None or writer.changes < schedule.total:
@@ -242,7 +246,7 @@ def _run(
 
 
 class _Writer:
-    """Writes the rows of each tick, counts committed changes, and keeps the ids of rows that it may change."""
+    """Writes the rows of each tick, counts committed changes, and remembers the ids of rows that it may update or delete."""
 
     def __init__(
         self, connection: psycopg.Connection[Any], users: Sequence[int] | None, weights: Mapping[str, float], rng: random.Random
@@ -266,7 +270,7 @@ class _Writer:
         return self.inserted + self.updated + self.deleted
 
     def write(self, rows: int) -> None:
-        """Commit a transaction with `rows` changes, and count them afterwards."""
+        """Commit a transaction with `rows` changes, and then count them."""
         kinds = Counter(self._rng.choices(ACTIONS, self._weights, k=rows)) if self._changing else Counter({INSERT: rows})
         changed = self._rng.sample(self._rows, min(kinds[UPDATE], len(self._rows)))
         removed = [self._take_row() for _ in range(min(kinds[DELETE], len(self._rows)))]
@@ -351,7 +355,10 @@ def _record(timeline: list[tuple[float, int]], elapsed: float, changes: int) -> 
 
 @contextmanager
 def progress_shown(progress: Callable[[int], object] | None, total: int | None, unit: str) -> Iterator[Callable[[int], object]]:
-    """Yield a function to call with the count so far: `progress` or, without one, a progress bar in a terminal or notebook."""
+    """Yield a function to call with the count so far.
+
+    It is `progress` or, if that is None, a function that updates a progress bar in a terminal or notebook.
+    """
     if progress is not None:
         yield progress
     elif sys.stderr.isatty() or _in_notebook():

@@ -1,4 +1,4 @@
-"""Two-line messages in notebooks for a name that no cell has defined yet, and for a call into this package that was stopped."""
+"""Two-line error messages in notebooks: for a name that no cell has defined yet, and for a call to this package that was stopped."""
 
 from __future__ import annotations
 

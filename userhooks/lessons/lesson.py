@@ -1,6 +1,6 @@
-"""A lesson's own users and inboxes, what a notebook does with them, and the ledger of what was written and received.
+"""A lesson's users and inboxes, what a notebook does with them, and the ledger, which compares rows written with messages received.
 
-`ledger/` compares the two sides. Subscribing is in `webhooks/subscriptions.py`, and generating traffic in `generator.py`.
+`ledger/` contains the comparison, `webhooks/subscriptions.py` subscribes users, and `generator.py` generates traffic.
 
 It is long because a lesson and its ledger need the same users and inboxes.
 """
@@ -56,15 +56,15 @@ _DELETE_USERS = "DELETE FROM public.users WHERE id = ANY(%s)"
 class Lesson:
     """The users Ada, Ben, and Cy of one lesson, with an inbox for each. Created by `Stack.lesson`.
 
-    Other users, rows, subscriptions, and inboxes are not touched, with one exception. A separate Sequin server can handle few sinks, so the
-    sinks of other lessons are removed there. In the database, a user has a name like `lesson 01: ada`, and the inbox has the same name. The
-    argument `user` is always `ada`, `ben`, or `cy`; anything else raises NotFound.
+    Other users, rows, subscriptions, and inboxes are not changed, with one exception. A separate Sequin server can handle only a few sinks,
+    so the sinks of other lessons are removed there. In the database, a user has a name like `lesson 01: ada`, and the inbox has the same
+    name. The argument `user` is always `ada`, `ben`, or `cy`; anything else raises NotFound.
 
         lesson = stack.lesson("01")
         lesson.subscribe("ada", url=lesson.inbox("ada").url)
         lesson.generate(rate=100, seconds=5)
 
-    It is long because everything that a cell does with a lesson is a method of its own.
+    It is long because everything that a cell does with a lesson is a separate method.
     """
 
     def __init__(self, clients: Clients, name: str) -> None:
@@ -136,7 +136,7 @@ class Lesson:
         return self.clients.database.insert_notifications([(self.user(user), text)])[0]
 
     def schema(self) -> str:
-        """Create this lesson's Postgres schema, for tables of its own, if it does not exist yet. Return its name.
+        """Create a Postgres schema for this lesson's tables, if it does not exist yet, and return its name.
 
         The schema is dropped with the lesson, after the sinks on its tables and their endpoints have been deleted. Raises
         DatabaseUnsuitable if there is a schema of that name that userhooks did not create.
@@ -168,9 +168,10 @@ class Lesson:
         )
 
     def backfill(self, user: str) -> BackfillHandle:
-        """Send all of the user's current rows to the user's first subscription again. Call `wait` on the result to wait for the end.
+        """Send all of the user's current rows to the user's first subscription again.
 
-        Unlike with `stack.backfill`, the ledger then expects those rows, too. Raises NotFound if the user has no subscription.
+        Call `wait` on the result to wait until they have been sent. Unlike after `stack.backfill`, the ledger expects these rows. Raises
+        NotFound if the user has no subscription.
         """
         subscriptions = self.clients.subscriptions.list(self.user(user))
         if not subscriptions:
@@ -185,8 +186,8 @@ class Lesson:
     def add_unfiltered_sink(self, user: str) -> Sink:
         """Create a sink without a filter, which sends the rows of all users to this user's inbox. It is the mistake that lesson 02 shows.
 
-        The sink sends to an inbox of this lesson only. `remove_unfiltered_sink` removes it. So does the start or end of any lesson, in case
-        the kernel was killed.
+        The sink sends only to an inbox of this lesson. `remove_unfiltered_sink` removes it. The start and the end of any lesson remove it
+        too, in case the kernel was killed.
         """
         before = self.clients.database.wal_position()
         sink = create_unfiltered_sink(self.clients.sequin, self.clients.home_key, self.user(user), self.inbox(user))
@@ -204,19 +205,19 @@ class Lesson:
     def ledger(self, wait: float = 10.0, *, wal: Literal[True]) -> WalLedger: ...
 
     def ledger(self, wait: float = 10.0, *, wal: bool = False) -> Ledger | WalLedger:
-        """Compare every row of this lesson's users with what their inboxes received; with `wal=True`, every change from now on.
+        """Compare every row of this lesson's users with what their inboxes received or, if `wal` is true, every change from now on.
 
         A row that is still missing after `wait` seconds is `lost`. If it was committed during those seconds, or if `wait` is 0, it is
-        `not yet arrived`. The ledger counts subscriptions to this lesson's inboxes, rows that are still in the table, and backfills that
-        `Lesson.backfill` started and nobody cancelled. Subscriptions to other receivers are `not checked`.
+        `not yet arrived`. The ledger checks subscriptions to this lesson's inboxes, rows that are still in the table, and backfills that
+        `Lesson.backfill` started and that were not cancelled. Subscriptions to other receivers are `not checked`.
 
             ledger = lesson.ledger()
             ledger.verdict()
             ledger.frame()
 
-        With `wal=True`, the ledger reads Postgres' WAL from a temporary slot, so updates, deletes, and rows that move to another user count
-        as well. This costs the database work for every change, so measure rates without it. Raises DatabaseUnsuitable if Postgres has no
-        free slot.
+        If `wal` is true, the ledger reads Postgres' WAL from a temporary slot, so it also checks updates, deletes, and rows that move to
+        another user. This is additional work for the database with every change, so measure rates without it. Raises DatabaseUnsuitable if
+        Postgres has no free slot.
 
             with lesson.ledger(wal=True) as ledger:
                 lesson.generate(rate=100, seconds=5, mix={"insert": 8, "update": 1, "delete": 1})
@@ -258,7 +259,7 @@ class Lesson:
         users = set(self._users.values())
 
         def reconcile(table: list[Row], received: list[Receipt], owed: list[OwedSubscription], replays: list[BackfillRead]) -> Ledger:
-            committed = recording.changes()  # read last, so that it includes the change of every message received
+            committed = recording.changes()  # read last, so that the changes of all received messages are included
             return changes.reconcile(committed, received, owed, replays, table, users=users, since_lsn=recording.start_lsn)
 
         return self._reconciled(reconcile)
@@ -316,7 +317,7 @@ class Lesson:
         return schema.startswith(_SCHEMA_PREFIX) and self.clients.database.has_schema(schema)
 
     def _remove_schema(self) -> None:
-        """Delete the sinks on the schema's tables, the endpoints of this lesson's inboxes that no sink uses any more, and the schema."""
+        """Delete the schema, the sinks on its tables, and the endpoints for this lesson's inboxes that no sink uses any more."""
         sequin = self.clients.sequin
         sinks = sequin.sinks()
         schema_sinks = [sink for sink in sinks if any(table.startswith(f"{self._schema}.") for table in sink.include_tables)]
@@ -340,7 +341,7 @@ def stack_ledger(clients: Clients, wait: float = 10.0) -> Ledger:
 
 
 def _settled(clients: Clients, wait: float, read: Callable[[], Ledger]) -> Ledger:
-    """Read the ledger until nothing is missing or `wait` seconds have passed. Only what was committed before the call can be lost.
+    """Read the ledger until nothing is missing or `wait` seconds have passed. Only a row committed before the call can be `lost`.
 
     The filter function in Sequin is checked as well, because foreign rows may arrive at any time if somebody has changed it.
     """
@@ -364,7 +365,7 @@ def _filter_problem(clients: Clients) -> str:
 
 
 def _now(clients: Clients) -> datetime:
-    """Return the time of the database's clock, which also sets `created_at`."""
+    """Return the current time of the database, whose clock also sets `created_at`."""
     with clients.database.connect() as connection:
         row = connection.execute("SELECT clock_timestamp()").fetchone()
         assert row is not None  # noqa: S101 - a SELECT of one expression has one row
@@ -389,12 +390,15 @@ def _inbox_of(subscription: Subscription, inboxes: Mapping[str, Inbox]) -> Inbox
 
 
 def _inbox_at(url: str, inboxes: Mapping[str, Inbox]) -> Inbox | None:
-    """Return the inbox whose URL, in `inboxes`, is `url` or a parent of it, or None."""
+    """Return the inbox in `inboxes` whose URL is `url` or a parent of it, or None."""
     return next((inbox for base, inbox in inboxes.items() if re.match(re.escape(base) + r"(?:[/?]|$)", url)), None)
 
 
 def _receipts(inbox: Inbox, owners: Mapping[str, int], otherwise: int) -> list[Receipt]:
-    """Return every message in an inbox, in order of arrival. `owners` maps a sink to the inbox's owner, which defaults to `otherwise`."""
+    """Return every message in an inbox, in order of arrival.
+
+    `owners` maps a sink id to the owner of the inbox for that sink; for other sinks, the owner is `otherwise`.
+    """
     return [
         Receipt(owners.get(message.sink_id, otherwise), request.seq, request.received_at, request.accepted, message)
         for request in inbox.received()
@@ -405,7 +409,10 @@ def _receipts(inbox: Inbox, owners: Mapping[str, int], otherwise: int) -> list[R
 def _owed(
     clients: Clients, subscriptions: Iterable[Subscription], inboxes: Mapping[str, Inbox], since: Mapping[str, datetime]
 ) -> list[OwedSubscription]:
-    """Return each subscription with the time from which it must deliver rows: from `since`, or when it was recorded in the database."""
+    """Return each subscription with the time from which it must deliver rows.
+
+    This is its time in `since` or, if it has none there, the time in its database row.
+    """
     with clients.database.connect() as connection:
         recorded_at = dict(connection.execute(_SUBSCRIBED_AT).fetchall())
     return [

@@ -1,6 +1,6 @@
-"""A receiver that a notebook defines, served from a thread of its kernel.
+"""A receiver that a notebook defines, served by a thread of the notebook's kernel.
 
-The inspector's inboxes are separate receivers, in `inspector/`.
+The other receivers are the inspector's inboxes, in `inspector/`.
 """
 
 from __future__ import annotations
@@ -25,13 +25,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 POLL = 0.02
-"""Seconds between two checks while waiting, and the time it takes to close a server."""
+"""Seconds between two checks while waiting, and the time that closing a server may take."""
 
 ANYWHERE = "0.0.0.0"  # noqa: S104 - for comparison only
 """Address that listens on every network interface, but cannot be connected to."""
 
 _AT_ONCE = 256
-"""Connections that may wait to be accepted. With socketserver's five, part of a burst would be retried only a second later."""
+"""Connections that may wait to be accepted.
+
+With socketserver's default of five, part of a burst would be retried only a second later.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +50,9 @@ class Answer:
 class ReceiverServer:
     """A server for an `http.server.BaseHTTPRequestHandler` class, with a thread for each request, until it is closed.
 
-    Senders use `url`. A container may know this machine by a name that does not resolve on it, so use `local_url` to call the server from
-    here. Each request gets its own connection. A server that is being closed still answers the requests it has received. Nothing is
-    printed: `answers` has each answer, and the exceptions that the handler raised. A handler that raises sends no answer.
+    Senders use `url`. Its host may be a name that only containers can resolve, so use `local_url` to call the server from this machine.
+    Each request gets its own connection. A server that is being closed still answers the requests it has received. Nothing is printed:
+    `answers` returns each answer, and each exception that the handler raised. If the handler raises an exception, no answer is sent.
 
     `bind` is the address to listen on, `host` the host name in the URL, and `port` 0 means a free port. Raises InvalidInput if `handler` is
     not a handler class, and ConfigurationError if the port is in use.
@@ -129,7 +132,10 @@ _served: dict[str, ReceiverServer] = {}
 
 
 def serve(name: str, handler: type[BaseHTTPRequestHandler], *, bind: str = "127.0.0.1", host: str = "127.0.0.1") -> ReceiverServer:
-    """Serve the handler under a name. It replaces the name's earlier server, at the same URL. Raises what `ReceiverServer` raises."""
+    """Serve the handler under a name. If the name already has a server, replace it at the same URL.
+
+    Raises the errors of `ReceiverServer`.
+    """
     _require_handler(handler)
     port = 0
     if name in _served:
@@ -170,18 +176,18 @@ class _Server(socketserver.ThreadingTCPServer):
         super().shutdown_request(request)
 
     def server_close(self) -> None:
-        """Also close connections without a request yet, which senders open in advance. Requests already received are still answered."""
+        """Also close connections that senders opened in advance, without a request yet. Requests already received are still answered."""
         super().server_close()
         for connection in tuple(self._open):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RD)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore errors: the handler's own are already recorded, and others mean that the sender disconnected before its answer."""
+        """Ignore errors. The handler's errors are already recorded, and others mean that the sender disconnected before the answer."""
 
 
 class _RecordingHandler(BaseHTTPRequestHandler):
-    """A mixin before the notebook's handler class, which records each answer and prints nothing."""
+    """A mixin that precedes the notebook's handler class. It records each answer and prints nothing."""
 
     answer_log: list[Answer]
     _started = 0.0

@@ -22,12 +22,13 @@ SELECT user_id, floor(extract(epoch FROM created_at))::bigint, count(*)
 
 
 def pulse(lesson: Lesson, since: datetime) -> pd.DataFrame:
-    """Return the rows written and received in each second since `since` (aware) as a DataFrame, for at most the last ten minutes.
+    """Return the rows written and received in each second since `since` as a DataFrame, for at most the last ten minutes.
 
-    The frame has one row per user and second, with these columns. Updates, deletes, repeats, and backfills do not count as `waiting`.
+    `since` must be timezone-aware. The frame has one row per user and second, with these columns. Updates, deletes, repeats, and backfills
+    do not count as `waiting`.
 
     - `second` (datetime64[us, UTC]) and `user` (str)
-    - `generated`: rows inserted, without those deleted since
+    - `generated`: rows inserted, except those that have been deleted since then
     - `delivered`: requests answered 2xx
     - `refused`: requests answered otherwise, or not at all
     - `waiting`: rows generated since `since` and not delivered by the end of the second

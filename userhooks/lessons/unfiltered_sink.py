@@ -1,4 +1,4 @@
-"""A sink without a filter, created on purpose: the mistake that lesson 02 shows. There is at most one, and it sends to an inbox."""
+"""A sink without a filter, created on purpose to show a mistake in lesson 02. There is at most one, and it sends to an inbox."""
 
 from __future__ import annotations
 

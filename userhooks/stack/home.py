@@ -1,4 +1,4 @@
-"""The home folder: the paths in it, the secrets and chosen ports it stores, and whether this release may use it.
+"""The home folder: its paths, its stored secrets and ports, and the check that this release may use it.
 
 It contains a user's data and secrets, so its mode is 0700 and that of its files is 0600. `supervisor.py` runs the programs, and
 `embedded_postgres.py` decides where the database cluster goes.
@@ -31,7 +31,7 @@ LOG_BYTES = 10_000_000
 """Size of a log above which it is rotated before its part starts."""
 
 _CHOSEN_PORTS = range(20_000, 30_000)
-"""Range for free ports, below those from which Linux and macOS take the local ports of outgoing connections."""
+"""Range for free ports. It is below the range from which Linux and macOS take the local ports of outgoing connections."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Secrets:
 
 
 class Home:
-    """One home folder. `open` creates or checks it; the constructor touches nothing."""
+    """One home folder. `open` creates or checks it; the constructor does not access the disk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -72,10 +72,10 @@ class Home:
         if self.path.exists() and not self.path.is_dir():
             raise ConfigurationError(f"The home {self.path} is a file, not a folder.", "Set USERHOOKS_HOME to a folder.")
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _locked(self.path):  # otherwise two simultaneous first commands would each create secrets
+        with _locked(self.path):  # otherwise, two commands that first use the home at the same time would each create secrets
             recorded = self._recorded_format(major)
             self.path.chmod(0o700)
-            # Written first, so that a partly created home is still recognized as one.
+            # This file is written first, so that a partly created home is still recognized as a home.
             current = {"format": FORMAT, "postgres_major": recorded.get("postgres_major") or major}
             if recorded != current:
                 write_json(self.format_file, current)
@@ -124,7 +124,7 @@ class Home:
 
     @property
     def stack_file(self) -> Path:
-        """The status, and how to reach the supervisor. Only the supervisor writes it."""
+        """The file that contains the status, and how to reach the supervisor. Only the supervisor writes it."""
         return self.path / "stack.json"
 
     @property
@@ -167,7 +167,7 @@ class Home:
 
     @property
     def publication(self) -> str:
-        """The name of the publication, with the same hash."""
+        """The name of the publication. It includes the same hash as the slot's name."""
         return f"userhooks_pub_{self._hash}"
 
     @property
@@ -189,7 +189,7 @@ class Home:
         return {part: port or chosen[part] for part, port in settings.ports.items()}
 
     def running(self) -> dict[str, Any] | None:
-        """Return the state that the supervisor last wrote, or None. The supervisor may have died since."""
+        """Return the state that the supervisor last wrote, or None if there is none. The supervisor may have died since."""
         try:
             state: dict[str, Any] = json.loads(self.stack_file.read_text(encoding="utf-8"))
         except FileNotFoundError:

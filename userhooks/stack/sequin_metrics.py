@@ -1,4 +1,4 @@
-"""Sequin's Prometheus page as a DataFrame, and the expressions of alert rules evaluated on it. Pure; `stack.py` fetches the page.
+"""Parse Sequin's Prometheus page to a DataFrame, and evaluate the expressions of alert rules on it. Pure; `stack.py` fetches the page.
 
 The page is in Prometheus' text format 0.0.4. Of PromQL, only a selector compared with a number is supported: no functions, arithmetic, or
 `for`.
@@ -36,7 +36,7 @@ def parse(text: str) -> pd.DataFrame:
 
     Columns: `metric` (str), `value` (float64), and one per label (str, missing if a sample does not have that label). The labels
     `consumer_name`, `entity_name`, and `status` name a sink and its health. They always have a column, so that programs can select by them
-    even before anything was delivered. A histogram consists of the samples `…_bucket` (label `le`), `…_sum`, and `…_count`. Raises
+    even if nothing has been delivered yet. A histogram consists of the samples `…_bucket` (label `le`), `…_sum`, and `…_count`. Raises
     InvalidInput, naming the line, if `text` is not a metrics page.
 
         page = parse('sequin_messages_buffered{consumer_name="user-1-notifications"} 3')
@@ -55,7 +55,7 @@ def parse(text: str) -> pd.DataFrame:
 def firing(expression: str, page: pd.DataFrame) -> pd.DataFrame:
     """Return as a DataFrame the rows of a parsed page that match an expression like `sequin_messages_buffered{consumer_name="a"} > 100`.
 
-    Raises InvalidInput if the expression is not a metric, optional labels with `=`, and a comparison with a number.
+    An expression consists of a metric, optional labels with `=`, and a comparison with a number. Raises InvalidInput for any other.
     """
     rule = _RULE.fullmatch(expression)
     try:
@@ -81,6 +81,6 @@ def _sample(line: str) -> tuple[str, dict[str, str], float]:
 
 
 def _parsed(line: str) -> tuple[str, dict[str, str], float]:
-    """Return the metric, labels, and value of a line. Parsing lines singly keeps the parser from adding `_total` to counters' names."""
+    """Return the metric, labels, and value of a line. Each line is parsed on its own, because the parser otherwise renames counters."""
     ((sample,),) = (family.samples for family in text_string_to_metric_families(line))
     return sample.name, sample.labels, sample.value

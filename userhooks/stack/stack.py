@@ -1,7 +1,7 @@
 """The stack as one object: start it or attach to it, kill and restart its parts, and get clients for them.
 
-Notebooks and commands use this object. `supervisor.py` manages the processes, and each client has its own module. Those modules are
-imported on first use, so that `import userhooks` stays fast.
+Notebooks and commands use this object. `supervisor.py` manages the processes. Each client has its own module, which is imported on first
+use, so that `import userhooks` stays fast.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Stack:
     """A running stack: Postgres, Sequin (the local engine or a separate server), the subscription server, and the inspector.
 
     Create one with `Stack.start()` or `Stack.attach()`. The stack keeps running after this object, or the kernel that created it, is gone.
-    As a context manager, it closes its clients on exit, and stops the stack if it started it.
+    As a context manager, it closes its clients on exit, and stops the stack if `start` started it.
 
         stack = Stack.start()
         stack.database.users()
@@ -51,9 +51,9 @@ class Stack:
     def __init__(self, settings: Settings, status: StackStatus, *, started: bool) -> None:
         self.settings = settings
         self.started = started
-        """Whether this object's `start` started the stack rather than finding it running."""
+        """Whether `start` started the stack, rather than finding it running, when it created this object."""
         self._home = Home(settings.home)
-        self._status = status  # its addresses and tokens stay valid, its process ids may be out of date
+        self._status = status  # its addresses and tokens stay valid, but its process ids may be out of date
 
     @classmethod
     def start(cls, settings: Settings | None = None) -> Stack:
@@ -80,7 +80,7 @@ class Stack:
     def stop(self) -> str:
         """Stop every process of the stack and keep its data.
 
-        Return a note about WAL that your own database still retains for the stack, or an empty string for the embedded database.
+        Return a note about the WAL that your own database still retains for the stack, or an empty string if the embedded database is used.
         """
         return stop_stack(self.settings)
 
@@ -89,7 +89,7 @@ class Stack:
         for name in ("sequin", "inspector"):
             if (client := self.__dict__.pop(name, None)) is not None:
                 client.close()
-        self.__dict__.pop("subscriptions", None)  # it uses the closed Sequin client
+        self.__dict__.pop("subscriptions", None)  # it uses the Sequin client, which is now closed
 
     def __enter__(self) -> Self:
         return self
@@ -211,7 +211,7 @@ class Stack:
             raise SequinUnreachable(f"The metrics page does not answer: {error}.", remedy) from None
 
     def lesson(self, name: str) -> Lesson:
-        """Return a lesson with users and empty inboxes of its own. What an earlier run of the same lesson left behind is removed."""
+        """Return a lesson with separate users and empty inboxes. What an earlier run of the same lesson left behind is removed."""
         from userhooks.lessons.ipython_errors import explain_in_two_lines
         from userhooks.lessons.lesson import Lesson
 
@@ -219,7 +219,10 @@ class Stack:
         return Lesson(self.clients, name)
 
     def backfill(self, subscription: Subscription | str) -> BackfillHandle:
-        """Send all current rows to a subscription (or the sink of that name) again. Call `wait` on the result to wait for the end."""
+        """Send all current rows of a subscription's user again. Call `wait` on the result to wait until they have been sent.
+
+        The subscription may also be given as the name of its sink.
+        """
         sink_name = subscription if isinstance(subscription, str) else subscription.sink_name
         return self.subscriptions.backfill(sink_name)
 
@@ -252,13 +255,16 @@ def stack_status(settings: Settings) -> StackStatus:
         try:
             return control.ask(state, "status")
         except NotRunning:
-            pass  # the supervisor was killed, and every program ends with it
+            pass  # the supervisor was killed, so its programs have exited too, or are about to
     ports = home.ports(settings) if home.path.exists() else settings.ports
     return describe(settings, home, ports, pids={}, ready=False, version=None)
 
 
 def full_status(settings: Settings) -> StackStatus:
-    """Return `stack_status` with what Sequin reports: a changed filter function and, from a separate server, its sinks and its slot."""
+    """Return `stack_status`, completed by what Sequin reports.
+
+    This is whether the filter function has changed and, for a separate server, its sinks and its slot.
+    """
     status = stack_status(settings)
     if not status.ready:
         return status
@@ -267,7 +273,7 @@ def full_status(settings: Settings) -> StackStatus:
     from userhooks.webhooks.subscriptions import FUNCTION_CODE, FUNCTION_NAME
 
     part = status.sequin
-    # `userhooks doctor` explains a Sequin that does not answer or refuses the token.
+    # Errors are ignored here; `userhooks doctor` explains why Sequin does not answer or refuses the token.
     with SequinClient(part.url, part.api_token or "", part.database) as sequin, suppress(SequinError, DatabaseUnavailable):
         if sequin.function_state(FUNCTION_NAME, "filter", FUNCTION_CODE) == "different":
             part = replace(part, filter_function="different")
@@ -282,7 +288,7 @@ def full_status(settings: Settings) -> StackStatus:
 
 
 def stop_stack(settings: Settings) -> str:
-    """Stop the home's stack, even if parts of it have died. Return a note about WAL that a slot in the user's own database retains."""
+    """Stop the home's stack, even if parts of it have died. Return a note about the WAL that a slot in the user's own database retains."""
     home = Home(settings.home)
     database = stack_status(settings).postgres
     control.down(home)

@@ -1,6 +1,6 @@
-"""The status of a stack as a value: what runs where, and how programs reach it. `supervisor.py` and `stack.py` fill it in.
+"""The status of a stack as a value: what runs where, and how programs reach it. `supervisor.py` and `stack.py` create it.
 
-Its JSON form is what `userhooks status --json` prints, what the supervisor answers, and the larger part of `stack.json`.
+`userhooks status --json` prints it as JSON. The supervisor's replies and `stack.json` contain the same JSON.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from userhooks.errors import ConfigurationError
 
 PartName = Literal["postgres", "sequin", "server", "inspector"]
 PartState = Literal["running", "down", "external"]
-"""State of a part; an `external` one belongs to the user, so this stack neither starts nor stops it."""
+"""State of a part. An `external` part belongs to the user, so this stack neither starts nor stops it."""
 
 PARTS: tuple[PartName, ...] = ("postgres", "sequin", "server", "inspector")
 
@@ -23,7 +23,7 @@ PARTS: tuple[PartName, ...] = ("postgres", "sequin", "server", "inspector")
 class PostgresStatus:
     """The app's database.
 
-    `url` includes the password. It is None until the first `userhooks up` has created the home. `data_dir` is None for a database of the
+    `url` includes the password. It is None until the first `userhooks up` has created the home. `data_dir` is None if the database is the
     user's own.
     """
 
@@ -48,7 +48,7 @@ class SequinStatus:
     `api_token` is None until the first `userhooks up` has created the home. `database` is the database's name in Sequin.
 
     The last three fields are set only by `full_status`, and the last two only for a separate server. `filter_function` is `different` if
-    somebody changed the filter function. `sinks` counts the sinks of userhooks by status, or as `failing`.
+    somebody changed the filter function. `sinks` counts the sinks of userhooks by status; those with an error count as `failing`.
     """
 
     url: str
@@ -121,7 +121,7 @@ class StackStatus:
         return "down" if part.pid is None else "running"
 
     def as_json(self) -> dict[str, Any]:
-        """Return the JSON form. What only `full_status` asks Sequin is left out while it is None."""
+        """Return the status as a JSON object. The fields that only `full_status` sets are left out if they are None."""
         written = asdict(self)
         written["home"] = str(self.home)
         written["postgres"]["data_dir"] = None if self.postgres.data_dir is None else str(self.postgres.data_dir)

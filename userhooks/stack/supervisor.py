@@ -1,8 +1,8 @@
 """The supervisor: one process per home, and the parent of every program of the stack.
 
-It holds the home's lock and a stdin pipe to each program; a program exits when its pipe closes. It starts and stops the programs, and
-answers requests on a loopback port from clients that know the token in `stack.json`. It never restarts a program on its own: a part that
-dies stays down until `up` or `restart`. The public interface is in `stack.py`, and `control.py` reaches or spawns the supervisor.
+It keeps the home locked, and has a pipe to the stdin of each program, which exits when its pipe closes. It starts and stops the programs,
+and answers requests on a loopback port from clients that know the token in `stack.json`. It never restarts a program on its own: a part
+that dies stays down until `up` or `restart`. The public interface is in `stack.py`, and `control.py` reaches or spawns the supervisor.
 
 It is long because starting, watching, and stopping the parts need the same state.
 """
@@ -40,12 +40,15 @@ _MODULES = {"server": "userhooks.webhooks.server", "inspector": "userhooks.inspe
 
 
 class ManagedProgram:
-    """A program of the stack as a child process: `python -m userhooks.<module>`, configured through stdin, writing to its log."""
+    """A program of the stack as a child process.
+
+    It runs `python -m userhooks.<module>`, reads its configuration from stdin, and writes its output to a log.
+    """
 
     def __init__(self, name: str, module: str, host: str, ports: Mapping[str, int], log_file: Path) -> None:
         self.name = name
         self.ports = ports
-        """Ports by the part that names their variable; the first one serves `/health`."""
+        """Ports by the name in PORT_VARIABLES. `/health` is served on the first one."""
         self.log_file = log_file
         self.host = host
         self._module = module
@@ -114,7 +117,7 @@ class ManagedProgram:
 
 
 class Supervisor:
-    """The programs of one home. A lock serializes every change, so that two commands never start the same part twice.
+    """The programs of one home. A lock serializes all changes, so that two commands never start the same part twice.
 
     It is long because starting, watching, and stopping share the state of each program.
     """
@@ -299,7 +302,7 @@ class Supervisor:
     def child_ended(self) -> None:
         """Update the state file after a child has exited. If the child was Postgres' watchdog, start another."""
         if self._lock.locked() or self.stopped.is_set():
-            return  # the holder of the lock writes the state when it is done, and `down` removes the file
+            return  # whoever has the lock writes the state when done, and `down` removes the file
         for part in self.parts:
             if self._pid(part) is None:
                 log.info("%s is down; `userhooks up` starts it", part)
@@ -310,7 +313,10 @@ class Supervisor:
     # --- the control channel -------------------------------------------------------------------------------------------
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one request: a line of JSON with `token`, `do`, and `part` or `settings`. The reply has a `status` or an `error`."""
+        """Answer one request: a line of JSON with `token`, `do`, and `part` or `settings`.
+
+        The reply contains a `status` or an `error`.
+        """
         with contextlib.suppress(ConnectionError, ValueError):
             request = json.loads(await reader.readline())
             if not hmac.compare_digest(str(request.get("token")).encode(), self.token.encode()):
@@ -346,7 +352,7 @@ class Supervisor:
             return as_reply(UserhooksError(f"The supervisor failed: {error!r}", f"See the log: {self.home.log('supervisor')}"))
 
     def _require_same(self, wanted: Mapping[str, Any]) -> None:
-        """Raise ConfigurationError if the running stack has other settings than the caller asks for."""
+        """Raise ConfigurationError if the settings of the running stack differ from those that the caller wants."""
         own = as_json(self.settings)
         variables = {
             "database_url": "DATABASE_URL",
@@ -446,7 +452,10 @@ def describe(
 
 
 async def http_get(host: str, port: int, path: str) -> bytes | None:
-    """Return the body of a 200 response, or None. A client library would take longer to load than the whole stack takes to start."""
+    """Return the body of a 200 response, or None.
+
+    No client library is used, because loading one would take longer than starting the whole stack.
+    """
     try:
         reader, writer = await asyncio.wait_for(asyncio.open_connection(host, port), 1)
     except (OSError, TimeoutError):
@@ -492,7 +501,7 @@ def main() -> None:
     settings = Settings(**{**config, "home": Path(config["home"])})
     home = Home(settings.home)
     if os.fork():
-        os._exit(0)  # the spawning process, perhaps a kernel, must not become our parent, or we would end as its zombie
+        os._exit(0)  # a supervisor whose parent is the spawning process, which may be a kernel, would become a zombie when it exits
     lock = os.open(home.lock_file, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
