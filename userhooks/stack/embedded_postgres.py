@@ -335,10 +335,7 @@ def _processes_in(data_dir: Path) -> Iterator[psutil.Process]:
 
 
 def _copy_binaries(binaries: Binaries, target: Path) -> Binaries:
-    """Copy a Postgres release to a folder that `nobody` can read.
-
-    The libraries next to its package are copied too, because the RPATH of the binaries refers to them.
-    """
+    """Copy a Postgres release, and the libraries that its RPATH refers to, to a folder that `nobody` can read."""
     version = importlib.metadata.version(WHEEL)
     package = target / binaries.package_folder.name
     copied = Binaries(package / binaries.folder.name, binaries.major)
@@ -385,10 +382,7 @@ def _initdb_error(stderr: str) -> ConfigurationError:
 
 
 def _first_error(output: str) -> list[str]:
-    """Return the first error from initdb or the server that it runs, with its details and hints.
-
-    Later errors are about cleaning up.
-    """
+    """Return the first error from initdb or its server, with details and hints. Later errors are about cleaning up."""
     sentences: list[str] = []
     for line in output.splitlines():
         match = re.search(r"\b(?:(error|ERROR|FATAL|PANIC)|detail|DETAIL|hint|HINT): +(.*)", line)
