@@ -4,7 +4,7 @@
 #   make check      run the fast checks: linters, types, unit tests, contract tests
 #   make demo       run the whole flow once, without a browser
 #   make browser    run the tests in Chromium
-#   make real-like  run the lessons against a stand-in with the timing of a real Sequin server
+#   make real-like  run the lessons, in a row and each alone, against a stand-in with the timing of a real Sequin server
 #   make bench      measure rates and latencies next to a baseline: 15 minutes (bench-quick: 2 minutes; bench-full: also the long parts)
 #   make torture    test the engine with crashes, outages, dead receivers, and a soak: about 25 minutes
 #   make clean      remove everything that the commands above created
@@ -57,6 +57,7 @@ browser: $(STAMP)
 
 real-like: $(STAMP)
 	$(BIN)/pytest -q tests/real_like tests/notebooks/test_real_like.py
+	$(BIN)/python -m tests.notebooks.real_like
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

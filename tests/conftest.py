@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
 import tempfile
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
@@ -26,6 +28,9 @@ PUBLICATION = "test_pub"
 # Tests and the programs they start must not use settings that the shell has for another Postgres server.
 for _variable in [name for name in os.environ if name.startswith("PG")]:
     del os.environ[_variable]
+
+# Each httpx.get loads the root certificates anew, which takes longer than the answer of a program on this machine. Tests poll a lot.
+httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)
 
 # No deadlines: these tests do not measure time, and the machine may be busy.
 settings.register_profile("userhooks", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)

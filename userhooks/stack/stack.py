@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import html
 import re
+import ssl
 import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -201,7 +202,7 @@ class Stack:
             remedy = f"Run userhooks down, set SEQUIN_METRICS_URL ({address}), and run userhooks up --detach."
             raise ConfigurationError("The metrics URL of this Sequin server is not set.", remedy)
         try:
-            answer = httpx.get(url, timeout=_METRICS_SECONDS, trust_env=False)
+            answer = httpx.get(url, timeout=_METRICS_SECONDS, trust_env=False, verify=_trusted_certificates())
             answer.raise_for_status()
             return parse(answer.text)
         except httpx.HTTPStatusError:
@@ -295,6 +296,14 @@ def stop_stack(settings: Settings) -> str:
     if database.embedded:
         return ""
     return _held_wal(database.url or "", home.slot)
+
+
+@cache
+def _trusted_certificates() -> ssl.SSLContext:
+    """Return a TLS context with the usual root certificates. Loading them takes longer than reading a metrics page."""
+    import httpx
+
+    return httpx.create_ssl_context(trust_env=False)
 
 
 def page_links(status: StackStatus) -> dict[str, str]:
