@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
-
-from userhooks.engine.change import Change
+from typing import Any, Protocol
 
 UNSAVED = 50_000, 25_000
 """Numbers of messages only in memory at which reading the source pauses and resumes."""
@@ -36,6 +34,16 @@ class MessageSource(Protocol):
         """Record that the source need not keep a message, because it is no longer wanted or is stored."""
 
 
+class Deliverable(Protocol):
+    """A change, or a row read by a backfill, from any source; builders and filters know which. `size` is in bytes."""
+
+    size: int
+    commit_lsn: int
+    commit_idx: int
+    commit_us: int
+    backfill_id: str | None
+
+
 class PendingMessage:
     """A change that a sink must deliver. If `unfiltered`, it must pass the sink's filter before it may be sent.
 
@@ -45,9 +53,9 @@ class PendingMessage:
     __slots__ = ("attempts", "change", "group", "row", "source", "unfiltered")
 
     def __init__(
-        self, change: Change, source: MessageSource, group: object, unfiltered: bool = False, row: int = 0, attempts: int = 0
+        self, change: Deliverable, source: MessageSource, group: object, unfiltered: bool = False, row: int = 0, attempts: int = 0
     ) -> None:
-        self.change = change
+        self.change: Any = change
         self.source = source
         self.group = group
         self.attempts = attempts

@@ -12,9 +12,9 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 from userhooks.engine.change import grouping
 from userhooks.engine.delivery.circuit_breaker import CircuitBreaker
@@ -22,9 +22,8 @@ from userhooks.engine.delivery.http_client import HttpClient, OriginKey
 from userhooks.engine.delivery.latency_histogram import HistogramPool, Latencies
 from userhooks.engine.delivery.pending_message import MemoryBudget, PendingMessage
 from userhooks.engine.delivery.pending_queue import PendingQueue, QueueDisk
-from userhooks.engine.delivery.request_builder import CannotBuild, RequestBuilder
+from userhooks.engine.delivery.request_builder import BuiltRequest, CannotBuild, RequestBuilder
 from userhooks.engine.delivery.retry import Again, Discard, Halve, RetrySchedule, after_failure
-from userhooks.engine.message_format import SinkForm
 from userhooks.engine.resources import HttpEndpoint, SinkResource
 from userhooks.engine.sink_health import FILTER_FAILED
 
@@ -62,12 +61,34 @@ class Disk(QueueDisk, Protocol):
         """Called when a sink's endpoint answers 410."""
 
 
+class Builder(Protocol):
+    """Builds requests from the current settings. `form` is what it needs besides the sink and the endpoint."""
+
+    def configure(self, sink: SinkResource, endpoint: HttpEndpoint, form: Any) -> bool:
+        """Apply new settings; return whether the URL or the headers of requests change."""
+
+    def build(self, messages: list[PendingMessage]) -> BuiltRequest:
+        """Return a request for as many of the messages as possible, starting with the first. Raises CannotBuild."""
+
+
+class Permit:
+    """A right to send that ends by itself at `until` (loop time), even if the process was suspended in the meantime."""
+
+    __slots__ = ("until",)
+
+    def __init__(self, until: float = math.inf) -> None:
+        self.until = until
+
+
 def _origin_of(endpoint: HttpEndpoint) -> OriginKey:
     return endpoint.scheme, endpoint.host.lower(), endpoint.port
 
 
 class SinkDelivery:
     """The delivery of one sink, whose id in the store is `number`; `held` keeps all messages back until `release`.
+
+    `builder` creates the object that builds its requests, and `form` is passed on to it. Nothing is sent after the end of `permit`, if
+    there is one.
 
     The class is long because every outcome changes queue, breaker, and timers together.
     """
@@ -86,6 +107,7 @@ class SinkDelivery:
         "_loop",
         "_may_send",
         "_origin",
+        "_permit",
         "_progressed",
         "_retry_timer",
         "_rng",
@@ -109,7 +131,7 @@ class SinkDelivery:
         self,
         sink: SinkResource,
         endpoint: HttpEndpoint,
-        form: SinkForm,
+        form: Any,
         number: int,
         *,
         client: HttpClient,
@@ -119,6 +141,8 @@ class SinkDelivery:
         disk: Disk,
         latencies: HistogramPool,
         held: bool = False,
+        builder: Callable[[SinkResource, HttpEndpoint, Any], Builder] = RequestBuilder,
+        permit: Permit | None = None,
     ) -> None:
         self.delivered = self.attempted = self.failed = self.discarded = self.repeated = 0
         self.last_error: str | None = None
@@ -126,7 +150,8 @@ class SinkDelivery:
         self.client = client
         self.queue = PendingQueue(number, self, disk, budget)
         self.breaker = CircuitBreaker(schedule)
-        self.builder = RequestBuilder(sink, endpoint, form)
+        self.builder = builder(sink, endpoint, form)
+        self._permit = permit or Permit()
         self._loop = client.loop
         self._schedule = schedule
         self._rng = rng
@@ -147,7 +172,7 @@ class SinkDelivery:
 
     # --- configuration -------------------------------------------------------------------------------------------------
 
-    def configure(self, sink: SinkResource, endpoint: HttpEndpoint, form: SinkForm) -> None:
+    def configure(self, sink: SinkResource, endpoint: HttpEndpoint, form: Any) -> None:
         """Apply the current settings of the sink and its endpoint; messages in backoff are sent with them at once."""
         queue = self.queue
         self.sink = sink
@@ -275,6 +300,8 @@ class SinkDelivery:
         queue = self.queue
         while self.has_more():
             now = self._loop.time()
+            if now >= self._permit.until:
+                return None
             is_new = not (queue.retries and queue.retries.next_due <= now)
             messages = queue.take() if is_new else queue.retries.pop()
             if messages and messages[0].unfiltered:
