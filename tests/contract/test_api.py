@@ -77,7 +77,7 @@ def server(database_url: str, tmp_path: Path, receiver: Receiver) -> Iterator[Se
         database.execute("insert into notifications (user_id, message) select 1, 'x' from generate_series(1, %s)", (ROWS - 1,))
         program = EngineProgram(database_url, tmp_path, publication="sequin_pub", slot="sequin_slot", api_token=TOKEN)
         program.http.headers["authorization"] = f"Bearer {TOKEN}"
-        program.start()
+        program.start(module=("-m", "tests.patient_engine"))  # the replay holds the receiver's responses for seconds
         try:
             yield Server(program, receiver, database)
         finally:
