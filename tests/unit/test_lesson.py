@@ -422,6 +422,26 @@ def test_a_recorder_that_is_gone_is_said_and_not_taken_for_silence(lesson: Lesso
         ledger.close()
 
 
+def test_a_ledger_whose_cell_failed_or_whose_lesson_was_closed_has_no_result_rather_than_a_wrong_one(stack: Stack) -> None:
+    lesson = stack.lesson("01")
+    subscribe_all(lesson)
+    failed, closed = lesson.ledger(wal=True), lesson.ledger(wal=True)
+    with pytest.raises(ZeroDivisionError), failed:
+        lesson.insert("ada", "committed, received, and not in the recording as it was read last")
+        lesson.inbox("ada").wait_for(1)
+        _ = 1 / 0
+    closed_before = lesson.ledger(wal=True)
+    closed_before.close()
+    lesson.close()
+    for ledger in (failed, closed):
+        assert "no result" in repr(ledger)
+        assert "no result" in ledger._repr_html_()
+        with pytest.raises(UserhooksError, match="ended without a result") as caught:
+            ledger.verdict()
+        assert "lesson.ledger(wal=True)" in caught.value.remedy
+    assert closed_before.verdict().startswith("0 committed")
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_the_ledger_by_the_wal_agrees_with_an_independent_count_of_a_real_run_with_faults(lesson: Lesson, seed: int) -> None:
     """Compare the verdict with a count from the inboxes' requests and the generator's result, without the WAL."""

@@ -44,6 +44,10 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 def test_a_cell_shows_a_recording_ledger_without_judging_and_a_closed_one_by_its_final_result() -> None:
     class Recording:
+        closed = False
+
+        def require_open(self) -> None: ...
+
         def close(self) -> None: ...
 
     final = Ledger(0, (), (), (), (), (), filter_problem=HOSTILE)

@@ -26,7 +26,8 @@ class WalLedger:
 
     Each method that returns a result waits up to the ledger's `wait` seconds for expected messages, then counts those that have not arrived
     as lost. `close`, or the end of the `with` block, compares one last time and stops the recording. From then on, every method returns
-    that final result.
+    that final result. If the block ends with an exception, or the lesson is closed first, there is no result, and every method raises
+    UserhooksError.
     """
 
     def __init__(self, recording: Recording, judge: Callable[[Recording], Ledger]) -> None:
@@ -36,7 +37,10 @@ class WalLedger:
 
     def result(self) -> Ledger:
         """Return the ledger as of now, or the final one after `close`."""
-        return self._judge(self._recording) if self._final is None else self._final
+        if self._final is not None:
+            return self._final
+        self._recording.require_open()
+        return self._judge(self._recording)
 
     @property
     def ok(self) -> bool:
@@ -88,10 +92,12 @@ class WalLedger:
             self._recording.close()  # Stop was pressed, or a cell failed, so nobody needs a verdict.
 
     def __repr__(self) -> str:
-        return "WalLedger(recording)" if self._final is None else f"WalLedger({self._final.verdict()})"
+        return f"WalLedger({self._state if self._final is None else self._final.verdict()})"
 
     def _repr_html_(self) -> str:
         # A result may have to wait for messages, but displaying an object must not wait. So there is no result while recording.
-        if self._final is None:
-            return html_table("Ledger", {"verdict": "still recording; verdict() returns the result so far"})
-        return self._final._repr_html_()
+        return html_table("Ledger", {"verdict": self._state}) if self._final is None else self._final._repr_html_()
+
+    @property
+    def _state(self) -> str:
+        return "no result; the recording has ended" if self._recording.closed else "still recording; verdict() returns the result so far"

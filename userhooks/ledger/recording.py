@@ -31,6 +31,9 @@ _UNSUITABLE = {
 }
 
 
+_RECORD_AGAIN = "Start a new one: ledger = lesson.ledger(wal=True)"
+
+
 class Recording:
     """A recording of every change of `notifications` that commits from its creation until `close` or the end of this process.
 
@@ -52,7 +55,7 @@ class Recording:
         self._read = 0
         self._reader = PayloadReader()
         self._changes: list[WalChange] = []
-        self._closed = False
+        self.closed = False
         config = {"database_url": database_url, "publication": publication, "file": self._file.fileno()}
         try:
             self.start_lsn = int(self._ask(json.dumps(config))["lsn"])
@@ -63,19 +66,24 @@ class Recording:
     def changes(self) -> list[WalChange]:
         """Return every change committed so far, in commit order.
 
-        After `close`, it returns what the last call before `close` returned. Raises UserhooksError if the recorder has stopped
-        unexpectedly, because later changes are then unknown.
+        Raises UserhooksError after `close`, or if the recorder has stopped unexpectedly, because later changes are then unknown.
         """
-        if not self._closed:
-            self._ask("")
-            self._take()
+        self.require_open()
+        self._ask("")
+        self._take()
         return self._changes
+
+    def require_open(self) -> None:
+        """Raise UserhooksError after `close`."""
+        if self.closed:
+            what = "This ledger's recording ended without a result, because its cell failed or its lesson was closed."
+            raise UserhooksError(what, _RECORD_AGAIN)
 
     def close(self) -> None:
         """Stop the recorder, which drops its slot."""
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         for stream in (self._program.stdin, self._program.stdout):
             if stream is not None:
                 with suppress(BrokenPipeError):  # the recorder has already exited
@@ -102,7 +110,7 @@ class Recording:
             raise (DatabaseUnsuitable if remedy else DatabaseUnavailable)(what, remedy or "Run userhooks doctor to find out why.")
         if not reply:
             what = "The ledger's recorder has stopped, so later changes are unknown."
-            raise UserhooksError(what, "Start a new one: ledger = lesson.ledger(wal=True)")
+            raise UserhooksError(what, _RECORD_AGAIN)
         return answer
 
     def _take(self) -> None:
