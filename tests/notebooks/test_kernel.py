@@ -127,6 +127,94 @@ def test_a_wrong_token_is_named(own_environment: Kernel, tmp_path: Path) -> None
     assert "SEQUIN_API_TOKEN" in remedy
 
 
+# --- a lesson in two kernels, or run again -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def other_kernel(stack: OwnStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    with running_kernel(stack.environment, tmp_path_factory.mktemp("other")) as one:
+        assert not one.run("from userhooks import Stack").error
+        yield one
+
+
+ELSEWHERE = "was started again in another notebook or kernel."
+FIRST_CELL = "Run this notebook's first cell again, then the cells down to this one."
+
+
+@pytest.mark.parametrize(
+    ("code", "what"),
+    [
+        ('lesson.insert("ada", "x")', f"NotFound: Lesson 20 {ELSEWHERE}"),
+        ("inbox.wait_for(5, timeout=30)", f"NotFound: Lesson 20 {ELSEWHERE}"),
+        ("ledger.verdict()", f"NotFound: Lesson 20 {ELSEWHERE}"),
+        ("stack.subscriptions.pause(sink)", "NotFound: There is no subscription with the sink user-2001-notifications."),
+        ("stack.backfill(sink)", "NotFound: There is no subscription with the sink user-2001-notifications."),
+        ("stack.sequin.update_sink(sink, actions=['insert'])", "SequinNotFound: Sequin does not know what was asked for."),
+        ("{}['ben']", "KeyError: 'ben'"),
+        ("raise ValueError('not enough values\\nto unpack')", "ValueError: not enough values"),
+    ],
+)
+def test_a_lesson_that_another_kernel_started_says_so_in_two_lines(kernel: Kernel, other_kernel: Kernel, code: str, what: str) -> None:
+    start = 'stack = Stack.start()\nlesson = stack.lesson("20")'
+    assert not kernel.run(start).error
+    more = 'inbox = lesson.inbox("ada")\nsink = lesson.subscribe("ada", url=inbox.url).sink_name\nledger = lesson.ledger(wal=True)'
+    assert not kernel.run(more).error
+    assert not other_kernel.run(start).error
+    said = kernel.run(code).error
+    assert len(said) == 2
+    assert said[0].startswith(what)
+    assert f"Lesson 20 {ELSEWHERE} {FIRST_CELL}".endswith(said[1])
+    assert not kernel.run(f"{start}\n{more}").error
+
+
+def test_a_lesson_that_was_closed_says_which_cell_starts_it(lesson: Kernel) -> None:
+    lesson.run("lesson.close()")
+    assert lesson.run("undefined_key = {}['x']").error == ["KeyError: 'x'", f"Lesson kernel was closed. {FIRST_CELL}"]
+
+
+def test_an_error_in_a_lesson_that_goes_on_keeps_its_traceback(lesson: Kernel) -> None:
+    assert len(lesson.run("{}['x']").error) > 2
+
+
+AGAIN = "Run, Run All Above Selected Cell, then run this one."
+
+
+def test_a_cell_that_worked_before_and_fails_now_says_how_to_start_over(lesson: Kernel) -> None:
+    assert not lesson.run("left = ['once']").error
+    code = "taken = left.pop()"
+    assert not lesson.run(code).error
+    said = lesson.run(code).error
+    assert any("IndexError: pop from empty list" in line for line in said)
+    assert AGAIN in said[-1]
+
+
+def test_a_cell_that_fails_because_one_above_it_ran_twice_says_how_to_start_over(lesson: Kernel) -> None:
+    lesson.run("ada = lesson.inbox('ada')")
+    subscribe = "sink = lesson.subscribe('ada', url=ada.url).sink_name\nstack.subscriptions.unsubscribe(sink)"
+    for _ in range(2):
+        assert not lesson.run(subscribe).error
+    said = lesson.run("stack.subscriptions.pause(sink)").error
+    assert said[0].startswith("NotFound: There is no subscription with the sink user-")
+    assert AGAIN in said[-1]
+    assert "Its users are" in lesson.run("lesson.user('dee')").error[1]
+
+
+@pytest.mark.parametrize("code", ["lesson.subscribe('ada', url='ada.example')", "lesson.inbox('ada').respond(status='x')"])
+def test_an_error_that_the_order_of_cells_does_not_cause_is_shown_as_ever(lesson: Kernel, code: str) -> None:
+    for _ in range(2):
+        lesson.run("ada = lesson.inbox('ada')")
+    said = lesson.run(code).error
+    assert said
+    assert AGAIN not in said[-1]
+
+
+def test_a_lesson_that_begins_again_forgets_which_cells_ran(lesson: Kernel) -> None:
+    for _ in range(2):
+        lesson.run("ada = lesson.inbox('ada')")
+    lesson.run('lesson = stack.lesson("kernel")')
+    assert AGAIN not in "".join(lesson.run("{}['x']").error)
+
+
 # --- Stop --------------------------------------------------------------------------------------------------------------------
 
 SUBSCRIBED = 'lesson.subscribe("ada", url=lesson.inbox("ada").url)\n'

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler
@@ -23,6 +25,7 @@ from tests.waiting import eventually
 from userhooks import capacity, demo
 from userhooks.clients import Clients
 from userhooks.errors import DatabaseUnsuitable, InvalidInput, NotFound, UserhooksError
+from userhooks.inspector.client import Inbox
 from userhooks.ledger.recording import Recording
 from userhooks.lessons import own_receiver
 from userhooks.lessons.generator import Generated
@@ -94,7 +97,7 @@ def test_a_subscriber_gets_all_of_their_rows_and_the_ledger_says_so(lesson: Less
     counted = f"500 committed, {expected} expected, {expected} received, 0 lost, 0 duplicated, 0 foreign, order kept"
     assert re.fullmatch(rf"{counted}, p99 \d+ ms", verdict)
     assert {message.user_id for message in inbox.wait_for(expected)} == {lesson.user("ada")}
-    assert repr(lesson) == "Lesson('01', users ada, ben, cy)"
+    assert repr(lesson) == "Lesson('01', users ada 101, ben 102, cy 103)"
 
 
 def test_a_receiver_that_the_reader_wrote_gets_rows_until_the_lesson_is_closed(stack: Stack) -> None:
@@ -118,6 +121,7 @@ def test_a_receiver_listens_where_the_inspector_does_and_is_named_as_it_is() -> 
     settings = Settings.from_env({"USERHOOKS_INSPECTOR_BIND": "127.0.0.1", "USERHOOKS_INSPECTOR_PUBLIC_URL": "http://localhost:3334"})
     lesson = object.__new__(Lesson)
     lesson.name, lesson.clients = "01", cast("Any", SimpleNamespace(settings=settings))
+    lesson._run = cast("Any", SimpleNamespace(require_current=lambda: None))
     with lesson.serve(Accepting) as server:
         assert server.url == f"http://localhost:{server.port}/"
         assert reached(server.url)
@@ -298,12 +302,13 @@ def test_a_lesson_that_is_closed_leaves_empty_inboxes_and_nothing_else(stack: St
     stack.lesson("02").close()
     before = state_of(stack)
     with stack.lesson("02") as lesson:
+        url = lesson.inbox("ada").url
         subscribe_all(lesson)
         lesson.generate(rate=1000, count=30)
         assert lesson.ledger().ok
         lesson.inbox("ada").respond(status=500)
     assert state_of(stack) == before
-    assert httpx.post(lesson.inbox("ada").url, content=b"x", trust_env=False).status_code == 200
+    assert httpx.post(url, content=b"x", trust_env=False).status_code == 200
 
 
 def test_the_slot_that_sequin_reads_is_named(stack: Stack) -> None:
@@ -330,6 +335,171 @@ def test_a_lesson_begins_empty_after_an_interrupted_run_and_touches_no_other(sta
         for user in USERS:
             del after["inboxes"][f"lesson 04: {user}"]
         assert after == before
+
+
+# --- one run after the other -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "ids"), [("01", (101, 102, 103)), ("9", (901, 902, 903)), ("10", (1001, 1002, 1003))])
+def test_the_users_of_a_numbered_lesson_have_the_same_ids_and_sinks_in_every_run(stack: Stack, name: str, ids: tuple[int, ...]) -> None:
+    for _ in range(2):
+        lesson = stack.lesson(name)
+        assert tuple(lesson.users.values()) == ids
+        assert lesson.subscribe("ada", url=lesson.inbox("ada").url).sink_name == f"user-{ids[0]}-notifications"
+        lesson.insert("ada", "Hello")
+        assert lesson.inbox("ada").wait_for(1)[0].user_id == ids[0]
+    lesson.close()
+
+
+def test_other_users_have_ids_that_no_numbered_lesson_uses(stack: Stack) -> None:
+    with stack.lesson("orders") as lesson:
+        user = stack.database.create_user("a user of the app")
+        assert min(*lesson.users.values(), user) > 9_999
+
+
+def test_a_lesson_leaves_an_id_that_somebody_else_has_to_them(stack: Stack) -> None:
+    run_sql(stack, "insert into users (id, name) values (502, 'a user of the app')")
+    theirs = stack.subscriptions.subscribe(502, "http://127.0.0.1:9/theirs")
+    for _ in range(2):
+        lesson = stack.lesson("05")
+        ada, ben, cy = lesson.users.values()
+        assert (ada, cy) == (501, 503)
+        assert ben > 9_999
+    lesson.close()
+    assert stack.subscriptions.list(502)[0].sink_id == theirs.sink_id
+    stack.subscriptions.unsubscribe_all([502])
+    run_sql(stack, "delete from users where id = 502")
+
+
+def test_a_sink_whose_user_was_deleted_sends_nothing_to_the_next_run(stack: Stack) -> None:
+    first = stack.lesson("01")
+    subscribe_all(first)
+    run_sql(stack, "delete from users where id = any(%s)", list(first.users.values()))
+    with stack.lesson("01") as lesson:
+        lesson.subscribe("ben", url=lesson.inbox("ben").url)
+        lesson.insert("ada", "nobody subscribed")
+        lesson.insert("ben", "Hello, Ben")
+        lesson.inbox("ben").wait_for(1)
+        assert [sink.name for sink in stack.sequin.sinks()] == ["user-102-notifications"]
+        assert lesson.inbox("ada").count() == 0
+
+
+@pytest.mark.parametrize("names", [["06"] * 4, ["07", "08", "09", "11"], ["1", "01", "1", "01"]], ids=" ".join)
+def test_lessons_that_are_started_at_once_all_start_and_each_has_its_own_users(stack: Stack, names: list[str]) -> None:
+    with ThreadPoolExecutor(len(names)) as pool:
+        lessons = list(pool.map(stack.lesson, names))
+    labels = [f"lesson {name}: {user}" for name in sorted(set(names)) for user in USERS]
+    users = [(number, label) for number, label in stack.database.users() if label in labels]
+    assert sorted(label for _, label in users) == labels
+    assert len({number for number, _ in users}) == len(labels)
+    for lesson in lessons:
+        lesson.close()
+    assert not [label for _, label in stack.database.users() if label in labels]
+
+
+def start_elsewhere(stack: Stack, name: str) -> None:
+    """Start a lesson as another kernel does."""
+    code = f"from userhooks import Stack; Stack.attach().lesson({name!r})"
+    environment = {**os.environ, "USERHOOKS_HOME": str(stack.settings.home), **dict.fromkeys(PORT_VARIABLES.values(), "0")}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+USES: dict[str, Callable[[Lesson, Inbox], object]] = {
+    "inbox": lambda lesson, inbox: lesson.inbox("ada"),
+    "subscribe": lambda lesson, inbox: lesson.subscribe("ada", url=inbox.url),
+    "subscriptions": lambda lesson, inbox: lesson.subscriptions(),
+    "insert": lambda lesson, inbox: lesson.insert("ada", "x"),
+    "generate": lambda lesson, inbox: lesson.generate(rate=10, count=1),
+    "backfill": lambda lesson, inbox: lesson.backfill("ada"),
+    "ledger": lambda lesson, inbox: lesson.ledger(),
+    "WAL ledger": lambda lesson, inbox: lesson.ledger(wal=True),
+    "unfiltered sink": lambda lesson, inbox: lesson.add_unfiltered_sink("ada"),
+    "serve": lambda lesson, inbox: lesson.serve(Accepting),
+    "schema": lambda lesson, inbox: lesson.schema(),
+    "wait_for": lambda lesson, inbox: inbox.wait_for(1, timeout=30),
+    "wait_for_attempts": lambda lesson, inbox: inbox.wait_for_attempts(1, timeout=30),
+    "messages": lambda lesson, inbox: inbox.messages(),
+    "requests": lambda lesson, inbox: inbox.requests(),
+    "count": lambda lesson, inbox: inbox.count(),
+    "respond": lambda lesson, inbox: inbox.respond(status=500),
+    "clear": lambda lesson, inbox: inbox.clear(),
+    "iteration": lambda lesson, inbox: iter(inbox),
+}
+
+
+def refusals(lesson: Lesson, inbox: Inbox) -> set[tuple[str, str]]:
+    """Use the lesson and its inbox in every way, and return what the errors say."""
+    said = set()
+    for name, use in USES.items():
+        with pytest.raises(NotFound) as caught:
+            print(name, use(lesson, inbox))
+        said.add((caught.value.what, caught.value.remedy))
+    return said
+
+
+def test_a_lesson_that_was_started_again_elsewhere_says_so_at_every_use_and_leaves_the_new_run_alone(stack: Stack) -> None:
+    old = stack.lesson("02")
+    inbox, ledger = old.inbox("ada"), old.ledger(wal=True)
+    start_elsewhere(stack, "02")
+    [(what, remedy)] = refusals(old, inbox)
+    assert what == "Lesson 02 was started again in another notebook or kernel."
+    assert "this notebook's first cell again" in remedy
+    with pytest.raises(NotFound, match="another notebook"):
+        ledger.verdict()
+    with pytest.raises(NotFound, match="another notebook"):
+        old.close()
+    with old:
+        pass
+    assert {number for number, label in stack.database.users() if label.startswith("lesson 02: ")} == {201, 202, 203}
+    with stack.lesson("02"):
+        pass
+
+
+def test_a_lesson_that_was_started_again_in_the_same_kernel_says_to_run_the_cells_above(stack: Stack) -> None:
+    old = stack.lesson("02")
+    inbox = old.inbox("ada")
+    with stack.lesson("02") as lesson:
+        server = lesson.serve(Accepting)
+        eventually(lambda: refused(old), what="the old one to notice")
+        [(what, remedy)] = refusals(old, inbox)
+        assert what == "Lesson 02 was started again."
+        assert "Run All Above" in remedy
+        old.close()
+        assert reached(server.url)
+        assert lesson.insert("ada", "Hello") > 0
+
+
+def refused(lesson: Lesson) -> bool:
+    try:
+        lesson.inbox("ada")
+    except NotFound:
+        return True
+    return False
+
+
+def test_a_lesson_that_was_closed_says_how_to_start_it(stack: Stack) -> None:
+    lesson = stack.lesson("02")
+    inbox = lesson.inbox("ada")
+    lesson.close()
+    eventually(lambda: refused(lesson), what="it to notice")
+    [(what, remedy)] = refusals(lesson, inbox)
+    assert what == "Lesson 02 was closed."
+    assert "first cell again" in remedy
+    lesson.close()
+
+
+def test_traffic_of_an_earlier_run_ends_when_the_lesson_is_started_again(stack: Stack) -> None:
+    old = stack.lesson("02")
+    with ThreadPoolExecutor(1) as pool:
+        traffic = pool.submit(old.generate, rate=200, seconds=60, progress=lambda rows: None)
+        eventually(lambda: rows_of(stack, old.user("ada")) > 5, what="traffic")
+        with stack.lesson("02"), pytest.raises(NotFound, match="started again"):
+            traffic.result(timeout=10)
+
+
+def rows_of(stack: Stack, user: int) -> int:
+    with stack.database.connect() as connection:
+        return len(connection.execute("select from notifications where user_id = %s", [user]).fetchall())
 
 
 # --- the WAL ledger --------------------------------------------------------------------------------------------------------
@@ -426,10 +596,15 @@ def test_a_ledger_whose_cell_failed_or_whose_lesson_was_closed_has_no_result_rat
     lesson = stack.lesson("01")
     subscribe_all(lesson)
     failed, closed = lesson.ledger(wal=True), lesson.ledger(wal=True)
-    with pytest.raises(ZeroDivisionError), failed:
-        lesson.insert("ada", "committed, received, and not in the recording as it was read last")
-        lesson.inbox("ada").wait_for(1)
-        _ = 1 / 0
+
+    def cell() -> None:
+        with failed:
+            lesson.insert("ada", "committed, received, and not in the recording as it was read last")
+            lesson.inbox("ada").wait_for(1)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        cell()
     closed_before = lesson.ledger(wal=True)
     closed_before.close()
     lesson.close()

@@ -188,6 +188,11 @@ class Inbox:
         self.url = url
         self._page = page
         self._starts: dict[str, int] = {}
+        self._check: Callable[[], None] = lambda: None
+
+    def check_before_use(self, check: Callable[[], None]) -> None:
+        """Call `check`, which may raise an error, before every method except `received`."""
+        self._check = check
 
     @property
     def page(self) -> str:
@@ -203,6 +208,7 @@ class Inbox:
 
     def count(self) -> int:
         """Return the number of requests in the inbox, whatever their responses."""
+        self._check()
         return sum(1 for _ in self._shown()) if self._starts else int(self._state()["count"])
 
     def received(self, after: int = 0) -> Iterator[Received]:
@@ -230,6 +236,7 @@ class Inbox:
         (missing if no response was sent), `response`, `secret`, `secret_reason`, `judgements` (their kinds, as text: `late, duplicate_of`),
         `note`.
         """
+        self._check()
         columns = {
             "seq": "int64", "received_at": _UTC, "method": "str", "path": "str", "query": "str", "headers": "object", "body": "object",
             "response_status": "Int64", "response": "str", "secret": "str", "secret_reason": "str", "judgements": "str", "note": "str",
@@ -252,6 +259,7 @@ class Inbox:
         `user_id`, `sink_name`, `record`, `changes`, `commit_timestamp` (UTC), `lsn`, `idx`, `idempotency_key`. The last column is
         `latency_ms`, from commit to receipt.
         """
+        self._check()
         columns = {
             "seq": "int64", "received_at": _UTC, "response_status": "Int64", "secret": "str", "action": "str", "table": "str",
             "user_id": "Int64", "sink_name": "str", "record": "object", "changes": "object", "commit_timestamp": _UTC, "lsn": "Int64",
@@ -284,6 +292,7 @@ class Inbox:
             raise InvalidInput("timeout", f"timeout is {timeout!r}.", "Give seconds, like inbox.wait_for(10, timeout=5).")
         if match is not None and not callable(match):
             raise InvalidInput("match", f"match is {match!r}.", 'Pass a function, like match=lambda message: message.action == "insert".')
+        self._check()
         deadline = time.monotonic() + timeout
         tally = _Tally(match, self._kept)
         while True:
@@ -292,6 +301,7 @@ class Inbox:
                 return [message for _, message in sorted(tally.wanted, key=lambda numbered: numbered[0])][:n]
             remaining = deadline - time.monotonic()
             if remaining <= 0:
+                self._check()
                 raise DeliveriesMissing(
                     f"{len(tally.wanted)} of {_many(n, 'message')} arrived in the inbox {self.name!r} within {timeout:g} s.",
                     tally.what_came_instead(),
@@ -303,6 +313,7 @@ class Inbox:
 
         Unlike `wait_for`, this counts failed attempts too. `timeout` is in seconds. Raises DeliveriesMissing.
         """
+        self._check()
         deadline = time.monotonic() + timeout
         while True:
             attempts = [request for request in self._shown() if not request.unanswered]
@@ -310,6 +321,7 @@ class Inbox:
                 return attempts[:n]
             remaining = deadline - time.monotonic()
             if remaining <= 0:
+                self._check()
                 raise DeliveriesMissing(
                     f"{len(attempts)} of {_many(n, 'attempt')} arrived in the inbox {self.name!r} within {timeout:g} s.",
                     "Check that this inbox's URL is subscribed and that a row of that user was written.",
@@ -318,6 +330,7 @@ class Inbox:
 
     def clear(self) -> None:
         """Remove every request received so far."""
+        self._check()
         self._inspector.call("DELETE", f"/api/inboxes/{self.id}/requests")
 
     def respond(
@@ -342,6 +355,7 @@ class Inbox:
             script += [{"status": status, "delay": delay}] if (status, delay) != (200, 0) else []
         elif (status, delay, fail_first) != (200, 0, 0):
             raise InvalidInput("script", "Both a script and a short form were given.", "Write status and delay into the script's rules.")
+        self._check()
         rules = [rule.as_json() for rule in parse_script(script)]
         self._inspector.call("PUT", f"/api/inboxes/{self.id}/response", {"script": rules})
 
@@ -368,6 +382,7 @@ class Inbox:
                 answer = following.result()
 
     def __iter__(self) -> Iterator[Message]:
+        self._check()
         return self._follow(_Tally(None, self._kept, settled=int(self._state()["last_seq"])))
 
     def _follow(self, tally: _Tally) -> Iterator[Message]:

@@ -158,6 +158,7 @@ def generate(
     users: Sequence[int] | None = None,
     seed: int | None = None,
     progress: Callable[[int], None] | None = None,
+    check: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Generated:
@@ -166,8 +167,8 @@ def generate(
     Each tick is a transaction with one multi-row INSERT. After a delay, the run catches up. If `seconds` is given, the run may take 10 % or
     5 s longer for that, whichever is more, and its summary says how many rows are missing. `mix` has weights for `insert`, `update`, and
     `delete`; updates and deletes change rows of the same users, and are replaced by inserts while there are no such rows. `users` limits
-    the run to these user ids. `seed` makes the random choices repeatable. `progress` is called with the number of rows so far after every
-    tick; without it, a progress bar is shown in a terminal or notebook.
+    the run to these user ids. `seed` makes the random choices repeatable. `check` is called before every tick, and `progress` after it with
+    the number of rows so far; without `progress`, a progress bar is shown in a terminal or notebook.
 
     Raises InvalidInput, and NotFound if there are no users or one was deleted during the run. Raises DatabaseUnsuitable if userhooks did
     not create the tables or Postgres refuses a statement, and DatabaseUnavailable if Postgres does not answer. The last two say
@@ -186,7 +187,7 @@ def generate(
             writer = _Writer(connection, users, weights, random.Random(seed))  # noqa: S311 - chooses rows, keeps no secret
             with progress_shown(progress, schedule.total, "rows") as show:
                 try:
-                    return _run(writer, schedule, limit, show, clock, sleep)
+                    return _run(writer, schedule, limit, show, check, clock, sleep)
                 finally:
                     committed = writer.changes
     except (DatabaseUnavailable, DatabaseUnsuitable) as error:
@@ -200,6 +201,7 @@ def _run(
     schedule: Schedule,
     limit: float | None,
     show: Callable[[int], object],
+    check: Callable[[], None],
     clock: Callable[[], float],
     sleep: Callable[[float], None],
 ) -> Generated:
@@ -216,6 +218,7 @@ def _run(
             overdue = schedule.due(elapsed) - writer.changes
             if overdue <= 0:
                 continue
+            check()
             with _uninterrupted():
                 writer.write(min(overdue, MAX_ROWS_PER_TICK))
                 elapsed = clock() - start
@@ -355,10 +358,7 @@ def _record(timeline: list[tuple[float, int]], elapsed: float, changes: int) -> 
 
 @contextmanager
 def progress_shown(progress: Callable[[int], object] | None, total: int | None, unit: str) -> Iterator[Callable[[int], object]]:
-    """Yield a function to call with the count so far.
-
-    It is `progress` or, if that is None, a function that updates a progress bar in a terminal or notebook.
-    """
+    """Yield a function to call with the count so far: `progress` or, if that is None, one that updates a progress bar."""
     if progress is not None:
         yield progress
     elif sys.stderr.isatty() or _in_notebook():

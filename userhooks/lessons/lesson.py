@@ -1,8 +1,7 @@
 """A lesson's users and inboxes, what a notebook does with them, and the ledger, which compares rows written with messages received.
 
-`ledger/` contains the comparison, `webhooks/subscriptions.py` subscribes users, and `generator.py` generates traffic.
-
-It is long because a lesson and its ledger need the same users and inboxes.
+`ledger/` contains the comparison, `webhooks/subscriptions.py` subscribes users, `generator.py` generates traffic, `lesson_run.py` creates
+users, and `lesson_cleanup.py` removes them.
 """
 
 from __future__ import annotations
@@ -12,8 +11,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 from urllib.parse import urlsplit
 
 from userhooks.errors import InvalidInput, NotFound, SequinMismatch
@@ -22,6 +22,8 @@ from userhooks.ledger.live import WalLedger
 from userhooks.ledger.recording import Recording
 from userhooks.lessons import own_receiver
 from userhooks.lessons.generator import Generated, generate
+from userhooks.lessons.lesson_cleanup import LOAD_USER, USERS, inbox_at, labels, remove_lesson, remove_sinks_of_lessons, schema_of
+from userhooks.lessons.lesson_run import LessonRun
 from userhooks.lessons.unfiltered_sink import create_unfiltered_sink, delete_unfiltered_sink
 from userhooks.webhooks.subscriptions import MISSING
 
@@ -33,16 +35,11 @@ if TYPE_CHECKING:
     from userhooks.webhooks.sequin_resources import Sink
     from userhooks.webhooks.subscriptions import BackfillHandle, Subscription
 
-USERS = ("ada", "ben", "cy")
-LOAD_USER = "crowd"
-"""Name of the users that `userhooks.capacity` creates by the thousand for measurements."""
+__all__ = ["LOAD_USER", "USERS", "Lesson", "stack_ledger"]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,40}", re.ASCII)
-_LABEL = re.compile(rf"lesson [A-Za-z0-9_-]{{1,40}}: ({'|'.join(USERS)})")
-_SCHEMA_PREFIX = "lesson_"
 _POLL = 0.1
 _BEFORE_EVERYTHING = datetime.min.replace(tzinfo=UTC)
-
 
 # A null created_at, which the tutorial's table allows, counts as older than any subscription.
 _ROWS = """
@@ -50,7 +47,6 @@ _ROWS = """
     WHERE user_id IS NOT NULL AND (%(users)s::int[] IS NULL OR user_id = ANY(%(users)s::int[])) ORDER BY id
 """
 _SUBSCRIBED_AT = "SELECT sequin_sink_id::text, created_at FROM public.webhook_subscriptions"
-_DELETE_USERS = "DELETE FROM public.users WHERE id = ANY(%s)"
 
 
 class Lesson:
@@ -58,7 +54,10 @@ class Lesson:
 
     Other users, rows, subscriptions, and inboxes are not changed, with one exception. A separate Sequin server can handle only a few sinks,
     so the sinks of other lessons are removed there. In the database, a user has a name like `lesson 01: ada`, and the inbox has the same
-    name. The argument `user` is always `ada`, `ben`, or `cy`; anything else raises NotFound.
+    name. In every run of lesson 01, Ada is user 101, Ben 102, and Cy 103, unless these ids belong to somebody else.
+
+    The argument `user` is always `ada`, `ben`, or `cy`; anything else raises NotFound. Once the lesson was closed or started again, here or
+    in another notebook, every method raises NotFound, and so do the inboxes, which then belong to the new run.
 
         lesson = stack.lesson("01")
         lesson.subscribe("ada", url=lesson.inbox("ada").url)
@@ -75,16 +74,21 @@ class Lesson:
         self._since: dict[str, datetime] = {}
         self._replays: list[BackfillRead] = []
         self._recordings: list[Recording] = []
-        self._remove()
-        if clients.settings.sequin_url is not None:
-            self._remove_sinks_of_other_lessons()
-        self._users = {user: clients.database.create_user(self._label(user)) for user in USERS}
-        self._inboxes = {user: clients.inspector.inbox(self._label(user)) for user in USERS}
+        self._run = LessonRun(clients.database, name, labels(name), self._remove_earlier)
+        self._users = self._run.users
+        clients.subscriptions.unsubscribe_all(list(self._users.values()))  # sinks of users with these ids whose rows are gone
+        self._inboxes = {user: clients.inspector.inbox(label) for user, label in labels(name).items()}
+        for inbox in self._inboxes.values():
+            inbox.check_before_use(self._run.require_current)
 
     @property
     def users(self) -> Mapping[str, int]:
         """The users' ids in the table `users`, by name."""
         return dict(self._users)
+
+    def problem(self) -> tuple[str, str] | None:
+        """Return what ended this run of the lesson and what to do, or None if the lesson has not ended."""
+        return self._run.problem()
 
     def user(self, user: str) -> int:
         """Return the user's id in the table `users`."""
@@ -94,6 +98,7 @@ class Lesson:
     def inbox(self, user: str) -> Inbox:
         """Return the inbox for this user's webhooks; subscribe its `url`."""
         self._require(user)
+        self._run.require_current()
         return self._inboxes[user]
 
     def subscribe(self, user: str, url: str) -> Subscription:
@@ -101,6 +106,7 @@ class Lesson:
 
         Raises InvalidInput if `url` is not a valid URL, and whatever else `Subscriptions.subscribe` raises.
         """
+        self._run.require_current()
         before = self.clients.database.wal_position()
         subscription = self.clients.subscriptions.subscribe(self.user(user), url)
         if subscription.created:
@@ -123,16 +129,19 @@ class Lesson:
             lesson.subscribe("ada", url=server.url)
             server.answers()
         """
+        self._run.require_current()
         settings = self.clients.settings
         host = urlsplit(settings.inspector_public_url or "").hostname or "127.0.0.1"
         return own_receiver.serve(self.name, handler, bind=settings.inspector_bind, host=host)
 
     def subscriptions(self) -> list[Subscription]:
         """Return the subscriptions of this lesson's users."""
+        self._run.require_current()
         return [subscription for user in self._users.values() for subscription in self.clients.subscriptions.list(user)]
 
     def insert(self, user: str, text: str) -> int:
         """Insert a notification for the user, and return its id."""
+        self._run.require_current()
         return self.clients.database.insert_notifications([(self.user(user), text)])[0]
 
     def schema(self) -> str:
@@ -141,8 +150,9 @@ class Lesson:
         The schema is dropped with the lesson, after the sinks on its tables and their endpoints have been deleted. Raises
         DatabaseUnsuitable if there is a schema of that name that userhooks did not create.
         """
-        self.clients.database.create_schema(self._schema)
-        return self._schema
+        self._run.require_current()
+        self.clients.database.create_schema(schema_of(self.name))
+        return schema_of(self.name)
 
     def generate(
         self,
@@ -163,9 +173,12 @@ class Lesson:
             generated.per_user
         """
         users = list(self._users.values())
-        return generate(
-            self.clients.database_url, rate=rate, seconds=seconds, count=count, mix=mix, users=users, seed=seed, progress=progress
-        )
+        options: dict[str, Any] = {"mix": mix, "users": users, "seed": seed, "progress": progress, "check": self._run.require_current}
+        try:
+            return generate(self.clients.database_url, rate=rate, seconds=seconds, count=count, **options)
+        except NotFound:
+            self._run.require_current(now=True)
+            raise
 
     def backfill(self, user: str) -> BackfillHandle:
         """Send all of the user's current rows to the user's first subscription again.
@@ -173,6 +186,7 @@ class Lesson:
         Call `wait` on the result to wait until they have been sent. Unlike after `stack.backfill`, the ledger expects these rows. Raises
         NotFound if the user has no subscription.
         """
+        self._run.require_current()
         subscriptions = self.clients.subscriptions.list(self.user(user))
         if not subscriptions:
             raise NotFound(
@@ -189,6 +203,7 @@ class Lesson:
         The sink sends only to an inbox of this lesson. `remove_unfiltered_sink` removes it. The start and the end of any lesson remove it
         too, in case the kernel was killed.
         """
+        self._run.require_current()
         before = self.clients.database.wal_position()
         sink = create_unfiltered_sink(self.clients.sequin, self.clients.home_key, self.user(user), self.inbox(user))
         self._leave_out_before(sink.id, before)
@@ -223,6 +238,7 @@ class Lesson:
                 lesson.generate(rate=100, seconds=5, mix={"insert": 8, "update": 1, "delete": 1})
             ledger.verdict()
         """
+        self._run.require_current()
         if not wal:
             return _settled(self.clients, wait, lambda: self._reconciled(rows.reconcile))
         recording = Recording(self.clients.database_url, self.clients.sequin.publication())
@@ -230,26 +246,35 @@ class Lesson:
         return WalLedger(recording, lambda recorded: _settled(self.clients, wait, lambda: self._judged(recorded)))
 
     def close(self) -> None:
-        """Remove this lesson's users with their rows and subscriptions, empty its inboxes, and close its receiver."""
+        """Remove this lesson's users with their rows and subscriptions, empty its inboxes, and close its receiver.
+
+        A run of the lesson that was started since then is kept. If it was started in another process, NotFound is raised.
+        """
+        self._close()
+        self._run.require_not_replaced_elsewhere()
+
+    def _close(self) -> None:
         for recording in self._recordings:
             recording.close()
-        self._remove()
+        self._run.end(partial(remove_lesson, self.clients, self.name))
+        if not self._run.replaced_here:
+            own_receiver.leave(self.name)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+        self._close()
 
     def __repr__(self) -> str:
-        return f"Lesson({self.name!r}, users {', '.join(self._users)})"
+        users = ", ".join(f"{user} {user_id}" for user, user_id in self._users.items())
+        return f"Lesson({self.name!r}, users {users})"
 
-    def _label(self, user: str) -> str:
-        return f"lesson {self.name}: {user}"
-
-    @property
-    def _schema(self) -> str:
-        return f"{_SCHEMA_PREFIX}{self.name}"
+    def _remove_earlier(self) -> None:
+        remove_lesson(self.clients, self.name)
+        own_receiver.leave(self.name)
+        if self.clients.settings.sequin_url is not None:
+            remove_sinks_of_lessons(self.clients)
 
     def _require(self, user: str) -> None:
         if user not in self._users:
@@ -276,60 +301,6 @@ class Lesson:
     def _is_cancelled(self, replay: BackfillRead, subscriptions: Iterable[Subscription]) -> bool:
         sink_name = next(subscription.sink_name for subscription in subscriptions if subscription.sink_id == replay.sink_id)
         return self.clients.subscriptions.find_backfill(sink_name, replay.backfill_id).state == "cancelled"
-
-    def _remove(self) -> None:
-        """Remove everything that this lesson or an earlier run created: sinks first, to stop deliveries, and inboxes last."""
-        self.remove_unfiltered_sink()
-        labels = {self._label(user) for user in USERS}
-        database, subscriptions = self.clients.database, self.clients.subscriptions
-        users = [user_id for user_id, name in database.users() if name in labels]
-        for user_id in users:
-            for subscription in subscriptions.list(user_id):
-                if subscription.status != MISSING:
-                    subscriptions.unsubscribe(subscription.sink_name)
-        if database.has_schema(self._schema):
-            self._remove_schema()
-        with database.connect() as connection:
-            connection.execute(_DELETE_USERS, [users])
-        for inbox in self.clients.inspector.inboxes():
-            if inbox.name in labels:
-                inbox.respond()
-                inbox.clear()
-        own_receiver.leave(self.name)
-
-    def _remove_sinks_of_other_lessons(self) -> None:
-        """Remove the sinks that other lessons left behind.
-
-        These are the sinks of their users and of load users, and the sinks on tables in their schemas. A separate Sequin server
-        runs every sink's filter for every row, and twenty sinks can bring it down.
-        """
-        database, sequin = self.clients.database, self.clients.sequin
-        subscribed = {row.user_id for row in database.subscriptions()}
-        other_users = [user for user, name in database.users() if user in subscribed and (_LABEL.fullmatch(name) or name == LOAD_USER)]
-        if other_users:
-            self.clients.subscriptions.unsubscribe_all(other_users)
-        for sink in sequin.sinks():
-            schemas = {table.partition(".")[0] for table in sink.include_tables}
-            if schemas and sink.database == sequin.database and all(map(self._is_of_a_lesson, schemas)):
-                sequin.delete_sink(sink.id)
-
-    def _is_of_a_lesson(self, schema: str) -> bool:
-        return schema.startswith(_SCHEMA_PREFIX) and self.clients.database.has_schema(schema)
-
-    def _remove_schema(self) -> None:
-        """Delete the schema, the sinks on its tables, and the endpoints for this lesson's inboxes that no sink uses any more."""
-        sequin = self.clients.sequin
-        sinks = sequin.sinks()
-        schema_sinks = [sink for sink in sinks if any(table.startswith(f"{self._schema}.") for table in sink.include_tables)]
-        for sink in schema_sinks:
-            sequin.delete_sink(sink.id)
-        labels = {self._label(user) for user in USERS}
-        inboxes = {inbox.url: inbox for inbox in self.clients.inspector.inboxes() if inbox.name in labels}
-        used_endpoints = {sink.endpoint for sink in sinks if sink not in schema_sinks}
-        for endpoint in sequin.endpoints():
-            if endpoint.name not in used_endpoints and _inbox_at(endpoint.url, inboxes):
-                sequin.delete_endpoint(endpoint.id)
-        self.clients.database.drop_schema(self._schema)
 
 
 def stack_ledger(clients: Clients, wait: float = 10.0) -> Ledger:
@@ -386,12 +357,7 @@ def _stack_reconciled(clients: Clients) -> Ledger:
 
 def _inbox_of(subscription: Subscription, inboxes: Mapping[str, Inbox]) -> Inbox | None:
     """Return the inbox that receives a subscription's webhooks, or None. `inboxes` maps URLs to inboxes."""
-    return _inbox_at(subscription.url, inboxes)
-
-
-def _inbox_at(url: str, inboxes: Mapping[str, Inbox]) -> Inbox | None:
-    """Return the inbox in `inboxes` whose URL is `url` or a parent of it, or None."""
-    return next((inbox for base, inbox in inboxes.items() if re.match(re.escape(base) + r"(?:[/?]|$)", url)), None)
+    return inbox_at(subscription.url, inboxes)
 
 
 def _receipts(inbox: Inbox, owners: Mapping[str, int], otherwise: int) -> list[Receipt]:

@@ -213,11 +213,13 @@ class Stack:
 
     def lesson(self, name: str) -> Lesson:
         """Return a lesson with separate users and empty inboxes. What an earlier run of the same lesson left behind is removed."""
-        from userhooks.lessons.ipython_errors import explain_in_two_lines
+        from userhooks.lessons.ipython_errors import explain_errors
         from userhooks.lessons.lesson import Lesson
 
-        explain_in_two_lines()
-        return Lesson(self.clients, name)
+        explain_errors(lambda: None)
+        lesson = Lesson(self.clients, name)
+        explain_errors(lesson.problem)
+        return lesson
 
     def backfill(self, subscription: Subscription | str) -> BackfillHandle:
         """Send all current rows of a subscription's user again. Call `wait` on the result to wait until they have been sent.

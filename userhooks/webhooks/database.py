@@ -289,15 +289,21 @@ class Database:
         return [SubscriptionRow(user_id, url, str(sink_id)) for user_id, url, sink_id in rows]
 
     @contextmanager
+    def locked(self, name: str) -> Iterator[psycopg.Connection[Any]]:
+        """Hold the lock with this name, across processes, in a transaction that is committed at the end."""
+        with self.connect() as connection:
+            connection.execute(f"set local lock_timeout = {_LOCK_TIMEOUT_MS}")
+            with _waiting_for_lock():
+                connection.execute(_LOCK, [name])
+            yield connection
+
+    @contextmanager
     def locked_user(self, user_id: int) -> Iterator[LockedUser]:
         """Hold the lock on one user's subscriptions, across processes, in a transaction that is committed at the end.
 
         The user need not exist, so that the remains of a deleted user can be removed under the same lock.
         """
-        with self.connect() as connection:
-            connection.execute(f"set local lock_timeout = {_LOCK_TIMEOUT_MS}")
-            with _waiting_for_lock():
-                connection.execute(_LOCK, [f"userhooks user {user_id}"])
+        with self.locked(f"userhooks user {user_id}") as connection:
             yield LockedUser(connection, user_id)
 
     @contextmanager
@@ -369,7 +375,7 @@ def _waiting_for_lock() -> Iterator[None]:
     try:
         yield
     except psycopg.errors.LockNotAvailable:
-        what = "Another call for the same user has been busy for a minute."
+        what = "Another call for the same user or lesson has been busy for a minute."
         raise DatabaseUnavailable(what, "Try again, or look for a stuck process in pg_stat_activity.") from None
 
 
