@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from userhooks.capacity import measure
+from userhooks.capacity.counting_receiver import CountingReceiver
 from userhooks.capacity.measure import Latency, Throughput
+from userhooks.errors import NotRunning
 
 
 @pytest.mark.parametrize(("count", "p50", "p99"), [(1, 1, 1), (2, 1, 2), (10, 5, 10), (100, 50, 99), (101, 51, 100), (200, 100, 198)])
@@ -38,3 +40,14 @@ def test_the_p99_of_several_runs_is_not_that_of_the_best(monkeypatch: pytest.Mon
     monkeypatch.setattr(measure, "latency", lambda *_: Latency(1, 100, 1.0, next(measured), 9.0))
     (point,) = measure.scale(load_users, [10], runs=runs)
     assert point.p99_ms == p99
+
+
+def test_a_receiver_that_was_closed_says_so() -> None:
+    counter = CountingReceiver()
+    assert counter.count().requests == 0
+    counter.close()
+    counter.close()
+    for use in (counter.count, counter.reset, lambda: counter.wait_for(1, timeout=1)):
+        with pytest.raises(NotRunning, match="was closed") as caught:
+            use()
+        assert "capacity.LoadUsers(stack)" in caught.value.remedy

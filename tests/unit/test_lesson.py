@@ -357,6 +357,13 @@ def test_other_users_have_ids_that_no_numbered_lesson_uses(stack: Stack) -> None
         assert min(*lesson.users.values(), user) > 9_999
 
 
+def test_users_for_load_measurements_do_not_take_the_ids_of_lessons(stack: Stack) -> None:
+    run_sql(stack, "select setval(pg_get_serial_sequence('public.users', 'id'), 100)")  # as before any lesson was started
+    with capacity.LoadUsers(stack) as load_users:
+        load_users.grow(3, lambda _: None)
+        assert min(load_users.users) > 9_999
+
+
 def test_a_lesson_leaves_an_id_that_somebody_else_has_to_them(stack: Stack) -> None:
     run_sql(stack, "insert into users (id, name) values (502, 'a user of the app')")
     theirs = stack.subscriptions.subscribe(502, "http://127.0.0.1:9/theirs")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from userhooks.errors import DeliveriesMissing
+from userhooks.errors import DeliveriesMissing, NotRunning
 from userhooks.shared import python_command
 
 _POLL_SECONDS = 0.02
@@ -89,7 +89,7 @@ class CountingReceiver:
         return count
 
     def close(self) -> None:
-        """Stop the process."""
+        """Stop the process. From then on, its methods raise NotRunning."""
         if self._process.stdin is not None and self._process.stdout is not None:
             self._process.stdin.close()
             self._process.wait()
@@ -103,6 +103,8 @@ class CountingReceiver:
 
     def _ask(self, command: str) -> Any:
         assert self._process.stdin is not None  # noqa: S101 - Popen was asked for a pipe
+        if self._process.stdin.closed:
+            raise NotRunning("The counting receiver was closed.", "Create it again, with capacity.LoadUsers(stack).")
         self._process.stdin.write(command + "\n")
         self._process.stdin.flush()
         return self._answer()

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Self
 from userhooks.capacity.counting_receiver import CountingReceiver
 from userhooks.errors import InvalidInput
 from userhooks.lessons.generator import progress_shown
-from userhooks.lessons.lesson import LOAD_USER
+from userhooks.lessons.lesson_cleanup import LOAD_USER
+from userhooks.lessons.lesson_run import reserve_ids
 
 if TYPE_CHECKING:
     from userhooks.stack.stack import Stack
@@ -71,6 +72,7 @@ class LoadUsers:
         with progress_shown(progress, users, "users") as show:
             while len(self.users) < users:
                 with database.connect() as connection:
+                    reserve_ids(connection)
                     added = connection.execute(_ADD, [LOAD_USER, min(CHUNK, users - len(self.users))]).fetchall()
                 new_users = [user for (user,) in added]
                 self._subscriptions += subscriptions.subscribe_all({user: self.counter.url(user) for user in new_users})

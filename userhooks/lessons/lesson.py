@@ -22,7 +22,7 @@ from userhooks.ledger.live import WalLedger
 from userhooks.ledger.recording import Recording
 from userhooks.lessons import own_receiver
 from userhooks.lessons.generator import Generated, generate
-from userhooks.lessons.lesson_cleanup import LOAD_USER, USERS, inbox_at, labels, remove_lesson, remove_sinks_of_lessons, schema_of
+from userhooks.lessons.lesson_cleanup import USERS, inbox_at, labels, remove_lesson, remove_sinks_of_lessons, schema_of
 from userhooks.lessons.lesson_run import LessonRun
 from userhooks.lessons.unfiltered_sink import create_unfiltered_sink, delete_unfiltered_sink
 from userhooks.webhooks.subscriptions import MISSING
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from userhooks.webhooks.sequin_resources import Sink
     from userhooks.webhooks.subscriptions import BackfillHandle, Subscription
 
-__all__ = ["LOAD_USER", "USERS", "Lesson", "stack_ledger"]
+__all__ = ["USERS", "Lesson", "stack_ledger"]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,40}", re.ASCII)
 _POLL = 0.1

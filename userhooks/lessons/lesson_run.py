@@ -52,7 +52,7 @@ class LessonRun:
         number = int(name) if _NUMBER.fullmatch(name) else 0
         with database.locked(_lock(name)) as connection:
             remove_earlier()
-            connection.execute(_RESERVE_IDS, {"largest": LARGEST_FIXED_ID})
+            reserve_ids(connection)
             ids = [_add(connection, label, number * 100 + place if number else None) for place, label in enumerate(labels.values(), 1)]
             [self._transaction] = _values(connection, _RUNS, ids)
         self.users: Mapping[str, int] = dict(zip(labels, ids, strict=True))
@@ -121,6 +121,11 @@ _ENDINGS: Mapping[EndState, tuple[str, str]] = {
     "replaced here": ("was started again", "Run the cells above this one again: Run, Run All Above Selected Cell."),
     "replaced elsewhere": ("was started again in another notebook or kernel", _FIRST_CELL),
 }
+
+
+def reserve_ids(connection: psycopg.Connection[Any]) -> None:
+    """Keep the ids of numbered lessons' users free: users that are created without an id get one above LARGEST_FIXED_ID."""
+    connection.execute(_RESERVE_IDS, {"largest": LARGEST_FIXED_ID})
 
 
 def _lock(name: str) -> str:
