@@ -208,10 +208,24 @@ def test_an_error_that_the_order_of_cells_does_not_cause_is_shown_as_ever(lesson
     assert AGAIN not in said[-1]
 
 
+def test_a_cell_whose_cells_above_were_skipped_says_to_run_them(lesson: Kernel) -> None:
+    said = lesson.run("with stack.database.connect() as db:\n    db.execute('SELECT FROM lesson_06.letters')").error
+    assert len(said) == 2
+    assert said[0].startswith('DatabaseUnsuitable: relation "lesson_06.letters" does not exist')
+    assert AGAIN in said[1]
+    assert AGAIN in lesson.run("{}['action']").error[-1]
+
+
+def test_a_first_cell_that_fails_has_no_cells_above(lesson: Kernel) -> None:
+    assert AGAIN not in lesson.run('lesson = stack.lesson("a wrong name")\n{}["x"]').error[-1]
+    assert AGAIN not in lesson.run('lesson = stack.lesson("kernel")\nstack.backfill("user-1-notifications")').error[-1]
+
+
 def test_a_lesson_that_begins_again_forgets_which_cells_ran(lesson: Kernel) -> None:
     for _ in range(2):
         lesson.run("ada = lesson.inbox('ada')")
-    lesson.run('lesson = stack.lesson("kernel")')
+    for cell in ('lesson = stack.lesson("kernel")', "ada = lesson.inbox('ada')"):
+        assert not lesson.run(cell).error
     assert AGAIN not in "".join(lesson.run("{}['x']").error)
 
 

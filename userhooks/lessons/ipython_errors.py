@@ -13,9 +13,7 @@ from userhooks.errors import ConfigurationError, DatabaseUnavailable, InvalidInp
 
 _MISSING = "If a cell above defines it, run that cell first: Run, Run All Above Selected Cell. Otherwise, check the spelling."
 _STOPPED = ["KeyboardInterrupt: Stopped.", "Run the cell again, or run the lesson from its first cell to start over."]
-_REPEATED = (
-    "Cells of this lesson have run more than once. If that is the cause, choose Run, Run All Above Selected Cell, then run this one."
-)
+_OUT_OF_ORDER = "If a cell above was skipped or run twice, choose Run, Run All Above Selected Cell, then run this one."
 _NOT_BY_ORDER = (ConfigurationError, DatabaseUnavailable, InvalidInput, NotRunning, SequinUnreachable)
 """Errors that the order of cells does not cause."""
 
@@ -23,13 +21,13 @@ _NOT_BY_ORDER = (ConfigurationError, DatabaseUnavailable, InvalidInput, NotRunni
 class LessonCells:
     """The cells that ran since a lesson started, and the explanation of an error in one of them.
 
-    Three kinds of error are shown as two lines: a NameError, a Stop inside this package, and every error after the lesson has ended. An
-    error of a cell that worked before, or after a cell that ran twice, is followed by a line about that.
+    Three kinds of error are shown as two lines: a NameError, a Stop inside this package, and every error after the lesson has ended. If
+    cells ran out of order, other errors end with a sentence about that.
     """
 
     def __init__(self, shell: Any) -> None:
         self._shell = shell
-        self._worked: Counter[str] = Counter()
+        self._worked = Counter[str]()
         self._cell = ""
         self._problem: Callable[[], tuple[str, str] | None] = lambda: None
         shell.events.register("pre_run_cell", self._begin)
@@ -53,7 +51,7 @@ class LessonCells:
     ) -> None:
         lines = self._stopped_or_missing(error, trace)
         if not lines and isinstance(error, Exception):
-            lines = self._ended(error) or self._repeated(error)
+            lines = self._ended(error) or self._out_of_order(error)
         if lines:
             error._render_traceback_ = lambda: lines  # type: ignore[attr-defined]  # IPython calls this method to render the error
         shell.showtraceback((kind, error, trace))
@@ -74,14 +72,17 @@ class LessonCells:
         message = error.what if isinstance(error, UserhooksError) else str(error).partition("\n")[0]
         return [f"{type(error).__name__}: {message}", remedy if message == what else f"{what} {remedy}"]
 
-    def _repeated(self, error: Exception) -> list[str]:
-        """Return the lines of one of this package's errors, or add a line to another error's traceback."""
-        is_repeated = self._worked[self._cell] or any(count > 1 for count in self._worked.values())
-        if not is_repeated or isinstance(error, _NOT_BY_ORDER):
+    def _out_of_order(self, error: Exception) -> list[str]:
+        """Return the lines of one of this package's errors, or add a line to another error's traceback.
+
+        Cells ran out of order if this cell worked before, if another one worked twice, or if only the lesson's first cell has run.
+        """
+        in_order = self._cell not in self._worked and len(self._worked) != 1 and max(self._worked.values(), default=0) <= 1
+        if in_order or isinstance(error, _NOT_BY_ORDER):
             return []
         if isinstance(error, UserhooksError):
-            return [*error._render_traceback_(), _REPEATED]
-        error.add_note(_REPEATED)
+            return [f"{type(error).__name__}: {error.what}", f"{error.remedy} {_OUT_OF_ORDER}".lstrip()]
+        error.add_note(_OUT_OF_ORDER)
         return []
 
 
