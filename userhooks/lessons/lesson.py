@@ -23,7 +23,7 @@ from userhooks.ledger.recording import Recording
 from userhooks.lessons import own_receiver
 from userhooks.lessons.generator import Generated, generate
 from userhooks.lessons.lesson_cleanup import USERS, inbox_at, labels, remove_lesson, remove_sinks_of_lessons, schema_of
-from userhooks.lessons.lesson_run import LessonRun
+from userhooks.lessons.lesson_run import EndState, LessonRun
 from userhooks.lessons.unfiltered_sink import create_unfiltered_sink, delete_unfiltered_sink
 from userhooks.webhooks.subscriptions import MISSING
 
@@ -250,15 +250,16 @@ class Lesson:
 
         A run of the lesson that was started since then is kept. If it was started in another process, NotFound is raised.
         """
-        self._close()
-        self._run.require_not_replaced_elsewhere()
+        if self._close() == "replaced elsewhere":
+            raise NotFound(*self._run.words("replaced elsewhere"))
 
-    def _close(self) -> None:
+    def _close(self) -> EndState | None:
         for recording in self._recordings:
             recording.close()
-        self._run.end(partial(remove_lesson, self.clients, self.name))
-        if not self._run.replaced_here:
+        ended = self._run.end(partial(remove_lesson, self.clients, self.name))
+        if ended != "replaced here":
             own_receiver.leave(self.name)
+        return ended
 
     def __enter__(self) -> Self:
         return self

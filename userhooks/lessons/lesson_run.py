@@ -69,26 +69,21 @@ class LessonRun:
                 raise NotFound(*problem)
             self._checked_at = started
 
-    def require_not_replaced_elsewhere(self) -> None:
-        """Raise NotFound, with what to do, if the lesson was started again in another process."""
-        if self._end_state() == "replaced elsewhere":
-            raise NotFound(*self._words("replaced elsewhere"))
+    def end(self, remove: Callable[[], None]) -> EndState | None:
+        """Call `remove`, unless the lesson was started again, and return what ended this run before, or None.
 
-    @property
-    def replaced_here(self) -> bool:
-        """Whether this process has started the lesson again."""
-        return self._end_state() == "replaced here"
-
-    def end(self, remove: Callable[[], None]) -> None:
-        """Call `remove`, unless the lesson was started again. Other processes that start this lesson wait meanwhile."""
+        Other processes that start this lesson wait meanwhile.
+        """
         with self._database.locked(_lock(self.name)) as connection:
-            if self._state(_values(connection, _RUNS_BY_NAME, self._labels)) in (None, "closed"):
+            state = self._state(_values(connection, _RUNS_BY_NAME, self._labels))
+            if state in (None, "closed"):
                 remove()
+        return state
 
     def problem(self) -> tuple[str, str] | None:
         """Return what ended this run and what to do, or None if it has not ended or the database does not answer."""
         state = self._end_state()
-        return state and self._words(state)
+        return state and self.words(state)
 
     def _end_state(self) -> EndState | None:
         try:
@@ -108,7 +103,8 @@ class LessonRun:
             return "closed"
         return "replaced here" if any((self.name, run) in _started_here for run in runs) else "replaced elsewhere"
 
-    def _words(self, state: EndState) -> tuple[str, str]:
+    def words(self, state: EndState) -> tuple[str, str]:
+        """Return two sentences: what ended this run, and what to do."""
         how, remedy = _ENDINGS[state]
         return f"Lesson {self.name} {how}.", remedy
 
