@@ -476,6 +476,21 @@ def test_a_lesson_that_was_started_again_in_the_same_kernel_says_to_run_the_cell
         assert lesson.insert("ada", "Hello") > 0
 
 
+def test_panels_of_a_lesson_that_was_started_again_say_so(stack: Stack) -> None:
+    old = stack.lesson("02")
+    subscribe, dial = SubscribePanel(old), FaultDial(old)
+    try:
+        with stack.lesson("02"):
+            eventually(lambda: refused(old), what="the old one to notice")
+            subscribe.button.click()
+            assert "Lesson 02 was started again." in subscribe.state.value
+            dial.button.click()
+            assert "Lesson 02 was started again." in dial.state.value
+            eventually(lambda: "Lesson 02 was started again." in dial.figures.value)
+    finally:
+        dial.close()
+
+
 def refused(lesson: Lesson) -> bool:
     try:
         lesson.inbox("ada")
