@@ -1,4 +1,4 @@
-"""Stored lines changed on purpose, to see that a comparison notices. Pure."""
+"""Stored lines changed on purpose, to see that a comparison notices."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import nbformat
 
+from tests.notebooks.comparison import sanitized
 from tests.notebooks.normalise import LIVE
 
 _WORD = re.compile(r"[^\W_]+")
@@ -23,18 +24,22 @@ def fact_cells(notebook: nbformat.NotebookNode) -> list[int]:
 
 
 def changes(cell: nbformat.NotebookNode) -> Iterator[nbformat.NotebookNode]:
-    """Yield the cell once for each line that it printed, with the last word or number of that line changed."""
+    """Yield the cell once for each line that it printed, with the last word or number of that line changed.
+
+    Words that the comparison replaces by a placeholder, such as a UUID, are passed over. A line that has no other word is left out.
+    """
     for number in _prints(cell):
-        lines = cell.outputs[number].text.splitlines(keepends=True)
+        text = cell.outputs[number].text
+        lines = text.splitlines(keepends=True)
         for position, line in enumerate(lines):
-            words = list(_WORD.finditer(line))
-            if words:
-                last = words[-1]
-                other = str(int(last.group()) + 1) if last.group().isdecimal() else f"not{last.group()}"
-                result = copy.deepcopy(cell)
-                wrong = line[: last.start()] + other + line[last.end() :]
-                result.outputs[number].text = "".join([*lines[:position], wrong, *lines[position + 1 :]])
-                yield result
+            for word in reversed(list(_WORD.finditer(line))):
+                other = str(int(word.group()) + 1) if word.group().isdecimal() else f"not{word.group()}"
+                wrong = "".join([*lines[:position], line[: word.start()] + other + line[word.end() :], *lines[position + 1 :]])
+                if sanitized(wrong) != sanitized(text):
+                    result = copy.deepcopy(cell)
+                    result.outputs[number].text = wrong
+                    yield result
+                    break
 
 
 def _prints(cell: nbformat.NotebookNode) -> list[int]:

@@ -18,6 +18,8 @@ LIVE = "nbval-ignore-output"
 """Tag of cells whose output depends on the clock; it is kept for readers and not compared"""
 SOLUTION = "solution"
 """Tag of the cell that solves the exercise; it is stored folded, and a click on its bar opens it"""
+CHECK = "check"
+"""Tag of a cell that only checks something for the tests; a reader's copy does not have it"""
 _KEPT_OF_LIVE_CELLS = ("image/png", "text/plain")
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 

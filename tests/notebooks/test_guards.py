@@ -13,7 +13,7 @@ import pytest
 
 from tests.notebooks.comparison import differs
 from tests.notebooks.mutations import changes, fact_cells
-from tests.notebooks.normalise import LIVE, SOLUTION, normalise
+from tests.notebooks.normalise import CHECK, LIVE, SOLUTION, normalise
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
@@ -91,7 +91,7 @@ def test_every_code_cell_was_run_in_order(notebook: nbformat.NotebookNode) -> No
 
 def test_nothing_is_skipped_and_no_error_or_stderr_is_stored(notebook: nbformat.NotebookNode) -> None:
     for cell in code_cells(notebook):
-        assert set(tags(cell)) <= {LIVE, "nbval-raises-exception", SOLUTION}
+        assert set(tags(cell)) <= {CHECK, LIVE, "nbval-raises-exception", SOLUTION}
         kinds = [output["output_type"] for output in cell.outputs]
         assert "error" not in kinds or "nbval-raises-exception" in tags(cell)
         assert not [output for output in cell.outputs if output.get("name") == "stderr"]
@@ -166,17 +166,9 @@ def test_nothing_sleeps(notebook: nbformat.NotebookNode) -> None:
 
 
 def test_text_and_code_take_turns(notebook: nbformat.NotebookNode) -> None:
-    kinds = "".join(cell.cell_type[0] for cell in notebook.cells)
+    kinds = "".join(cell.cell_type[0] for cell in notebook.cells if CHECK not in tags(cell))
     assert "ccc" not in kinds
     assert "mmm" not in kinds
-
-
-def test_every_panel_is_followed_by_a_line_about_what_it_showed(notebook: nbformat.NotebookNode) -> None:
-    for cell, following in zip(notebook.cells, notebook.cells[1:], strict=False):
-        if cell.cell_type == "code" and re.search(r"\bwidgets\.[A-Z]", cell.source):
-            assert following.cell_type == "markdown", cell.source
-            first = following.source.splitlines()[0]
-            assert re.fullmatch(r"\*[^*].+[^*]\*", first), f"a line in italics after: {cell.source}"
 
 
 # --- the lesson --------------------------------------------------------------------------------------------------------------
@@ -314,14 +306,13 @@ DAMAGES = [
     (test_stored_outputs_hold_no_secret_no_path_and_no_unusual_port, printed("http://127.0.0.1:41235/in/x")),
     (test_most_cells_are_compared_and_some_of_them_show_something, tagged(LIVE, slice(None, None, 2))),
     (test_every_live_cell_is_followed_by_a_fact, tagged(LIVE, slice(-1, None))),
-    (test_any_line_of_a_fact_that_were_otherwise_would_fail_the_comparison, printed("http://127.0.0.1:3334\n")),
+    (test_any_line_of_a_fact_that_were_otherwise_would_fail_the_comparison, printed("11111111-1111-1111-1111-111111111111\n")),
     (test_cells_are_short_and_plain, lambda notebook: notebook.cells[1].update(source="x = 1\n" * 17)),
     (test_cells_are_short_and_plain, lambda notebook: notebook.cells[1].update(source="%%time\nx = 1")),
     (test_cells_are_short_and_plain, lambda notebook: notebook.cells[1].update(source=f"x = {'1' * 110}")),
     (test_all_imports_stand_in_the_first_cell, lambda notebook: code_cells(notebook)[1].update(source="import time")),
     (test_nothing_sleeps, lambda notebook: code_cells(notebook)[1].update(source="time.sleep(1)")),
     (test_text_and_code_take_turns, lambda notebook: (notebook.cells.pop(2), notebook.cells.pop(3))),
-    (test_every_panel_is_followed_by_a_line_about_what_it_showed, replaced("*A choice of user", "A choice of user")),
     (test_it_begins_with_its_number_and_what_one_will_be_able_to_do, replaced("- subscribe a user's URL", "Subscribe a user's URL")),
     (test_it_begins_with_its_number_and_what_one_will_be_able_to_do, replaced("# 01 ·", "# 1 ·")),
     (test_the_first_code_cell_starts_the_stack_and_the_lesson, replaced('stack.lesson("01")', 'stack.lesson("02")')),
