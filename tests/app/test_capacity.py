@@ -72,7 +72,7 @@ def test_growing_can_be_stopped_and_goes_on_where_it_was(stack: Stack) -> None:
 
 def test_a_crowd_is_as_large_as_who_delivers_stands(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     with capacity.LoadUsers(stack) as load_users:
-        assert load_users.sizes() == [10, 100, 1_000, 10_000]
+        assert load_users.sizes() == [10, 100, 1_000, 3_000]
         monkeypatch.setattr(capacity.LoadUsers, "engine_pid", None)  # its value with a separate Sequin server
         assert load_users.sizes() == [10]
         with pytest.raises(InvalidInput, match="11 filtered sinks would bring this Sequin server down"):

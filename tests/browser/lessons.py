@@ -49,7 +49,7 @@ def subscribe_the_receiver_again(reader: Reader) -> None:
 def look_into_adas_inbox(reader: Reader) -> None:
     reader.press("Look now")
     reader.sees("1 in the inbox of Ada")
-    reader.sees("One of ten thousand")
+    reader.sees("One of thousands")
 
 
 def kill_and_restart_the_engine(reader: Reader) -> None:

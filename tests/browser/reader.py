@@ -16,7 +16,7 @@ SCREENSHOTS = os.environ.get("USERHOOKS_SCREENSHOTS")
 """A folder that keeps the screenshots, for those who want to look at them."""
 
 RUN_SECONDS = 300
-"""Lesson 08 makes ten thousand subscriptions and takes them away again."""
+"""Lesson 08 creates thousands of subscriptions and removes them again."""
 _ERROR = '[data-mime-type="application/vnd.jupyter.error"], [data-mime-type="application/vnd.jupyter.stderr"]'
 _SCROLLED = ".jp-WindowedPanel-outer"
 # What a reader would see as cut off or lying outside: content that is wider than its box, and words that do not fit their button or label.

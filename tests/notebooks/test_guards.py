@@ -160,6 +160,16 @@ def test_all_imports_stand_in_the_first_cell(notebook: nbformat.NotebookNode) ->
         assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)], ast.unparse(tree)
 
 
+def test_no_cell_needs_what_a_check_defines_because_a_readers_copy_has_no_checks(notebook: nbformat.NotebookNode) -> None:
+    defined: dict[bool, set[str]] = {True: set(), False: set()}
+    for cell in code_cells(notebook):
+        is_check = CHECK in tags(cell)
+        names = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Name)]
+        defined[is_check] |= {name.id for name in names if isinstance(name.ctx, ast.Store)}
+        used = {name.id for name in names if isinstance(name.ctx, ast.Load)}
+        assert is_check or not used & (defined[True] - defined[False]), cell.source
+
+
 def test_nothing_sleeps(notebook: nbformat.NotebookNode) -> None:
     for cell in code_cells(notebook):
         assert "sleep(" not in cell.source
@@ -311,6 +321,7 @@ DAMAGES = [
     (test_cells_are_short_and_plain, lambda notebook: notebook.cells[1].update(source="%%time\nx = 1")),
     (test_cells_are_short_and_plain, lambda notebook: notebook.cells[1].update(source=f"x = {'1' * 110}")),
     (test_all_imports_stand_in_the_first_cell, lambda notebook: code_cells(notebook)[1].update(source="import time")),
+    (test_no_cell_needs_what_a_check_defines_because_a_readers_copy_has_no_checks, tagged(CHECK, slice(0, 1))),
     (test_nothing_sleeps, lambda notebook: code_cells(notebook)[1].update(source="time.sleep(1)")),
     (test_text_and_code_take_turns, lambda notebook: (notebook.cells.pop(2), notebook.cells.pop(3))),
     (test_it_begins_with_its_number_and_what_one_will_be_able_to_do, replaced("- subscribe a user's URL", "Subscribe a user's URL")),

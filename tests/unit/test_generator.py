@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from tests.ports import free_port
 from userhooks.errors import DatabaseUnavailable, DatabaseUnsuitable, InvalidInput, NotFound
-from userhooks.lessons.generator import MAX_RATE, Generated, Schedule, _uninterrupted, generate, parse_mix
+from userhooks.lessons import generator
+from userhooks.lessons.generator import MAX_RATE, Generated, Schedule, _uninterrupted, generate, parse_mix, progress_shown
 from userhooks.webhooks.database import Database
 
 
@@ -112,6 +113,13 @@ def run(url: str, time: FakeTime | None = None, **options: Any) -> Generated:
     time = time or FakeTime()
     options.setdefault("progress", lambda rows: None)
     return generate(url, clock=time.clock, sleep=time.sleep, **options)
+
+
+def test_a_progress_bar_says_what_is_being_done(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(generator, "_in_notebook", lambda: True)
+    with progress_shown(None, 3, "users", "Removing users") as show:
+        show(3)
+    assert "Removing users: 100%" in capsys.readouterr().err
 
 
 def test_a_run_writes_rate_times_seconds_rows_with_a_running_number(database: Database, database_url: str) -> None:

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 CHUNK = 250
 """Maximum number of users to create or remove in one call."""
-SIZES = (10, 100, 1_000, 10_000)
+SIZES = (10, 100, 1_000, 3_000)
 MOST_ON_SEQUIN = 10
 """Maximum number of users on a real Sequin server, because it evaluates every sink's filter for every row.
 
@@ -54,7 +54,7 @@ class LoadUsers:
         self.counter = CountingReceiver(ports)
 
     def sizes(self) -> list[int]:
-        """Return the numbers of users to measure with: up to 10,000 on the local engine, 10 on a real Sequin server."""
+        """Return the numbers of users to measure with: up to 3,000 on the local engine, 10 on a real Sequin server."""
         return [size for size in SIZES if self.engine_pid is not None or size <= MOST_ON_SEQUIN]
 
     def grow(self, users: int, progress: Callable[[int], object] | None = None) -> None:
@@ -69,7 +69,7 @@ class LoadUsers:
         if users <= len(self.users):
             return
         subscriptions, database = self.stack.subscriptions, self.stack.database
-        with progress_shown(progress, users, "users") as show:
+        with progress_shown(progress, users, "users", "Subscribing users") as show:
             while len(self.users) < users:
                 with database.connect() as connection:
                     reserve_ids(connection)
@@ -119,7 +119,7 @@ class LoadUsers:
         if not users:
             return
         log.info("Removing %d users created for load measurements", len(users))
-        with progress_shown(progress, len(users), "users") as show:
+        with progress_shown(progress, len(users), "users", "Removing users") as show:
             for start in range(0, len(users), CHUNK):
                 chunk = users[start : start + CHUNK]
                 subscriptions.unsubscribe_all(chunk)

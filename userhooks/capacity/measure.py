@@ -105,7 +105,7 @@ def latency(load_users: LoadUsers, rate: float = 100, seconds: float = 5, *, pro
     """
     load_users.batch(1)
     load_users.counter.reset(latencies=True)
-    with progress_shown(progress, int(rate * seconds), "rows") as show:
+    with progress_shown(progress, int(rate * seconds), "rows", f"{len(load_users.users):,} users, {rate:,g} rows/s") as show:
         rows = write_steadily(load_users, rate, seconds, show)
     load_users.counter.wait_for(rows, PATIENCE)
     return Latency.of((latency for _, latency in load_users.counter.latencies()), rate)

@@ -185,7 +185,7 @@ def generate(
     try:
         with Database(database_url).connect() as connection:
             writer = _Writer(connection, users, weights, random.Random(seed))  # noqa: S311 - chooses rows, keeps no secret
-            with progress_shown(progress, schedule.total, "rows") as show:
+            with progress_shown(progress, schedule.total, "rows", "Writing rows") as show:
                 try:
                     return _run(writer, schedule, limit, show, check, clock, sleep)
                 finally:
@@ -357,14 +357,14 @@ def _record(timeline: list[tuple[float, int]], elapsed: float, changes: int) -> 
 
 
 @contextmanager
-def progress_shown(progress: Callable[[int], object] | None, total: int | None, unit: str) -> Iterator[Callable[[int], object]]:
-    """Yield a function to call with the count so far: `progress` or, if that is None, one that updates a progress bar."""
+def progress_shown(progress: Callable[[int], object] | None, total: int | None, unit: str, label: str) -> Iterator[Callable[[int], object]]:
+    """Yield a function to call with the count so far: `progress` or, if that is None, one that updates a progress bar, after `label`."""
     if progress is not None:
         yield progress
     elif sys.stderr.isatty() or _in_notebook():
         from tqdm.auto import tqdm
 
-        with tqdm(total=total, unit=unit) as bar:
+        with tqdm(total=total, unit=unit, desc=label) as bar:
             yield lambda rows: bar.update(rows - bar.n)
     else:
         yield lambda rows: None
