@@ -120,7 +120,8 @@ def test_every_live_cell_is_followed_by_a_fact(notebook: nbformat.NotebookNode) 
     for position, cell in enumerate(cells):
         if LIVE in tags(cell):
             following = [c for c in cells[position + 1 :] if LIVE not in tags(c)][:2]
-            assert any(output.get("name") == "stdout" for c in following for output in c.outputs), cell.source
+            shown = [output for c in following for output in c.outputs]
+            assert any(out.get("name") == "stdout" or "text/html" in out.get("data", {}) for out in shown), cell.source
 
 
 def test_any_line_of_a_fact_that_were_otherwise_would_fail_the_comparison(notebook: nbformat.NotebookNode) -> None:
