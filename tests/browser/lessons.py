@@ -63,8 +63,8 @@ def kill_and_restart_the_engine(reader: Reader) -> None:
 
 
 def heal_with_the_fault_dial(reader: Reader) -> None:
-    reader.press("All is well again")
-    reader.sees("Ada: all is well.")
+    reader.press("Clear all faults")
+    reader.sees("Ada: no faults.")
 
 
 def pause_and_resume_and_see_it_in_the_metrics(reader: Reader) -> None:

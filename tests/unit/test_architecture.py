@@ -26,6 +26,8 @@ PURE = [
     "shared/extras.py",
     "shared/html_table.py",
     "lessons/faults.py",
+    "lessons/traffic_window.py",
+    "widgets/traffic_picture.py",
     "inspector/messages.py",
     "stack/sequin_metrics.py",
     "shared/percentiles.py",

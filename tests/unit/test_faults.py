@@ -29,7 +29,7 @@ def test_the_same_seed_picks_the_same_requests_and_another_one_others() -> None:
 
 def test_without_faults_everything_is_answered_at_once() -> None:
     assert Faults().script() == []
-    assert Faults().describe() == "all is well"
+    assert Faults().describe() == "no faults"
     assert Faults().call("ada") == 'lesson.inbox("ada").respond()'
 
 
@@ -40,7 +40,7 @@ def test_a_delay_holds_back_every_answer() -> None:
 
 def test_what_is_said_and_what_a_cell_would_call() -> None:
     faults = Faults(fails=20, hangs=5, delay=0.5, seed=3)
-    assert faults.describe() == "20 % answered 500, 5 % never answered, answers take 0.5 s"
+    assert faults.describe() == "20% answered 500, 5% never answered, responses delayed by 0.5 s"
     called: dict[str, object] = {}
     inbox = type("Inbox", (), {"respond": lambda _, script: called.update(script=script)})()
     lesson = type("Lesson", (), {"inbox": lambda _, user: called.update(user=user) or inbox})()

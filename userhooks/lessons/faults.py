@@ -32,9 +32,7 @@ class Faults:
         shares = (self.fails, self.busy, self.hangs, self.resets)
         if min(shares) < 0 or sum(shares) > 100:
             listed = " + ".join(f"{share:g}" for share in shares)
-            raise InvalidInput(
-                "faults", f"The faults are {listed} % of the requests.", "Choose percentages of 0 or more that add up to at most 100."
-            )
+            raise InvalidInput("faults", f"The percentages are {listed}.", "Choose percentages of 0 or more that add up to at most 100.")
 
     def script(self) -> list[dict[str, Any]]:
         """Return the response script.
@@ -56,16 +54,16 @@ class Faults:
         return [*rules, {"status": 200, **late}] if late else rules
 
     def describe(self) -> str:
-        """Return a description like `20 % answered 500, 5 % never answered`, or `all is well` without faults."""
+        """Return a description like `20% answered 500, 5% never answered`, or `no faults`."""
         kinds = (
             (self.fails, "answered 500"),
             (self.busy, "answered 429"),
             (self.hangs, "never answered"),
-            (self.resets, "cut off"),
+            (self.resets, "reset"),
         )
-        phrases = [f"{share:g} % {what}" for share, what in kinds if share]
-        phrases += [f"answers take {self.delay:g} s"] if self.delay else []
-        return ", ".join(phrases) or "all is well"
+        phrases = [f"{share:g}% {what}" for share, what in kinds if share]
+        phrases += [f"responses delayed by {self.delay:g} s"] if self.delay else []
+        return ", ".join(phrases) or "no faults"
 
     def call(self, user: str) -> str:
         """Return the line of code that sets these faults for a user's inbox."""

@@ -1,6 +1,6 @@
 """The fault dial: inject faults into a user's receiver, the engine, or Postgres, and plot the effect live.
 
-`lessons/faults.py` defines the faults, `lessons/traffic_rates.py` reads the rates, and `plots/ledger_plots.py` draws them.
+`lessons/faults.py` defines the faults, `lessons/traffic_rates.py` reads the rates, and `widgets/traffic_picture.py` draws them.
 """
 
 from __future__ import annotations
@@ -9,24 +9,26 @@ import html
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ipywidgets
 
-from userhooks import plots
 from userhooks.errors import InvalidInput, NotFound, UserhooksError
 from userhooks.lessons.faults import Faults
-from userhooks.lessons.traffic_rates import pulse
+from userhooks.lessons.traffic_rates import TrafficReader, traffic_frame
+from userhooks.widgets import traffic_picture
 from userhooks.widgets.panels import LABELLED, STOPPED, Panel, name_of, take_over, user_choice
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from userhooks.lessons.lesson import Lesson
+    from userhooks.lessons.traffic_window import TrafficWindow
 
 FOLLOW_SECONDS = 1.0
-"""Minimum seconds between updates of the plot. If drawing is slow, the time is longer, so that the rest of the kernel stays responsive."""
+"""Minimum seconds between updates of the charts. If reading is slow, the time is longer, so that the kernel stays responsive."""
+
+_FLOATING = "Right-click here and choose <b>Create New View for Output</b> to keep the dial beside the notebook."
 
 _WIDE = {"width": "26em"}
 
@@ -34,9 +36,9 @@ _WIDE = {"width": "26em"}
 class FaultDial(Panel):
     """A panel that injects faults and shows their effect: sliders for one user's receiver, buttons for the sink, the engine, and Postgres.
 
-    `Apply` makes the call that is shown below it. Every other button shows its call when it is pressed. The plot has the rows written,
-    delivered, and refused in each second, the rows waiting, and a mark for each button pressed. It is updated once a second until the dial
-    is closed or its cell is run again.
+    `Apply` makes the call that is shown below it. Every other button shows its call when it is pressed. Charts of the last 60 seconds have
+    the rows written, delivered, and refused in each second, the rows waiting, and a numbered mark for each button pressed. They are
+    updated once a second until the dial is closed or its cell is run again.
 
         dial = FaultDial(lesson)
         dial.user.value, dial.fails.value = "ada", 20
@@ -49,17 +51,17 @@ class FaultDial(Panel):
         self.fails = _share("Answered 500, %")
         self.busy = _share("Answered 429, %")
         self.hangs = _share("Never answered, %")
-        self.resets = _share("Cut off, %")
-        self.delay = ipywidgets.FloatSlider(0, min=0, max=5, step=0.1, description="Answers take, s", style=LABELLED, layout=_WIDE)
+        self.resets = _share("Connection reset, %")
+        self.delay = ipywidgets.FloatSlider(0, min=0, max=5, step=0.1, description="Response delay, s", style=LABELLED, layout=_WIDE)
         self.seed = ipywidgets.BoundedIntText(1, min=0, max=10**6, description="Seed", style=LABELLED, layout={"width": "10em"})
         self.call = ipywidgets.HTML()
-        self.picture = ipywidgets.Image(format="png", layout={"max_width": "100%"})
-        self.figures = ipywidgets.HTML()
-        self.marks: list[tuple[datetime, str]] = []
-        self.began = datetime.now(UTC)
+        self.picture = ipywidgets.HTML()
+        self.trouble = ipywidgets.HTML()
+        self.marks: list[traffic_picture.Mark] = []
+        self._traffic = TrafficReader(lesson)
         self._ended = threading.Event()
         self._presses: dict[str, tuple[str, Callable[[], str]]] = {
-            "All is well again": ("lesson.inbox(user).respond()", self._heal),
+            "Clear all faults": ("lesson.inbox(user).respond()", self._clear),
             "Pause the sink": ("stack.subscriptions.pause(sink_name)", lambda: self._set_sink("pause")),
             "Resume the sink": ("stack.subscriptions.resume(sink_name)", lambda: self._set_sink("resume")),
             "Kill the engine": ('stack.kill("sequin")', lambda: self._part("kill", "sequin", "The engine is killed")),
@@ -76,7 +78,8 @@ class FaultDial(Panel):
             control.observe(lambda _: self._show_call(), "value")
         self._buttons = ipywidgets.HBox(buttons, layout={"flex_flow": "row wrap"})
         self._sliders = ipywidgets.HBox(sliders, layout={"flex_flow": "row wrap"})
-        below = [self._sliders, self.call, self._buttons, self.picture, self.figures]
+        style, floating = ipywidgets.HTML(traffic_picture.STYLE, layout={"display": "none"}), ipywidgets.HTML(f"<small>{_FLOATING}</small>")
+        below = [self._sliders, self.call, self._buttons, style, self.trouble, self.picture, floating]
         super().__init__(lesson, "Apply", "Make this user's receiver do what the sliders say", [self.user, self.seed], below)
         self._show_call()
         take_over(self, (lesson.name, "faults"))
@@ -101,26 +104,21 @@ class FaultDial(Panel):
         self._do(self._presses[button][1])
 
     def refresh(self) -> pd.DataFrame:
-        """Return the rates of `pulse` as a DataFrame, after updating the plot with them."""
-        frame = pulse(self.lesson, self.began)
-        self.picture.value = plots.pulse_picture(frame, self.marks)
-        newest = frame[frame["second"] == frame["second"].max() - plots.ONE_SECOND]  # the last second is not over yet
-        lines = [_rates(str(row.user), row) for row in newest.itertuples()]
-        self.figures.value = f'<div style="font-variant-numeric: tabular-nums">{"<br>".join(html.escape(line) for line in lines)}</div>'
-        return frame
+        """Return the traffic of the last 60 seconds as a DataFrame, after updating the charts with it; see `traffic_frame`."""
+        return traffic_frame(self._update())
 
     def leave_off(self) -> None:
-        """Stop updating the plot, because a newer dial has taken over."""
+        """Stop updating the charts, because a newer dial has taken over."""
         self._ended.set()
         self._follower.join()
         self._say("A newer fault dial shows this lesson. The buttons of this one still work.")
 
     def close(self) -> None:
-        """Stop updating the plot, and close the widget."""
+        """Stop updating the charts, and close the widget."""
         self._ended.set()
         super().close()
 
-    def _heal(self) -> str:
+    def _clear(self) -> str:
         for slider in (self.fails, self.busy, self.hangs, self.resets, self.delay):
             slider.value = 0
         self._show_call()
@@ -142,7 +140,7 @@ class FaultDial(Panel):
         return self._mark(text)
 
     def _mark(self, text: str) -> str:
-        self.marks.append((datetime.now(UTC), text))
+        self.marks.append(traffic_picture.Mark(time.time(), text))
         return f"{text}."
 
     def _show_call(self) -> None:
@@ -155,28 +153,26 @@ class FaultDial(Panel):
     def _show(self, call: str) -> None:
         self.call.value = f"<p>The same in a cell: <code>{html.escape(call)}</code></p>"
 
+    def _update(self) -> TrafficWindow:
+        window = self._traffic.read()
+        self.picture.value = traffic_picture.picture(window, self.marks)
+        return window
+
     def _follow(self) -> None:
-        failed = False
         pause = FOLLOW_SECONDS
         while not self._ended.wait(pause):
             began = time.monotonic()
             try:
-                self.refresh()
+                self._update()
             except UserhooksError as error:
-                failed = True
-                self.figures.value = f"<div>{html.escape(f'Cannot update the plot: {error.what} {error.remedy}')}</div>"
+                self.trouble.value = f"<div>{html.escape(f'Cannot update the charts: {error.what} {error.remedy}')}</div>"
                 self.offer_start(isinstance(error, STOPPED))
             else:
-                if failed:
-                    failed = False
+                if self.trouble.value:
+                    self.trouble.value = ""
                     self.offer_start(False)
             pause = max(FOLLOW_SECONDS, 3 * (time.monotonic() - began))
 
 
 def _share(label: str) -> ipywidgets.FloatSlider:
     return ipywidgets.FloatSlider(0, min=0, max=100, step=5, description=label, readout_format=".0f", style=LABELLED, layout=_WIDE)
-
-
-def _rates(user: str, row: Any) -> str:
-    last = f"{row.generated} written, {row.delivered} delivered, {row.refused} refused in the last second"
-    return f"{name_of(user)}: {last}; {row.waiting} waiting"
