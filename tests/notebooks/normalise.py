@@ -50,7 +50,9 @@ def _output(output: dict[str, Any], live: bool, number: int) -> dict[str, Any] |
     if output["output_type"] == "execute_result":
         output["execution_count"] = number
     if "data" in output:
-        data = {kind: value for kind, value in output["data"].items() if kind != _WIDGET}
+        # JupyterLab shows a figure as HTML; what is stored is the picture beside it.
+        unwanted = (_WIDGET, "text/html") if "image/png" in output["data"] else (_WIDGET,)
+        data = {kind: value for kind, value in output["data"].items() if kind not in unwanted}
         if live:
             if output["output_type"] == "display_data" and _WIDGET in output["data"]:
                 return None  # a progress bar, whose text form stays at its beginning

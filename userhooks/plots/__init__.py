@@ -1,12 +1,8 @@
-"""Plots of measurements (`ledger_plots.py`) and explanatory diagrams (`diagrams.py`)."""
+"""Plots of measurements (`ledger_plots.py`) and explanatory diagrams (`diagrams.py`), in one look (`figure_style.py`)."""
 
 from userhooks.plots import diagrams
+from userhooks.plots.figure_style import show_in_theme
 from userhooks.plots.ledger_plots import (
-    DELIVERED,
-    GENERATED,
-    INK,
-    MARK,
-    ONE_SECOND,
     answer_times,
     arrivals,
     backlog,
@@ -15,19 +11,11 @@ from userhooks.plots.ledger_plots import (
     delivery_rate,
     latency_distribution,
     latency_over_time,
-    pulse_picture,
-    rates,
     retries,
-    waiting,
     watched,
 )
 
 __all__ = [
-    "DELIVERED",
-    "GENERATED",
-    "INK",
-    "MARK",
-    "ONE_SECOND",
     "answer_times",
     "arrivals",
     "backlog",
@@ -37,9 +25,8 @@ __all__ = [
     "diagrams",
     "latency_distribution",
     "latency_over_time",
-    "pulse_picture",
-    "rates",
     "retries",
-    "waiting",
     "watched",
 ]
+
+show_in_theme()

@@ -30,7 +30,7 @@ FOLLOW_SECONDS = 1.0
 
 _FLOATING = "Right-click here and choose <b>Create New View for Output</b> to keep the dial beside the notebook."
 
-_WIDE = {"width": "26em"}
+_WIDE, _ALIGNED = {"width": "26em"}, {"description_width": "10em"}
 
 
 class FaultDial(Panel):
@@ -52,7 +52,7 @@ class FaultDial(Panel):
         self.busy = _share("Answered 429, %")
         self.hangs = _share("Never answered, %")
         self.resets = _share("Connection reset, %")
-        self.delay = ipywidgets.FloatSlider(0, min=0, max=5, step=0.1, description="Response delay, s", style=LABELLED, layout=_WIDE)
+        self.delay = ipywidgets.FloatSlider(0, min=0, max=5, step=0.1, description="Response delay, s", style=_ALIGNED, layout=_WIDE)
         self.seed = ipywidgets.BoundedIntText(1, min=0, max=10**6, description="Seed", style=LABELLED, layout={"width": "10em"})
         self.call = ipywidgets.HTML()
         self.picture = ipywidgets.HTML()
@@ -175,4 +175,4 @@ class FaultDial(Panel):
 
 
 def _share(label: str) -> ipywidgets.FloatSlider:
-    return ipywidgets.FloatSlider(0, min=0, max=100, step=5, description=label, readout_format=".0f", style=LABELLED, layout=_WIDE)
+    return ipywidgets.FloatSlider(0, min=0, max=100, step=5, description=label, readout_format=".0f", style=_ALIGNED, layout=_WIDE)

@@ -41,7 +41,7 @@ STYLE = """<style>
   position: absolute; top: 0; height: 15px; padding: 0 4px; border: 1px solid currentColor; border-radius: 3px;
   font-size: 11px; line-height: 14px; white-space: nowrap; }
 .userhooks-traffic .chart { height: 62px; margin-top: 5px; }
-.userhooks-traffic .chart.low { height: 34px; }
+.userhooks-traffic .chart.low { height: 34px; margin-top: 12px; }
 .userhooks-traffic .chart svg { position: absolute; width: 100%; height: 100%; overflow: hidden; }
 .userhooks-traffic .chart span { position: absolute; left: -56px; width: 51px; text-align: right; font-size: 11px; line-height: 12px; }
 .userhooks-traffic .chart em { position: absolute; inset: 0; display: grid; place-items: center; font-style: normal; opacity: .75; }
