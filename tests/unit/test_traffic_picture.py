@@ -38,9 +38,22 @@ def test_axes_end_at_a_round_number_above_every_value_and_never_below_ten(most: 
 
 
 def test_every_peak_is_inside_its_chart() -> None:
-    heights = [float(y) for y in re.findall(r"[LV](?:[\d.]+,)?([\d.]+)", picture(window([SecondCounts(950, 1, 977, 1)]), ()))]
+    heights = [float(y) for y in re.findall(r"[MV](?:[\d.]+,)?([\d.]+)", picture(window([SecondCounts(950, 1, 977, 1)]), ()))]
     assert heights
     assert all(0 < y < 100 for y in heights)
+
+
+def test_one_users_peak_does_not_flatten_the_charts_of_others() -> None:
+    both = TrafficWindow(["ada", "ben"], START)
+    both.add({"ada": {START: SecondCounts(30, 30, 0, 30)}, "ben": {START: SecondCounts(900, 900, 0, 900)}}, START + 1)
+    assert re.findall(r">([\d,.]+)/s<", picture(both, ())) == ["40", "1,000"]
+
+
+def test_seconds_without_a_refusal_or_a_waiting_row_have_no_block() -> None:
+    charts = picture(window(OUTAGE), ()).partition('class="lane"')[2]
+    assert charts.count(f'fill="{traffic_picture.REFUSED}"') == 1
+    assert re.findall(rf'<path d="M([\d.]+)[^"]*" fill="{traffic_picture.REFUSED}"', charts) == [f"{100 - 100 * 13 / 60:.2f}"]
+    assert traffic_picture.REFUSED not in picture(window(STEADY), ()).partition('class="lane"')[2]
 
 
 def test_an_idle_chart_says_so_and_has_axes_from_zero_to_ten() -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _STYLES = (("-", GENERATED), ("--", DELIVERED), (":", MARK))
 
-_SLOWNESS = LinearSegmentedColormap.from_list("slowness", [(*to_rgb(GENERATED), 0.12), (*to_rgb(GENERATED), 0.6), (*to_rgb(MARK), 1.0)])
+_SLOWNESS = LinearSegmentedColormap.from_list("slowness", [(*to_rgb(GENERATED), 0.2), (*to_rgb(GENERATED), 0.6), (*to_rgb(MARK), 1.0)])
 """Color map from a pale tint, for fast rows, to an opaque color, for slow ones; it is readable on light and dark pages."""
 
 _FAST_MS, _SLOW_MS = 10.0, 1_000.0
@@ -236,6 +236,7 @@ def by_user(frame: pd.DataFrame, ax: Axes) -> Axes:
             bar.set_label("median latency, ms", color=INK, fontsize=TEXT_POINTS)
             bar.ax.tick_params(which="both", colors=INK, labelsize=TEXT_POINTS)
             bar.outline.set_visible(False)
+            bar.ax.patch.set_alpha(0)
         if len(users) <= _NAMED:
             ax.set_yticks(np.arange(len(users)) + 0.5, [f"user {user}" for user in users])
     dressed(ax, title, "seconds since the first row", "" if len(users) <= _NAMED else "users, by id")

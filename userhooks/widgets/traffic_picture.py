@@ -6,10 +6,11 @@ The charts stretch to the page's width, while text keeps its size, because text 
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
-from userhooks.lessons.traffic_window import WINDOW_SECONDS, TrafficSecond, TrafficWindow
+from userhooks.lessons.traffic_window import WINDOW_SECONDS, TrafficWindow
 
 SMALLEST_AXIS = 10
 """Smallest upper end of an axis, so that a single row looks small."""
@@ -71,16 +72,13 @@ class Flag(NamedTuple):
 
 def picture(window: TrafficWindow, marks: Sequence[Mark]) -> str:
     """Return the charts of a window, with numbered marks, as HTML."""
-    seconds = {user: window.seconds(user) for user in window.users}
-    rate = axis_limit(max(second[1:4]) for of_user in seconds.values() for second in of_user)
-    rows = axis_limit(second.waiting for of_user in seconds.values() for second in of_user)
     shown = marks_shown(window, marks)
     said = html.escape(sentence(window))
     lines = "".join(
         f'<line x1="{x:.2f}" x2="{x:.2f}" y1="0" y2="100" stroke="currentColor" {_THIN}/>'
         for x in (_left(window, mark.at) for _, mark in shown)
     )
-    lanes = "".join(_lane(window, user, of_user, (rate, rows), lines) for user, of_user in seconds.items())
+    lanes = "".join(_lane(window, user, lines) for user in window.users)
     flag_row = "".join(f'<span style="left: {flag.left:.2f}%">{flag.label}</span>' for flag in flags(window, marks))
     times = "".join(f'<span style="left: {100 - 100 * ago / WINDOW_SECONDS:g}%">{_ago(ago)}</span>' for ago in (60, 45, 30, 15, 0))
     return (
@@ -155,30 +153,25 @@ _THIN = 'vector-effect="non-scaling-stroke" stroke-width="1"'
 _LINE = 'fill="none" vector-effect="non-scaling-stroke" stroke-width="1.75"'
 
 
-def _lane(window: TrafficWindow, user: str, seconds: Sequence[TrafficSecond], limits: tuple[float, float], lines: str) -> str:
-    rate, rows = limits
-
-    def steps(count: Callable[[TrafficSecond], int], limit: float) -> str:
-        return _steps(window, [(second.second, count(second)) for second in seconds], limit)
-
-    refused = steps(lambda second: second.refused, rate)
-    waiting = steps(lambda second: second.waiting, rows)
-    left = f"{_left(window, window.end - window.length):.2f}"
-    quiet = "" if any(any(second[1:4]) for second in seconds) else "<em>No traffic</em>"
-    rates = (
-        f'<path d="M{left},98{refused}V98Z" fill="{REFUSED}" fill-opacity=".3"/><path d="M{refused[1:]}" stroke="{REFUSED}" {_LINE}/>'
-        f'<path d="M{steps(lambda second: second.delivered, rate)[1:]}" stroke="{DELIVERED}" {_LINE}/>'
-        f'<path d="M{steps(lambda second: second.generated, rate)[1:]}" stroke="{WRITTEN}" stroke-dasharray="5 4" {_LINE}/>'
-        if seconds and not quiet
-        else ""
-    )
-    pile = (
-        f'<path d="M{left},98{waiting}V98Z" fill="{WAITING}" fill-opacity=".4"/><path d="M{waiting[1:]}" stroke="{WAITING}" {_LINE}/>'
-        if any(second.waiting for second in seconds)
-        else ""
-    )
-    few = "" if pile or not seconds else "<em>No rows waiting</em>"
+def _lane(window: TrafficWindow, user: str, lines: str) -> str:
+    """Return a user's two charts. Each user has axes of their own, so that one user's peak does not flatten the others."""
+    seconds = window.seconds(user)
+    rate = axis_limit(max(second.generated, second.delivered, second.refused) for second in seconds)
+    rows = axis_limit(second.waiting for second in seconds)
+    rates = pile = ""
+    if any(second.generated or second.delivered or second.refused for second in seconds):
+        rates = (
+            _blocks(window, [(second.second, second.refused) for second in seconds], rate, REFUSED)
+            + f'<path d="{_steps(window, [(second.second, second.delivered) for second in seconds], rate)}" stroke="{DELIVERED}" {_LINE}/>'
+            + f'<path d="{_steps(window, [(second.second, second.generated) for second in seconds], rate)}" stroke="{WRITTEN}" '
+            f'stroke-dasharray="5 4" {_LINE}/>'
+        )
+    if any(second.waiting for second in seconds):
+        pile = _blocks(window, [(second.second, second.waiting) for second in seconds], rows, WAITING)
     name = html.escape(_name(user))
+    quiet, few = (
+        "" if drawn or not seconds else f"<em>{words}</em>" for drawn, words in ((rates, "No traffic"), (pile, "No rows waiting"))
+    )
     return (
         f'<div class="lane"><div><b>{name}</b> {last_second(window, user)}</div>'
         f"{_chart('', f'{name}: rows per second', rate, '/s', rates + lines, quiet)}"
@@ -196,17 +189,25 @@ def _chart(kind: str, label: str, limit: float, unit: str, drawn: str, words: st
 
 
 def _steps(window: TrafficWindow, points: Sequence[tuple[int, int]], limit: float) -> str:
-    """Return SVG path commands for a line with one step per second: `L` to the first step's start, then steps that differ from it."""
-    if not points:
-        return ""
-    height = {second: 98 - 96 * count / limit for second, count in points}
+    """Return SVG path commands for a line with one step per second."""
     commands, before = "", None
-    for second, y in height.items():
+    for second, count in points:
+        y = f"{98 - 96 * count / limit:.1f}"
         if y != before:
             start = f"{_left(window, second):.2f}"
-            commands += f"L{start},{y:.1f}" if before is None else f"H{start}V{y:.1f}"
+            commands += f"M{start},{y}" if before is None else f"H{start}V{y}"
             before = y
     return f"{commands}H{_left(window, points[-1][0] + 1):.2f}"
+
+
+def _blocks(window: TrafficWindow, points: Sequence[tuple[int, int]], limit: float, color: str) -> str:
+    """Return filled steps for the seconds with a count; seconds without one have no line."""
+    commands = ""
+    for some, group in groupby(points, key=lambda point: point[1] > 0):
+        if some:
+            steps = list(group)
+            commands += f"{_steps(window, steps, limit)}V98H{_left(window, steps[0][0]):.2f}Z"
+    return f'<path d="{commands}" fill="{color}" fill-opacity=".35" stroke="{color}" {_THIN}/>' if commands else ""
 
 
 def _swatch(drawn: str, text: str) -> str:
@@ -217,11 +218,8 @@ _KEY = (
     '<ul class="key">'
     + _swatch(f'<path d="M0,5H26" stroke="{WRITTEN}" stroke-dasharray="5 4" {_LINE}/>', "rows written")
     + _swatch(f'<path d="M0,5H26" stroke="{DELIVERED}" {_LINE}/>', "webhooks delivered")
-    + _swatch(
-        f'<path d="M0,2H26V10H0Z" fill="{REFUSED}" fill-opacity=".3"/><path d="M0,2H26" stroke="{REFUSED}" {_LINE}/>',
-        "refused or unanswered",
-    )
-    + _swatch(f'<path d="M0,2H26V10H0Z" fill="{WAITING}" fill-opacity=".4"/><path d="M0,2H26" stroke="{WAITING}" {_LINE}/>', "rows waiting")
+    + _swatch(f'<path d="M1,1H25V10H1Z" fill="{REFUSED}" fill-opacity=".35" stroke="{REFUSED}" {_THIN}/>', "refused or unanswered")
+    + _swatch(f'<path d="M1,1H25V10H1Z" fill="{WAITING}" fill-opacity=".35" stroke="{WAITING}" {_THIN}/>', "rows waiting")
     + "</ul>"
 )
 
