@@ -64,7 +64,7 @@ def writes(lab: Lab, before: int) -> bool:
 def test_a_reader_makes_a_receiver_fail_watches_and_heals_it(page: Page, lab: Lab, theme: str) -> None:
     choose_theme(lab, f"JupyterLab {theme.capitalize()}")
     panel = run(page, lab, f"dial-{theme}", BEGIN.format("dial"), "dial = widgets.FaultDial(lesson)\ndial")
-    picture = panel.locator("img.jupyter-widgets")
+    picture = panel.locator(".userhooks-traffic")
     expect(picture).to_be_visible(timeout=60_000)
     expect(panel.get_by_text("Nothing done yet.")).to_be_visible()
     slider = panel.get_by_role("slider").first
@@ -73,21 +73,51 @@ def test_a_reader_makes_a_receiver_fail_watches_and_heals_it(page: Page, lab: La
         page.keyboard.press("ArrowRight")
     expect(panel.get_by_text("lesson.inbox(\"ada\").respond([{'percent': 100.0")).to_be_visible()
     panel.get_by_role("button", name="Apply").click()
-    expect(panel.get_by_text("Ada: 100 % answered 500.")).to_be_visible()
-    before = picture.get_attribute("src")
+    expect(panel.get_by_text("Ada: 100% answered 500.", exact=True)).to_be_visible()
+    expect(picture.get_by_text("1 Ada: 100% answered 500")).to_be_visible()
     users = users_of(lab, "dial")
     lab.stack.database.insert_notifications([(users[user], f"row {n}") for n in range(20) for user in ("ada", "ben")])
-    expect(panel.get_by_text("20 waiting")).to_be_visible(timeout=20_000)
-    expect(picture).not_to_have_attribute("src", str(before))
-    panel.get_by_role("button", name="All is well again").click()
-    expect(panel.get_by_text("Ada: all is well.")).to_be_visible()
+    expect(picture.get_by_text("20 waiting")).to_be_visible(timeout=20_000)
+    expect(picture.get_by_text("Rows waiting now: 20 for Ada.")).to_be_visible()
+    panel.get_by_role("button", name="Clear all faults").click()
+    expect(panel.get_by_text("Ada: no faults.", exact=True)).to_be_visible()
     ada = lab.stack.inspector.inbox("lesson dial: ada")
     assert len(ada.wait_for(20, timeout=30)) == 20
     assert any(not request.accepted for request in ada.received())
-    expect(panel.get_by_text("20 waiting")).to_be_hidden(timeout=20_000)
+    expect(picture.get_by_text("20 waiting")).to_be_hidden(timeout=20_000)
+    expect(picture.get_by_text("No rows waiting now. Most in the last")).to_be_visible()
     if SCREENSHOTS:
         page.wait_for_timeout(1500)
         page.screenshot(path=Path(SCREENSHOTS) / f"dial-{theme}.png")
+
+
+def test_the_dial_floats_beside_the_notebook_and_follows_the_theme_while_it_is_open(page: Page, lab: Lab) -> None:
+    choose_theme(lab, "JupyterLab Light")
+    panel = run(page, lab, "floats", BEGIN.format("floats"), "dial = widgets.FaultDial(lesson)\ndial")
+    picture = panel.locator(".userhooks-traffic")
+    expect(picture.get_by_text("No rows waiting, now or in the last")).to_be_visible(timeout=60_000)
+    picture.locator(".lane").first.click(button="right")
+    page.get_by_role("menuitem", name="Create New View for Output").click()
+    beside = page.locator(".jp-LinkedOutputView .userhooks-traffic")
+    expect(beside).to_be_visible()
+    box, other = beside.bounding_box(), picture.bounding_box()
+    assert box
+    assert other
+    assert box["x"] >= other["x"] + other["width"], "the view lies beside the notebook, not on it"
+    for theme in ("Light", "Dark", "Light"):
+        page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", f"JupyterLab {theme}")
+        expect(page.locator("body")).to_have_attribute("data-jp-theme-name", f"JupyterLab {theme}")
+        eventually(partial(reads_well, beside, dark=theme == "Dark"), what="text and lines in the color of the theme")
+        expect(panel.get_by_role("button", name="Apply")).to_be_visible()
+
+
+def reads_well(picture: Locator, *, dark: bool) -> bool:
+    """Whether the text and the grid of the live charts are light on a dark page, or dark on a light one."""
+    colors = picture.evaluate("""element => {
+        const line = element.querySelector(".chart line");
+        return [element, line].map(one => getComputedStyle(one)[one === line ? "stroke" : "color"].match(/[0-9.]+/g).map(Number));
+    }""")
+    return all((sum(color[:3]) > 450) == dark for color in colors)
 
 
 def test_a_reader_chooses_answers_by_keyboard_and_starts_a_stack_that_was_stopped(page: Page, lab: Lab) -> None:
