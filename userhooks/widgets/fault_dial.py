@@ -30,7 +30,7 @@ FOLLOW_SECONDS = 1.0
 
 _FLOATING = "Right-click here and choose <b>Create New View for Output</b> to keep the dial beside the notebook."
 
-_WIDE, _ALIGNED = {"width": "26em"}, {"description_width": "10em"}
+_WIDE, _ALIGNED = {"width": "27em"}, {"description_width": "11em"}
 
 
 class FaultDial(Panel):
@@ -78,7 +78,10 @@ class FaultDial(Panel):
             control.observe(lambda _: self._show_call(), "value")
         self._buttons = ipywidgets.HBox(buttons, layout={"flex_flow": "row wrap"})
         self._sliders = ipywidgets.HBox(sliders, layout={"flex_flow": "row wrap"})
-        style, floating = ipywidgets.HTML(traffic_picture.STYLE, layout={"display": "none"}), ipywidgets.HTML(f"<small>{_FLOATING}</small>")
+        style, floating = (
+            ipywidgets.HTML(traffic_picture.STYLE, layout={"display": "none"}),
+            ipywidgets.HTML(f'<div style="font-size: 12px; line-height: 1.45">{_FLOATING}</div>'),
+        )
         below = [self._sliders, self.call, self._buttons, style, self.trouble, self.picture, floating]
         super().__init__(lesson, "Apply", "Make this user's receiver do what the sliders say", [self.user, self.seed], below)
         self._show_call()

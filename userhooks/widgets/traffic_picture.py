@@ -45,13 +45,15 @@ STYLE = """<style>
 .userhooks-traffic .chart.low { height: 34px; margin-top: 12px; }
 .userhooks-traffic .chart svg { position: absolute; width: 100%; height: 100%; overflow: hidden; }
 .userhooks-traffic .chart span { position: absolute; left: -56px; width: 51px; text-align: right; font-size: 11px; line-height: 12px; }
-.userhooks-traffic .chart em { position: absolute; inset: 0; display: grid; place-items: center; font-style: normal; opacity: .75; }
+.userhooks-traffic .chart em { position: absolute; inset: 0; display: grid; place-items: center; font-style: normal; }
+.userhooks-traffic .chart em b { font-weight: normal; padding: 0 8px; background: var(--jp-layout-color0, Canvas); }
 .userhooks-traffic .times { height: 18px; margin-top: 2px; font-size: 11px; }
 .userhooks-traffic .times span { position: absolute; white-space: nowrap; transform: translateX(-50%); }
 .userhooks-traffic .times span:first-child { transform: none; } .userhooks-traffic .times span:last-child { transform: translateX(-100%); }
 .userhooks-traffic .events { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(20em, 100%), 1fr)); min-height: 35px; }
 .userhooks-traffic .events b { display: inline-block; min-width: 1.6em; }
-@container (max-width: 540px) { .userhooks-traffic .flags span { display: none; } .userhooks-traffic .flags { height: 0; } }
+@container (max-width: 540px) { .userhooks-traffic .flags span { display: none; } .userhooks-traffic .flags { height: 0; }
+  .userhooks-traffic .times span:nth-child(even) { display: none; } }
 </style>"""
 """The picture's style, which does not change: a page needs it once."""
 
@@ -75,7 +77,7 @@ def picture(window: TrafficWindow, marks: Sequence[Mark]) -> str:
     shown = marks_shown(window, marks)
     said = html.escape(sentence(window))
     lines = "".join(
-        f'<line x1="{x:.2f}" x2="{x:.2f}" y1="0" y2="100" stroke="currentColor" {_THIN}/>'
+        f'<line x1="{x:.2f}" x2="{x:.2f}" y1="0" y2="100" stroke="currentColor" stroke-opacity=".7" {_THIN}/>'
         for x in (_left(window, mark.at) for _, mark in shown)
     )
     lanes = "".join(_lane(window, user, lines) for user in window.users)
@@ -170,7 +172,7 @@ def _lane(window: TrafficWindow, user: str, lines: str) -> str:
         pile = _blocks(window, [(second.second, second.waiting) for second in seconds], rows, WAITING)
     name = html.escape(_name(user))
     quiet, few = (
-        "" if drawn or not seconds else f"<em>{words}</em>" for drawn, words in ((rates, "No traffic"), (pile, "No rows waiting"))
+        "" if drawn or not seconds else f"<em><b>{words}</b></em>" for drawn, words in ((rates, "No traffic"), (pile, "No rows waiting"))
     )
     return (
         f'<div class="lane"><div><b>{name}</b> {last_second(window, user)}</div>'
