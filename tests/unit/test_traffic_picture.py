@@ -84,8 +84,8 @@ def test_the_sentence_is_true_of_the_window(ben: Sequence[SecondCounts], said: s
 
 def test_each_user_has_the_figures_of_the_last_second() -> None:
     outage = window(OUTAGE[:11])
-    assert last_second(outage, "ben") == "30 written, 0 delivered, 4 refused or unanswered in the last second; 30 waiting"
-    assert last_second(outage, "ada") == "0 written, 0 delivered, 0 refused or unanswered in the last second; 0 waiting"
+    assert last_second(outage, "ben") == "30 written, 0 delivered, 4 failed in the last second; 30 waiting"
+    assert last_second(outage, "ada") == "0 written, 0 delivered, 0 failed in the last second; 0 waiting"
     assert last_second(outage, "ben") in picture(outage, ())
 
 
@@ -94,7 +94,7 @@ def test_each_user_has_the_figures_of_the_last_second() -> None:
 
 def edges(label: str, left: float) -> tuple[float, float]:
     """Return the left and right edges of a flag, in percent of the narrowest chart."""
-    return left, left + 100 * (7 * len(label) + 10) / 480
+    return left, left + 100 * (7 * len(label) + 10) / 360
 
 
 @pytest.mark.parametrize("apart", [0.01, 0.5, 1, 2, 3, 5])

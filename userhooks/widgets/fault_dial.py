@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 FOLLOW_SECONDS = 1.0
 """Minimum seconds between updates of the charts. If reading is slow, the time is longer, so that the kernel stays responsive."""
 
-_FLOATING = "Right-click here and choose <b>Create New View for Output</b> to keep the dial beside the notebook."
+_FLOATING = (
+    "To keep the dial in view, right-click here, choose <b>Create New View for Cell Output</b>, and drag the new tab beside the notebook."
+)
 
 _WIDE, _ALIGNED = {"width": "27em"}, {"description_width": "11em"}
 
@@ -78,12 +80,12 @@ class FaultDial(Panel):
             control.observe(lambda _: self._show_call(), "value")
         self._buttons = ipywidgets.HBox(buttons, layout={"flex_flow": "row wrap"})
         self._sliders = ipywidgets.HBox(sliders, layout={"flex_flow": "row wrap"})
-        style, floating = (
-            ipywidgets.HTML(traffic_picture.STYLE, layout={"display": "none"}),
-            ipywidgets.HTML(f'<div style="font-size: 12px; line-height: 1.45">{_FLOATING}</div>'),
-        )
-        below = [self._sliders, self.call, self._buttons, style, self.trouble, self.picture, floating]
+        below = [self._sliders, self.call, self._buttons]
         super().__init__(lesson, "Apply", "Make this user's receiver do what the sliders say", [self.user, self.seed], below)
+        style = ipywidgets.HTML(traffic_picture.STYLE, layout={"display": "none"})
+        floating = ipywidgets.HTML(f'<div style="font-size: 12px; line-height: 1.45">{_FLOATING}</div>')
+        # The charts come first, so that they show in a narrow view beside the notebook.
+        self.children = [style, self.trouble, self.picture, *self.children, floating]  # type: ignore[has-type]  # ipywidgets is untyped
         self._show_call()
         take_over(self, (lesson.name, "faults"))
         self._follower = threading.Thread(target=self._follow, name="userhooks fault dial", daemon=True)

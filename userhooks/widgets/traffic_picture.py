@@ -21,7 +21,7 @@ LISTED_MARKS = 12
 _HEADROOM = 1.08
 _STEPS = (1, 1.5, 2, 3, 4, 5, 6, 8, 10)
 
-_NARROWEST = 480
+_NARROWEST = 360
 """Width of a chart in pixels below which its numbers are hidden; the style repeats it."""
 _DIGIT_PIXELS, _BADGE_PIXELS = 7, 12
 
@@ -52,7 +52,7 @@ STYLE = """<style>
 .userhooks-traffic .times span:first-child { transform: none; } .userhooks-traffic .times span:last-child { transform: translateX(-100%); }
 .userhooks-traffic .events { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(20em, 100%), 1fr)); min-height: 35px; }
 .userhooks-traffic .events b { display: inline-block; min-width: 1.6em; }
-@container (max-width: 540px) { .userhooks-traffic .flags span { display: none; } .userhooks-traffic .flags { height: 0; }
+@container (max-width: 462px) { .userhooks-traffic .flags span { display: none; } .userhooks-traffic .flags { height: 0; }
   .userhooks-traffic .times span:nth-child(even) { display: none; } }
 </style>"""
 """The picture's style, which does not change: a page needs it once."""
@@ -117,7 +117,7 @@ def last_second(window: TrafficWindow, user: str) -> str:
     if not window.length:
         return ""
     last = window.seconds(user)[-1]
-    counts = f"{last.generated:,} written, {last.delivered:,} delivered, {last.refused:,} refused or unanswered"
+    counts = f"{last.generated:,} written, {last.delivered:,} delivered, {last.refused:,} failed"
     return f"{counts} in the last second; {last.waiting:,} waiting"
 
 
@@ -220,7 +220,7 @@ _KEY = (
     '<ul class="key">'
     + _swatch(f'<path d="M0,5H26" stroke="{WRITTEN}" stroke-dasharray="5 4" {_LINE}/>', "rows written")
     + _swatch(f'<path d="M0,5H26" stroke="{DELIVERED}" {_LINE}/>', "webhooks delivered")
-    + _swatch(f'<path d="M1,1H25V10H1Z" fill="{REFUSED}" fill-opacity=".35" stroke="{REFUSED}" {_THIN}/>', "refused or unanswered")
+    + _swatch(f'<path d="M1,1H25V10H1Z" fill="{REFUSED}" fill-opacity=".35" stroke="{REFUSED}" {_THIN}/>', "failed attempts")
     + _swatch(f'<path d="M1,1H25V10H1Z" fill="{WAITING}" fill-opacity=".35" stroke="{WAITING}" {_THIN}/>', "rows waiting")
     + "</ul>"
 )
