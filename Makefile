@@ -1,5 +1,5 @@
 # The commands in the README. Requires GNU make 3.81 or newer.
-#   make lab        open JupyterLab on the notebooks, with everything they need running
+#   make lab        open JupyterLab on your copies of the lessons, with everything they need running
 #   make test       run every test that does not need a browser
 #   make check      run the fast checks: linters, types, unit tests, contract tests
 #   make demo       run the whole flow once, without a browser
@@ -7,7 +7,7 @@
 #   make real-like  run the lessons, in a row and each alone, against a stand-in with the timing of a real Sequin server
 #   make bench      measure rates and latencies next to a baseline: 15 minutes (bench-quick: 2 minutes; bench-full: also the long parts)
 #   make torture    test the engine with crashes, outages, dead receivers, and a soak: about 25 minutes
-#   make clean      remove everything that the commands above created
+#   make clean      remove everything that the commands above created, except lessons that you changed
 #
 # For developers of this project:
 #   make install           create .venv

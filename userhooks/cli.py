@@ -10,9 +10,7 @@ import argparse
 import json
 import logging
 import os
-import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,16 +18,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from userhooks.errors import ConfigurationError, UserhooksError
-from userhooks.shared import python_command
+from userhooks.errors import UserhooksError
 
 if TYPE_CHECKING:
     from userhooks.stack.stack import Stack
     from userhooks.stack.status import SequinStatus, SlotStatus, StackStatus
 
 Handler = Callable[[argparse.Namespace], int]
-_NOTEBOOKS = "userhooks-notebooks"
-"""Folder to which the notebooks are copied if there is no checkout."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="userhooks",
         description="Webhooks for every user's own rows in Postgres, with Sequin.",
-        epilog="To begin, run userhooks up --detach, or userhooks lab for the notebooks. README.md lists the environment variables.",
+        epilog="To begin, run userhooks up --detach, or userhooks lab for the lessons. README.md lists the environment variables.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
@@ -86,10 +81,19 @@ def _parser() -> argparse.ArgumentParser:
     status = command("status", _status, "show what runs where", "userhooks status --json")
     status.add_argument("--json", action="store_true", help="print JSON, including passwords and tokens")
     lab = command(
-        "lab", _lab, "start the stack, and open the notebooks in JupyterLab", "userhooks lab --no-browser -- --ServerApp.port=8899"
+        "lab", _lab, "start the stack, and open your lessons in JupyterLab", "userhooks lab --no-browser -- --ServerApp.port=8899"
     )
     lab.add_argument("--no-browser", action="store_true", help="print the URL instead of opening a browser")
     lab.add_argument("jupyter", nargs="*", metavar="OPTION", help="options for JupyterLab, after --")
+    lessons = command(
+        "lessons", _lessons_list, "show which of your lessons you have changed, or start some again", "userhooks lessons reset 03"
+    )
+    actions = lessons.add_subparsers(title="actions", metavar="ACTION")
+    actions.add_parser("list", help="show which of your lessons you have changed (the default)").set_defaults(handler=_lessons_list)
+    actions.add_parser("copy", help="make the missing copies, as userhooks lab does").set_defaults(handler=_lessons_copy)
+    reset = actions.add_parser("reset", help="make fresh copies, and keep those that you changed under another name")
+    reset.add_argument("lesson", nargs="*", metavar="LESSON", help="a number like 03, or a file name (default: everything)")
+    reset.set_defaults(handler=_lessons_reset)
     subscribe = command(
         "subscribe", _subscribe, "send a user's notifications to a URL", "userhooks subscribe 1 https://example.com/hooks/1"
     )
@@ -230,50 +234,48 @@ def _print_separate_sequin(sequin: SequinStatus, slot: SlotStatus) -> None:
 
 
 def _lab(arguments: argparse.Namespace) -> int:
-    import userhooks
+    from userhooks import lab
     from userhooks.shared.extras import not_installed
 
     if find_spec("jupyterlab") is None:
         raise not_installed("JupyterLab")
-    package = Path(userhooks.__file__).resolve().parent
-    notebooks = _own_notebooks(package / "notebooks")
     with _stack_while() as stack:
         _print_status(stack.status())
-        options = ["--allow-root"] if os.geteuid() == 0 else []
-        if arguments.no_browser or not _has_display():
-            options.append("--no-browser")
-        # Kernels must use the same home, whatever their working directory. The config folder keeps JupyterLab from asking about news.
-        paths = [str(package / "jupyter"), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
-        environment = {**os.environ, "USERHOOKS_HOME": str(stack.settings.home), "JUPYTER_CONFIG_PATH": os.pathsep.join(paths)}
-        command = [*python_command.command("jupyterlab"), f"--ServerApp.root_dir={notebooks}", *options, *arguments.jupyter]
-        with subprocess.Popen(command, env=environment) as jupyter:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches JupyterLab, which asks before it exits
-            try:
-                return jupyter.wait()
-            finally:
-                jupyter.terminate()
+        return lab.run(stack, arguments.jupyter, browser=not arguments.no_browser)
 
 
-def _own_notebooks(packaged: Path) -> Path:
-    """Return the folder to open: the checkout's notebooks or, without a checkout, copies in the working directory.
-
-    Existing copies are kept, because they may contain the user's work.
-    """
-    if packaged.is_symlink():
-        return packaged.resolve()
-    folder = Path.cwd() / _NOTEBOOKS
-    try:
-        folder.mkdir(exist_ok=True)
-        for file in packaged.iterdir():
-            if not (folder / file.name).exists():
-                shutil.copyfile(file, folder / file.name)
-    except OSError as error:
-        raise ConfigurationError(f"Cannot write to {folder}: {error.strerror}.", "Run userhooks lab in a folder that you own.") from None
-    return folder
+# --- lessons -----------------------------------------------------------------------------------------------------------
 
 
-def _has_display() -> bool:
-    return sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "WSL_DISTRO_NAME"))
+def _lessons_list(_arguments: argparse.Namespace) -> int:
+    from userhooks.lessons.copies import Copies
+
+    copies = Copies.of(Path.cwd())
+    print(f"Your lessons in {copies.folder}")
+    for state in copies.states():
+        print(f"  {state.name:<32} {state}")
+    return 0
+
+
+def _lessons_copy(_arguments: argparse.Namespace) -> int:
+    from userhooks.lessons.copies import Copies
+
+    copies = Copies.of(Path.cwd())
+    copies.copy()
+    return _lessons_list(_arguments)
+
+
+def _lessons_reset(arguments: argparse.Namespace) -> int:
+    from userhooks.lessons.copies import Copies
+
+    copies = Copies.of(Path.cwd())
+    for fresh in copies.reset(arguments.lesson):
+        print(
+            f"{fresh.name}: a fresh copy. " + (f"Yours is now {fresh.kept}." if fresh.kept else "There were no changes of yours to keep.")
+        )
+    if copies.is_in_use:
+        print("If one of them is open in JupyterLab, choose File > Reload Notebook from Disk.")
+    return 0
 
 
 # --- subscriptions -----------------------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ class Settings:
                 f"SEQUIN_URL is {sequin_url!r}, which is not an http:// or https:// address.",
                 "Set it like SEQUIN_URL=http://127.0.0.1:7376",
             )
-        home = Path(env["USERHOOKS_HOME"]) if env.get("USERHOOKS_HOME") else _default_home(cwd or Path.cwd())
+        home = Path(env["USERHOOKS_HOME"]) if env.get("USERHOOKS_HOME") else project_folder(cwd or Path.cwd()) / ".userhooks"
         return cls(
             home=home.expanduser().resolve(),
             database_url=database_url,
@@ -112,13 +112,14 @@ def _private_addresses(env: Mapping[str, str]) -> str:
     return text
 
 
-def _default_home(cwd: Path) -> Path:
-    """Return `.userhooks` in the nearest folder with this project's pyproject.toml, or else in `cwd`.
+def project_folder(directory: Path) -> Path:
+    """Return the nearest folder with this project's pyproject.toml, or else `directory`.
 
-    Notebooks run in `notebooks/` and commands anywhere in the checkout, and both must find the same home.
+    It contains the default home and the reader's lessons. Notebooks run in `lessons/` and commands anywhere in the checkout, and both must
+    find the same folder.
     """
-    for folder in (cwd, *cwd.parents):
+    for folder in (directory, *directory.parents):
         project = folder / "pyproject.toml"
         if project.is_file() and 'name = "userhooks"' in project.read_text(encoding="utf-8"):
-            return folder / ".userhooks"
-    return cwd / ".userhooks"
+            return folder
+    return directory

@@ -1,4 +1,4 @@
-"""`userhooks lab` on a copy of the notebooks, and notebook 01 run in it: for the tests, and for the README's picture."""
+"""`userhooks lab` in a copy of the project, and lesson 01 run in it: for the tests, and for the README's picture."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _OPEN_INSTEAD = """async path => {
 
 @dataclass
 class Lab:
-    """A running `userhooks lab` on a copy of the notebooks."""
+    """A running `userhooks lab` in a copy of the project; `notebooks` is the folder of the reader's copies."""
 
     url: str
     stack: Stack
@@ -49,7 +49,7 @@ class Lab:
 @contextmanager
 def running_lab(folder: Path) -> Iterator[Lab]:
     """Start stack and JupyterLab as `userhooks lab` does, with everything of theirs in `folder`; end them afterwards."""
-    copy = folder / "project"  # JupyterLab saves what it shows; the stored notebooks must stay as they are
+    copy = folder / "project"  # the reader's copies are made in it
     for part in ("userhooks", "notebooks"):
         shutil.copytree(ROOT / part, copy / part, symlinks=True, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     port = free_port()
@@ -59,7 +59,6 @@ def running_lab(folder: Path) -> Iterator[Lab]:
         "USERHOOKS_HOME": str(folder / "home"),
         "PYTHONPATH": str(copy),
         "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
     }
     options = [
         f"--ServerApp.port={port}",
@@ -81,7 +80,7 @@ def running_lab(folder: Path) -> Iterator[Lab]:
         eventually(lambda: _answers(url), within=60, what="JupyterLab to answer")
         stack = Stack.attach(Settings.from_env(environment))
         with stack.inspector, stack.sequin:
-            yield Lab(url, stack, copy / "notebooks")
+            yield Lab(url, stack, copy / "lessons")
     finally:
         process.terminate()
         process.wait(60)

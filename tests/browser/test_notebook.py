@@ -48,15 +48,15 @@ def test_a_reader_runs_a_notebook_clicks_its_panels_and_sees_it_whole_in_two_the
         reader.look(theme)
 
 
-def test_a_solution_is_folded_and_a_click_on_its_bar_opens_it(page: Page, lab: Lab) -> None:
+def test_a_solution_shows_when_it_is_opened_and_is_not_run(page: Page, lab: Lab) -> None:
     open_notebook(page, lab, "01_first_webhook.ipynb")
     exercise = page.locator(".jp-Cell", has=page.get_by_role("heading", name="Exercise"))
-    solution = exercise.locator("xpath=following::div[contains(concat(' ', @class, ' '), ' jp-CodeCell ')][1]")
     exercise.scroll_into_view_if_needed()
-    expect(solution.locator(".jp-Placeholder")).to_be_visible()
-    expect(solution.locator(".cm-content")).to_be_hidden()
-    solution.locator(".jp-Placeholder-content").first.click()
-    expect(solution.locator(".cm-content")).to_be_visible()
+    solution = exercise.locator("xpath=following::details[1]")
+    expect(solution.get_by_text("Show a solution")).to_be_visible()
+    expect(solution.locator("pre")).to_be_hidden()
+    solution.get_by_text("Show a solution").click()
+    expect(solution.locator("pre")).to_be_visible()
 
 
 def test_the_glossary_opens_as_a_page_from_the_first_lesson(page: Page, lab: Lab) -> None:

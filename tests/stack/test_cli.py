@@ -1,22 +1,20 @@
-"""The command line: help, exit codes, and output; JupyterLab running with the stack; and an import that stays light."""
+"""The command line: help, exit codes, and output; and an import that stays light."""
 
 from __future__ import annotations
 
 import re
-import signal
 import subprocess
 import sys
 
-import httpx
 import pytest
 
-from tests.ports import free_port
-from tests.stack.conftest import Installation, assert_gone
+from tests.stack.conftest import Installation
 from tests.waiting import eventually
 from userhooks import Stack
 
 COMMANDS = (
-    "up", "down", "status", "lab", "subscribe", "unsubscribe", "subscriptions", "backfill", "generate", "inbox", "ledger", "doctor", "demo",
+    "up", "down", "status", "lab", "lessons", "subscribe", "unsubscribe", "subscriptions", "backfill", "generate", "inbox", "ledger",
+    "doctor", "demo",
 )  # fmt: skip
 
 
@@ -88,39 +86,6 @@ def test_the_whole_way_by_commands(installation: Installation) -> None:
         ["backfill", "x"],
     ):
         installation.fail(*wrong)
-
-
-def test_lab_serves_the_notebooks_without_asking_about_news_and_ends_what_it_started(installation: Installation) -> None:
-    port = free_port()
-    options = [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=here"]
-    lab = subprocess.Popen(
-        [sys.executable, "-m", "userhooks.cli", "lab", "--no-browser", "--", *options],
-        env=installation.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"Authorization": "token here"}, timeout=30) as client:
-
-            def names() -> list[str]:
-                assert lab.poll() is None
-                try:
-                    return [entry["name"] for entry in client.get("/api/contents/").json()["content"]]
-                except httpx.TransportError:
-                    return []
-
-            listed = eventually(names, within=60, what="JupyterLab to answer")
-            assert "01_first_webhook.ipynb" in listed
-            settings = client.get("/lab/api/settings/@jupyterlab/apputils-extension:notification").json()
-            assert settings["schema"]["properties"]["fetchNews"]["default"] == "false"
-        assert installation.status()["ready"]
-        processes = installation.processes()
-        lab.send_signal(signal.SIGTERM)
-        assert lab.wait(30) == 143
-        assert_gone(processes)
-    finally:
-        lab.kill()
-        lab.wait()
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

@@ -17,12 +17,13 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from userhooks.lessons.copies import Copies
 from userhooks.settings import PORT_VARIABLES
 from userhooks.stack.home import Home
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("userhooks", "notebooks", "sql", "pyproject.toml", "README.md", "LICENSE")
-COPIED = {".ipynb", ".md", ".yaml"}
+PACKAGED = {".ipynb", ".md", ".png", ".yaml"}
 QUIET = ("--quiet", "--disable-pip-version-check", "--no-input")
 
 # Records each file of the checkout that a Python process of the venv opens.
@@ -97,7 +98,7 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_wheel_contains_the_sql_and_the_notebooks_and_no_tests(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    packaged = [*(ROOT / "sql").iterdir(), *(file for file in (ROOT / "notebooks").iterdir() if file.suffix in COPIED)]
+    packaged = [*(ROOT / "sql").iterdir(), *(file for file in (ROOT / "notebooks").iterdir() if file.suffix in PACKAGED)]
     assert len(packaged) > 15
     assert {f"userhooks/{file.parent.name}/{file.name}" for file in packaged} <= names
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"userhooks"}
@@ -196,11 +197,11 @@ def test_the_demo_runs_from_a_wheel_and_opens_no_file_of_the_checkout(outside: O
     assert [file.name for file in outside.folder.iterdir()] == [".userhooks"]
 
 
-def test_the_lab_of_a_wheel_opens_copies_of_the_notebooks_and_keeps_changed_ones(outside: Outside) -> None:
-    copies = outside.folder / "userhooks-notebooks"
+def test_the_lab_of_a_wheel_opens_copies_of_the_lessons_and_keeps_changed_ones(outside: Outside) -> None:
+    copies = outside.folder / "lessons"
     copies.mkdir()
     (copies / "01_first_webhook.ipynb").write_text("the reader's")
     outside.succeed("userhooks", "lab", "--no-browser", "--", "--version", PYTHONPATH=sysconfig.get_path("purelib"))
-    assert {file.name for file in copies.iterdir()} == {file.name for file in (ROOT / "notebooks").iterdir() if file.suffix in COPIED}
+    assert {*Copies(outside.folder).fresh, "index.md"} == {file.name for file in copies.iterdir() if not file.name.startswith(".")}
     assert (copies / "01_first_webhook.ipynb").read_text() == "the reader's"
-    assert (copies / "02_traffic.ipynb").read_bytes() == (ROOT / "notebooks" / "02_traffic.ipynb").read_bytes()
+    assert outside.succeed("userhooks", "lessons").count("unchanged") == len(Copies(outside.folder).fresh) - 1
