@@ -37,11 +37,12 @@ def tabs(page: Page) -> list[str]:
 
 def test_the_first_start_opens_the_start_page_and_a_click_leads_to_lesson_01(page: Page, lab: Lab) -> None:
     expect(page.get_by_role("heading", name="Webhooks for each user's own rows")).to_be_visible()
-    expect(page.get_by_role("row").filter(has_text=re.compile(r"^\d\d"))).to_have_count(len(list(lab.notebooks.glob("*.ipynb"))))
+    expect(page.get_by_role("cell", name=re.compile(r"^\d+\smin$"))).to_have_count(len(list(lab.notebooks.glob("*.ipynb"))))
     assert tabs(page) == ["index.md"]
     for theme in ("Dark", "Light"):
         page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", f"JupyterLab {theme}")
         expect(page.locator("body")).to_have_attribute("data-jp-theme-name", f"JupyterLab {theme}")
+        expect(page.locator("#jupyterlab-splash")).to_be_hidden()
         if SCREENSHOTS:
             page.screenshot(path=Path(SCREENSHOTS) / f"start-page-{theme.lower()}.png")
     page.get_by_role("link", name="Start with lesson 01").click()

@@ -69,7 +69,7 @@ Run its cells from the top with **Shift+Enter**. Your first webhook arrives in a
 
 ## Lessons
 
-| | lesson | minutes | afterwards, you can, among other things, |
+| | lesson | time | you learn to |
 |:--|:--|--:|:--|
 {lesson_rows}
 
@@ -96,8 +96,9 @@ To stop everything, press **Ctrl-C** in the terminal where you started it. Your 
 
 
 def _lesson_row(lesson: LessonFacts) -> str:
+    time = f"{lesson.minutes}\u202fmin" if lesson.minutes else ""
     goals = "; ".join(lesson.goals[:_SHOWN_GOALS]).replace("|", "\\|")
-    return f"| {lesson.number} | [{lesson.title}]({lesson.file}) | {lesson.minutes or ''} | {goals} |"
+    return f"| {lesson.number} | [{lesson.title}]({lesson.file}) | {time} | {goals} |"
 
 
 def _part_row(part: RunningPart) -> str:
