@@ -28,6 +28,8 @@ PURE = [
     "lessons/faults.py",
     "lessons/traffic_window.py",
     "widgets/traffic_picture.py",
+    "lessons/reader_copy.py",
+    "lessons/start_page.py",
     "inspector/messages.py",
     "stack/sequin_metrics.py",
     "shared/percentiles.py",

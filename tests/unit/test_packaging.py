@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tomllib
 from importlib.metadata import metadata
@@ -93,11 +94,23 @@ def test_a_conda_environment_installs_this_project_with_a_python_that_it_support
 def test_codespaces_use_the_same_python_the_same_install_and_the_usual_ports() -> None:
     container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))
     assert container["image"].endswith("/python:3.13")
-    assert container["postCreateCommand"] == "make install"
+    assert container["postCreateCommand"] == "make install && .venv/bin/userhooks lessons copy"
     ports = Settings.from_env({}).ports
     assert {ports["server"], ports["inspector"]} < set(container["forwardPorts"])
     assert {str(port) for port in container["forwardPorts"]} == set(container["portsAttributes"])
     assert container["remoteEnv"]["PATH"].startswith("${containerWorkspaceFolder}/.venv/bin:")
+
+
+def test_binder_makes_the_copies_that_the_lab_makes_elsewhere() -> None:
+    script = ROOT / ".binder" / "postBuild"
+    assert os.access(script, os.X_OK)
+    assert script.read_text(encoding="utf-8").endswith("\nuserhooks lessons copy\n")
+
+
+def test_git_ignores_the_readers_copies_and_nothing_of_the_package() -> None:
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert "/lessons/" in ignored
+    assert "lessons/" not in ignored, "this would also match userhooks/lessons/"
 
 
 # --- the first texts people read -------------------------------------------------------------------------------------------
