@@ -270,9 +270,7 @@ def _lessons_reset(arguments: argparse.Namespace) -> int:
 
     copies = Copies.of(Path.cwd())
     for fresh in copies.reset(arguments.lesson):
-        print(
-            f"{fresh.name}: a fresh copy. " + (f"Yours is now {fresh.kept}." if fresh.kept else "There were no changes of yours to keep.")
-        )
+        print(f"{fresh.name}: a fresh copy." + (f" Yours is now {fresh.kept}." if fresh.kept else ""))
     if copies.is_in_use:
         print("If one of them is open in JupyterLab, choose File > Reload Notebook from Disk.")
     return 0

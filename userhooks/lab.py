@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -42,6 +43,7 @@ def run(stack: Stack, options: Sequence[str], *, browser: bool) -> int:
         subprocess.Popen(command, env=_environment(stack.settings.home), process_group=0, pass_fds=[mark]) as jupyter,
     ):
         try:
+            _print_address(jupyter)
             return jupyter.wait()
         finally:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not keep the stack from being stopped
@@ -49,6 +51,20 @@ def run(stack: Stack, options: Sequence[str], *, browser: bool) -> int:
             with suppress(subprocess.TimeoutExpired):
                 jupyter.wait(_STOP_SECONDS)
             jupyter.kill()
+
+
+def _print_address(jupyter: subprocess.Popen[bytes]) -> None:
+    """Wait until JupyterLab runs, and print its address if it has no token. JupyterLab prints an address with a token itself."""
+    from jupyter_core.paths import jupyter_runtime_dir
+
+    file = Path(jupyter_runtime_dir()) / f"jpserver-{jupyter.pid}.json"
+    while jupyter.poll() is None:
+        with suppress(FileNotFoundError, ValueError):  # not written yet, or not completely
+            server = json.loads(file.read_text(encoding="utf-8"))
+            if not server["token"]:
+                print(f"JupyterLab is ready at {server['url']}lab/tree/index.md", flush=True)
+            return
+        time.sleep(0.1)
 
 
 def _environment(home: Path) -> dict[str, str]:

@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import psutil
 import pytest
+from jupyter_server.auth import passwd
 
 from tests.ports import free_port
 from tests.stack.conftest import Installation, assert_gone
@@ -115,7 +116,7 @@ def url_in(terminal: Terminal) -> str:
 
     def printed() -> str:
         assert terminal.process.poll() is None, terminal.output
-        found = re.search(r"http://127\.0\.0\.1:\d+/lab\S*token=\w+", terminal.output)
+        found = re.search(r"http://(?:127\.0\.0\.1|localhost):\d+/lab\S+", terminal.output)
         return found.group() if found else ""
 
     return eventually(printed, within=60, what="the URL of JupyterLab")
@@ -178,9 +179,11 @@ def terminate(terminal: Terminal) -> None:
 
 
 @pytest.mark.parametrize(("stop", "code"), [(press_ctrl_c_twice, 130), (terminate, 143)])
-def test_a_lab_that_is_stopped_in_another_way_ends_everything_too(checkout: Checkout, stop: Callable[[Terminal], None], code: int) -> None:
-    with checkout.lab() as terminal:
-        url_in(terminal)
+def test_a_lab_with_a_password_ends_everything_when_it_is_stopped_in_another_way(
+    checkout: Checkout, stop: Callable[[Terminal], None], code: int
+) -> None:
+    with checkout.lab(f"--PasswordIdentityProvider.hashed_password={passwd('secret')}") as terminal:
+        assert "token=" not in url_in(terminal)
         everything = [*checkout.installation.processes(), *psutil.Process(terminal.process.pid).children(recursive=True)]
         stop(terminal)
         assert terminal.process.wait(30) == code
