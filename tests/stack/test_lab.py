@@ -169,16 +169,19 @@ def test_make_clean_stops_while_the_stack_runs_and_then_removes_unchanged_lesson
     assert not {".venv", ".userhooks", "lessons"} & {file.name for file in checkout.folder.iterdir()}
 
 
-def press_ctrl_c_twice(terminal: Terminal) -> None:
-    terminal.press_ctrl_c()
-    terminal.press_ctrl_c()
+def press_ctrl_c_until_it_ends(terminal: Terminal) -> None:
+    def ended() -> bool:
+        terminal.press_ctrl_c()
+        return terminal.process.poll() is not None
+
+    eventually(ended, within=30, every=0.2, what="the lab to end")
 
 
 def terminate(terminal: Terminal) -> None:
     terminal.process.terminate()
 
 
-@pytest.mark.parametrize(("stop", "code"), [(press_ctrl_c_twice, 130), (terminate, 143)])
+@pytest.mark.parametrize(("stop", "code"), [(press_ctrl_c_until_it_ends, 130), (terminate, 143)])
 def test_a_lab_with_a_password_ends_everything_when_it_is_stopped_in_another_way(
     checkout: Checkout, stop: Callable[[Terminal], None], code: int
 ) -> None:
