@@ -138,6 +138,7 @@ def test_one_ctrl_c_ends_a_lab_and_its_stack_and_make_clean_waits_for_that(check
         assert checkout.installation.status()["ready"]
 
         checkout.write_note("02_traffic.ipynb")
+        assert "choose File > Reload Notebook from Disk" in checkout.userhooks("lessons", "reset", "03")
         refused = checkout.run("make", "clean")
         assert "JupyterLab has your lessons open." in refused.stderr
         assert "Error 1" in refused.stderr

@@ -219,6 +219,11 @@ def test_the_start_page_is_written_anew_and_a_changed_one_is_kept(made: Copies) 
     assert (made.folder / "index.md").read_text() == "third"
 
 
+def test_the_start_page_is_private_because_its_links_sign_a_browser_in(made: Copies) -> None:
+    made.write_index("a page")
+    assert (made.folder / "index.md").stat().st_mode & 0o777 == 0o600
+
+
 def test_only_what_a_reader_wrote_or_added_is_the_readers_own(made: Copies) -> None:
     made.write_index("the start page")
     run(made, "01_first.ipynb")

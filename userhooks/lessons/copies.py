@@ -183,7 +183,7 @@ class Copies:
         with self._writing():
             record = self._record()
             kept = self._keep(INDEX) if self._current_hash(INDEX) not in (None, record.get(INDEX), written) else None
-            _replace(self.folder / INDEX, text.encode())
+            _replace(self.folder / INDEX, text.encode(), mode=0o600)  # its links sign a browser in
             self._write_record(record | {INDEX: written})
         return kept
 
@@ -262,8 +262,9 @@ def _text(name: str, data: bytes) -> str:
     return "\n".join(source_of(cell) for cell in json.loads(data)["cells"] if cell["cell_type"] == "markdown")
 
 
-def _replace(file: Path, data: bytes) -> None:
-    """Write a file so that no reader sees a part of it."""
+def _replace(file: Path, data: bytes, mode: int = 0o666) -> None:
+    """Write a file so that nobody reads a part of it; the umask applies to its mode."""
     new = file.with_name(f".{file.name}.{os.getpid()}.new")
+    new.touch(mode)
     new.write_bytes(data)
     new.replace(file)

@@ -86,7 +86,7 @@ The links sign your browser in for 30 days. If you do not open one within an hou
 
 ## This folder is yours
 
-These are copies. Change anything you like: nothing overwrites what you write. In a terminal,
+These are copies. Change anything you like: nothing overwrites what you write. In a terminal (**File → New → Terminal**),
 
 - `userhooks lessons list` shows which lessons you have changed,
 - `userhooks lessons reset {first.number}` gives you a fresh copy of lesson {first.number}, and keeps yours beside it under another name.
