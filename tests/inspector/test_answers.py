@@ -98,6 +98,31 @@ def test_the_setting_and_its_count_outlive_the_process(tmp_path_factory: pytest.
         ([{"effect": None}], "script[0].effect"),
         ([{"effect": "hang", "status": 500}], "script[0].effect"),
         ([{"first": 1, "statsu": 500}], "script[0].statsu"),
+        ([{"body": 5}], "script[0].body"),
+        ([{"body": None}], "script[0].body"),
+        ([{"body": "x" * 65_537}], "script[0].body"),
+        ([{"body": "\N{EURO SIGN}" * 21_846}], "script[0].body"),
+        ([{"status": 204, "body": "x"}], "script[0].body"),
+        ([{"status": 304, "body": "x"}], "script[0].body"),
+        ([{"status": 100, "body": "x"}], "script[0].body"),
+        ([{"effect": "hang", "body": "x"}], "script[0].effect"),
+        ([{"effect": "hang", "headers": {}}], "script[0].effect"),
+        ([{"headers": [["a", "b"]]}], "script[0].headers"),
+        ([{"headers": {"x y": "1"}}], "script[0].headers"),
+        ([{"headers": {"": "1"}}], "script[0].headers"),
+        ([{"headers": {"x-caf\u00e9": "1"}}], "script[0].headers"),
+        ([{"headers": {"x-a:": "1"}}], "script[0].headers"),
+        ([{"headers": {"x-a": 1}}], "script[0].headers.x-a"),
+        ([{"headers": {"x-a": "1\r\nx-b: 2"}}], "script[0].headers.x-a"),
+        ([{"headers": {"x-a": " 1"}}], "script[0].headers.x-a"),
+        ([{"headers": {"x-a": "caf\u00e9"}}], "script[0].headers.x-a"),
+        ([{"headers": {"x-a": "x" * 4_097}}], "script[0].headers.x-a"),
+        ([{"headers": {"Content-Length": "3"}}], "script[0].headers.Content-Length"),
+        ([{"headers": {"transfer-encoding": "chunked"}}], "script[0].headers.transfer-encoding"),
+        ([{"headers": {"Connection": "close"}}], "script[0].headers.Connection"),
+        ([{"headers": {"x-a": "1", "X-A": "2"}}], "script[0].headers.X-A"),
+        ([{"retry_after": 1, "headers": {"Retry-After": "2"}}], "script[0].headers.Retry-After"),
+        ([{"headers": {f"x-{n}": "1" for n in range(51)}}], "script[0].headers"),
         ([500], "script[0]"),
         ([{}] * 101, "script"),
         ({"status": 500}, "script"),
@@ -128,6 +153,7 @@ def test_python_gets_the_same_error(inbox: Inbox) -> None:
         ({"status": 500}, "script"),
         ([500], "script[0]"),
         ([{"first": object()}], "script[0].first"),
+        ([{"body": "\ud800"}], "script[0].body"),
     ):
         with pytest.raises(InvalidInput) as caught:
             inbox.respond(script)  # type: ignore[arg-type]
@@ -186,6 +212,55 @@ def test_a_share_of_the_requests_is_the_same_for_the_same_seed(http: httpx.Clien
 def test_none_or_all_of_the_requests(http: httpx.Client, inbox: Inbox, percent: int, expected: int) -> None:
     inbox.respond([{"percent": percent, "status": 503}])
     assert {http.post(inbox.url).status_code for _ in range(50)} == {expected}
+
+
+def test_a_body_and_headers_of_ones_choice(http: httpx.Client, inbox: Inbox) -> None:
+    text = '{"received": "caf\u00e9"}'
+    inbox.respond([{"status": 201, "headers": {"Content-Type": "application/json", "X-Request-Id": "7"}, "body": text}])
+    response = http.post(inbox.url)
+    assert (response.status_code, response.text) == (201, text)
+    assert (response.headers["content-type"], response.headers["x-request-id"]) == ("application/json", "7")
+    assert response.headers["content-length"] == str(len(text.encode()))
+    assert http.head(inbox.url).headers["content-length"] == str(len(text.encode()))
+    assert next(inbox.received()).response == "201 with 2 headers and a body of 21 bytes, rule 1: always"
+    assert inbox.script() == [{"status": 201, "headers": {"Content-Type": "application/json", "X-Request-Id": "7"}, "body": text}]
+
+
+def test_a_body_comes_after_its_delay_and_with_its_retry_after(http: httpx.Client, inbox: Inbox) -> None:
+    inbox.respond([{"first": 1, "status": 429, "delay": 0.2, "retry_after": 2, "body": "slow down"}])
+    started = time.monotonic()
+    response = http.post(inbox.url)
+    assert time.monotonic() - started >= 0.2
+    assert (response.status_code, response.headers["retry-after"], response.text) == (429, "2", "slow down")
+    assert http.post(inbox.url).content == b""
+
+
+def test_the_longest_body_is_sent_whole_and_outlives_the_process(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("inspector")
+    with running(folder) as program, InspectorClient(program.url, TOKEN) as client:
+        inbox = client.inbox("ada")
+        inbox.respond([{"headers": {"x-a": "1"}, "body": "x" * 65_536}])
+        program.kill()
+        program.start()
+        response = httpx.post(inbox.url, trust_env=False)
+        assert (response.headers["x-a"], len(response.content)) == ("1", 65_536)
+
+
+def test_a_body_opened_in_a_browser_cannot_use_the_inspectors_api(http: httpx.Client, inbox: Inbox) -> None:
+    inbox.respond([{"headers": {"content-type": "text/html", "content-security-policy": "script-src *"}, "body": "<script></script>"}])
+    response = http.get(inbox.url)
+    assert "sandbox" in response.headers.get_list("content-security-policy")
+    assert response.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_refused_header_says_why(http: httpx.Client, inbox: Inbox) -> None:
+    def refusal(rule: dict[str, object]) -> str:
+        return str(http.put(f"/api/inboxes/{inbox.id}/response", json={"script": [rule]}).json()["error"])
+
+    assert "The inspector sets it" in refusal({"headers": {"Content-Length": "3"}})
+    assert "printable ASCII" in refusal({"headers": {"x-a": "1\r\n"}})
+    assert "65,537 bytes" in refusal({"body": "x" * 65_537})
+    assert "A response with this status has no body" in refusal({"status": 204, "body": "x"})
 
 
 def test_a_reset_connection(inspector: Program, inbox: Inbox) -> None:

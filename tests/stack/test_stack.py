@@ -108,6 +108,17 @@ def test_printed_links_let_a_browser_in_and_hold_no_token(running: Installation)
             assert (browser.get(link).status_code, str(browser.get(link).url)) == (200, bare)
 
 
+def test_the_inspector_shows_every_part_and_leads_to_the_console(running: Installation) -> None:
+    status = running.status()
+    http = httpx.Client(base_url=status["inspector"]["url"], headers={"Authorization": f"Bearer {status['inspector']['token']}"})
+    with http:
+        parts = {part["name"]: part["state"] for part in http.get("/api/stack").json()["parts"]}
+        assert parts == dict.fromkeys(PARTS, "running")
+        link = http.get("/console").headers["location"]
+    with httpx.Client(follow_redirects=True) as browser:
+        assert (browser.get(link).status_code, str(browser.get(link).url)) == (200, f"{status['sequin']['url']}/")
+
+
 def test_the_home_is_its_owners_alone(running: Installation) -> None:
     assert running.home.path.stat().st_mode & 0o777 == 0o700
     for file in (running.home.secrets_file, running.home.stack_file):

@@ -1,14 +1,16 @@
-"""The inspector's API, its web pages, and the function that builds the whole app.
+"""The inspector's API, and the function that builds the whole app.
 
 Webhooks are received in ingest.py, stored in request_store.py, and judged in entries.py and judgement.py.
 
 An inbox:
     {"id", "name", "url", "page", "count": 12, "first_seq": 1, "last_seq": 12, "dropped": 0,
+     "restorable": 0,                            requests that `POST …/requests/restore` brings back, for 10 s after `DELETE …/requests`
      "response": {"script": [rule, …],           as sent to `PUT …/response` in `{"script": [rule, …]}`; [] means 200 immediately
                   "words": ["first 3: 500", "else: 200"],
                   "requests": 5}}                number since the script was set; the next request is the 6th
-A rule has at most one of "first": N | "every": K | "percent": P with "seed": S. It also has either "status", "delay" (seconds), and
-"retry_after" (seconds), all optional, or "effect": "hang" | "drip" | "reset" | "redirect" | "oversized".
+A rule has at most one of "first": N | "every": K | "percent": P with "seed": S. It also has either "status", "delay" (seconds),
+"retry_after" (seconds), "headers" ({"name": "value"}), and "body" (a string of up to 64 kB), all optional, or
+"effect": "hang" | "drip" | "reset" | "redirect" | "oversized".
 A request, in `GET …/requests` and in the `request` events:
     {"seq": 7, "received_at": "2026-01-01T00:00:00.000000Z", "method", "path", "query", "headers": [["k", "v"], …],
      "body", "body_encoding": "utf-8" | "base64", "size": 123, "truncated": false,     if truncated, "body" has `body_limit` bytes
@@ -29,6 +31,7 @@ A request, in `GET …/requests` and in the `request` events:
     {"rates": [{"second": 1767225600 (unix), "requests": 9, "accepted": 7 (2xx), "refused": 1, "unanswered": 1 (never, or not yet),
                 "rows": 5 (inserts accepted for the first time),
                 "latency_ms": {"p50": 1.2, "max": 9.0} | null (from commit to receipt)}, …]}
+`GET /api/stack`: {"parts": [{"name": "sequin", "state": "running" | "down"}, …], "console": true (`GET /console` leads to it)}
 An error: {"error": "what happened, and what to do", "field"?: "script[0].status"}.
 Every call except `/in/…` and `/health` requires `Authorization: Bearer <token>` or a browser's cookie (web/host_guard.py). Without either,
 the response is 401.
@@ -37,14 +40,11 @@ the response is 401.
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
-import re
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -53,18 +53,20 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 
 from userhooks.errors import InvalidInput, NotFound
 from userhooks.inspector.entries import Entries
-from userhooks.inspector.ingest import BODY_LIMIT, NOT_KEPT, Ingest
+from userhooks.inspector.ingest import BODY_LIMIT, Ingest
 from userhooks.inspector.rates import KEPT_SECONDS
-from userhooks.inspector.request_store import RequestStore, StoredInbox
+from userhooks.inspector.request_store import NOT_KEPT, UNDO_SECONDS, RequestStore, StoredInbox
 from userhooks.inspector.response_script import describe_script, parse_script
 from userhooks.inspector.send_again import send_again
-from userhooks.web.access_tokens import key_of
+from userhooks.inspector.web_pages import PAGE, PAGE_HEADERS
+from userhooks.web.access_tokens import key_of, page_link
 from userhooks.web.host_guard import App, HostGuard, TokenGuard
+from userhooks.web.stack_parts import PartAddress, StackParts
 
 DEFAULT_LIMIT = 100
 HIGHEST_LIMIT = 10_000
@@ -103,26 +105,40 @@ class Addresses:
         return int(self.local.rsplit(":", 1)[1])
 
 
-def build_app(store: RequestStore, addresses: Addresses, home_key: bytes, token: str, clock: Callable[[], int]) -> App:
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the inspector's pages show of the stack around it: the other parts, and the console's URL and token, if there is a console."""
+
+    parts: Sequence[PartAddress] = ()
+    console_url: str | None = None
+    console_token: str | None = None
+
+
+def build_app(
+    store: RequestStore, addresses: Addresses, home_key: bytes, token: str, clock: Callable[[], int], surroundings: Surroundings
+) -> App:
     """Return the inspector as one ASGI app, which opens the store on startup and closes it on shutdown.
 
     `clock` returns microseconds since 1970 (UTC).
     """
-    api = _Api(store, addresses, home_key, clock)
+    api = _Api(store, addresses, home_key, clock, surroundings)
     key = key_of(token)
     guard = Middleware(TokenGuard, keys=lambda: [key], port=addresses.port, advice=_ADVICE)
     guarded = [
         Route("/api/inboxes", api.create, methods=["POST"]),
         Route("/api/inboxes", api.index),
+        Route("/api/stack", api.stack),
         Route("/api/inboxes/{id}", api.show),
         Route("/api/inboxes/{id}/requests", api.requests, methods=["GET"]),
         Route("/api/inboxes/{id}/requests", api.clear, methods=["DELETE"]),
+        Route("/api/inboxes/{id}/requests/restore", api.restore, methods=["POST"]),
         Route("/api/inboxes/{id}/requests.ndjson", api.export),
         Route("/api/inboxes/{id}/requests/{seq}/send", api.send, methods=["POST"]),
         Route("/api/inboxes/{id}/rates", api.rates),
         Route("/api/inboxes/{id}/events", api.events),
         Route("/api/inboxes/{id}/response", api.respond, methods=["PUT"]),
         Route("/", api.page),
+        Route("/console", api.console),
         Route("/inboxes/{id}", api.page),
     ]
 
@@ -151,7 +167,11 @@ def build_app(store: RequestStore, addresses: Addresses, home_key: bytes, token:
 
 
 class _Api:
-    def __init__(self, store: RequestStore, addresses: Addresses, home_key: bytes, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, store: RequestStore, addresses: Addresses, home_key: bytes, clock: Callable[[], int], surroundings: Surroundings
+    ) -> None:
+        self.surroundings = surroundings
+        self.parts = StackParts(surroundings.parts)
         self.store = store
         self.addresses = addresses
         self.clock = clock
@@ -159,6 +179,19 @@ class _Api:
 
     async def health(self, _request: Request) -> Response:
         return _json({"status": "ok"})
+
+    async def stack(self, _request: Request) -> Response:
+        states = {**await self.parts.states(), "inspector": "running"}
+        parts = [{"name": name, "state": state} for name, state in states.items()]
+        return _json({"parts": parts, "console": self.surroundings.console_url is not None})
+
+    async def console(self, _request: Request) -> Response:
+        """Redirect to the console, with a link that gives this browser access to it."""
+        url, token = self.surroundings.console_url, self.surroundings.console_token
+        if url is None:
+            raise NotFound("There is no console.", "Start the whole stack with userhooks up.")
+        link = url if token is None else page_link(url, token, time.time())
+        return RedirectResponse(link, 303, {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
 
     async def create(self, request: Request) -> Response:
         payload = await _json_body(request)
@@ -197,6 +230,12 @@ class _Api:
     async def clear(self, request: Request) -> Response:
         await self.store.clear(self._inbox_of(request))
         return Response(status_code=204)
+
+    async def restore(self, request: Request) -> Response:
+        inbox = self._inbox_of(request)
+        if not await self.store.restore(inbox):
+            raise NotFound("There is no clearing to undo.", f"Clearing can be undone for {UNDO_SECONDS:g} seconds.")
+        return _json(self._inbox_json(inbox))
 
     async def export(self, request: Request) -> Response:
         inbox = self._inbox_of(request)
@@ -293,6 +332,7 @@ class _Api:
             "first_seq": inbox.floor + 1,
             "last_seq": inbox.stored,
             "dropped": inbox.dropped,
+            "restorable": inbox.restorable,
             "response": {
                 "script": [rule.as_json() for rule in inbox.script],
                 "words": describe_script(inbox.script),
@@ -312,7 +352,7 @@ async def _json_body(request: Request) -> object:
     async for chunk in request.stream():
         body += chunk
         if len(body) > CALL_BYTES:
-            raise InvalidInput("body", "The body is larger than 1 MB.", "No API call needs a larger body.")
+            raise InvalidInput("body", "The body is larger than 1 MB.", "Send less in one call.")
     try:
         return orjson.loads(body) if body else {}
     except orjson.JSONDecodeError as error:
@@ -355,35 +395,3 @@ def _broken_store(_request: Request, error: Exception) -> Response:
 def _failed(request: Request, error: Exception) -> Response:
     """Return 500; Starlette then raises the error again, so that it is logged."""
     return _json({"error": f"{request.method} {request.url.path} failed ({type(error).__name__}). See the inspector's log."}, 500)
-
-
-def _page_headers(page: str) -> dict[str, str]:
-    """Return headers that allow only the page's own script and style, identified by hash, and requests to this server.
-
-    They protect the page whatever a payload contains.
-    """
-    allowed = {tag: re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL) for tag in ("script", "style")}
-    hashes = {
-        tag: " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in texts)
-        for tag, texts in allowed.items()
-    }
-    policy = (
-        f"default-src 'none'; script-src {hashes['script']}; style-src {hashes['style']}; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
-    )
-    return {
-        "Content-Security-Policy": policy,
-        "X-Content-Type-Options": "nosniff",
-        "Referrer-Policy": "no-referrer",
-        "Cache-Control": "no-store",
-    }
-
-
-def _page() -> str:
-    """Return page.html with page.css and page.js inlined, so that the page is one response."""
-    html, css, js = (Path(__file__).with_name(f"page.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js"))
-    return html.replace("/* page.css */\n", css).replace("/* page.js */\n", js)
-
-
-PAGE = _page()
-PAGE_HEADERS = _page_headers(PAGE)

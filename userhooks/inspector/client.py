@@ -342,7 +342,8 @@ class Inbox:
 
         A script is a list of rules. The first rule that matches a request decides; when none matches, the answer is 200. A rule has at most
         one condition: `first` (the first N requests), `every` (every Nth request), or `percent` with `seed`. It sets `status`, `delay`
-        (seconds), `retry_after` (seconds), or an `effect`: `hang`, `drip`, `reset`, `redirect`, `oversized`.
+        (seconds), `retry_after` (seconds), `headers` (a dict), and `body` (a string of up to 64 kB), or an `effect`: `hang`, `drip`,
+        `reset`, `redirect`, `oversized`.
 
         `status`, `delay` and `fail_first` are the short form: answer `status` after `delay` seconds, but 500 to the first `fail_first`
         requests.

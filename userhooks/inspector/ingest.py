@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import orjson
 
 from userhooks.inspector.protocol import RESET
-from userhooks.inspector.request_store import RequestStore, StoredInbox
+from userhooks.inspector.request_store import TOO_LARGE, TOO_SLOW, RequestStore, StoredInbox
 from userhooks.inspector.response_script import DRIP_BYTES, OVERSIZED_BYTES, ScriptedAnswer, decide
 from userhooks.web.host_guard import App, Receive, Scope, Send, without_our_cookies
 
@@ -27,11 +27,11 @@ IN_FLIGHT_LIMIT = 512 << 20
 BODY_SECONDS = 60.0
 """Seconds a body may take to arrive; a slower request gets 408 and is recorded without its body."""
 
-TOO_LARGE = "the body was larger than 64 MB"
-TOO_SLOW = "the body did not arrive within a minute"
-NOT_KEPT = (TOO_LARGE, TOO_SLOW)
 SENDER_LEFT = "the sender disconnected before the response"
 RESET_NOTE = "the connection was reset without a response"
+
+_SANDBOX = [(b"content-security-policy", b"sandbox"), (b"x-content-type-options", b"nosniff")]
+"""Headers of a response with a body, which a browser would otherwise treat as one of the inspector's own pages."""
 
 
 class Ingest:
@@ -167,7 +167,9 @@ async def _give(send: Send, answer: ScriptedAnswer, inbox: StoredInbox) -> None:
     elif answer.effect == "redirect":
         await _send(send, answer.status, [(b"location", f"/in/{inbox.id}".encode())])
     else:
-        await _send(send, answer.status, [] if answer.retry_after is None else [(b"retry-after", b"%d" % answer.retry_after)])
+        headers = [] if answer.retry_after is None else [(b"retry-after", b"%d" % answer.retry_after)]
+        headers += [(name.encode(), value.encode()) for name, value in answer.headers]
+        await _send(send, answer.status, headers + _SANDBOX if answer.body else headers, answer.body.encode())
 
 
 async def _drip(receive: Receive, send: Send, answer: ScriptedAnswer) -> bool:

@@ -37,6 +37,14 @@ RING = 200_000
 HOME_BYTES = 1 << 30
 """Maximum bytes of all inboxes on disk; beyond it, the oldest requests of any inbox are dropped."""
 
+TOO_LARGE = "the body was larger than 64 MB"
+TOO_SLOW = "the body did not arrive within a minute"
+NOT_KEPT = (TOO_LARGE, TOO_SLOW)
+"""Notes of requests that were stored without their bodies."""
+
+UNDO_SECONDS = 10.0
+"""Seconds in which a clearing can be undone. Only then are its rows deleted."""
+
 _SEQ_BITS = 40
 _SEQ_MASK = (1 << _SEQ_BITS) - 1
 _TRIM_ROWS = 500
@@ -102,6 +110,7 @@ _STOPPED = "UPDATE requests SET note = 'the inspector stopped before the respons
 _DELETE = "DELETE FROM requests WHERE key BETWEEN ? AND ?"
 _FIRST = "SELECT received_at FROM requests WHERE key BETWEEN ? AND ? ORDER BY key LIMIT 1"
 _SIZES = "SELECT key, length(headers) + length(body) + 100 FROM requests WHERE key BETWEEN ? AND ? ORDER BY key"
+_CLEARED = "UPDATE inboxes SET cleared = ? WHERE number = ?"
 _INBOXES = "SELECT number, id, name, cleared, floor, script, set_at FROM inboxes ORDER BY number"
 _ENDS = "SELECT (SELECT min(key) FROM requests WHERE key BETWEEN ?1 AND ?2), (SELECT max(key) FROM requests WHERE key BETWEEN ?1 AND ?2)"
 
@@ -132,13 +141,21 @@ def header_pairs(headers: bytes) -> list[tuple[str, str]]:
     return [(name, value) for line in headers.decode("latin-1").split("\n") for name, _, value in [line.partition(":")] if name]
 
 
+class Clearing(NamedTuple):
+    """The `cleared` and `floor` of an inbox before it was cleared, and the timer that makes the clearing final."""
+
+    cleared: int
+    floor: int
+    timer: asyncio.TimerHandle
+
+
 @dataclass(slots=True, eq=False)
 class StoredInbox:
     """An inbox's state in memory, changed only by the event loop's thread.
 
     `last` is the highest seq assigned, and `stored` the highest committed. `cleared` is the highest seq that a user cleared, `floor` the
     highest that was cleared or dropped, and `removed` the highest whose row has been deleted. `set_at` is the value of `last` at the time
-    the response script was set.
+    the response script was set. `undo` is what a clearing changed, as long as it can be undone.
     """
 
     number: int
@@ -151,6 +168,7 @@ class StoredInbox:
     cleared: int = 0
     floor: int = 0
     removed: int = 0
+    undo: Clearing | None = None
     waiting: list[asyncio.Future[None]] = field(default_factory=list)
     changing: set[asyncio.Future[None]] = field(default_factory=set)
     """A future for each response script that is being stored. The next request waits for them, because the scripts apply to it."""
@@ -163,6 +181,16 @@ class StoredInbox:
     def dropped(self) -> int:
         """Number of requests dropped since the inbox was last cleared."""
         return self.floor - self.cleared
+
+    @property
+    def restorable(self) -> int:
+        """Number of requests that undoing the last clearing brings back."""
+        return 0 if self.undo is None else max(0, self.cleared - self.undo.floor)
+
+    @property
+    def deletable(self) -> int:
+        """Highest seq whose row may be deleted."""
+        return self.floor if self.undo is None else self.undo.floor
 
     def next_seq(self) -> int:
         """Return the number of a new request. The caller must call `record` before the event loop runs anything else."""
@@ -195,9 +223,10 @@ class RequestStore:
     This class is long because its single writer handles every kind of change.
     """
 
-    def __init__(self, path: Path, *, ring: int = RING, home_bytes: int = HOME_BYTES) -> None:
+    def __init__(self, path: Path, *, ring: int = RING, home_bytes: int = HOME_BYTES, undo_seconds: float = UNDO_SECONDS) -> None:
         self.path = path
         self.ring = ring
+        self.undo_seconds = undo_seconds
         self.home_bytes = home_bytes
         self.by_id: dict[str, StoredInbox] = {}
         self.by_name: dict[str, StoredInbox] = {}
@@ -225,6 +254,8 @@ class RequestStore:
     async def close(self) -> None:
         """Store pending requests, then close the file."""
         self._closing = True
+        for inbox in self.by_id.values():
+            self._finish_clearing(inbox)
         self._wake.set()
         if self._writer is not None:
             await self._writer
@@ -297,15 +328,51 @@ class RequestStore:
         await asyncio.shield(done)
 
     async def clear(self, inbox: StoredInbox) -> None:
-        """Remove every request received so far; their numbers are not reused. Raises sqlite3.Error, in which case nothing has changed."""
+        """Remove every request received so far; their numbers are not reused. Raises sqlite3.Error, in which case nothing has changed.
+
+        `restore` undoes this for UNDO_SECONDS. Clearing again, or a restart, makes it final.
+        """
         upto = inbox.last
 
         def committed() -> None:
+            self._finish_clearing(inbox)
+            if inbox.stored > inbox.floor:
+                timer = asyncio.get_running_loop().call_later(self.undo_seconds, self._finish_clearing, inbox)
+                inbox.undo = Clearing(inbox.cleared, inbox.floor, timer)
             inbox.cleared = upto
             inbox.floor = max(inbox.floor, upto)
             inbox.stored = max(inbox.stored, upto)
 
-        await self._enqueue(inbox, None, "UPDATE inboxes SET cleared = ? WHERE number = ?", (upto, inbox.number), committed)
+        await self._enqueue(inbox, None, _CLEARED, (upto, inbox.number), committed)
+
+    async def restore(self, inbox: StoredInbox) -> bool:
+        """Undo the last clearing, and return whether that was still possible. Raises sqlite3.Error, in which case nothing has changed."""
+        undo = inbox.undo
+        if undo is None:
+            return False
+        undo.timer.cancel()  # so that no row is deleted before the commit
+
+        def committed() -> None:
+            if inbox.undo is not None:
+                inbox.undo.timer.cancel()
+            inbox.cleared, inbox.floor, inbox.undo = undo.cleared, undo.floor, None
+
+        try:
+            await asyncio.shield(self._enqueue(inbox, None, _CLEARED, (undo.cleared, inbox.number), committed))
+        except sqlite3.Error:
+            timer = asyncio.get_running_loop().call_later(self.undo_seconds, self._finish_clearing, inbox)
+            inbox.undo = undo._replace(timer=timer)
+            raise
+        return True
+
+    def _finish_clearing(self, inbox: StoredInbox) -> None:
+        """Make the last clearing final, so that its rows are deleted."""
+        if inbox.undo is not None:
+            inbox.undo.timer.cancel()
+            inbox.undo = None
+            self._apply_ring(inbox)
+            self._notify(inbox)
+            self._wake.set()
 
     def next_change(self, inbox: StoredInbox) -> asyncio.Future[None]:
         """Return a future that is done after the next change to the inbox."""
@@ -378,6 +445,9 @@ class RequestStore:
                 deletion[0].removed = deletion[1]
                 self._apply_ring(deletion[0])
             if used > self.home_bytes and not self._to_trim:
+                for inbox in self.by_id.values():
+                    self._finish_clearing(inbox)
+            if used > self.home_bytes and not self._to_trim:
                 ranges = [(inbox, inbox.floor + 1, inbox.stored) for inbox in self.by_id.values() if inbox.count]
                 oldest = await loop.run_in_executor(self._thread, self._oldest, used - self.home_bytes, ranges)
                 if oldest is not None:
@@ -392,7 +462,7 @@ class RequestStore:
         if not self._to_trim:
             return None
         inbox = self._to_trim.pop()
-        return inbox, min(inbox.floor, inbox.removed + _TRIM_ROWS)
+        return inbox, min(inbox.deletable, inbox.removed + _TRIM_ROWS)
 
     def _committed(self, jobs: list[_Job]) -> None:
         touched = {job.inbox for job in jobs}
@@ -405,14 +475,18 @@ class RequestStore:
                 job.done.set_result(None)
         for inbox in touched:
             self._apply_ring(inbox)
-            waiting, inbox.waiting = inbox.waiting, []
-            for future in waiting:
-                if not future.done():
-                    future.set_result(None)
+            self._notify(inbox)
+
+    @staticmethod
+    def _notify(inbox: StoredInbox) -> None:
+        waiting, inbox.waiting = inbox.waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
 
     def _apply_ring(self, inbox: StoredInbox) -> None:
         inbox.floor = max(inbox.floor, inbox.stored - self.ring)
-        if inbox.removed < inbox.floor:
+        if inbox.removed < inbox.deletable:
             self._to_trim.add(inbox)
 
     def _write(self, jobs: list[_Job], deletion: tuple[StoredInbox, int] | None) -> int:

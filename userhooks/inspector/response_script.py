@@ -6,6 +6,7 @@ Pure. ingest.py waits and sends the responses.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -28,11 +29,25 @@ LONGEST_DELAY = 300.0
 """Maximum delay of a response in seconds, longer than any sender waits."""
 
 LONGEST_RETRY_AFTER = 86_400
+LONGEST_BODY = 64 << 10
+"""Maximum bytes of a rule's body in UTF-8."""
+
+MOST_HEADERS = 50
+LONGEST_HEADER = 4_096
+"""Maximum characters of a header's value; a name may have 100."""
+
 MOST_RULES = 100
 _MOST = 1_000_000_000
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
+_HEADER_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?|")
+_SET_BY_THE_INSPECTOR = frozenset(
+    "connection content-length keep-alive proxy-authenticate proxy-connection te trailer transfer-encoding upgrade".split()
+)
+"""Headers that a rule may not set, because they describe the connection or the length of the body."""
 
 _EXAMPLE = 'For example: {"script": [{"first": 3, "status": 500}, {"percent": 5, "seed": 7, "status": 429, "retry_after": 2}]}.'
-_FIELDS = ("first", "every", "percent", "seed", "status", "delay", "retry_after", "effect")
+_ANSWER_FIELDS = ("status", "delay", "retry_after", "headers", "body")
+_FIELDS = ("first", "every", "percent", "seed", *_ANSWER_FIELDS, "effect")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +58,8 @@ class Rule:
     They are selected by `seed` and the request's number alone, so that a repeated run selects the same ones. A rule without a condition
     matches every request.
 
-    The response is `status` after `delay` seconds, with `retry_after` seconds as Retry-After, or an `effect`.
+    The response is `status` after `delay` seconds, with `retry_after` seconds as Retry-After, `headers` (pairs of name and value), and
+    `body`; or it is an `effect`.
     """
 
     first: int | None = None
@@ -53,6 +69,8 @@ class Rule:
     status: int = 200
     delay: float = 0.0
     retry_after: int | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    body: str = ""
     effect: Effect | None = None
 
     def holds_for(self, nth: int) -> bool:
@@ -76,7 +94,10 @@ class Rule:
         if self.effect is not None:
             return self.effect
         after = f" after {self.delay:g} s" if self.delay else ""
-        return f"{self.status}{after}" + ("" if self.retry_after is None else f" with Retry-After {self.retry_after}")
+        extras = [] if self.retry_after is None else [f"Retry-After {self.retry_after}"]
+        extras += [f"{len(self.headers)} header{'s' if len(self.headers) > 1 else ''}"] if self.headers else []
+        extras += [f"a body of {_bytes_in_words(len(self.body.encode()))}"] if self.body else []
+        return f"{self.status}{after}" + (f" with {' and '.join(extras)}" if extras else "")
 
     def as_json(self) -> dict[str, Any]:
         """Return the rule as `parse_script` reads it, without fields that have no effect."""
@@ -88,7 +109,11 @@ class Rule:
         fields["status"] = self.status
         if self.delay:
             fields["delay"] = self.delay
-        return fields if self.retry_after is None else fields | {"retry_after": self.retry_after}
+        if self.retry_after is not None:
+            fields["retry_after"] = self.retry_after
+        if self.headers:
+            fields["headers"] = dict(self.headers)
+        return fields | {"body": self.body} if self.body else fields
 
 
 Script = tuple[Rule, ...]
@@ -103,6 +128,8 @@ class ScriptedAnswer:
     status: int = 200
     delay: float = 0.0
     retry_after: int | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    body: str = ""
     effect: Effect | None = None
 
 
@@ -114,7 +141,8 @@ def decide(script: Script, nth: int) -> ScriptedAnswer:
     for number, rule in enumerate(script, 1):
         if rule.holds_for(nth):
             words = f"{rule.outcome()}, rule {number}: {rule.condition()}"
-            return ScriptedAnswer(words, 302 if rule.effect == "redirect" else rule.status, rule.delay, rule.retry_after, rule.effect)
+            status = 302 if rule.effect == "redirect" else rule.status
+            return ScriptedAnswer(words, status, rule.delay, rule.retry_after, rule.headers, rule.body, rule.effect)
     return NO_RULE
 
 
@@ -144,25 +172,66 @@ def _rule(where: str, rule: object) -> Rule:
         raise InvalidInput(where, f"{where} has {' and '.join(conditions)}.", "A rule has at most one condition. Write a rule for each.")
     if "seed" in rule and "percent" not in rule:
         raise InvalidInput(f"{where}.seed", f"{where} has seed but not percent.", "Add percent or remove seed.")
-    if "effect" in rule and (others := [name for name in ("status", "delay", "retry_after") if name in rule]):
+    if "effect" in rule and (others := [name for name in _ANSWER_FIELDS if name in rule]):
         raise InvalidInput(
             f"{where}.effect",
             f"{where} has effect and {', '.join(others)}.",
-            "Use either an effect, or status with delay and retry_after.",
+            "Use either an effect, or status with delay, retry_after, headers, and body.",
         )
     effect = rule.get("effect")
     if "effect" in rule and effect not in get_args(Effect):
         raise InvalidInput(f"{where}.effect", f"{where}.effect is {_short(effect)}.", f"It must be one of {', '.join(get_args(Effect))}.")
+    status = _whole(where, rule, "status", 200, 100, 599) or 200
     return Rule(
         first=_whole(where, rule, "first", None, 0, _MOST),
         every=_whole(where, rule, "every", None, 1, _MOST),
         percent=_number(where, rule, "percent", None, 100),
         seed=_whole(where, rule, "seed", 0, -(1 << 63), (1 << 63) - 1) or 0,
-        status=_whole(where, rule, "status", 200, 100, 599) or 200,
+        status=status,
         delay=_number(where, rule, "delay", 0.0, LONGEST_DELAY) or 0.0,
         retry_after=_whole(where, rule, "retry_after", None, 0, LONGEST_RETRY_AFTER),
+        headers=_headers(where, rule),
+        body=_body(where, rule, status),
         effect=effect,
     )
+
+
+def _headers(where: str, rule: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    headers, field = rule.get("headers", {}), f"{where}.headers"
+    if not isinstance(headers, Mapping):
+        raise InvalidInput(field, f"{field} is {_short(headers)}.", 'It must be an object, like {"content-type": "text/plain"}.')
+    if len(headers) > MOST_HEADERS:
+        raise InvalidInput(field, f"{field} has {len(headers)} headers.", f"It may have at most {MOST_HEADERS}.")
+    names: set[str] = set()
+    for name, value in headers.items():
+        if not (isinstance(name, str) and _HEADER_NAME.fullmatch(name)):
+            remedy = "It must have 1 to 100 letters, digits, and characters of !#$%&'*+-.^_`|~."
+            raise InvalidInput(field, f"{field} has the name {_short(name)}.", remedy)
+        field_of_value = f"{field}.{name}"
+        if name.lower() in _SET_BY_THE_INSPECTOR:
+            raise InvalidInput(field_of_value, f"{field} has {name}.", "The inspector sets it or leaves it out. Remove it.")
+        if name.lower() in names or (name.lower() == "retry-after" and "retry_after" in rule):
+            raise InvalidInput(field_of_value, f"{where} sets the header {name} twice.", "Remove one of them.")
+        names.add(name.lower())
+        if not (isinstance(value, str) and len(value) <= LONGEST_HEADER and _HEADER_VALUE.fullmatch(value)):
+            bounds = f"It must be a string of at most {LONGEST_HEADER:,} printable ASCII characters, without leading or trailing spaces."
+            raise InvalidInput(field_of_value, f"{field_of_value} is {_short(value)}.", bounds)
+    return tuple(headers.items())
+
+
+def _body(where: str, rule: Mapping[str, Any], status: int) -> str:
+    body, field = rule.get("body", ""), f"{where}.body"
+    if not isinstance(body, str):
+        raise InvalidInput(field, f"{field} is {_short(body)}.", "It must be a string. For JSON, write the JSON into the string.")
+    try:
+        size = len(body.encode())
+    except UnicodeEncodeError:
+        raise InvalidInput(field, f"{field} contains half of a surrogate pair.", "It must be text that UTF-8 can encode.") from None
+    if size > LONGEST_BODY:
+        raise InvalidInput(field, f"{field} has {size:,} bytes.", f"It may have at most {LONGEST_BODY:,}.")
+    if body and (status < 200 or status in (204, 205, 304)):
+        raise InvalidInput(field, f"{field} is set, but the status is {status}.", "A response with this status has no body.")
+    return body
 
 
 def _whole(where: str, rule: Mapping[str, Any], name: str, default: int | None, lowest: int, highest: int) -> int | None:
@@ -182,6 +251,10 @@ def _number(where: str, rule: Mapping[str, Any], name: str, default: float | Non
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= highest:
         raise InvalidInput(f"{where}.{name}", f"{where}.{name} is {_short(value)}.", f"It must be a number from 0 to {highest:g}.")
     return value
+
+
+def _bytes_in_words(size: int) -> str:
+    return "1 byte" if size == 1 else f"{size:,} bytes"
 
 
 def _short(value: object) -> str:

@@ -286,7 +286,15 @@ class Supervisor:
             "store": str(home.inspector_store),
             "home_key": home.secrets.home_key.hex(),
             "token": home.secrets.inspector_token,
+            "parts": self._part_urls(),
+            "console": {"url": f"{self.sequin_url}/", "token": self.sequin_api_token if self.settings.sequin_url is None else None},
         }
+
+    def _part_urls(self) -> dict[str, str]:
+        """Return the URLs at which pages ask whether the other parts answer. A database without a TCP address is left out."""
+        database = database_address(self.database_url)
+        server = own_url("127.0.0.1", self.ports["server"])
+        return {**({"postgres": database} if database else {}), "sequin": self.sequin_url, "server": server}
 
     # --- the state file, and children that exit ------------------------------------------------------------------------
 
@@ -409,6 +417,17 @@ def check_sequin(settings: Settings) -> str:
 def database_url(settings: Settings, home: Home, ports: Mapping[str, int]) -> str:
     """Return the URL of the app's database: the user's own, or the embedded one."""
     return settings.database_url or server_url(ports["postgres"], home.secrets.postgres_password)
+
+
+def database_address(url: str) -> str | None:
+    """Return a database's address like `postgres://127.0.0.1:5433`, without user and password, or None if it has no single TCP address."""
+    from psycopg.conninfo import conninfo_to_dict
+
+    fields = conninfo_to_dict(url)
+    host, port = str(fields.get("hostaddr") or fields.get("host") or ""), str(fields.get("port") or 5432)
+    if not host or not port.isdigit() or any(mark in host for mark in "/,"):
+        return None
+    return f"postgres://[{host}]:{port}" if ":" in host else f"postgres://{host}:{port}"
 
 
 def sequin_url(settings: Settings, ports: Mapping[str, int]) -> str:
