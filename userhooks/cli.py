@@ -2,6 +2,8 @@
 
 Exit codes: 0 is success, 2 an invalid command line, and 130 Ctrl-C. 1 is an error, with one or two lines on stderr that say what happened
 and what to run. 1 is also a bad verdict of the ledger or the demo, a failed check of the doctor, or a stack that is not ready.
+
+This module is long because it contains every subcommand.
 """
 
 from __future__ import annotations
@@ -118,6 +120,14 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--seed", type=int, metavar="N", help="seed for repeatable choices")
     inbox = command("inbox", _inbox, "list the inboxes, or create or show one", "userhooks inbox ada")
     inbox.add_argument("name", nargs="?", metavar="NAME", help="name of the inbox, which is created if it does not exist")
+    listen = command(
+        "listen",
+        _listen,
+        "forward an inbox's new requests to a web server on this machine",
+        "userhooks listen --forward-to http://localhost:3000/hooks",
+    )
+    listen.add_argument("--forward-to", required=True, metavar="URL", help="http:// URL on this machine")
+    listen.add_argument("--inbox", default="listen", metavar="NAME", help="name of the inbox, created if necessary (default: listen)")
     command("ledger", _ledger, "compare the committed rows with what the inboxes received", "userhooks ledger")
     command("doctor", _doctor, "check everything that can go wrong, and say what to do", "userhooks doctor")
     demo = command("demo", _demo, "subscribe, generate, and backfill, then print the ledger's verdict", "userhooks demo --rate 100")
@@ -347,6 +357,18 @@ def _inbox(arguments: argparse.Namespace) -> int:
         return 0
     inbox = inspector.inbox(arguments.name)
     print(f"{inbox.name}\n  send to {inbox.url}\n  read at {inbox.page}\n  {inbox.count()} requests")
+    return 0
+
+
+def _listen(arguments: argparse.Namespace) -> int:
+    from userhooks.inspector.forwarding import forward, parse_target
+    from userhooks.stack.stack import Stack
+
+    target = parse_target(arguments.forward_to)
+    inbox = Stack.attach().inspector.inbox(arguments.inbox)
+    print(f"Forwarding new requests of the inbox {inbox.name} to {target.url}\n  send to {inbox.url}\n  read at {inbox.page}")
+    print("  Senders get the inbox's answer, not your server's. Nothing is retried. Press Ctrl-C to stop.", flush=True)
+    forward(inbox, target, lambda line: print(line, flush=True))
     return 0
 
 

@@ -13,7 +13,7 @@ from tests.waiting import eventually
 from userhooks import Stack
 
 COMMANDS = (
-    "up", "down", "status", "lab", "lessons", "subscribe", "unsubscribe", "subscriptions", "backfill", "generate", "inbox", "ledger",
+    "up", "down", "status", "lab", "lessons", "subscribe", "unsubscribe", "subscriptions", "backfill", "generate", "inbox", "listen", "ledger",
     "doctor", "demo",
 )  # fmt: skip
 
@@ -49,7 +49,15 @@ def test_status_succeeds_only_when_everything_is_ready(installation: Installatio
 
 
 @pytest.mark.parametrize(
-    "command", [["subscribe", "1", "http://127.0.0.1:9/"], ["subscriptions"], ["generate", "--count", "1"], ["inbox"], ["ledger"]]
+    "command",
+    [
+        ["subscribe", "1", "http://127.0.0.1:9/"],
+        ["subscriptions"],
+        ["generate", "--count", "1"],
+        ["inbox"],
+        ["ledger"],
+        ["listen", "--forward-to", "http://localhost:3000"],
+    ],
 )
 def test_a_command_that_needs_the_stack_says_how_to_start_it(installation: Installation, command: list[str]) -> None:
     assert "userhooks up --detach" in installation.fail(*command)

@@ -211,6 +211,10 @@ class Inbox:
         self._check()
         return sum(1 for _ in self._shown()) if self._starts else int(self._state()["count"])
 
+    def last_seq(self) -> int:
+        """Return the `seq` of the newest request, or 0 if there was none. Numbers are not reused after `clear`."""
+        return int(self._state()["last_seq"])
+
     def received(self, after: int = 0) -> Iterator[Received]:
         """Return the requests with a `seq` above `after` that have been received so far, oldest first."""
         for page in self._pages(after):
@@ -384,7 +388,7 @@ class Inbox:
 
     def __iter__(self) -> Iterator[Message]:
         self._check()
-        return self._follow(_Tally(None, self._kept, settled=int(self._state()["last_seq"])))
+        return self._follow(_Tally(None, self._kept, settled=self.last_seq()))
 
     def _follow(self, tally: _Tally) -> Iterator[Message]:
         while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from userhooks.inspector.request_store import Recorded, header_pairs
@@ -11,7 +12,9 @@ from userhooks.inspector.request_store import Recorded, header_pairs
 SECONDS = 10.0
 """Seconds to wait for a response, since an inbox may be set to hang."""
 
-_ABOUT_THE_CONNECTION = ("connection", "content-length", "expect", "host", "keep-alive", "transfer-encoding", "upgrade")
+_ABOUT_THE_CONNECTION = frozenset(
+    "connection content-length expect host keep-alive proxy-authorization proxy-connection te trailer transfer-encoding upgrade".split()
+)
 """Headers that are about the original connection, so they are not sent again."""
 
 
@@ -24,14 +27,12 @@ async def send_again(recorded: Recorded, target: str, inspector: str) -> int | N
     address = urlsplit(inspector)
     path, query = recorded.path.decode("latin-1"), recorded.query.decode("latin-1")
     path_and_query = "".join(f"/{part}" for part in path.split("/", 3)[3:]) + (f"?{query}" if query else "")
-    headers = [header for header in header_pairs(recorded.headers) if header[0] not in _ABOUT_THE_CONNECTION]
-    headers += [("host", address.netloc), ("content-length", str(len(recorded.body))), ("connection", "close")]
-    lines = [f"{recorded.method} /in/{target}{path_and_query} HTTP/1.1", *(f"{name}:{value}" for name, value in headers), "", ""]
+    target_path = f"/in/{target}{path_and_query}"
     writer = None
     try:
         async with asyncio.timeout(SECONDS):
             reader, writer = await asyncio.open_connection(address.hostname, address.port)
-            writer.write("\r\n".join(lines).encode("latin-1"))
+            writer.write(request_head(recorded.method, target_path, header_pairs(recorded.headers), address.netloc, len(recorded.body)))
             writer.write(recorded.body)
             await writer.drain()
             status_line = (await reader.readline()).split(b" ")
@@ -43,3 +44,16 @@ async def send_again(recorded: Recorded, target: str, inspector: str) -> int | N
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
     return int(status_line[1]) if len(status_line) > 1 else None
+
+
+def request_head(method: str, target: str, headers: Iterable[tuple[str, str]], host: str, size: int) -> bytes:
+    """Return the head of a request like a received one, for a new connection to `host` that is closed after the response.
+
+    `target` is the path and query. `headers` are the received headers, with names in lower case; those about the received connection are
+    replaced. `size` is the length of the body in bytes.
+    """
+    headers = list(headers)
+    dropped = {name.strip().lower() for header, value in headers if header == "connection" for name in value.split(",")}
+    kept = [(name, value) for name, value in headers if name not in _ABOUT_THE_CONNECTION and name not in dropped]
+    kept += [("host", host), ("content-length", str(size)), ("connection", "close")]
+    return "\r\n".join([f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in kept), "", ""]).encode("latin-1")
