@@ -47,8 +47,8 @@ def subscribe_the_receiver_again(reader: Reader) -> None:
 
 
 def look_into_adas_inbox(reader: Reader) -> None:
-    reader.press("Look now")
-    reader.sees("1 in the inbox of Ada")
+    reader.press("Update now")
+    reader.sees("1 webhook in the inbox of Ada")
     reader.sees("One of thousands")
 
 

@@ -133,8 +133,8 @@ def test_a_reader_chooses_answers_by_keyboard_and_starts_a_stack_that_was_stoppe
     expect(panel.get_by_text("Ada's inbox answers first 1: 500; else: 200.")).to_be_visible()
     lab.stack.stop()
     panel.get_by_role("button", name="Set these answers").press("Enter")
-    expect(panel.get_by_text("Not done: The inspector does not answer")).to_be_visible()
-    expect(panel.get_by_text("Cannot update: The inspector does not answer")).to_be_visible()
+    expect(panel.get_by_text("Not done. The inspector does not answer")).to_be_visible()
+    expect(panel.get_by_text("Not updated. The inspector does not answer")).to_be_visible()
     expect(start.last).to_be_visible()
     if SCREENSHOTS:
         page.screenshot(path=Path(SCREENSHOTS) / "stopped.png")
@@ -167,5 +167,5 @@ def test_stop_ends_what_a_panel_does_from_its_second_press_on_too(page: Page, la
         stop.click()
         expect(panel.get_by_text("Stopped early.").first).to_be_visible()
         expect(generate.nth(place)).to_be_enabled()
-    panel.get_by_role("button", name="Subscribe").click()
+    panel.get_by_role("button", name="Subscribe", exact=True).click()
     expect(panel.get_by_text("Ada was subscribed already")).to_be_visible()

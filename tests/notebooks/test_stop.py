@@ -176,6 +176,6 @@ def test_a_call_that_fails_says_why_and_the_next_one_can_be_stopped(kernel: Kern
     for _ in range(2):
         kernel.run("lesson.seconds, lesson.fault = 0, ZeroDivisionError('unforeseen')")
         panel.click()
-        panel.says("Not done: ZeroDivisionError: unforeseen")
+        panel.says("ZeroDivisionError: unforeseen")
         kernel.run("lesson.seconds, lesson.fault = 60, None")
         panel.click_and_stop()

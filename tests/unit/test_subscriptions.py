@@ -17,6 +17,7 @@ import pytest
 
 from tests.fake_sequin import TOKEN, FakeSequin
 from tests.http_sequin import serving
+from tests.receiver import Receiver
 from userhooks.errors import (
     DatabaseUnavailable,
     DatabaseUnsuitable,
@@ -217,6 +218,42 @@ def test_a_sink_that_sequin_never_takes_up_is_removed(subscriptions: Subscriptio
     with pytest.raises(SequinFailed, match="did not take up the sink user-1-notifications within 30 s"):
         subscriptions.subscribe(1, URL)
     assert_nothing_is_left(fake, database)
+
+
+# --- test events -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    one = Receiver()
+    yield one
+    one.close()
+
+
+def test_a_test_event_carries_the_secret_of_the_subscription(subscriptions: Subscriptions, receiver: Receiver) -> None:
+    made = subscriptions.subscribe(1, f"{receiver.url}/hooks/1")
+    receiver.script = lambda path, messages: 202
+    assert subscriptions.send_test_event(made.sink_name).status == 202
+    [request] = receiver.requests
+    assert (request.path, request.messages) == ("/hooks/1", [])
+    assert dict(request.headers)["Authorization"] == f"Bearer {made.secret}"
+
+
+def test_a_test_event_needs_a_subscription(subscriptions: Subscriptions) -> None:
+    with pytest.raises(NotFound):
+        subscriptions.send_test_event("user-1-notifications")
+    with pytest.raises(InvalidInput):
+        subscriptions.send_test_event("")
+
+
+def test_a_test_event_is_not_sent_to_an_address_that_was_forbidden_since(
+    subscriptions: Subscriptions, database: Database, fake: FakeSequin, receiver: Receiver
+) -> None:
+    made = subscriptions.subscribe(1, receiver.url)
+    with SequinClient("http://sequin.example", TOKEN, transport=fake.transport) as client:
+        answer = Subscriptions(database, client, KEY, allow_private=False).send_test_event(made.sink_name)
+    assert "forbidden address" in answer.problem
+    assert receiver.arrived == 0
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from userhooks.errors import (
 from userhooks.shared.html_table import html_table
 from userhooks.web.addresses import check_webhook_url
 from userhooks.webhooks.database import Database, LockedUser, SubscriptionRow
+from userhooks.webhooks.receiver_call import TEST_EVENT_SECONDS, ReceiverAnswer, send_test_event
 from userhooks.webhooks.sequin_client import SequinClient
 from userhooks.webhooks.sequin_resources import (
     BACKFILL_STARTS_WITHIN_S,
@@ -335,6 +336,18 @@ class Subscriptions:
     def secret(self, user_id: int, url: str) -> str:
         """Return the secret that this user's webhooks to this URL send as `Authorization: Bearer …`; show it to the URL's owner only."""
         return subscription_secret(self._home_key, user_id, url)
+
+    def send_test_event(self, sink_name: str, timeout: float = TEST_EVENT_SECONDS) -> ReceiverAnswer:
+        """Send a test event to a subscription's receiver, and return its answer; raises InvalidInput or NotFound.
+
+        The event comes from this computer, not from Sequin, and contains no rows. It is sent even if the sink is paused. `timeout` is in
+        seconds.
+        """
+        subscription = self.get(sink_name)
+        user_id, url = subscription.user_id, subscription.url
+        return send_test_event(
+            url, self.secret(user_id, url), sink_name=sink_name, user_id=user_id, allow_private=self._allow_private, timeout=timeout
+        )
 
     # --- list, pause, resume -------------------------------------------------------------------------------------------
 

@@ -1,13 +1,16 @@
 """Panels for notebooks.
 
-`panels.py` contains the panels that make one call each, `response_panel.py` edits an inbox's responses, and `fault_dial.py` injects faults.
+`panels.py` contains their base, and the panels that generate rows and backfill. `subscribe_panel.py`, `inbox_panel.py`, and
+`response_panel.py` contain one panel each, and `fault_dial.py` injects faults.
 """
 
 from userhooks.shared.extras import lab_extra
 
 with lab_extra():
     from userhooks.widgets.fault_dial import FaultDial
-    from userhooks.widgets.panels import BackfillPanel, GeneratePanel, InboxPanel, Panel, SubscribePanel
+    from userhooks.widgets.inbox_panel import InboxPanel
+    from userhooks.widgets.panels import BackfillPanel, GeneratePanel, Panel
     from userhooks.widgets.response_panel import ResponsePanel
+    from userhooks.widgets.subscribe_panel import SubscribePanel
 
 __all__ = ["BackfillPanel", "FaultDial", "GeneratePanel", "InboxPanel", "Panel", "ResponsePanel", "SubscribePanel"]

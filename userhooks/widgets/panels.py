@@ -1,4 +1,7 @@
-"""Panels for notebooks: each button makes one call that a cell could also make. The calls are methods of `lessons/lesson.py`.
+"""The base of all panels for notebooks, and the panels that generate rows and backfill.
+
+Each button makes one call that a cell could also make. The calls are methods of `lessons/lesson.py`, `stop.py` makes them, and
+`status_line.py` shows their results.
 
 Panels also work in a kernel without a front end: `panel.button.click()` returns when the call is done. Panels print nothing; results appear
 in their widgets.
@@ -6,19 +9,19 @@ in their widgets.
 
 from __future__ import annotations
 
-import html
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import ipywidgets
 
 from userhooks.errors import DatabaseUnavailable, NotRunning, SequinUnreachable, UserhooksError
+from userhooks.lessons.generator import MAX_RATE
+from userhooks.widgets.number_field import NumberField
+from userhooks.widgets.status_line import Kind, Outcome, render_status
 from userhooks.widgets.stop import run_stoppable
 
 if TYPE_CHECKING:
-    from userhooks.inspector.client import Received
     from userhooks.lessons.lesson import Lesson
     from userhooks.webhooks.subscriptions import BackfillHandle
 
@@ -26,19 +29,13 @@ STOPPED = (NotRunning, DatabaseUnavailable, SequinUnreachable)
 """Errors that mean that part of the stack is not running."""
 
 LABELLED = {"description_width": "initial"}
-_CELL = "padding: 2px 12px 2px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--jp-border-color2)"
-
-NEWEST = 10
-"""Number of webhooks that the inbox panel shows."""
-
-FOLLOW_SECONDS = 0.5
-"""Seconds between two updates of the inbox panel."""
 
 
 class Panel(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is untyped
-    """Base class of the panels: controls, a button, and a line of text that reports the result.
+    """Base class of the panels: controls, a button, and a line that reports the result.
 
-    If any part of the stack is not running, the text says so, and a second button, `start`, appears, which starts the stack.
+    `notice` says which numbers the panel changed because they were out of bounds. If any part of the stack is not running, the report says
+    so, and a second button, `start`, appears, which starts the stack. `beside` are widgets beside the button.
     """
 
     def __init__(
@@ -48,47 +45,59 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is untyped
         tooltip: str,
         controls: Sequence[ipywidgets.Widget],
         below: Sequence[ipywidgets.Widget] = (),
+        beside: Sequence[ipywidgets.Widget] = (),
     ) -> None:
         self.lesson = lesson
         self.button = ipywidgets.Button(description=button, tooltip=tooltip, button_style="primary")
         self.button.on_click(lambda _: self._clicked())
-        self.state = ipywidgets.HTML(_status(["Nothing done yet."]))
+        self.state = ipywidgets.HTML(render_status("idle", ["Nothing done yet."]))
+        self.notice = ipywidgets.HTML()
+        self._numbers = [widget for widget in _inside([*controls, *below]) if isinstance(widget, NumberField)]
+        for number in self._numbers:
+            number.observe(lambda _: self._show_changed_numbers(), "problem")
         self.start = ipywidgets.Button(
             description="Start the stack", tooltip="Start the parts that are not running", layout={"display": "none"}
         )
         self.start.on_click(lambda _: self._do(self._start_stack))
-        above = ipywidgets.HBox([*controls, self.button], layout={"flex_flow": "row wrap"})
-        super().__init__([above, self.state, self.start, *below])
+        above = ipywidgets.HBox([*controls, self.button, *beside], layout={"flex_flow": "row wrap"})
+        super().__init__([above, self.notice, self.state, self.start, *below])
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(lesson {self.lesson.name})"
 
-    def act(self) -> str:
-        """Make the panel's call, and return its result as text."""
+    def act(self) -> str | Outcome:
+        """Make the panel's call, and return its result; plain text means that it is done."""
         raise NotImplementedError
 
     def _clicked(self) -> None:
         self._do(self.act)
 
-    def _do(self, act: Callable[[], str]) -> None:
-        self.button.disabled = True
-        self._say("Working, or waiting for a cell that is running; the notebook's Stop button ends it.")
+    def _do(self, act: Callable[[], str | Outcome]) -> None:
+        self.enable(False)
+        lines = "This may be waiting for a cell that is running. The notebook's Stop button ends it."
+        self._say(lines, kind="working")
         run_stoppable(lambda: self._work(act), self._stopped)
 
-    def _work(self, act: Callable[[], str]) -> None:
+    def _work(self, act: Callable[[], str | Outcome]) -> None:
         try:
-            self._say(act())
+            result = act()
+            outcome = result if isinstance(result, Outcome) else Outcome("done", result)
+            self._say(outcome.text, kind=outcome.kind, word=outcome.word)
         except UserhooksError as error:
-            self._complain("Not done", error)
+            self._complain("Not done.", error)
         except Exception as error:
-            self._say(f"Not done: {type(error).__name__}: {error}")
+            self._say(f"{type(error).__name__}: {error}", kind="failed")
             raise
         finally:
-            self.button.disabled = False
+            self.enable(True)
 
     def _stopped(self) -> None:
-        self._say("Stopped.")
-        self.button.disabled = False
+        self._say(kind="stopped")
+        self.enable(True)
+
+    def enable(self, enabled: bool) -> None:
+        """Let the panel's buttons be clicked, or not, while a call runs."""
+        self.button.disabled = not enabled
 
     def offer_start(self, offered: bool) -> None:
         """Show or hide the button that starts the stack."""
@@ -98,37 +107,17 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is untyped
         self.lesson.clients.start()
         return "The stack is running again."
 
-    def _complain(self, what: str, error: UserhooksError) -> None:
+    def _complain(self, word: str, error: UserhooksError) -> None:
         """Show an error, and offer to start the stack if that would fix it."""
-        self._say(f"{what}: {error.what}", error.remedy, start=isinstance(error, STOPPED))
+        self._say(error.what, error.remedy, start=isinstance(error, STOPPED), kind="failed", word=word)
 
-    def _say(self, *lines: str, start: bool = False) -> None:
+    def _say(self, *lines: str, start: bool = False, kind: Kind = "idle", word: str = "") -> None:
         self.offer_start(start)
-        self.state.value = _status([line for text in lines for line in text.splitlines()])
+        self.state.value = render_status(kind, [line for text in lines for line in text.splitlines()], word)
 
-
-class SubscribePanel(Panel):
-    """A panel that subscribes a user: `lesson.subscribe(user, url=…)`. By default, the URL is that of the user's inbox.
-
-    panel = SubscribePanel(lesson)
-    panel.user.value = "ben"
-    panel.button.click()
-    """
-
-    def __init__(self, lesson: Lesson) -> None:
-        self.user = user_choice(lesson)
-        self.url = ipywidgets.Text(lesson.inbox(self.user.value).url, description="URL", style=LABELLED, layout={"width": "32em"})
-        self.user.observe(lambda change: self._show_inbox_of(change["new"]), "value")
-        super().__init__(lesson, "Subscribe", "Send this user's rows to this URL", [self.user, self.url])
-
-    def act(self) -> str:
-        """Subscribe the selected user."""
-        subscription = self.lesson.subscribe(self.user.value, url=self.url.value)
-        done = "is subscribed" if subscription.created else "was subscribed already"
-        return f"{name_of(self.user.value)} {done}: the sink {subscription.sink_name} sends to {subscription.url}"
-
-    def _show_inbox_of(self, user: str) -> None:
-        self.url.value = self.lesson.inbox(user).url
+    def _show_changed_numbers(self) -> None:
+        problems = [number.problem for number in self._numbers if number.problem]
+        self.notice.value = render_status("changed", problems) if problems else ""
 
 
 class GeneratePanel(Panel):
@@ -140,17 +129,19 @@ class GeneratePanel(Panel):
     """
 
     def __init__(self, lesson: Lesson) -> None:
-        self.rate = ipywidgets.BoundedIntText(100, min=1, max=100_000, description="Rows per second", style=LABELLED)
-        self.seconds = ipywidgets.BoundedFloatText(5, min=0.1, max=3600, description="Seconds", style=LABELLED)
+        self.rate = NumberField("Rows per second", 100, 1, MAX_RATE, width="13em")
+        self.seconds = NumberField("Seconds", 5, 0.1, 3600, width="10em")
         self.progress = ipywidgets.IntProgress(0, min=0, max=1, description="Rows written", style=LABELLED)
         super().__init__(lesson, "Generate", "Write rows for random users of this lesson", [self.rate, self.seconds], [self.progress])
 
-    def act(self) -> str:
+    def act(self) -> Outcome:
         """Generate."""
         self.progress.value, self.progress.max = 0, max(1, round(self.rate.value * self.seconds.value))
-        generated = self.lesson.generate(rate=self.rate.value, seconds=self.seconds.value, progress=_seldom(self._show))
+        generated = self.lesson.generate(rate=self.rate.number, seconds=self.seconds.number, progress=_seldom(self._show))
         self._show(generated.changes)
-        return generated.summary()
+        if generated.interrupted:
+            return Outcome("stopped", generated.summary().splitlines()[0], "Stopped early.")
+        return Outcome("done", generated.summary())
 
     def _show(self, rows: int) -> None:
         self.progress.value = rows
@@ -178,54 +169,6 @@ class BackfillPanel(Panel):
     def _show(self, handle: BackfillHandle) -> None:
         self.progress.max = handle.rows_initial_count or 1
         self.progress.value = handle.rows_processed_count
-
-
-class InboxPanel(Panel):
-    """A panel that shows the newest webhooks in a user's inbox as they arrive: the last rows of `lesson.inbox(user).requests()`.
-
-    The panel updates itself twice a second until it is closed or its cell is run again. The button updates it at once.
-
-        panel = InboxPanel(lesson, user="ada")
-        lesson.insert("ada", "Hello, Ada")
-        panel.button.click()
-    """
-
-    def __init__(self, lesson: Lesson, user: str = "ada") -> None:
-        self.user = user_choice(lesson, user)
-        self.table = ipywidgets.HTML()
-        self._ended = threading.Event()
-        super().__init__(lesson, "Look now", "Show the newest webhooks in this inbox", [self.user], [self.table])
-        self._say("Webhooks appear here as they arrive.")
-        self.user.observe(lambda _: self._clicked(), "value")
-        take_over(self, (lesson.name, user))
-        self._follower = threading.Thread(target=self._follow, name="userhooks inbox panel", daemon=True)
-        self._follower.start()
-
-    def act(self) -> str:
-        """Update the table."""
-        inbox = self.lesson.inbox(self.user.value)
-        state = self.lesson.clients.inspector.call("GET", f"/api/inboxes/{inbox.id}")
-        newest = list(inbox.received(after=max(0, state["last_seq"] - NEWEST)))[-NEWEST:]
-        self.table.value = _table(newest[::-1])
-        return f"{state['count']:,} in the inbox of {name_of(self.user.value)}; the newest {len(newest)} are shown."
-
-    def leave_off(self) -> None:
-        """Stop updating by itself; the button still works."""
-        self._ended.set()
-        self._follower.join()
-        self._say("A newer panel shows this inbox. This one is updated only when its button is clicked.")
-
-    def close(self) -> None:
-        """Stop updating, and close the widget."""
-        self._ended.set()
-        super().close()
-
-    def _follow(self) -> None:
-        while not self._ended.wait(FOLLOW_SECONDS):
-            try:
-                self._say(self.act())
-            except UserhooksError as error:
-                self._complain("Cannot update", error)
 
 
 class Follower(Protocol):
@@ -259,43 +202,6 @@ def name_of(user: str) -> str:
     return user.capitalize()
 
 
-def _status(lines: Sequence[str]) -> str:
-    # Screen readers announce this text when it changes.
-    return f'<div role="status" aria-live="polite">{"<br>".join(html.escape(line) for line in lines if line)}</div>'
-
-
-def _table(received: Sequence[Received]) -> str:
-    if not received:
-        return ""
-    heads = ("received (UTC)", "answered", "action", "row", "message", "secret")
-    head = "".join(f'<th scope="col" style="{_CELL}">{html.escape(text)}</th>' for text in heads)
-    rows = "".join(f"<tr>{''.join(_cells(request))}</tr>" for request in received)
-    return (
-        '<table style="border-collapse: collapse; color: var(--jp-ui-font-color1)"><caption style="text-align: left">'
-        f"Webhooks, newest first</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    )
-
-
-def _cells(request: Received) -> list[str]:
-    messages = request.messages()
-    first = messages[0] if messages else None
-    others = f" and {len(messages) - 1} more" if len(messages) > 1 else ""
-    values = (
-        request.received_at.strftime("%H:%M:%S.%f")[:-3],
-        request.note or request.response_status or "not yet",
-        first.action + others if first else "not a Sequin message",
-        first.record.get("id") if first else "",
-        first.record.get("message") if first else "",
-        request.secret,
-    )
-    return [f'<td style="{_CELL}">{html.escape(_short(value))}</td>' for value in values]
-
-
-def _short(value: object) -> str:
-    text = "" if value is None else str(value)
-    return text if len(text) <= 80 else f"{text[:79]}…"
-
-
 def _seldom(show: Callable[[int], None], every: float = 0.1) -> Callable[[int], None]:
     """Wrap `show` so that it is called at most once per `every` seconds, because a front end need not draw every step."""
     last = float("-inf")
@@ -308,3 +214,10 @@ def _seldom(show: Callable[[int], None], every: float = 0.1) -> Callable[[int], 
             show(rows)
 
     return maybe
+
+
+def _inside(widgets: Iterable[ipywidgets.Widget]) -> Iterator[ipywidgets.Widget]:
+    """Return the widgets and everything in them."""
+    for widget in widgets:
+        yield widget
+        yield from _inside(getattr(widget, "children", ()))

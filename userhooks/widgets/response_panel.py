@@ -10,7 +10,10 @@ import ipywidgets
 
 from userhooks.errors import UserhooksError
 from userhooks.inspector.response_script import LONGEST_DELAY, LONGEST_RETRY_AFTER, describe_script, parse_script
+from userhooks.widgets.inbox_link import InboxLink
+from userhooks.widgets.number_field import NumberField
 from userhooks.widgets.panels import LABELLED, Panel, name_of, user_choice
+from userhooks.widgets.status_line import Outcome
 
 if TYPE_CHECKING:
     from userhooks.lessons.lesson import Lesson
@@ -41,27 +44,24 @@ class ResponsePanel(Panel):
     def __init__(self, lesson: Lesson) -> None:
         self.rules: list[dict[str, Any]] = []
         self.user = user_choice(lesson)
+        self.link = InboxLink(lesson, self.user.value)
         self.condition = ipywidgets.Dropdown(options=CONDITIONS, value="first", description="For which requests", style=LABELLED)
-        self.many = ipywidgets.BoundedFloatText(3, min=0, max=10**9, description="How many", style=LABELLED, layout={"width": "11em"})
-        self.seed = ipywidgets.BoundedIntText(1, min=0, max=10**6, description="Seed", style=LABELLED, layout={"width": "9em"})
-        self.effect = ipywidgets.Dropdown(options=EFFECTS, description="What is done", style=LABELLED)
-        self.status = ipywidgets.BoundedIntText(500, min=100, max=599, description="Status", style=LABELLED, layout={"width": "9em"})
-        self.delay = ipywidgets.BoundedFloatText(
-            0, min=0, max=LONGEST_DELAY, description="After, s", style=LABELLED, layout={"width": "10em"}
-        )
-        self.retry_after = ipywidgets.BoundedIntText(
-            0, min=0, max=LONGEST_RETRY_AFTER, description="Retry-After, s (0: none)", style=LABELLED, layout={"width": "16em"}
-        )
+        self.many = NumberField("How many", 3, 0, 10**9, width="11em")
+        self.seed = NumberField("Seed", 1, 0, 10**6, whole=True, width="9em")
+        self.effect = ipywidgets.Dropdown(options=EFFECTS, description="Response", style=LABELLED)
+        self.status = NumberField("Status", 500, 100, 599, whole=True, width="9em")
+        self.delay = NumberField("Response delay, s", 0, 0, LONGEST_DELAY, width="13em")
+        self.retry_after = NumberField("Retry-After, s (0: none)", 0, 0, LONGEST_RETRY_AFTER, whole=True, width="16em")
         self.add = _button("Add the rule", lambda: self._change([*self.rules, self.rule]))
         self.remove = _button("Remove the last rule", lambda: self._change(self.rules[:-1]))
         self.call = ipywidgets.HTML()
         conditions = _row(self.condition, self.many, self.seed)
         effects = _row(self.effect, self.status, self.delay, self.retry_after)
         below = [conditions, effects, _row(self.add, self.remove), self.call]
-        super().__init__(lesson, "Set these answers", "Let this user's inbox answer by these rules", [self.user], below)
+        super().__init__(lesson, "Set these answers", "Let this user's inbox answer by these rules", [self.user], below, [self.link])
         for control in (self.condition, self.effect):
             control.observe(lambda _: self._fit(), "value")
-        self.user.observe(lambda _: self._do(self._begin), "value")
+        self.user.observe(lambda change: self._choose(change["new"]), "value")
         self._fit()
         self._do(self._begin)
 
@@ -70,24 +70,33 @@ class ResponsePanel(Panel):
         """The rule of a response script that the controls are set to."""
         kind, rule = self.condition.value, {}
         if kind == "percent":
-            rule = {"percent": self.many.value, "seed": self.seed.value}
+            rule = {"percent": self.many.number, "seed": self.seed.number}
         elif kind != "always":
-            rule = {kind: int(self.many.value)}
+            rule = {kind: self.many.number}
         if self.effect.value != "status":
             return {**rule, "effect": self.effect.value}
-        rule["status"] = self.status.value
+        rule["status"] = self.status.number
         if self.delay.value:
-            rule["delay"] = self.delay.value
-        return {**rule, "retry_after": self.retry_after.value} if self.retry_after.value else rule
+            rule["delay"] = self.delay.number
+        return {**rule, "retry_after": self.retry_after.number} if self.retry_after.value else rule
 
     def act(self) -> str:
         """Apply the rules."""
         self.lesson.inbox(self.user.value).respond(self.rules)
         return f"{name_of(self.user.value)}'s inbox answers {self._words()}."
 
-    def _begin(self) -> str:
+    def close(self) -> None:
+        """Close the widget and its link."""
+        self.link.close()
+        super().close()
+
+    def _choose(self, user: str) -> None:
+        self.link.show(user)
+        self._do(self._begin)
+
+    def _begin(self) -> Outcome:
         self._change(self.lesson.inbox(self.user.value).script())
-        return f"{name_of(self.user.value)}'s inbox answers {self._words()}."
+        return Outcome("idle", f"{name_of(self.user.value)}'s inbox answers {self._words()}.")
 
     def _words(self) -> str:
         return "; ".join(describe_script(parse_script(self.rules)))
@@ -96,14 +105,15 @@ class ResponsePanel(Panel):
         try:
             parse_script(rules)
         except UserhooksError as error:
-            self._complain("Not added", error)
+            self._complain("Not added.", error)
             return
         self.rules = rules
         self.remove.disabled = not rules
-        self._say("Not set yet: the button above sets these answers.")
+        self._say('The inbox still answers as before. Click "Set these answers" to use these rules.', kind="pending", word="Not set yet.")
         lines = "".join(f"<li>{html.escape(line)}</li>" for line in describe_script(parse_script(rules)))
         call = html.escape(f'lesson.inbox("{self.user.value}").respond({rules or ""})')
-        self.call.value = f"<ol>{lines}</ol><p>The same in a cell: <code>{call}</code></p>"
+        text = "color: var(--jp-ui-font-color1); line-height: 1.5; margin: 4px 0; overflow-wrap: anywhere"
+        self.call.value = f'<ol style="{text}">{lines}</ol><p style="{text}">The same in a cell: <code>{call}</code></p>'
 
     def _fit(self) -> None:
         """Disable the controls that the selected condition or effect does not use."""
