@@ -40,7 +40,7 @@ class InboxLink(ipywidgets.HTML):  # type: ignore[misc]  # ipywidgets is untyped
         # The style keeps the link beside the button, and in the theme's color.
         self.value = (
             f'<a href="{address}" target="_blank" rel="noopener" style="color: var(--jp-content-link-color); text-decoration: underline; '
-            f'white-space: nowrap; margin-left: 8px">Open {html.escape(user.capitalize())}\'s inbox <span aria-hidden="true">↗</span></a>'
+            f'white-space: nowrap">Open {html.escape(user.capitalize())}\'s inbox <span aria-hidden="true">↗</span></a>'
         )
 
     def close(self) -> None:

@@ -90,11 +90,11 @@ def _table(received: Sequence[Received]) -> str:
     if not received:
         return ""
     heads = ("Received (UTC)", "Answered", "Action", "Row", "Message", "Secret")
-    head = "".join(f'<th scope="col" style="{_CELL}">{html.escape(text)}</th>' for text in heads)
+    head = "".join(f'<th scope="col" style="{_CELL}; white-space: nowrap">{html.escape(text)}</th>' for text in heads)
     rows = "".join(f"<tr>{''.join(_cells(request))}</tr>" for request in received)
     caption = "text-align: left; color: var(--jp-ui-font-color2); padding: 4px 0"
     return (
-        '<div style="overflow-x: auto"><table style="border-collapse: collapse; color: var(--jp-ui-font-color1); '
+        '<div style="overflow-x: auto"><table style="border-collapse: collapse; color: var(--jp-ui-font-color1); line-height: 1.5; '
         f'font-variant-numeric: tabular-nums"><caption style="{caption}">Webhooks, newest first</caption><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )

@@ -29,6 +29,7 @@ STOPPED = (NotRunning, DatabaseUnavailable, SequinUnreachable)
 """Errors that mean that part of the stack is not running."""
 
 LABELLED = {"description_width": "initial"}
+NARROW = {"width": "25em", "max_width": "100%"}
 
 
 class Panel(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is untyped
@@ -59,7 +60,7 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is untyped
             description="Start the stack", tooltip="Start the parts that are not running", layout={"display": "none"}
         )
         self.start.on_click(lambda _: self._do(self._start_stack))
-        above = ipywidgets.HBox([*controls, self.button, *beside], layout={"flex_flow": "row wrap"})
+        above = row_of(*controls, self.button, *beside)
         super().__init__([above, self.notice, self.state, self.start, *below])
 
     def __repr__(self) -> str:
@@ -129,9 +130,9 @@ class GeneratePanel(Panel):
     """
 
     def __init__(self, lesson: Lesson) -> None:
-        self.rate = NumberField("Rows per second", 100, 1, MAX_RATE, width="13em")
-        self.seconds = NumberField("Seconds", 5, 0.1, 3600, width="10em")
-        self.progress = ipywidgets.IntProgress(0, min=0, max=1, description="Rows written", style=LABELLED)
+        self.rate = NumberField("Rows per second", 100, 1, MAX_RATE, width="15em")
+        self.seconds = NumberField("Seconds", 5, 0.1, 3600, width="11em")
+        self.progress = ipywidgets.IntProgress(0, min=0, max=1, description="Rows written", style=LABELLED, layout=NARROW)
         super().__init__(lesson, "Generate", "Write rows for random users of this lesson", [self.rate, self.seconds], [self.progress])
 
     def act(self) -> Outcome:
@@ -157,7 +158,7 @@ class BackfillPanel(Panel):
 
     def __init__(self, lesson: Lesson) -> None:
         self.user = user_choice(lesson)
-        self.progress = ipywidgets.IntProgress(0, min=0, max=1, description="Rows done", style=LABELLED)
+        self.progress = ipywidgets.IntProgress(0, min=0, max=1, description="Rows done", style=LABELLED, layout=NARROW)
         super().__init__(lesson, "Backfill", "Send all existing rows of this user again", [self.user], [self.progress])
 
     def act(self) -> str:
@@ -193,8 +194,17 @@ def user_choice(lesson: Lesson, user: str | None = None) -> ipywidgets.Dropdown:
     """Return a control that selects one of the lesson's users."""
     names = list(lesson.users)
     return ipywidgets.Dropdown(
-        options=[(name_of(name), name) for name in names], value=user or names[0], description="User", style=LABELLED
+        options=[(name_of(name), name) for name in names],
+        value=user or names[0],
+        description="User",
+        style=LABELLED,
+        layout={"width": "10em"},
     )
+
+
+def row_of(*widgets: ipywidgets.Widget) -> ipywidgets.HBox:
+    """Return the widgets in a row that wraps where the page is narrow."""
+    return ipywidgets.HBox(widgets, layout={"flex_flow": "row wrap", "align_items": "center", "grid_gap": "0 12px"})
 
 
 def name_of(user: str) -> str:

@@ -12,7 +12,7 @@ from userhooks.errors import UserhooksError
 from userhooks.inspector.response_script import LONGEST_DELAY, LONGEST_RETRY_AFTER, describe_script, parse_script
 from userhooks.widgets.inbox_link import InboxLink
 from userhooks.widgets.number_field import NumberField
-from userhooks.widgets.panels import LABELLED, Panel, name_of, user_choice
+from userhooks.widgets.panels import LABELLED, Panel, name_of, row_of, user_choice
 from userhooks.widgets.status_line import Outcome
 
 if TYPE_CHECKING:
@@ -55,9 +55,9 @@ class ResponsePanel(Panel):
         self.add = _button("Add the rule", lambda: self._change([*self.rules, self.rule]))
         self.remove = _button("Remove the last rule", lambda: self._change(self.rules[:-1]))
         self.call = ipywidgets.HTML()
-        conditions = _row(self.condition, self.many, self.seed)
-        effects = _row(self.effect, self.status, self.delay, self.retry_after)
-        below = [conditions, effects, _row(self.add, self.remove), self.call]
+        conditions = row_of(self.condition, self.many, self.seed)
+        effects = row_of(self.effect, self.status, self.delay, self.retry_after)
+        below = [conditions, effects, row_of(self.add, self.remove), self.call]
         super().__init__(lesson, "Set these answers", "Let this user's inbox answer by these rules", [self.user], below, [self.link])
         for control in (self.condition, self.effect):
             control.observe(lambda _: self._fit(), "value")
@@ -127,7 +127,3 @@ def _button(text: str, do: Callable[[], None]) -> ipywidgets.Button:
     button = ipywidgets.Button(description=text, layout={"width": "auto"})
     button.on_click(lambda _: do())
     return button
-
-
-def _row(*controls: ipywidgets.Widget) -> ipywidgets.HBox:
-    return ipywidgets.HBox(controls, layout={"flex_flow": "row wrap"})
