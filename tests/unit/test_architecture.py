@@ -47,6 +47,7 @@ PURE = [
     "engine/delivery/pending_message.py",
     "engine/delivery/request_builder.py",
     "engine/delivery/retry_queue.py",
+    "engine/delivery/sink_history.py",
     "engine/delivery/spill.py",
     "engine/postgres/lsn.py",
     "engine/postgres/pgoutput.py",

@@ -23,6 +23,7 @@ from userhooks.engine.delivery.http_client import HttpClient, raise_file_limit
 from userhooks.engine.delivery.latency_histogram import HistogramPool
 from userhooks.engine.delivery.retry import RetrySchedule
 from userhooks.engine.delivery.sink_delivery import SinkDelivery
+from userhooks.engine.delivery.sink_history import Histories
 from userhooks.engine.flusher import Flusher
 from userhooks.engine.housekeeping import keep_house
 from userhooks.engine.monitor import Monitor
@@ -52,6 +53,7 @@ class Engine:
         self._client = HttpClient(allow_private=config.allow_private, places=raise_file_limit())
         self._tasks: list[asyncio.Task[None]] = []
         self._latencies = HistogramPool()
+        self._histories = Histories()
         router = Router()
         self.catalog = Catalog(_database(config, self._store))
         self.deliveries = Deliveries()
@@ -109,6 +111,7 @@ class Engine:
                 rng=rng or random.Random(),  # noqa: S311  # jitter, not cryptography
                 disk=self._backlog,
                 latencies=self._latencies,
+                histories=self._histories,
             ),
         )
         self.flusher = Flusher(self._store, write, reader=self.reader, deliveries=self.deliveries, backlog=self._backlog)
@@ -155,6 +158,7 @@ class Engine:
         await self.deliveries.drain()
         self.deliveries.close()
         self._client.close()
+        self.flusher.note_counts([counts async for counts in self.deliveries.sample()])
         try:
             await self.flusher.flush()
         except sqlite3.Error as exc:

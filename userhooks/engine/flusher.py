@@ -10,7 +10,7 @@ import logging
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from userhooks.engine.capture.transactions import Stream
 from userhooks.engine.delivery.deliveries import Deliveries
 from userhooks.engine.delivery.disk_backlog import Backlog
 from userhooks.engine.delivery.sink_delivery import LONG_SECONDS
-from userhooks.engine.state_store import Flush, StateStore
+from userhooks.engine.state_store import Flush, SinkCounts, StateStore
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ class Flusher:
         self._backlog = backlog
         self._positions: deque[tuple[float, int]] = deque()
         self._old = 0
+        self._counts: dict[int, SinkCounts] = {}
 
     async def run(self, store_path: Path) -> None:
         """Flush until cancelled; a failure sets `problem`, and the next flush tries again."""
@@ -82,8 +83,12 @@ class Flusher:
         while self._positions and self._positions[0][0] <= now - LONG_SECONDS:
             self._old = self._positions.popleft()[1]
 
+    def note_counts(self, counts: Iterable[SinkCounts]) -> None:
+        """Save changed counters of sinks with the next flush."""
+        self._counts.update({each.sink: each for each in counts})
+
     async def flush(self) -> None:
-        """Commit acknowledgements and messages moving to disk, then confirm the slot. Raises sqlite3.Error."""
+        """Commit acknowledgements, messages moving to disk, and changed counters, then confirm the slot. Raises sqlite3.Error."""
         async with self.lock:
             await self._flush()
 
@@ -92,6 +97,8 @@ class Flusher:
         lsn = reader.confirmed if stream is None else stream.progress.confirmable()
         old, self._old = self._old if lsn < self._old else 0, 0
         batch = self._backlog.collect(self._deliveries.pending() if old else (), old)
+        counts, self._counts = self._counts, {}
+        batch.flush.counts = list(counts.values())
         collected = []
         for transaction in stream.progress.unsettled() if stream is not None else ():
             if transaction.acknowledged:
@@ -105,6 +112,7 @@ class Flusher:
             await self._write(self._store.flush, lsn, batch.flush)
         except Exception as exc:
             self._backlog.is_not_written(batch)
+            self._counts = counts | self._counts
             for transaction, done in collected:
                 transaction.acknowledged[:0] = done
             if isinstance(exc, sqlite3.Error) and batch.flush.kept:  # The disk may be full; deleting delivered rows may free some space.

@@ -1,4 +1,4 @@
-"""Loads the engine's state at startup: resources, pending messages on disk, and counts of discarded messages.
+"""Loads the engine's state at startup: resources, pending messages on disk, and counts.
 
 Resources are saved by `sink_registry.py`, `api_keys.py`, and `backfill/`.
 """
@@ -37,14 +37,17 @@ def load_resources(catalog: Catalog, store: StateStore, registry: SinkRegistry, 
 
 
 def load_pending(store: StateStore, deliveries: Deliveries, backlog: Backlog, types: TypeCatalog) -> None:
-    """Give each delivery its stored messages and its count of discarded messages."""
+    """Give each delivery its stored messages and its counts."""
     backlog.restore_shapes(types)
     rows_of: dict[int, array[int]] = {}
     for row, number in store.backlog():
         rows_of.setdefault(number, array("q")).append(row)
     discarded = store.discarded_count()
+    counts = {each.sink: each for each in store.counts()}
     for delivery in deliveries.values():
         delivery.discarded = discarded.get(delivery.queue.number, 0)
+        if (saved := counts.get(delivery.queue.number)) is not None:
+            delivery.restore_counts(saved)
         rows = rows_of.get(delivery.queue.number, ())
         if delivery.sink.status == "disabled":  # the engine was killed before it could delete them
             backlog.done(rows)

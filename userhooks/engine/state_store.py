@@ -1,7 +1,9 @@
-"""The engine's state on disk, in one SQLite file: resources, the confirmed LSN, acknowledgements above it, the backlog.
+"""The engine's state on disk, in one SQLite file: resources, the confirmed LSN, acknowledgements above it, the backlog, counters.
 
 All methods block; the engine calls those that write on a separate thread. When a method returns, its changes are committed with
 `synchronous=FULL`.
+
+This module is long because each statement is a method.
 """
 
 from __future__ import annotations
@@ -62,9 +64,16 @@ create table if not exists discarded (
     sink integer not null, shape integer not null, lsn integer not null, idx integer not null, commit_us integer not null,
     attempts integer not null, payload blob not null, annotations blob, backfill text, error text not null, discarded_at text not null
 );
+create table if not exists counts (  -- of sinks with traffic; `since` is when counting began, in seconds since 1970
+    sink integer primary key, attempted integer not null, delivered integer not null, failed integer not null, since integer not null
+);
 create index if not exists discarded_sink on discarded (sink);  -- for deleting a sink's messages with it
 """
 _ROW = "id, sink, shape, lsn, idx, commit_us, attempts, payload, annotations, backfill"
+_SAVE_COUNTS = (
+    "insert or replace into counts select " + ", ".join(f"json_extract(value, '$[{i}]')" for i in range(5)) + " from json_each(?)"
+)
+"""A single statement for all sinks, since each row of `executemany` would wait for the event loop to release the GIL."""
 _PAGES_GIVEN_BACK = 4096
 """Most free pages to return to the file system in one flush; more would delay the next flush."""
 
@@ -84,13 +93,23 @@ class Kept(NamedTuple):
     backfill: str | None
 
 
+class SinkCounts(NamedTuple):
+    """A sink's counters: messages in attempts, delivered, and in failed attempts since `since` (Unix time)."""
+
+    sink: int
+    attempted: int
+    delivered: int
+    failed: int
+    since: int
+
+
 @dataclass(slots=True)
 class Flush:
     """The changes that one flush writes, besides the confirmed position.
 
     `acknowledged`: commit LSN -> (index, sink number) pairs. `kept`: messages to add to the backlog. `shapes`: id -> document. `done`: row
     ids to delete from the backlog. `attempts`: (count, row id) of messages that failed again. `discarded`: (row id, error, time) of
-    messages to move out of the backlog, which may be among `kept`.
+    messages to move out of the backlog, which may be among `kept`. `counts`: counters that have changed.
     """
 
     acknowledged: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
@@ -99,9 +118,10 @@ class Flush:
     done: list[int] = field(default_factory=list)
     attempts: list[tuple[int, int]] = field(default_factory=list)
     discarded: list[tuple[int, str, str]] = field(default_factory=list)
+    counts: list[SinkCounts] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.acknowledged or self.kept or self.done or self.attempts or self.discarded)
+        return bool(self.acknowledged or self.kept or self.done or self.attempts or self.discarded or self.counts)
 
 
 class StoreMismatch(Exception):
@@ -219,12 +239,13 @@ class StateStore:
         return self._last_number
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Delete resources by id, all or none, with their discarded messages."""
+        """Delete resources by id, all or none, with their discarded messages and counts."""
         with self._lock:
             self._db.execute("begin immediate")
             try:
                 for id_ in ids:
-                    self._db.execute("delete from discarded where sink = (select number from resources where id = ?)", (id_,))
+                    for table in ("discarded", "counts"):
+                        self._db.execute(f"delete from {table} where sink = (select number from resources where id = ?)", (id_,))
                     self._db.execute("delete from resources where id = ?", (id_,))
                 self._db.execute("commit")
             except BaseException:
@@ -265,6 +286,7 @@ class StateStore:
                 [(lsn, array("q", chain.from_iterable(pairs)).tobytes()) for lsn, pairs in batch.acknowledged.items()],
             ),
             ("delete from acknowledgements where lsn < ?", [(confirmed_lsn,)]),
+            (_SAVE_COUNTS, [(orjson.dumps([tuple(counts) for counts in batch.counts]).decode(),)] if batch.counts else []),
         ]
         with self._lock:
             db.execute("begin immediate")
@@ -282,10 +304,15 @@ class StateStore:
 
     # --- the backlog ---------------------------------------------------------------------------------------------------
 
-    def backlog(self) -> list[tuple[int, int]]:
-        """Delete the messages of sinks that no longer exist; return the (row id, sink number) of all others, in order."""
+    def counts(self) -> list[SinkCounts]:
+        """Return the saved counters of all sinks with traffic."""
         with self._lock:
-            for table in ("backlog", "discarded"):
+            return [SinkCounts(*row) for row in self._db.execute("select sink, attempted, delivered, failed, since from counts")]
+
+    def backlog(self) -> list[tuple[int, int]]:
+        """Delete the messages and counts of sinks that no longer exist; return the (row id, sink number) of other messages, in order."""
+        with self._lock:
+            for table in ("backlog", "discarded", "counts"):
                 self._db.execute(f"delete from {table} where sink not in (select number from resources where kind = 'sink')")
             return self._db.execute("select id, sink from backlog order by id").fetchall()
 

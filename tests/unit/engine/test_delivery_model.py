@@ -41,6 +41,7 @@ from userhooks.engine.delivery.latency_histogram import HistogramPool
 from userhooks.engine.delivery.pending_message import MemoryBudget
 from userhooks.engine.delivery.retry import RetrySchedule
 from userhooks.engine.delivery.sink_delivery import Attempt, SinkDelivery
+from userhooks.engine.delivery.sink_history import Histories
 from userhooks.engine.engine import Engine
 from userhooks.engine.flusher import Flusher
 from userhooks.engine.functions import Bound, bind_column_filters
@@ -427,6 +428,7 @@ class Life:
                 rng=run.rng,
                 disk=self._backlog,
                 latencies=HistogramPool(),
+                histories=Histories(),
             )
             one.life = self
             if sink.status != "disabled":

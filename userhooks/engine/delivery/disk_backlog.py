@@ -16,7 +16,7 @@ import orjson
 
 from userhooks.engine.change import Change
 from userhooks.engine.clock import utc_now
-from userhooks.engine.delivery.pending_message import BEING_STORED, NOT_STORED, PendingMessage
+from userhooks.engine.delivery.pending_message import BEING_STORED, NO_SOURCE, NOT_STORED, PendingMessage
 from userhooks.engine.delivery.pending_queue import PendingQueue
 from userhooks.engine.delivery.sink_delivery import SinkDelivery
 from userhooks.engine.postgres.pg_types import TypeCatalog
@@ -38,19 +38,6 @@ class Batch:
     queues: Iterable[PendingQueue]
     messages: list[tuple[PendingQueue, PendingMessage, int]]
     discarded: list[tuple[SinkDelivery, PendingMessage, str]]
-
-
-class _StoredSource:
-    """The source of messages read back from the store, which need no acknowledgement beyond deleting their rows."""
-
-    def acknowledge(self, index: int, sink_number: int) -> None:
-        """Do nothing, because the queue deletes the message's row."""
-
-    def release(self) -> None:
-        """Do nothing, because the queue deletes the message's row."""
-
-
-_STORED_SOURCE = _StoredSource()
 
 
 class Backlog:
@@ -136,7 +123,7 @@ class Backlog:
         for stored in loaded:
             try:
                 change = self._change(stored)
-                messages.append(PendingMessage(change, _STORED_SOURCE, queue.group_of(change), row=stored.id, attempts=stored.attempts))
+                messages.append(PendingMessage(change, NO_SOURCE, queue.group_of(change), row=stored.id, attempts=stored.attempts))
             except DecodeError:
                 log.exception("cannot decode message %d of sink number %d; it stays in the store", stored.id, queue.number)
         take(messages, remaining)

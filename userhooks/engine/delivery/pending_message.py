@@ -44,6 +44,19 @@ class Deliverable(Protocol):
     backfill_id: str | None
 
 
+class NoSource:
+    """The source of messages that need no acknowledgement: read back from the store, or redelivered by hand."""
+
+    def acknowledge(self, index: int, sink_number: int) -> None:
+        """Do nothing: for a stored message, the queue deletes its row."""
+
+    def release(self) -> None:
+        """Do nothing: for a stored message, the queue deletes its row."""
+
+
+NO_SOURCE = NoSource()
+
+
 class PendingMessage:
     """A change that a sink must deliver. If `unfiltered`, it must pass the sink's filter before it may be sent.
 

@@ -16,16 +16,18 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any, Protocol
 
-from userhooks.engine.change import grouping
+from userhooks.engine.change import Change, grouping
 from userhooks.engine.delivery.circuit_breaker import CircuitBreaker
 from userhooks.engine.delivery.http_client import HttpClient, OriginKey
 from userhooks.engine.delivery.latency_histogram import HistogramPool, Latencies
-from userhooks.engine.delivery.pending_message import MemoryBudget, PendingMessage
+from userhooks.engine.delivery.pending_message import NO_SOURCE, MemoryBudget, PendingMessage
 from userhooks.engine.delivery.pending_queue import PendingQueue, QueueDisk
 from userhooks.engine.delivery.request_builder import BuiltRequest, CannotBuild, RequestBuilder
 from userhooks.engine.delivery.retry import Again, Discard, Halve, RetrySchedule, after_failure
+from userhooks.engine.delivery.sink_history import Histories, SinkHistory
 from userhooks.engine.resources import HttpEndpoint, SinkResource
 from userhooks.engine.sink_health import FILTER_FAILED
+from userhooks.engine.state_store import SinkCounts
 
 IN_FLIGHT_PER_SINK = 50
 FILL_SECONDS = 0.005
@@ -88,7 +90,7 @@ class SinkDelivery:
     """The delivery of one sink, whose id in the store is `number`; `held` keeps all messages back until `release`.
 
     `builder` creates the object that builds its requests, and `form` is passed on to it. Nothing is sent after the end of `permit`, if
-    there is one.
+    there is one. Attempts are recorded only with `histories`.
 
     The class is long because every outcome changes queue, breaker, and timers together.
     """
@@ -99,6 +101,8 @@ class SinkDelivery:
         "_disk",
         "_fill_timer",
         "_histograms",
+        "_histories",
+        "_history",
         "_in_flight",
         "_in_flight_bytes",
         "_is_slow",
@@ -116,6 +120,7 @@ class SinkDelivery:
         "breaker",
         "builder",
         "client",
+        "counted_since",
         "delivered",
         "discarded",
         "failed",
@@ -140,11 +145,14 @@ class SinkDelivery:
         rng: random.Random,
         disk: Disk,
         latencies: HistogramPool,
+        histories: Histories | None = None,
         held: bool = False,
         builder: Callable[[SinkResource, HttpEndpoint, Any], Builder] = RequestBuilder,
         permit: Permit | None = None,
     ) -> None:
         self.delivered = self.attempted = self.failed = self.discarded = self.repeated = 0
+        self.counted_since: int | None = None
+        """Unix time since which messages are counted, across restarts; None until the first are"""
         self.last_error: str | None = None
         self.on_probation = True
         self.client = client
@@ -158,6 +166,8 @@ class SinkDelivery:
         self._disk = disk
         self._histograms = latencies
         self._latencies: Latencies | None = None
+        self._histories = histories
+        self._history: SinkHistory | None = None
         self._in_flight: set[Attempt] = set()
         self._in_flight_bytes = 0
         self._life = self._address = 0
@@ -230,6 +240,11 @@ class SinkDelivery:
             self.offer()
         elif self._fill_timer is None:
             self._fill_timer = self._loop.call_later(FILL_SECONDS, self._filled_long_enough)
+
+    def send_again(self, changes: Iterable[Change]) -> None:
+        """Add messages that were delivered before, if the sink's filter still accepts them. A crash forgets those not delivered yet."""
+        for change in changes:
+            self.owe(PendingMessage(change, NO_SOURCE, self.queue.group_of(change), unfiltered=True))
 
     def _filled_long_enough(self) -> None:
         self._fill_timer = None
@@ -327,6 +342,7 @@ class SinkDelivery:
             self._in_flight_bytes += size
             if self._latencies is None:
                 self._latencies = self._histograms.of(self.sink.id)
+                self._begin_history()
             self._latencies.internal.observe(time.time() * 1e6 - messages[0].change.commit_us)
             return data, attempt
         if queue.spill.in_use:
@@ -347,7 +363,15 @@ class SinkDelivery:
         self.queue.free([message])
         return []
 
+    def _begin_history(self) -> None:
+        if self._history is None and self._histories is not None:
+            self._history = self._histories.of(self.sink.id)
+            self._history.start(self.delivered, self.failed)
+
     def _cannot_send(self, message: PendingMessage, error: str, *, is_new: bool) -> None:
+        self._begin_history()
+        if self._history is not None:
+            self._history.failed([message], self._loop.time(), 0.0, error)
         self._failed([message], error, None)
         if is_new:
             self._new_failed()
@@ -367,6 +391,8 @@ class SinkDelivery:
             self.on_probation = took > QUICK_SECONDS
             self._latencies.succeeded.observe(took * 1e6)
             self.delivered += len(messages)
+            if self._history is not None:
+                self._history.delivered(messages, now, took, status)
             self.last_error = None
             was_down = self.breaker.succeeded()
             queue.delivered(messages)
@@ -374,6 +400,8 @@ class SinkDelivery:
                 self._hurry()  # the receiver is back
         else:
             self._latencies.failed.observe(took * 1e6)
+            if self._history is not None:
+                self._history.failed(messages, now, took, error if status is None else status)
             reason = f"Unexpected status code: {status}" if status is not None else f"POST to webhook endpoint failed: {error}"
             if attempt.life != self._life:  # sent before the sink was disabled: no longer pending
                 self.failed += len(messages)
@@ -484,6 +512,19 @@ class SinkDelivery:
         if is_stalled or (was_slow and self._is_slow and queue.count > LONG_SECONDS * sent):
             self._fall_behind()
 
+    def sample(self, now: float) -> SinkCounts | None:
+        """Add to the bars of the rates what was counted since the last sample, at `now` (Unix time); return all counts if they changed."""
+        history = self._history
+        if history is None or not history.sample(self._loop.time(), self.delivered, self.failed):
+            return None
+        self.counted_since = self.counted_since or int(now)
+        return SinkCounts(self.queue.number, self.attempted, self.delivered, self.failed, self.counted_since)
+
+    def restore_counts(self, counts: SinkCounts) -> None:
+        """Continue the counts of an earlier run."""
+        self.attempted, self.delivered, self.failed, self.counted_since = counts[1:]
+        self._delivered_before = self.delivered
+
     def oldest_age(self, now: float) -> float | None:
         """Return the age in seconds of the oldest message in memory at `now` (Unix time); None if there is none."""
         queue = self.queue
@@ -502,8 +543,10 @@ class SinkDelivery:
         return sum(len(batch) for batch in self.queue.retries)
 
     def close(self) -> None:
-        """Stop the timers and release the histograms."""
+        """Stop the timers, and release the histograms and the history."""
         self._histograms.forget(self.sink.id)
+        if self._histories is not None:
+            self._histories.forget(self.sink.id)
         for timer in (self._fill_timer, self._retry_timer):
             if timer is not None:
                 timer.cancel()
