@@ -13,8 +13,8 @@ from tests.waiting import eventually
 from userhooks import Stack
 
 COMMANDS = (
-    "up", "down", "status", "lab", "lessons", "subscribe", "unsubscribe", "subscriptions", "backfill", "generate", "inbox", "listen", "ledger",
-    "doctor", "demo",
+    "up", "down", "status", "lab", "lessons", "subscribe", "unsubscribe", "subscriptions", "backfill", "generate", "inbox", "listen",
+    "ledger", "doctor", "demo",
 )  # fmt: skip
 
 
