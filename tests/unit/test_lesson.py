@@ -30,9 +30,11 @@ from userhooks.ledger.recording import Recording
 from userhooks.lessons import own_receiver
 from userhooks.lessons.generator import Generated
 from userhooks.lessons.lesson import USERS, Lesson, stack_ledger
+from userhooks.lessons.lesson_run import reserve_ids
 from userhooks.settings import PORT_VARIABLES, Settings
 from userhooks.stack.home import Home
 from userhooks.stack.stack import Stack
+from userhooks.webhooks.database import Database
 from userhooks.widgets import BackfillPanel, FaultDial, GeneratePanel, InboxPanel, SubscribePanel
 
 
@@ -357,11 +359,13 @@ def test_other_users_have_ids_that_no_numbered_lesson_uses(stack: Stack) -> None
         assert min(*lesson.users.values(), user) > 9_999
 
 
-def test_users_for_load_measurements_do_not_take_the_ids_of_lessons(stack: Stack) -> None:
-    run_sql(stack, "select setval(pg_get_serial_sequence('public.users', 'id'), 100)")  # as before any lesson was started
-    with capacity.LoadUsers(stack) as load_users:
-        load_users.grow(3, lambda _: None)
-        assert min(load_users.users) > 9_999
+def test_ids_are_kept_for_lessons_once_and_never_given_out_twice(database_url: str) -> None:
+    database = Database(database_url)
+    database.set_up(None)
+    for expected in (4, 10_000, 10_001):
+        assert database.create_user("a user of the app") == expected
+        with database.connect() as connection:
+            reserve_ids(connection)
 
 
 def test_a_lesson_leaves_an_id_that_somebody_else_has_to_them(stack: Stack) -> None:
@@ -412,6 +416,7 @@ def start_elsewhere(stack: Stack, name: str) -> None:
 
 
 USES: dict[str, Callable[[Lesson, Inbox], object]] = {
+    "user": lambda lesson, inbox: lesson.user("ada"),
     "inbox": lambda lesson, inbox: lesson.inbox("ada"),
     "subscribe": lambda lesson, inbox: lesson.subscribe("ada", url=inbox.url),
     "subscriptions": lambda lesson, inbox: lesson.subscriptions(),

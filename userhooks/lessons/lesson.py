@@ -92,13 +92,14 @@ class Lesson:
 
     def user(self, user: str) -> int:
         """Return the user's id in the table `users`."""
-        self._require(user)
+        if user not in self._users:
+            raise NotFound(f"This lesson has no user {user!r}.", f"Its users are {', '.join(self._users)}.")
+        self._run.require_current()
         return self._users[user]
 
     def inbox(self, user: str) -> Inbox:
         """Return the inbox for this user's webhooks; subscribe its `url`."""
-        self._require(user)
-        self._run.require_current()
+        self.user(user)  # raises NotFound
         return self._inboxes[user]
 
     def subscribe(self, user: str, url: str) -> Subscription:
@@ -106,7 +107,6 @@ class Lesson:
 
         Raises InvalidInput if `url` is not a valid URL, and whatever else `Subscriptions.subscribe` raises.
         """
-        self._run.require_current()
         before = self.clients.database.wal_position()
         subscription = self.clients.subscriptions.subscribe(self.user(user), url)
         if subscription.created:
@@ -141,7 +141,6 @@ class Lesson:
 
     def insert(self, user: str, text: str) -> int:
         """Insert a notification for the user, and return its id."""
-        self._run.require_current()
         return self.clients.database.insert_notifications([(self.user(user), text)])[0]
 
     def schema(self) -> str:
@@ -186,7 +185,6 @@ class Lesson:
         Call `wait` on the result to wait until they have been sent. Unlike after `stack.backfill`, the ledger expects these rows. Raises
         NotFound if the user has no subscription.
         """
-        self._run.require_current()
         subscriptions = self.clients.subscriptions.list(self.user(user))
         if not subscriptions:
             raise NotFound(
@@ -203,7 +201,6 @@ class Lesson:
         The sink sends only to an inbox of this lesson. `remove_unfiltered_sink` removes it. The start and the end of any lesson remove it
         too, in case the kernel was killed.
         """
-        self._run.require_current()
         before = self.clients.database.wal_position()
         sink = create_unfiltered_sink(self.clients.sequin, self.clients.home_key, self.user(user), self.inbox(user))
         self._leave_out_before(sink.id, before)
@@ -276,10 +273,6 @@ class Lesson:
         own_receiver.leave(self.name)
         if self.clients.settings.sequin_url is not None:
             remove_sinks_of_lessons(self.clients)
-
-    def _require(self, user: str) -> None:
-        if user not in self._users:
-            raise NotFound(f"This lesson has no user {user!r}.", f"Its users are {', '.join(self._users)}.")
 
     def _judged(self, recording: Recording) -> Ledger:
         users = set(self._users.values())
