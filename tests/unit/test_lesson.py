@@ -491,7 +491,7 @@ def test_panels_of_a_lesson_that_was_started_again_say_so(stack: Stack) -> None:
             assert "Lesson 02 was started again." in subscribe.state.value
             dial.button.click()
             assert "Lesson 02 was started again." in dial.state.value
-            eventually(lambda: "Lesson 02 was started again." in dial.figures.value)
+            eventually(lambda: "Lesson 02 was started again." in dial.trouble.value)
     finally:
         dial.close()
 
