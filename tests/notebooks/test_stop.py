@@ -56,6 +56,10 @@ BUTTONS = {
     "backfill": "widgets.BackfillPanel(lesson)",
     "response": "widgets.ResponsePanel(lesson)",
     "inbox": "widgets.InboxPanel(lesson); panel.leave_off()",
+    "test event": (
+        'None; lesson.seconds = 0; lesson.subscribe("ada", "http://x"); panel = widgets.SubscribePanel(lesson); '
+        "panel.button = panel.rows[0].test"
+    ),
     "start the stack": "widgets.SubscribePanel(lesson); panel.button = panel.start",
     "dial": "widgets.FaultDial(lesson)",
     "dial, kill": "widgets.FaultDial(lesson); panel.button = panel._buttons.children[3]",

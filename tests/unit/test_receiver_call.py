@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import ssl
 import threading
@@ -42,6 +44,14 @@ def send(url: str, *, allow_private: bool = True, timeout: float = 10) -> Receiv
     return send_test_event(url, "the-secret", sink_name="user-7-notifications", user_id=7, allow_private=allow_private, timeout=timeout)
 
 
+def read_request(connection: socket.socket) -> None:
+    """Read a whole request, because closing a connection with unread bytes would destroy the answer."""
+    read = b""
+    while not read.endswith(b"}}"):
+        read += connection.recv(65536)
+        assert read
+
+
 @contextmanager
 def answering(talk: Callable[[socket.socket], None]) -> Iterator[str]:
     """Serve one connection: read the request, then `talk`. Yield the URL."""
@@ -50,8 +60,7 @@ def answering(talk: Callable[[socket.socket], None]) -> Iterator[str]:
         with suppress(OSError):
             connection, _ = listener.accept()
             with connection:
-                while not connection.recv(65536).endswith(b"}}"):
-                    pass
+                read_request(connection)
                 talk(connection)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -148,6 +157,22 @@ def test_an_answer_that_takes_too_long_ends_at_the_limit(start: bytes) -> None:
     assert "did not answer completely within 0.3 s" in answer.problem
 
 
+def test_stop_ends_the_call_and_its_connection(receiver: Receiver) -> None:
+    receiver.gate.clear()
+
+    def stop() -> None:
+        eventually(lambda: receiver.arrived == 1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        send(receiver.url)
+    assert time.monotonic() - started < 5
+    stopper.join()
+
+
 def test_a_name_server_that_does_not_answer_ends_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
 
@@ -213,7 +238,7 @@ def over_tls(authority: trustme.CA) -> Iterator[str]:
         with suppress(OSError):
             plain, _ = listener.accept()
             with plain, context.wrap_socket(plain, server_side=True) as connection:
-                connection.recv(65536)
+                read_request(connection)
                 connection.sendall(OK + b"content-length: 2\r\n\r\nhi")
 
     with socket.create_server(("127.0.0.1", 0)) as listener:

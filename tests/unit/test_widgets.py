@@ -559,7 +559,7 @@ def test_the_panel_follows_by_itself_and_a_choice_is_followed_at_once(lesson: Re
     lesson.inboxes["ada"].arrive(BODY)
     eventually(lambda: "Hello" in panel.table.value)
     panel.user.value = "cy"
-    assert "0 webhooks in the inbox of Cy" in said(panel)
+    assert "0 webhooks in the inbox of Cy. They appear here as they arrive." in said(panel)
     assert panel.table.value == ""
 
 

@@ -59,6 +59,7 @@ class InboxPanel(Panel):
         self.table.value = _table(newest[::-1])
         webhooks = "1 webhook" if state["count"] == 1 else f"{state['count']:,} webhooks"
         shown = f" The newest {len(newest)} are shown." if state["count"] > len(newest) > 0 else ""
+        shown = shown if newest else " They appear here as they arrive."
         return Outcome("done" if self._ended.is_set() else "live", f"{webhooks} in the inbox of {name_of(user)}.{shown}")
 
     def leave_off(self) -> None:
