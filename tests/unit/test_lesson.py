@@ -168,7 +168,9 @@ def test_the_panels_do_what_the_calls_do(lesson: Lesson) -> None:
     generate.rate.value, generate.seconds.value = 1000, 0.3
     generate.button.click()
     assert generate.progress.value == 300
-    assert lesson.ledger().ok
+    subscribe.rows[0].test.click()
+    assert "Ada's receiver answered the test event with 200" in subscribe.state.value.replace("&#x27;", "'")
+    assert lesson.ledger().ok, "a test event is not a row"
     inbox.button.click()
     assert "Notification" in inbox.table.value
     assert "<td" in inbox.table.value.partition(">ok<")[0], "the secret is judged"
