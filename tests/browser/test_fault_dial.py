@@ -98,15 +98,30 @@ def test_the_dial_floats_beside_the_notebook_and_follows_the_theme_while_it_is_o
     expect(picture.get_by_text("No rows waiting, now or in the last")).to_be_visible(timeout=60_000)
     picture.locator(".lane").first.click(button="right")
     page.get_by_role("menuitem", name="Create New View for Cell Output").click()
-    view = page.get_by_role("tab", name="Output View")
-    view.drag_to(page.locator(".jp-NotebookPanel:visible"), target_position={"x": 1000, "y": 300})
+    drag_beside(page, page.get_by_role("tab", name="Output View"), panel)
     beside = page.locator(".jp-MainAreaWidget:not(.jp-NotebookPanel) .userhooks-traffic")
     expect(beside).to_be_visible()
+    left, right = picture.bounding_box(), beside.bounding_box()
+    assert left
+    assert right
+    assert left["x"] + left["width"] <= right["x"]
     for theme in ("Light", "Dark", "Light"):
         page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", f"JupyterLab {theme}")
         expect(page.locator("body")).to_have_attribute("data-jp-theme-name", f"JupyterLab {theme}")
         eventually(partial(reads_well, beside, dark=theme == "Dark"), what="text and lines in the color of the theme")
         expect(panel.get_by_role("button", name="Apply")).to_be_visible()
+
+
+def drag_beside(page: Page, tab: Locator, panel: Locator) -> None:
+    """Drag a tab to the right edge of a notebook, which then has only the left half."""
+    start, whole = tab.bounding_box(), panel.bounding_box()
+    assert start
+    assert whole
+    page.mouse.move(start["x"] + 40, start["y"] + 10)
+    page.mouse.down()
+    page.mouse.move(start["x"] + 80, start["y"] - 60, steps=8)
+    page.mouse.move(whole["x"] + whole["width"] - 25, whole["y"] + whole["height"] / 2, steps=20)
+    page.mouse.up()
 
 
 def reads_well(picture: Locator, *, dark: bool) -> bool:
