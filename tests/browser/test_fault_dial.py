@@ -1,5 +1,5 @@
-"""Fault dial and panels in JupyterLab in a real Chromium: a slider, a click, a picture that changes, a retry that succeeds, a
-stack that is stopped and started again."""
+"""Fault dial, panels, and plots in JupyterLab in a real Chromium: a slider, a click, a picture that changes, a retry that succeeds, a
+stack that is stopped and started again, a theme that changes while all is open."""
 
 from __future__ import annotations
 
@@ -108,7 +108,8 @@ def test_the_dial_floats_beside_the_notebook_and_follows_the_theme_while_it_is_o
     for theme in ("Light", "Dark", "Light"):
         page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", f"JupyterLab {theme}")
         expect(page.locator("body")).to_have_attribute("data-jp-theme-name", f"JupyterLab {theme}")
-        eventually(partial(reads_well, beside, dark=theme == "Dark"), what="text and lines in the color of the theme")
+        eventually(partial(is_light, beside, "color", expected=theme == "Dark"), what="text in the color of the theme")
+        eventually(partial(is_light, beside.locator(".chart line").first, "stroke", expected=theme == "Dark"), what="lines in that color")
         expect(panel.get_by_role("button", name="Apply")).to_be_visible()
 
 
@@ -124,13 +125,29 @@ def drag_beside(page: Page, tab: Locator, panel: Locator) -> None:
     page.mouse.up()
 
 
-def reads_well(picture: Locator, *, dark: bool) -> bool:
-    """Whether the text and the grid of the live charts are light on a dark page, or dark on a light one."""
-    colors = picture.evaluate("""element => {
-        const line = element.querySelector(".chart line");
-        return [element, line].map(one => getComputedStyle(one)[one === line ? "stroke" : "color"].match(/[0-9.]+/g).map(Number));
-    }""")
-    return all((sum(color[:3]) > 450) == dark for color in colors)
+def test_a_plot_fills_the_column_and_follows_the_theme(page: Page, lab: Lab) -> None:
+    choose_theme(lab, "JupyterLab Light")
+    draw = (
+        "import matplotlib.pyplot as plt\nfrom userhooks import diagrams\nfigure, ax = plt.subplots(figsize=(8, 3))\n_ = diagrams.slot(ax)"
+    )
+    panel = run(page, lab, "plot", draw)
+    plot = panel.get_by_role("img", name="A slot is a bookmark")
+    expect(plot).to_be_visible(timeout=60_000)
+    drawn, column = plot.bounding_box(), panel.locator(".jp-OutputArea-output").bounding_box()
+    assert drawn
+    assert column
+    assert drawn["width"] > 0.95 * column["width"]
+    for theme in ("Light", "Dark", "Light"):
+        page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", f"JupyterLab {theme}")
+        expect(page.locator("body")).to_have_attribute("data-jp-theme-name", f"JupyterLab {theme}")
+        title = plot.get_by_text("A slot is a bookmark")
+        eventually(partial(is_light, title, "fill", expected=theme == "Dark"), what="a title in the color of the theme")
+
+
+def is_light(element: Locator, of: str, *, expected: bool) -> bool:
+    """Whether a color of an element is light, or dark, as expected."""
+    color = element.evaluate("(element, of) => getComputedStyle(element)[of].match(/[0-9.]+/g).map(Number)", of)
+    return bool((sum(color[:3]) > 450) == expected)
 
 
 def test_a_reader_chooses_answers_by_keyboard_and_starts_a_stack_that_was_stopped(page: Page, lab: Lab) -> None:

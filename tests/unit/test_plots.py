@@ -20,7 +20,6 @@ from matplotlib.figure import Figure
 from userhooks import plots
 from userhooks.ledger import Entry, Ledger
 from userhooks.ledger.report import State
-from userhooks.plots import figure_style
 from userhooks.plots.figure_style import CARD, DELIVERED, GENERATED, INK, MARK, inline_svg
 
 START = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -215,10 +214,10 @@ def test_figures_are_shown_by_svg_only_where_a_notebook_server_started_the_kerne
     shell = SimpleNamespace(display_formatter=SimpleNamespace(formatters={"text/html": formatter}))
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
-    figure_style.show_in_theme()
+    drawn(plots.delivery_rate, STEADY)
     assert shown == []
     monkeypatch.setenv("JPY_SESSION_NAME", "/lessons/01_first_webhook.ipynb")
-    figure_style.show_in_theme()
+    drawn(plots.delivery_rate, STEADY)
     assert shown == [(Figure, inline_svg)]
 
 

@@ -1,7 +1,6 @@
 """Plots of measurements (`ledger_plots.py`) and explanatory diagrams (`diagrams.py`), in one look (`figure_style.py`)."""
 
 from userhooks.plots import diagrams
-from userhooks.plots.figure_style import show_in_theme
 from userhooks.plots.ledger_plots import (
     answer_times,
     arrivals,
@@ -28,5 +27,3 @@ __all__ = [
     "retries",
     "watched",
 ]
-
-show_in_theme()

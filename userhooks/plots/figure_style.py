@@ -66,6 +66,7 @@ def on_card(ax: Axes) -> Axes:
         figure.patch.set_facecolor(CARD)
         figure.set_dpi(max(_DPI, figure.dpi))
         figure.set_gid(_OURS)
+        _show_in_theme()
     return ax
 
 
@@ -88,8 +89,11 @@ def inline_svg(figure: Figure) -> str | None:
     return re.sub(r'^<svg |(?<= )(?:width|height)="[\d.]+pt" ?', lambda found: opening if found[0] == "<svg " else "", drawn, count=3)
 
 
-def show_in_theme() -> None:
-    """Let this kernel show figures by `inline_svg` if JupyterLab or another Jupyter server has started it for a notebook."""
+def _show_in_theme() -> None:
+    """Let this kernel show figures by `inline_svg` if JupyterLab or another Jupyter server has started it for a notebook.
+
+    Call it for each figure, because matplotlib's backend removes all formatters of figures when it is loaded.
+    """
     ipython: Any = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython and "JPY_SESSION_NAME" in os.environ else None
     if shell is not None:
