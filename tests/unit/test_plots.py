@@ -170,6 +170,13 @@ def test_a_normal_phase_is_a_low_line_and_a_hill_stands_out() -> None:
     assert line(hill, "waiting")[1][-1] == 0
 
 
+def test_nothing_waits_in_a_pause_between_two_phases() -> None:
+    phases = [row(number, number / 100 + (5 if number >= 250 else 0), 12) for number in range(500)]
+    times, waiting = map(np.asarray, line(drawn(plots.backlog, phases), "waiting"))
+    assert set(waiting[(times > 2.6) & (times < 7.4)]) == {0}
+    assert set(waiting[times < 2.4]) == {2}
+
+
 def test_peaks_are_inside_the_axes() -> None:
     samples = pd.DataFrame({"ada": [0, 977, 0]}, index=[0.0, 1.0, 2.0])
     for ax in (drawn(plots.backlog, [row(n, 0, 5000) for n in range(500)]), plots.watched(samples, Figure().add_subplot())):

@@ -274,10 +274,12 @@ def _largest_by_interval(times: np.ndarray, values: np.ndarray) -> tuple[np.ndar
     """Return the start of each interval and the largest value in it, then the last time and value; short arrays are returned unchanged."""
     if len(times) <= 2 * _INTERVALS:
         return times, values
-    first = np.unique(np.searchsorted(times, np.linspace(times[0], times[-1], _INTERVALS, endpoint=False)))
-    before = np.maximum(first - 1, 0)  # what an interval begins with
-    largest = np.maximum(np.maximum.reduceat(values, first), values[before])
-    return np.append(times[first], times[-1]), np.append(largest, values[-1])
+    starts = np.linspace(times[0], times[-1], _INTERVALS, endpoint=False)
+    first = np.searchsorted(times, starts)
+    before = np.where(first > 0, values[first - 1], 0)
+    largest = np.maximum(np.maximum.reduceat(values, first), before)
+    empty = np.diff(first, append=len(times)) == 0
+    return np.append(starts, times[-1]), np.append(np.where(empty, before, largest), values[-1])
 
 
 def _owed(frame: pd.DataFrame) -> pd.DataFrame:
