@@ -52,6 +52,13 @@ def look_into_adas_inbox(reader: Reader) -> None:
     reader.sees("One of thousands")
 
 
+def set_answers_then_kill_and_restart_the_engine(reader: Reader) -> None:
+    reader.press("Add the rule")
+    reader.press("Set these answers")
+    reader.sees("Ada's inbox answers first 3: 500; else: 200.")
+    kill_and_restart_the_engine(reader)
+
+
 def kill_and_restart_the_engine(reader: Reader) -> None:
     heal_with_the_fault_dial(reader)
     reader.press("Kill the engine")
@@ -82,7 +89,7 @@ CLICKS: dict[str, Callable[[Reader], None]] = {
     "01_first_webhook": subscribe_cy_and_see_a_row_arrive,
     "02_traffic": generate_rows,
     "03_backfill": send_history_again,
-    "05_when_receivers_fail": kill_and_restart_the_engine,
+    "05_when_receivers_fail": set_answers_then_kill_and_restart_the_engine,
     "07_shape_and_receive": subscribe_the_receiver_again,
     "08_many_users": look_into_adas_inbox,
     "09_watching_it": pause_and_resume_and_see_it_in_the_metrics,
