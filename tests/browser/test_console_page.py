@@ -46,7 +46,7 @@ def insert(database: psycopg.Connection[Any], count: int = 1, message: str = "x"
 
 
 def row(page: Page, sink: str) -> Any:
-    return page.get_by_role("row").filter(has=page.get_by_role("rowheader", name=sink, exact=True))
+    return page.get_by_role("row").filter(has=page.get_by_role("link", name=sink, exact=True))
 
 
 def tab_to(page: Page, name: str, most: int = 40) -> None:
@@ -63,10 +63,11 @@ def test_figures_change_by_themselves_while_messages_flow(
 ) -> None:
     engine.sink("all", receiver.url)
     with opened(browser, engine) as page:
-        expect(row(page, "all")).to_contain_text("waiting")
+        expect(row(page, "all")).to_contain_text("idle")
         insert(database, 7)
         expect(row(page, "all")).to_contain_text("healthy")
-        expect(row(page, "all").get_by_role("cell").nth(3)).to_have_text("7")
+        expect(row(page, "all").get_by_role("cell").nth(2)).to_have_text("7")
+        expect(row(page, "all").get_by_role("img", name="In the last 5 minutes, 7 delivered and 0 failed")).to_be_visible()
         engine.sink("later", receiver.url)
         expect(row(page, "later")).to_be_visible()
         engine.ask("DELETE", "/api/sinks/later")
@@ -87,7 +88,7 @@ def test_pause_and_resume_by_keyboard_alone(
         expect(row(page, "all")).to_contain_text("paused")
         expect(page.get_by_role("status")).to_have_text("Pause all: done")
         insert(database, 2)
-        expect(row(page, "all").get_by_role("cell").nth(1)).to_have_text("2")
+        expect(row(page, "all").get_by_role("cell").nth(3)).to_have_text("2")
         assert receiver.requests == []
         expect(resume).to_be_focused()
         page.keyboard.press("Space")
@@ -105,7 +106,7 @@ def test_what_is_typed_and_where_the_page_stands_outlive_the_updates(
         page.get_by_label("Find a sink").fill("sink-3")
         page.evaluate("scrollTo(0, 400)")
         insert(database)
-        expect(row(page, "sink-07").get_by_role("cell").nth(3)).to_have_text("1")
+        expect(row(page, "sink-07").get_by_role("cell").nth(2)).to_have_text("1")
         expect(page.get_by_label("Find a sink")).to_have_value("sink-3")
         expect(page.get_by_label("Find a sink")).to_be_focused()
         assert page.evaluate("scrollY") == 400
@@ -121,7 +122,7 @@ def test_a_row_under_the_focus_keeps_its_place_and_sorts_once_left(
     for name in ("a", "b", "c"):
         engine.sink(name, f"{receiver.url}/{name}")
     with opened(browser, engine) as page:
-        headers = page.locator("tbody th[scope=row]")
+        headers = page.locator("tbody th[scope=row] a")
         tab_to(page, "Pause a")
         insert(database)
         expect(row(page, "c")).to_contain_text("Unexpected status code: 500")
@@ -149,7 +150,7 @@ def test_a_sinks_page_and_a_backfill_by_keyboard(
         receiver.gate.set()
         page.keyboard.press("Enter")
         expect(page.get_by_text("3,000 of 3,000 rows")).to_be_visible(timeout=15_000)
-        expect(page.locator("tbody").last).to_contain_text("completed")
+        expect(page.locator("#backfills")).to_contain_text("completed")
 
 
 def test_an_action_that_fails_says_why_and_an_engine_that_is_gone_is_told(
@@ -173,7 +174,7 @@ def test_without_script_the_page_renews_itself_and_buttons_work(browser: Browser
         page.get_by_role("button", name="Pause all").click()
         expect(row(page, "all")).to_contain_text("paused")
         engine.ask("PATCH", "/api/sinks/all", {"status": "active"})
-        expect(row(page, "all")).to_contain_text("waiting", timeout=10_000)
+        expect(row(page, "all")).to_contain_text("idle", timeout=10_000)
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -183,24 +184,131 @@ def test_text_can_be_read_light_and_dark_and_on_a_narrow_screen(
     receiver.script = lambda path, _: 500 if path == "/bad" else 200
     for name in ("good", "bad", "held"):
         engine.sink(name, f"{receiver.url}/{name}")
+    engine.sink("quiet", f"{receiver.url}/quiet", actions=["delete"])
     engine.ask("PATCH", "/api/sinks/held", {"status": "paused"})
     insert(database, 3)
     with opened(browser, engine, dark=dark) as page:
-        for name, word in (("good", "healthy"), ("bad", "error"), ("held", "paused")):
+        for name, word in (("good", "healthy"), ("bad", "failing"), ("held", "paused"), ("quiet", "idle")):
             expect(row(page, name)).to_contain_text(word)
-        colours = page.evaluate(
-            """() => [...document.querySelectorAll("h1, h2, p, a, dt, dd, th, td, caption, button, input, label, .muted")].map(element => {
-                 let ground = element;
-                 while (ground && getComputedStyle(ground).backgroundColor === "rgba(0, 0, 0, 0)") ground = ground.parentElement;
-                 return [getComputedStyle(element).color, getComputedStyle(ground ?? document.body).backgroundColor, element.outerHTML];
-               })"""
-        )
-        assert len(colours) > 50
-        for text, ground, element in colours:
-            assert contrast(text, ground) >= CONTRAST, element
+        check_contrast(page)
         page.screenshot(path=tmp_path / "console.png")
-        page.set_viewport_size({"width": 390, "height": 800})
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        check_width(page)
+        page.goto(f"{engine.url}/sinks/bad")
+        page.get_by_role("link", name="insert").first.click()
+        expect(page.locator("#opened")).to_contain_text("500 Internal Server Error")
+        check_contrast(page)
+        page.screenshot(path=tmp_path / "sink.png", full_page=True)
+        check_width(page)
+
+
+def check_contrast(page: Page) -> None:
+    """Check that all text on the page can be told from its background."""
+    colours = page.evaluate(
+        """() => [...document.querySelectorAll("h1, h2, p, a, dt, dd, th, td, li, caption, button, input, summary, .badge, pre span")]
+          .filter(element => element.checkVisibility({visibilityProperty: true})).map(element => {
+            let ground = element;
+            while (ground && getComputedStyle(ground).backgroundColor === "rgba(0, 0, 0, 0)") ground = ground.parentElement;
+            return [getComputedStyle(element).color, getComputedStyle(ground ?? document.body).backgroundColor, element.outerHTML];
+          })"""
+    )
+    assert len(colours) > 50
+    for text, ground, element in colours:
+        assert contrast(text, ground) >= CONTRAST, element
+
+
+def check_width(page: Page) -> None:
+    """Check that the page does not scroll sideways on a telephone, nor on half a screen."""
+    for width in (390, 800):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.set_viewport_size({"width": 1300, "height": 800})
+
+
+def test_a_message_is_opened_closed_and_redelivered_by_keyboard(
+    browser: Browser, engine: EngineProgram, database: psycopg.Connection[Any], receiver: Receiver
+) -> None:
+    engine.sink("all", receiver.url)
+    insert(database, 2, "<b>bold</b>")
+    receiver.wait_for(2)
+    with opened(browser, engine, "/sinks/all") as page:
+        expect(page.locator("a[data-message]")).to_have_count(2)
+        page.keyboard.press("j")
+        page.keyboard.press("j")
+        page.keyboard.press("Enter")
+        body = page.get_by_label("Body")
+        expect(body).to_contain_text('"message": "<b>bold</b>"')
+        assert "?message=" in page.url
+        redeliver = page.get_by_role("button", name="Redeliver this message")
+        redeliver.focus()
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("status")).to_have_text("Redeliver this message: done")
+        receiver.wait_for(3)
+        expect(page.locator("#opened li")).to_have_count(2)
+        expect(body).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(body).to_have_count(0)
+        assert page.url == engine.url + "/sinks/all"
+        page.go_back()
+        expect(body).to_be_visible()
+
+
+def test_selected_messages_stay_while_others_arrive_and_are_redelivered(
+    browser: Browser, engine: EngineProgram, database: psycopg.Connection[Any], receiver: Receiver
+) -> None:
+    engine.sink("all", receiver.url)
+    insert(database, 3)
+    receiver.wait_for(3)
+    with opened(browser, engine, "/sinks/all") as page:
+        page.get_by_label("Select insert public.notifications 1", exact=True).check()
+        page.get_by_label("Select insert public.notifications 3", exact=True).check()
+        page.get_by_role("heading", level=1).hover()
+        insert(database, 100)
+        expect(page.get_by_label("Counts")).to_contain_text("103")
+        expect(page.get_by_text("held still while you are here")).to_be_visible()
+        expect(page.locator("a[data-message]")).to_have_count(3)
+        page.get_by_role("button", name="Redeliver selected").click()
+        receiver.wait_for(105)
+        assert sorted(receiver.ids()[103:]) == [1, 3]
+        page.get_by_role("heading", level=1).click()
+        expect(page.locator("a[data-message]")).to_have_count(50)
+        page.get_by_label("Select all messages").check()
+        expect(page.locator("tbody :checked")).to_have_count(50)
+
+
+def test_the_url_is_masked_until_its_button_is_pressed(browser: Browser, engine: EngineProgram, receiver: Receiver) -> None:
+    engine.sink("all", receiver.url + "/in/t0ken")
+    with opened(browser, engine, "/sinks/all") as page:
+        expect(page.locator("code.url")).to_have_text(f"{receiver.url}/in/••••")
+        assert "t0ken" not in page.content()
+        page.get_by_role("button", name="Show full URL").click()
+        expect(page.locator("code.url")).to_have_text(f"{receiver.url}/in/t0ken")
+        page.get_by_role("button", name="Hide").click()
+        expect(page.locator("code.url")).to_have_text(f"{receiver.url}/in/••••")
+
+
+def test_what_is_folded_out_stays_so_when_other_parts_appear(
+    browser: Browser, engine: EngineProgram, database: psycopg.Connection[Any], receiver: Receiver
+) -> None:
+    receiver.script = lambda *_: 500
+    engine.sink("all", receiver.url, max_retry_count=1)
+    with opened(browser, engine, "/sinks/all") as page:
+        page.get_by_text("Settings").click()
+        insert(database)
+        expect(page.get_by_role("heading", name="Discarded messages")).to_be_visible()
+        expect(page.locator("#settings details[open]")).to_have_count(1)
+        expect(page.locator("#health details[open]")).to_have_count(0)
+
+
+def test_sinks_are_found_by_state(browser: Browser, engine: EngineProgram, receiver: Receiver) -> None:
+    for name in ("a", "b", "c"):
+        engine.sink(name, receiver.url)
+    engine.ask("PATCH", "/api/sinks/b", {"status": "paused"})
+    with opened(browser, engine) as page:
+        page.get_by_role("link", name="paused 1").click()
+        expect(page.locator("tbody th[scope=row] a")).to_have_text(["b"])
+        assert page.url == engine.url + "/?state=paused"
+        page.keyboard.press("/")
+        expect(page.get_by_label("Find a sink")).to_be_focused()
 
 
 def contrast(one: str, other: str) -> float:

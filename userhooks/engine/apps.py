@@ -23,7 +23,15 @@ def management_app(engine: Engine) -> HostGuard:
         health=engine.health,
         monitor=engine.monitor,
     )
-    console = Console(engine.catalog, registry=engine.registry, backfills=engine.backfills, monitor=engine.monitor, port=port)
+    console = Console(
+        engine.catalog,
+        registry=engine.registry,
+        deliveries=engine.deliveries,
+        backfills=engine.backfills,
+        monitor=engine.monitor,
+        port=port,
+        pages=engine.config.pages,
+    )
     app = Starlette(routes=[*console.routes(), *api.routes()], exception_handlers=ERROR_PAGES)
     return HostGuard(EmptySegments(app), [f"http://127.0.0.1:{port}"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +23,8 @@ class Config:
     slot: str = "userhooks"
     publication: str = "userhooks_pub"
     allow_private: bool = False
+    pages: Mapping[str, str] = field(default_factory=dict)
+    """name -> URL of the other parts of the stack, for the console"""
     retry_base: float = 1.0
     """seconds to wait before the first retry; tests shorten it"""
     silence: float = 60.0

@@ -268,6 +268,10 @@ class Supervisor:
                 "publication": home.publication,
                 "store": str(home.engine_store),
                 "allow_private": self.settings.allow_private,
+                "pages": {
+                    "Server": own_url("127.0.0.1", ports["server"]),
+                    "Inspector": own_url(self.settings.inspector_bind, ports["inspector"]),
+                },
             }
         if part == "server":
             return {

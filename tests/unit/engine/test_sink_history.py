@@ -93,9 +93,10 @@ def test_bars_count_what_was_added_since_the_last_sample() -> None:
     assert not history.sample(0.0, 1_000, 10)
     assert history.sample(BAR_SECONDS, 1_007, 10)
     assert history.sample(2 * BAR_SECONDS, 1_010, 12)
-    assert [bar for bar in history.bars(3 * BAR_SECONDS) if any(bar)] == [(7, 0), (3, 2)]
-    assert list(history.bars(2 * BAR_SECONDS))[-2:] == [(7, 0), (3, 2)]
-    assert len(list(history.bars(2 * BAR_SECONDS))) == BARS
+    assert history.bars(2 * BAR_SECONDS, 1_010, 12)[-2:] == [(7, 0), (3, 2)]
+    assert history.bars(2 * BAR_SECONDS, 1_011, 12)[-2:] == [(7, 0), (4, 2)]
+    assert history.bars(3 * BAR_SECONDS, 1_011, 12)[-3:] == [(7, 0), (3, 2), (1, 0)]
+    assert len(history.bars(2 * BAR_SECONDS, 1_010, 12)) == BARS
 
 
 @pytest.mark.parametrize("idle", [BARS - 1, BARS, 10 * BARS])
@@ -103,9 +104,10 @@ def test_bars_leave_the_chart_after_its_minutes(idle: int) -> None:
     history = SinkHistory(KEPT)
     history.sample(0.0, 5, 0)
     later = idle * BAR_SECONDS
-    assert any(map(any, history.bars(later))) == (idle < BARS)
+    assert any(map(any, history.bars(later, 5, 0))) == history.is_active(later, 5, 0) == (idle < BARS)
+    assert history.is_active(later, 6, 0)
     history.sample(later, 6, 0)
-    assert sum(delivered for delivered, _ in history.bars(later)) == (6 if idle < BARS else 1)
+    assert sum(delivered for delivered, _ in history.bars(later, 6, 0)) == (6 if idle < BARS else 1)
 
 
 def test_beyond_the_first_sinks_histories_are_short_until_somebody_looks() -> None:
@@ -123,4 +125,4 @@ def test_beyond_the_first_sinks_histories_are_short_until_somebody_looks() -> No
     assert len(keys(several[LONG_HISTORIES])) == KEPT_BRIEFLY
     assert len(keys(several[LONG_HISTORIES + 1])) == KEPT
     histories.forget("0")
-    assert histories.get("0") is None
+    assert histories.of("0") is not several[0]

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
+from http import HTTPStatus
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
+from userhooks.engine.console.rate_chart import HEIGHT, MINUTES, WIDTH, RateChart
+from userhooks.engine.console.recent_messages import RecentMessage
 from userhooks.engine.resources import BackfillResource, Discarded, SinkStatus
 
 if TYPE_CHECKING:
@@ -25,24 +30,55 @@ SHOWN_DISCARDED = 100
 """Maximum number of discarded messages on a sink's page."""
 
 
+STATES = {"failing": "bad", "retrying": "warn", "paused": "warn", "healthy": "good", "idle": "idle", "disabled": "idle"}
+"""What a sink can be, and the style's color for it, in the order in which the overview counts them.
+
+A sink is failing if its last attempt failed or messages were discarded, retrying if an earlier attempt failed, and idle if nothing is
+pending and nothing was sent in the last minutes.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class StackPart:
+    """A part of the stack. `state` is one word, and `url` the part's own page, if it has one."""
+
+    name: str
+    is_well: bool
+    state: str
+    url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PageFrame:
+    """What all pages have: the parts of the stack, the token that each form contains, and the nonce that the page's policy allows."""
+
+    parts: Sequence[StackPart]
+    token: str
+    nonce: str
+
+
 @dataclass(frozen=True, slots=True)
 class SinkRow:
     """A sink as a row of the overview's table.
 
-    `health` is the overall status of the sink's health, `failing` the number of messages waiting for a retry, and `oldest` the age of the
-    oldest pending message in seconds. `last_error` says why the last attempt failed, or why the sink is in trouble.
+    `state` is one of `STATES`, `user` the user that its annotations name, and `url` its URL without possible secrets. `failing` is the
+    number of messages waiting for a retry, and `oldest` the age of the oldest pending message in seconds. `last_error` says why the last
+    attempt failed, or why the sink is in trouble.
     """
 
     id: str
     name: str
+    user: str | None
+    url: str
     status: SinkStatus
-    health: str
+    state: str
     pending: int
     failing: int
     delivered: int
     discarded: int
     last_error: str | None
     oldest: float | None
+    chart: RateChart
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +94,8 @@ class Slot:
 class Overview:
     """The values on the first page.
 
-    `sinks` are the first sinks whose names contain `find`; `matching` counts all of those, and `total` counts all sinks. `backfills` are
-    pairs of a sink's name and its backfill.
+    `sinks` are the first sinks that are in `state` (empty for any) and whose names or users contain `find`. `matching` counts all of those,
+    `states` those that contain `find` by state, and `total` all sinks. `backfills` are pairs of a sink's name and its backfill.
     """
 
     problem: str | None
@@ -67,43 +103,75 @@ class Overview:
     changes: int
     store_bytes: int
     find: str
+    state: str
     sinks: Sequence[SinkRow]
-    matching: int
+    states: Mapping[str, int]
     total: int
     backfills: Sequence[tuple[str, BackfillResource]]
+
+    @property
+    def matching(self) -> int:
+        """Number of sinks that match both `find` and `state`."""
+        return self.states.get(self.state, 0) if self.state else sum(self.states.values())
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedMessage:
+    """The message whose body the page shows, as colored pieces; or without a body, `problem` says why. It may not be recent any more."""
+
+    message: RecentMessage
+    body: Sequence[tuple[str, str]]
+    problem: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class SinkDetail:
-    """The values on a sink's page: its row, and its health checks, settings by name, discarded messages, and backfills, newest first."""
+    """The values on a sink's page: its row, and its health checks, settings by name, discarded messages, and backfills, newest first.
+
+    `full_url` is set if it was asked for, and `is_masked` is false if there is nothing to ask for. `opened_id` is the message that was
+    asked for, and `opened` is None if it is not known any more. `counted_since` is in Unix time.
+    """
 
     row: SinkRow
     attempted: int
     failed: int
+    counted_since: int | None
+    full_url: str | None
+    is_masked: bool
+    messages: Sequence[RecentMessage]
+    opened_id: str
+    opened: OpenedMessage | None
     checks: Sequence[Mapping[str, Any]]
     settings: Mapping[str, str]
     discarded: Sequence[Discarded]
     backfills: Sequence[BackfillResource]
 
 
-def overview(values: Overview, token: str, nonce: str) -> str:
-    """Render the first page. Each form contains `token`; the Content-Security-Policy must allow style and script with `nonce`."""
-    return _templates().get_template("overview.html").render(overview=values, token=token, nonce=nonce)
+def overview(values: Overview, frame: PageFrame) -> str:
+    """Render the first page."""
+    return _templates().get_template("overview.html").render(overview=values, frame=frame)
 
 
-def sink_page(values: SinkDetail, token: str, nonce: str) -> str:
-    """Render a sink's page; `token` and `nonce` are those of `overview`."""
-    return _templates().get_template("sink.html").render(detail=values, token=token, nonce=nonce)
+def sink_page(values: SinkDetail, frame: PageFrame) -> str:
+    """Render a sink's page."""
+    return _templates().get_template("sink.html").render(detail=values, frame=frame)
 
 
-def message(heading: str, text: str, nonce: str) -> str:
+def message(heading: str, text: str, frame: PageFrame) -> str:
     """Render a page that says why something was not found or not done."""
-    return _templates().get_template("message.html").render(heading=heading, text=text, nonce=nonce)
+    return _templates().get_template("message.html").render(heading=heading, text=text, frame=frame)
 
 
-def sink_url(name: str) -> str:
-    """Return the path of a sink's page."""
-    return f"/sinks/{quote(name, safe='')}"
+def sink_url(name: str, message_id: str = "", *, shows_url: bool = False) -> str:
+    """Return the path of a sink's page, with a message opened or with its full URL."""
+    query = urlencode({key: value for key, value in {"message": message_id, "show": "url" if shows_url else ""}.items() if value})
+    return f"/sinks/{quote(name, safe='')}" + (f"?{query}" if query else "")
+
+
+def overview_url(find: str = "", state: str = "") -> str:
+    """Return the path of the first page, with the sinks that match."""
+    query = urlencode({key: value for key, value in {"find": find, "state": state}.items() if value})
+    return f"/?{query}" if query else "/"
 
 
 # --- what the templates use ----------------------------------------------------------------------------------------------
@@ -145,9 +213,41 @@ def _age(seconds: float | None) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
+def _reason(status: int) -> str:
+    """Return the reason phrase of an HTTP status; empty if it has none."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
+
+
+def _rate(per_second: float) -> str:
+    return f"{per_second:,.0f}" if per_second >= 10 or per_second == 0 else f"{per_second:.1f}"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:,.0f} ms" if seconds >= 0.001 else "< 1 ms"  # the event loop's clock ticks in milliseconds
+
+
+def _clock(unix: float) -> str:
+    """Show a time of day in UTC with milliseconds."""
+    return datetime.fromtimestamp(unix, UTC).strftime("%H:%M:%S.%f")[:-3]
+
+
+def _moment(unix: float) -> str:
+    """Show a day and a time of day in UTC."""
+    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _timestamp(unix: float) -> str:
+    """Show a time in ISO 8601, in UTC with milliseconds."""
+    return datetime.fromtimestamp(unix, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 @cache
 def _templates() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined  # a console that nobody opens costs neither start time nor memory
+    from markupsafe import Markup
 
     templates = Environment(
         loader=PackageLoader("userhooks.engine.console"),
@@ -157,6 +257,11 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.globals.update(sink_url=sink_url, backfill_url=_backfill_url)
-    templates.filters.update(number=_number, plural=_plural, size=_size, age=_age)
+    theme = Markup((files("userhooks.web") / "theme.css").read_text(encoding="utf-8"))  # noqa: S704  # a file of this package
+    templates.globals.update(
+        theme=theme, sink_url=sink_url, overview_url=overview_url, backfill_url=_backfill_url, states=STATES, minutes=MINUTES
+    )
+    templates.globals.update(chart_width=WIDTH, chart_height=HEIGHT, reason=_reason)
+    templates.filters.update(number=_number, plural=_plural, size=_size, age=_age, rate=_rate, milliseconds=_milliseconds)
+    templates.filters.update(clock=_clock, moment=_moment, timestamp=_timestamp)
     return templates

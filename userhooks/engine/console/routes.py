@@ -1,46 +1,40 @@
-"""The console's routes: they gather the values that its pages show, and perform its buttons' actions. `html.py` renders the pages.
+"""The console's routes, which perform its buttons' actions. `page_values.py` gathers the values of its pages, and `html.py` renders them.
 
 Every page needs one of the Management API's tokens, or a link made from one (`TokenGuard`). A button is a form with a CSRF token, random
-per process, in addition to the checks that `HostGuard` makes on every request. The overview ranks 10,000 sinks in slices, between which
-deliveries continue.
+per process, in addition to the checks that `HostGuard` makes on every request.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import logging
 import secrets
 import sqlite3
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from heapq import nsmallest
-from itertools import islice
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl
 
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from userhooks.engine import exact_json
 from userhooks.engine.api import request_bodies
 from userhooks.engine.api.api_errors import ApiError
 from userhooks.engine.backfill.manager import Backfills
 from userhooks.engine.console import html
-from userhooks.engine.console.html import Overview, SinkDetail, SinkRow, Slot
+from userhooks.engine.console.html import PageFrame
+from userhooks.engine.console.page_values import PageValues
+from userhooks.engine.console.stack_parts import StackParts
+from userhooks.engine.delivery.sink_delivery import SinkDelivery
 from userhooks.engine.monitor import Monitor
-from userhooks.engine.resources import BackfillResource, BackfillState, Catalog, HttpEndpoint, SinkResource
-from userhooks.engine.sink_health import health, overall
+from userhooks.engine.resources import BackfillResource, BackfillState, Catalog, SinkResource
 from userhooks.engine.sink_registry import SinkRegistry
 from userhooks.errors import DatabaseUnavailable
 from userhooks.web.host_guard import TokenGuard
 
 log = logging.getLogger(__name__)
 
-SLICE = 200
-"""Number of sinks to rank before yielding to the event loop."""
 _MAX_FORM_BYTES = 16_384
 _ADVICE = (
     "Open the link that `userhooks status` prints in a terminal. Programs send the header `Authorization: Bearer <token>`; "
@@ -58,14 +52,45 @@ class NotDone(Exception):
         self.heading = heading
 
 
-class Console:
-    """The pages of one engine."""
+class Form:
+    """The fields of a form, as (name, value) pairs."""
 
-    def __init__(self, catalog: Catalog, *, registry: SinkRegistry, backfills: Backfills, monitor: Monitor, port: int) -> None:
+    def __init__(self, fields: Sequence[tuple[str, str]]) -> None:
+        self._fields = fields
+
+    def all(self, name: str) -> list[str]:
+        """Return the values of all fields with this name."""
+        return [value for key, value in self._fields if key == name]
+
+    def last(self, name: str) -> str:
+        """Return the value of the last field with this name, or an empty string."""
+        return (self.all(name) or [""])[-1]
+
+    def has(self, name: str) -> bool:
+        """Return whether there is a field with this name."""
+        return bool(self.all(name))
+
+
+class Console:
+    """The pages of one engine. `pages` maps the names of other parts of the stack to their URLs."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        *,
+        registry: SinkRegistry,
+        deliveries: Mapping[str, SinkDelivery],
+        backfills: Backfills,
+        monitor: Monitor,
+        port: int,
+        pages: Mapping[str, str],
+    ) -> None:
         self.catalog = catalog
         self.registry = registry
         self.backfills = backfills
-        self.monitor = monitor
+        self._deliveries = deliveries
+        self._values = PageValues(catalog, monitor)
+        self._parts = StackParts(pages)
         self._port = port
         self._token = secrets.token_urlsafe(32)
 
@@ -88,90 +113,51 @@ class Console:
             try:
                 return await handler(request)
             except NotDone as exc:
-                return _message(exc.status, exc.heading, str(exc))
+                return await self._message(exc.status, exc.heading, str(exc))
             except DatabaseUnavailable as exc:
-                return _message(503, "Request failed", f"{exc.what} {exc.remedy}")
+                return await self._message(503, "Request failed", f"{exc.what} {exc.remedy}")
             except sqlite3.Error as exc:
                 log.error("request failed: cannot write to the store: %s", exc)
-                return _message(503, "Request failed", f"The engine cannot write to its store: {exc}. Free up disk space, then try again.")
+                return await self._message(
+                    503, "Request failed", f"The engine cannot write to its store: {exc}. Free up disk space, then try again."
+                )
 
         return answer
 
+    async def _message(self, status: int, heading: str, text: str) -> HTMLResponse:
+        return await self._page(lambda frame: html.message(heading, text, frame), status)
+
     # --- pages ---------------------------------------------------------------------------------------------------------
 
+    async def _page(self, render: Callable[[PageFrame], str], status: int = 200) -> HTMLResponse:
+        """Return a page rendered with a new nonce, under a policy that allows only the style and the script with this nonce."""
+        nonce = secrets.token_urlsafe(16)
+        policy = (
+            f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; "
+            "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        )
+        headers = {
+            "Content-Security-Policy": policy,
+            "Cache-Control": "no-store",
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "same-origin",
+        }
+        parts = await self._parts.states(self._values.monitor.problem)
+        return HTMLResponse(render(PageFrame(parts, self._token, nonce)), status, headers)
+
     async def first(self, request: Request) -> Response:
-        """Show the engine and the first of its sinks, or of the sinks whose names contain the query's `find`."""
-        monitor = self.monitor
-        find = request.query_params.get("find", "").strip()
-        shown, matching = await self._rank(find.lower())
-        slot = monitor.slot
-        sinks = self.catalog.sinks
-        backfills = list(reversed(self.catalog.backfills.values()))
-        backfills.sort(key=lambda backfill: backfill.state != "active")
-        values = Overview(
-            problem=monitor.problem,
-            slot=Slot(self.catalog.database.slot_name, slot.retained if slot else None, slot.lag if slot else None),
-            changes=monitor.changes,
-            store_bytes=monitor.store_bytes,
-            find=find,
-            sinks=[self._row(sink) for sink in shown],
-            matching=matching,
-            total=len(sinks),
-            backfills=[
-                (sinks[backfill.sink_id].name, backfill) for backfill in backfills[: html.SHOWN_BACKFILLS] if backfill.sink_id in sinks
-            ],
-        )
-        return _page(lambda nonce: html.overview(values, self._token, nonce))
-
-    async def _rank(self, find: str) -> tuple[list[SinkResource], int]:
-        """Return the sinks to show and the number of sinks whose names contain `find`.
-
-        Failing sinks come first, then those with the most pending messages.
-        """
-        monitor, sinks = self.monitor, self.catalog.sinks
-        first: list[tuple[bool, int, str, str]] = []
-        matching = 0
-        ids = iter(list(sinks))
-        while batch := list(islice(ids, SLICE)):
-            matches = [sinks[sink_id] for sink_id in batch if sink_id in sinks and find in sinks[sink_id].name.lower()]
-            ranked = [(not monitor.is_failing(sink), -monitor.delivery(sink.id).queue.count, sink.name, sink.id) for sink in matches]
-            first = nsmallest(html.SHOWN_SINKS, first + ranked)
-            matching += len(ranked)
-            await asyncio.sleep(0)
-        return [sinks[sink_id] for _, _, _, sink_id in first if sink_id in sinks], matching
-
-    def _row(self, sink: SinkResource) -> SinkRow:
-        delivery = self.monitor.delivery(sink.id)
-        condition = self.monitor.condition(sink)
-        return SinkRow(
-            id=sink.id,
-            name=sink.name,
-            status=sink.status,
-            health=overall(condition),
-            pending=delivery.queue.count,
-            failing=delivery.retrying,
-            delivered=delivery.delivered,
-            discarded=delivery.discarded,
-            last_error=condition.delivery_error or condition.problem,
-            oldest=delivery.oldest_age(time.time()),
-        )
+        """Show the engine and the first of its sinks, or of the sinks that match the query's `find` and `state`."""
+        query = request.query_params
+        state = query.get("state", "")
+        values = await self._values.overview(query.get("find", "").strip(), state if state in html.STATES else "")
+        return await self._page(lambda frame: html.overview(values, frame))
 
     async def sink(self, request: Request) -> Response:
-        """Show one sink: its settings, health, discarded messages, and backfills."""
-        sink = self._sink(request)
-        delivery = self.monitor.delivery(sink.id)
-        discarded = await self.monitor.discarded(sink.id, html.SHOWN_DISCARDED) if delivery.discarded else []
-        backfills = [backfill for backfill in reversed(self.catalog.backfills.values()) if backfill.sink_id == sink.id]
-        values = SinkDetail(
-            row=self._row(sink),
-            attempted=delivery.attempted,
-            failed=delivery.failed,
-            checks=health(self.monitor.condition(sink))["checks"],
-            settings=settings(sink, self.catalog.endpoints[sink.endpoint_id]),
-            discarded=discarded,
-            backfills=backfills[: html.SHOWN_BACKFILLS],
-        )
-        return _page(lambda nonce: html.sink_page(values, self._token, nonce))
+        """Show one sink; the query's `message` is the message to open, and `show=url` shows the full URL."""
+        query = request.query_params
+        shows_url = query.get("show") == "url"
+        values = await self._values.detail(self._sink(request), opened_id=query.get("message", ""), shows_url=shows_url)
+        return await self._page(lambda frame: html.sink_page(values, frame))
 
     def _sink(self, request: Request) -> SinkResource:
         name = request.path_params["name"]
@@ -183,24 +169,49 @@ class Console:
     # --- actions -------------------------------------------------------------------------------------------------------
 
     async def change_sink(self, request: Request) -> Response:
-        """Pause or resume a sink, or redeliver its discarded messages; redirect to the page that the button was on."""
+        """Pause or resume a sink, or redeliver messages; redirect to the page that the button was on.
+
+        `redeliver all` and `redeliver discarded` send discarded messages again, all or those in `message`. `redeliver` sends messages again
+        that were delivered recently.
+        """
         form = await self._form(request)
+        do, chosen = form.last("do"), form.all("message")
         async with self.registry.writing:
             sink = self._sink(request)
-            match form.get("do"):
+            match do:
                 case "pause" if sink.status == "active":
                     await self.registry.save_sink(replace(sink, status="paused"))
                 case "resume" if sink.status == "paused":
                     await self.registry.save_sink(replace(sink, status="active"))
+                case "redeliver all" if sink.status != "disabled":
+                    await self.registry.redeliver(sink.id, None)
+                case "redeliver discarded" | "redeliver" if not chosen:
+                    raise NotDone(400, "Nothing selected", "Select the messages to redeliver first.")
+                case "redeliver discarded" if sink.status != "disabled":
+                    await self.registry.redeliver(sink.id, [int(number) for number in chosen if number.isascii() and number.isdecimal()])
                 case "redeliver" if sink.status != "disabled":
-                    await self.registry.redeliver(sink.id, [int(form["message"])] if form.get("message", "").isdecimal() else None)
-                case "pause" | "resume" | "redeliver":
+                    self._redeliver(sink, chosen)
+                case "pause" | "resume" | "redeliver" | "redeliver all" | "redeliver discarded":
                     raise NotDone(409, "Request failed", f"The sink {sink.name!r} is now {sink.status}.")
                 case _:
                     raise NotDone(400, "Request failed", "The form does not name an action. Reload the page.")
-        if "find" in form:
-            return RedirectResponse("/?" + urlencode({"find": form["find"]}) if form["find"] else "/", 303)
-        return RedirectResponse(html.sink_url(sink.name), 303)
+        if form.has("find"):
+            return RedirectResponse(html.overview_url(form.last("find"), form.last("state")), 303)
+        return RedirectResponse(html.sink_url(sink.name, form.last("opened")), 303)
+
+    def _redeliver(self, sink: SinkResource, message_ids: Sequence[str]) -> None:
+        """Redeliver messages that a page has shown, oldest first, all or none."""
+        changes = []
+        for message_id in message_ids:
+            message = self._values.message(sink, message_id)
+            if message is None:
+                raise NotDone(404, "Not found", "The engine does not keep this message any more. Reload the page.")
+            if message.last.change is None:
+                raise NotDone(409, "Request failed", "A selected message is too large to be kept, so it cannot be redelivered.")
+            if not message.last.is_delivered:
+                raise NotDone(409, "Request failed", "A selected message is not delivered yet. The engine retries it, or has discarded it.")
+            changes.append(message.last.change)
+        self._deliveries[sink.id].send_again(sorted(changes, key=lambda change: (change.commit_lsn, change.commit_idx)))
 
     async def change_backfill(self, request: Request) -> Response:
         """Pause, resume, or cancel a backfill."""
@@ -208,7 +219,7 @@ class Console:
         async with self.registry.writing:
             sink = self._sink(request)
             backfill = self._backfill(request, sink)
-            state = _STATES.get(form.get("do", ""))
+            state = _STATES.get(form.last("do"))
             if state is None:
                 raise NotDone(400, "Request failed", "The form does not name an action. Reload the page.")
             try:
@@ -225,59 +236,14 @@ class Console:
             raise NotDone(404, "Not found", f"The sink {sink.name!r} has no backfill with this id.")
         return backfill
 
-    async def _form(self, request: Request) -> dict[str, str]:
+    async def _form(self, request: Request) -> Form:
         """Read a form's fields and check its CSRF token."""
         body = b""
         async for chunk in request.stream():
             body += chunk
             if len(body) > _MAX_FORM_BYTES:
                 raise NotDone(413, "Request failed", "The form is too large.")
-        form = dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
-        if not hmac.compare_digest(form.get("csrf", "").encode(), self._token.encode()):
+        form = Form(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
+        if not hmac.compare_digest(form.last("csrf").encode(), self._token.encode()):
             raise NotDone(403, "Request failed", "The engine has restarted since this page was loaded. Reload the page, then try again.")
         return form
-
-
-def settings(sink: SinkResource, endpoint: HttpEndpoint) -> dict[str, str]:
-    """Return a sink's settings as text by name, without possible secrets: header values and query strings."""
-    address = f"{endpoint.scheme}://{endpoint.host}:{endpoint.port}{endpoint.path or ''}"
-    headers = sorted([*endpoint.headers, *endpoint.encrypted_headers])
-    columns = [
-        f"{column.column_name} {column.operator} {'' if column.value is None else column.value}".strip() for column in sink.filters or ()
-    ]
-    source = sink.source
-    tables = [".".join(name) for name in source.include_tables or ()]
-    shown = {
-        "Id": sink.id,
-        "HTTP endpoint": f"{endpoint.name}, {address}" + (" and a query string" if endpoint.query else ""),
-        "Path": (sink.path or "").partition("?")[0],
-        "Headers": ", ".join(f"{name}: …" for name in headers),
-        "Tables": ", ".join(tables) if source.include_tables is not None else "all in the publication",
-        "Excluded tables": ", ".join(".".join(name) for name in source.exclude_tables or ()),
-        "Schemas": ", ".join(source.include_schemas or ()),
-        "Excluded schemas": ", ".join(source.exclude_schemas or ()),
-        "Actions": ", ".join(sink.actions),
-        "Filter": " and ".join(columns) if sink.filters is not None else sink.filter or "none",
-        "Transform": sink.transform or "none",
-        "Annotations": exact_json.dumps(dict(sink.annotations)).decode() if sink.annotations else "",
-        "Messages per request": f"at most {sink.batch_size}" if sink.batch else "1, not wrapped in a batch",
-        "Order": "kept within each group" if sink.message_grouping else "not kept",
-        "Attempts": "no limit" if sink.max_retry_count is None else f"at most {sink.max_retry_count}",
-        "Timestamps": sink.timestamp_format,
-    }
-    return {name: value for name, value in shown.items() if value}
-
-
-def _page(render: Callable[[str], str], status: int = 200) -> HTMLResponse:
-    """Return a page rendered with a new nonce, under a policy that allows only the style and the script with this nonce."""
-    nonce = secrets.token_urlsafe(16)
-    policy = (
-        f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; "
-        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-    )
-    headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-    return HTMLResponse(render(nonce), status, headers)
-
-
-def _message(status: int, heading: str, text: str) -> HTMLResponse:
-    return _page(lambda nonce: html.message(heading, text, nonce), status)

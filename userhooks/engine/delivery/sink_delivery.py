@@ -24,7 +24,7 @@ from userhooks.engine.delivery.pending_message import NO_SOURCE, MemoryBudget, P
 from userhooks.engine.delivery.pending_queue import PendingQueue, QueueDisk
 from userhooks.engine.delivery.request_builder import BuiltRequest, CannotBuild, RequestBuilder
 from userhooks.engine.delivery.retry import Again, Discard, Halve, RetrySchedule, after_failure
-from userhooks.engine.delivery.sink_history import Histories, SinkHistory
+from userhooks.engine.delivery.sink_history import Histories, LoggedAttempt, SinkHistory
 from userhooks.engine.resources import HttpEndpoint, SinkResource
 from userhooks.engine.sink_health import FILTER_FAILED
 from userhooks.engine.state_store import SinkCounts
@@ -519,6 +519,22 @@ class SinkDelivery:
             return None
         self.counted_since = self.counted_since or int(now)
         return SinkCounts(self.queue.number, self.attempted, self.delivered, self.failed, self.counted_since)
+
+    def rates(self) -> list[tuple[int, int]]:
+        """Return the messages delivered and failed in each bar of the last minutes; an empty list without traffic since the start."""
+        return [] if self._history is None else self._history.bars(self._loop.time(), self.delivered, self.failed)
+
+    @property
+    def is_active(self) -> bool:
+        """Whether there was an attempt in the last minutes."""
+        return self._history is not None and self._history.is_active(self._loop.time(), self.delivered, self.failed)
+
+    def attempts(self) -> list[LoggedAttempt]:
+        """Return the latest attempts, newest first, and keep more of them from now on."""
+        if self._histories is not None:
+            self._histories.opened(self.sink.id)
+        elapsed = time.time() - self._loop.time()
+        return [] if self._history is None else [each._replace(at=each.at + elapsed) for each in self._history.attempts()]
 
     def restore_counts(self, counts: SinkCounts) -> None:
         """Continue the counts of an earlier run."""

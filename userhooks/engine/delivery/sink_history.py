@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from userhooks.engine.change import Change, ChangeAction
@@ -49,8 +49,9 @@ class Outline(NamedTuple):
 class LoggedAttempt(NamedTuple):
     """One message in one attempt.
 
-    `at` is the loop time of the outcome, `took` the seconds since the request was sent, and `answer` an HTTP status or an error. `together`
-    counts the messages in the request, and `attempts` the attempts of this message until then; failed attempts of a batch do not count.
+    `at` is the time of the outcome: loop time in a `SinkHistory`, Unix time from `SinkDelivery.attempts`. `took` are the seconds since the
+    request was sent, `answer` is an HTTP status or an error, and `together` counts the messages in the request. `attempts` counts the
+    attempts of this message until then, without failed attempts of a batch.
     """
 
     at: float
@@ -130,6 +131,7 @@ class SinkHistory:
             change = parts[0] if len(parts) == 1 else Change(*parts)
             outline, kept = (change, None) if isinstance(change, Outline) else (Outline.of(change), change)
             found.append(LoggedAttempt(at, took, answer, together, before + 1, outline, kept))
+        found.reverse()  # attempts with the same time are sorted by the order in which they were recorded
         found.sort(key=lambda attempt: -attempt.at)
         return found
 
@@ -155,13 +157,23 @@ class SinkHistory:
         self._sampled = (delivered, failed)
         return True
 
-    def bars(self, now: float) -> Iterator[tuple[int, int]]:
-        """Yield the messages delivered and failed in each of the last bars, oldest first; the last bar is not over yet."""
+    def bars(self, now: float, delivered: int, failed: int) -> list[tuple[int, int]]:
+        """Return the messages delivered and failed in each of the last bars, oldest first, including those since the last sample.
+
+        The last bar is not over yet.
+        """
         last = int(now // BAR_SECONDS)
+        bars, found = self._bars, []
         for bar in range(last - BARS + 1, last + 1):
-            known = self._bars is not None and self._newest_bar - BARS < bar <= self._newest_bar
+            known = bars is not None and self._newest_bar - BARS < bar <= self._newest_bar
             at = 2 * (bar % BARS)
-            yield (self._bars[at], self._bars[at + 1]) if known and self._bars is not None else (0, 0)
+            found.append((bars[at], bars[at + 1]) if bars is not None and known else (0, 0))
+        found[-1] = (found[-1][0] + delivered - self._sampled[0], found[-1][1] + failed - self._sampled[1])
+        return found
+
+    def is_active(self, now: float, delivered: int, failed: int) -> bool:
+        """Return whether there was an attempt within the time of the bars."""
+        return (delivered, failed) != self._sampled or (self._bars is not None and int(now // BAR_SECONDS) - self._newest_bar < BARS)
 
 
 class Histories:
@@ -178,10 +190,6 @@ class Histories:
             size = KEPT if len(self._all) < LONG_HISTORIES or sink_id in self._opened else KEPT_BRIEFLY
             history = self._all[sink_id] = SinkHistory(size)
         return history
-
-    def get(self, sink_id: str) -> SinkHistory | None:
-        """Return a sink's history; None if it had no traffic."""
-        return self._all.get(sink_id)
 
     def opened(self, sink_id: str) -> None:
         """Keep a long history of a sink from now on, because somebody is looking at it."""
