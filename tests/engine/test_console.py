@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import sqlite3
 from contextlib import closing
 from html import unescape
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import httpx
 import psycopg
@@ -385,7 +386,7 @@ def test_a_row_of_a_backfill_is_shown_and_redelivered(engine: EngineProgram, dat
 
 def test_user_and_idle_state_are_shown(engine: EngineProgram, receiver: Receiver) -> None:
     engine.user_sink(42, receiver.url)
-    assert re.search(r"user-42 user 42 · \S+ idle 0/s 0 0 0 0", row(engine, "user-42"))
+    assert re.search(r"user-42 user 42 \S+ idle 0/s 0 0 0 0", row(engine, "user-42"))
     assert re.search(r'<span class="badge idle">idle', page(engine, "/sinks/user-42"))
 
 
@@ -419,17 +420,33 @@ def saved_counts(engine: EngineProgram) -> list[tuple[int, int, int]]:
         return store.execute("select attempted, delivered, failed from counts").fetchall()
 
 
-def test_the_top_of_the_page_shows_the_parts_of_the_stack(
-    database_url: str, database: psycopg.Connection[Any], receiver: Receiver, tmp_path: Path
+def test_the_top_of_the_page_shows_the_parts_of_the_stack_and_leads_to_the_inspector(
+    database_url: str, database: psycopg.Connection[Any], tmp_path: Path
 ) -> None:
-    pages = {"Server": f"http://127.0.0.1:{free_port()}", "Inspector": receiver.url}
-    engine = EngineProgram(database_url, tmp_path, publication=PUBLICATION, pages=pages).start()
-    try:
-        html = page(engine)
-        assert "Postgres connected Engine running Server down Inspector running" in words(html)
-        assert f'<a href="{receiver.url}">Inspector</a>' in html
-    finally:
-        engine.stop()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        parts = {
+            "postgres": f"postgres://{database.info.host}:{database.info.port}",
+            "sequin": "http://127.0.0.1:1",
+            "server": f"http://127.0.0.1:{free_port()}",
+            "inspector": f"https://127.0.0.1:{port}",
+        }
+        inspector = {"url": f"http://127.0.0.1:{port}/", "token": "the inspector's"}
+        engine = EngineProgram(database_url, tmp_path, publication=PUBLICATION, parts=parts, inspector=inspector).start()
+        try:
+            assert "postgres running sequin running server down inspector running" in words(page(engine))
+            answer = httpx.get(f"{engine.url}/inspector", headers=bearer(engine))
+            link = answer.headers["location"]
+            assert (answer.status_code, link.startswith(f"http://127.0.0.1:{port}/?token=")) == (303, True)
+            assert "inspector's" not in unquote(link)
+            assert httpx.get(f"{engine.url}/inspector").status_code == 401
+        finally:
+            engine.stop()
+
+
+def test_without_a_stack_there_is_no_inspector(engine: EngineProgram) -> None:
+    assert "/inspector" not in page(engine).partition("<main>")[0]
+    assert "There is no inspector." in page(engine, "/inspector", 404)
 
 
 def test_without_a_token_the_console_shows_and_does_nothing(engine: EngineProgram, receiver: Receiver) -> None:

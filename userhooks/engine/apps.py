@@ -29,8 +29,7 @@ def management_app(engine: Engine) -> HostGuard:
         deliveries=engine.deliveries,
         backfills=engine.backfills,
         monitor=engine.monitor,
-        port=port,
-        pages=engine.config.pages,
+        config=engine.config,
     )
     app = Starlette(routes=[*console.routes(), *api.routes()], exception_handlers=ERROR_PAGES)
     return HostGuard(EmptySegments(app), [f"http://127.0.0.1:{port}"])

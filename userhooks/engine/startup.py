@@ -23,8 +23,10 @@ class Config:
     slot: str = "userhooks"
     publication: str = "userhooks_pub"
     allow_private: bool = False
-    pages: Mapping[str, str] = field(default_factory=dict)
-    """name -> URL of the other parts of the stack, for the console"""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """name -> URL of the parts of the stack, for the console (`web/stack_parts.py`)"""
+    inspector: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """the inspector's `url` and `token`, for the console's link to it"""
     retry_base: float = 1.0
     """seconds to wait before the first retry; tests shorten it"""
     silence: float = 60.0

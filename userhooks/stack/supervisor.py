@@ -268,10 +268,8 @@ class Supervisor:
                 "publication": home.publication,
                 "store": str(home.engine_store),
                 "allow_private": self.settings.allow_private,
-                "pages": {
-                    "Server": own_url("127.0.0.1", ports["server"]),
-                    "Inspector": own_url(self.settings.inspector_bind, ports["inspector"]),
-                },
+                "parts": {**self._part_urls(), "inspector": self.inspector_url},
+                "inspector": {"url": f"{self.inspector_url}/", "token": home.secrets.inspector_token},
             }
         if part == "server":
             return {
@@ -293,6 +291,11 @@ class Supervisor:
             "parts": self._part_urls(),
             "console": {"url": f"{self.sequin_url}/", "token": self.sequin_api_token if self.settings.sequin_url is None else None},
         }
+
+    @property
+    def inspector_url(self) -> str:
+        """The inspector's URL on this machine."""
+        return own_url(self.settings.inspector_bind, self.ports["inspector"])
 
     def _part_urls(self) -> dict[str, str]:
         """Return the URLs at which pages ask whether the other parts answer. A database without a TCP address is left out."""

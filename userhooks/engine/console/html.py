@@ -39,20 +39,13 @@ pending and nothing was sent in the last minutes.
 
 
 @dataclass(frozen=True, slots=True)
-class StackPart:
-    """A part of the stack. `state` is one word, and `url` the part's own page, if it has one."""
-
-    name: str
-    is_well: bool
-    state: str
-    url: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class PageFrame:
-    """What all pages have: the parts of the stack, the token that each form contains, and the nonce that the page's policy allows."""
+    """What all pages have: the states of the stack's parts by name, whether there is an inspector, the token that each form contains, and
+    the nonce that the page's policy allows.
+    """
 
-    parts: Sequence[StackPart]
+    parts: Mapping[str, str]
+    has_inspector: bool
     token: str
     nonce: str
 

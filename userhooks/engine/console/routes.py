@@ -10,6 +10,7 @@ import hmac
 import logging
 import secrets
 import sqlite3
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from urllib.parse import parse_qsl
@@ -25,13 +26,15 @@ from userhooks.engine.backfill.manager import Backfills
 from userhooks.engine.console import html
 from userhooks.engine.console.html import PageFrame
 from userhooks.engine.console.page_values import PageValues
-from userhooks.engine.console.stack_parts import StackParts
 from userhooks.engine.delivery.sink_delivery import SinkDelivery
 from userhooks.engine.monitor import Monitor
 from userhooks.engine.resources import BackfillResource, BackfillState, Catalog, SinkResource
 from userhooks.engine.sink_registry import SinkRegistry
+from userhooks.engine.startup import Config
 from userhooks.errors import DatabaseUnavailable
+from userhooks.web.access_tokens import page_link
 from userhooks.web.host_guard import TokenGuard
+from userhooks.web.stack_parts import PartAddress, StackParts
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +75,7 @@ class Form:
 
 
 class Console:
-    """The pages of one engine. `pages` maps the names of other parts of the stack to their URLs."""
+    """The pages of one engine."""
 
     def __init__(
         self,
@@ -82,16 +85,17 @@ class Console:
         deliveries: Mapping[str, SinkDelivery],
         backfills: Backfills,
         monitor: Monitor,
-        port: int,
-        pages: Mapping[str, str],
+        config: Config,
     ) -> None:
         self.catalog = catalog
         self.registry = registry
         self.backfills = backfills
         self._deliveries = deliveries
         self._values = PageValues(catalog, monitor)
-        self._parts = StackParts(pages)
-        self._port = port
+        self._parts = StackParts([PartAddress(name, url) for name, url in config.parts.items() if name != "sequin"])
+        self._names = [*config.parts] or ["sequin"]
+        self._inspector = config.inspector
+        self._port = config.port
         self._token = secrets.token_urlsafe(32)
 
     def routes(self) -> list[Route]:
@@ -100,6 +104,7 @@ class Console:
         sink = "/sinks/{name}"
         return [
             Route("/", self._with_error_pages(self.first), methods=["GET"], middleware=guard),
+            Route("/inspector", self._with_error_pages(self.inspector), methods=["GET"], middleware=guard),
             Route(sink, self._with_error_pages(self.sink), methods=["GET"], middleware=guard),
             Route(sink, self._with_error_pages(self.change_sink), methods=["POST"], middleware=guard),
             Route(sink + "/backfills/{id}", self._with_error_pages(self.change_backfill), methods=["POST"], middleware=guard),
@@ -142,8 +147,19 @@ class Console:
             "X-Content-Type-Options": "nosniff",
             "Referrer-Policy": "same-origin",
         }
-        parts = await self._parts.states(self._values.monitor.problem)
-        return HTMLResponse(render(PageFrame(parts, self._token, nonce)), status, headers)
+        return HTMLResponse(render(PageFrame(await self._states(), bool(self._inspector), self._token, nonce)), status, headers)
+
+    async def _states(self) -> dict[str, str]:
+        """Return the states of the stack's parts. This engine, called sequin, runs but may not be able to read the slot."""
+        states = {**await self._parts.states(), "sequin": "running" if self._values.monitor.problem is None else "not reading"}
+        return {name: states[name] for name in self._names}
+
+    async def inspector(self, _: Request) -> Response:
+        """Redirect to the inspector, with a link that gives this browser access to it."""
+        if not self._inspector:
+            raise NotDone(404, "Not found", "There is no inspector. Start the whole stack with userhooks up.")
+        link = page_link(self._inspector["url"], self._inspector["token"], time.time())
+        return RedirectResponse(link, 303, {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
 
     async def first(self, request: Request) -> Response:
         """Show the engine and the first of its sinks, or of the sinks that match the query's `find` and `state`."""
