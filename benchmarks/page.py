@@ -23,7 +23,7 @@ from tests.inspector.program import TOKEN, running
 from userhooks.inspector.client import Inbox, InspectorClient
 
 COUNT = 200
-ENTRIES = 10_000
+ENTRIES = 100_000
 SEEN = """first => new Promise((done) => {
   const check = () => { const node = document.querySelector(".entry"); if (node && Number(node.dataset.seq) >= first) done(Date.now());
   else requestAnimationFrame(check); }; check();

@@ -10,15 +10,18 @@ from pathlib import Path
 from userhooks import web
 
 _HERE = Path(__file__).parent
-_SCRIPTS = ("page.js",)
-"""The scripts in the order in which they run."""
+_SCRIPTS = """
+    page.js all_inboxes.js request_words.js json_view.js request_list.js request_detail.js response_editor.js one_inbox.js start.js
+""".split()
+"""The scripts in the order in which they run. The last one starts the page with the functions of the others."""
 
 
 def _page() -> str:
     html = (_HERE / "page.html").read_text(encoding="utf-8")
     theme = Path(web.__file__).with_name("theme.css").read_text(encoding="utf-8")
+    style = theme + (_HERE / "page.css").read_text(encoding="utf-8")
     scripts = "\n".join([(_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS])
-    return html.replace("/* style */\n", theme + (_HERE / "page.css").read_text(encoding="utf-8")).replace("/* scripts */\n", scripts)
+    return html.replace("/* style */\n", style).replace("/* scripts */\n", scripts)
 
 
 def _page_headers(page: str) -> dict[str, str]:
