@@ -80,6 +80,7 @@ class RecordingLesson:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.fault: BaseException | None = None
+        self.ended: UserhooksError | None = None  # what a lesson raises that was started again
         self.inboxes = {user: RecordingInbox(user, self._called) for user in NAMES}
         self.subscribed: dict[str, Subscription] = {}
         self.answer = ReceiverAnswer(200, 12.3, b'{"ok": true}')
@@ -101,6 +102,8 @@ class RecordingLesson:
         return {"count": count, "last_seq": count}
 
     def inbox(self, user: str) -> RecordingInbox:
+        if self.ended is not None:
+            raise self.ended
         return self.inboxes[user]
 
     def subscribe(self, user: str, url: str) -> Any:
@@ -389,6 +392,29 @@ def test_a_link_is_renewed_before_it_expires_and_only_then(lesson: RecordingLess
     eventually(lambda: target(link) != first)
     link.close()
     eventually(lambda: not link._renewer.is_alive())
+
+
+@pytest.mark.parametrize("kind", [SubscribePanel, ResponsePanel, InboxPanel])
+def test_a_lesson_that_was_started_again_has_no_inbox_to_link_and_the_panel_says_so(kind: type[Any], lesson: RecordingLesson) -> None:
+    panel = kind(real(lesson))
+    lesson.ended = NotFound("Lesson 01 was started again.", "Run the cells above this one again.")
+    panel.user.value = "cy"
+    eventually(lambda: "Lesson 01 was started again.\nRun the cells above" in said(panel))
+    assert panel.link.value == ""
+
+
+def test_a_link_to_an_inbox_that_is_gone_goes_away_quietly(
+    lesson: RecordingLesson, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(inbox_link, "CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(inbox_link, "RENEW_SECONDS", 0)
+    link = InboxLink(real(lesson), "ada")
+    lesson.ended = NotFound("Lesson 01 was started again.")
+    eventually(lambda: link.value == "")
+    lesson.ended = None
+    eventually(lambda: "Open Ada's inbox" in link.value)
+    link.close()
+    assert capsys.readouterr() == ("", "")
 
 
 # --- the list of subscriptions ---------------------------------------------------------------------------------------------

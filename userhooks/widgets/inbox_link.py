@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import ipywidgets
 
+from userhooks.errors import UserhooksError
 from userhooks.web.access_tokens import LINK_SECONDS
 
 if TYPE_CHECKING:
@@ -33,10 +34,14 @@ class InboxLink(ipywidgets.HTML):  # type: ignore[misc]  # ipywidgets is untyped
         self._renewer.start()
 
     def show(self, user: str) -> None:
-        """Link to this user's inbox."""
+        """Link to this user's inbox; without an inbox, because the lesson was started again, show nothing."""
         self._user = user
         self._made_at = time.time()
-        address = html.escape(self._lesson.inbox(user).page)
+        try:
+            address = html.escape(self._lesson.inbox(user).page)
+        except UserhooksError:  # the panel reports it
+            self.value = ""
+            return
         # The style keeps the link beside the button, and in the theme's color.
         self.value = (
             f'<a href="{address}" target="_blank" rel="noopener" style="color: var(--jp-content-link-color); text-decoration: underline; '

@@ -94,8 +94,11 @@ class SubscribePanel(Panel):
         super().close()
 
     def _show_inbox_of(self, user: str) -> None:
-        self.url.value = self.lesson.inbox(user).url
         self.link.show(user)
+        try:
+            self.url.value = self.lesson.inbox(user).url
+        except UserhooksError as error:
+            self._complain("Not chosen.", error)
 
     def _update(self) -> str:
         self._show_list()
