@@ -73,14 +73,14 @@ def test_a_reader_makes_a_receiver_fail_watches_and_heals_it(page: Page, lab: La
         page.keyboard.press("ArrowRight")
     expect(panel.get_by_text("lesson.inbox(\"ada\").respond([{'percent': 100.0")).to_be_visible()
     panel.get_by_role("button", name="Apply").click()
-    expect(panel.get_by_text("Ada: 100% answered 500.", exact=True)).to_be_visible()
+    expect(panel.get_by_text("Ada: 100% answered 500.")).to_be_visible()
     expect(picture.get_by_text("1 Ada: 100% answered 500")).to_be_visible()
     users = users_of(lab, "dial")
     lab.stack.database.insert_notifications([(users[user], f"row {n}") for n in range(20) for user in ("ada", "ben")])
     expect(picture.get_by_text("20 waiting")).to_be_visible(timeout=20_000)
     expect(picture.get_by_text("Rows waiting now: 20 for Ada.")).to_be_visible()
     panel.get_by_role("button", name="Clear all faults").click()
-    expect(panel.get_by_text("Ada: no faults.", exact=True)).to_be_visible()
+    expect(panel.get_by_text("Ada: no faults.")).to_be_visible()
     ada = lab.stack.inspector.inbox("lesson dial: ada")
     assert len(ada.wait_for(20, timeout=30)) == 20
     assert any(not request.accepted for request in ada.received())
@@ -101,15 +101,15 @@ def test_the_dial_floats_beside_the_notebook_and_follows_the_theme_while_it_is_o
     drag_beside(page, page.get_by_role("tab", name="Output View"), panel)
     beside = page.locator(".jp-MainAreaWidget:not(.jp-NotebookPanel) .userhooks-traffic")
     expect(beside).to_be_visible()
-    left, right = picture.bounding_box(), beside.bounding_box()
-    assert left
-    assert right
-    assert left["x"] + left["width"] <= right["x"]
+    # The charts are replaced every second, so that an element may be gone before the next call to the browser.
+    places = page.evaluate("[...document.querySelectorAll('.userhooks-traffic')].map(one => one.getBoundingClientRect().toJSON())")
+    left, right = sorted(places, key=lambda place: float(place["left"]))
+    assert left["right"] <= right["left"]
     for theme in ("Light", "Dark", "Light"):
         page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", f"JupyterLab {theme}")
         expect(page.locator("body")).to_have_attribute("data-jp-theme-name", f"JupyterLab {theme}")
-        eventually(partial(is_light, beside, "color", expected=theme == "Dark"), what="text in the color of the theme")
-        eventually(partial(is_light, beside.locator(".chart line").first, "stroke", expected=theme == "Dark"), what="lines in that color")
+        eventually(partial(is_light, page, ".userhooks-traffic", "color", expected=theme == "Dark"), what="text in the color of the theme")
+        eventually(partial(is_light, page, ".userhooks-traffic line", "stroke", expected=theme == "Dark"), what="lines in that color")
         expect(panel.get_by_role("button", name="Apply")).to_be_visible()
 
 
@@ -140,14 +140,19 @@ def test_a_plot_fills_the_column_and_follows_the_theme(page: Page, lab: Lab) -> 
     for theme in ("Light", "Dark", "Light"):
         page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", f"JupyterLab {theme}")
         expect(page.locator("body")).to_have_attribute("data-jp-theme-name", f"JupyterLab {theme}")
-        title = plot.get_by_text("A slot is a bookmark")
-        eventually(partial(is_light, title, "fill", expected=theme == "Dark"), what="a title in the color of the theme")
+        eventually(
+            partial(is_light, page, "svg[aria-label^='A slot'] text[style*=currentColor]", "fill", expected=theme == "Dark"),
+            what="a title in the color of the theme",
+        )
 
 
-def is_light(element: Locator, of: str, *, expected: bool) -> bool:
-    """Whether a color of an element is light, or dark, as expected."""
-    color = element.evaluate("(element, of) => getComputedStyle(element)[of].match(/[0-9.]+/g).map(Number)", of)
-    return bool((sum(color[:3]) > 450) == expected)
+def is_light(page: Page, selector: str, of: str, *, expected: bool) -> bool:
+    """Whether a color of all these elements is light, or dark, as expected."""
+    colors = page.evaluate(
+        "([selector, of]) => [...document.querySelectorAll(selector)].map(one => getComputedStyle(one)[of].match(/[0-9.]+/g).map(Number))",
+        [selector, of],
+    )
+    return bool(colors) and all((sum(color[:3]) > 450) == expected for color in colors)
 
 
 def test_a_reader_chooses_answers_by_keyboard_and_starts_a_stack_that_was_stopped(page: Page, lab: Lab) -> None:
