@@ -3,11 +3,13 @@
 function showInboxes() {
   at("inboxes").hidden = false;
   const rows = new Map();
+  let isReachable = true;
   function problem(message) { text(at("problem"), message).hidden = !message; }
   async function refresh() {
     let inboxes;
-    try { inboxes = (await call("GET", "/api/inboxes")).inboxes; } catch (error) { problem(error.message); return; }
-    if (at("problem").textContent === "The inspector does not answer.") problem("");
+    try { inboxes = (await call("GET", "/api/inboxes")).inboxes; } catch (error) { isReachable = false; problem(error.message); return; }
+    if (!isReachable) problem("");
+    isReachable = true;
     at("none").hidden = inboxes.length > 0;
     at("tableCard").hidden = !inboxes.length;
     for (const inbox of inboxes) {

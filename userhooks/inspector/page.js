@@ -27,11 +27,12 @@ function button(label, onClick, className) {
 }
 function number(value, noun) { return `${value.toLocaleString("en")} ${noun}${value === 1 ? "" : "s"}`; }
 
+class Unreachable extends Error {}
 async function call(method, path, payload) {
   const options = { method, headers: {} };
   if (payload !== undefined) { options.body = JSON.stringify(payload); options.headers["Content-Type"] = "application/json"; }
   let response;
-  try { response = await fetch(path, options); } catch { throw new Error("The inspector does not answer."); }
+  try { response = await fetch(path, options); } catch { throw new Unreachable("The inspector does not answer."); }
   const answer = response.status === 204 ? null : await response.json();
   if (!response.ok) throw new Error(answer.error);
   return answer;
@@ -61,7 +62,10 @@ async function showParts() {
     const stack = await call("GET", "/api/stack");
     parts = stack.parts;
     at("console").hidden = !stack.console;
-  } catch { parts = [{ name: "inspector", state: "down" }]; }
+  } catch (error) {
+    if (!(error instanceof Unreachable)) return;   // for example without access, which the page says elsewhere
+    parts = [{ name: "inspector", state: "down" }];
+  }
   at("parts").replaceChildren(...parts.map(({ name, state }) => element("li", `${name} ${state}`, `state ${state === "running" ? "good" : "bad"}`)));
 }
 

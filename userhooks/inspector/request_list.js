@@ -89,9 +89,10 @@ function requestList(onSelect) {
     node.setAttribute("role", "option");
     node.setAttribute("aria-selected", String(selected === request.seq));
     node.dataset.seq = request.seq;
-    const [answer, kind] = answerOf(request);
+    const [answer, kind] = answerOf(request), path = element("span", pathOf(request), "path");
+    path.title = path.textContent;
     node.append(
-      element("span", request.method, "method"), element("span", pathOf(request), "path"), element("span", answer, `badge ${kind}`),
+      element("span", request.method, "method"), path, element("span", answer, `badge ${kind}`),
       element("span", `#${request.seq}`), summaryCell(request), element("span", clock(new Date(request.received_at))),
     );
     return node;
