@@ -503,6 +503,16 @@ def test_an_answer_gets_a_body_and_headers_on_the_page(browser: Browser, inbox: 
         expect(page.locator("#applied")).to_have_text("The rules below are active")
 
 
+def test_a_body_with_a_script_does_not_run_on_the_inspectors_origin(browser: Browser, inbox: Inbox) -> None:
+    inbox.respond([{"headers": {"Content-Type": "text/html"}, "body": "<h1>shown</h1><script>document.title = 'ran'</script>"}])
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.goto(inbox.page)
+        page.goto(inbox.url)
+        expect(page.get_by_role("heading", name="shown")).to_be_visible()
+        assert page.title() == ""
+
+
 def test_answers_set_elsewhere_are_followed_unless_the_editor_has_changes(browser: Browser, inbox: Inbox) -> None:
     with opened(browser, inbox.page) as page:
         page.get_by_role("button", name="Answers").click()
@@ -594,6 +604,18 @@ def test_a_page_survives_the_end_of_the_inspector_and_takes_up_where_it_was(brow
         send(inbox, content=b"after")
         expect(page.get_by_role("option")).to_have_count(2)
         expect(page.locator("#connection")).to_have_text("live")
+
+
+def test_the_list_of_inboxes_says_when_the_inspector_is_down_and_recovers(browser: Browser, inspector: Program, inbox: Inbox) -> None:
+    with browser.new_page() as page:
+        page.goto(f"{inspector.url}/?token={TOKEN}")
+        expect(page.get_by_role("link", name="ada")).to_be_visible()
+        inspector.kill()
+        expect(page.get_by_role("alert")).to_have_text("The inspector does not answer.")
+        expect(page.get_by_role("listitem")).to_have_text(["inspector down"])
+        inspector.start()
+        expect(page.get_by_role("alert")).to_be_hidden()
+        expect(page.get_by_role("listitem")).to_have_text(["inspector running"])
 
 
 def test_a_link_leaves_no_token_in_the_address_and_the_browser_is_known_from_then_on(
