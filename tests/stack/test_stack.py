@@ -119,6 +119,17 @@ def test_the_inspector_shows_every_part_and_leads_to_the_console(running: Instal
         assert (browser.get(link).status_code, str(browser.get(link).url)) == (200, f"{status['sequin']['url']}/")
 
 
+def test_the_console_shows_every_part_and_leads_to_the_inspector(running: Installation) -> None:
+    status = running.status()
+    http = httpx.Client(base_url=status["sequin"]["url"], headers={"Authorization": f"Bearer {status['sequin']['api_token']}"})
+    with http:
+        bar = http.get("/").text.partition("<main>")[0]
+        assert re.findall(r'<li class="state good">(\w+) running</li>', bar) == list(PARTS)
+        link = http.get("/inspector").headers["location"]
+    with httpx.Client(follow_redirects=True) as browser:
+        assert (browser.get(link).status_code, str(browser.get(link).url)) == (200, f"{status['inspector']['url']}/")
+
+
 def test_the_home_is_its_owners_alone(running: Installation) -> None:
     assert running.home.path.stat().st_mode & 0o777 == 0o700
     for file in (running.home.secrets_file, running.home.stack_file):
