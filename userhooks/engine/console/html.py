@@ -6,7 +6,7 @@ the script that keeps it live. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -140,9 +140,19 @@ class SinkDetail:
     backfills: Sequence[BackfillResource]
 
 
-def overview(values: Overview, frame: PageFrame) -> str:
-    """Render the first page."""
-    return _templates().get_template("overview.html").render(overview=values, frame=frame)
+def sink_rows(values: Overview, frame: PageFrame) -> Iterator[str]:
+    """Render the rows of the overview's table one by one, since a hundred take up to 20 ms."""
+    template = _templates().get_template("sink_row.html")
+    for sink in values.sinks:
+        yield template.render(sink=sink, overview=values, frame=frame)
+
+
+def overview(values: Overview, frame: PageFrame, rows: Iterable[str] | None = None) -> str:
+    """Render the first page; `rows` are those of `sink_rows` if they are rendered already."""
+    from markupsafe import Markup
+
+    safe = [Markup(row) for row in (sink_rows(values, frame) if rows is None else rows)]  # noqa: S704  # rendered with autoescape
+    return _templates().get_template("overview.html").render(overview=values, frame=frame, rows=safe)
 
 
 def sink_page(values: SinkDetail, frame: PageFrame) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from heapq import nsmallest
 from itertools import islice
 
@@ -56,7 +56,7 @@ class PageValues:
             store_bytes=monitor.store_bytes,
             find=find,
             state=state,
-            sinks=[self.row(sink) for sink in shown],
+            sinks=[row async for row in self._rows(shown)],
             states=states,
             total=len(sinks),
             backfills=[
@@ -95,6 +95,12 @@ class PageValues:
         if delivery.queue.retries:
             return "retrying"
         return "healthy" if delivery.queue.count or delivery.is_active else "idle"
+
+    async def _rows(self, shown: Sequence[SinkResource]) -> AsyncIterator[SinkRow]:
+        for sink in shown:
+            if sink.id in self.catalog.sinks:  # it may be deleted between two rows
+                yield self.row(sink)
+                await asyncio.sleep(0)
 
     def row(self, sink: SinkResource) -> SinkRow:
         """Return a sink's row of the overview, which its page shows as well."""

@@ -30,6 +30,8 @@ class RateChart:
 def rate_chart(bars: Sequence[tuple[int, int]]) -> RateChart:
     """Return the chart of (delivered, failed) pairs, oldest first; the last bar is not over yet. Without bars, it is empty."""
     highest = max((delivered + failed for delivered, failed in bars), default=0)
+    if not highest:
+        return RateChart("", "", 0, 0, 0.0, 0.0)
     good, bad = [], []
     for at, (delivered, failed) in enumerate(bars):
         green, red = _height(delivered, highest), _height(failed, highest)
@@ -38,7 +40,7 @@ def rate_chart(bars: Sequence[tuple[int, int]]) -> RateChart:
             good.append(f"M{left} {HEIGHT}v{-green}h8v{green}z")
         if red:
             bad.append(f"M{left} {HEIGHT - green}v{-red}h8v{red}z")
-    latest = max((delivered for delivered, _ in bars[-2:]), default=0)
+    latest = max(delivered for delivered, _ in bars[-2:])
     return RateChart(
         "".join(good),
         "".join(bad),

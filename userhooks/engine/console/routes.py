@@ -6,6 +6,7 @@ per process, in addition to the checks that `HostGuard` makes on every request.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import secrets
@@ -24,7 +25,7 @@ from userhooks.engine.api import request_bodies
 from userhooks.engine.api.api_errors import ApiError
 from userhooks.engine.backfill.manager import Backfills
 from userhooks.engine.console import html
-from userhooks.engine.console.html import PageFrame
+from userhooks.engine.console.html import Overview, PageFrame
 from userhooks.engine.console.page_values import PageValues
 from userhooks.engine.delivery.sink_delivery import SinkDelivery
 from userhooks.engine.monitor import Monitor
@@ -134,7 +135,7 @@ class Console:
 
     # --- pages ---------------------------------------------------------------------------------------------------------
 
-    async def _page(self, render: Callable[[PageFrame], str], status: int = 200) -> HTMLResponse:
+    async def _page(self, render: Callable[[PageFrame], str | Awaitable[str]], status: int = 200) -> HTMLResponse:
         """Return a page rendered with a new nonce, under a policy that allows only the style and the script with this nonce."""
         nonce = secrets.token_urlsafe(16)
         policy = (
@@ -147,7 +148,8 @@ class Console:
             "X-Content-Type-Options": "nosniff",
             "Referrer-Policy": "same-origin",
         }
-        return HTMLResponse(render(PageFrame(await self._states(), bool(self._inspector), self._token, nonce)), status, headers)
+        page = render(PageFrame(await self._states(), bool(self._inspector), self._token, nonce))
+        return HTMLResponse(page if isinstance(page, str) else await page, status, headers)
 
     async def _states(self) -> dict[str, str]:
         """Return the states of the stack's parts. This engine, called sequin, runs but may not be able to read the slot."""
@@ -166,7 +168,15 @@ class Console:
         query = request.query_params
         state = query.get("state", "")
         values = await self._values.overview(query.get("find", "").strip(), state if state in html.STATES else "")
-        return await self._page(lambda frame: html.overview(values, frame))
+        return await self._page(lambda frame: self._overview(values, frame))
+
+    @staticmethod
+    async def _overview(values: Overview, frame: PageFrame) -> str:
+        rows = []
+        for row in html.sink_rows(values, frame):
+            rows.append(row)
+            await asyncio.sleep(0)
+        return html.overview(values, frame, rows)
 
     async def sink(self, request: Request) -> Response:
         """Show one sink; the query's `message` is the message to open, and `show=url` shows the full URL."""
