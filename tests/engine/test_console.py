@@ -115,6 +115,16 @@ def test_a_failing_sink_comes_first_and_says_what_receivers_answer(
     assert "Unexpected status code: 503" in page(engine, "/sinks/bad")
 
 
+def test_a_sink_with_a_failed_message_behind_delivered_ones_is_retrying(
+    engine: EngineProgram, database: psycopg.Connection[Any], receiver: Receiver
+) -> None:
+    receiver.script = lambda _, messages: 500 if messages[0]["record"]["id"] == 1 else 200
+    engine.sink("all", receiver.url)
+    insert(database, 2)
+    receiver.wait_for(1)
+    eventually(lambda: insert(database) or re.search(r" retrying [\d.]+/s \d+ 1 1 0", row(engine, "all")))
+
+
 def test_the_filter_works_without_script(engine: EngineProgram, receiver: Receiver) -> None:
     for name in ("ada", "adam", "bob"):
         engine.sink(name, receiver.url)
@@ -323,6 +333,21 @@ def test_delivered_messages_are_redelivered_one_or_many(
     assert set(receiver.ids()[4:]) == {1, 3}
     assert receiver.messages()[3]["metadata"]["idempotency_key"] == newest
     eventually(lambda: re.search(r"healthy [\d.]+/s 6 0 0 0", row(engine, "all")))
+
+
+def test_a_body_that_the_current_settings_cannot_render_says_why(
+    engine: EngineProgram, database: psycopg.Connection[Any], receiver: Receiver
+) -> None:
+    engine.sink("all", receiver.url)
+    insert(database)
+    receiver.wait_for(1)
+    eventually(lambda: messages(engine, "all"))
+    code = 'def transform(_action, record, _changes, _metadata) do\n  String.length(record["gone"])\nend'
+    yaml = f"functions:\n  - {{name: broken, type: transform, code: {json.dumps(code)}}}\n"
+    engine.ask("POST", "/api/config/apply", {"yaml": yaml})
+    engine.ask("PATCH", "/api/sinks/all", {"transform": "broken"})
+    html = page(engine, f"/sinks/all?message={message_ids(engine, 'all')[0]}")
+    assert "current settings cannot render this message" in html
 
 
 def test_a_redelivered_message_must_still_pass_the_filter_and_the_sink_must_be_enabled(

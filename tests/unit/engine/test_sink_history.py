@@ -87,6 +87,16 @@ def test_a_large_change_is_kept_as_an_outline() -> None:
     assert (attempt.outline.key, attempt.outline.size > KEPT_BYTES) == ("1", True)
 
 
+@pytest.mark.parametrize("size", [10, 2 * KEPT_BYTES])
+def test_a_malformed_row_is_recorded_without_its_key(size: int) -> None:
+    history = SinkHistory(KEPT)
+    event = decode(encode_insert([b"x" * size]))
+    assert isinstance(event, RowChange)
+    history.failed([PendingMessage(Change(SHAPE, event, 1, 2, 3, None), NO_SOURCE, None)], 1.0, 0.0, "[message]: a row of 1 columns")
+    [attempt] = history.attempts()
+    assert (attempt.outline.table, attempt.outline.key) == ("public.orders", "")
+
+
 def test_bars_count_what_was_added_since_the_last_sample() -> None:
     history = SinkHistory(KEPT)
     history.start(1_000, 10)

@@ -166,7 +166,7 @@ class PageValues:
         try:
             text = body(message, sink_form(sink, self.catalog), batch=sink.batch)
         except Exception as exc:  # a transform may raise anything
-            return OpenedMessage(message, (), f"The sink's current transform fails for this message: {exc}")
+            return OpenedMessage(message, (), f"The sink's current settings cannot render this message: {exc}")
         if text is None:
             return OpenedMessage(message, (), f"The body is not kept, because the row is larger than {KEPT_BYTES // 1000} kB.")
         return OpenedMessage(message, list(pieces(text)), None)

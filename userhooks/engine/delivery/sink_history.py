@@ -13,11 +13,12 @@ from typing import Any, NamedTuple, TypeAlias
 from userhooks.engine.change import Change, ChangeAction
 from userhooks.engine.delivery.pending_message import PendingMessage
 from userhooks.engine.message_format import METADATA
+from userhooks.engine.postgres.pgoutput import DecodeError
 
 KEPT, KEPT_BRIEFLY = 50, 5
 """Number of delivered messages that a sink keeps, and the same number of failed attempts; a long and a short history."""
 LONG_HISTORIES = 200
-"""Number of sinks with a long history from their first message on. Others keep less, since 10,000 busy sinks would need 200 MB."""
+"""Number of sinks with a long history from their first message on. Others keep less, since 10,000 busy sinks would need 250 MB."""
 OPENED = 100
 """Number of other sinks with a long history: those whose pages were opened last."""
 KEPT_BYTES = 8_000
@@ -40,9 +41,12 @@ class Outline(NamedTuple):
 
     @classmethod
     def of(cls, change: Change) -> Outline:
-        """Return the outline of a change."""
+        """Return the outline of a change; the key of a malformed row is empty."""
         shape = change.shape
-        key = ":".join(METADATA["record_pks"](change))
+        try:
+            key = ":".join(METADATA["record_pks"](change))
+        except DecodeError:
+            key = ""
         return cls(METADATA["idempotency_key"](change), f"{shape.schema}.{shape.name}", key, change.action, change.commit_us, change.size)
 
 
