@@ -62,8 +62,8 @@ def test_a_solution_shows_when_it_is_opened_and_is_not_run(page: Page, lab: Lab)
 def test_the_glossary_opens_as_a_page_from_the_first_lesson(page: Page, lab: Lab) -> None:
     open_notebook(page, lab, "01_first_webhook.ipynb")
     page.get_by_role("link", name="glossary").click()
-    expect(page.get_by_role("heading", name="Ten words")).to_be_visible()
-    expect(page.get_by_role("row")).to_have_count(11)
+    expect(page.get_by_role("heading", name="Glossary")).to_be_visible()
+    expect(page.get_by_role("row")).to_have_count(16)
 
 
 def test_every_notebook_with_a_panel_has_its_clicks() -> None:
