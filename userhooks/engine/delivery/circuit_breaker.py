@@ -10,7 +10,7 @@ DOWN_AFTER = 5
 Until a request succeeds, the sink then sends one request at a time, mostly retries.
 """
 MOST_SECONDS = 60.0
-"""Longest wait in seconds before a new message is tried, since the receiver may be refusing only the retried ones."""
+"""Longest wait in seconds before a new message is tried; the receiver may be rejecting only the retried messages."""
 
 
 class CircuitBreaker:
@@ -32,7 +32,7 @@ class CircuitBreaker:
         return self.misses >= DOWN_AFTER
 
     def new_failed(self, now: float, rng: float) -> None:
-        """Record the failure of a new message; each one in a row delays the next new message further. `rng` is in [0, 1)."""
+        """Record the failure of a new message; each consecutive failure delays the next new message further. `rng` is in [0, 1)."""
         self._refused += 1
         wait = self._schedule.wait(max(1, self._refused - DOWN_AFTER + 1), rng)
         self.next_new = now + min(MOST_SECONDS, wait)
@@ -44,6 +44,6 @@ class CircuitBreaker:
         return was_down
 
     def reset(self) -> None:
-        """Forget all failures, because the receiver changed or is back."""
+        """Forget all failures, because the receiver has changed or is back up."""
         self.misses = self._refused = 0
         self.next_new = 0.0

@@ -89,11 +89,11 @@ class Backlog:
         self._queues_to_flush[queue] = None
 
     def done(self, rows: Iterable[int]) -> None:
-        """Delete rows with the next flush, because they were delivered or are no longer wanted."""
+        """Delete rows during the next flush, because they were delivered or are no longer wanted."""
         self._done.extend(rows)
 
     def failed_again(self, row: int, attempts: int) -> None:
-        """Save the number of attempts of a stored message with the next flush."""
+        """Save the number of attempts of a stored message during the next flush."""
         self._attempts[row] = attempts
 
     def discard(self, delivery: SinkDelivery, message: PendingMessage, error: str) -> None:
@@ -101,7 +101,7 @@ class Backlog:
         self._discarded.append((delivery, message, error))
 
     def load(self, rows: Sequence[int], room: int, queue: PendingQueue, take: Callable[[list[PendingMessage], list[int]], None]) -> None:
-        """Read messages back, up to `room` bytes but at least one, and pass them to `take` with the row ids not read."""
+        """Read messages back, up to `room` bytes but at least one, and pass them to `take`, along with the row ids not read."""
         task = asyncio.create_task(self._load(rows, room, queue, take))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -199,7 +199,7 @@ class Backlog:
         """Mark the messages of a committed flush as stored."""
         for (queue, message, row), kept in zip(batch.messages, batch.flush.kept, strict=True):
             queue.is_stored(message, row)
-            if message.attempts > kept.attempts:  # it failed while the flush was written
+            if message.attempts > kept.attempts:  # it failed during the flush
                 self.failed_again(row, message.attempts)
         for queue in batch.queues:
             queue.make_room()
@@ -227,7 +227,7 @@ class Backlog:
         return listed
 
     async def redeliver(self, delivery: SinkDelivery, ids: Sequence[int] | None) -> int:
-        """Put discarded messages, all or those with the given ids, at the end of the sink's queue; return how many."""
+        """Put all discarded messages, or only those with the given ids, at the end of the sink's queue; return their number."""
         first = self._next_row
         self._next_row += delivery.discarded + 1
         rows: list[int] = await self._write(self._store.take_discarded, delivery.queue.number, ids, first)

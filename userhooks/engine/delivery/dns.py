@@ -1,7 +1,7 @@
 """Host name lookups, each in its own thread. `http_client.py` checks which addresses may be connected to.
 
-A name server that does not answer blocks a thread for half a minute, and users enter many names. So each host has one lookup at a time,
-which all callers share, and threads are reserved for hosts whose last lookup succeeded quickly.
+A name server that does not answer blocks a thread for half a minute, and users can enter many names. So each host has one lookup at a
+time, which all callers share, and some threads are reserved for hosts whose last lookup succeeded quickly.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The groups of one sink's messages: which are occupied, and which messages wait for them. Pure.
 
-By default, the messages of a row form a group. At most one batch of a group is in flight or in backoff; its later messages wait here.
+By default, all messages about the same row form a group. At most one batch with messages of a group is in flight or in backoff; later
+messages of the group wait here. A group is occupied while any of its messages is in flight, in backoff, or waiting.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from userhooks.engine.delivery.pending_message import PendingMessage
 
 
 class Waiting(deque[PendingMessage | int]):
-    """Messages, in order, that wait until none of their `groups` is in flight or in backoff; row ids stand for messages only on disk.
+    """Messages waiting, in order, until no message of their `groups` is in flight or in backoff; row ids stand for messages only on disk.
 
-    An update of a key joins the groups of both keys. `held` is the number of groups with a message in flight or in backoff.
+    An update that changes a row's key belongs to the groups of both keys, which then share one queue. `held` is the number of groups that
+    have a message in flight or in backoff.
     """
 
     __slots__ = ("groups", "held")
@@ -53,10 +55,10 @@ def groups_of(messages: Iterable[PendingMessage]) -> set[object]:
 
 
 class OccupiedGroups(dict[object, Waiting | None]):
-    """The occupied groups of one sink, each with the messages waiting for it, or None if there are none."""
+    """The occupied groups of one sink, each mapped to the messages waiting for it, or to None if there are none."""
 
     def occupy(self, group: object, batch: set[object]) -> bool:
-        """Occupy a message's group for a batch and add it to `batch`; return False if an earlier message occupies it."""
+        """Occupy a message's group for a batch, and add the group to `batch`; return False if a message outside the batch occupies it."""
         if type(group) is not Groups:
             if group not in self:
                 self[group] = None
@@ -71,7 +73,7 @@ class OccupiedGroups(dict[object, Waiting | None]):
         return False
 
     def queue(self, group: object) -> Waiting:
-        """Return the queue for messages of a group; several groups of a message share one queue from then on."""
+        """Return the queue for waiting messages of a group. If `group` stands for several groups, they share one queue from then on."""
         queue: Waiting | None = None
         for member in group if type(group) is Groups else (group,):
             waiting = self[member] if member in self else Waiting([member], 0)
@@ -89,7 +91,7 @@ class OccupiedGroups(dict[object, Waiting | None]):
     def free(self, messages: Iterable[PendingMessage]) -> set[object]:
         """Free the groups of a batch; return those with waiting messages, which stay occupied.
 
-        Each group is freed once; freed twice, two of its batches could be in flight.
+        Each group is returned only once, even if several of the messages belong to it. Otherwise, two of its batches could be in flight.
         """
         waited_for: set[object] = set()
         for message in messages:
@@ -102,9 +104,9 @@ class OccupiedGroups(dict[object, Waiting | None]):
         return waited_for
 
     def put_behind(self, first: list[PendingMessage], second: list[PendingMessage]) -> list[PendingMessage]:
-        """Queue the messages of `second` that share a group with `first` behind it, to keep the order; return the others.
+        """Make the messages of `second` that share a group with `first` wait behind it, to keep the order; return the other messages.
 
-        Both batches must occupy their groups; `first` and the returned messages continue to do so.
+        Both batches must occupy their groups. `first` and the returned messages continue to occupy theirs.
         """
         before = groups_of(first)
         occupied = before | groups_of(second)
@@ -126,9 +128,9 @@ class OccupiedGroups(dict[object, Waiting | None]):
         return apart
 
     def queues(self) -> Iterable[Waiting]:
-        """Return each queue once, since several groups may share one."""
+        """Return all queues, each only once even if several groups share it."""
         return {id(waiting): waiting for waiting in self.values() if waiting is not None}.values()
 
     def queues_of(self, messages: Iterable[PendingMessage]) -> Iterable[Waiting]:
-        """Return each queue once that has messages waiting for the groups of these messages."""
+        """Return the queues with messages waiting for the groups of these messages, each queue only once."""
         return {id(waiting): waiting for group in groups_of(messages) if (waiting := self.get(group))}.values()

@@ -6,21 +6,21 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 UNSAVED = 50_000, 25_000
-"""Numbers of messages only in memory at which reading the source pauses and resumes."""
+"""Numbers of messages that are only in memory: above the first, reading the source pauses; at the second, it resumes."""
 UNSAVED_BYTES = 64_000_000, 32_000_000
 """The same limits in bytes of changes."""
 AT_HAND = 1000
-"""Messages in memory above which the source is read in small steps, so that messages are sent while they are in the CPU's caches."""
+"""Messages in memory above which the source is read in small steps, so that messages are sent while they are still in the CPU's caches."""
 SMALL_STEP = 64
 """Changes to read per step when many messages are in memory."""
 WINDOW = 1000
-"""Messages that a sink that is behind keeps in memory."""
+"""Maximum number of messages that a sink that is behind keeps in memory: its window."""
 WINDOW_BYTES = 16_000_000
 """The same limit in bytes of changes."""
 LEAST_WINDOW = 10
-"""Messages that a sink that is behind may always keep in memory."""
+"""Minimum size of a window, however many sinks are behind."""
 ALL_WINDOWS = 50_000
-"""Messages in the windows of all sinks that are behind, which may be ten thousand when a host is down."""
+"""Number of messages that all windows share; when a host is down, ten thousand sinks may be behind."""
 ALL_WINDOWS_BYTES = 64_000_000
 
 
@@ -35,7 +35,7 @@ class MessageSource(Protocol):
 
 
 class Deliverable(Protocol):
-    """A change, or a row read by a backfill, from any source; builders and filters know which. `size` is in bytes."""
+    """A change, or a row read by a backfill. Only builders and filters depend on what kind of source it is from. `size` is in bytes."""
 
     size: int
     commit_lsn: int
@@ -45,7 +45,7 @@ class Deliverable(Protocol):
 
 
 class NoSource:
-    """The source of messages that need no acknowledgement: read back from the store, or redelivered by hand."""
+    """The source of messages that need no acknowledgement: read back from the store, or redelivered manually."""
 
     def acknowledge(self, index: int, sink_number: int) -> None:
         """Do nothing: for a stored message, the queue deletes its row."""

@@ -19,7 +19,7 @@ _NO_BODY = (b"null", b"false")
 
 
 class BuiltRequest(NamedTuple):
-    """A request's bytes, the size of its body in bytes, and how many of the messages it contains, counted from the first."""
+    """A request's bytes, the size of its body in bytes, and the number of messages that it contains, starting with the first."""
 
     data: bytes
     body_size: int
@@ -27,7 +27,7 @@ class BuiltRequest(NamedTuple):
 
 
 class CannotBuild(Exception):
-    """The first message cannot be routed or rendered; the message names the failed step and its error."""
+    """The first message cannot be routed or rendered; the exception's text contains the failed step and its error."""
 
 
 class RequestBuilder:
@@ -62,7 +62,7 @@ class RequestBuilder:
                     return self._request(self._head, b'{"data":[%b]}' % body if self._batch else body, 1)
                 body = b'{"data":[%b]}' % b",".join([render(m.change, form) for m in messages])
                 return self._request(self._head, body, len(messages))
-            except Exception as exc:  # a value has no JSON form; render one by one to find its message
+            except Exception as exc:  # a value has no JSON form; rendering one by one finds its message
                 log.debug("cannot render a batch of sink %s as a whole: %s", self._name, exc)
         return self._one_by_one(messages)
 
@@ -92,6 +92,6 @@ class RequestBuilder:
     def _request(self, head: RequestHead, body: bytes, count: int) -> BuiltRequest:
         before, after, gzip = head
         if gzip:
-            body = zlib.compress(body, 1, wbits=31)  # level 1 is the fastest: compression blocks other sinks; 31 means gzip
+            body = zlib.compress(body, 1, wbits=31)  # level 1, the fastest, since compression blocks other sinks; 31 means gzip
         size = len(body)
         return BuiltRequest(b"%b%d%b%b" % (before, size, after, body), size, count)

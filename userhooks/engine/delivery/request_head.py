@@ -1,4 +1,4 @@
-"""Builds the head of a webhook request: the target, and the headers in their order. Pure.
+"""Builds the head of a webhook request: the request line, and the headers in order. Pure.
 
 `message_format.py` renders the body, and `http_client.py` sends the request.
 """
@@ -27,9 +27,9 @@ class RequestHead(NamedTuple):
 def request_head(endpoint: HttpEndpoint, routed: Routed, *, has_body: bool = True) -> RequestHead:
     """Return the head of requests to an endpoint.
 
-    Headers are in Sequin's order (recorded): content-length, host, then all others by name, in lower case. The route's path is appended to
-    the endpoint's URL as text, even after a query string, and the route's headers override the endpoint's. A request without a body gets no
-    default `accept` and `content-type`, since Sequin's HTTP client adds them only with JSON, and no `content-encoding`.
+    Headers are in the order recorded from Sequin: content-length, host, then all others sorted by name, in lower case. The route's path is
+    appended to the endpoint's URL as text, even after a query string, and the route's headers override the endpoint's. A request without a
+    body gets no `content-encoding`, and no default `accept` and `content-type`, which Sequin's HTTP client adds only to JSON.
     """
     target = endpoint.path or ""
     if endpoint.query:

@@ -1,6 +1,6 @@
-"""Retry decisions: whether to retry a failed batch, split it, or discard it, and the wait before. Pure; timers are in `sink_delivery.py`.
+"""Retry decisions: whether to retry, split, or discard a failed batch, and how long to wait. Pure; timers are in `sink_delivery.py`.
 
-The schedule is Sequin's (sequin v0.14.6, lib/sequin/time.ex and consumers.ex): about 2^(k-1) s after failure k, 600 s from the tenth on.
+The schedule is Sequin's (sequin v0.14.6, lib/sequin/time.ex and consumers.ex): about 2^(k-1) s after failure k, 600 s from the tenth failure on.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ class Discard:
 def after_failure(
     schedule: RetrySchedule, *, size: int, attempts: int, max_attempts: int | None, retry_after: float | None, rng: float
 ) -> Again | Halve | Discard:
-    """Decide what to do after a failed attempt of a batch of `size` messages; `attempts` is its number.
+    """Decide what to do after attempt number `attempts` to deliver a batch of `size` messages has failed.
 
     `max_attempts` is the maximum number of attempts in total (Sequin's `max_retry_count`); None means no limit. Failed attempts in a batch
     do not count, since another message may be at fault. `retry_after` is the wait in seconds that the receiver asked for; it can lengthen
-    the wait up to the schedule's cap, but never shorten it. A batch is always split, never discarded, and its halves wait as after a first
-    failure.
+    the wait up to the schedule's cap, but never shorten it. A batch of several messages is always split, never discarded, and its halves
+    wait as after a first failure.
     """
     if size > 1:
         return Halve(_at_least(schedule.wait(1, rng), retry_after, schedule.cap))

@@ -34,7 +34,7 @@ class RetryQueue:
 
     @property
     def is_full(self) -> bool:
-        """Whether so much is in backoff that no new messages should be sent."""
+        """Whether so many messages are in backoff that no new ones should be sent."""
         return len(self._batches) >= FULL_AT_BATCHES or self._bytes > FULL_AT_BYTES
 
     def push(self, batch: list[PendingMessage], due: float) -> None:

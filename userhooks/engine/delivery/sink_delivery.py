@@ -31,14 +31,14 @@ from userhooks.engine.state_store import SinkCounts
 
 IN_FLIGHT_PER_SINK = 50
 FILL_SECONDS = 0.005
-"""Seconds that an incomplete batch waits for more messages (sequin v0.14.6: 5 ms)."""
+"""Seconds that an incomplete batch waits for more messages, as in Sequin 0.14.6."""
 QUICK_SECONDS = 1.0
 """Seconds above which a response is slow.
 
 After a slow or non-2xx response, a sink is on probation: it shares a limited number of connections with other such sinks.
 """
 STALLED_SECONDS = 2.0
-"""Seconds without a response after which a sink with requests in flight is behind."""
+"""Seconds without a response after which a sink with requests in flight counts as behind."""
 LONG_SECONDS = 5.0
 """Seconds that a message may wait in memory before it is moved to the store."""
 IN_FLIGHT_BYTES = 16_000_000
@@ -64,7 +64,7 @@ class Disk(QueueDisk, Protocol):
 
 
 class Builder(Protocol):
-    """Builds requests from the current settings. `form` is what it needs besides the sink and the endpoint."""
+    """Builds requests from the current settings. `form` has the settings that are neither the sink's nor the endpoint's."""
 
     def configure(self, sink: SinkResource, endpoint: HttpEndpoint, form: Any) -> bool:
         """Apply new settings; return whether the URL or the headers of requests change."""
@@ -74,7 +74,7 @@ class Builder(Protocol):
 
 
 class Permit:
-    """A right to send that ends by itself at `until` (loop time), even if the process was suspended in the meantime."""
+    """A permission to send that expires by itself at `until` (loop time), even if the process was suspended in the meantime."""
 
     __slots__ = ("until",)
 
@@ -87,10 +87,10 @@ def _origin_of(endpoint: HttpEndpoint) -> OriginKey:
 
 
 class SinkDelivery:
-    """The delivery of one sink, whose id in the store is `number`; `held` keeps all messages back until `release`.
+    """Delivers the messages of one sink, whose id in the store is `number`. If `held`, nothing is sent until `release` is called.
 
-    `builder` creates the object that builds its requests, and `form` is passed on to it. Nothing is sent after the end of `permit`, if
-    there is one. Attempts are recorded only with `histories`.
+    `builder` creates the object that builds the requests, and `form` is passed on to that object. If `permit` is given, nothing is sent
+    after it expires. Attempts are recorded only if `histories` is given.
 
     The class is long because every outcome changes queue, breaker, and timers together.
     """
@@ -152,7 +152,7 @@ class SinkDelivery:
     ) -> None:
         self.delivered = self.attempted = self.failed = self.discarded = self.repeated = 0
         self.counted_since: int | None = None
-        """Unix time since which messages are counted, across restarts; None until the first are"""
+        """Unix time at which counting started, kept across restarts; None until the first message is counted"""
         self.last_error: str | None = None
         self.on_probation = True
         self.client = client
@@ -183,7 +183,7 @@ class SinkDelivery:
     # --- configuration -------------------------------------------------------------------------------------------------
 
     def configure(self, sink: SinkResource, endpoint: HttpEndpoint, form: Any) -> None:
-        """Apply the current settings of the sink and its endpoint; messages in backoff are sent with them at once."""
+        """Apply the current settings of the sink and its endpoint; messages in backoff are retried at once with the new settings."""
         queue = self.queue
         self.sink = sink
         self._may_send = sink.status == "active"
@@ -242,7 +242,7 @@ class SinkDelivery:
             self._fill_timer = self._loop.call_later(FILL_SECONDS, self._filled_long_enough)
 
     def send_again(self, changes: Iterable[Change]) -> None:
-        """Add messages that were delivered before, if the sink's filter still accepts them. A crash forgets those not delivered yet."""
+        """Redeliver changes, if the sink's filter still accepts them. A crash may lose the changes not redelivered yet."""
         for change in changes:
             self.owe(PendingMessage(change, NO_SOURCE, self.queue.group_of(change), unfiltered=True))
 
@@ -258,7 +258,7 @@ class SinkDelivery:
         return (attempt.messages for attempt in self._in_flight)
 
     def offer(self) -> None:
-        """Ask for a turn if there is a request to send."""
+        """Ask the origin for a turn if there is a request to send."""
         if self.queue.spill.in_use:
             self.queue.refill()
         if self.has_more():
@@ -280,14 +280,14 @@ class SinkDelivery:
 
     @property
     def gone(self) -> bool:
-        """Whether the endpoint answered 410 since the last `configure`; nothing is sent until the next one."""
+        """Whether the endpoint has answered 410 since `configure` was last called; nothing is sent until it is called again."""
         return self.sink.status == "active" and not self._may_send
 
     @property
     def _is_probing(self) -> bool:
-        """Whether new messages are limited because retries will show when the receiver is back.
+        """Whether new messages are limited because retries or requests in flight will show when the receiver is back.
 
-        A sink without retries and requests in flight must send new messages to find out.
+        A sink that has neither must send new messages to find out.
         """
         return self.breaker.is_down and bool(self.queue.retries or self._in_flight)
 
@@ -335,7 +335,7 @@ class SinkDelivery:
                 del messages[count:]
             attempt = Attempt(self, messages, size, now, self._address, self._life, is_new)
             if is_new and queue.retries.is_full:
-                self.breaker.next_new = math.inf  # none until this one has failed or succeeded
+                self.breaker.next_new = math.inf  # no new message until this one has failed or succeeded
             if not self._in_flight:
                 self._progressed = now
             self._in_flight.add(attempt)
@@ -431,7 +431,10 @@ class SinkDelivery:
             self._disk.endpoint_is_gone(self)
 
     def may_repeat(self, attempt: Attempt) -> bool:
-        """Return whether an attempt's request may be repeated unchanged, and count it; not if the sink has changed since."""
+        """Return whether an attempt's request may be repeated unchanged, and count the repeat.
+
+        It may not be repeated if the sink has changed since it was sent.
+        """
         is_current = attempt.life == self._life and attempt.address == self._address and self._may_send
         if not is_current or any(message.unfiltered for message in attempt.messages):
             return False
@@ -488,7 +491,10 @@ class SinkDelivery:
         self._retry_timer = self._loop.call_at(min(times), self._retry_due) if times else None
 
     def _retry_due(self) -> None:
-        """Ask for a turn, then set the timer for what is not due yet. Both use one reading of the clock, so that nothing is missed."""
+        """Ask for a turn, then set the timer to what is not due yet.
+
+        The clock is read before asking, so that a retry that becomes due meanwhile is not missed.
+        """
         self._retry_timer = None
         now = self._loop.time()
         self.offer()
@@ -501,7 +507,7 @@ class SinkDelivery:
     # --- monitoring ----------------------------------------------------------------------------------------------------
 
     def notice_slowness(self) -> None:
-        """Detect a receiver that does not respond or is slower than its traffic; called every second while messages are pending."""
+        """Detect that the receiver does not respond, or is slower than the sink's traffic. Call this every second while messages are pending."""
         sent, self._delivered_before = self.delivered - self._delivered_before, self.delivered
         queue = self.queue
         if queue.spill.in_use:
@@ -513,7 +519,10 @@ class SinkDelivery:
             self._fall_behind()
 
     def sample(self, now: float) -> SinkCounts | None:
-        """Add to the bars of the rates what was counted since the last sample, at `now` (Unix time); return all counts if they changed."""
+        """Add the messages counted since the last sample to the rates; return all counts, or None if they have not changed.
+
+        `now` is in Unix time.
+        """
         history = self._history
         if history is None or not history.sample(self._loop.time(), self.delivered, self.failed):
             return None
@@ -571,8 +580,9 @@ class SinkDelivery:
 class Attempt:
     """One request of a sink in flight since `started` (loop time), with a body of `size` bytes.
 
-    `is_new`: none of its messages has failed before. `address` counts changes of URL and headers, and `life` counts drops of all pending
-    messages. If either changes before the response, the response says nothing about the sink's current state.
+    `is_new` is false if the messages came from the retry queue. `address` and `life` are the values of two counters of the sink: changes of
+    its URL or headers, and drops of all its pending messages. If either counter changes before the response, the response says nothing
+    about the sink's current state.
     """
 
     __slots__ = ("_sink", "address", "is_new", "life", "messages", "size", "started")

@@ -40,7 +40,7 @@ class RowIds:
 
 
 class Spill:
-    """Messages of a sink that is behind: `rows` are on disk and follow the queue's ready messages; `fresh` follows, still in memory."""
+    """Messages of a sink that is behind: `rows` are on disk and follow the queue's ready messages; `fresh` are in memory and follow `rows`."""
 
     __slots__ = ("_budget", "_loaded", "fresh", "in_use", "is_loading", "is_swept", "rows")
 
@@ -55,7 +55,7 @@ class Spill:
         self._loaded = LEAST_WINDOW
 
     def use(self, in_use: bool) -> None:
-        """Start or stop using the spill; the windows of all sinks that use theirs share one budget."""
+        """Start or stop using the spill. The memory for windows is shared by all sinks whose spill is in use."""
         self._budget.behind += in_use - self.in_use
         self.in_use = in_use
 
@@ -74,9 +74,9 @@ class Spill:
         return rows
 
     def let_fresh_follow(self, ready: deque[PendingMessage]) -> None:
-        """Replace fresh messages that are stored by their row ids."""
+        """Move stored messages from `fresh` to `rows`, which keeps only their row ids."""
         if ready and ready[-1].row <= 0 and not len(self.rows):
-            return  # the store is full: messages that precede the fresh ones are not stored
+            return  # the store is full: the messages before the fresh ones are not stored
         while self.fresh and self.fresh[0].row > 0:
             self.rows.extend((self.fresh.popleft().row,))
 
