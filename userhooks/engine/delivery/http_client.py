@@ -7,9 +7,9 @@
 - applies one deadline to everything from the first byte of the request to the last byte of the response;
 - connects only to addresses that `userhooks.web.addresses` allows, checked after name resolution for each new connection.
 
-A connection carries one request at a time and is reused. The client repeats a request, once, only if a reused connection closes before
-the first byte of the response: the receiver then closed an idle connection while the request was in flight (RFC 9110, 9.2.2 and RFC 9112,
-9.3.1).
+A connection carries one request at a time and is reused. The client repeats a request, at most once, only if a reused connection closes
+before the first byte of the response. In this case the receiver closed an idle connection while the request was on its way (RFC 9110,
+9.2.2, and RFC 9112, 9.3.1).
 
 This module is long because connection, origin, and client call each other for every request.
 """
@@ -33,9 +33,10 @@ from userhooks.engine.delivery.retry import retry_after_seconds
 from userhooks.web.addresses import forbidden
 
 MAX_ANSWER = 64 * 1024
-"""Most bytes to read of a response, including interim responses, head, and chunk framing.
+"""Maximum number of bytes to read of a response, including interim responses, head, and chunk framing.
 
-A longer response counts by its status if more than half of these bytes are its body, and fails otherwise; its connection is closed.
+The connection of a longer response is closed. Its status still counts if more than half of the bytes read belong to its body; otherwise,
+the request fails.
 """
 USUAL_BYTES = 1024
 """Size in bytes below which a complete 200 response is remembered, and not parsed when an identical one arrives.
@@ -45,13 +46,13 @@ This saves 3 of the 27 µs that a request takes.
 IDLE_SECONDS = 4.0
 """Seconds after which an idle connection is closed.
 
-Common receivers (uvicorn, Node) close theirs after 5 s; closing first keeps requests off closing connections.
+Common receivers (uvicorn, Node) close theirs after 5 s; closing first avoids sending a request on a connection that is being closed.
 """
 CONNECT_SECONDS = 10.0
 CONNECTIONS_PER_ORIGIN = 100
 SLOW_SECONDS = 1.0
 PROBATION_SHARE = 4
-"""Senders on probation share 1/N of all connections and of each origin's, so that hanging receivers do not slow down others."""
+"""Senders on probation share 1/4 of all connections and of each origin's, so that hanging receivers do not slow down others."""
 _MOST_CONNECTIONS = 8192
 _IDLE_SEARCH_SECONDS = 0.05
 _OTHER_FILES = 256
@@ -77,7 +78,10 @@ class Delivery(Protocol):
 
 
 class Sender(Protocol):
-    """A source of requests for an origin, which takes turns with others; on probation if its receiver fails, is slow, or is unknown."""
+    """A source of requests for an origin, which takes turns with other senders.
+
+    A sender is on probation if its receiver fails, is slow, or is unknown.
+    """
 
     @property
     def on_probation(self) -> bool:
@@ -298,7 +302,7 @@ class Origin:
             self.pump()
 
     def withdraw(self, sender: Sender) -> None:
-        """Remove a sender, whose requests go to another origin from now on."""
+        """Remove a sender, because its requests go to another origin from now on."""
         self._client.stop_deferring(sender)
         if id(sender) in self._waiting:
             self._waiting.discard(id(sender))
@@ -376,7 +380,7 @@ class Origin:
             self._fail_waiting(error)
 
     def send_again(self, lost: Connection, request: bytes, delivery: Delivery) -> None:
-        """Repeat a request on a new connection, which replaces the lost one and keeps its deadline."""
+        """Repeat a request on a new connection, which takes the place of the lost one and keeps the deadline."""
         self._open.discard(lost)
         self._connecting += 1
         self._client.spawn(self._connect_again(request, delivery, lost.deadline, lost.on_probation))
@@ -428,7 +432,7 @@ class Origin:
             self._idle.append(connection)
 
     def finished(self, connection: Connection) -> None:
-        """Free a connection after a response, or close it if another origin waits for a place."""
+        """Free a connection after a response, or close it if another origin is waiting for a place."""
         if self._client.waiting_origins:
             connection.close()
         else:
@@ -475,8 +479,8 @@ class ConnectError(Exception):
 class HttpClient:
     """The connections to all origins.
 
-    `timeout` is the time limit for a whole request in seconds, `tls` verifies certificates, and `places` limits the number of connections.
-    `waiting_origins` are waiting for a place, in order.
+    `timeout` is the time limit for a whole request in seconds, `tls` verifies certificates, and `places` is the maximum number of
+    connections, each of which takes one place. `waiting_origins` contains the origins that wait for a place, in order.
     """
 
     def __init__(self, *, allow_private: bool, timeout: float = 30.0, tls: ssl.SSLContext | None = None, places: int = 1024) -> None:
@@ -536,11 +540,11 @@ class HttpClient:
         return self._taken
 
     def has_room_for_on_probation(self, of_origin: int) -> bool:
-        """Return whether a sender on probation may use another connection to an origin that has `of_origin` of them on probation."""
+        """Return whether a sender on probation may use another connection to an origin that already has `of_origin` on probation."""
         return self._on_probation < max(1, self._places // PROBATION_SHARE) and of_origin < CONNECTIONS_PER_ORIGIN // PROBATION_SHARE
 
     def defer(self, origin: Origin, sender: Sender) -> None:
-        """Make a sender on probation wait until a connection on probation is released."""
+        """Make a sender on probation wait until another connection leaves probation."""
         self._deferred[id(sender)] = (origin, sender)
 
     def stop_deferring(self, sender: Sender) -> None:
@@ -630,7 +634,7 @@ class HttpClient:
 
 
 def raise_file_limit() -> int:
-    """Raise the limit of open files to the hard limit; return the number of connections that fit within it."""
+    """Raise the soft limit on open files; return the number of connections that fit within it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = _MOST_CONNECTIONS + _OTHER_FILES  # not infinity: macOS has no hard limit but refuses more than the kernel allows
     soft = max(soft, needed) if hard == resource.RLIM_INFINITY else hard

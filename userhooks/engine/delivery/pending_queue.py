@@ -1,8 +1,9 @@
 """The pending messages of one sink that are not in flight, in order: new, in backoff, waiting for their group, or only on disk.
 
-From oldest to newest, messages are in `retries` (in backoff), `groups` (waiting for a message in flight or in backoff), `ready`, and
-`spill` (on disk, or added after those on disk). The spill is in use while the sink is behind: paused, down, stalled, or slower than its
-traffic. Memory then keeps only a window, and the rest is read back as the window empties. `sink_delivery.py` decides when a sink is behind.
+From oldest to newest, messages are in `retries` (in backoff), `groups` (waiting for an earlier message of their group), `ready`, and
+`spill` (on disk, or added after the messages on disk). The spill is in use while the sink is behind: paused, down, stalled, or slower than
+its traffic. Only a window of messages then stays in memory; the rest is read back from disk as the window empties. `sink_delivery.py`
+decides when a sink is behind.
 
 This module is long because order, groups, and disk share every container.
 """
@@ -20,7 +21,7 @@ from userhooks.engine.delivery.retry_queue import RetryQueue
 from userhooks.engine.delivery.spill import Spill
 
 WAITING_PER_GROUP = 100
-"""Most messages of a group that wait in memory."""
+"""Maximum number of messages of a group that wait in memory."""
 LARGE_BYTES = 4_000
 """Size in bytes above which a stored message that waits for its group is not kept in memory."""
 
@@ -35,7 +36,7 @@ class QueueDisk(Protocol):
         """Mark rows as delivered or no longer wanted."""
 
     def load(self, rows: list[int], room: int, queue: PendingQueue, take: Callable[[list[PendingMessage], list[int]], None]) -> None:
-        """Read messages back, up to `room` bytes but at least one, and pass them to `take` with the row ids not read."""
+        """Read messages back, up to `room` bytes but at least one, and pass them to `take`, along with the row ids not read."""
 
 
 class Owner(Protocol):
@@ -64,7 +65,8 @@ class Owner(Protocol):
 class PendingQueue:
     """The pending messages of one sink, whose id in the store is `number`.
 
-    `filter` and `group_of` are the sink's current ones. If `is_due`, ready messages are sent without waiting for a full batch.
+    `filter` and `group_of` are the sink's current filter and grouping. If `is_due`, ready messages are sent without waiting for a full
+    batch.
 
     The class is long because order, groups, and disk share every container.
     """
@@ -110,7 +112,7 @@ class PendingQueue:
     # --- in and out ----------------------------------------------------------------------------------------------------
 
     def add(self, message: PendingMessage) -> bool:
-        """Add a message, in the order in which messages must be delivered. Return False if it waits on disk first."""
+        """Add a message, in the order in which messages must be delivered. Return False if it is not ready because the sink is behind."""
         self.count += 1
         self.budget.add(1, message.change.size)
         if self.spill.in_use:
@@ -183,12 +185,12 @@ class PendingQueue:
         self.budget.add(-1, -message.change.size)
 
     def free(self, batch: list[PendingMessage]) -> None:
-        """Free a batch's groups; messages that wait for them are next."""
+        """Free a batch's groups; the messages waiting for these groups are sent next."""
         for group in self.groups.free(batch):
             self._let_go(group)
 
     def _let_go(self, group: object) -> None:
-        """Free one group of a queue. Once all its groups are free, send its messages first, reading back those on disk."""
+        """Free one group of a queue. Once all groups of the queue are free, send its messages next, reading back any on disk."""
         waiting = self.groups[group]
         assert waiting is not None  # noqa: S101  # `free` returns only groups with a queue
         waiting.held -= 1
@@ -250,7 +252,10 @@ class PendingQueue:
         self._release_where(lambda message: (at := message.position) is not None and at < position, (self.ready, self.spill.fresh))
 
     def withdraw(self, is_of: Callable[[MessageSource], bool]) -> None:
-        """Drop the messages in memory from a source that is no longer wanted (a cancelled backfill)."""
+        """Drop the messages in memory whose source is no longer wanted, such as a cancelled backfill.
+
+        Messages in flight and in backoff stay.
+        """
         self._release_where(lambda message: is_of(message.source), (self.ready, self.spill.fresh, *self.groups.queues()))
 
     def _release_where(self, is_unwanted: Callable[[PendingMessage], bool], queues: Iterable[deque[Any]]) -> None:
@@ -301,8 +306,9 @@ class PendingQueue:
     def to_store(self, position: int) -> Iterator[PendingMessage]:
         """Yield the messages that should be stored, in order within each group.
 
-        While the spill is in use, this is every message not yielded before. Otherwise it is the messages in backoff, the messages waiting
-        behind them, and, if `position` is not 0, the messages committed at or before it.
+        While the spill is in use, the first call yields all messages in memory or in flight, and later calls only those added since then.
+        Otherwise, the messages in backoff are yielded, the messages waiting behind them, and, if `position` is not 0, all messages
+        committed at or before it.
         """
         self._flush_requested = False
         if self.spill.in_use and self.spill.is_swept:
@@ -322,7 +328,7 @@ class PendingQueue:
         yield from retrying
         queues = self.groups.queues_of(retrying)
         shared = {group for waiting in queues if len(waiting.groups) > 1 for group in waiting.groups}
-        if shared:  # after a restart, messages of several groups must still follow all of them
+        if shared:  # after a restart, a message of several groups must still follow all of them
             for batch in self._owner.on_way():
                 if groups_of(batch) & shared:  # the whole batch, since its messages may share more groups with each other
                     yield from batch
@@ -371,7 +377,7 @@ class PendingQueue:
 
     @property
     def _most_per_group(self) -> int:
-        """Most messages per group that wait in memory; the more groups, the fewer."""
+        """Maximum number of messages per group that wait in memory, which decreases with the number of groups."""
         return max(1, min(WAITING_PER_GROUP, self.budget.window // max(1, len(self.groups))))
 
     # --- from disk -----------------------------------------------------------------------------------------------------
@@ -390,7 +396,7 @@ class PendingQueue:
             self.request_flush()
 
     def catch_up(self) -> bool:
-        """Stop using the spill if all pending messages are in memory; return whether it is out of use."""
+        """Stop using the spill if all pending messages are in memory; return whether it is now unused."""
         spill = self.spill
         if not spill.in_use:
             return True
@@ -436,7 +442,7 @@ class PendingQueue:
     def _is_wanted(self, message: PendingMessage) -> bool:
         try:
             is_wanted = self.filter(message.change)
-        except Exception:  # the message fails visibly when it is sent
+        except Exception:  # the message is filtered again when it is sent, and then fails visibly
             message.unfiltered = True
             return True
         if not is_wanted:

@@ -1,6 +1,7 @@
 """Retry decisions: whether to retry, split, or discard a failed batch, and how long to wait. Pure; timers are in `sink_delivery.py`.
 
-The schedule is Sequin's (sequin v0.14.6, lib/sequin/time.ex and consumers.ex): about 2^(k-1) s after failure k, 600 s from the tenth failure on.
+The schedule is Sequin's (sequin v0.14.6, lib/sequin/time.ex and consumers.ex): about 2^(k-1) s after failure k, and 600 s after the
+tenth and all later failures.
 """
 
 from __future__ import annotations
@@ -54,12 +55,12 @@ class Discard:
 def after_failure(
     schedule: RetrySchedule, *, size: int, attempts: int, max_attempts: int | None, retry_after: float | None, rng: float
 ) -> Again | Halve | Discard:
-    """Decide what to do after attempt number `attempts` to deliver a batch of `size` messages has failed.
+    """Decide what to do after a failed attempt to deliver a batch of `size` messages.
 
-    `max_attempts` is the maximum number of attempts in total (Sequin's `max_retry_count`); None means no limit. Failed attempts in a batch
-    do not count, since another message may be at fault. `retry_after` is the wait in seconds that the receiver asked for; it can lengthen
-    the wait up to the schedule's cap, but never shorten it. A batch of several messages is always split, never discarded, and its halves
-    wait as after a first failure.
+    `attempts` is the number of attempts so far, and `max_attempts` the maximum (Sequin's `max_retry_count`; None means no limit). Failed
+    attempts in a batch do not count, since another message may be at fault. `retry_after` is the wait in seconds that the receiver asked
+    for; it can lengthen the wait up to the schedule's cap, but never shorten it. A batch of several messages is always split, never
+    discarded, and its halves wait as after a first failure.
     """
     if size > 1:
         return Halve(_at_least(schedule.wait(1, rng), retry_after, schedule.cap))

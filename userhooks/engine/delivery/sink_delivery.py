@@ -242,7 +242,7 @@ class SinkDelivery:
             self._fill_timer = self._loop.call_later(FILL_SECONDS, self._filled_long_enough)
 
     def send_again(self, changes: Iterable[Change]) -> None:
-        """Redeliver changes, if the sink's filter still accepts them. A crash may lose the changes not redelivered yet."""
+        """Redeliver changes, if the sink's filter still accepts them. Changes that are not redelivered yet may be lost in a crash."""
         for change in changes:
             self.owe(PendingMessage(change, NO_SOURCE, self.queue.group_of(change), unfiltered=True))
 
@@ -507,7 +507,10 @@ class SinkDelivery:
     # --- monitoring ----------------------------------------------------------------------------------------------------
 
     def notice_slowness(self) -> None:
-        """Detect that the receiver does not respond, or is slower than the sink's traffic. Call this every second while messages are pending."""
+        """Detect a receiver that does not respond or is slower than the sink's traffic.
+
+        This is called every second while messages are pending.
+        """
         sent, self._delivered_before = self.delivered - self._delivered_before, self.delivered
         queue = self.queue
         if queue.spill.in_use:

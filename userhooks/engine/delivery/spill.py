@@ -40,7 +40,7 @@ class RowIds:
 
 
 class Spill:
-    """Messages of a sink that is behind: `rows` are on disk and follow the queue's ready messages; `fresh` are in memory and follow `rows`."""
+    """Messages of a sink that is behind: `rows`, on disk, follow the queue's ready messages; `fresh`, still in memory, follow `rows`."""
 
     __slots__ = ("_budget", "_loaded", "fresh", "in_use", "is_loading", "is_swept", "rows")
 
