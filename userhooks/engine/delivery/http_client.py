@@ -52,7 +52,7 @@ CONNECT_SECONDS = 10.0
 CONNECTIONS_PER_ORIGIN = 100
 SLOW_SECONDS = 1.0
 PROBATION_SHARE = 4
-"""Senders on probation share 1/4 of all connections and of each origin's, so that hanging receivers do not slow down others."""
+"""Senders on probation may use one in this many connections, in total and per origin, so that hanging receivers do not slow down others."""
 _MOST_CONNECTIONS = 8192
 _IDLE_SEARCH_SECONDS = 0.05
 _OTHER_FILES = 256

@@ -27,12 +27,12 @@ from userhooks.shared.postgres_connections import connect_async
 T = TypeVar("T")
 
 ASK_SECONDS = 5.0
-"""Time limit for acquiring the connection, and again for the answer; kept short because callers hold the API's locks."""
+"""Time limit in seconds for acquiring the connection, and another for the answer; short because callers hold the API's locks meanwhile."""
 CONNECTION_ERRORS = (ReplicationEnded, Error, OSError, DatabaseUnavailable, StoreMismatch)
 """The errors to expect from any use of Postgres."""
 
 _REPLICATING = {"wal_sender_timeout": "60s"}
-"""Settings for replication: Postgres' default timeout, in case the role's or database's is too short for a status every ten seconds."""
+"""Settings for replication: Postgres' default timeout, since a role or database may set one too short for a status every ten seconds."""
 
 
 class AdminConnection:
@@ -106,7 +106,7 @@ class AdminConnection:
     async def within(self, seconds: float, connection: AsyncConnection[Any], query: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
         """Run a query with a time limit; raises Unavailable after `seconds`.
 
-        At the limit the connection's socket is shut down, as if the server had closed it. Cancelling the task instead would make psycopg
+        At the limit, the connection's socket is shut down, as if the server had closed it. Cancelling the task instead would make psycopg
         wait for the server.
         """
         timed_out = False

@@ -1,4 +1,4 @@
-"""Queries of Postgres' catalogs: the publication's tables, types, the slot, WAL positions. No decisions are made here."""
+"""Queries of Postgres' catalogs: the publication's tables, types, the slot, and WAL positions. This module makes no decisions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from userhooks.engine.postgres.lsn import show_lsn
 from userhooks.engine.postgres.pg_types import TypeRow
 from userhooks.engine.resources import Column, Table, TableName
 
-# attnames and rowfilter exist since Postgres 15. The columns and indexes of each table are looked up once, so the cost stays linear.
+# attnames and rowfilter are new in Postgres 15, hence to_jsonb. The columns and indexes of each table are read once: the cost is linear.
 _TABLES = """
 with published as materialized (
        select n.nspname, c.relname, c.oid, c.relreplident, c.relkind, p.document
@@ -36,7 +36,7 @@ select a.attname::text
  where i.indrelid = %s and i.indisprimary
 """
 
-# An array type is recognized by being another type's typarray. Users can choose any name and category for their types.
+# An array type is recognized by being another type's typarray, since users can choose any name and category for their types.
 _TYPES = """
 select t.oid::int8, t.typname::text, t.typtype::text, coalesce(e.oid, 0)::int8, t.typbasetype::int8, coalesce(e.typdelim, ',')::text
   from pg_type t left join pg_type e on e.typarray = t.oid
@@ -57,7 +57,7 @@ select n.nspname::text, c.relname::text, c.relpersistence = 'u', rn.nspname::tex
   left join pg_namespace rn on rn.oid = r.relnamespace
 """
 
-# invalidation_reason exists since Postgres 17.
+# invalidation_reason is new in Postgres 17, hence to_jsonb.
 _SLOT = """
 select active, restart_lsn - '0/0'::pg_lsn, confirmed_flush_lsn - '0/0'::pg_lsn, wal_status::text, database::text, plugin::text,
        pg_current_wal_insert_lsn() - restart_lsn, to_jsonb(s) ->> 'invalidation_reason'
@@ -107,7 +107,8 @@ def _table(
 ) -> Table:
     """Build a table from a row of `_TABLES`.
 
-    The table's key is that of the index named by REPLICA IDENTITY USING INDEX, else the primary key, without INCLUDE columns.
+    The table's key consists of the columns of the index set with REPLICA IDENTITY USING INDEX, or else of the primary key, without INCLUDE
+    columns.
     """
     all_columns = list(map(Column, names or (), types or (), modifiers or ()))
     if published is not None:
@@ -188,9 +189,9 @@ async def drop_slot(connection: AsyncConnection[Any], slot: str) -> None:
 
 
 async def take_any_bytes(connection: AsyncConnection[Any]) -> None:
-    """Receive the text of an SQL_ASCII database unconverted.
+    """Make Postgres send the text of an SQL_ASCII database unconverted.
 
-    With client encoding UTF8, the stream would fail at the first value that is not valid UTF-8.
+    If the client encoding were UTF8, the stream would fail at the first value that is not valid UTF-8.
     """
     await connection.execute(
         "select set_config('client_encoding', 'SQL_ASCII', false) where current_setting('server_encoding') = 'SQL_ASCII'"

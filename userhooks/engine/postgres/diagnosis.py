@@ -157,7 +157,7 @@ _KNOWN = [
 
 
 def of_error(text: str, names: Names, table: TableName | None = None) -> Trouble:
-    """Return the explanation of an error by its text, which never contains a connection string.
+    """Return the explanation of an error, recognized by its text. The result never contains a connection string.
 
     `table` is the table that was being read, if any; Postgres' own messages omit its schema.
     """
@@ -206,7 +206,7 @@ def publication_missing(names: Names) -> Trouble:
 
 
 def table_missing(table: TableName) -> Trouble:
-    """Explain that a sink names a table that does not exist."""
+    """Explain that a sink refers to a table that does not exist."""
     name = ".".join(table)
     return Trouble(
         f"There is no table {name}: it was renamed or dropped, so none of its changes arrive.",
@@ -215,7 +215,7 @@ def table_missing(table: TableName) -> Trouble:
 
 
 def table_not_published(table: TableName, names: Names) -> Trouble:
-    """Explain that a sink names an existing table that is not in the publication."""
+    """Explain that a sink refers to an existing table that is not in the publication."""
     return Trouble(
         f"The table {'.'.join(table)} is not in the publication {names.publication}, so none of its changes arrive.",
         f"Run ALTER PUBLICATION {_identifier(names.publication)} ADD TABLE {quoted(table)}; then start a backfill.",
@@ -223,7 +223,7 @@ def table_not_published(table: TableName, names: Names) -> Trouble:
 
 
 def table_unlogged(table: TableName) -> Trouble:
-    """Explain that a sink names an unlogged table, whose changes are not in the WAL."""
+    """Explain that a sink refers to an unlogged table, whose changes are not in the WAL."""
     return Trouble(
         f"The table {'.'.join(table)} is unlogged, so none of its changes arrive.",
         f"Run ALTER TABLE {quoted(table)} SET LOGGED; and make sure that the table is in the publication. Then start a backfill.",
@@ -231,7 +231,7 @@ def table_unlogged(table: TableName) -> Trouble:
 
 
 def table_published_by_root(table: TableName, root: TableName, names: Names) -> Trouble:
-    """Explain that a sink names a partition, whose changes are published under the name of its partitioned table."""
+    """Explain that a sink refers to a partition, whose changes are published under the name of its partitioned table."""
     return Trouble(
         f"The table {'.'.join(table)} is a partition, and its changes are published as those of {'.'.join(root)}.",
         f"Name {'.'.join(root)} in the sink's source instead; the publication {names.publication} sets publish_via_partition_root.",
@@ -239,7 +239,7 @@ def table_published_by_root(table: TableName, root: TableName, names: Names) -> 
 
 
 def slot_being_made(names: Names) -> Trouble:
-    """Explain that Postgres cannot finish a slot until all writing transactions that are open have ended."""
+    """Explain that Postgres cannot finish creating the slot until all open writing transactions have ended."""
     return Trouble(
         f"The slot {names.slot} is being created, and Postgres is waiting for open transactions to end.",
         "End any that were left open by mistake: SELECT pid, xact_start, query FROM pg_stat_activity WHERE backend_xid IS NOT NULL;",
@@ -266,7 +266,7 @@ def other_cluster(mismatch: str) -> Trouble:
 
 
 def gone_back(position: str, wal_end: str) -> Trouble:
-    """Explain that the WAL ends before the engine's position; the server was restored from a backup, or its disk lost data."""
+    """Explain that the WAL ends before the engine's position, because the server was restored from a backup or its disk lost data."""
     return Trouble(
         f"Postgres has gone back in time: its WAL ends at {wal_end}, but the engine has already read up to {position}.",
         "Nothing is read, because Postgres would silently skip new changes. If it was restored from a backup,"

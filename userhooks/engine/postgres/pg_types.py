@@ -1,8 +1,8 @@
 """Conversion of Postgres values from text to JSON as Sequin writes it, and to the values that a filter function sees. No I/O.
 
-The text form is that of sessions with `postgres_connections.SETTINGS`. The JSON form is that of Sequin's live changes (recorded from
-0.14.6). Backfilled rows get the same form here, whereas Sequin formats some types differently in backfills. Messages are built from the
-values in `message_format.py`.
+The text form is what Postgres sends to sessions with `postgres_connections.SETTINGS`. The JSON form was recorded from live changes of
+Sequin 0.14.6. Backfilled rows get the same form here, whereas Sequin formats some types differently in backfills. `message_format.py`
+builds messages from the converted values.
 
 Encoders run for each value of each message, so they rearrange the bytes of Postgres' text without parsing dates or decimals.
 """
@@ -49,7 +49,7 @@ def verbatim(raw: bytes) -> bytes:
 
 
 def _document(raw: bytes) -> bytes:
-    """Return json and jsonb unchanged, with replacement characters for bytes that are not valid UTF-8, as in `text`."""
+    """Return json or jsonb unchanged, except for replacement characters in place of bytes that are not valid UTF-8, as in `text`."""
     if raw.isascii():
         return raw
     try:
@@ -60,7 +60,7 @@ def _document(raw: bytes) -> bytes:
 
 
 def _vector(raw: bytes) -> bytes:
-    """Return a vector of pgvector as a JSON array; values of other types named `vector` become strings."""
+    """Return a pgvector value as a JSON array; values of unrelated types with the same name become strings."""
     try:
         return raw if isinstance(orjson.loads(raw), list) else text(raw)
     except orjson.JSONDecodeError:
@@ -137,7 +137,7 @@ def days_since_1970(year: int, month: int, day: int) -> int:
 
 
 def _time(raw: bytes) -> bytes:
-    """Return a time or timetz without fraction and zone, as recorded."""
+    """Return a time or timetz without fraction and zone, as recorded from Sequin."""
     return b'"%b"' % raw[:8]
 
 
@@ -149,7 +149,7 @@ _INTERVAL = re.compile(
 def _interval(raw: bytes) -> bytes:
     match = _INTERVAL(raw)
     if match is None:
-        return text(raw)  # Postgres 17 has infinite intervals.
+        return text(raw)  # infinite intervals, which are new in Postgres 17
     years, months, days, sign, hours, minutes, seconds, fraction = match.groups(b"0")
     micro = (int(hours) * 3600 + int(minutes) * 60 + int(seconds)) * 1_000_000 + int(fraction.ljust(6, b"0"))
     if sign == b"-":
@@ -161,7 +161,7 @@ def _interval(raw: bytes) -> bytes:
 
 
 def _array(delimiter: bytes, tokens: Callable[[bytes], Any], element: Encoder, raw: bytes) -> bytes:
-    """Return an array of any depth as JSON arrays, without explicit bounds; raises ValueError for malformed text."""
+    """Return an array of any depth as JSON arrays, ignoring explicit bounds; raises ValueError for malformed text."""
     if raw[:1] == b"[":
         raw = raw[raw.index(b"=") + 1 :]
     if b'"' not in raw and raw.find(b"{", 1) < 0 and b"NULL" not in raw.upper():
@@ -291,9 +291,9 @@ class TypeCatalog:
         return self.json_encoder(type_oid) in (text, _plain)
 
     def decoder(self, type_oid: int) -> Decoder:
-        """Return the function that converts the type's text form to the value that a filter function sees, which is its JSON value.
+        """Return the function that converts the type's text form to the value that a filter function sees: the parsed JSON form.
 
-        That function raises ValueError or RecursionError for JSON documents that Python cannot parse.
+        The returned function raises ValueError or RecursionError for JSON documents that Python cannot parse.
         """
         encoder = self.json_encoder(type_oid)
         if encoder is text:

@@ -3,7 +3,7 @@
 This implements protocol version 1 (Postgres documentation, section 55.9, "Logical Replication Message Formats"). Values stay in Postgres'
 text form, which `pg_types.py` converts. The streaming protocol around the messages is in `replication_stream.py`.
 
-Rows are decoded on access, because routing needs only one column of a change that no sink wants, and most changes are of that kind.
+Rows are decoded only on access. Most changes match no sink, and routing needs only one column to find this out.
 
 The module is long because each kind of message is one class.
 """
@@ -42,7 +42,7 @@ class Unchanged(Enum):
 
 
 UNCHANGED: Final = Unchanged.UNCHANGED
-"""Placeholder for a large value, stored out of line (TOAST), that an update did not change; the WAL does not contain it."""
+"""Placeholder for a large value, stored out of line (TOAST), that an update did not change; the WAL does not contain such values."""
 
 Value: TypeAlias = bytes | Literal[Unchanged.UNCHANGED] | None
 Row: TypeAlias = list[Value]
@@ -72,7 +72,7 @@ class ReplicationOrigin(NamedTuple):
 
 
 class RelationColumn(NamedTuple):
-    """A column of a table as the stream describes it; `is_key` is set if it belongs to the replica identity."""
+    """A column of a table as the stream describes it; `is_key` is set if the column is part of the replica identity."""
 
     name: str
     type_oid: int
@@ -144,7 +144,7 @@ class RowChange:
         raise NotImplementedError
 
     def old_value(self, position: int) -> Value:
-        """Return one column of the old row; null if the WAL does not contain it."""
+        """Return one column of the old row; None if the WAL does not contain it."""
         old = self.old
         return None if old is None else old[position]
 
@@ -187,7 +187,7 @@ class Update(RowChange):
 
     @property
     def new(self) -> Row:
-        """The row after the update; a value that is UNCHANGED is taken from `old` if available."""
+        """The row after the update; values that are UNCHANGED are taken from `old` if available."""
         row = _last_row(self.payload, self._start_of_new())
         if UNCHANGED in row:
             old = self.old

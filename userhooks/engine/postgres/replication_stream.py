@@ -1,4 +1,4 @@
-"""The replication slot's stream: receive payloads, send confirmations.
+"""The replication slot's stream: receives payloads and sends confirmations.
 
 This module handles the messages of the streaming replication protocol (Postgres documentation, section 54.4): XLogData, keepalives, and
 standby status updates. The payloads are decoded in `pgoutput.py` and processed in `capture/transactions.py`.
@@ -17,7 +17,7 @@ from psycopg.errors import Diagnostic
 from psycopg.pq import DiagnosticField, ExecStatus
 
 _SLICE_SECONDS = 0.004
-"""Seconds to read before yielding to deliveries; this limits the latency that reading adds to a webhook."""
+"""Seconds to read before yielding to deliveries, which limits the latency that reading adds to a webhook."""
 _POSTGRES_EPOCH_US = 946_684_800_000_000
 _XLOG_DATA = ord("w")
 _KEEPALIVE = ord("k")
@@ -37,19 +37,19 @@ class ReplicationEnded(Exception):
 
 
 class Unpublished(ReplicationEnded):
-    """The publication does not exist at this point of the WAL.
+    """The publication does not exist at this point in the WAL.
 
-    Postgres looks the publication up in the catalog as of each transaction. Since version 18 it skips the changes with a warning; older
-    versions end the stream with an error.
+    For each transaction, Postgres looks the publication up in the catalog as it was then. If it is missing, Postgres 18 skips the changes
+    with a warning, and older versions end the stream with an error.
     """
 
 
 class SlotStream:
     """A running START_REPLICATION on `connection`, which was opened with replication="database".
 
-    `on_data` receives each payload of the output plugin, and `on_keepalive` the server's WAL end. Both run in the event loop; after
-    `at_once` messages, deliveries get a turn. `on_unpublished` is called when the server skips changes because the publication is missing;
-    it returns whether to continue the stream.
+    `on_data` receives each payload of the output plugin, and `on_keepalive` the server's WAL end. Both run in the event loop; `at_once`
+    returns the number of messages to process before deliveries get a turn. `on_unpublished` is called when the server skips changes
+    because the publication is missing, and returns whether to continue the stream.
 
     Nothing is read while the stream is paused, so a transaction of any size fits in bounded memory. After `silence` / 2 seconds without
     data, the server is asked for a reply. After `silence` seconds the stream ends with TimeoutError.
@@ -181,7 +181,7 @@ class SlotStream:
             self.end(exc)
 
     def _finished(self) -> None:
-        """End the stream for the reason that the server gives."""
+        """End the stream with the reason that the server gives."""
         result = self._pgconn.get_result()
         text = result.get_error_message() if result is not None else "Postgres ended the replication stream"
         undefined = result is not None and (result.error_field(DiagnosticField.SQLSTATE) or b"").decode() == _UNDEFINED_OBJECT

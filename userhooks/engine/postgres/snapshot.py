@@ -15,7 +15,7 @@ _WHOLE = 1 << 32
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A snapshot: transactions below `xmin` are visible, those from `xmax` on are not, and between them all but `in_progress` are."""
+    """A snapshot: transactions below `xmin` are visible, `xmax` and above are not, and in between all are visible except `in_progress`."""
 
     xmin: int
     xmax: int
