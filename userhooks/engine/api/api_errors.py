@@ -23,7 +23,7 @@ def bad_request() -> ApiError:
 
 
 def refused(summary: str) -> ApiError:
-    """Return the 422 of the parser stage."""
+    """Return the 422 of the parser stage, which stops at the first error."""
     return ApiError(422, {"summary": summary, "validation_errors": {}, "code": None})
 
 
@@ -33,5 +33,5 @@ def not_found(entity: str) -> ApiError:
 
 
 def invalid(errors: Mapping[str, Any]) -> ApiError:
-    """Return the 422 of the validation stage: error messages by field."""
+    """Return the 422 of the validation stage, with error messages by field."""
     return ApiError(422, {"summary": "Validation failed", "validation_errors": dict(errors)})

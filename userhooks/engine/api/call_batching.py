@@ -39,7 +39,7 @@ class BatchedCalls(Generic[T]):
         return outcome
 
     async def _run_batch(self, future: asyncio.Future[T | Exception], item: str) -> None:
-        batch = self._waiting | {future: item}  # a cancelled batch may have removed this call from the waiting ones
+        batch = self._waiting | {future: item}  # a batch that was cancelled may have removed this call from `_waiting`
         self._waiting = {}
         outcomes: Sequence[T | Exception]
         try:

@@ -1,6 +1,6 @@
 """Parsing of a sink's `filters` list, which Sequin supported up to 0.9.4. Pure.
 
-`functions/column_filters.py` evaluates the filters. An invalid filter is refused rather than ignored: without it, every row would pass.
+`functions/column_filters.py` evaluates the filters. An invalid filter is refused, because ignoring it could let every row pass.
 """
 
 from __future__ import annotations
@@ -102,9 +102,9 @@ def _filter_value(operator: str, value: Any, type_oid: int, field_type: str | No
 
 
 def _number(value: Any) -> tuple[float | None, str]:
-    """Return the number as a float, as Sequin 0.9.4 stored it, and an error text.
+    """Return the number as a float, as Sequin 0.9.4 stored it, and an error text, which is empty if the number is valid.
 
-    An integer that a float cannot represent exactly is an error: rounded, it might be another user's id.
+    An integer that a float cannot represent exactly is an error, since the rounded number might be another user's id.
     """
     if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not _NUMBER.fullmatch(str(value)):
         return None, "is invalid"

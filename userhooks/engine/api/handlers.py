@@ -3,8 +3,8 @@
 `request_bodies.py` parses bodies and `responses.py` builds responses. `sink_registry.py`, `api_keys.py`, and `backfill/` apply the changes.
 `apps.py` assembles the app.
 
-Routes, status codes, and the order of checks are those of Sequin 0.14.6 (recorded): first the route, then the token, the content type, and
-the JSON.
+Routes, status codes, and the order of checks are as recorded from Sequin 0.14.6. The route is checked first, then the token, the content
+type, and the JSON.
 
 It is long because each call of the API is one short method.
 """
@@ -87,7 +87,7 @@ async def _internal_error(request: Request, exc: Exception) -> Response:
 
 
 ERROR_PAGES: dict[Any, Any] = {404: _not_found_page, 405: _not_found_page, Exception: _internal_error}
-"""Status or exception -> handler, for the app."""
+"""Error handlers of the app, by status or exception."""
 
 
 def _json(body: Any, status: int = 200) -> Response:
@@ -159,7 +159,7 @@ class Api:
         }
 
     def endpoint(self, handlers: Mapping[str, Handler]) -> Callable[[Request], Awaitable[Response]]:
-        """Return a route's endpoint, which makes the checks common to all calls, then calls the method's handler.
+        """Return a route's endpoint, which performs the checks common to all calls, then calls the method's handler.
 
         Errors become responses. Handlers that change something run one at a time.
         """
@@ -228,7 +228,7 @@ class Api:
         return responses.endpoint(self._endpoint(request))
 
     async def update_endpoint(self, request: Request, body: dict[str, Any]) -> Any:
-        """Change the fields of an HTTP endpoint that are in the body."""
+        """Update an HTTP endpoint with the fields in the body."""
         existing = self._endpoint(request)
         taken = {endpoint.name for endpoint in self.catalog.endpoints.values() if endpoint.id != existing.id}
         endpoint = request_bodies.endpoint_from(body, existing, existing.id, taken)
@@ -283,7 +283,7 @@ class Api:
         return self._with_health([self._sink(request.path_params["name"])])[0]
 
     async def update_sink(self, request: Request, body: dict[str, Any]) -> Any:
-        """Change the fields of a sink that are in the body."""
+        """Update a sink with the fields in the body."""
         existing = self._sink(request.path_params["name"])
         taken = {sink.name for sink in self.catalog.sinks.values() if sink.id != existing.id}
         sink = request_bodies.sink_from(body, self.catalog, existing, existing.id, taken)
@@ -291,7 +291,7 @@ class Api:
         return responses.sink(sink, self.catalog)
 
     async def delete_sink(self, request: Request, _: dict[str, Any]) -> Any:
-        """Delete a sink with its backfills and its pending and discarded messages."""
+        """Delete a sink, its backfills, and its pending and discarded messages."""
         return await self._removing_sinks(request.path_params["name"])
 
     async def _remove_sinks(self, names: Sequence[str]) -> list[dict[str, Any] | Exception]:
@@ -305,7 +305,7 @@ class Api:
         return {"data": [asdict(message) for message in await self.monitor.discarded(sink.id, _MAX_DISCARDED)]}
 
     async def redeliver(self, request: Request, body: dict[str, Any]) -> Any:
-        """Redeliver a sink's discarded messages: all, or those in the body's `ids`."""
+        """Redeliver a sink's discarded messages: all, or only those whose ids are in the body's `ids`."""
         sink = self._sink(request.path_params["name"])
         ids = body.get("ids")
         if ids is not None and not (isinstance(ids, list) and all(type(message_id) is int for message_id in ids)):
@@ -361,7 +361,7 @@ class Api:
         return responses.database(self.catalog.database, "active")
 
     async def list_databases(self, _: Request, __: dict[str, Any]) -> Any:
-        """List the database, the only one."""
+        """List the only database."""
         return {"data": [self._database()]}
 
     def _check_database(self, request: Request) -> None:
@@ -413,7 +413,7 @@ class Api:
     # --- resources as YAML ---------------------------------------------------------------------------------------------
 
     async def _wanted(self, body: dict[str, Any]) -> yaml_config.Wanted:
-        """Parse and check a YAML document; if it contains sinks, their initial backfills are also checked in Postgres."""
+        """Parse and check a YAML document; the initial backfills of its sinks are also checked in Postgres."""
         document = yaml_config.document(body)
         if "sinks" in document:
             await self.tables.refresh()
@@ -478,7 +478,7 @@ class Api:
         return yaml_config.plan(await self._wanted(body))
 
     async def export(self, _: Request, __: dict[str, Any]) -> Any:
-        """Return all resources as YAML, written in another thread because 10,000 sinks take seconds."""
+        """Return all resources as YAML, generated in another thread because 10,000 sinks take seconds."""
         catalog = self.catalog
         snapshot = Catalog(
             catalog.database,
@@ -530,7 +530,7 @@ def _find(resources: Mapping[str, T], name: str, entity: str) -> T:
 def _find_each(resources: Mapping[str, T], names: Sequence[str], entity: str, check: Callable[[T], None]) -> list[T | ApiError]:
     """Look up resources to delete; return, for each name, the resource or the reason that it cannot be deleted.
 
-    A resource that is named twice is not found the second time, as it would be if the calls came one after the other.
+    If `names` refers to a resource twice, the second reference is reported as not found, as if the calls had come one after the other.
     """
     outcomes: list[T | ApiError] = []
     deleted: set[str] = set()

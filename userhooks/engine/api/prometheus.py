@@ -1,6 +1,6 @@
 """Prometheus metrics, under Sequin's names. They are computed from plain counters at each scrape, off the delivery path.
 
-Names, types, and labels are those of Sequin 0.14.6 (recorded). Metrics that Sequin does not have start with `userhooks_`.
+Names, types, and labels are as recorded from Sequin 0.14.6. Metrics that Sequin does not have start with `userhooks_`.
 
 This module does not use prometheus_client, for two reasons. That library adds `_total` to counter names, which Sequin's names lack. And
 for 10,000 sinks, it takes half a second in a thread that blocks the event loop. Here the event loop itself generates the response, in
@@ -45,11 +45,11 @@ _PER_SINK: tuple[tuple[str, str, str, Callable[[SinkDelivery], float]], ...] = (
     ("userhooks_requests_repeated", "counter", "Requests resent after a reused connection closed unanswered.", lambda d: d.repeated),
 )
 _HEALTH = {"error": "error", "paused": "paused"}
-"""Overall health of a sink -> entity status; any other health is ok."""
+"""Entity status by the overall health of a sink; any other health maps to `ok`."""
 
 
 async def exposition(catalog: Catalog, monitor: Monitor) -> AsyncIterator[bytes]:
-    """Yield the response in chunks, each generated in under a millisecond. Sinks are read one slice at a time, not all at one instant."""
+    """Yield the response in chunks, each generated in under a millisecond. Sinks are read one slice at a time, not all at once."""
     for part in (_sinks(catalog, monitor), _latencies(catalog, monitor)):
         async for chunk in part:
             yield chunk
@@ -58,7 +58,7 @@ async def exposition(catalog: Catalog, monitor: Monitor) -> AsyncIterator[bytes]
 
 
 async def _sinks(catalog: Catalog, monitor: Monitor) -> AsyncIterator[bytes]:
-    """Yield the metrics of sinks with traffic, and their health and the slot's."""
+    """Yield the metrics and the health of sinks with traffic, and the health of the slot."""
     families: list[list[bytes]] = [[_head(name, kind, text)] for name, kind, text, _ in _PER_SINK]
     health = [_head("sequin_entity_health", "gauge", "1 for the current status of a sink or slot, 0 for the others.")]
     database = catalog.database
@@ -170,7 +170,10 @@ def _slices(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 class Exposition(Response):
-    """The metrics as a streamed response. (Starlette's StreamingResponse would import a module at the first scrape, for 15 ms.)"""
+    """The metrics as a streamed response.
+
+    Starlette's StreamingResponse is not used because it imports a module at the first scrape, which takes 15 ms.
+    """
 
     def __init__(self, catalog: Catalog, monitor: Monitor) -> None:
         super().__init__(media_type=CONTENT_TYPE)

@@ -1,6 +1,6 @@
 """Parsing of the Management API's request bodies into resources. Pure.
 
-There are two stages, as in Sequin 0.14.6 (recorded). The parser reads the keys in alphabetical order and stops at the first error. The
+There are two stages, as recorded from Sequin 0.14.6. The parser reads the keys in alphabetical order and stops at the first error. The
 validation then reports all invalid fields in one response.
 
 It is long because each field has its own check and error message.
@@ -37,7 +37,7 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\U0010ffff]*")
 _MAX_ANNOTATIONS = 8192
 _MAX_LENGTH = 255
-"""Maximum length in characters of an endpoint's name, and of its URL's host, path, query, and fragment. Sequin answers 500 beyond it."""
+"""Maximum length in characters of an endpoint's name, and of its URL's host, path, query, and fragment. Sequin answers 500 if longer."""
 _MAX_RETRY_COUNT = 2**31 - 1
 
 
@@ -161,7 +161,7 @@ _ACTIONS = ("insert", "update", "delete")
 
 
 class _SinkRequest:
-    """The parser stage of a sink's body: the parsed `fields`, and the `errors` that the validation will report."""
+    """A sink's body after the parser stage: the parsed `fields`, and the `errors` that the validation will report."""
 
     def __init__(self, body: Mapping[str, Any], catalog: Catalog, existing: SinkResource | None) -> None:
         self.body = body
@@ -266,7 +266,7 @@ class _SinkRequest:
         self.fields["filters"] = column_filters(value, self._single_table())
 
     def _single_table(self) -> Table:
-        """Return the sink's one table: the body's `table`, which overrides `source`, or the existing sink's table if it does not change."""
+        """Return the sink's only table: the body's `table`, which overrides `source`, or the existing sink's table if it is unchanged."""
         if "table" in self.body:
             return self.catalog.tables[self._table_name(self.body["table"])]
         tables = self.existing.source.include_tables if self.existing is not None else None
@@ -485,7 +485,7 @@ def backfill_from(body: Mapping[str, Any], sink: SinkResource, catalog: Catalog)
 
 
 def initial_backfills(value: Any, sink: SinkResource, catalog: Catalog) -> list[BackfillRange]:
-    """Return the backfills that `initial_backfill` of a new sink asks for: with true, one of every table in its source.
+    """Return the backfills that a new sink's `initial_backfill` requests; true requests one of every table in the sink's source.
 
     Raise ApiError if the value is invalid.
     """

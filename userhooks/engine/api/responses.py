@@ -1,6 +1,6 @@
-"""JSON of the Management API's resources, as Sequin 0.14.6 returns them (recorded). Pure. The order of keys does not matter.
+"""JSON of the Management API's resources, as recorded from Sequin 0.14.6. Pure.
 
-Sinks with `filters` are in the shape of Sequin 0.9.4.
+The order of keys does not matter. Sinks with `filters` have the form of Sequin 0.9.4.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from userhooks.engine.resources import (
 
 
 def endpoint(resource: HttpEndpoint) -> dict[str, Any]:
-    """Return an HTTP endpoint, with obscured encrypted headers."""
+    """Return an HTTP endpoint, with its encrypted headers masked."""
     return {
         "id": resource.id,
         "name": resource.name,
@@ -40,7 +40,7 @@ def url_of(endpoint: HttpEndpoint) -> str:
 
 
 def obscured(secret: str) -> str:
-    """Mask a secret with asterisks, as Sequin does (recorded for six to nine characters)."""
+    """Mask a secret with asterisks, as recorded from Sequin for secrets of six to nine characters."""
     n = len(secret)
     if n <= 5:
         return "*" * n
@@ -55,7 +55,7 @@ def sink(resource: SinkResource, catalog: Catalog) -> dict[str, Any]:
 
 
 def sinks(resources: Iterable[SinkResource], catalog: Catalog) -> list[dict[str, Any]]:
-    """Return sinks, without their health. It scans the backfills only once, however many sinks there are."""
+    """Return sinks, without their health. The backfills are scanned only once, however many sinks there are."""
     active: dict[str, list[BackfillResource]] = {}
     for candidate in catalog.backfills.values():
         if candidate.state == "active":
@@ -144,7 +144,7 @@ def backfill(resource: BackfillResource, sink: SinkResource) -> dict[str, Any]:
 
 
 def database(resource: DatabaseResource, status: str) -> dict[str, Any]:
-    """Return the database; `status` is its replication slot's."""
+    """Return the database; `status` is the status of its replication slot."""
     slot = {"id": resource.slot_id, "slot_name": resource.slot_name, "publication_name": resource.publication_name, "status": status}
     return {
         "id": resource.id,
@@ -185,5 +185,5 @@ def function_code(resource: FunctionResource) -> dict[str, Any]:
 
 
 def code_key(function_type: str) -> str:
-    """Return the key of the code of a function of this type in requests and responses."""
+    """Return the key that contains the code of a function of this type in requests and responses."""
     return "path" if function_type == "path" else "code"

@@ -1,7 +1,7 @@
 """Resources as YAML, for config/apply, config/plan, and config/export. Pure; `handlers.py` applies the changes.
 
 Of the resources in Sequin's YAML, the local engine supports functions, HTTP endpoints, and sinks. Anything else is refused rather than
-ignored. Applying a document creates or changes the resources that it names, and deletes nothing.
+ignored. Applying a document creates or changes the resources that it contains, and deletes nothing.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _KEYS = ("functions", "transforms", "http_endpoints", "sinks")
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The outcome of applying a YAML document: the catalogs `before` and `after`, and the resources that the document names.
+    """The outcome of applying a YAML document: the catalogs `before` and `after`, and the resources that the document contains.
 
-    Resources are in the order in which they can be saved, each after those that it refers to. `backfills` are the initial backfills of
-    new sinks.
+    `named` has the resources in an order in which they can be saved: each after the resources that it refers to. `backfills` has the
+    initial backfills of new sinks.
     """
 
     before: Catalog
@@ -42,7 +42,7 @@ class Wanted:
     backfills: tuple[tuple[SinkResource, BackfillRange], ...]
 
     def changes(self) -> list[tuple[Resource, Resource | None]]:
-        """Return pairs of a new or changed resource and its old version; None for a new one."""
+        """Return pairs of a new or changed resource and its old version, which is None for a new resource."""
         pairs = ((new, self._old(new)) for new in self.named)
         return [(new, old) for new, old in pairs if new != old]
 
@@ -56,7 +56,7 @@ _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as
 
 
 class _Loader(_SafeLoader):  # type: ignore[misc]
-    """A loader that produces only what JSON can represent: a date stays the string as written."""
+    """A loader that produces only what JSON can represent; for example, a date remains a string, as written."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -108,9 +108,9 @@ def document(body: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 
 def _json(text: str) -> Any:
-    """Parse YAML that is also JSON, much faster than a YAML parser does; return None for any other.
+    """Parse YAML that is also JSON, much faster than a YAML parser would; return None for any other YAML.
 
-    Parsing takes most of the time of a call that names hundreds of sinks.
+    For a call with hundreds of sinks, parsing takes most of the time.
     """
     try:  # not with orjson, which turns large integers into floats
         return json.loads(text, parse_constant=_not_json, parse_float=lambda number: _finite(number, float(number)))
@@ -198,7 +198,7 @@ def _sink(
 def _check_nothing_omitted(entry: Mapping[str, Any], existing: SinkResource) -> None:
     """Check that the entry keeps or removes the existing sink's filter, transform, and routing explicitly.
 
-    An omitted one is removed by Sequin's YAML but kept by a PATCH. That difference must not decide who receives a row.
+    If one of these is omitted, Sequin's YAML removes it, whereas a PATCH keeps it. That difference must not decide who receives a row.
     """
     for key in ("filter", "filters", "transform", "routing"):
         value = getattr(existing, key)
@@ -250,7 +250,7 @@ def _inspect(errors: Mapping[str, Any]) -> str:
 
 
 def plan(outcome: Wanted) -> dict[str, Any]:
-    """Return the changes that applying would make: one for each new or changed resource, and one action for each initial backfill."""
+    """Return what applying would do: a change for each new or changed resource, and an action for each initial backfill."""
     return {
         "changes": [
             {
@@ -270,7 +270,7 @@ def plan(outcome: Wanted) -> dict[str, Any]:
 
 
 def applied(outcome: Wanted, catalog: Catalog) -> dict[str, Any]:
-    """Return the resources that an applied document names, as they are in the catalog."""
+    """Return the resources that an applied document contains, as they are in the catalog."""
     return {"resources": [_response(resource, catalog) for resource in outcome.named]}
 
 

@@ -157,7 +157,7 @@ _KNOWN = [
 
 
 def of_error(text: str, names: Names, table: TableName | None = None) -> Trouble:
-    """Return the explanation of an error, recognized by its text. The result never contains a connection string.
+    """Return the explanation of an error whose message is `text`, which never contains a connection string.
 
     `table` is the table that was being read, if any; Postgres' own messages omit its schema.
     """
