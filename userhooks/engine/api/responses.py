@@ -40,7 +40,7 @@ def url_of(endpoint: HttpEndpoint) -> str:
 
 
 def obscured(secret: str) -> str:
-    """Mask a secret with asterisks, as recorded from Sequin for secrets of six to nine characters."""
+    """Mask a secret with asterisks, as Sequin does. The format was recorded only for secrets of six to nine characters."""
     n = len(secret)
     if n <= 5:
         return "*" * n

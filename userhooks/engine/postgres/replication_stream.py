@@ -39,8 +39,8 @@ class ReplicationEnded(Exception):
 class Unpublished(ReplicationEnded):
     """The publication does not exist at this point in the WAL.
 
-    For each transaction, Postgres looks the publication up in the catalog as it was then. If it is missing, Postgres 18 skips the changes
-    with a warning, and older versions end the stream with an error.
+    For each transaction, Postgres looks the publication up in the catalog as it was then. If the publication is missing, versions from
+    18 on skip the changes with a warning; older versions end the stream with an error.
     """
 
 
