@@ -168,7 +168,7 @@ def test_the_publication_takes_tables_that_are_made_later(database_url: str) -> 
         connection.execute(DATABASE["publication"]["init_sql"].encode())
         connection.execute("CREATE TABLE notifications (id int PRIMARY KEY)")
         connection.execute("CREATE SCHEMA elsewhere CREATE TABLE orders (id int PRIMARY KEY)")
-        connection.execute(f"ALTER PUBLICATION {name} ADD TABLE elsewhere.orders".encode())  # as lesson 10 does
+        connection.execute(f"ALTER PUBLICATION {name} ADD TABLE elsewhere.orders".encode())  # as lesson 11 does
         found = connection.execute("SELECT schemaname, tablename FROM pg_publication_tables WHERE pubname = %s ORDER BY 1", [name])
         assert found.fetchall() == [("elsewhere", "orders"), ("public", "notifications")]
 
