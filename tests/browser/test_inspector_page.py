@@ -418,6 +418,9 @@ def test_nothing_is_wider_than_the_window_and_no_row_wraps(browser: Browser, ins
             page.get_by_role("button", name="Requests").click()
             expect(page.locator("#list")).to_be_visible()
             expect(page.locator("#shown")).to_be_hidden()
+        page.locator("#panes").evaluate("panes => panes.scrollTop = 1000")
+        page.get_by_role("button", name="Clear").click()
+        expect(page.get_by_role("button", name="Undo")).to_be_in_viewport()
 
 
 def test_a_copied_curl_command_sends_the_same_request_again(browser: Browser, inbox: Inbox) -> None:
