@@ -770,6 +770,8 @@ def test_a_fault_dial_says_what_cannot_be_done(lesson: Lesson) -> None:
         assert "Ada has no sink.<br>Run lesson.subscribe(&quot;ada&quot;" in dial.state.value
         dial.fails.value = dial.busy.value = 60
         assert "add up to at most 100" in dial.call.value
+        dial.seed.value = -5
+        assert "Seed must be between 0 and 1,000,000; -5 was changed to 0." in dial.notice.value
         dial.button.click()
         assert "Not done." in dial.state.value
         assert "The percentages are 60 + 60 + 0 + 0." in dial.state.value

@@ -17,7 +17,8 @@ from userhooks.errors import InvalidInput, NotFound, UserhooksError
 from userhooks.lessons.faults import Faults
 from userhooks.lessons.traffic_rates import TrafficReader, traffic_frame
 from userhooks.widgets import traffic_picture
-from userhooks.widgets.panels import LABELLED, STOPPED, Panel, name_of, take_over, user_choice
+from userhooks.widgets.number_field import NumberField
+from userhooks.widgets.panels import STOPPED, Panel, name_of, take_over, user_choice
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +33,7 @@ _FLOATING = (
     "To keep the dial in view, right-click here, choose <b>Create New View for Cell Output</b>, and drag the new tab beside the notebook."
 )
 
-_WIDE, _ALIGNED = {"width": "27em"}, {"description_width": "11em"}
+_WIDE, _ALIGNED = {"width": "28em"}, {"description_width": "12em"}
 
 
 class FaultDial(Panel):
@@ -55,7 +56,7 @@ class FaultDial(Panel):
         self.hangs = _share("Never answered, %")
         self.resets = _share("Connection reset, %")
         self.delay = ipywidgets.FloatSlider(0, min=0, max=5, step=0.1, description="Response delay, s", style=_ALIGNED, layout=_WIDE)
-        self.seed = ipywidgets.BoundedIntText(1, min=0, max=10**6, description="Seed", style=LABELLED, layout={"width": "10em"})
+        self.seed = NumberField("Seed", 1, 0, 10**6, whole=True, width="10em")
         self.call = ipywidgets.HTML()
         self.picture = ipywidgets.HTML()
         self.trouble = ipywidgets.HTML()
@@ -94,7 +95,7 @@ class FaultDial(Panel):
     @property
     def faults(self) -> Faults:
         """The faults that the sliders are set to. Raises InvalidInput if they add up to more than 100%."""
-        return Faults(self.fails.value, self.busy.value, self.hangs.value, self.resets.value, self.delay.value, self.seed.value)
+        return Faults(self.fails.value, self.busy.value, self.hangs.value, self.resets.value, self.delay.value, int(self.seed.number))
 
     def act(self) -> str:
         """Apply the faults to the selected user's receiver."""
