@@ -1,4 +1,4 @@
-"""The Management API's keys: saving, deleting, and the default one that the engine starts with. Requests are checked in `api/`."""
+"""Saves and deletes the Management API's keys, and creates the one that the engine starts with. `api/` checks requests."""
 
 from __future__ import annotations
 

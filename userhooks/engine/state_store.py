@@ -94,7 +94,7 @@ class Kept(NamedTuple):
 
 
 class SinkCounts(NamedTuple):
-    """A sink's counters: messages in attempts, delivered, and in failed attempts since `since` (Unix time)."""
+    """A sink's message counters since `since` (Unix time): attempted, delivered, and failed; once for each attempt."""
 
     sink: int
     attempted: int

@@ -161,7 +161,7 @@ class TableShape:
         return encoder(raw)
 
     def decode(self, position: int, raw: Value) -> Any:
-        """Return a value as its JSON would be parsed; raises ValueError or RecursionError for JSON that Python cannot parse."""
+        """Return the Python value of a value's JSON; raises ValueError or RecursionError for JSON that Python cannot parse."""
         if raw is None:
             return None
         if raw is UNCHANGED:

@@ -434,7 +434,7 @@ class _Tally:
         self._last: Received | None = None
 
     def add(self, received: Iterator[Received], enough: float = math.inf) -> None:
-        """Count more requests until `enough` wanted messages have been found."""
+        """Look at more requests until `enough` matching messages have been found."""
         self._unanswered = 0
         settled = self.settled
         for request in received:

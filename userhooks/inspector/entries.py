@@ -214,7 +214,7 @@ def _accepted(status: int | None) -> bool:
 
 
 class _Head(NamedTuple):
-    """The headers of a request as JSON, and the values of the headers that are judged."""
+    """A request's headers as JSON, and the values of the headers that labels depend on."""
 
     json: orjson.Fragment
     authorizations: tuple[str, ...]

@@ -153,9 +153,9 @@ class Clearing(NamedTuple):
 class StoredInbox:
     """An inbox's state in memory, changed only by the event loop's thread.
 
-    `last` is the highest seq assigned, and `stored` the highest committed. `cleared` is the highest seq that a user cleared, `floor` the
-    highest that was cleared or dropped, and `removed` the highest whose row has been deleted. `set_at` is the value of `last` at the time
-    the response script was set. `undo` is what a clearing changed, as long as it can be undone.
+    Five fields hold the highest seq that was assigned (`last`), committed (`stored`), cleared by a user (`cleared`), cleared or dropped
+    (`floor`), and deleted from the file (`removed`). `set_at` is the value of `last` when the response script was set. `undo` is the state
+    before the last clearing while that can be undone, and None afterwards.
     """
 
     number: int

@@ -22,7 +22,7 @@ from userhooks.lessons.reader_copy import content_hash, linked_files, reader_cop
 from userhooks.settings import project_folder
 
 INDEX = "index.md"
-"""The start page. It is written at each start, because it contains the addresses of what runs."""
+"""The start page. It is written at each start, because it contains the addresses of the running programs."""
 RECORD = ".copies.json"
 """The record: file name -> hash of the copy when it was made."""
 PACKAGED = Path(__file__).resolve().parents[1] / "notebooks"

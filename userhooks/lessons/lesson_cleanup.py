@@ -69,7 +69,7 @@ def remove_sinks_of_lessons(clients: Clients) -> None:
 
 
 def inbox_at(url: str, inboxes: Mapping[str, Inbox]) -> Inbox | None:
-    """Return the inbox in `inboxes`, which maps URLs to inboxes, whose URL is `url` or a parent of it, or None."""
+    """Return the inbox whose URL is `url` or a parent of it, or None. `inboxes` maps URLs to inboxes."""
     return next((inbox for base, inbox in inboxes.items() if re.match(re.escape(base) + r"(?:[/?]|$)", url)), None)
 
 

@@ -70,9 +70,10 @@ class LessonRun:
             self._checked_at = started
 
     def end(self, remove: Callable[[], None]) -> EndState | None:
-        """Call `remove`, unless the lesson was started again, and return what ended this run before, or None.
+        """Call `remove`, unless the lesson was started again.
 
-        Other processes that start this lesson wait meanwhile.
+        Return how this run had already ended, or None if it was still running. Other processes that start this lesson wait until this call
+        returns.
         """
         with self._database.locked(_lock(self.name)) as connection:
             state = self._state(_values(connection, _RUNS_BY_NAME, self._labels))

@@ -59,7 +59,7 @@ def dressed(ax: Axes, title: str, x: str, y: str) -> Axes:
 
 
 def on_card(ax: Axes) -> Axes:
-    """Draw a plot's or a diagram's figure on the card, at the resolution of stored pictures; return the axes."""
+    """Give a figure the background and the resolution of stored pictures; return the axes."""
     ax.patch.set_alpha(0)
     figure = ax.figure
     if isinstance(figure, Figure):

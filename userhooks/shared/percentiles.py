@@ -7,5 +7,5 @@ from collections.abc import Sequence
 
 
 def nearest_rank(ordered: Sequence[float], percent: float) -> float:
-    """Return the smallest value of an ascending, non-empty sequence that `percent`% of the values do not exceed."""
+    """Return the smallest value such that at least `percent`% of an ascending, non-empty sequence are at or below it."""
     return ordered[max(0, math.ceil(percent * len(ordered) / 100) - 1)]

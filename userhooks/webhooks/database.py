@@ -301,7 +301,7 @@ class Database:
     def locked_user(self, user_id: int) -> Iterator[LockedUser]:
         """Hold the lock on one user's subscriptions, across processes, in a transaction that is committed at the end.
 
-        The user need not exist, so that the remains of a deleted user can be removed under the same lock.
+        The user need not exist, so that what a deleted user left behind can be removed under the same lock.
         """
         with self.locked(f"userhooks user {user_id}") as connection:
             yield LockedUser(connection, user_id)

@@ -1,4 +1,4 @@
-"""A field for a number that says when it changed what was typed."""
+"""A number field that corrects invalid input and reports the correction."""
 
 from __future__ import annotations
 

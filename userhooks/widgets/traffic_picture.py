@@ -90,7 +90,7 @@ def picture(window: TrafficWindow, marks: Sequence[Mark]) -> str:
 
 
 def axis_limit(values: Iterable[float]) -> float:
-    """Return a round upper end for an axis that starts at 0, above all values and at least 10."""
+    """Return the end of an axis that starts at 0: a round number of at least 10 that no value exceeds."""
     needed = max(SMALLEST_AXIS, _HEADROOM * max(values, default=0))
     power = 1
     while needed > 10 * power:

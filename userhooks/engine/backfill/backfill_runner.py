@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 _PAUSE_SECONDS = 1.0
 """Pause before the next attempt after an error."""
 _COUNT_AFTER_SECONDS = 0.5
-"""Longest wait for the first watermark before the rows are counted."""
+"""Seconds to wait for the first watermark before the rows are counted anyway."""
 _TRANSIENT_ERRORS = (OperationalError, InsufficientPrivilege, OSError, DatabaseUnavailable)
 """Errors after which the backfill keeps trying, until the cause is fixed."""
 

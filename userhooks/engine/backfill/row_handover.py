@@ -218,7 +218,7 @@ class RowHandover:
             page.release()
 
     def _newer(self, key: Key, snapshot: Snapshot) -> Sequence[bool]:
-        """Return, for each change of the row that the snapshot does not see, whether it was routed to the sink."""
+        """Return one flag for each change to the row that is not visible in the snapshot: whether the change was routed to the sink."""
         return [owed for xid, owed in self._touched.get(key, ()) if not snapshot.sees(xid)]
 
     def _filter(self, layout: TableLayout) -> Callable[[Change], bool]:

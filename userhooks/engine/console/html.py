@@ -166,7 +166,7 @@ def message(heading: str, text: str, frame: PageFrame) -> str:
 
 
 def sink_url(name: str, message_id: str = "", *, shows_url: bool = False) -> str:
-    """Return the path of a sink's page, with a message opened or with its full URL."""
+    """Return the path of a sink's page. `message_id` opens that message, and `shows_url` shows the sink's full URL."""
     query = urlencode({key: value for key, value in {"message": message_id, "show": "url" if shows_url else ""}.items() if value})
     return f"/sinks/{quote(name, safe='')}" + (f"?{query}" if query else "")
 

@@ -136,7 +136,7 @@ class Console:
     # --- pages ---------------------------------------------------------------------------------------------------------
 
     async def _page(self, render: Callable[[PageFrame], str | Awaitable[str]], status: int = 200) -> HTMLResponse:
-        """Return a page rendered with a new nonce, under a policy that allows only the style and the script with this nonce."""
+        """Return a page whose Content-Security-Policy allows only the style and the script with a new nonce."""
         nonce = secrets.token_urlsafe(16)
         policy = (
             f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; "

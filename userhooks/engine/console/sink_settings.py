@@ -44,7 +44,7 @@ def _origin(endpoint: HttpEndpoint) -> str:
 
 
 def _path(sink: SinkResource, endpoint: HttpEndpoint) -> tuple[str, str]:
-    """Return path and query string, put together like in a request (`delivery/request_head.py`)."""
+    """Return the path with its query string, as requests have it (`delivery/request_head.py`)."""
     target = (endpoint.path or "") + (f"?{endpoint.query}" if endpoint.query else "")
     if sink.path:
         target = target.removesuffix("/") + sink.path

@@ -20,7 +20,7 @@ WINDOW_BYTES = 16_000_000
 LEAST_WINDOW = 10
 """Minimum size of a window, however many sinks are behind."""
 ALL_WINDOWS = 50_000
-"""Number of messages that all windows share; when a host is down, ten thousand sinks may be behind."""
+"""Maximum number of messages in all windows together, since ten thousand sinks may be behind when one host is down."""
 ALL_WINDOWS_BYTES = 64_000_000
 
 

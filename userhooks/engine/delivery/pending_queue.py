@@ -5,7 +5,7 @@ From oldest to newest, messages are in `retries` (in backoff), `groups` (waiting
 its traffic. Only a window of messages then stays in memory; the rest is read back from disk as the window empties. `sink_delivery.py`
 decides when a sink is behind.
 
-This module is long because order, groups, and disk share every container.
+This module is long because keeping order, grouping, and spilling to disk all work on the same containers.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class PendingQueue:
     `filter` and `group_of` are the sink's current filter and grouping. If `is_due`, ready messages are sent without waiting for a full
     batch.
 
-    The class is long because order, groups, and disk share every container.
+    The class is long because keeping order, grouping, and spilling to disk all work on the same containers.
     """
 
     __slots__ = (
@@ -190,7 +190,7 @@ class PendingQueue:
             self._let_go(group)
 
     def _let_go(self, group: object) -> None:
-        """Free one group of a queue. Once all groups of the queue are free, send its messages next, reading back any on disk."""
+        """Free one group of a queue of waiting messages. When all its groups are free, its messages are sent next, those on disk last."""
         waiting = self.groups[group]
         assert waiting is not None  # noqa: S101  # `free` returns only groups with a queue
         waiting.held -= 1

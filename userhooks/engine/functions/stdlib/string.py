@@ -152,7 +152,7 @@ def replace(meter: Meter, text: Any, pattern: Any, replacement: Any, opts: Any =
 
 
 def _replace_at(end: bool, once: bool, meter: Meter, text: str, pattern: str, new: str) -> str:
-    """Replace the pattern at the start, or at the end if `end` is true: once, or as often as it repeats there."""
+    """Replace the pattern at the start of the text, or at its end if `end` is true: one occurrence if `once`, else all in a row."""
     if pattern == "":
         if once:
             return text + new if end else new + text
