@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from userhooks.engine import __main__ as program
-from userhooks.engine.capture.confirmed_lsn import Progress, Transaction
+from userhooks.engine.capture.confirmable_lsn import Progress, Transaction
 from userhooks.engine.delivery import http_client, sink_delivery
 from userhooks.engine.delivery.latency_histogram import Histogram
 from userhooks.engine.state_store import StateStore

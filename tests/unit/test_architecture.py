@@ -55,7 +55,7 @@ PURE = [
     "engine/delivery/spill.py",
     "engine/postgres/lsn.py",
     "engine/postgres/pgoutput.py",
-    "engine/capture/confirmed_lsn.py",
+    "engine/capture/confirmable_lsn.py",
     "engine/api/api_errors.py",
     "engine/change.py",
     "engine/exact_json.py",

@@ -1,6 +1,6 @@
 """Regular flushes, which commit progress to the store and then confirm the slot.
 
-`capture/confirmed_lsn.py` determines the LSN to confirm, `delivery/` the messages that move to disk; `state_store.py` has the SQL.
+`capture/confirmable_lsn.py` determines the LSN to confirm, `delivery/` the messages that move to disk; `state_store.py` has the SQL.
 """
 
 from __future__ import annotations

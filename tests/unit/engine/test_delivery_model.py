@@ -29,7 +29,7 @@ import pytest
 from tests.unit.engine import simulated
 from tests.unit.engine.simulated import Answer, Clock, DiskThread, MemoryStore, Wire
 from tests.unit.engine.wal import TYPES, insert, update
-from userhooks.engine.capture.confirmed_lsn import Progress
+from userhooks.engine.capture.confirmable_lsn import Progress
 from userhooks.engine.capture.transactions import Stream
 from userhooks.engine.change import Change
 from userhooks.engine.delivery import pending_message

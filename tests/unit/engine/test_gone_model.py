@@ -25,7 +25,7 @@ from tests.unit.engine.simulated import Answer, Clock, DiskThread, Wire
 from tests.unit.engine.wal import TYPES, insert
 from userhooks.engine import engine, flusher, housekeeping, sink_registry
 from userhooks.engine.apps import management_app
-from userhooks.engine.capture.confirmed_lsn import Progress
+from userhooks.engine.capture.confirmable_lsn import Progress
 from userhooks.engine.capture.transactions import Stream
 from userhooks.engine.delivery.http_client import OriginKey
 from userhooks.engine.engine import Engine

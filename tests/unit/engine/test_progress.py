@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from userhooks.engine.capture.confirmed_lsn import Progress, Transaction
+from userhooks.engine.capture.confirmable_lsn import Progress, Transaction
 
 
 def test_nothing_is_confirmed_while_the_first_transaction_owes() -> None:

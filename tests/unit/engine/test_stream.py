@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.engine.wal import TYPES, delete, insert, update
-from userhooks.engine.capture.confirmed_lsn import Progress
+from userhooks.engine.capture.confirmable_lsn import Progress
 from userhooks.engine.capture.transactions import CatalogStale, Stream
 from userhooks.engine.postgres.pgoutput import DecodeError
 from userhooks.engine.resources import Column, Source, Table

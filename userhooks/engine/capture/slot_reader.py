@@ -1,8 +1,8 @@
 """Read the replication slot: start the stream, pause while memory is full, and retry after errors.
 
 Bytes are read from the socket in `postgres/replication_stream.py` and decoded in `transactions.py`. The slot itself is maintained in
-`slot_keeper.py`, tables and types in `published_tables.py`. Errors are handled in `capture_health.py`. `confirmed_lsn.py` decides which LSN
-may be confirmed, and `flusher.py` writes it.
+`slot_keeper.py`, tables and types in `published_tables.py`. Errors are handled in `capture_health.py`. `confirmable_lsn.py` decides which
+LSN may be confirmed, and `flusher.py` confirms it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from userhooks.engine.capture.capture_health import CaptureHealth
-from userhooks.engine.capture.confirmed_lsn import Progress
+from userhooks.engine.capture.confirmable_lsn import Progress
 from userhooks.engine.capture.published_tables import PublishedTables
 from userhooks.engine.capture.slot_keeper import SlotKeeper
 from userhooks.engine.capture.transactions import CatalogStale, Stream

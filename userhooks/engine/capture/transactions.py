@@ -14,7 +14,7 @@ from typing import Protocol
 
 import orjson
 
-from userhooks.engine.capture.confirmed_lsn import Progress, Transaction
+from userhooks.engine.capture.confirmable_lsn import Progress, Transaction
 from userhooks.engine.change import Change
 from userhooks.engine.delivery.pending_message import PendingMessage
 from userhooks.engine.delivery.sink_delivery import SinkDelivery

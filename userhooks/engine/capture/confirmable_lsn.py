@@ -3,7 +3,7 @@
 Transactions arrive in commit order. A transaction is settled when all of its messages are delivered or stored on disk. The LSN that may be
 confirmed is the end of the longest prefix of settled transactions, so the slot always keeps the changes behind pending messages.
 
-The slot is read in `postgres/replication_stream.py`; the LSN is stored in `state_store.py`.
+`flusher.py` stores the LSN and then confirms it to the slot, through `postgres/replication_stream.py`.
 """
 
 from __future__ import annotations
