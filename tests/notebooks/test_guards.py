@@ -201,15 +201,15 @@ def test_a_result_shows_in_the_first_three_code_cells(notebook: nbformat.Noteboo
     assert any(output.get("name") == "stdout" for cell in code_cells(notebook)[:3] for output in cell.outputs)
 
 
-def test_a_prediction_is_asked_for_before_a_cell_and_compared_after_it(notebook: nbformat.NotebookNode) -> None:
+def test_a_prediction_is_asked_for_before_a_cell_and_explained_folded_after_it(notebook: nbformat.NotebookNode) -> None:
     cells = [cell for cell in notebook.cells if CHECK not in tags(cell)]
     asked = [n for n, cell in enumerate(cells) if cell.cell_type == "markdown" and PREDICTION.search(cell.source)]
     assert asked
     for position in asked:
         after = cells[position + 1 : position + 7]
         assert after[0].cell_type == "code", cells[position].source
-        compared = [cell for cell in after if cell.cell_type == "markdown" and "predict" in cell.source.lower()]
-        assert compared, cells[position].source
+        folded = [text for cell in after for text in FOLDED.findall(cell.source) if "<summary>What happened?</summary>" in text]
+        assert any("predict" in text.lower() for text in folded), cells[position].source
 
 
 def test_a_question_has_a_folded_answer(notebook: nbformat.NotebookNode) -> None:
@@ -333,8 +333,9 @@ DAMAGES = [
         test_a_result_shows_in_the_first_three_code_cells,
         lambda notebook: [cell.update(outputs=[]) for cell in code_cells(notebook)[:3]],
     ),
-    (test_a_prediction_is_asked_for_before_a_cell_and_compared_after_it, replaced("**Predict:", "**Guess:")),
-    (test_a_prediction_is_asked_for_before_a_cell_and_compared_after_it, replaced("If you predicted", "If you expected")),
+    (test_a_prediction_is_asked_for_before_a_cell_and_explained_folded_after_it, replaced("**Predict:", "**Guess:")),
+    (test_a_prediction_is_asked_for_before_a_cell_and_explained_folded_after_it, replaced("If you predicted", "If you expected")),
+    (test_a_prediction_is_asked_for_before_a_cell_and_explained_folded_after_it, replaced("<details><summary>What happened?", "")),
     (test_a_question_has_a_folded_answer, replaced("</details>", "")),
     (test_a_question_has_a_folded_answer, replaced("<details><summary>", "")),
     (test_one_exercise_has_a_folded_solution_that_is_run_and_compared, replaced("## Exercise", "## Task")),
