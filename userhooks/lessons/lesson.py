@@ -248,7 +248,7 @@ class Lesson:
         A run of the lesson that was started since then is kept. If it was started in another process, NotFound is raised.
         """
         if self._close() == "replaced elsewhere":
-            raise NotFound(*self._run.words("replaced elsewhere"))
+            raise NotFound(*self._run.describe("replaced elsewhere"))
 
     def _close(self) -> EndState | None:
         for recording in self._recordings:

@@ -84,7 +84,7 @@ class LessonRun:
     def problem(self) -> tuple[str, str] | None:
         """Return what ended this run and what to do, or None if it has not ended or the database does not answer."""
         state = self._end_state()
-        return state and self.words(state)
+        return state and self.describe(state)
 
     def _end_state(self) -> EndState | None:
         try:
@@ -104,7 +104,7 @@ class LessonRun:
             return "closed"
         return "replaced here" if any((self.name, run) in _started_here for run in runs) else "replaced elsewhere"
 
-    def words(self, state: EndState) -> tuple[str, str]:
+    def describe(self, state: EndState) -> tuple[str, str]:
         """Return two sentences: what ended this run, and what to do."""
         how, remedy = _ENDINGS[state]
         return f"Lesson {self.name} {how}.", remedy
