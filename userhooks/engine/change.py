@@ -29,8 +29,8 @@ class Change:
     """A change to a row, or a row read by a backfill; `size` is in bytes.
 
     A row read by a backfill has a `backfill_id`; its LSN and index are 0. `new` and `old` are the rows in Postgres' text format, decoded on
-    first access. An insert has no `old` and a delete no `new`; an update has `old` with REPLICA IDENTITY FULL, or when its key changed.
-    Reading either raises DecodeError if the stream's bytes are malformed.
+    first access. An insert has no `old`, and a delete has no `new`. An update has `old` only if the table has REPLICA IDENTITY FULL or the
+    row's key changed. Reading `new` or `old` raises DecodeError if the stream's bytes are malformed.
     """
 
     __slots__ = (
@@ -167,7 +167,10 @@ class Change:
         return shape.group_prefix + value if isinstance(value, bytes) else (shape.table, value)
 
     def group_by(self, *keys: Sequence[int]) -> object:
-        """Return the change's group under each of these keys, before and after the change if the WAL contains both."""
+        """Return the change's group by each of `keys`, as `Groups` if there are several.
+
+        An update also belongs to the groups of its old row, as far as the WAL contains the old values.
+        """
         shape, row = self.shape, self._new or self.row
         groups = [shape.group_of(positions, row) for positions in keys]
         old = self.old if self.action == "update" else None
@@ -177,7 +180,7 @@ class Change:
         return Groups(distinct) if len(distinct) > 1 else next(iter(distinct), None)
 
     def tells_old(self, positions: Sequence[int]) -> bool:
-        """Return whether the old row of an update contains these columns, because it is complete or because the key has them all."""
+        """Return whether the old row of an update contains these columns: if the row is complete, or if all of them are key columns."""
         return self.replaced_row is not None or bool(positions and set(self.shape.key_positions).issuperset(positions))
 
     def raw(self, position: int) -> Value:
@@ -194,16 +197,16 @@ class Change:
 
 
 class Groups(tuple[object, ...]):
-    """The groups of a message that belongs to several: it follows all earlier messages of each group and precedes all later ones."""
+    """The groups of a message that belongs to several. It is sent after all earlier messages of each group and before all later ones."""
 
     __slots__ = ()
 
 
 def grouping(sink: SinkResource) -> Callable[[Change], object]:
-    """Return the function that names a message's group: by row, or by the columns that the sink names for the table; None means no group.
+    """Return the function that determines a change's group: by row, or by the columns that the sink configures for the table.
 
-    A message has no group if its `tables` entry has no columns, its table has no replica identity, or `message_grouping` is false
-    (Sequin contract, 7.3).
+    The function returns None if the change has no group. This is the case if its table's entry in `tables` has no
+    columns, the table has no replica identity, or `message_grouping` is false (Sequin contract, 7.3).
     """
     if not sink.message_grouping:
         return lambda _: None
@@ -239,17 +242,17 @@ def group_key(change: Change, columns: Sequence[str]) -> object:
 
 
 See: TypeAlias = Callable[[TableShape, int, Value], Any]
-"""Returns the value of a column, given its position and its text."""
+"""Returns the value of a column, given the table's shape, the column's position, and the value as text."""
 
 
 def record_of(change: Change, see: See = TableShape.decode) -> dict[str, Any]:
-    """Return the record as a dict, by default with the values that its JSON has."""
+    """Return `record` as a dict; by default, its values are those that parsing its JSON would give."""
     shape = change.shape
     return {column.name: see(shape, i, raw) for i, (column, raw) in enumerate(zip(shape.columns, change.row, strict=True))}
 
 
 def changes_of(change: Change, see: See = TableShape.decode) -> dict[str, Any] | None:
-    """Return `changes` as a dict, by default with the values that its JSON has; None unless the change is an update."""
+    """Return `changes` as a dict like `record_of`; None unless the change is an update."""
     if change.action != "update":
         return None
     old = change.replaced_row

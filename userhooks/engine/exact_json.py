@@ -19,7 +19,7 @@ _DEEPEST = 255
 
 
 def dumps(value: Any) -> bytes:
-    """Return a value as JSON; raises TypeError for anything but orjson's types and integers beyond 64 bits."""
+    """Return a value as JSON, with integers of any size; raises TypeError for types that orjson does not support."""
     try:
         return orjson.dumps(value)
     except TypeError:

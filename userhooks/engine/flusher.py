@@ -44,7 +44,7 @@ class Flusher:
         self, store: StateStore, write: Callable[..., Awaitable[Any]], *, reader: Confirmable, deliveries: Deliveries, backlog: Backlog
     ) -> None:
         self.lock = asyncio.Lock()
-        """Held during a flush. Cancelling a flush would leave open whether it was written, so take the lock before cancelling."""
+        """Held during a flush. Take it before cancelling `run`, since it is unknown whether a cancelled flush was written."""
         self.problem: str | None = None
         """why the last flush failed; None if it succeeded"""
         self._store = store
@@ -84,7 +84,7 @@ class Flusher:
             self._old = self._positions.popleft()[1]
 
     def note_counts(self, counts: Iterable[SinkCounts]) -> None:
-        """Save changed counters of sinks with the next flush."""
+        """Save the changed counters of sinks during the next flush."""
         self._counts.update({each.sink: each for each in counts})
 
     async def flush(self) -> None:

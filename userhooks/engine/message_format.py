@@ -1,7 +1,8 @@
 """The message format: renders the message that a sink sends for a change. Pure.
 
-Messages match Sequin 0.14.6 (recorded): keys are in the recorded order, and columns are sorted by name. `postgres/pg_types.py` formats
-single values, `routing.py` decides which sink gets which change, and `delivery/request_builder.py` builds requests.
+Messages match those recorded from Sequin 0.14.6: keys are in the recorded order, and columns are sorted by name.
+`postgres/pg_types.py` formats single values, `routing.py` decides which sink gets which change, and `delivery/request_builder.py` builds
+requests.
 
 For speed, each part of a message is rendered once and reused: a `TableShape` has the part shared by all messages of its table, a `Change`
 the part shared by all sinks, and a `SinkForm` the part shared by all messages of its sink. `render` joins them.
@@ -81,7 +82,7 @@ def render(change: Change, form: SinkForm) -> bytes:
 
 
 def _render_parts(change: Change, timestamp_format: TimestampFormat) -> tuple[bytes, bytes, bytes]:
-    """Render the three parts of a message around the sink's own: the record, the metadata before the database's name, and the rest."""
+    """Render the three parts of a message that do not depend on the sink: record, metadata up to the database's name, and the rest."""
     shape = change.shape
     row = change.row
     if change.action == "update":

@@ -80,14 +80,14 @@ class Monitor:
         )
 
     def is_failing(self, sink: SinkResource) -> bool:
-        """Return whether deliveries are failing, messages were discarded, or a problem keeps changes from the sink."""
+        """Return whether deliveries are failing, messages were discarded, or a problem keeps changes from reaching the sink."""
         delivery = self._deliveries[sink.id]
         return delivery.last_error is not None or bool(delivery.discarded) or self._health.problem_of(sink) is not None
 
     # --- the engine as a whole -----------------------------------------------------------------------------------------
 
     async def check_database(self) -> str | None:
-        """Return None if Postgres answers, otherwise what is wrong."""
+        """Return what is wrong with the database; None if Postgres answers."""
         return await self._admin.check()
 
     @property

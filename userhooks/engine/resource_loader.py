@@ -49,7 +49,7 @@ def load_pending(store: StateStore, deliveries: Deliveries, backlog: Backlog, ty
         if (saved := counts.get(delivery.queue.number)) is not None:
             delivery.restore_counts(saved)
         rows = rows_of.get(delivery.queue.number, ())
-        if delivery.sink.status == "disabled":  # the engine was killed before it could delete them
+        if delivery.sink.status == "disabled":  # the engine was killed before it could delete the sink's messages
             backlog.done(rows)
         else:
             delivery.restore(rows)

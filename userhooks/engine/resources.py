@@ -1,7 +1,7 @@
 """The Management API's resources as frozen values: HTTP endpoints, functions, sinks, backfills, API keys, tables.
 
-Fields follow Sequin 0.14.6 (recorded). `api/request_bodies.py` parses requests, `api/responses.py` builds responses, `api/handlers.py`
-serves HTTP, and `state_store.py` saves resources.
+Fields are as recorded from Sequin 0.14.6. `api/request_bodies.py` parses requests, `api/responses.py` builds responses,
+`api/handlers.py` serves HTTP, and `state_store.py` saves resources.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Column:
 class Table:
     """A table of the publication, with its columns in order.
 
-    `key` names the columns that identify a row, in the order of their index and without INCLUDE columns. The index is the one set with
-    REPLICA IDENTITY USING INDEX, or else the primary key; without either, `key` is empty.
+    `key` lists the columns that identify a row: the columns of the index set with REPLICA IDENTITY USING INDEX, or else of the primary
+    key, in the index's order and without INCLUDE columns. If the table has neither, `key` is empty.
     """
 
     schema: str
@@ -48,7 +48,7 @@ class Table:
     """whether the table is partitioned, so that its rows and their changes are in its partitions"""
 
     def unreadable(self, sort_column: str | None = None) -> str | None:
-        """Return why a backfill cannot read the table, as a clause about \"it\"; None if it can."""
+        """Return why a backfill cannot read the table, as a clause whose subject is \"it\"; None if one can."""
         columns = {column.name for column in self.columns}
         if not self.key:
             return "it has no primary key, which a backfill needs to keep its place; add one"
@@ -61,7 +61,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class HttpEndpoint:
-    """An HTTP endpoint: the URL and headers that webhooks are sent with."""
+    """An HTTP endpoint: the URL that webhooks are sent to, and their headers."""
 
     id: str
     name: str
@@ -123,7 +123,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class SinkTable:
-    """The grouping of a table's messages by the values of columns; without columns, messages have no group and no order."""
+    """Groups a table's messages by the values of columns; if no columns are given, messages have no group and no order."""
 
     table: TableName
     group_column_names: tuple[str, ...]
@@ -144,7 +144,7 @@ class SinkResource:
     filter: str | None = None
     """name of a filter function; None accepts all changes"""
     filters: tuple[ColumnFilter, ...] | None = None
-    """column filters from a 0.9.4 request; the API returns such a sink in the format of 0.9.4"""
+    """column filters from a request in Sequin 0.9.4's format; the API returns such a sink in that format"""
     transform: str | None = None
     routing: str | None = None
     source: Source = Source()
@@ -215,7 +215,7 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseResource:
-    """The one database that this engine reads, as `postgres_databases` shows it."""
+    """The one database that this engine reads, as the API returns it under `postgres_databases`."""
 
     id: str
     name: str

@@ -19,13 +19,13 @@ from userhooks.engine.resources import Action, Source
 from userhooks.engine.table_shape import TableShape
 
 Failed: TypeAlias = tuple["Route", str]
-"""A route whose filter raised, and the error. The message stays pending for the sink, fails visibly, and is not sent."""
+"""A route whose filter raised, and the error. The message stays pending for its sink but is not sent; each attempt fails with the error."""
 
 
 class Route:
     """One sink as routing sees it: `target` takes its messages, and changes with a commit LSN below `start_lsn` are skipped.
 
-    `broken` is the reason the sink's filter is unusable, if it is; then every change fails with it, and nothing is delivered.
+    `broken` is the reason why the sink's filter is unusable, or None. If it is set, every change fails with it, and nothing is delivered.
     """
 
     __slots__ = ("actions", "bound", "broken", "sink_id", "source", "start_lsn", "target")
@@ -75,13 +75,13 @@ class Router:
         return self._routes.get(sink_id)
 
     def starts(self) -> dict[str, int]:
-        """Return the LSN from which on each sink gets changes, by sink id."""
+        """Return each sink's start LSN by sink id; a sink gets no changes with a lower commit LSN."""
         return {sink_id: route.start_lsn for sink_id, route in self._routes.items()}
 
     def for_table(self, shape: TableShape) -> TableRoutes:
-        """Return the routes of a table, to which later changes of sinks are applied.
+        """Return the routes of a table, which are kept up to date when sinks change.
 
-        When the table's shape changes, its routes must be asked for again.
+        When the table's shape changes, call this again with the new shape.
         """
         routes = self._tables.get(shape)
         if routes is None:
@@ -102,7 +102,7 @@ class TableRoutes:
         """column position -> value as text in the WAL -> sink id -> route"""
         self._unindexed: dict[str, Route] = {}
         self._matched_before = False
-        """whether the previous change had a route: then the next one probably has too, so its row is decoded all at once"""
+        """whether the previous change matched a route; if so, the next one probably does too, so its row is decoded all at once"""
         for route in routes:
             self.add(route)
 

@@ -69,7 +69,7 @@ def pending_filter(sink: SinkResource, catalog: Catalog, bound: functions.Bound 
 
 
 def sink_form(sink: SinkResource, catalog: Catalog) -> SinkForm:
-    """Return the form of a sink's messages. An unusable function in it raises FunctionRaised for every message."""
+    """Return the form of a sink's messages. If a function is unusable, the form's version of it raises FunctionRaised for every message."""
     fixed = constants(sink, catalog.database)
     transform = _bound(sink.transform, catalog, lambda f: functions.parse_transform(f.code, f.type).bind(fixed, sink.timestamp_format))
     route = _bound(sink.routing, catalog, lambda f: functions.parse_route(f.code).bind(fixed, sink.timestamp_format))

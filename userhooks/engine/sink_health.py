@@ -1,4 +1,4 @@
-"""A sink's `health` object, with the names, wording, and order of Sequin 0.14.6 (recorded). Pure."""
+"""A sink's `health` object, with the names, wording, and order recorded from Sequin 0.14.6. Pure."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Condition:
 
     @property
     def filter_error(self) -> str | None:
-        """The error that the filter raised in the last delivery attempt; None if it raised none. It is also the delivery's error."""
+        """The error that the filter raised in the last delivery attempt; None if it did not raise. `delivery_error` is the same."""
         return self.error if self.error is not None and self.error.startswith(FILTER_FAILED) else None
 
     @property

@@ -32,10 +32,10 @@ _GONE = "The endpoint answered 410 Gone, so the sink is paused. Change the endpo
 
 
 class SinkRegistry:
-    """The active resources. A caller that changes one must hold `writing` from the time it checks the request.
+    """The active resources. A caller that changes one must take the lock `writing` before it checks the request.
 
     `write` runs a method of the store on the store's thread, `wal_end` asks Postgres for the WAL insert position, and `new_delivery`
-    creates a SinkDelivery from sink, endpoint, form, and number.
+    creates a SinkDelivery from a sink, its endpoint, its form, and its number.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class SinkRegistry:
         return len(self._sinks_at.get(endpoint_id, ()))
 
     async def save_function(self, function: FunctionResource) -> None:
-        """Create or replace a function; sinks that use it run the new code from the next change on."""
+        """Create or replace a function; sinks that use it run the new code starting with the next change."""
         await self._write(self._store.save, function)
         self._catalog.functions[function.id] = function
         async for sink in self._in_turns(list(self._catalog.sinks)):
@@ -99,7 +99,7 @@ class SinkRegistry:
                 self._configure(sink)
 
     async def _in_turns(self, sink_ids: Sequence[str]) -> AsyncIterator[SinkResource]:
-        """Yield sinks in their current state, and let deliveries run in between, since ten thousand sinks take seconds."""
+        """Yield sinks in their current state; deliveries run in between, since processing ten thousand sinks takes seconds."""
         until = time.perf_counter() + _TURN_SECONDS
         for sink_id in sink_ids:
             if time.perf_counter() > until:
@@ -222,7 +222,7 @@ class SinkRegistry:
                 catalog.backfills.pop(backfill_id, None)
 
     async def pause_gone(self, delivery: SinkDelivery) -> None:
-        """Pause a sink whose endpoint answered 410, unless it was changed or deleted since; retry while the store cannot be written."""
+        """Pause a sink whose endpoint answered 410, unless the sink was changed or deleted since; retry until the store is writable."""
         failed = False
         while True:
             async with self.writing:
@@ -255,7 +255,7 @@ class SinkRegistry:
         self._sinks_at[sink.endpoint_id][sink.id] = None
 
     def put_in_force(self, sink: SinkResource, number: int, endpoint: HttpEndpoint, *, start_lsn: int = 0, held: bool = False) -> None:
-        """Create the sink's delivery, and its route unless it is disabled; `held` keeps its messages back until it is released."""
+        """Create a sink's delivery, and its route unless the sink is disabled; a `held` delivery sends nothing until it is released."""
         self._has_new_sinks = True
         self._start_lsns[sink.id] = start_lsn
         self._deliveries[sink.id] = self._new_delivery(sink, endpoint, sink_form(sink, self._catalog), number, held=held)

@@ -75,7 +75,7 @@ _SAVE_COUNTS = (
 )
 """A single statement for all sinks, since each row of `executemany` would wait for the event loop to release the GIL."""
 _PAGES_GIVEN_BACK = 4096
-"""Most free pages to return to the file system in one flush; more would delay the next flush."""
+"""Maximum number of free pages to return to the file system in one flush; more would delay the next flush."""
 
 
 class Kept(NamedTuple):
@@ -109,7 +109,7 @@ class Flush:
 
     `acknowledged`: commit LSN -> (index, sink number) pairs. `kept`: messages to add to the backlog. `shapes`: id -> document. `done`: row
     ids to delete from the backlog. `attempts`: (count, row id) of messages that failed again. `discarded`: (row id, error, time) of
-    messages to move out of the backlog, which may be among `kept`. `counts`: counters that have changed.
+    messages to move out of the backlog; a message in `kept` may be one of them. `counts`: counters that have changed.
     """
 
     acknowledged: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
@@ -317,7 +317,7 @@ class StateStore:
             return self._db.execute("select id, sink from backlog order by id").fetchall()
 
     def next_row(self) -> int:
-        """Return a row id above all that are in use."""
+        """Return a row id greater than all row ids in use."""
         with self._lock:
             query = "select 1 + max(coalesce((select max(id) from backlog), 0), coalesce((select max(id) from discarded), 0))"
             return int(self._db.execute(query).fetchone()[0])
@@ -329,7 +329,10 @@ class StateStore:
             return dict(self._db.execute("select id, document from shapes").fetchall())
 
     def read_backlog(self, rows: Sequence[int], room: int) -> tuple[list[Kept], list[int]]:
-        """Return the messages with these row ids, in order and up to `room` bytes but at least one, and the row ids not read."""
+        """Return the messages with these row ids, in order, and the row ids that were not read.
+
+        Reads at least one message, and no more than fit in `room` bytes.
+        """
         marks = ",".join("?" * len(rows))
         messages: list[Kept] = []
         with self._lock:
@@ -353,7 +356,7 @@ class StateStore:
             return [(Kept(*values[:10]), values[10], values[11]) for values in self._db.execute(query, (sink, limit)).fetchall()]
 
     def take_discarded(self, sink: int, ids: Sequence[int] | None, first_row: int) -> list[int]:
-        """Move a sink's discarded messages (all, or those in `ids`) to the end of the backlog; return their row ids, from `first_row`."""
+        """Move a sink's discarded messages, all or those in `ids`, to the end of the backlog; return their row ids, from `first_row` on."""
         with self._lock:
             self._db.execute("begin immediate")
             try:
@@ -395,7 +398,7 @@ class StateStore:
         return int(self.meta("confirmed_lsn") or 0)
 
     def acknowledged(self) -> dict[int, set[tuple[int, int]]]:
-        """Return the deliveries above the confirmed position: commit LSN -> (index, sink number) pairs."""
+        """Return the acknowledged deliveries above the confirmed position: commit LSN -> (index, sink number) pairs."""
         result: dict[int, set[tuple[int, int]]] = {}
         with self._lock:
             for lsn, pairs in self._db.execute("select lsn, pairs from acknowledgements"):

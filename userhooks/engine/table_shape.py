@@ -18,7 +18,7 @@ from userhooks.engine.postgres.pgoutput import UNCHANGED, Relation, Value
 from userhooks.engine.resources import Column, Table, TableName
 
 _UNCHANGED_JSON = b'"unchanged_toast"'
-"""What Sequin shows for a value that the WAL does not contain (recorded)."""
+"""What Sequin shows for a value that the WAL does not contain, as recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class TableShape:
         return tuple(tuple(self.columns[at].name for at in key) for key in self.group_keys)
 
     def group_of(self, positions: Sequence[int], row: Sequence[Value]) -> object:
-        """Return the group of a row by the values of these columns, or by the whole row if there are none."""
+        """Return the group of a row by the values of these columns, or by the whole row if `positions` is empty."""
         if len(positions) == 1 and isinstance(value := row[positions[0]], bytes):
             return self.group_prefix + value  # bytes cache their hash, and the garbage collector skips them
         if positions:
