@@ -1,6 +1,7 @@
-"""Execution of backfills until their tables are read and delivered: turns, errors, saved progress, counts. Reading is in `run.py`.
+"""Runs backfills until their tables are read and delivered: takes turns, handles errors, saves progress, counts rows.
 
-Backfills take turns, a few at a time. Any number of them needs only a few connections, and none waits for another's receiver.
+A few backfills read at a time, in turns. So any number of backfills needs only a few connections, and none waits for another's receiver.
+`run.py` reads the tables.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from userhooks.errors import DatabaseUnavailable
 log = logging.getLogger(__name__)
 
 _PAUSE_SECONDS = 1.0
-"""Pause before the next attempt after an error."""
+"""Pause after an error before the next attempt."""
 _COUNT_AFTER_SECONDS = 0.5
 """Seconds to wait for the first watermark before the rows are counted anyway."""
 _TRANSIENT_ERRORS = (OperationalError, InsufficientPrivilege, OSError, DatabaseUnavailable)
@@ -37,7 +38,7 @@ _TRANSIENT_ERRORS = (OperationalError, InsufficientPrivilege, OSError, DatabaseU
 
 
 class BackfillRunner:
-    """Runner of backfills; `save` stores a backfill with its cursor."""
+    """Runs backfills; `save` stores a backfill with its cursor."""
 
     def __init__(
         self,

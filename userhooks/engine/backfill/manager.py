@@ -1,4 +1,4 @@
-"""All backfills: start, pause, cancel, resume after a restart. `backfill_runner.py` executes them."""
+"""Starts, pauses, and cancels backfills, and resumes them after a restart. `backfill_runner.py` executes them."""
 
 from __future__ import annotations
 
@@ -108,12 +108,12 @@ class Backfills:
         try:
             await self._save(backfill, self._cursors.get(backfill_id))
         finally:
-            self.run_active()  # Restarts this one, too, if its new state could not be stored.
+            self.run_active()  # Also restarts this backfill if its new state could not be stored.
         return backfill
 
     @asynccontextmanager
     async def halted(self, sink_ids: Collection[str]) -> AsyncIterator[list[BackfillResource]]:
-        """Stop the sinks' backfills while the block deletes or disables the sinks; those still active afterwards resume.
+        """Stop the sinks' backfills while the block deletes or disables the sinks; backfills that are still active afterwards resume.
 
         Yields the unfinished backfills in their cancelled form, for the block to store together with the sinks.
         """

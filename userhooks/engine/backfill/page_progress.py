@@ -1,4 +1,4 @@
-"""Progress of a backfill: pages in delivery, the cursor after the finished ones, row counts. No I/O; `manager.py` saves it."""
+"""Progress of a backfill: pages in delivery, the cursor after the finished pages, row counts. No I/O; `manager.py` saves it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from userhooks.engine.resources import BackfillResource
 
 
 class Page:
-    """One page of rows; `owed` counts those still to be delivered or read again.
+    """One page of rows; `owed` is the number of rows that must still be delivered or read again.
 
     `end` is the cursor after the page's last row, to which the backfill's cursor moves when the page is done.
     """
@@ -85,7 +85,7 @@ class PageProgress:
         return page
 
     def hold(self) -> Page:
-        """Make the last page, or an empty one if there is none, wait for one more row, and return it."""
+        """Make the last page wait for one more row, and return the page; if there is none, add an empty page."""
         if not self._pages:
             self.add(0, None).handed_over = True
         page = self._pages[-1]

@@ -1,7 +1,8 @@
 """SQL of a backfill: a page of rows, rows by key, the number of rows. No I/O; `run.py` executes the queries.
 
-Pages use keyset pagination: each continues after the last row, in the order of the primary key or of (sort column, primary key). Key values
-are exchanged in Postgres' text form, so any sortable type can be a key, and Postgres compares with the column's type and collation.
+Pages use keyset pagination: each page continues after the last row of the previous one, in the order of the primary key or of
+(sort column, primary key). Key values are exchanged in Postgres' text form, so any sortable type can be a key, and Postgres compares them
+with the column's type and collation.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Cursor: TypeAlias = tuple[str, ...]
 Query: TypeAlias = tuple[sql.Composed, list[str]]
 """SQL and its parameters, for a raw cursor because names of tables and columns may contain `%`."""
 Only: TypeAlias = tuple[str, tuple[str | None, ...]]
-"""A column and the values, as text or None, to which the rows are limited; no values means no rows."""
+"""A column, and the values, as text or None, to which the rows are limited. If there are no values, no rows are read."""
 
 _WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]*")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -37,7 +38,7 @@ _UUID_OID = 2950
 class PageQuery:
     """The queries of one backfill.
 
-    With a `sort_column`, only rows from `start` on are read, and never those where the column is null.
+    If `sort_column` is set, only rows from `start` onward are read, and never rows in which that column is null.
     """
 
     table: Table
@@ -57,7 +58,7 @@ class PageQuery:
     def page(self, after: Cursor | None, only: Only | None, limit: int, *, few: bool = False) -> Query:
         """Return the query for the `limit` rows after the cursor `after`, or for the first rows if it is None.
 
-        Set `few` if only few rows are expected to match `only`.
+        Set `few` if only a few rows are expected to match `only`.
         """
         params: list[str] = []
         where = self._where(only, params, start=after is None)

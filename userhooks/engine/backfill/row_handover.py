@@ -1,11 +1,11 @@
-"""Handover of a backfill's rows to the sink's delivery, at their position in the slot's stream. Rows are read in `run.py`.
+"""Hands a backfill's rows over to the sink's delivery, at their position in the slot's stream. `run.py` reads the rows.
 
 When the watermark of a page arrives in the stream, the page's rows are handed over. A row is stale if it was changed by a transaction that
 the page's snapshot does not see. If the change was routed to the sink, the row is dropped, because the change has newer data. Otherwise,
 the row is read again. A row is also read again if an update that was not routed to the sink moved it behind the reading position.
 
 This requires recording every change that the snapshot may not see. Those are the changes that arrive during a turn, because the run first
-waits until all earlier ones are visible. Between turns, only rows that must be read again are recorded.
+waits until all earlier changes are visible. Between turns, only rows that must be read again are recorded.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class RowsRead:
 class RowHandover:
     """The part of a backfill that the stream calls.
 
-    The stream reports watermarks and, from before the first turn on, changes of the table (`touched`).
+    The stream calls `watermark` and, starting before the first turn, `touched` for every change to the table.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class RowHandover:
 
     @property
     def only(self) -> Only | None:
-        """The column values to which the sink's current filter lets queries be restricted, or None if it does not."""
+        """The column values to which queries can be limited under the sink's current filter; None for no limit."""
         assert self.layout is not None  # noqa: S101  # Set before the first turn.
         return only_rows(self.layout.shape, self._bound())
 
@@ -94,11 +94,11 @@ class RowHandover:
         self._in_turn = True
 
     def end_turn(self) -> None:
-        """Record only rows that must be read again from now on."""
+        """From now on, record only rows that must be read again."""
         self._in_turn = False
 
     def expect(self, rows: RowsRead) -> None:
-        """Hold rows until their watermark, which the caller writes next; raises Interrupted."""
+        """Keep rows until their watermark arrives, which the caller must write next; raises Interrupted."""
         if self._broken is not None:
             raise self._broken
         self._waiting.append(rows)
@@ -123,7 +123,7 @@ class RowHandover:
     # --- called by the stream ------------------------------------------------------------------------------------------
 
     def touched(self, change: Change, xid: int, owed: bool) -> None:
-        """Record a change of a row, under its old and new key; between turns, only rows that must be read again are recorded."""
+        """Record a change to a row, under its old and new key; between turns, only rows that must be read again are recorded."""
         if not self._in_turn and (owed or change.action != "update"):
             return
         layout = self.layout
@@ -146,7 +146,7 @@ class RowHandover:
             self._read_again(tuple([new[i] for i in key]))
 
     def _read_again(self, key: Key) -> None:
-        """Schedule a row that may have moved behind the position for the next turn, and hold the cursor until then."""
+        """Read a row again in the next turn, since it may have moved behind the reading position; the cursor waits until then."""
         if key not in self.to_read_again:
             self.to_read_again[key] = self._progress.hold()
 
@@ -211,7 +211,7 @@ class RowHandover:
         for key in keys:
             newer = self._newer(key, read.snapshot)
             if newer and not any(newer):
-                continue  # It is read again in the next turn.
+                continue  # The row is read again in the next turn.
             page = self.to_read_again.pop(key)
             if not newer and key in rows:
                 owe(*rows[key], page)
@@ -222,7 +222,7 @@ class RowHandover:
         return [owed for xid, owed in self._touched.get(key, ()) if not snapshot.sees(xid)]
 
     def _filter(self, layout: TableLayout) -> Callable[[Change], bool]:
-        """Return the sink's filter, reduced to a comparison with the required value and the filter's other conditions where possible."""
+        """Return the sink's filter, if possible as a comparison with the required value followed by the filter's other conditions."""
         bound, delivery, shape = self._bound(), self._delivery, layout.shape
         if bound is None or bound.equality is None or not delivery.sink.source.covers(*shape.table):
             return delivery.queue.filter
@@ -241,7 +241,7 @@ class RowHandover:
             change = Change.read(shape, row, backfill_id, now_us, size)
             try:
                 wanted, unfiltered = is_wanted(change), False
-            except Exception:  # The filter raised; the message is queued and fails visibly.
+            except Exception:  # The filter raised; the message is queued, and its delivery fails with the error.
                 wanted, unfiltered = True, True
             if wanted:
                 page.owed += 1

@@ -26,11 +26,11 @@ from userhooks.engine.postgres.snapshot import Snapshot
 from userhooks.engine.resources import BackfillResource, Table
 
 PAGE_ROWS, FIRST_PAGE_ROWS = 1000, 100
-"""Maximum number of rows per page, and in the first page."""
+"""Maximum number of rows in a page, and in the first page."""
 PAGE_BYTES = 8_000_000
 """Target size of a page, estimated from the row size of the previous page; the first page has no estimate."""
 PAGES_IN_DELIVERY = 3
-"""Limit of pages that are read but not yet delivered and saved."""
+"""Maximum number of pages that are read but not yet delivered and saved."""
 PAGES_PER_TURN = 10
 """Pages to read before yielding the connection."""
 _WAITING_FOR_STANDBY = "select backend_xid::text::int8 from pg_stat_activity where wait_event = 'SyncRep' and backend_xid is not null"
@@ -39,7 +39,7 @@ _LONGEST_PAUSE = 0.5
 _REPORT_AFTER = 1.0
 """Seconds to wait for commits to become visible before the wait is reported."""
 _FEW = 20 * PAGE_ROWS
-"""The largest number of matching rows for which each page may examine all of them."""
+"""Maximum number of matching rows for which the query of each page may examine all of them."""
 _NOT_VISIBLE = Trouble(
     "A commit is in the WAL but not visible yet, so backfills must wait.",
     "Check whether a synchronous standby is down (SELECT * FROM pg_stat_replication;).",
@@ -135,7 +135,7 @@ class BackfillRun:
     async def turn(self, connection: AsyncConnection[Any]) -> bool:
         """Read up to PAGES_PER_TURN pages; return whether the whole table has been handed over.
 
-        The stream must report changes to `handover` from before the first turn. Raises Interrupted, TableChanged, and psycopg's errors.
+        The stream must start reporting changes to `handover` before the first turn. Raises Interrupted, TableChanged, and psycopg's errors.
         """
         handover = self.handover
         handover.start_turn()
@@ -165,7 +165,7 @@ class BackfillRun:
         A commit can be in the stream long before it is visible if it waits for a synchronous standby.
         """
         unseen = self._streamed()
-        # The stream remembers a limited number of transactions, so ask Postgres for those that may have been waiting for longer.
+        # The stream remembers a limited number of transactions, so ask Postgres for older ones that may still be waiting.
         waiting = await (await connection.execute(_WAITING_FOR_STANDBY)).fetchall()
         unseen += [xid for (xid,) in waiting]
         pause, waited = 0.002, 0.0
@@ -197,7 +197,7 @@ class BackfillRun:
 
     @property
     def _are_few(self) -> bool:
-        """Whether each page may examine all matching rows; before the rows are counted, only the first page may."""
+        """Whether the next page's query may examine all matching rows; before the rows are counted, only the first page's may."""
         count = self.progress.backfill.rows_initial_count
         return self._position is None if count is None else count <= _FEW
 

@@ -17,7 +17,7 @@ Row: TypeAlias = tuple[bytes | None, ...]
 
 @dataclass(frozen=True, slots=True)
 class TableLayout:
-    """Positions of columns in a row: `key` of those that identify it, and `order` of those that define the reading order."""
+    """A table's column positions: `key` lists the columns that identify a row, and `order` those that define the reading order."""
 
     query: PageQuery
     shape: TableShape

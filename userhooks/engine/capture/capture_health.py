@@ -73,7 +73,7 @@ class CaptureHealth:
     def note_backfill(self, sink_id: str, table: TableName, exc: BaseException | None) -> str | None:
         """Record the error that keeps a sink's backfill from reading its table, and return the problem as text.
 
-        Pass None when the backfill reads again; the result is then None.
+        When the backfill can read again, pass None for `exc`; the result is then None.
         """
         trouble = self._admin.describe(exc, table) if exc is not None else None
         if trouble is None:

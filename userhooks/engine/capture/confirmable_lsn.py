@@ -1,7 +1,8 @@
-"""Tracking of the LSN that may be confirmed to Postgres. No I/O.
+"""Tracks the LSN that may be confirmed to Postgres. No I/O.
 
 Transactions arrive in commit order. A transaction is settled when all of its messages are delivered or stored on disk. The LSN that may be
-confirmed is the end of the longest prefix of settled transactions, so the slot always keeps the changes behind pending messages.
+confirmed is the end of the longest prefix of settled transactions, so the slot always keeps the changes that
+pending messages come from.
 
 `flusher.py` stores the LSN and then confirms it to the slot, through `postgres/replication_stream.py`.
 """
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 class Transaction:
     """One transaction: the number of its pending messages (`owed`), and the deliveries that were acknowledged.
 
-    `acknowledged` holds (index in the transaction, sink number) pairs. Once stored, they prevent acknowledged messages above the
+    `acknowledged` contains (index in the transaction, sink number) pairs. Once stored, they prevent acknowledged messages above the
     confirmed LSN from being sent again after a restart. The flusher removes the pairs that it has stored. `before` is the highest LSN that
     may be confirmed while this transaction is pending.
     """
@@ -35,7 +36,7 @@ class Transaction:
         self.acknowledged.append((index, sink_number))
 
     def release(self) -> None:
-        """Drop a pending message: its sink was deleted or disabled, or now filters the change out."""
+        """Record that a message was stored on disk or dropped, so that it no longer needs this transaction."""
         self.owed -= 1
 
 

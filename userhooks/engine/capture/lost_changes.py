@@ -17,8 +17,8 @@ from userhooks.engine.resources import BackfillResource, SinkResource, Table, Ta
 class LostRange:
     """A range of LSNs whose changes were lost, and the reason; it affects the sinks that started before `end`.
 
-    `at` is when the loss was detected: UTC, ISO 8601, to the second. `backfills` holds the ids of backfills created within that second but
-    before the loss was detected, which therefore do not make up for it.
+    `at` is when the loss was detected: UTC, ISO 8601, to the second. `backfills` contains the ids of backfills created within that second
+    but before the loss was detected, which therefore do not make up for it.
     """
 
     start: int
@@ -50,7 +50,7 @@ def to_backfill(
 ) -> dict[str, list[TableName]]:
     """Map each sink that missed changes to the tables that were not backfilled since the loss.
 
-    `starts` maps sink ids to the sinks' first LSNs. A table without a primary key cannot be backfilled, so it stays listed until the sink
+    `starts` maps sink ids to the sinks' start LSNs. A table without a primary key cannot be backfilled, so it stays listed until the sink
     is disabled or deleted.
     """
     backfilled = {

@@ -43,7 +43,7 @@ class PublishedTables:
         self.trouble: Trouble | None = None
         """The problem that keeps the tables from being read."""
         self._absent: dict[TableName, Trouble] = {}
-        """Maps tables that sinks name to the reason they are not published."""
+        """Maps tables that sinks include to the reason why they are not published."""
         self._publication = publication
         self._admin = admin
         self._catalog = catalog
@@ -85,7 +85,7 @@ class PublishedTables:
             raise Unavailable(diagnosis.publication_missing(self._admin.names))
 
     async def check(self) -> None:
-        """Read which tables are published, and why tables that sinks name are not; raises CONNECTION_ERRORS."""
+        """Read which tables are published, and why other tables that sinks include are not; raises CONNECTION_ERRORS."""
         await self._admin.ask_plainly(self._read_publication)
 
     async def read_types(self) -> None:

@@ -1,4 +1,4 @@
-"""Maintenance of the replication slot: create it if it is missing, replace it if it is unreadable, and check its state.
+"""Maintains the replication slot: creates it if it is missing, replaces it if it is unreadable, and checks its state.
 
 Changes between the engine's position and the start of a new slot are lost; `capture_health.py` records the loss. The stream is read in
 `slot_reader.py`.
@@ -19,12 +19,12 @@ from userhooks.engine.state_store import StateStore
 
 _GONE_BACK = "gone_back"
 _SKIPS_UNPUBLISHED = 180_000
-"""Server version since which Postgres skips changes that were committed without a publication; older ones end the stream."""
+"""First server version that skips changes committed without a publication; older versions end the stream."""
 _NO_PUBLICATION = "the publication did not exist when they were committed"
 
 
 class SlotKeeper:
-    """Keeper of one slot; `write` runs a method of the store on the store's thread."""
+    """Maintains one slot; `write` runs a method of the store on the store's thread."""
 
     def __init__(
         self, name: str, admin: AdminConnection, health: CaptureHealth, store: StateStore, write: Callable[..., Awaitable[Any]]
@@ -79,7 +79,7 @@ class SlotKeeper:
         return await self._admin.ask_plainly(lambda c: catalog_queries.read_slot(c, self._name))
 
     async def _refuse_gone_back(self, position: int) -> None:
-        """Raise Unavailable, now and from then on, if the WAL ends before the engine's position.
+        """Raise Unavailable if the WAL ends before the engine's position, or did so in an earlier call.
 
         Postgres would silently skip all changes up to that position.
         """
@@ -92,9 +92,9 @@ class SlotKeeper:
             raise Unavailable(diagnosis.gone_back(*note.split()))
 
     async def _unreadable(self, slot: SlotState, position: int) -> str | None:
-        """Return why the slot must be replaced, or None if it can be read further.
+        """Return why the slot must be replaced, or None if it can still be read.
 
-        If it can, changes that were committed without a publication are recorded as lost.
+        In the latter case, changes that were committed without a publication are recorded as lost.
         """
         if slot.lost is not None:
             return f"the slot was invalidated: {slot.lost}"

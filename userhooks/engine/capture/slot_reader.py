@@ -1,4 +1,4 @@
-"""Read the replication slot: start the stream, pause while memory is full, and retry after errors.
+"""Reads the replication slot: starts the stream, pauses it while memory is full, and retries after errors.
 
 Bytes are read from the socket in `postgres/replication_stream.py` and decoded in `transactions.py`. The slot itself is maintained in
 `slot_keeper.py`, tables and types in `published_tables.py`. Errors are handled in `capture_health.py`. `confirmable_lsn.py` decides which
@@ -37,7 +37,7 @@ SETTLED_SECONDS = 5.0
 
 
 class SlotReader:
-    """Reader of one slot, active while `run` runs; `write` runs a method of the store on the store's thread."""
+    """Reads one slot while `run` is running; `write` runs a method of the store on the store's thread."""
 
     def __init__(
         self,
@@ -171,7 +171,7 @@ class SlotReader:
             self._describing = asyncio.create_task(self._take_again(payload, stale))
 
     async def _take_again(self, payload: bytes, stale: CatalogStale) -> None:
-        """Query the facts about a table that the stream lacks, then take the payload again and read further.
+        """Query the details of a table that the stream lacks, then process the payload again and resume reading.
 
         If the catalog's columns differ from the stream's, the full list of tables is refreshed in the background.
         """

@@ -1,7 +1,7 @@
-"""Conversion of the slot's payloads to pending messages: transactions, table shapes, routing, backfill watermarks. No I/O.
+"""Converts the slot's payloads to pending messages: transactions, table shapes, routing, backfill watermarks. No I/O.
 
-`commit_idx` counts a transaction's inserts, updates, deletes, truncates, and logical messages from 0. Sequin does the same (recorded), so
-gaps are normal.
+`commit_idx` counts a transaction's inserts, updates, deletes, truncates, and logical messages from 0. As recorded,
+Sequin counts the same way. So gaps between the messages of a transaction are normal.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class CatalogStale(Exception):
     """The stream described a table incompletely; query Postgres, then take the payload again.
 
     `key_is_missing` is set under REPLICA IDENTITY FULL or NOTHING, where only the catalog has the primary key. `types_are_missing` is set
-    if a column's type is unknown. `fits` tells whether the catalog has the same columns as the stream.
+    if a column's type is unknown. `fits` is whether the catalog has the same columns as the stream.
     """
 
     def __init__(self, relation: pgoutput.Relation, *, key_is_missing: bool, types_are_missing: bool, fits: bool) -> None:
@@ -53,7 +53,7 @@ class Watcher(Protocol):
     table: TableName
 
     def touched(self, change: Change, xid: int, owed: bool) -> None:
-        """Note a change to the table; `owed` tells whether it was routed to the backfill's sink."""
+        """Note a change to the table; `owed` is whether it was routed to the backfill's sink."""
 
     def interrupt(self) -> None:
         """Handle a reconnect of the stream, after which watermarks may be missing."""
@@ -91,7 +91,7 @@ class Stream:
         self._acknowledged = acknowledged
         self._on_watermark = on_watermark
         self._shapes: dict[bytes, TableShape] = {}
-        """Maps a table's oid, as the four bytes that a change carries, to its shape."""
+        """Maps a table's oid, as the four bytes that a change contains, to its shape."""
         self._skip = 0
         self._transaction: Transaction | None = None
         self._delivered_before: set[tuple[int, int]] = set()
@@ -122,7 +122,7 @@ class Stream:
         elif isinstance(event, pgoutput.LogicalMessage):
             self._logical_message(event)
         elif isinstance(event, pgoutput.Truncate):
-            self._index += 1  # Sequin sends no message for a truncate (recorded).
+            self._index += 1  # As recorded, Sequin sends no message for a truncate.
 
     def start_over(self, lsn: int) -> None:
         """Continue at `lsn`, because the changes before it are lost.

@@ -1,1 +1,1 @@
-"""The console: HTML pages for people beside the Management API."""
+"""The console: HTML pages for people, served on the same port as the Management API."""

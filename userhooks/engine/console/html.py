@@ -1,4 +1,4 @@
-"""The console's pages: plain values in, HTML out. `routes.py` gathers the values and performs the buttons' actions.
+"""Renders the console's pages from plain values. `page_values.py` gathers the values, and `routes.py` performs the buttons' actions.
 
 Jinja2 renders `templates/` with autoescape, so that no value becomes markup. `layout.html` is the frame of every page: its style, and
 the script that keeps it live. Pure.
@@ -31,7 +31,7 @@ SHOWN_DISCARDED = 100
 
 
 STATES = {"failing": "bad", "retrying": "warn", "paused": "warn", "healthy": "good", "idle": "idle", "disabled": "idle"}
-"""What a sink can be, and the style's color for it, in the order in which the overview counts them.
+"""The possible states of a sink, each with its color in the style sheet, in the order in which the overview lists them.
 
 A sink is failing if its last attempt failed or messages were discarded, retrying if an earlier attempt failed, and idle if nothing is
 pending and nothing was sent in the last minutes.
@@ -40,8 +40,10 @@ pending and nothing was sent in the last minutes.
 
 @dataclass(frozen=True, slots=True)
 class PageFrame:
-    """What all pages have: the states of the stack's parts by name, whether there is an inspector, the token that each form contains, and
-    the nonce that the page's policy allows.
+    """The values that every page needs.
+
+    `parts` maps the names of the stack's parts to their states. Each form contains the CSRF `token`, and the page's content security policy
+    allows only styles and scripts with the `nonce`.
     """
 
     parts: Mapping[str, str]
@@ -76,7 +78,7 @@ class SinkRow:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """The replication slot: its name, and in bytes its retained WAL and the lag of its confirmed position. None means unknown."""
+    """The replication slot: its name, its retained WAL in bytes, and the lag of its confirmed position in bytes. None means unknown."""
 
     name: str
     retained: int | None
@@ -87,8 +89,9 @@ class Slot:
 class Overview:
     """The values on the first page.
 
-    `sinks` are the first sinks that are in `state` (empty for any) and whose names or users contain `find`. `matching` counts all of those,
-    `states` those that contain `find` by state, and `total` all sinks. `backfills` are pairs of a sink's name and its backfill.
+    `sinks` are the first sinks whose state is `state` (any state if it is empty) and whose name or user contains `find`; `matching` is the
+    number of all such sinks. `states` counts the sinks that match `find` by state, and `total` is the number of all sinks. `backfills` are
+    pairs of a sink's name and its backfill.
     """
 
     problem: str | None
@@ -110,7 +113,10 @@ class Overview:
 
 @dataclass(frozen=True, slots=True)
 class OpenedMessage:
-    """The message whose body the page shows, as colored pieces; or without a body, `problem` says why. It may not be recent any more."""
+    """The message whose body the page shows; it may no longer be among the recent messages.
+
+    `body` consists of (kind, text) pairs. If it is empty, `problem` says why.
+    """
 
     message: RecentMessage
     body: Sequence[tuple[str, str]]
@@ -121,8 +127,8 @@ class OpenedMessage:
 class SinkDetail:
     """The values on a sink's page: its row, and its health checks, settings by name, discarded messages, and backfills, newest first.
 
-    `full_url` is set if it was asked for, and `is_masked` is false if there is nothing to ask for. `opened_id` is the message that was
-    asked for, and `opened` is None if it is not known any more. `counted_since` is in Unix time.
+    `full_url` is set if it was requested, and `is_masked` is whether the row's URL hides any part of it. `opened_id` is the id of the
+    requested message, and `opened` is None if that message is no longer known. `counted_since` is in Unix time.
     """
 
     row: SinkRow
@@ -141,14 +147,14 @@ class SinkDetail:
 
 
 def sink_rows(values: Overview, frame: PageFrame) -> Iterator[str]:
-    """Render the rows of the overview's table one by one, since a hundred take up to 20 ms."""
+    """Render the rows of the overview's table one by one, since rendering a hundred takes up to 20 ms."""
     template = _templates().get_template("sink_row.html")
     for sink in values.sinks:
         yield template.render(sink=sink, overview=values, frame=frame)
 
 
 def overview(values: Overview, frame: PageFrame, rows: Iterable[str] | None = None) -> str:
-    """Render the first page; `rows` are those of `sink_rows` if they are rendered already."""
+    """Render the first page; `rows` are the results of `sink_rows` if they have already been rendered."""
     from markupsafe import Markup
 
     safe = [Markup(row) for row in (sink_rows(values, frame) if rows is None else rows)]  # noqa: S704  # rendered with autoescape
@@ -172,7 +178,7 @@ def sink_url(name: str, message_id: str = "", *, shows_url: bool = False) -> str
 
 
 def overview_url(find: str = "", state: str = "") -> str:
-    """Return the path of the first page, with the sinks that match."""
+    """Return the path of the first page, limited to the sinks that match."""
     query = urlencode({key: value for key, value in {"find": find, "state": state}.items() if value})
     return f"/?{query}" if query else "/"
 

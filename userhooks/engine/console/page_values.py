@@ -1,6 +1,6 @@
-"""Gathers the values that the console's pages show. `html.py` defines and renders them.
+"""Gathers the values that the console's pages show. `html.py` defines the values and renders the pages.
 
-The overview ranks 10,000 sinks in slices, between which deliveries continue.
+There may be 10,000 sinks, so the overview ranks them in slices, between which deliveries continue.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from userhooks.engine.sink_health import health
 SLICE = 200
 """Number of sinks to rank before yielding to the event loop."""
 SHOWN_MESSAGES = 2_000
-"""Number of messages shown last, of all sinks, that can still be opened and redelivered, since a busy sink forgets a message within a
-second."""
+"""Number of recently shown messages, across all sinks, that can still be opened and redelivered; a busy sink's history loses a message
+within a second."""
 _RANKS = {state: rank for rank, state in enumerate(html.STATES)}
 
 
@@ -65,9 +65,9 @@ class PageValues:
         )
 
     async def _rank(self, find: str, wanted: str) -> tuple[list[SinkResource], Counter[str]]:
-        """Return the sinks to show, and the number of sinks that contain `find` by state.
+        """Return the sinks to show, and the number of sinks that match `find`, by state.
 
-        Failing sinks come first, idle ones last, and in between those with the most pending messages.
+        Sinks are sorted by state, in the order of `html.STATES`, and within a state by the number of pending messages, highest first.
         """
         sinks = self.catalog.sinks
         first: list[tuple[int, int, str, str]] = []
@@ -98,7 +98,7 @@ class PageValues:
 
     async def _rows(self, shown: Sequence[SinkResource]) -> AsyncIterator[SinkRow]:
         for sink in shown:
-            if sink.id in self.catalog.sinks:  # it may be deleted between two rows
+            if sink.id in self.catalog.sinks:  # a sink may be deleted between two rows
                 yield self.row(sink)
                 await asyncio.sleep(0)
 
@@ -156,7 +156,7 @@ class PageValues:
             shown.popitem(last=False)
 
     def message(self, sink: SinkResource, message_id: str) -> RecentMessage | None:
-        """Return a message that a page has shown; None if it was too long ago."""
+        """Return a message that a page has shown; None if that was too long ago."""
         return self._shown.get((sink.id, message_id))
 
     def _opened(self, sink: SinkResource, message_id: str) -> OpenedMessage | None:

@@ -12,7 +12,7 @@ HEIGHT = 100
 """Height of the chart in its own units; its width is the number of bars times ten."""
 WIDTH = 10 * BARS
 _LEAST = 3
-"""Least height of a bar that is not empty."""
+"""Minimum height of a bar that is not empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class RateChart:
 
 
 def rate_chart(bars: Sequence[tuple[int, int]]) -> RateChart:
-    """Return the chart of (delivered, failed) pairs, oldest first; the last bar is not over yet. Without bars, it is empty."""
+    """Return the chart of (delivered, failed) pairs, oldest first; the last pair is still being counted. No pairs give an empty chart."""
     highest = max((delivered + failed for delivered, failed in bars), default=0)
     if not highest:
         return RateChart("", "", 0, 0, 0.0, 0.0)

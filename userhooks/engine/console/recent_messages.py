@@ -13,7 +13,7 @@ from userhooks.engine.message_format import SinkForm, render
 class RecentMessage:
     """A message and its known attempts, newest first. `id` is its idempotency key.
 
-    `attempts` counts all attempts of the message, also those that are no longer known.
+    `attempts` counts all attempts of the message, including those that are no longer known.
     """
 
     id: str
@@ -26,7 +26,7 @@ class RecentMessage:
 
     @property
     def attempts(self) -> int:
-        """Number of attempts, also those that are no longer known."""
+        """Number of attempts, including those that are no longer known."""
         return max(len(self.known), *(attempt.attempts for attempt in self.known))
 
 

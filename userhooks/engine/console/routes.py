@@ -1,7 +1,7 @@
 """The console's routes, which perform its buttons' actions. `page_values.py` gathers the values of its pages, and `html.py` renders them.
 
-Every page needs one of the Management API's tokens, or a link made from one (`TokenGuard`). A button is a form with a CSRF token, random
-per process, in addition to the checks that `HostGuard` makes on every request.
+Every page needs one of the Management API's tokens, or a link made from one (`TokenGuard`). Each button is a form with a CSRF token, which
+is random per process. In addition, `HostGuard` checks every request.
 """
 
 from __future__ import annotations
@@ -197,8 +197,8 @@ class Console:
     async def change_sink(self, request: Request) -> Response:
         """Pause or resume a sink, or redeliver messages; redirect to the page that the button was on.
 
-        `redeliver all` and `redeliver discarded` send discarded messages again, all or those in `message`. `redeliver` sends messages again
-        that were delivered recently.
+        The form's `do` field names the action. `redeliver all` redelivers all discarded messages, and `redeliver discarded` only those in
+        `message`. `redeliver` redelivers the messages in `message`, which were delivered recently.
         """
         form = await self._form(request)
         do, chosen = form.last("do"), form.all("message")

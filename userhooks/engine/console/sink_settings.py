@@ -1,4 +1,4 @@
-"""What the console says about a sink's settings, without secrets: its user, its masked URL, and its settings by name. Pure."""
+"""What the console shows of a sink's settings, without secrets: its user, its masked URL, and its settings by name. Pure."""
 
 from __future__ import annotations
 
