@@ -28,10 +28,10 @@ A request, in `GET …/requests` and in the `request` events:
 `POST …/requests/{seq}/send` with {"inbox": id}: sends the same request again to an inbox of this inspector, and returns
     {"inbox": id, "status": 200 | null}          null if no response arrived within send_again.SECONDS
 `GET …/rates?seconds=60`: the most recent seconds, oldest first, including seconds without requests:
-    {"rates": [{"second": 1767225600 (unix), "requests": 9, "accepted": 7 (2xx), "refused": 1, "unanswered": 1 (never, or not yet),
+    {"rates": [{"second": 1767225600 (unix), "requests": 9, "accepted": 7 (2xx), "refused": 1, "unanswered": 1 (no response, or not yet),
                 "rows": 5 (inserts accepted for the first time),
                 "latency_ms": {"p50": 1.2, "max": 9.0} | null (from commit to receipt)}, …]}
-`GET /api/stack`: {"parts": [{"name": "sequin", "state": "running" | "down"}, …], "console": true (`GET /console` leads to it)}
+`GET /api/stack`: {"parts": [{"name": "sequin", "state": "running" | "down"}, …], "console": true (`GET /console` redirects to it)}
 An error: {"error": "what happened, and what to do", "field"?: "script[0].status"}.
 Every call except `/in/…` and `/health` requires `Authorization: Bearer <token>` or a browser's cookie (web/host_guard.py). Without either,
 the response is 401.
@@ -107,7 +107,7 @@ class Addresses:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What the inspector's pages show of the stack around it: the other parts, and the console's URL and token, if there is a console."""
+    """The rest of the stack, which the inspector's pages show: the other parts, and the console's URL and token if there is a console."""
 
     parts: Sequence[PartAddress] = ()
     console_url: str | None = None
@@ -276,7 +276,7 @@ class _Api:
     async def events(self, request: Request) -> Response:
         """Stream server-sent events: `request` (an object as in `GET …/requests`, id = seq) and `inbox` (an inbox object).
 
-        A request that was streamed before its response was sent is streamed again after that, without an id. A client starts at
+        A request that is streamed before its response is sent is streamed again afterwards, without an id. A client starts at
         `?after=SEQ`, and resumes with Last-Event-ID, which browsers send automatically.
         """
         inbox = self._inbox_of(request)

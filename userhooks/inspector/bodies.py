@@ -140,7 +140,7 @@ def _several(form: _Form, texts: Sequence[bytes]) -> Values:
 def _parsed(text: bytes) -> tuple[Any, str | None]:
     try:
         value = orjson.loads(text)
-        if orjson.dumps(value) == text:  # then no name was repeated and no number rounded
+        if orjson.dumps(value) == text:  # then no name was repeated, and no number was rounded
             return value, None
     except (ValueError, TypeError):
         pass

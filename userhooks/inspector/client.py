@@ -174,7 +174,7 @@ class InspectorClient:
 class Inbox:
     """An inbox, as returned by `InspectorClient.inbox`. Senders post to `url`; people open `page`.
 
-    Iterating over an inbox yields the messages that are delivered from then on and never ends; stop it with Stop or `break`.
+    Iterating over an inbox yields new messages as they are delivered and never ends; use `break` or a notebook's Stop button.
 
         inbox.wait_for(3, match=lambda message: message.action == "insert")
         inbox.messages().groupby("action").size()
@@ -221,7 +221,7 @@ class Inbox:
             yield from page
 
     def _shown(self, after: int = 0) -> Iterator[Received]:
-        """Return the requests, except those with nothing but ignored messages."""
+        """Yield the requests, except those that contain only ignored messages."""
         for request in self.received(after):
             messages = request.messages() if self._starts else []
             if not messages or self._kept(messages):
@@ -340,7 +340,7 @@ class Inbox:
     def respond(
         self, script: Sequence[Mapping[str, Any]] | None = None, *, status: int = 200, delay: float = 0.0, fail_first: int = 0
     ) -> None:
-        """Answer as this response script says, starting with the next request. Raises InvalidInput.
+        """Set the inbox's response script, starting with the next request. Raises InvalidInput.
 
         Without arguments, the answer is 200 immediately.
 
@@ -349,7 +349,7 @@ class Inbox:
         (seconds), `retry_after` (seconds), `headers` (a dict), and `body` (a string of up to 64 kB), or an `effect`: `hang`, `drip`,
         `reset`, `redirect`, `oversized`.
 
-        `status`, `delay` and `fail_first` are the short form: answer `status` after `delay` seconds, but 500 to the first `fail_first`
+        `status`, `delay`, and `fail_first` are a short form: after `delay` seconds, the answer is `status`, or 500 for the first `fail_first`
         requests.
 
             inbox.respond([{"first": 3, "status": 500}, {"percent": 5, "seed": 7, "status": 429, "retry_after": 2}])

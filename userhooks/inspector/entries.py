@@ -154,7 +154,7 @@ class Entries:
         return self._locks.setdefault(inbox.number, threading.Lock())
 
     def _state_of(self, inbox: StoredInbox, upto: int) -> _InboxState:
-        """Return the inbox's state, after updating it with the requests up to that seq."""
+        """Return the inbox's state, after updating it with the requests up to the seq `upto`."""
         state = self._inboxes.get(inbox.number)
         if state is None or state.cleared != inbox.cleared:
             state = self._inboxes[inbox.number] = _InboxState(inbox.cleared)

@@ -1,7 +1,7 @@
 """Forward the requests of an inbox to a web server on this machine, as `userhooks listen` does.
 
-The process that forwards reads the inbox through the inspector's API. It sends each request once, in order of arrival, and waits for the
-answer before it sends the next one. Senders get the inbox's answer, whatever the local server answers.
+The forwarding process reads the inbox through the inspector's API. It sends each request once, in order of arrival, and waits for the
+answer before sending the next one. Senders get the inbox's answer, whatever the local server answers.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class LocalTarget:
     query: str
 
     def path_for(self, received: Received) -> str:
-        """Return the path and query to request: what follows the inbox's URL is appended to the target's path."""
+        """Return the path and query to request: the target's, with the path and query that follow the inbox's URL appended."""
         suffix = "".join(f"/{part}" for part in received.path.split("/", 3)[3:])
         path = self.path.rstrip("/") + suffix if suffix else self.path
         query = "&".join(filter(None, [self.query, received.query]))

@@ -64,8 +64,8 @@ class Ingest:
     async def _receive(self, inbox: StoredInbox, scope: Scope, receive: Receive, send: Send) -> tuple[int, ScriptedAnswer] | None:
         """Receive and record one request, and return its seq and the response to send.
 
-        Return None if a response was already sent or the sender disconnected. The body is not kept in memory after the return, because the
-        response may be sent minutes later.
+        Return None if a response was already sent or the sender disconnected. The body is no longer in memory after this returns, because
+        the response may be sent minutes later.
         """
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -151,7 +151,7 @@ class Ingest:
 
 
 async def _sender_disconnects(receive: Receive, within: float | None) -> bool:
-    """Return whether the sender closes the connection within `within` seconds. If that is None, wait until it does."""
+    """Return whether the sender closes the connection within `within` seconds. If `within` is None, wait until the sender does."""
     try:
         async with asyncio.timeout(within):
             while (await receive())["type"] != "http.disconnect":

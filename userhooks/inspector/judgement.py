@@ -23,14 +23,14 @@ _JUDGED: dict[str, Any] = {
 """Names in a message whose values identify the row's owner and the subscription's user."""
 
 _MOST_READINGS = 100
-"""Maximum number of interpretations to judge of a message that repeats names."""
+"""Maximum number of interpretations that are judged of a message that repeats names."""
 
 Secret = Literal["ok", "wrong", "missing", "not applicable"]
 
 LATE_SECONDS = 5.0
 """Seconds from commit to receipt after which a message is late.
 
-A late message has usually been retried, or has waited for another message that was.
+A late message has usually been retried, or has waited for another message that was retried.
 """
 
 _SHOWN = 100
@@ -205,10 +205,10 @@ def judge_lateness(messages: Sequence[MessageFacts], received_at: float) -> list
 
 
 class InboxHistory:
-    """What must be remembered about the earlier requests of an inbox to judge later ones.
+    """The facts about an inbox's earlier requests that are needed to judge later ones.
 
     Call `add` once for each request, in the order of seq. If a request is added as unanswered, call `answered` when its response is sent,
-    or when it is certain that none will be. Only an accepted request (2xx) makes later ones duplicates. Only an accepted or
+    or when it is certain that none will be sent. Only an accepted request (2xx) makes later ones duplicates. Only an accepted or
     unanswered request makes later ones out of order.
     """
 
@@ -245,7 +245,7 @@ class InboxHistory:
                     del memory[oldest]
 
     def new_rows(self, messages: Sequence[MessageFacts]) -> int:
-        """Return the number of inserts among the messages, without those that have already been accepted."""
+        """Return the number of inserts among the messages, not counting those already accepted."""
         return sum([message.inserts and message.delivery not in self._firsts for message in messages])
 
     def answered(self, seq: int, *, accepted: bool) -> None:
@@ -259,7 +259,7 @@ class InboxHistory:
             self._firsts[delivery] = min(seq, self._firsts.get(delivery, seq))
 
     def judge(self, seq: int, messages: Sequence[MessageFacts]) -> list[Judgement]:
-        """Report whether a request is a duplicate or out of order. The request must have been added."""
+        """Report whether a request is a duplicate or out of order. The request must already have been added."""
         judgements: list[Judgement] = []
         firsts = [first for message in messages if (first := self._firsts.get(message.delivery, seq)) < seq]
         if firsts:

@@ -20,7 +20,7 @@ class Message:
 
     `action` is `insert`, `update`, `delete`, or `read` (a backfill). `record` is the row, or for a delete, the deleted row. `changes`
     contains the old values of the columns that an update changed, and is None for every other action. `metadata` is what Sequin adds. The
-    format is that of "Messages" in Sequin's reference, and of recordings of Sequin 0.14.6.
+    format is documented under "Messages" in Sequin's reference, and matches recordings of Sequin 0.14.6.
 
         message = parse_body(body)[0]
         message.action, message.record["message"]
@@ -99,7 +99,7 @@ def parse_body(body: bytes) -> list[Message]:
 
 
 def _parsed(body: bytes) -> Any:
-    """Parse JSON, including what orjson refuses although it is valid: numbers too large for a float, and lone surrogates."""
+    """Parse JSON, including valid JSON that orjson rejects: numbers too large for a float, and lone surrogates."""
     with suppress(orjson.JSONDecodeError):
         return orjson.loads(body)
     try:

@@ -27,7 +27,7 @@ class _Second:
 class Rates:
     """Counts and latencies by second of receipt.
 
-    Call `add` once for each request, and `answered` once it is answered, if that is later.
+    Call `add` once for each request. If a request was added as unanswered, call `answered` once its outcome is known.
     """
 
     def __init__(self) -> None:

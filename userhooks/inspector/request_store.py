@@ -43,7 +43,7 @@ NOT_KEPT = (TOO_LARGE, TOO_SLOW)
 """Notes of requests that were stored without their bodies."""
 
 UNDO_SECONDS = 10.0
-"""Seconds in which a clearing can be undone. Only then are its rows deleted."""
+"""Seconds in which a clearing can be undone; afterwards, the cleared rows are deleted."""
 
 _SEQ_BITS = 40
 _SEQ_MASK = (1 << _SEQ_BITS) - 1
@@ -80,7 +80,7 @@ CREATE INDEX IF NOT EXISTS unanswered ON requests (key) WHERE status IS NULL AND
 _FORMAT = 2
 """Version of the file format, in SQLite's user_version.
 
-Format 1, which set it to 0, had the columns `status`, `delay`, and `fail_first` instead of `script`.
+Format 1, for which user_version was 0, had the columns `status`, `delay`, and `fail_first` instead of `script`.
 """
 
 _FROM_1 = """
@@ -204,7 +204,7 @@ class StoredInbox:
 class _Job(NamedTuple):
     """A job for the writer: a row to insert, or a statement to run. Jobs are run in order.
 
-    `committed` makes the statement's change in memory. It is called after the commit, also in the order of the jobs.
+    After the commit, `committed` is called to apply the statement's change in memory, also in the order of the jobs.
     """
 
     inbox: StoredInbox
@@ -218,7 +218,7 @@ class _Job(NamedTuple):
 class RequestStore:
     """The inboxes of a home and their requests.
 
-    Await `open()` first and `close()` last. Call all methods from one event loop, except those that may be called from any thread.
+    Await `open()` first and `close()` last. Call all methods from one event loop, except those documented as callable from any thread.
 
     This class is long because its single writer handles every kind of change.
     """
@@ -301,7 +301,7 @@ class RequestStore:
     ) -> None:
         """Store one request, and return when it is committed.
 
-        Raises sqlite3.Error if the request could not be stored. It must then not be answered 2xx.
+        Raises sqlite3.Error if the request could not be stored. In that case, it must not be answered 2xx.
         """
         header_lines = b"\n".join([b":".join(header) for header in headers])
         await self._enqueue(inbox, (inbox.key(seq), received_at, method, path, query, header_lines, body, status, response, note), "", ())
@@ -375,7 +375,7 @@ class RequestStore:
             self._wake.set()
 
     def next_change(self, inbox: StoredInbox) -> asyncio.Future[None]:
-        """Return a future that is done after the next change to the inbox."""
+        """Return a future that completes after the next change to the inbox."""
         future = asyncio.get_running_loop().create_future()
         inbox.waiting = [waiting for waiting in inbox.waiting if not waiting.done()]
         inbox.waiting.append(future)
@@ -384,7 +384,7 @@ class RequestStore:
     def read(self, inbox: StoredInbox, after: int, limit: int, max_bytes: int) -> list[Recorded]:
         """Return up to `limit` requests with a seq above `after`, fewer if their bodies exceed `max_bytes`.
 
-        If there are such requests, at least one is returned. May be called from any thread.
+        If there are any such requests, at least one is returned. May be called from any thread.
         """
         first = max(after, inbox.floor) + 1
         requests: list[Recorded] = []
@@ -584,7 +584,7 @@ def _load(connection: sqlite3.Connection) -> list[StoredInbox]:
 
 
 def _insert(connection: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> None:
-    """Insert rows with statements of many rows each.
+    """Insert rows, up to 256 in one statement.
 
     Each statement releases Python's global interpreter lock once. With one statement per row, this thread would have to wait for the event
     loop after every row.

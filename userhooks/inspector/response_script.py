@@ -54,8 +54,8 @@ _FIELDS = ("first", "every", "percent", "seed", *_ANSWER_FIELDS, "effect")
 class Rule:
     """One rule of a response script: at most one condition, and a response.
 
-    `first` matches the first N requests since the script was set, and `every` each Nth. `percent` matches that percentage of requests.
-    They are selected by `seed` and the request's number alone, so that a repeated run selects the same ones. A rule without a condition
+    `first` matches the first N requests since the script was set, and `every` matches every Nth one. `percent` matches that percentage of
+    requests, selected only by `seed` and the request's number, so that a repeated run selects the same ones. A rule without a condition
     matches every request.
 
     The response is `status` after `delay` seconds, with `retry_after` seconds as Retry-After, `headers` (pairs of name and value), and

@@ -47,10 +47,10 @@ async def send_again(recorded: Recorded, target: str, inspector: str) -> int | N
 
 
 def request_head(method: str, target: str, headers: Iterable[tuple[str, str]], host: str, size: int) -> bytes:
-    """Return the head of a request like a received one, for a new connection to `host` that is closed after the response.
+    """Return the head of a request that repeats a received one, for a new connection to `host` that is closed after the response.
 
-    `target` is the path and query. `headers` are the received headers, with names in lower case; those about the received connection are
-    replaced. `size` is the length of the body in bytes.
+    `target` is the path and query. `headers` are the received headers, with names in lower case; those about the original connection are
+    replaced or left out. `size` is the length of the body in bytes.
     """
     headers = list(headers)
     dropped = {name.strip().lower() for header, value in headers if header == "connection" for name in value.split(",")}
