@@ -349,8 +349,8 @@ class Inbox:
         (seconds), `retry_after` (seconds), `headers` (a dict), and `body` (a string of up to 64 kB), or an `effect`: `hang`, `drip`,
         `reset`, `redirect`, `oversized`.
 
-        `status`, `delay`, and `fail_first` are a short form: after `delay` seconds, the answer is `status`, or 500 for the first `fail_first`
-        requests.
+        `status`, `delay`, and `fail_first` are a short form: after `delay` seconds, the answer is `status`, or 500 for the first
+        `fail_first` requests.
 
             inbox.respond([{"first": 3, "status": 500}, {"percent": 5, "seed": 7, "status": 429, "retry_after": 2}])
             inbox.respond(fail_first=2)
