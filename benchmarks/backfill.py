@@ -73,7 +73,7 @@ def few_of_many() -> Iterator[Figure]:
 
 
 def _load(url: str) -> int:
-    """Fill the table and create its index; returns a user in the middle of the table."""
+    """Fill the table and create its index; return a user in the middle of the table."""
     Database(url).set_up(None)
     with psycopg.connect(url, autocommit=True) as connection:
         first = connection.execute(
@@ -92,7 +92,7 @@ def _load(url: str) -> int:
 
 
 def _backfill(stack: Stack, sink: str, counter: CountingReceiver, rows: int) -> tuple[float, float]:
-    """Return the seconds until the last row, and until the first."""
+    """Return the seconds until the last row arrived, and until the first one did."""
     counter.reset()
     began = time.time()
     handle = stack.backfill(sink)

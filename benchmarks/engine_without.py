@@ -19,7 +19,7 @@ from userhooks.engine.state_store import StateStore
 
 
 def _durability() -> None:
-    """Neither write deliveries and pending messages to disk, nor keep track of them for it."""
+    """Neither write deliveries and pending messages to disk, nor keep track of them for that purpose."""
 
     def flush(self: Any, confirmed_lsn: int, batch: Any) -> None:
         pass
@@ -41,7 +41,7 @@ def _order() -> None:
 
 
 def _metrics() -> None:
-    """Observe no latencies; the plain counters stay."""
+    """Record no latencies; the plain counters are still updated."""
     original = Histogram.__init__
 
     def init(self: Any) -> None:

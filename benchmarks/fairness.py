@@ -25,7 +25,7 @@ def run(size: Size) -> Iterator[Figure]:
 
 
 def greedy(turns: int) -> Iterator[Figure]:
-    """Measure two users with 100 rows per second each, alternating between alone and next to a third with 1,800."""
+    """Measure the latency of two users with 100 rows per second each, alternately alone and next to a third user with 1,800."""
     with bench_stack() as stack, LoadUsers(stack) as load_users:
         load_users.grow(3)
         settle(load_users)
@@ -70,7 +70,7 @@ def many_ports(users: int, ports: int, seconds: float) -> Iterator[Figure]:
 
 
 def _written(load_users: LoadUsers, rates: dict[int, list[int]], seconds: float) -> list[tuple[int, float]]:
-    """Write concurrently for the users of each rate; returns (user, latency) of every row."""
+    """Write rows concurrently at each rate for its users; return the (user, latency) pairs of all rows."""
     load_users.counter.reset(latencies=True)
     writers = [
         threading.Thread(target=write_steadily, args=(load_users, rate, seconds, lambda _: None, users)) for rate, users in rates.items()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 class Figure:
     """One result.
 
-    `beside` holds the yardstick and the ratio to it, or what the work cost. `met` is None without a requirement.
+    `beside` gives the yardstick and the ratio to it, or what the work cost. `met` is None if there is no requirement.
     """
 
     what: str

@@ -73,7 +73,7 @@ class Sender(asyncio.Protocol):
 
 
 async def load(url: str, seconds: float, connections: int, pause: float = 0.0) -> tuple[float, list[float]]:
-    """Send requests for `seconds`; returns the responses per second, and the seconds that each took."""
+    """Send requests for `seconds`; return the responses per second, and the seconds that each response took."""
     parts = httpx.URL(url)
     request = (
         b"POST %b HTTP/1.1\r\ncontent-length: %d\r\nhost: %b\r\naccept: application/json\r\n"

@@ -18,7 +18,7 @@ from userhooks.stack.home import Home
 
 @dataclass(frozen=True)
 class Size:
-    """Size of a run: `quick` for the main lines, `usual`, or `full` to include those that take long."""
+    """Size of a run: `usual`, `quick` for only the main lines, or `full` to include those that take long."""
 
     name: str
 

@@ -66,7 +66,7 @@ def measured(page: Page, sender: httpx.Client, inbox: Inbox) -> tuple[list[float
 
 
 async def fill(inbox: Inbox, upto: int) -> None:
-    """Send until the inbox holds `upto` webhooks."""
+    """Send webhooks until the inbox contains `upto` of them."""
     while inbox.count() < upto:
         await load(inbox.url, 0.2, 8)
 

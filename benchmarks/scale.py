@@ -89,7 +89,7 @@ def _removed(load_users: LoadUsers) -> Figure:
 
 
 def _restarted(load_users: LoadUsers) -> tuple[float, float]:
-    """Restart the engine with the existing sinks; returns the seconds until it is ready, and its memory in MB."""
+    """Restart the engine with the existing sinks; return the seconds until it is ready, and its memory in MB."""
     began = time.monotonic()
     load_users.stack.restart("sequin")
     took = time.monotonic() - began

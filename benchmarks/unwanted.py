@@ -16,7 +16,7 @@ SUBSCRIBED = 100
 
 
 def run(size: Size) -> Iterator[Figure]:
-    """Insert the rows while the engine is stopped, then measure from its first to its last webhook as it catches up."""
+    """Insert the rows while the engine is stopped, then measure the time from its first to its last webhook as it catches up."""
     rows = size.pick(200_000, 600_000)
     with bench_stack() as stack, LoadUsers(stack) as load_users:
         load_users.grow(SUBSCRIBED)

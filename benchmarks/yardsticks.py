@@ -16,7 +16,7 @@ from userhooks.stack.embedded_postgres import find_binaries
 
 
 class _Posts:
-    """Endless supply of one request for the engine's HTTP client, up to `count`."""
+    """Supplies the engine's HTTP client with the same request `count` times."""
 
     on_probation = False
 
@@ -89,7 +89,7 @@ def recvlogical(load_users: LoadUsers, rows: int) -> float:
 
 
 def copy_out(database_url: str, query: str) -> tuple[int, float]:
-    """Return the rows, and the rows per second, of a plain COPY of the query to this process."""
+    """Return the number of rows, and the rows per second, of a plain COPY of the query to this process."""
     with psycopg.connect(database_url) as connection, connection.cursor() as cursor:
         began = time.perf_counter()
         rows = 0
