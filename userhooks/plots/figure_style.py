@@ -90,9 +90,9 @@ def inline_svg(figure: Figure) -> str | None:
 
 
 def _show_in_theme() -> None:
-    """Let this kernel show figures by `inline_svg` if JupyterLab or another Jupyter server has started it for a notebook.
+    """Make this kernel show figures with `inline_svg`, if a Jupyter server such as JupyterLab started it for a notebook.
 
-    Call it for each figure, because matplotlib's backend removes all formatters of figures when it is loaded.
+    Call this for each figure, because matplotlib's backend removes all formatters of figures when it is loaded.
     """
     ipython: Any = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython and "JPY_SESSION_NAME" in os.environ else None

@@ -34,7 +34,7 @@ _INTERVALS = 200
 """Number of intervals in which the backlog of many rows is drawn."""
 
 _SMALLEST_AXIS, _SMALLEST_MS = 10.0, 50.0
-"""Smallest upper ends of axes for counts and for milliseconds, so that a normal phase looks small."""
+"""Smallest upper ends of axes for counts and for milliseconds, so that normal values look small."""
 
 _AS_GENERATED = 1.0
 """Latency in seconds up to which a title says that the deliveries kept up with the generator."""
@@ -108,8 +108,8 @@ def latency_distribution(frame: pd.DataFrame, ax: Axes) -> Axes:
 def backlog(frame: pd.DataFrame, ax: Axes) -> Axes:
     """Draw the number of rows that were committed but not yet delivered, over time.
 
-    `frame` is `Ledger.frame()`. x: seconds since the first row was committed; y: rows waiting. With many rows, the line has the largest
-    number in each of 200 intervals and the last number.
+    `frame` is `Ledger.frame()`. x: seconds since the first row was committed; y: rows waiting. If there are many rows, the line shows only
+    the largest number in each of 200 intervals, and the last number.
     """
     owed = _owed(frame)
     times, waiting = _waiting(owed)
@@ -266,7 +266,7 @@ def cost_per_change(points: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def _above(value: float, smallest: float = _SMALLEST_AXIS) -> float:
-    """Return the upper end of an axis that has this value well inside."""
+    """Return an upper end for an axis that leaves some space above this value."""
     return max(smallest, 1.08 * value)
 
 

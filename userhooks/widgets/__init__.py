@@ -1,7 +1,7 @@
 """Panels for notebooks.
 
-`panels.py` contains their base, and the panels that generate rows and backfill. `subscribe_panel.py`, `inbox_panel.py`, and
-`response_panel.py` contain one panel each, and `fault_dial.py` injects faults.
+`panels.py` contains the base class of all panels, and the panels that generate rows and run backfills. `subscribe_panel.py`,
+`inbox_panel.py`, `response_panel.py`, and `fault_dial.py` contain one panel each.
 """
 
 from userhooks.shared.extras import lab_extra

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from userhooks.lessons.traffic_window import TrafficWindow
 
 FOLLOW_SECONDS = 1.0
-"""Minimum seconds between updates of the charts. If reading is slow, the time is longer, so that the kernel stays responsive."""
+"""Minimum seconds between updates of the charts. If reading is slow, the interval is longer, so that the kernel stays responsive."""
 
 _FLOATING = (
     "To keep the dial in view, right-click here, choose <b>Create New View for Cell Output</b>, and drag the new tab beside the notebook."
@@ -39,8 +39,8 @@ _WIDE, _ALIGNED = {"width": "28em"}, {"description_width": "12em"}
 class FaultDial(Panel):
     """A panel that injects faults and shows their effect: sliders for one user's receiver, buttons for the sink, the engine, and Postgres.
 
-    `Apply` makes the call that is shown below it. Every other button shows its call when it is pressed. Charts of the last 60 seconds have
-    the rows written, delivered, and refused in each second, the rows waiting, and a numbered mark for each button pressed. They are
+    `Apply` makes the call that is shown below it. Every other button shows its call when it is pressed. Charts of the last 60 seconds show
+    the rows written, delivered, and refused in each second, the rows waiting, and a numbered mark for each button pressed. The charts are
     updated once a second until the dial is closed or its cell is run again.
 
         dial = FaultDial(lesson)

@@ -19,7 +19,7 @@ RENEW_SECONDS = LINK_SECONDS / 2
 """Age in seconds at which a link is replaced."""
 
 CHECK_SECONDS = 30.0
-"""Seconds between two looks at the link's age. A computer that was asleep renews its links this soon after it wakes."""
+"""Seconds between checks of the link's age, and so the time within which a computer that was asleep renews its links."""
 
 
 class InboxLink(ipywidgets.HTML):  # type: ignore[misc]  # ipywidgets is untyped
@@ -34,7 +34,7 @@ class InboxLink(ipywidgets.HTML):  # type: ignore[misc]  # ipywidgets is untyped
         self._renewer.start()
 
     def show(self, user: str) -> None:
-        """Link to this user's inbox; without an inbox, because the lesson was started again, show nothing."""
+        """Link to this user's inbox; show nothing if the inbox is gone, because the lesson was closed or started again."""
         self._user = user
         self._made_at = time.time()
         try:

@@ -12,8 +12,9 @@ import traitlets
 class NumberField(ipywidgets.FloatText):  # type: ignore[misc]  # ipywidgets is untyped
     """A text field for a number from `minimum` to `maximum`.
 
-    Another number is changed to the nearest valid one, and `problem` is the sentence that says so, until the next valid one is typed. The
-    bounded fields of ipywidgets change the number in the browser, so the kernel cannot say it. `whole` accepts only whole numbers.
+    An invalid number is changed to the nearest valid one, and `problem` is a sentence that says so, until a valid number is typed. This is
+    not a bounded field of ipywidgets, because those change the number in the browser, so the kernel does not learn what was typed. If
+    `whole` is set, only whole numbers are valid.
     """
 
     problem = traitlets.Unicode("")

@@ -1,7 +1,7 @@
-"""The base of all panels for notebooks, and the panels that generate rows and backfill.
+"""The base class of all panels for notebooks, and the panels that generate rows and run backfills.
 
-Each button makes one call that a cell could also make. The calls are methods of `lessons/lesson.py`, `stop.py` makes them, and
-`status_line.py` shows their results.
+Each button makes one call that a cell could also make. The calls are methods in `lessons/lesson.py`. `stop.py` makes the calls,
+and `status_line.py` shows their results.
 
 Panels also work in a kernel without a front end: `panel.button.click()` returns when the call is done. Panels print nothing; results appear
 in their widgets.
@@ -36,7 +36,7 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is untyped
     """Base class of the panels: controls, a button, and a line that reports the result.
 
     `notice` says which numbers the panel changed because they were out of bounds. If any part of the stack is not running, the report says
-    so, and a second button, `start`, appears, which starts the stack. `beside` are widgets beside the button.
+    so, and a second button, `start`, appears, which starts the stack. `beside` contains widgets to show beside the button.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is untyped
         return f"{type(self).__name__}(lesson {self.lesson.name})"
 
     def act(self) -> str | Outcome:
-        """Make the panel's call, and return its result; plain text means that it is done."""
+        """Make the panel's call, and return its result; a result that is only text means success."""
         raise NotImplementedError
 
     def _clicked(self) -> None:
@@ -97,7 +97,7 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets is untyped
         self.enable(True)
 
     def enable(self, enabled: bool) -> None:
-        """Let the panel's buttons be clicked, or not, while a call runs."""
+        """Enable or disable the panel's buttons; they are disabled while a call runs."""
         self.button.disabled = not enabled
 
     def offer_start(self, offered: bool) -> None:
@@ -183,7 +183,10 @@ _following: dict[tuple[str, str], Follower] = {}
 
 
 def take_over(panel: Follower, place: tuple[str, str]) -> None:
-    """Make `panel` the only one for `place`, its lesson and kind, that updates itself; the one from an earlier run of its cell stops."""
+    """Make `panel` the only panel for `place` that updates itself; one from an earlier run of its cell stops.
+
+    `place` is the lesson's name, and what the panel shows: a user, or `faults`.
+    """
     replaced = _following.pop(place, None)
     if replaced is not None:
         replaced.leave_off()

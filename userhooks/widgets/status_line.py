@@ -13,7 +13,7 @@ Kind = Literal["idle", "working", "done", "failed", "stopped", "pending", "chang
 
 
 class Outcome(NamedTuple):
-    """The result of a panel's call: its kind, its lines of text, and a word that replaces the kind's own."""
+    """The result of a panel's call: its kind, its lines of text, and a word to show in place of the kind's default word."""
 
     kind: Kind
     text: str
@@ -39,7 +39,7 @@ _STYLES: dict[Kind, _Style] = {
 
 
 def strong_color(variable: str) -> str:
-    """Return a theme's color as CSS, moved toward the color of text, so that words in it are readable in light and dark themes."""
+    """Return a theme's color as CSS, moved toward the color of text, so that text in it is readable in light and dark themes."""
     return f"color-mix(in srgb, var({variable}) 65%, var(--jp-ui-font-color0))"
 
 

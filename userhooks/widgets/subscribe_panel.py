@@ -1,4 +1,4 @@
-"""The subscribe panel: subscribes a user, and lists the lesson's subscriptions with a test event and an end for each."""
+"""The subscribe panel: subscribes a user, and lists the lesson's subscriptions, each of which can be tested or ended."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SubscribePanel(Panel):
     """A panel that subscribes a user, `lesson.subscribe(user, url=…)`, and lists the lesson's subscriptions.
 
     By default, the URL is that of the user's inbox. A new subscription's secret is shown until the next click. Each row of the list
-    unsubscribes, or sends a test event and shows the receiver's answer.
+    has two buttons: one sends a test event and shows the receiver's answer, and the other unsubscribes.
 
         panel = SubscribePanel(lesson)
         panel.user.value = "ben"
@@ -81,7 +81,7 @@ class SubscribePanel(Panel):
         return f"{name_of(user)} {done}: the sink {subscription.sink_name} sends to {subscription.url}"
 
     def enable(self, enabled: bool) -> None:
-        """Let all buttons be clicked, or none; with the next click, a secret that was shown is masked."""
+        """Enable or disable all buttons; a secret that was shown is masked when the next click disables them."""
         super().enable(enabled)
         for button in (self.update, *[button for row in self.rows for button in (row.test, row.remove)]):
             button.disabled = not enabled

@@ -1,6 +1,6 @@
 """The fault dial's picture: charts of a traffic window as HTML with inline SVG, whose colors follow the page's theme. Pure.
 
-The charts stretch to the page's width, while text keeps its size, because text is HTML placed by percentages.
+The charts stretch to the page's width, while text keeps its size, because it is HTML positioned by percentages.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ SMALLEST_AXIS = 10
 """Smallest upper end of an axis, so that a single row looks small."""
 
 LISTED_MARKS = 12
-"""Number of marks that the list below the charts names; the newest are named."""
+"""Maximum number of marks in the list below the charts, which shows the newest ones."""
 
 _HEADROOM = 1.08
 _STEPS = (1, 1.5, 2, 3, 4, 5, 6, 8, 10)
 
 _NARROWEST = 360
-"""Width of a chart in pixels below which its numbers are hidden; the style repeats it."""
+"""Width of a chart in pixels below which its flags are hidden; `STYLE` contains the corresponding width of the whole picture."""
 _DIGIT_PIXELS, _BADGE_PIXELS = 7, 12
 
 WRITTEN, DELIVERED, REFUSED, WAITING = "#0072b2", "#009e73", "#d55e00", "#8a63d2"
@@ -55,7 +55,7 @@ STYLE = """<style>
 @container (max-width: 462px) { .userhooks-traffic .flags span { display: none; } .userhooks-traffic .flags { height: 0; }
   .userhooks-traffic .times span:nth-child(even) { display: none; } }
 </style>"""
-"""The picture's style, which does not change: a page needs it once."""
+"""The picture's style; a page needs it only once, because it does not change."""
 
 
 class Mark(NamedTuple):
@@ -66,7 +66,7 @@ class Mark(NamedTuple):
 
 
 class Flag(NamedTuple):
-    """The numbers of one or more marks, `left` percent into the charts."""
+    """The numbers of one or more marks; `left` is their position, in percent of the charts' width."""
 
     left: float
     label: str
@@ -122,7 +122,7 @@ def last_second(window: TrafficWindow, user: str) -> str:
 
 
 def marks_shown(window: TrafficWindow, marks: Sequence[Mark]) -> list[tuple[int, Mark]]:
-    """Return the marks in the window, with their numbers, which count from the first mark of all."""
+    """Return the marks in the window, with their numbers, which also count earlier marks."""
     return [(number, mark) for number, mark in enumerate(marks, 1) if mark.at >= window.end - WINDOW_SECONDS]
 
 
@@ -156,7 +156,7 @@ _LINE = 'fill="none" vector-effect="non-scaling-stroke" stroke-width="1.75"'
 
 
 def _lane(window: TrafficWindow, user: str, lines: str) -> str:
-    """Return a user's two charts. Each user has axes of their own, so that one user's peak does not flatten the others."""
+    """Return a user's two charts. Each user has separate axes, so that one user's peak does not flatten the charts of the others."""
     seconds = window.seconds(user)
     rate = axis_limit(max(second.generated, second.delivered, second.refused) for second in seconds)
     rows = axis_limit(second.waiting for second in seconds)
