@@ -1,7 +1,7 @@
 """The command line: the arguments and output of each subcommand. Handlers import the modules that do the work when they run.
 
 Exit codes: 0 is success, 2 an invalid command line, and 130 Ctrl-C. 1 is an error, with one or two lines on stderr that say what happened
-and what to run. 1 is also a bad verdict of the ledger or the demo, a failed check of the doctor, or a stack that is not ready.
+and what to run. 1 also stands for a bad verdict of the ledger or the demo, a failed check of the doctor, or a stack that is not ready.
 
 This module is long because it contains every subcommand.
 """
@@ -185,7 +185,7 @@ def _up(arguments: argparse.Namespace) -> int:
 
 
 def _restore_filter(stack: Stack) -> None:
-    """Restore the filter function if somebody changed it. A missing one is created by the first subscription.
+    """Restore the filter function if somebody changed it. A missing function is created by the first subscription.
 
     If this command has just started the engine, the function is not checked, because that would take a third of the startup time. An error
     that advises `userhooks up` to restore the function is always about a running stack.

@@ -1,4 +1,4 @@
-"""What `userhooks lab` does while the stack runs: bring the reader's copies up to date, write the start page, and run JupyterLab."""
+"""What `userhooks lab` does while the stack runs: it updates the reader's copies, writes the start page, and runs JupyterLab."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from userhooks.stack.status import StackStatus
 
 _CONFIG = Path(__file__).resolve().parent / "jupyter"
-"""Configuration of JupyterLab: it opens the start page, keeps quiet, and does not ask about news."""
+"""Configuration of JupyterLab: it opens the start page, logs only warnings, and does not ask about news."""
 _STOP_SECONDS = 20.0
 """Seconds that JupyterLab may take to stop its kernels and itself."""
 
@@ -37,7 +37,8 @@ def run(stack: Stack, options: Sequence[str], *, browser: bool) -> int:
     flags = [*([] if browser and _has_display() else ["--no-browser"]), *(["--allow-root"] if os.geteuid() == 0 else [])]
     command = [*python_command.command("jupyterlab"), f"--ServerApp.root_dir={copies.folder}", *flags, *options]
     print("Press Ctrl-C to stop JupyterLab and everything that runs for it.", flush=True)
-    # JupyterLab does not get Ctrl-C itself, because it would ask whether to stop. It holds the mark, in case it outlives this process.
+    # JupyterLab does not get Ctrl-C itself, because it would ask whether to stop. It inherits the mark, in case it
+    # outlives this process.
     with (
         copies.in_use() as mark,
         subprocess.Popen(command, env=_environment(stack.settings.home), process_group=0, pass_fds=[mark]) as jupyter,
@@ -70,7 +71,7 @@ def _print_address(jupyter: subprocess.Popen[bytes]) -> None:
 def _environment(home: Path) -> dict[str, str]:
     """Return the environment of JupyterLab, its kernels, and its terminals.
 
-    They use the same home whatever their working directory, find `userhooks`, and keep the layout of this home's tabs apart from others.
+    It makes them use this home in every working directory, find `userhooks`, and keep the tab layout of this home separate from others.
     """
     return {
         **os.environ,

@@ -1,7 +1,7 @@
 """The reader's folder: copies of the lessons, made once and never overwritten, and a record of what each was made from.
 
-`reader_copy.py` decides what a copy contains. The record, a hidden file in the folder, has the hash of each copy when it was made. It tells
-changed copies from unchanged ones, and older copies from current ones.
+`reader_copy.py` decides what a copy contains. The record, a hidden file in the folder, contains the hash that each copy had when it
+was made. It shows which copies the reader has changed, and which were made from an older version of a lesson.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ class Copies:
     def of(cls, directory: Path) -> Copies:
         """Return the copies that a command uses in this working directory.
 
-        They are in the folder `lessons` of the checkout that contains the directory, or of the directory itself. A directory that has
-        copies, or is within one that has, uses those.
+        If the directory or one of its parents contains copies, those are used. Otherwise, they are in the folder `lessons` of the checkout
+        that contains the directory, or of the directory itself.
         """
         for folder in (directory, *directory.parents):
             if (folder / RECORD).is_file():
@@ -95,7 +95,7 @@ class Copies:
 
     @cached_property
     def fresh(self) -> Mapping[str, bytes]:
-        """Fresh copies of all files of the course, by name: first the lessons, then what they use."""
+        """Fresh copies of all files of the course, by name: first the lessons, then the files that they use."""
         files = sorted(self._shipped.iterdir(), key=lambda file: (file.suffix != ".ipynb", file.name))
         copies = {file.name: _fresh(file) for file in files if file.suffix in _ALWAYS and file.name != INDEX}
         linked = {target for name, data in copies.items() if not name.endswith(".yaml") for target in linked_files(_text(name, data))}
@@ -203,7 +203,7 @@ class Copies:
 
     @contextmanager
     def in_use(self) -> Iterator[int]:
-        """Mark the folder as open in JupyterLab. Yields a file descriptor; the mark ends when no process has it open any longer."""
+        """Mark the folder as open in JupyterLab. Yields a file descriptor; the mark ends when no process has that open any longer."""
         handle = os.open(self.folder, os.O_RDONLY)
         try:
             fcntl.flock(handle, fcntl.LOCK_SH)
@@ -263,7 +263,7 @@ def _text(name: str, data: bytes) -> str:
 
 
 def _replace(file: Path, data: bytes, mode: int = 0o666) -> None:
-    """Write a file so that nobody reads a part of it; the umask applies to its mode."""
+    """Write a file atomically, so that nobody reads an incomplete one; the umask applies to its mode."""
     new = file.with_name(f".{file.name}.{os.getpid()}.new")
     new.touch(mode)
     new.write_bytes(data)

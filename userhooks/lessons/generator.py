@@ -1,4 +1,4 @@
-"""Traffic for a lesson: rows written to `notifications` at a steady rate. A pure schedule says when, and a thin runner writes them.
+"""Traffic for a lesson: rows written to `notifications` at a steady rate. A pure schedule says when, and a thin runner writes the rows.
 
 The ledger checks whether the rows arrive.
 """
@@ -164,15 +164,15 @@ def generate(
 ) -> Generated:
     """Write notifications for random existing users at `rate` rows per second, for `seconds`, or until `count` rows or Ctrl-C.
 
-    Each tick is a transaction with one multi-row INSERT. After a delay, the run catches up. If `seconds` is given, the run may take 10 % or
-    5 s longer for that, whichever is more, and its summary says how many rows are missing. `mix` has weights for `insert`, `update`, and
-    `delete`; updates and deletes change rows of the same users, and are replaced by inserts while there are no such rows. `users` limits
-    the run to these user ids. `seed` makes the random choices repeatable. `check` is called before every tick, and `progress` after it with
+    Each tick is a transaction with one multi-row INSERT. After a delay, the run catches up. If `seconds` is given, the run may take up to
+    10% or 5 s longer to catch up, whichever is more; its summary says how many rows are then missing. `mix` has weights for `insert`,
+    `update`, and `delete`; updates and deletes change rows of the same users, and are replaced by inserts while there are no such rows.
+    `users` limits the run to these user ids. `seed` makes the random choices repeatable. `check` is called before every tick, and `progress` after it with
     the number of rows so far; without `progress`, a progress bar is shown in a terminal or notebook.
 
     Raises InvalidInput, and NotFound if there are no users or one was deleted during the run. Raises DatabaseUnsuitable if userhooks did
-    not create the tables or Postgres refuses a statement, and DatabaseUnavailable if Postgres does not answer. The last two say
-    how many rows had been committed.
+    not create the tables or Postgres refuses a statement, and DatabaseUnavailable if Postgres does not answer. The messages of the last
+    two say how many rows had been committed.
 
         generated = generate(url, rate=100, seconds=5)
         print(generated.summary())
@@ -358,7 +358,7 @@ def _record(timeline: list[tuple[float, int]], elapsed: float, changes: int) -> 
 
 @contextmanager
 def progress_shown(progress: Callable[[int], object] | None, total: int | None, unit: str, label: str) -> Iterator[Callable[[int], object]]:
-    """Yield a function to call with the count so far: `progress` or, if that is None, one that updates a progress bar, after `label`."""
+    """Yield a function to call with the count so far: `progress` or, if that is None, one that updates a progress bar called `label`."""
     if progress is not None:
         yield progress
     elif sys.stderr.isatty() or _in_notebook():

@@ -15,14 +15,14 @@ _MISSING = "If a cell above defines it, run that cell first: Run, Run All Above 
 _STOPPED = ["KeyboardInterrupt: Stopped.", "Run the cell again, or run the lesson from its first cell to start over."]
 _OUT_OF_ORDER = "If a cell above was skipped or run twice, choose Run, Run All Above Selected Cell, then run this one."
 _NOT_BY_ORDER = (ConfigurationError, DatabaseUnavailable, InvalidInput, NotRunning, SequinUnreachable)
-"""Errors that the order of cells does not cause."""
+"""Errors that are never caused by the order in which cells ran."""
 
 
 class LessonCells:
-    """The cells that ran since a lesson started, and the explanation of an error in one of them.
+    """Records the cells that ran since a lesson started, and explains an error in one of them.
 
     Three kinds of error are shown as two lines: a NameError, a Stop inside this package, and every error after the lesson has ended. If
-    cells ran out of order, other errors end with a sentence about that.
+    cells ran out of order, other errors end with a sentence that says so.
     """
 
     def __init__(self, shell: Any) -> None:

@@ -52,12 +52,12 @@ _SUBSCRIBED_AT = "SELECT sequin_sink_id::text, created_at FROM public.webhook_su
 class Lesson:
     """The users Ada, Ben, and Cy of one lesson, with an inbox for each. Created by `Stack.lesson`.
 
-    Other users, rows, subscriptions, and inboxes are not changed, with one exception. A separate Sequin server can handle only a few sinks,
-    so the sinks of other lessons are removed there. In the database, a user has a name like `lesson 01: ada`, and the inbox has the same
-    name. In every run of lesson 01, Ada is user 101, Ben 102, and Cy 103, unless these ids belong to somebody else.
+    Other users, rows, subscriptions, and inboxes are not changed, with one exception: if a separate Sequin server is used, the sinks of
+    other lessons are removed, because such a server can handle only a few sinks. In the database, a user has a name like
+    `lesson 01: ada`, and the inbox has the same name. In every run of lesson 01, Ada is user 101, Ben 102, and Cy 103, unless these ids belong to somebody else.
 
-    The argument `user` is always `ada`, `ben`, or `cy`; anything else raises NotFound. Once the lesson was closed or started again, here or
-    in another notebook, every method raises NotFound, and so do the inboxes, which then belong to the new run.
+    The argument `user` is always `ada`, `ben`, or `cy`; anything else raises NotFound. Once the lesson has been closed or started again,
+    here or in another notebook, every method raises NotFound, and so do the inboxes, which then belong to the new run.
 
         lesson = stack.lesson("01")
         lesson.subscribe("ada", url=lesson.inbox("ada").url)
@@ -76,7 +76,7 @@ class Lesson:
         self._recordings: list[Recording] = []
         self._run = LessonRun(clients.database, name, labels(name), self._remove_earlier)
         self._users = self._run.users
-        clients.subscriptions.unsubscribe_all(list(self._users.values()))  # sinks of users with these ids whose rows are gone
+        clients.subscriptions.unsubscribe_all(list(self._users.values()))  # leftover sinks of deleted users that had these ids
         self._inboxes = {user: clients.inspector.inbox(label) for user, label in labels(name).items()}
         for inbox in self._inboxes.values():
             inbox.check_before_use(self._run.require_current)
@@ -103,7 +103,7 @@ class Lesson:
         return self._inboxes[user]
 
     def subscribe(self, user: str, url: str) -> Subscription:
-        """Send the user's new rows to `url`. The same call again returns the same subscription.
+        """Send the user's new rows to `url`. Repeating the call returns the same subscription.
 
         Raises InvalidInput if `url` is not a valid URL, and whatever else `Subscriptions.subscribe` raises.
         """
@@ -198,8 +198,8 @@ class Lesson:
     def add_unfiltered_sink(self, user: str) -> Sink:
         """Create a sink without a filter, which sends the rows of all users to this user's inbox. It is the mistake that lesson 02 shows.
 
-        The sink sends only to an inbox of this lesson. `remove_unfiltered_sink` removes it. The start and the end of any lesson remove it
-        too, in case the kernel was killed.
+        The sink sends only to an inbox of this lesson. `remove_unfiltered_sink` removes the sink. Starting or closing any lesson
+        also removes it, in case the kernel was killed.
         """
         before = self.clients.database.wal_position()
         sink = create_unfiltered_sink(self.clients.sequin, self.clients.home_key, self.user(user), self.inbox(user))
@@ -228,8 +228,8 @@ class Lesson:
             ledger.frame()
 
         If `wal` is true, the ledger reads Postgres' WAL from a temporary slot, so it also checks updates, deletes, and rows that move to
-        another user. This is additional work for the database with every change, so measure rates without it. Raises DatabaseUnsuitable if
-        Postgres has no free slot.
+        another user. This is additional work for the database for every change, so do not use it to measure rates. Raises
+        DatabaseUnsuitable if Postgres has no free slot.
 
             with lesson.ledger(wal=True) as ledger:
                 lesson.generate(rate=100, seconds=5, mix={"insert": 8, "update": 1, "delete": 1})
@@ -245,7 +245,7 @@ class Lesson:
     def close(self) -> None:
         """Remove this lesson's users with their rows and subscriptions, empty its inboxes, and close its receiver.
 
-        A run of the lesson that was started since then is kept. If it was started in another process, NotFound is raised.
+        If the lesson has been started again, the newer run is kept. Raises NotFound if another process started that run.
         """
         if self._close() == "replaced elsewhere":
             raise NotFound(*self._run.describe("replaced elsewhere"))

@@ -23,7 +23,7 @@ _DELETE_USERS = "DELETE FROM public.users WHERE id = ANY(%s)"
 
 
 def labels(name: str) -> dict[str, str]:
-    """Return the name that each user of a lesson has in the table `users`, and that the user's inbox has."""
+    """Map each user of a lesson to the user's name in the table `users`, which is also the name of the user's inbox."""
     return {user: f"lesson {name}: {user}" for user in USERS}
 
 

@@ -16,7 +16,7 @@ from userhooks.errors import DatabaseUnavailable, DatabaseUnsuitable, NotFound
 from userhooks.webhooks.database import Database
 
 LARGEST_FIXED_ID = 9_999
-"""Largest id of a numbered lesson's user; `users.id` continues above it."""
+"""Largest id of a numbered lesson's user; all other users get ids above it."""
 CHECK_SECONDS = 0.25
 """Seconds for which a check is not repeated, so that a loop over calls of a lesson stays fast."""
 
@@ -39,8 +39,8 @@ _started_here: set[tuple[str, str]] = set()
 class LessonRun:
     """The users of one run of the lesson `name`, until the lesson is closed or started again, here or in another process.
 
-    `labels` maps each user to the name in the table `users`. The n-th user of lesson 07 has the id 700 + n. A lesson whose name is not a
-    number of one or two digits, or whose id belongs to somebody else, gets an id from the table's sequence.
+    `labels` maps each user to the name in the table `users`. The n-th user of lesson 07 has the id 700 + n. If the lesson's name is not
+    a number of one or two digits, or if the id belongs to somebody else, the user gets an id from the table's sequence.
     """
 
     def __init__(self, database: Database, name: str, labels: Mapping[str, str], remove_earlier: Callable[[], None]) -> None:
@@ -61,7 +61,7 @@ class LessonRun:
     def require_current(self, *, now: bool = False) -> None:
         """Raise NotFound, with what to do, if the lesson was closed or started again. If the database does not answer, do nothing.
 
-        Does nothing either if the last check is less than CHECK_SECONDS ago, unless `now` is true.
+        Also does nothing if the last check was less than CHECK_SECONDS ago, unless `now` is true.
         """
         started = time.monotonic()
         if now or started - self._checked_at >= CHECK_SECONDS:
@@ -90,7 +90,7 @@ class LessonRun:
         try:
             with self._database.connect() as connection:
                 runs = _values(connection, _RUNS, list(self.users.values()))
-            if not runs:  # closed, or started again: then, the new users are there when the lock is free, maybe with other ids
+            if not runs:  # closed or started again; a new run's users, maybe with other ids, exist once the lock is free
                 with self._database.locked(_lock(self.name)) as connection:
                     runs = _values(connection, _RUNS_BY_NAME, self._labels)
         except (DatabaseUnavailable, DatabaseUnsuitable):

@@ -48,7 +48,7 @@ class Answer:
 
 
 class ReceiverServer:
-    """A server for an `http.server.BaseHTTPRequestHandler` class, with a thread for each request, until it is closed.
+    """A server for an `http.server.BaseHTTPRequestHandler` class, which handles each request in a separate thread until it is closed.
 
     Senders use `url`. Its host may be a name that only containers can resolve, so use `local_url` to call the server from this machine.
     Each request gets its own connection. A server that is being closed still answers the requests it has received. Nothing is printed:
@@ -98,7 +98,7 @@ class ReceiverServer:
         return pd.DataFrame(columns)
 
     def wait_for(self, n: int, status: int = 200, timeout: float = 10.0) -> int:
-        """Wait until at least `n` requests were answered `status`, and return how many were. Raises DeliveriesMissing after `timeout`."""
+        """Wait until at least `n` requests were answered `status`, and return their number. Raises DeliveriesMissing after `timeout`."""
         deadline = time.monotonic() + timeout
         while (count := sum(answer.status == status for answer in self._answers)) < n:
             if time.monotonic() >= deadline:

@@ -50,7 +50,7 @@ def source_of(cell: Mapping[str, Any]) -> str:
 
 
 def content_hash(name: str, data: bytes) -> str:
-    """Return a hash of what the reader can write in a file. Outputs, widget state, and empty cells of a notebook do not affect it."""
+    """Return a hash of what a reader writes in a file. Outputs, widget state, and empty cells of a notebook do not affect it."""
     if name.endswith(".ipynb"):
         try:
             content = [_content(cell) for cell in json.loads(data)["cells"] if source_of(cell).strip()]

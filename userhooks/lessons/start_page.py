@@ -19,7 +19,7 @@ _SHOWN_GOALS = 2
 
 @dataclass(frozen=True)
 class LessonFacts:
-    """What the first cell of a lesson says: its number and title, its minutes if stated, and what the reader will be able to do."""
+    """What the first cell of a lesson says: its number, title, duration in minutes if stated, and what the reader will be able to do."""
 
     file: str
     number: str

@@ -34,8 +34,8 @@ class TrafficSecond(NamedTuple):
 class TrafficWindow:
     """Counts by user and second. Seconds that leave the window are kept only as the number of rows that they left waiting.
 
-    Add every second from `start` on, if need be several times: the latest counts replace earlier ones, because a request may be answered
-    seconds after it arrived. `end` is the Unix time at which the window ends, and 0 until a second is complete.
+    Add every second from `start` on. A second may be added repeatedly, because a request may be answered seconds after it arrived; the
+    latest counts replace earlier ones. `end` is the Unix time at which the window ends, and 0 until a second is complete.
     """
 
     def __init__(self, users: Iterable[str], start: int) -> None:
