@@ -17,7 +17,7 @@ from userhooks.settings import PORT_VARIABLES
 from userhooks.shared.child_process import fail, listen, read_config, run, serve_until_stopped
 
 COLLECT_AFTER = 10_000, 20, 20
-"""Thresholds for the garbage collector. Python's defaults (700, 10, 10) add 6 % to the cost of each message."""
+"""Thresholds for the garbage collector. Python's defaults (700, 10, 10) add 6% to the cost of each message."""
 
 
 def main() -> None:
