@@ -167,8 +167,8 @@ def generate(
     Each tick is a transaction with one multi-row INSERT. After a delay, the run catches up. If `seconds` is given, the run may take up to
     10% or 5 s longer to catch up, whichever is more; its summary says how many rows are then missing. `mix` has weights for `insert`,
     `update`, and `delete`; updates and deletes change rows of the same users, and are replaced by inserts while there are no such rows.
-    `users` limits the run to these user ids. `seed` makes the random choices repeatable. `check` is called before every tick, and `progress` after it with
-    the number of rows so far; without `progress`, a progress bar is shown in a terminal or notebook.
+    `users` limits the run to these user ids. `seed` makes the random choices repeatable. `check` is called before every tick, and
+    `progress` after it with the number of rows so far; without `progress`, a progress bar is shown in a terminal or notebook.
 
     Raises InvalidInput, and NotFound if there are no users or one was deleted during the run. Raises DatabaseUnsuitable if userhooks did
     not create the tables or Postgres refuses a statement, and DatabaseUnavailable if Postgres does not answer. The messages of the last

@@ -54,7 +54,8 @@ class Lesson:
 
     Other users, rows, subscriptions, and inboxes are not changed, with one exception: if a separate Sequin server is used, the sinks of
     other lessons are removed, because such a server can handle only a few sinks. In the database, a user has a name like
-    `lesson 01: ada`, and the inbox has the same name. In every run of lesson 01, Ada is user 101, Ben 102, and Cy 103, unless these ids belong to somebody else.
+    `lesson 01: ada`, and the inbox has the same name. In every run of lesson 01, Ada is user 101, Ben 102, and Cy 103, unless these ids
+    belong to somebody else.
 
     The argument `user` is always `ada`, `ben`, or `cy`; anything else raises NotFound. Once the lesson has been closed or started again,
     here or in another notebook, every method raises NotFound, and so do the inboxes, which then belong to the new run.

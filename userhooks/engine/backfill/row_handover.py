@@ -50,7 +50,7 @@ class RowsRead:
 class RowHandover:
     """The part of a backfill that the stream calls.
 
-    The stream calls `watermark` and, starting before the first turn, `touched` for every change to the table.
+    The stream reports watermarks and, starting before the first turn, every change to the table (`touched`).
     """
 
     def __init__(
