@@ -241,7 +241,7 @@ class SinkRegistry:
             await asyncio.sleep(_PAUSE_RETRY_SECONDS)
 
     async def redeliver(self, sink_id: str, ids: Sequence[int] | None) -> int:
-        """Redeliver discarded messages, all or those with the given ids; return how many."""
+        """Redeliver discarded messages, all or those with the given ids; return their number."""
         return await self._backlog.redeliver(self._deliveries[sink_id], ids)
 
     # --- active sinks --------------------------------------------------------------------------------------------------

@@ -331,7 +331,7 @@ class StateStore:
     def read_backlog(self, rows: Sequence[int], room: int) -> tuple[list[Kept], list[int]]:
         """Return the messages with these row ids, in order, and the row ids that were not read.
 
-        Reads at least one message, and no more than fit in `room` bytes.
+        Reads as many messages as fit in `room` bytes, but at least one.
         """
         marks = ",".join("?" * len(rows))
         messages: list[Kept] = []

@@ -183,8 +183,8 @@ class Lesson:
     def backfill(self, user: str) -> BackfillHandle:
         """Send all of the user's current rows to the user's first subscription again.
 
-        Call `wait` on the result to wait until they have been sent. Unlike after `stack.backfill`, the ledger expects these rows. Raises
-        NotFound if the user has no subscription.
+        Call `wait` on the result to wait until they have been sent. The ledger expects these rows, unlike those sent by
+        `stack.backfill`. Raises NotFound if the user has no subscription.
         """
         subscriptions = self.clients.subscriptions.list(self.user(user))
         if not subscriptions:

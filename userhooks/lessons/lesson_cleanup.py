@@ -78,7 +78,7 @@ def _is_of_a_lesson(clients: Clients, schema: str) -> bool:
 
 
 def _remove_schema(clients: Clients, name: str) -> None:
-    """Delete the schema, the sinks on its tables, and the endpoints for this lesson's inboxes that no sink uses any more."""
+    """Delete the schema, the sinks on its tables, and all endpoints for this lesson's inboxes that are then unused."""
     sequin = clients.sequin
     sinks = sequin.sinks()
     schema_sinks = [sink for sink in sinks if any(table.startswith(f"{schema_of(name)}.") for table in sink.include_tables)]

@@ -28,7 +28,7 @@ _RESERVE_IDS = """
 """
 _ADD_WITH_ID = "INSERT INTO public.users (id, name) VALUES (%s, %s) ON CONFLICT (id) DO NOTHING RETURNING id"
 _ADD = "INSERT INTO public.users (name) VALUES (%s) RETURNING id"
-# A row's xmin is the transaction that inserted it, so it differs from run to run although the ids are the same.
+# A row's xmin is the transaction that inserted it, so it differs from run to run even if the ids are the same.
 _RUNS = "SELECT DISTINCT xmin::text FROM public.users WHERE id = ANY(%s)"
 _RUNS_BY_NAME = "SELECT DISTINCT xmin::text FROM public.users WHERE name = ANY(%s)"
 
@@ -44,7 +44,7 @@ class LessonRun:
     """
 
     def __init__(self, database: Database, name: str, labels: Mapping[str, str], remove_earlier: Callable[[], None]) -> None:
-        """Call `remove_earlier`, and then create the users. Other processes that start this lesson wait meanwhile."""
+        """Call `remove_earlier`, then create the users. Other processes that start this lesson wait until this is done."""
         self.name = name
         self._database = database
         self._labels = list(labels.values())

@@ -157,7 +157,7 @@ class PublishedTables:
     def _reading_ended(self, reading: asyncio.Task[None]) -> None:
         self._under_way.discard(reading)
         if not reading.cancelled():
-            reading.exception()  # Marks the exception as retrieved, even if no caller is waiting any more.
+            reading.exception()  # Marks the exception as retrieved, in case no caller is waiting for it.
 
     def _is_slow(self) -> None:
         trouble = diagnosis.catalog_slow(self._admin.names, ASK_SECONDS)
