@@ -246,7 +246,7 @@ See: TypeAlias = Callable[[TableShape, int, Value], Any]
 
 
 def record_of(change: Change, see: See = TableShape.decode) -> dict[str, Any]:
-    """Return `record` as a dict; by default, its values are those that parsing its JSON would give."""
+    """Return `record` as a dict, by default with the values that its JSON parses to."""
     shape = change.shape
     return {column.name: see(shape, i, raw) for i, (column, raw) in enumerate(zip(shape.columns, change.row, strict=True))}
 

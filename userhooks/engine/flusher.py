@@ -77,7 +77,7 @@ class Flusher:
                 log.exception("cannot save progress; the slot keeps all unconfirmed changes")
 
     def note_position(self, now: float) -> None:
-        """Record the position read at `now`. The next flush moves to disk all messages read more than `LONG_SECONDS` ago."""
+        """Record the stream's position at `now`. The next flush moves to disk all messages read more than `LONG_SECONDS` ago."""
         if self._reader.stream is not None:
             self._positions.append((now, self._reader.stream.progress.read))
         while self._positions and self._positions[0][0] <= now - LONG_SECONDS:

@@ -32,7 +32,7 @@ class Condition:
 
     @property
     def filter_error(self) -> str | None:
-        """The error that the filter raised in the last delivery attempt; None if it did not raise. `delivery_error` is the same."""
+        """The error that the filter raised in the last delivery attempt; None if it did not raise. If set, it is also `delivery_error`."""
         return self.error if self.error is not None and self.error.startswith(FILTER_FAILED) else None
 
     @property

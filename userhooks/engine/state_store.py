@@ -200,7 +200,7 @@ class StateStore:
         ]
 
     def save(self, resource: Resource, *, start_lsn: int | None = None) -> int:
-        """Create or replace a resource by id and return its number; a `start_lsn` of None keeps the present one."""
+        """Create or replace a resource by id and return its number; a `start_lsn` of None keeps the current one."""
         with self._lock:
             return self._save(resource, start_lsn)
 

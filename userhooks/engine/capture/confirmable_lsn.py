@@ -1,8 +1,8 @@
 """Tracks the LSN that may be confirmed to Postgres. No I/O.
 
 Transactions arrive in commit order. A transaction is settled when all of its messages are delivered or stored on disk. The LSN that may be
-confirmed is the end of the longest prefix of settled transactions, so the slot always keeps the changes that
-pending messages come from.
+confirmed is the end of the longest prefix of settled transactions, so the slot always keeps the changes that pending
+messages come from.
 
 `flusher.py` stores the LSN and then confirms it to the slot, through `postgres/replication_stream.py`.
 """

@@ -34,7 +34,7 @@ STATES = {"failing": "bad", "retrying": "warn", "paused": "warn", "healthy": "go
 """The possible states of a sink, each with its color in the style sheet, in the order in which the overview lists them.
 
 A sink is failing if its last attempt failed or messages were discarded, retrying if an earlier attempt failed, and idle if nothing is
-pending and nothing was sent in the last minutes.
+pending and nothing was sent in the last few minutes.
 """
 
 
@@ -255,7 +255,7 @@ def _timestamp(unix: float) -> str:
 
 @cache
 def _templates() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # a console that nobody opens costs neither start time nor memory
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # imported late, so that an unopened console costs no time or memory
     from markupsafe import Markup
 
     templates = Environment(

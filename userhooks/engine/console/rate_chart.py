@@ -1,4 +1,4 @@
-"""The chart of a sink's rates in the last minutes, as the numbers and the SVG paths that the templates show. Pure."""
+"""The chart of a sink's rates in the last few minutes, as the numbers and the SVG paths that the templates show. Pure."""
 
 from __future__ import annotations
 
