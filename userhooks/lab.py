@@ -78,7 +78,7 @@ def _environment(home: Path) -> dict[str, str]:
         "USERHOOKS_HOME": str(home),
         "JUPYTER_CONFIG_PATH": os.pathsep.join([str(_CONFIG), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]),
         "JUPYTERLAB_WORKSPACES_DIR": str(home / "jupyter" / "workspaces"),
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        "PATH": os.pathsep.join([str(python_command.programs()), os.environ.get("PATH", os.defpath)]),
     }
 
 

@@ -15,6 +15,11 @@ def command(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
+def programs() -> Path:
+    """Return the folder of this Python's programs, such as `userhooks`."""
+    return Path(sys.executable).parent
+
+
 def environment() -> dict[str, str]:
     """Return this process's environment, with only the absolute entries of `PYTHONPATH`, since others depend on the working directory."""
     entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if Path(entry).is_absolute()]

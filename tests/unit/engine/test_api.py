@@ -12,6 +12,7 @@ import httpx
 from tests.unit.engine.resource_examples import catalog
 from userhooks.engine.apps import management_app
 from userhooks.engine.resources import ApiKey
+from userhooks.engine.startup import Config
 
 
 async def _fail() -> None:
@@ -21,9 +22,11 @@ async def _fail() -> None:
 def test_a_fault_of_the_engine_is_a_500_in_sequins_form_that_gives_nothing_away() -> None:
     known = catalog()
     known.api_keys["k"] = ApiKey("k", "Default", hashlib.sha256(b"token").hexdigest(), "t")
-    parts = dict.fromkeys(("keys", "backfills", "tables", "health"))
+    parts = dict.fromkeys(("keys", "backfills", "tables", "health", "deliveries"))
     registry, monitor = SimpleNamespace(writing=asyncio.Lock()), SimpleNamespace(check_database=_fail)
-    engine: Any = SimpleNamespace(catalog=known, config=SimpleNamespace(port=7376), registry=registry, monitor=monitor, **parts)
+    engine: Any = SimpleNamespace(
+        catalog=known, config=Config(7376, 8376, api_token="token", database_url=""), registry=registry, monitor=monitor, **parts
+    )
 
     app: Any = management_app(engine)
 
