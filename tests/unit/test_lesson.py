@@ -35,6 +35,7 @@ from userhooks.settings import PORT_VARIABLES, Settings
 from userhooks.stack.home import Home
 from userhooks.stack.stack import Stack
 from userhooks.webhooks.database import Database
+from userhooks.webhooks.subscriptions import FUNCTION_NAME
 from userhooks.widgets import BackfillPanel, FaultDial, GeneratePanel, InboxPanel, SubscribePanel
 
 
@@ -943,3 +944,28 @@ def test_a_schema_that_is_somebody_elses_is_not_a_lessons(stack: Stack, lesson: 
     finally:
         with stack.database.connect() as connection:
             connection.execute("DROP SCHEMA lesson_01")
+
+
+def test_what_a_lesson_removes_reaches_no_sink_of_a_user_with_the_same_id(stack: Stack) -> None:
+    """A separate Sequin server may send the changes of the last seconds to the new sinks of the lesson's next run."""
+    inbox = stack.inspector.inbox("observer")
+    lesson = stack.lesson("07")
+    try:
+        lesson.subscribe("ada", url=lesson.inbox("ada").url)
+        stack.sequin.create_endpoint("observer", inbox.url)
+        stack.sequin.create_sink(
+            "observer",
+            endpoint="observer",
+            include_tables=["public.notifications"],
+            filter_function=FUNCTION_NAME,
+            annotations={"user_id": str(lesson.user("ada"))},
+        )
+        lesson.insert("ada", "Removed with the lesson")
+        inbox.wait_for(1)
+        lesson = stack.lesson("07")
+        lesson.insert("ada", "The next run's")
+        inbox.wait_for(1, lambda message: message.record["message"] == "The next run's")
+        assert list(inbox.messages()["action"]) == ["insert", "insert"]
+    finally:
+        stack.sequin.delete_sink("observer")
+        lesson.close()

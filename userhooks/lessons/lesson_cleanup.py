@@ -19,6 +19,10 @@ LOAD_USER = "crowd"
 
 _LABEL = re.compile(rf"lesson [A-Za-z0-9_-]{{1,40}}: ({'|'.join(USERS)})")
 _SCHEMA_PREFIX = "lesson_"
+# A lesson's next run has users with the same ids, and a separate Sequin server may send the changes of the last seconds to their new sinks.
+# The rows are disowned before they are deleted, so that neither change passes a filter.
+_DISOWN = "UPDATE public.notifications SET user_id = NULL WHERE user_id = ANY(%s) RETURNING id"
+_DELETE_ROWS = "DELETE FROM public.notifications WHERE id = ANY(%s)"
 _DELETE_USERS = "DELETE FROM public.users WHERE id = ANY(%s)"
 
 
@@ -44,6 +48,8 @@ def remove_lesson(clients: Clients, name: str) -> None:
     if clients.database.has_schema(schema_of(name)):
         _remove_schema(clients, name)
     with clients.database.connect() as connection:
+        disowned = [row_id for (row_id,) in connection.execute(_DISOWN, [users])]
+        connection.execute(_DELETE_ROWS, [disowned])
         connection.execute(_DELETE_USERS, [users])
     for inbox in clients.inspector.inboxes():
         if inbox.name in ours:

@@ -36,8 +36,8 @@ def parse(text: str) -> pd.DataFrame:
 
     Columns: `metric` (str), `value` (float64), and one per label (str, missing if a sample does not have that label). The labels
     `consumer_id`, `consumer_name`, `entity_id`, `entity_name`, and `status` name a sink and its health. They always have a column, so that
-    programs can select by them even if nothing has been delivered yet. A histogram consists of the samples `…_bucket` (label `le`), `…_sum`, and `…_count`. Raises
-    InvalidInput, naming the line, if `text` is not a metrics page.
+    programs can select by them even if nothing has been delivered yet. A histogram consists of the samples `…_bucket` (label `le`),
+    `…_sum`, and `…_count`. Raises InvalidInput, naming the line, if `text` is not a metrics page.
 
         page = parse('sequin_messages_buffered{consumer_name="user-1-notifications"} 3')
         page.loc[0, "value"]
