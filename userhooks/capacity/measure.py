@@ -133,7 +133,7 @@ def write_steadily(
 def scale(
     load_users: LoadUsers, users: Iterable[int], *, rows: int = 20_000, rate: float = 1000, seconds: float = 5, runs: int = 2
 ) -> Iterator[Point]:
-    """Create users up to each of these numbers in turn, and yield the cost of each number as soon as it is measured.
+    """Grow to each of these numbers of users in turn, and yield the measurements for each as soon as they are complete.
 
     Throughput is that of the fastest of `runs` runs, since other work on the machine can only slow a run down. Latency is measured in half
     as many runs, but at least one, and is that of the run with the median p99. If the number of runs is even, the median is the slower of

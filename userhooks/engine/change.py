@@ -180,7 +180,7 @@ class Change:
         return Groups(distinct) if len(distinct) > 1 else next(iter(distinct), None)
 
     def tells_old(self, positions: Sequence[int]) -> bool:
-        """Return whether the old row of an update contains these columns: if the row is complete, or if all of them are key columns."""
+        """Return whether an update's old row has these columns. A complete old row has all columns, any other only the key columns."""
         return self.replaced_row is not None or bool(positions and set(self.shape.key_positions).issuperset(positions))
 
     def raw(self, position: int) -> Value:

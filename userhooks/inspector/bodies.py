@@ -80,9 +80,9 @@ def unpacked_body(encodings: Sequence[str], body: bytes, limit: int) -> tuple[by
 
 
 def json_values(content_types: Sequence[str], body: bytes) -> Values:
-    """Parse a body by its media type, or as JSON if the type is not a JSON type.
+    """Parse a body as its JSON media type says.
 
-    Problems are reported only for JSON types.
+    A body of any other type is tried as JSON and NDJSON, and the only problem reported for it is excessive size.
     """
     if not body:
         return Values([], [], repeated=False)

@@ -184,7 +184,7 @@ class StoredInbox:
 
     @property
     def restorable(self) -> int:
-        """Number of requests that undoing the last clearing brings back."""
+        """Number of requests that would be restored by undoing the last clearing; 0 if it can no longer be undone."""
         return 0 if self.undo is None else max(0, self.cleared - self.undo.floor)
 
     @property

@@ -4,7 +4,7 @@ It keeps the home locked, and has a pipe to the stdin of each program, which exi
 and answers requests on a loopback port from clients that know the token in `stack.json`. It never restarts a program on its own: a part
 that dies stays down until `up` or `restart`. The public interface is in `stack.py`, and `control.py` reaches or spawns the supervisor.
 
-It is long because starting, watching, and stopping the parts need the same state.
+This module is long because starting, watching, and stopping the parts all use the same state.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 `host_guard.py` calls this module for each request.
 
-A program sends the token itself as `Authorization: Bearer …`. A browser opens a link and receives a cookie. Link and
-cookie do not contain the token but a signature that expires, because links end up in terminals, saved notebooks, and histories, and cookies
-are sent to every port of a host.
+A program sends the token itself as `Authorization: Bearer …`. A browser opens a link and receives a cookie. Links and cookies contain an
+expiring signature instead of the token, because links end up in terminals, saved notebooks, and histories, and cookies are sent to every
+port of a host.
 """
 
 from __future__ import annotations

@@ -298,8 +298,8 @@ class SequinClient:
     def ensure_function(self, name: str, function_type: str, code: str) -> bool:
         """Create or replace a function and return True, or return False if it already has this code.
 
-        An unchanged function is not applied, since even that restarts replication on a real server. Raises SequinMismatch if the function
-        does not have this code afterwards.
+        An unchanged function is not applied again, because on a real server even that restarts replication. Raises SequinMismatch if the
+        function does not have this code afterwards.
         """
         if self.function_state(name, function_type, code) == "same":
             return False

@@ -490,7 +490,7 @@ class Subscriptions:
         return sink if sink is not None and sink.database == self._sequin.database else None
 
     def _row(self, user: LockedUser, sink_name: str, sink: Sink | None) -> SubscriptionRow | None:
-        """Return the row of this sink. If `sink` is None, return a row whose sink no longer exists and may have had this name."""
+        """Return the sink's row. If `sink` is None, return a row whose sink is gone and whose URL could have given it `sink_name`."""
         rows = user.subscriptions()
         if sink is not None:
             return next((row for row in rows if row.sink_id == sink.id), None)

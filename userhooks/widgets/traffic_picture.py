@@ -122,7 +122,7 @@ def last_second(window: TrafficWindow, user: str) -> str:
 
 
 def marks_shown(window: TrafficWindow, marks: Sequence[Mark]) -> list[tuple[int, Mark]]:
-    """Return the marks in the window, with their numbers, which also count earlier marks."""
+    """Return the marks in the window, each with its number. Marks are numbered from 1, including those before the window."""
     return [(number, mark) for number, mark in enumerate(marks, 1) if mark.at >= window.end - WINDOW_SECONDS]
 
 

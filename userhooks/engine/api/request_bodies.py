@@ -266,7 +266,7 @@ class _SinkRequest:
         self.fields["filters"] = column_filters(value, self._single_table())
 
     def _single_table(self) -> Table:
-        """Return the sink's only table: the body's `table`, which overrides `source`, or the existing sink's table if it is unchanged."""
+        """Return the sink's only table: the body's `table`, or the existing sink's if the body has no table, source, or schema."""
         if "table" in self.body:
             return self.catalog.tables[self._table_name(self.body["table"])]
         tables = self.existing.source.include_tables if self.existing is not None else None

@@ -4,8 +4,8 @@ When the watermark of a page arrives in the stream, the page's rows are handed o
 the page's snapshot does not see. If the change was routed to the sink, the row is dropped, because the change has newer data. Otherwise,
 the row is read again. A row is also read again if an update that was not routed to the sink moved it behind the reading position.
 
-This requires recording every change that the snapshot may not see. Those are the changes that arrive during a turn, because the run first
-waits until all earlier changes are visible. Between turns, only rows that must be read again are recorded.
+A turn of the run starts by waiting until every change already streamed is visible. So the snapshot of a page can miss only changes that
+arrive during the turn, and those are recorded. Between turns, only rows that must be read again are recorded.
 """
 
 from __future__ import annotations

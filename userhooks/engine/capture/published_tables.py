@@ -22,7 +22,7 @@ from userhooks.errors import DatabaseUnavailable
 log = logging.getLogger(__name__)
 
 CATALOG_SECONDS = 60.0
-"""Time limit in seconds for reading all tables; only callers of the API wait for it."""
+"""Time limit in seconds for the query that reads the tables, and for the one that reads the types. Callers wait only ASK_SECONDS."""
 _FIRST_PAUSE = 0.2
 
 

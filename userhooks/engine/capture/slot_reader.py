@@ -83,8 +83,8 @@ class SlotReader:
     async def connect(self) -> None:
         """Prepare the slot, and start the stream at the last position read or, after a restart, at the stored one.
 
-        Raises StoreMismatch if the engine's state belongs to another cluster, database, or slot. For conditions that may pass, raises
-        psycopg's errors, OSError, and DatabaseUnavailable.
+        Raises StoreMismatch if the engine's state belongs to another cluster, database, or slot. Raises psycopg's
+        errors, OSError, or DatabaseUnavailable for problems that may be temporary.
         """
         config = self._config
         await self._tables.find_publication()

@@ -295,7 +295,7 @@ class Origin:
         self._pumping = False
 
     def offer(self, sender: Sender) -> None:
-        """Queue a sender for a turn, unless it is queued already. Turns continue whenever a connection becomes free."""
+        """Queue a sender, unless it is queued already. Queued senders take turns as connections become free."""
         if id(sender) not in self._waiting:
             self._waiting.add(id(sender))
             self._turns.append(sender)

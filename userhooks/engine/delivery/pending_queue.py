@@ -307,8 +307,8 @@ class PendingQueue:
         """Yield the messages that should be stored, in order within each group.
 
         While the spill is in use, the first call yields all messages in memory or in flight, and later calls only those added since then.
-        Otherwise, the messages in backoff are yielded, the messages waiting behind them, and, if `position` is not 0, all messages
-        committed at or before it.
+        Otherwise, it yields the messages in backoff and those that must stay in order with them. If `position` is not 0, it also yields all
+        messages committed at or before it.
         """
         self._flush_requested = False
         if self.spill.in_use and self.spill.is_swept:
