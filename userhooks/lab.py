@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -86,16 +87,22 @@ def _prepare(copies: Copies, status: StackStatus) -> None:
     """Bring the copies up to date, write the start page, and print what the reader should know."""
     report = copies.copy()
     lessons = [lesson_facts(name, json.loads(data)) for name, data in copies.fresh.items() if name.endswith(".ipynb")]
-    kept = copies.write_index(start_page(lessons, _parts(status)))
+    kept = copies.write_index(start_page(lessons, _parts(status), _program()))
     print(f"Your lessons are in {copies.folder}")
     for names, what in ((report.replaced, "brought up to date"), (report.removed, "no longer part of the course, removed")):
         if names:
             print(f"  {what}, because you had not changed them: {', '.join(names)}")
     if report.outdated:
         words = " ".join(name[:2] if name.endswith(".ipynb") else name for name in report.outdated)
-        print(f"  Newer versions exist of files that you changed. Get them, and keep yours beside them: userhooks lessons reset {words}")
+        print(f"  Newer versions exist of files that you changed. Get them, and keep yours beside them: {_program()} lessons reset {words}")
     if kept:
         print(f"  The start page is new; the one that you changed is now {kept}.")
+
+
+def _program() -> str:
+    """Return the command that starts userhooks in any terminal: its path, because a login shell may have replaced our PATH."""
+    program = python_command.programs() / "userhooks"
+    return shlex.quote(str(program)) if program.exists() else "userhooks"
 
 
 def _parts(status: StackStatus) -> list[RunningPart]:

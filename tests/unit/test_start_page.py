@@ -46,6 +46,14 @@ def test_the_page_shows_lessons_and_programs_and_the_way_to_start_again() -> Non
     assert "[inspector](http://127.0.0.1:3334/?token=signed)" in page
     assert "`postgresql://127.0.0.1:5433/app`" in page
     assert "userhooks lessons reset 01" in page
+    assert "Run All Cells" in page, "how the panels of a saved lesson come back"
+
+
+def test_commands_for_a_terminal_are_written_with_the_path_of_the_program() -> None:
+    page = start_page([LESSON], [INSPECTOR], program="/home/ada/.venv/bin/userhooks")
+    commands = re.findall(r"`([^`]*userhooks [a-z ]+\d*)`", page)
+    assert len(commands) == 3
+    assert all(command.startswith("/home/ada/.venv/bin/userhooks ") for command in commands)
 
 
 def test_the_page_offers_no_link_to_a_program_without_one() -> None:

@@ -49,8 +49,11 @@ def lesson_facts(file: str, notebook: Mapping[str, Any]) -> LessonFacts:
     return LessonFacts(file, number, title or heading, minutes, tuple(re.sub(r"\s+", " ", goal).rstrip(",.;") for goal in goals))
 
 
-def start_page(lessons: Sequence[LessonFacts], parts: Sequence[RunningPart]) -> str:
-    """Return the page. Its links are file names, which JupyterLab opens, and addresses of this machine."""
+def start_page(lessons: Sequence[LessonFacts], parts: Sequence[RunningPart], program: str = "userhooks") -> str:
+    """Return the page. Its links are file names, which JupyterLab opens, and addresses of this machine.
+
+    `program` is how a reader starts userhooks in any terminal: its path, quoted for a shell.
+    """
     first = lessons[0]
     minutes = sum(lesson.minutes or 0 for lesson in lessons)
     lesson_rows = "\n".join(_lesson_row(lesson) for lesson in lessons)
@@ -64,7 +67,7 @@ changes, and never one about anybody else's.
 
 ### ▶ [Start with lesson {first.number}: {first.title}]({first.file})
 
-Run its cells from the top with **Shift+Enter**. Your first webhook arrives in about three minutes.
+Run its cells from the top with **Shift+Enter**. Your first webhook arrives seconds after its row is inserted.
 {pages and f"Keep {pages} open beside it."}
 
 ## Lessons
@@ -76,20 +79,22 @@ Run its cells from the top with **Shift+Enter**. Your first webhook arrives in a
 Together they take about {_hours(minutes)}. Lessons 01 to 04 are a short course on their own. Each lesson runs on its own, as
 often as you like. The [glossary](glossary.md) explains words that may be new to you.
 
+The panels of a lesson need its kernel. If they show an error in a lesson that you open again, choose **Run → Run All Cells**.
+
 ## What is running
 
 | program | what it does | where |
 |:--|:--|:--|
 {part_rows}
 
-The links sign your browser in for 30 days. If you do not open one within an hour of starting, `userhooks status` prints a new one.
+The links sign your browser in for 30 days. If you do not open one within an hour of starting, `{program} status` prints a new one.
 
 ## This folder is yours
 
 These are copies. Change anything you like: nothing overwrites what you write. In a terminal (**File → New → Terminal**),
 
-- `userhooks lessons list` shows which lessons you have changed,
-- `userhooks lessons reset {first.number}` gives you a fresh copy of lesson {first.number}, and keeps yours beside it under another name.
+- `{program} lessons list` shows which lessons you have changed,
+- `{program} lessons reset {first.number}` gives you a fresh copy of lesson {first.number}, and keeps yours beside it under another name.
 
 To stop everything, press **Ctrl-C** in the terminal where you started it. Your work and your data stay.
 """
