@@ -212,6 +212,49 @@ def test_backfill_waits_for_the_end(lesson: RecordingLesson) -> None:
     assert "The backfill of user-11-notifications is completed" in said(panel)
 
 
+def test_backfill_begins_with_the_first_user_who_has_a_subscription(lesson: RecordingLesson) -> None:
+    assert BackfillPanel(real(lesson)).user.value == "ada", "nobody has one"
+    lesson.subscribe("cy", url="http://127.0.0.1:3334/in/cy")
+    lesson.subscribe("ben", url="http://127.0.0.1:3334/in/ben")
+    assert BackfillPanel(real(lesson)).user.value == "ben"
+
+
+def test_backfill_begins_with_the_first_user_if_sequin_does_not_answer(lesson: RecordingLesson) -> None:
+    lesson.fault = SequinUnreachable("Sequin does not answer.")
+    assert BackfillPanel(real(lesson)).user.value == "ada"
+
+
+def test_a_url_that_cannot_be_is_named_as_its_field_is_labelled(lesson: RecordingLesson) -> None:
+    panel = SubscribePanel(real(lesson))
+    lesson.fault = InvalidInput("webhookUrl", "webhookUrl has no host.", "Send a URL.")
+    panel.button.click()
+    assert "Not done. URL has no host." in said(panel)
+    assert "webhookUrl" not in said(panel)
+
+
+def test_a_subscription_that_is_gone_is_explained_with_the_panels_own_button(lesson: RecordingLesson) -> None:
+    lesson.subscribe("ada", url="http://127.0.0.1:3334/in/ada")
+    panel = SubscribePanel(real(lesson))
+    lesson.fault = NotFound("There is no subscription with the sink.", "List them with userhooks subscriptions.")
+    panel.rows[0].test.click()
+    assert "There is no subscription with the sink." in said(panel)
+    assert "Update list" in said(panel)
+    assert "userhooks subscriptions" not in said(panel)
+
+
+def test_rules_that_equal_those_that_are_set_are_not_called_unset(lesson: RecordingLesson) -> None:
+    panel = ResponsePanel(real(lesson))
+    panel.add.click()
+    assert "Not set yet" in said(panel)
+    panel.remove.click()
+    assert "Not set yet" not in said(panel)
+    assert "Ada's inbox answers always: 200." in said(panel)
+    panel.add.click()
+    panel.button.click()
+    panel.remove.click()
+    assert "Not set yet" in said(panel)
+
+
 def test_the_rules_of_a_response_script_are_added_shown_in_words_and_set_together(lesson: RecordingLesson) -> None:
     panel = ResponsePanel(real(lesson))
     assert "Ada's inbox answers always: 200." in said(panel)

@@ -151,13 +151,15 @@ class GeneratePanel(Panel):
 class BackfillPanel(Panel):
     """A panel that sends a user's existing rows again, with a progress bar: `lesson.backfill(user).wait()`.
 
+    It begins with the first user who has a subscription.
+
     panel = BackfillPanel(lesson)
     panel.user.value = "ada"
     panel.button.click()
     """
 
     def __init__(self, lesson: Lesson) -> None:
-        self.user = user_choice(lesson)
+        self.user = user_choice(lesson, _first_subscribed(lesson))
         self.progress = ipywidgets.IntProgress(0, min=0, max=1, description="Rows done", style=LABELLED, layout=NARROW)
         super().__init__(lesson, "Backfill", "Send all existing rows of this user again", [self.user], [self.progress])
 
@@ -203,6 +205,15 @@ def user_choice(lesson: Lesson, user: str | None = None) -> ipywidgets.Dropdown:
         style=LABELLED,
         layout={"width": "10em"},
     )
+
+
+def _first_subscribed(lesson: Lesson) -> str | None:
+    """Return the first user who has a subscription, or None if nobody has one or this cannot be read."""
+    try:
+        subscribed = {subscription.user_id for subscription in lesson.subscriptions()}
+    except UserhooksError:
+        return None
+    return next((user for user, number in lesson.users.items() if number in subscribed), None)
 
 
 def row_of(*widgets: ipywidgets.Widget) -> ipywidgets.HBox:

@@ -43,6 +43,7 @@ class ResponsePanel(Panel):
 
     def __init__(self, lesson: Lesson) -> None:
         self.rules: list[dict[str, Any]] = []
+        self._applied: list[dict[str, Any]] = []
         self.user = user_choice(lesson)
         self.link = InboxLink(lesson, self.user.value)
         self.condition = ipywidgets.Dropdown(options=CONDITIONS, value="first", description="For which requests", style=LABELLED)
@@ -83,7 +84,8 @@ class ResponsePanel(Panel):
     def act(self) -> str:
         """Apply the rules."""
         self.lesson.inbox(self.user.value).respond(self.rules)
-        return f"{name_of(self.user.value)}'s inbox answers {self._words()}."
+        self._applied = self.rules
+        return self._answers()
 
     def close(self) -> None:
         """Close the widget and its link."""
@@ -95,22 +97,27 @@ class ResponsePanel(Panel):
         self._do(self._begin)
 
     def _begin(self) -> Outcome:
-        self._change(self.lesson.inbox(self.user.value).script())
-        return Outcome("idle", f"{name_of(self.user.value)}'s inbox answers {self._words()}.")
+        self._applied = self.lesson.inbox(self.user.value).script()
+        self._change(self._applied)
+        return Outcome("idle", self._answers())
 
-    def _words(self) -> str:
-        return "; ".join(describe_script(parse_script(self.rules)))
+    def _answers(self) -> str:
+        return f"{name_of(self.user.value)}'s inbox answers {'; '.join(describe_script(parse_script(self.rules)))}."
 
     def _change(self, rules: list[dict[str, Any]]) -> None:
         try:
-            parse_script(rules)
+            script = parse_script(rules)
         except UserhooksError as error:
             self._complain("Not added.", error)
             return
         self.rules = rules
         self.remove.disabled = not rules
-        self._say('The inbox still answers as before. Click "Set these answers" to use these rules.', kind="pending", word="Not set yet.")
-        lines = "".join(f"<li>{html.escape(line)}</li>" for line in describe_script(parse_script(rules)))
+        if script == parse_script(self._applied):
+            self._say(self._answers())
+        else:
+            how = 'The inbox still answers as before. Click "Set these answers" to use these rules.'
+            self._say(how, kind="pending", word="Not set yet.")
+        lines = "".join(f"<li>{html.escape(line)}</li>" for line in describe_script(script))
         call = html.escape(f'lesson.inbox("{self.user.value}").respond({rules or ""})')
         text = "color: var(--jp-ui-font-color1); line-height: 1.5; margin: 4px 0; overflow-wrap: anywhere"
         self.call.value = f'<ol style="{text}">{lines}</ol><p style="{text}">The same in a cell: <code>{call}</code></p>'

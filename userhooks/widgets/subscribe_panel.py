@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import ipywidgets
 
-from userhooks.errors import UserhooksError
+from userhooks.errors import InvalidInput, NotFound, UserhooksError
 from userhooks.widgets.inbox_link import InboxLink
 from userhooks.widgets.panels import LABELLED, Panel, name_of, user_choice
 from userhooks.widgets.status_line import Outcome, render_status, strong_color
@@ -72,7 +72,11 @@ class SubscribePanel(Panel):
     def act(self) -> str:
         """Subscribe the selected user."""
         user = self.user.value
-        subscription = self.lesson.subscribe(user, url=self.url.value)
+        try:
+            subscription = self.lesson.subscribe(user, url=self.url.value)
+        except InvalidInput as error:
+            label = self.url.description
+            raise InvalidInput(label, error.what.replace(error.field, label), error.remedy.replace(error.field, label)) from None
         done = "is subscribed" if subscription.created else "was subscribed already"
         if subscription.secret is not None:
             self._with_secret = subscription.sink_name
@@ -106,7 +110,10 @@ class SubscribePanel(Panel):
 
     def _test(self, row: ListedSubscription) -> Outcome:
         whose = f"{row.user}'s receiver"
-        answer = self.lesson.clients.subscriptions.send_test_event(row.subscription.sink_name)
+        try:
+            answer = self.lesson.clients.subscriptions.send_test_event(row.subscription.sink_name)
+        except NotFound as error:
+            raise NotFound(error.what, f'Press "{self.update.description}" to see which there are.') from None
         if answer.status is None:
             return Outcome("failed", f"{whose} got no test event, or did not answer.\n{answer.problem}", "No answer.")
         body = " ".join(answer.body.decode(errors="replace").split())
@@ -119,6 +126,8 @@ class SubscribePanel(Panel):
     def _unsubscribe(self, row: ListedSubscription) -> str:
         try:
             self.lesson.clients.subscriptions.unsubscribe(row.subscription.sink_name)
+        except NotFound as error:
+            raise NotFound(error.what, "The list below is up to date now.") from None
         finally:
             self._show_list()
         if self._with_secret == row.subscription.sink_name:
