@@ -94,8 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     actions.add_parser("list", help="show which of your lessons you have changed (the default)").set_defaults(handler=_lessons_list)
     actions.add_parser("copy", help="make the missing copies, as userhooks lab does").set_defaults(handler=_lessons_copy)
     reset = actions.add_parser("reset", help="make fresh copies, and keep those that you changed under another name")
-    reset.add_argument("lesson", nargs="*", metavar="LESSON", help="a number like 03, or a file name (default: everything)")
-    reset.set_defaults(handler=_lessons_reset)
+    reset.add_argument("lesson", nargs="*", metavar="LESSON", help="a number like 03, or a file name")
+    reset.add_argument("--all", action="store_true", help="make fresh copies of all files")
+    reset.set_defaults(handler=_lessons_reset, fail=reset.error)
     subscribe = command(
         "subscribe", _subscribe, "send a user's notifications to a URL", "userhooks subscribe 1 https://example.com/hooks/1"
     )
@@ -278,11 +279,14 @@ def _lessons_copy(_arguments: argparse.Namespace) -> int:
 def _lessons_reset(arguments: argparse.Namespace) -> int:
     from userhooks.lessons.copies import Copies
 
+    if bool(arguments.lesson) == arguments.all:
+        arguments.fail("name a lesson, like 03, or --all for all of them")
     copies = Copies.of(Path.cwd())
-    for fresh in copies.reset(arguments.lesson):
+    reset = copies.reset(arguments.lesson)
+    for fresh in reset:
         print(f"{fresh.name}: a fresh copy." + (f" Yours is now {fresh.kept}." if fresh.kept else ""))
     if copies.is_in_use:
-        print("If one of them is open in JupyterLab, choose File > Reload Notebook from Disk.")
+        print(f"If {'it' if len(reset) == 1 else 'one of them'} is open in JupyterLab, choose File > Reload Notebook from Disk.")
     return 0
 
 

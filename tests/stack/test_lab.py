@@ -138,7 +138,7 @@ def test_one_ctrl_c_ends_a_lab_and_its_stack_and_make_clean_waits_for_that(check
         assert checkout.installation.status()["ready"]
 
         checkout.write_note("02_traffic.ipynb")
-        assert "choose File > Reload Notebook from Disk" in checkout.userhooks("lessons", "reset", "03")
+        assert "If it is open in JupyterLab, choose File > Reload Notebook from Disk" in checkout.userhooks("lessons", "reset", "03")
         refused = checkout.run("make", "clean")
         assert "JupyterLab has your lessons open." in refused.stderr
         assert "Error 1" in refused.stderr
@@ -227,6 +227,19 @@ def test_lessons_are_listed_and_reset_without_a_stack(checkout: Checkout) -> Non
     assert "my note" in old.read_text()
     assert re.search(r"03_backfill\.ipynb +unchanged", checkout.userhooks("lessons"))
     assert not checkout.installation.home.path.exists()
+
+
+def test_a_reset_of_every_lesson_must_be_asked_for(checkout: Checkout) -> None:
+    checkout.userhooks("lessons", "copy")
+    checkout.write_note("03_backfill.ipynb")
+    for arguments in ([], ["--all", "03"]):
+        done = checkout.run(sys.executable, "-m", "userhooks.cli", "lessons", "reset", *arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "a lesson, like 03, or --all" in done.stderr
+        assert re.search(r"03_backfill\.ipynb +changed by you", checkout.userhooks("lessons"))
+    told = checkout.userhooks("lessons", "reset", "--all")
+    assert re.search(r"^03_backfill\.ipynb: a fresh copy\. Yours is now ", told, re.MULTILINE)
+    assert re.search(r"^02_traffic\.ipynb: a fresh copy\.$", told, re.MULTILINE)
 
 
 def test_a_lesson_that_does_not_exist_is_an_error_of_two_lines(checkout: Checkout) -> None:

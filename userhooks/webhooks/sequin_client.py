@@ -259,7 +259,7 @@ class SequinClient:
         except SequinError as error:
             remedy = f"It could not be removed ({error.what}), and may send one user's rows to another: delete it in Sequin now."
             raise SequinMismatch(what, remedy) from error
-        raise SequinMismatch(what, "It was removed, so that nobody gets another user's rows. Subscribe again to make it anew.")
+        raise SequinMismatch(what, "It was removed, so that nobody gets another user's rows. Subscribe again to create a new sink.")
 
     # --- backfills -----------------------------------------------------------------------------------------------------
 

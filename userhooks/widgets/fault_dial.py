@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 import ipywidgets
 
-from userhooks.errors import InvalidInput, NotFound, UserhooksError
+from userhooks.errors import InvalidInput, NotFound, SequinError, SequinUnreachable, UserhooksError
 from userhooks.lessons.faults import Faults
 from userhooks.lessons.traffic_rates import TrafficReader, traffic_frame
 from userhooks.widgets import traffic_picture
 from userhooks.widgets.number_field import NumberField
 from userhooks.widgets.panels import STOPPED, Panel, name_of, take_over, user_choice
+from userhooks.widgets.status_line import Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,13 +64,13 @@ class FaultDial(Panel):
         self.marks: list[traffic_picture.Mark] = []
         self._traffic = TrafficReader(lesson)
         self._ended = threading.Event()
-        self._presses: dict[str, tuple[str, Callable[[], str]]] = {
+        self._presses: dict[str, tuple[str, Callable[[], str | Outcome]]] = {
             "Clear all faults": ("lesson.inbox(user).respond()", self._clear),
             "Pause the sink": ("stack.subscriptions.pause(sink_name)", lambda: self._set_sink("pause")),
             "Resume the sink": ("stack.subscriptions.resume(sink_name)", lambda: self._set_sink("resume")),
-            "Kill the engine": ('stack.kill("sequin")', lambda: self._part("kill", "sequin", "The engine is killed")),
-            "Restart the engine": ('stack.restart("sequin")', lambda: self._part("restart", "sequin", "The engine is restarted")),
-            "Restart Postgres": ('stack.restart("postgres")', lambda: self._part("restart", "postgres", "Postgres is restarted")),
+            "Kill the engine": ('stack.kill("sequin")', self._kill_engine),
+            "Restart the engine": ('stack.restart("sequin")', lambda: self._restart("sequin", "The engine is restarted")),
+            "Restart Postgres": ('stack.restart("postgres")', lambda: self._restart("postgres", "Postgres is restarted")),
         }
         buttons = []
         for text, (call, _) in self._presses.items():
@@ -140,10 +141,27 @@ class FaultDial(Panel):
             getattr(self.lesson.clients.subscriptions, what)(subscription.sink_name)
         return self._mark(f"{name_of(user)}: sink {what}d")
 
-    def _part(self, what: str, part: str, text: str) -> str:
-        self._show(f'stack.{what}("{part}")')
-        getattr(self.lesson.clients, what)(part)
+    def _restart(self, part: str, text: str) -> str:
+        self._show(f'stack.restart("{part}")')
+        self.lesson.clients.restart(part)
         return self._mark(text)
+
+    def _kill_engine(self) -> str | Outcome:
+        down = self._is_engine_down()
+        self._show('stack.kill("sequin")')
+        self.lesson.clients.kill("sequin")  # even if it is down, because this raises NotRunning for a stopped stack
+        if down:
+            return Outcome("idle", 'The engine is down already. Press "Restart the engine" to start it.')
+        return f'{self._mark("The engine is killed")} It stays down until you press "Restart the engine".'
+
+    def _is_engine_down(self) -> bool:
+        try:
+            self.lesson.clients.sequin.health()
+        except SequinUnreachable:
+            return True
+        except SequinError:  # it answers, or it hangs
+            return False
+        return False
 
     def _mark(self, text: str) -> str:
         self.marks.append(traffic_picture.Mark(time.time(), text))
