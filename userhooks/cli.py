@@ -218,7 +218,7 @@ def _status(arguments: argparse.Namespace) -> int:
     return 0 if status.ready else 1
 
 
-def _print_status(status: StackStatus) -> None:
+def _print_status(status: StackStatus, pages: str = "pages for a browser") -> None:
     from userhooks.stack.stack import page_links, private_addresses, without_password
     from userhooks.stack.status import PARTS
 
@@ -228,7 +228,7 @@ def _print_status(status: StackStatus) -> None:
         states = {"running": f"pid {part.pid}", "down": "down", "external": "not ours"}
         print(f"  {name:<10} {states[status.state(name)]:<12} {without_password(part.url or 'not created yet')}")
     if links := page_links(status):
-        print("  pages for a browser; these links work for an hour:")
+        print(f"  {pages}; these links work for an hour:")
         for page, link in links.items():
             print(f"    {page:<10} {link}")
     print(f"  {private_addresses(status)}")
@@ -251,7 +251,7 @@ def _lab(arguments: argparse.Namespace) -> int:
     if find_spec("jupyterlab") is None:
         raise not_installed("JupyterLab")
     with _stack_while() as stack:
-        _print_status(stack.status())
+        _print_status(stack.status(), pages="other pages")
         return lab.run(stack, arguments.jupyter, browser=not arguments.no_browser)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _CONFIG = Path(__file__).resolve().parent / "jupyter"
 """Configuration of JupyterLab: it opens the start page, logs only warnings, and does not ask about news."""
+_GENERATED_TOKEN = re.compile(r"[0-9a-f]{48}")
 _STOP_SECONDS = 20.0
 """Seconds that JupyterLab may take to stop its kernels and itself."""
 
@@ -35,7 +37,8 @@ def run(stack: Stack, options: Sequence[str], *, browser: bool) -> int:
     """
     copies = Copies.of(Path.cwd())
     _prepare(copies, stack.status())
-    flags = [*([] if browser and _has_display() else ["--no-browser"]), *(["--allow-root"] if os.geteuid() == 0 else [])]
+    browser = browser and _has_display()
+    flags = [*([] if browser else ["--no-browser"]), *(["--allow-root"] if os.geteuid() == 0 else [])]
     command = [*python_command.command("jupyterlab"), f"--ServerApp.root_dir={copies.folder}", *flags, *options]
     print("Press Ctrl-C to stop JupyterLab and everything that runs for it.", flush=True)
     # JupyterLab does not get Ctrl-C itself, because it would ask whether to stop. It inherits the mark, in case it
@@ -45,7 +48,7 @@ def run(stack: Stack, options: Sequence[str], *, browser: bool) -> int:
         subprocess.Popen(command, env=_environment(stack.settings.home), process_group=0, pass_fds=[mark]) as jupyter,
     ):
         try:
-            _print_address(jupyter)
+            _print_link(jupyter, "If your browser does not open, open this link:" if browser else "Open this link:")
             return jupyter.wait()
         finally:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not keep the stack from being stopped
@@ -55,16 +58,20 @@ def run(stack: Stack, options: Sequence[str], *, browser: bool) -> int:
             jupyter.kill()
 
 
-def _print_address(jupyter: subprocess.Popen[bytes]) -> None:
-    """Wait until JupyterLab runs, and print its address if it has no token. JupyterLab prints an address with a token itself."""
+def _print_link(jupyter: subprocess.Popen[bytes], words: str) -> None:
+    """Wait until JupyterLab runs, and print `words` and the link to the start page below everything else."""
+    import httpx
     from jupyter_core.paths import jupyter_runtime_dir
 
     file = Path(jupyter_runtime_dir()) / f"jpserver-{jupyter.pid}.json"
     while jupyter.poll() is None:
         with suppress(FileNotFoundError, ValueError):  # not written yet, or not completely
             server = json.loads(file.read_text(encoding="utf-8"))
-            if not server["token"]:
-                print(f"JupyterLab is ready at {server['url']}lab/tree/index.md", flush=True)
+            with suppress(httpx.HTTPError, httpx.InvalidURL):  # when it answers, it has printed its own messages
+                httpx.get(f"{server['url']}api", trust_env=False, timeout=10)
+            # Like JupyterLab, show only a token that JupyterLab generated, not one that somebody set.
+            query = f"?token={server['token']}" if _GENERATED_TOKEN.fullmatch(server["token"]) else ""
+            print(f"\n{words}\n\n    {server['url']}lab/tree/index.md{query}\n", flush=True)
             return
         time.sleep(0.1)
 

@@ -127,6 +127,9 @@ def test_one_ctrl_c_ends_a_lab_and_its_stack_and_make_clean_waits_for_that(check
         url = urlsplit(url_in(terminal))
         assert url.path == "/lab/tree/index.md", "the start page instead of the launcher"
         token = parse_qs(url.query)["token"][0]
+        after = eventually(lambda: terminal.output.partition("Open this link:")[2].strip(), within=30, what="the line about the link")
+        assert urlsplit(after)[2:] == url[2:], "the link to the same page, as the last thing that the lab says"
+        assert "other pages" in terminal.output
         with httpx.Client(base_url=f"http://{url.netloc}", headers={"Authorization": f"token {token}"}, timeout=30) as client:
             listed = {entry["name"] for entry in client.get("/api/contents/").raise_for_status().json()["content"]}
             assert {"index.md", "01_first_webhook.ipynb", "glossary.md", "alerts.yaml"} <= listed
