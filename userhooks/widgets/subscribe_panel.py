@@ -75,8 +75,8 @@ class SubscribePanel(Panel):
         try:
             subscription = self.lesson.subscribe(user, url=self.url.value)
         except InvalidInput as error:
-            label = self.url.description
-            raise InvalidInput(label, error.what.replace(error.field, label), error.remedy.replace(error.field, label)) from None
+            field, label = "webhookUrl", self.url.description  # as the server names it, and as this panel does
+            raise InvalidInput(error.field, error.what.replace(field, label), error.remedy.replace(field, label)) from None
         done = "is subscribed" if subscription.created else "was subscribed already"
         if subscription.secret is not None:
             self._with_secret = subscription.sink_name
