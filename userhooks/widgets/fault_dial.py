@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 
 import ipywidgets
 
-from userhooks.errors import InvalidInput, NotFound, SequinError, SequinUnreachable, UserhooksError
+from userhooks.errors import InvalidInput, NotFound, UserhooksError
 from userhooks.lessons.faults import Faults
 from userhooks.lessons.traffic_rates import TrafficReader, traffic_frame
 from userhooks.widgets import traffic_picture
 from userhooks.widgets.number_field import NumberField
 from userhooks.widgets.panels import STOPPED, Panel, name_of, take_over, user_choice
-from userhooks.widgets.status_line import Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +63,7 @@ class FaultDial(Panel):
         self.marks: list[traffic_picture.Mark] = []
         self._traffic = TrafficReader(lesson)
         self._ended = threading.Event()
-        self._presses: dict[str, tuple[str, Callable[[], str | Outcome]]] = {
+        self._presses: dict[str, tuple[str, Callable[[], str]]] = {
             "Clear all faults": ("lesson.inbox(user).respond()", self._clear),
             "Pause the sink": ("stack.subscriptions.pause(sink_name)", lambda: self._set_sink("pause")),
             "Resume the sink": ("stack.subscriptions.resume(sink_name)", lambda: self._set_sink("resume")),
@@ -146,22 +145,10 @@ class FaultDial(Panel):
         self.lesson.clients.restart(part)
         return self._mark(text)
 
-    def _kill_engine(self) -> str | Outcome:
-        down = self._is_engine_down()
+    def _kill_engine(self) -> str:
         self._show('stack.kill("sequin")')
-        self.lesson.clients.kill("sequin")  # even if it is down, because this raises NotRunning for a stopped stack
-        if down:
-            return Outcome("idle", 'The engine is down already. Press "Restart the engine" to start it.')
+        self.lesson.clients.kill("sequin")
         return f'{self._mark("The engine is killed")} It stays down until you press "Restart the engine".'
-
-    def _is_engine_down(self) -> bool:
-        try:
-            self.lesson.clients.sequin.health()
-        except SequinUnreachable:
-            return True
-        except SequinError:  # it answers, or it hangs
-            return False
-        return False
 
     def _mark(self, text: str) -> str:
         self.marks.append(traffic_picture.Mark(time.time(), text))
