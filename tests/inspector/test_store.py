@@ -9,7 +9,7 @@ import socket
 import sqlite3
 import stat
 import threading
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from tests.inspector.program import TOKEN, Program, running, with_token
+from tests.inspector.stores import in_store
 from tests.waiting import eventually
 from userhooks.inspector.client import InspectorClient
 from userhooks.inspector.ingest import Ingest
@@ -24,18 +25,6 @@ from userhooks.inspector.request_store import RequestStore, StoredInbox
 from userhooks.inspector.response_script import parse_script
 
 EVERYTHING = 1 << 40
-
-
-def in_store(path: Path, work: Callable[[RequestStore], Awaitable[None]], **limits: int) -> None:
-    """Open the store, run `work`, and close the store."""
-
-    async def run() -> None:
-        store = RequestStore(path, **limits)
-        await store.open()
-        await work(store)
-        await store.close()
-
-    asyncio.run(run())
 
 
 async def receive(store: RequestStore, inbox: StoredInbox, body: bytes = b"") -> None:

@@ -5,25 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
 
+from tests.inspector.stores import in_store
 from tests.inspector.test_store import receive, seqs
 from userhooks.inspector.client import Inbox
 from userhooks.inspector.request_store import RequestStore
-
-
-def in_store(path: Path, work: Callable[[RequestStore], Awaitable[None]], **limits: Any) -> None:
-    async def run() -> None:
-        store = RequestStore(path, **limits)
-        await store.open()
-        await work(store)
-        await store.close()
-
-    asyncio.run(run())
 
 
 def rows(path: Path) -> int:
